@@ -1,0 +1,83 @@
+"""Which lanes start a run now. Pure: the sensor asks Dagster and the ledger, this decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from analytics_defs.core.ledger import Lease
+from analytics_defs.core.plan import LEASE_EXPIRES, Plan
+
+FIRST_BACKOFF = timedelta(seconds=5)
+LONGEST_BACKOFF = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRun:
+    """A run of a lane that Dagster calls unfinished."""
+
+    run_id: str
+    lane: int
+    started_at: datetime | None
+    """When it left the queue; None while it waits there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Runs that were asked for from the same start."""
+
+    count: int
+    last_ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Start a run for this plan."""
+
+    plan: Plan
+    attempt: int
+
+    @property
+    def run_key(self) -> str:
+        return f"{self.plan.fingerprint}#{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Start nothing in this lane now, and why."""
+
+    lane: int
+    why: str
+
+
+def dead_runs(runs: Sequence[LaneRun], leases: Mapping[str, Lease], now: datetime, start_timeout: timedelta) -> list[LaneRun]:
+    """Runs past their start timeout without a sign of life, whatever their status says."""
+    return [
+        run
+        for run in runs
+        if run.started_at is not None
+        and now - run.started_at > start_timeout
+        and (run.run_id not in leases or now - leases[run.run_id].renewed_at > LEASE_EXPIRES)
+    ]
+
+
+def backoff(attempt: int) -> timedelta:
+    """How long the attempt with this number waits after the one before it: 5 s, doubled each time, at most 5 minutes."""
+    doublings: int = 2 ** min(attempt - 1, 10)
+    return min(FIRST_BACKOFF * doublings, LONGEST_BACKOFF)
+
+
+def dispatch(plan: Plan, attempts: Attempts, now: datetime) -> Request | Wait:
+    """For a lane that is free and has something to do."""
+    if attempts.count and attempts.last_ended_at is not None:
+        again_at = attempts.last_ended_at + backoff(attempts.count)
+        if now < again_at:
+            return Wait(plan.lane, f"attempt {attempts.count + 1} waits until {again_at:%H:%M:%S}Z")
+    return Request(plan, attempts.count)
+
+
+def too_small(plan: Plan, first_seen: datetime | None, now: datetime, max_wait: timedelta, worth: int) -> bool:
+    """Whether a small plan may wait for more: it is below `worth` offsets, has nothing to mend, and has not waited `max_wait` yet."""
+    small = plan.offsets < worth and not plan.finish and not plan.recommit
+    return small and max_wait > timedelta(0) and (first_seen is None or now - first_seen < max_wait)

@@ -1,0 +1,94 @@
+"""Where a record lives: topic-partitions, sources, half-open ranges. Values only; nothing here knows Kafka's client."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAME = re.compile(r"(?P<topic>~?[A-Za-z0-9._-]+)(?:@(?P<generation>[1-9][0-9]*))?/(?P<partition>[0-9]+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicPartition:
+    """One partition of one life of a topic.
+
+    A topic that was deleted and created again is another topic: its `generation` is one higher, and its offsets start over.
+    """
+
+    topic: str
+    generation: int
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{stream(self.topic, self.generation)}/{self.partition}"
+
+    @classmethod
+    def parse(cls, text: str) -> TopicPartition:
+        """`topic/3`, or `topic@1/3` after the topic was created again. Raises ValueError on anything else."""
+        match = _NAME.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a topic-partition: expected topic/partition, for example ProductCreated/3")
+        return cls(match["topic"], int(match["generation"] or 0), int(match["partition"]))
+
+
+def stream(topic: str, generation: int) -> str:
+    """The name of one life of a topic: `topic` for the first, `topic@1` for the second. `@` is not allowed in topic names."""
+    return f"{topic}@{generation}" if generation else topic
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """The coordinates of one record: unique for ever, and the owner of the event id it claims."""
+
+    topic_partition: TopicPartition
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic_partition}/{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """`topic/partition/offset`. Raises ValueError on anything else."""
+        name, _, offset = text.rpartition("/")
+        if not (offset.isascii() and offset.isdigit()):
+            raise ValueError(f"{text!r} is not a source: expected topic/partition/offset, for example ProductCreated/3/1042")
+        return cls(TopicPartition.parse(name), int(offset))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Range:
+    """Offsets `[start, end)` of one topic-partition. Empty where `start == end`."""
+
+    topic_partition: TopicPartition
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"{self.topic_partition}: [{self.start}, {self.end}) is not a range of offsets")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __contains__(self, offset: int) -> bool:
+        return self.start <= offset < self.end
+
+    def __str__(self) -> str:
+        return f"{self.topic_partition}[{self.start},{self.end})"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as read from Kafka: its bytes are kept as they came."""
+
+    source: Source
+    timestamp_ms: int
+    """The record's own timestamp, epoch milliseconds (CreateTime or LogAppendTime); -1 where the broker has none."""
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        return len(self.key or b"") + len(self.value or b"") + sum(len(name.encode()) + len(value or b"") for name, value in self.headers)

@@ -1,0 +1,232 @@
+"""What one run may do. Pure: a plan is a value, made from what Kafka and the ledger say at one moment."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from analytics_defs.core.ledger import BatchKind, Head, Snapshot, TopicState
+from analytics_defs.core.offsets import Range, TopicPartition
+
+LEASE_EXPIRES = timedelta(seconds=60)
+"""A run that has not renewed its lease for so long is dead."""
+
+
+class OnDataLoss(StrEnum):
+    RECORD = "record"
+    """Record the exact lost range, count it, go on."""
+    STOP = "stop"
+    """Stop the partition until a person decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What Kafka says of one topic at one moment."""
+
+    topic: str
+    topic_id: str | None
+    lows: Mapping[int, int]
+    stables: Mapping[int, int]
+    highs: Mapping[int, int]
+    committed: Mapping[int, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    lanes: int = 1
+    max_offsets: int = 60_000
+    """Offsets one lane's plan covers at most: 60 to 120 s of work, since a run costs about 5 s to start."""
+    on_data_loss: OnDataLoss = OnDataLoss.RECORD
+    recommit_all: bool = False
+    """Commit every head again: offsets of a group without members expire on a quiet topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Ranges of one lane, and what was left behind there by others."""
+
+    lane: int
+    ranges: tuple[Range, ...] = ()
+    finish: tuple[str, ...] = ()
+    """Pending batches to finish first."""
+    recommit: tuple[TopicPartition, ...] = ()
+    """Partitions whose group offset is not the head's `next`."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ranges or self.finish or self.recommit)
+
+    @property
+    def offsets(self) -> int:
+        return sum(map(len, self.ranges))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the lane and where it starts: the same as long as nothing moved, whatever the ends are by then."""
+        starts = [f"{each.topic_partition}:{each.start}" for each in self.ranges]
+        text = "\n".join([str(self.lane), *starts, *self.finish, *map(str, self.recommit)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far one topic-partition is behind."""
+
+    topic_partition: TopicPartition
+    next: int
+    high: int
+    stable: int
+    low: int
+    committed: int | None
+
+    @property
+    def offsets(self) -> int:
+        """Records and markers not closed yet, counted to the uncommitted high watermark."""
+        return max(0, self.high - self.next)
+
+    @property
+    def held_back(self) -> int:
+        """Those of them behind an open transaction."""
+        return max(0, self.high - max(self.stable, self.next))
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    snapshot: Snapshot
+    """What the ledger said."""
+    plans: tuple[Plan, ...]
+    """One for each lane, lane by lane; an empty one is false."""
+    lags: tuple[Lag, ...]
+    stopped: Mapping[TopicPartition, str] = field(default_factory=dict)
+    """Partitions that must not go on before a person decided, and why."""
+    notes: tuple[str, ...] = ()
+    """What a person should hear about: moved group offsets, missing topics."""
+
+
+def lane_of(topic_partition: TopicPartition, lanes: int) -> int:
+    """A fixed share: neither other topics nor added partitions move a partition to another lane."""
+    return (zlib.crc32(topic_partition.topic.encode()) + topic_partition.partition) % lanes
+
+
+def opening(seen: Seen) -> TopicState:
+    """The first generation of a topic nobody met before: the group's offsets where they still make sense, else the oldest record.
+
+    A group offset beyond the end of the log belongs to an older topic of that name; reading everything loses nothing.
+    """
+    starts = {}
+    for partition, low in seen.lows.items():
+        committed = seen.committed.get(partition)
+        starts[partition] = committed if committed is not None and committed <= seen.highs[partition] else low
+    return TopicState(seen.topic, 0, seen.topic_id, starts)
+
+
+def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, now: datetime) -> Planning:
+    """Plans for every lane. `topics`: all configured names, None for those Kafka does not have."""
+    notes = [f"topic {name} does not exist yet" for name, seen in topics.items() if seen is None]
+    stopped: dict[TopicPartition, str] = {}
+    lags: list[Lag] = []
+    ranges: dict[int, list[Range]] = {lane: [] for lane in range(policy.lanes)}
+    recommit: dict[int, list[TopicPartition]] = {lane: [] for lane in range(policy.lanes)}
+    for seen in topics.values():
+        if seen is None:
+            continue
+        known = snapshot.topics.get(seen.topic)
+        state = known or opening(seen)
+        for partition in sorted(seen.lows):
+            head = snapshot.head(state.partition(partition)) if known else _new_head(state, partition)
+            lag = _lag(head, seen, partition)
+            lags.append(lag)
+            fault = recreated(state, seen, head, partition) or (policy.on_data_loss is OnDataLoss.STOP and data_loss(head, lag)) or None
+            if fault:
+                stopped[head.topic_partition] = fault
+            elif head.pending is None:
+                lane = lane_of(head.topic_partition, policy.lanes)
+                end = max(lag.stable, min(lag.low, lag.high))
+                if end > head.next:
+                    ranges[lane].append(Range(head.topic_partition, head.next, end))
+                elif (policy.recommit_all or lag.committed != head.next) and head.topic_partition in snapshot.heads:
+                    recommit[lane].append(head.topic_partition)
+                if head.topic_partition in snapshot.heads and lag.committed not in (None, head.next):
+                    notes.append(
+                        f"{head.topic_partition}: the group's offset is {lag.committed}, the ledger's {head.next}: the ledger decides"
+                    )
+    finish = _finish(snapshot, policy.lanes, now)
+    plans = tuple(
+        Plan(lane, share(ranges[lane], policy.max_offsets), finish.get(lane, ()), tuple(recommit[lane])) for lane in range(policy.lanes)
+    )
+    return Planning(snapshot, plans, tuple(lags), stopped, tuple(notes))
+
+
+def _new_head(state: TopicState, partition: int) -> Head:
+    start = state.start(partition)
+    return Head(state.partition(partition), start, start)
+
+
+def _lag(head: Head, seen: Seen, partition: int) -> Lag:
+    return Lag(
+        head.topic_partition,
+        head.next,
+        high=seen.highs[partition],
+        stable=seen.stables[partition],
+        low=seen.lows[partition],
+        committed=seen.committed.get(partition),
+    )
+
+
+def recreated(state: TopicState, seen: Seen, head: Head, partition: int) -> str | None:
+    """Why this is not the topic the ledger knows, or None."""
+    how = f"Run `analytics accept-topic {seen.topic}` to read the new one from its start; what was stored stays."
+    if state.topic_id and seen.topic_id and state.topic_id != seen.topic_id:
+        ids = f"id {seen.topic_id}, the ledger knows {state.topic_id}"
+        return f"{head.topic_partition}: topic {seen.topic} was deleted and created again ({ids}). {how}"
+    if seen.highs[partition] < head.next:
+        return (
+            f"{head.topic_partition}: the log ends at {seen.highs[partition]}, before the next offset to read, {head.next}: "
+            f"the topic was created again or its log was cut. {how}"
+        )
+    return None
+
+
+def data_loss(head: Head, lag: Lag) -> str | None:
+    """What retention removed before it was read, or None."""
+    if lag.low <= head.next:
+        return None
+    return (
+        f"{head.topic_partition}: retention removed [{head.next}, {lag.low}) before it was read, and ON_DATA_LOSS=stop. "
+        "Set ON_DATA_LOSS=record to record the range as lost and go on."
+    )
+
+
+def _finish(snapshot: Snapshot, lanes: int, now: datetime) -> dict[int, tuple[str, ...]]:
+    """Each pending batch goes to the lane of its first range, as lanes are now; a redrive that shows a sign of life is left to itself."""
+    finish: dict[int, tuple[str, ...]] = {}
+    for batch in sorted(snapshot.pending.values(), key=lambda each: each.id):
+        lease = snapshot.leases.get(batch.run_id)
+        if batch.kind is BatchKind.REDRIVE and lease is not None and now - lease.renewed_at < LEASE_EXPIRES:
+            continue
+        lane = lane_of(batch.ranges[0].topic_partition, lanes)
+        finish[lane] = (*finish.get(lane, ()), batch.id)
+    return finish
+
+
+def share(ranges: Sequence[Range], max_offsets: int) -> tuple[Range, ...]:
+    """Cut the ranges to `max_offsets` together: small ones whole, the rest in equal shares, at least one offset each."""
+    left, shares = max_offsets, {}
+    for count, each in enumerate(sorted(ranges, key=len)):
+        shares[each] = min(len(each), max(1, left // (len(ranges) - count)))
+        left -= shares[each]
+    return tuple(Range(each.topic_partition, each.start, each.start + shares[each]) for each in sorted(ranges))
+
+
+def still_open(plan: Plan, snapshot: Snapshot) -> Plan:
+    """What is left of the plan's ranges, from the heads as they are now. False where nothing is: it is closed, or its topic is no more."""
+    left = []
+    for each in plan.ranges:
+        topic, head = snapshot.topics.get(each.topic_partition.topic), snapshot.head(each.topic_partition)
+        alive = topic is not None and topic.generation == each.topic_partition.generation
+        if alive and head.pending is None and each.start <= head.next < each.end:
+            left.append(Range(each.topic_partition, head.next, each.end))
+    return Plan(plan.lane, tuple(left))

@@ -1,0 +1,199 @@
+"""Names: two things never share one, and every store takes them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from analytics_defs.core import layout
+from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from tests.core.made import CREATED, NOW, event, reproducibly
+
+HOUR = "2024-01-15T10"
+RANGES = (Range(TopicPartition("ProductCreated", 0, 0), 5, 9), Range(TopicPartition("ProductCreated", 0, 1), 0, 3))
+BATCH = layout.batch_id(datetime(2024, 1, 15, 10, 30, 0, 123_999, UTC), RANGES)
+
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300) | st.text("aA%./~_2Ff \x00é", min_size=1, max_size=12)
+
+
+def test_every_name_lies_where_the_documentation_says() -> None:
+    assert BATCH == "20240115T103000123Z-57602f8d3f97"
+    assert layout.event_key(HOUR, "event-1") == "events/2024/01/15/10/event-1.json"
+    assert layout.part_key(HOUR, BATCH) == f"parquet/year=2024/month=01/day=15/hour=10/{BATCH}.parquet"
+    assert layout.success_key(HOUR) == "parquet/year=2024/month=01/day=15/hour=10/_SUCCESS.json"
+    assert layout.archive_key(HOUR, ["b", "a"]).startswith("parquet/year=2024/month=01/day=15/hour=10/archive-")
+    assert layout.dead_letters_key(BATCH) == f"dead-letters/2024/01/15/10/{BATCH}.ndjson"
+    assert layout.repeats_key(BATCH) == f"repeats/2024/01/15/10/{BATCH}.ndjson"
+    assert layout.staging_key(BATCH) == f"staging/{BATCH}"
+
+
+STRANGE = [
+    *(
+        "a/b",
+        "a%2Fb",
+        "a%2fb",
+        "a%252Fb",
+        ".",
+        "..",
+        "../..",
+        "...",
+        "a",
+        "A",
+        "a ",
+        " a",
+        " ",
+        "a+b",
+        "a b",
+        "a%20b",
+        "~",
+        "%7E",
+        "_a",
+        ".a",
+        "%5Fa",
+    ),
+    *(
+        "é",
+        "e\u0301",
+        "É",
+        "\x00",
+        "\n",
+        "\x7f",
+        "a\\b",
+        "*",
+        "a:b",
+        "a.json",
+        ".json",
+        "😀",
+        "日本",
+        "con",
+        "x" * 250,
+        "x" * 251,
+        "X" * 251,
+        "x" * 3_000,
+    ),
+    *("x" * 3_001, "é" * 1_024, "x" * 120 + "~" + "0" * 64),
+]
+
+
+def test_strange_ids_never_share_a_key() -> None:
+    keys = {layout.event_key(HOUR, each) for each in STRANGE}
+    assert len(keys) == len(STRANGE)
+
+
+@pytest.mark.parametrize("event_id", STRANGE, ids=lambda found: repr(found[:12]))
+def test_a_key_is_taken_by_every_store_and_tells_the_id_or_its_hash(event_id: str) -> None:
+    key = layout.event_key(HOUR, event_id)
+    directory, _, segment = key.rpartition("/")
+    assert directory == "events/2024/01/15/10"
+    assert re.fullmatch(r"[A-Za-z0-9%-][A-Za-z0-9%._~-]*\.json", segment)
+    assert len(segment) <= layout.MAX_SEGMENT_BYTES
+    assert layout.event_id_of_key(key) == (None if "~" in segment else event_id)
+
+
+@reproducibly
+@given(ids, ids)
+def test_two_ids_are_two_keys_also_where_a_tool_unescapes_them(one: str, other: str) -> None:
+    assume(one != other)
+    first, second = layout.event_key(HOUR, one), layout.event_key(HOUR, other)
+    assert first != second
+    assert unquote(first) != unquote(second)
+
+
+@reproducibly
+@given(ids)
+def test_the_id_can_be_read_back_from_key_and_metadata(event_id: str) -> None:
+    found = replace(event(CREATED), id=event_id)
+    assert layout.event_id_of_key(layout.event_key(HOUR, event_id)) in {event_id, None}
+    assert layout.metadata_event_id(layout.event_metadata(found, BATCH)["eventId"]) in {event_id, None}
+
+
+@pytest.mark.parametrize("event_id", STRANGE, ids=lambda found: repr(found[:12]))
+def test_metadata_is_ascii_and_bounded_at_its_worst(event_id: str) -> None:
+    source = Source(TopicPartition("t" * 249, 2**31, 2**31), 2**63)
+    longest = replace(
+        event(CREATED), id=event_id, timestamp="2024-01-15T10:30:00." + "0" * 38 + "+00:00", record=Record(source, 0, None, b"{}")
+    )
+    metadata = layout.event_metadata(longest, BATCH)
+    assert metadata.keys() == {"eventType", "timestamp", "eventId", "source", "batch"}
+    assert all(value.isascii() and value.isprintable() for value in metadata.values())
+    assert sum(len(name) + len(value) for name, value in metadata.items()) <= layout.MAX_METADATA_BYTES
+
+
+def test_metadata_says_what_the_event_is_and_where_it_comes_from() -> None:
+    assert layout.event_metadata(event(CREATED | {"id": "a/b"}), BATCH) == {
+        "eventType": "ProductCreated",
+        "timestamp": "2024-01-15T10:30:00.123Z",
+        "eventId": "a%2Fb",
+        "source": "ProductCreated/3/1042",
+        "batch": BATCH,
+    }
+
+
+@pytest.mark.parametrize("hour", ["2024-01-15T10", "0001-01-01T00", "9999-12-31T23"])
+def test_hours_become_paths_and_paths_become_hours(hour: str) -> None:
+    assert layout.hour_of_path(layout.event_key(hour, "1999/01/01/01")) == hour
+    assert layout.hour_of_path(layout.part_key(hour, BATCH)) == hour
+    assert layout.hour_of_path(layout.event_dir(hour)) == layout.hour_of_path(layout.parquet_dir(hour)) == hour
+    assert layout.hour_of_path(layout.staging_key(BATCH)) is None
+
+
+@pytest.mark.parametrize("hour", ["", "2024-01-15", "2024-01-15T10:00", "2024-01-15 10", "../../../../x"])
+def test_what_is_no_hour_makes_no_path(hour: str) -> None:
+    for path in (layout.hour_path, layout.hive_path):
+        with pytest.raises(ValueError, match="is not an hour"):
+            path(hour)
+
+
+def test_a_batch_id_depends_on_its_millisecond_and_its_ranges_only() -> None:
+    assert layout.batch_id(datetime(2024, 1, 15, 10, 30, 0, 123_000, UTC), reversed(RANGES)) == BATCH
+    assert layout.batch_id(datetime(2024, 1, 15, 12, 30, 0, 123_456, timezone(timedelta(hours=2))), RANGES) == BATCH
+    others = [
+        RANGES[:1],
+        (RANGES[0], replace(RANGES[1], end=4)),
+        (RANGES[0], replace(RANGES[1], start=1)),
+        (RANGES[0], replace(RANGES[1], topic_partition=TopicPartition("ProductCreated", 1, 1))),
+        (RANGES[0], replace(RANGES[1], topic_partition=TopicPartition("ProductCreated", 0, 2))),
+    ]
+    assert len({layout.batch_id(NOW, ranges) for ranges in [RANGES, *others]}) == 6
+
+
+def test_a_batch_id_tells_its_time_and_sorts_by_it() -> None:
+    times = [datetime(2024, 1, 15, 10, 30, second, 999_000, UTC) for second in range(60)]
+    batch_ids = [layout.batch_id(time, RANGES) for time in times]
+    assert [layout.batch_time(each) for each in batch_ids] == times
+    assert sorted(batch_ids) == batch_ids
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "20240115T103000123Z", "20240115T103000123Z-0123", "../20240115T103000123Z-0123456789ab", "20249915T103000123Z-0123456789ab"],
+)
+def test_what_is_no_batch_id_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"batch id|month"):
+        layout.batch_time(text)
+
+
+def test_dead_letters_lie_under_the_hour_of_their_batch_and_name_it() -> None:
+    key = layout.dead_letters_key(BATCH)
+    assert key.startswith(layout.dead_letters_dir(HOUR))
+    assert layout.dead_letters_dir(HOUR).startswith(layout.dead_letters_dir())
+    assert layout.batch_of_dead_letters(key) == BATCH
+    assert layout.batch_of_dead_letters(layout.part_key(HOUR, BATCH)) is None
+
+
+def test_a_part_names_its_batch_and_nothing_else_does() -> None:
+    assert layout.batch_of_part(layout.part_key(HOUR, BATCH)) == BATCH
+    assert layout.batch_of_part(layout.archive_key(HOUR, [])) is None
+    assert layout.batch_of_part(layout.success_key(HOUR)) is None
+    assert layout.batch_of_part(f"parquet/{BATCH}") is None
+
+
+def test_an_archive_is_named_by_its_inputs_in_any_order() -> None:
+    assert layout.archive_key(HOUR, ["a", "b"]) == layout.archive_key(HOUR, ["b", "a"])
+    assert len({layout.archive_key(HOUR, inputs) for inputs in (["a", "b"], ["a"], ["b"], [])}) == 4

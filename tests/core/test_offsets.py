@@ -1,0 +1,71 @@
+"""Topic-partitions, sources and ranges: their names, their order, their limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from analytics_defs.core.offsets import Range, Record, Source, TopicPartition, stream
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("ProductCreated/3", TopicPartition("ProductCreated", 0, 3)),
+        ("ProductCreated@2/0", TopicPartition("ProductCreated", 2, 0)),
+        ("a.b_c-d/12", TopicPartition("a.b_c-d", 0, 12)),
+        ("~redrive/0", TopicPartition("~redrive", 0, 0)),
+    ],
+)
+def test_a_topic_partition_is_written_as_it_is_read(text: str, value: TopicPartition) -> None:
+    assert TopicPartition.parse(text) == value
+    assert str(value) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ProductCreated", "/3", "ProductCreated/", "ProductCreated/-1", "ProductCreated@0/1", "a b/1", "a/1/2", "a/\uff11"]
+)
+def test_what_is_no_topic_partition_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="for example ProductCreated/3"):
+        TopicPartition.parse(text)
+
+
+def test_a_source_is_written_as_it_is_read() -> None:
+    source = Source(TopicPartition("ProductCreated", 1, 3), 1042)
+    assert str(source) == "ProductCreated@1/3/1042"
+    assert Source.parse("ProductCreated@1/3/1042") == source
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ProductCreated/3", "ProductCreated/3/", "ProductCreated/3/-1", "ProductCreated/3/x", "ProductCreated/3/²"]
+)
+def test_what_is_no_source_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="for example ProductCreated/3"):
+        Source.parse(text)
+
+
+def test_the_first_life_of_a_topic_has_its_plain_name() -> None:
+    assert (stream("t", 0), stream("t", 1)) == ("t", "t@1")
+
+
+def test_a_range_is_half_open() -> None:
+    whole = Range(TopicPartition("t", 0, 0), 3, 5)
+    assert [offset in whole for offset in range(2, 7)] == [False, True, True, False, False]
+    assert (len(whole), bool(whole), str(whole)) == (2, True, "t/0[3,5)")
+    assert not Range(TopicPartition("t", 0, 0), 3, 3)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 0), (3, 2)])
+def test_offsets_that_are_no_range_are_refused(start: int, end: int) -> None:
+    with pytest.raises(ValueError, match="is not a range of offsets"):
+        Range(TopicPartition("t", 0, 0), start, end)
+
+
+def test_sources_sort_by_topic_generation_partition_and_offset_as_a_number() -> None:
+    texts = ["a/0/2", "a/0/10", "a/2/0", "a/10/0", "a@1/0/0", "b/0/0"]
+    assert [str(each) for each in sorted(map(Source.parse, reversed(texts)))] == texts
+
+
+def test_the_size_of_a_record_is_what_came_over_the_wire() -> None:
+    source = Source.parse("t/0/0")
+    assert Record(source, -1, b"key", b"value", (("näme", b"v"), ("null", None))).size == 3 + 5 + 5 + 1 + 4
+    assert Record(source, -1, None, None).size == 0
