@@ -1,0 +1,161 @@
+"""Does it balance, and do the stores agree? Two reads for the equation; one hour at a time for the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice, pairwise
+
+from analytics_defs.core import tables
+from analytics_defs.core.layout import event_dir, event_id_of_key, event_key
+from analytics_defs.core.ledger import REDRIVE_HEAD, BatchRecord, Head, Snapshot, Tally
+from analytics_defs.core.offsets import Source
+from analytics_defs.errors import Unavailable
+from analytics_defs.ports import KEPT, Ports
+
+EXAMPLES = 5
+READINGS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The equation of every topic-partition, and whether heads and counters say the same."""
+
+    heads: tuple[Head, ...]
+    counters: dict[str, int]
+    pending: tuple[str, ...]
+    """Batches taken and not closed: work in progress, not yet in any count."""
+    differences: tuple[str, ...]
+    """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
+
+    @property
+    def totals(self) -> Tally:
+        return sum((head.totals for head in self.heads), Tally())
+
+    @property
+    def unaccounted(self) -> int:
+        return sum(abs(head.unaccounted) for head in self.heads)
+
+    @property
+    def balanced(self) -> bool:
+        return not self.unaccounted and not self.differences
+
+
+def audit(ports: Ports) -> Audit:
+    """Counters are read between two readings of the heads, until no batch closed meanwhile.
+
+    Raises Unavailable where batches close faster than that, a hundred times in a row.
+    """
+    for _ in range(READINGS):
+        before = ports.ledger.snapshot()
+        counters = dict(ports.ledger.counters())
+        after = ports.ledger.snapshot()
+        if before.heads == after.heads:
+            return _audit(after, counters)
+    raise Unavailable(f"batches close faster than the counters can be read ({READINGS} readings): audit again when ingest is quieter")
+
+
+def _audit(after: Snapshot, counters: dict[str, int]) -> Audit:
+    heads = tuple(head for _, head in sorted(after.heads.items()) if head.topic_partition != REDRIVE_HEAD)
+    totals = sum((head.totals for head in heads), Tally()).as_dict()
+    totals["events"] = totals.pop("stored")
+    differences = tuple(
+        f"{name}: {counters.get(name, 0)} in the counters, {count} over the heads"
+        for name, count in totals.items()
+        if counters.get(name, 0) != count
+    )
+    return Audit(heads, counters, tuple(sorted(after.pending)), differences)
+
+
+@dataclass(frozen=True, slots=True)
+class HourAudit:
+    """Event ids of one hour, store by store, over closed batches."""
+
+    hour: str
+    batches: tuple[str, ...]
+    recorded: int
+    """Sum of the batches' own records."""
+    counted: int
+    """The counter of the hour."""
+    parquet: int
+    parquet_distinct: int
+    objects: int | None
+    """None where a batch of the hour wrote none, by its settings."""
+    items: int
+    """Ids of those rows that RecentEvents has to hold, and holds under the same source."""
+    expired: int
+    """Ids that it need not hold any more: their batches are older than 30 days."""
+    findings: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        return not self.findings
+
+
+def audit_hour(hour: str, ports: Ports) -> HourAudit:
+    """Reads every part of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out."""
+    batches = tuple(ports.ledger.batches_of_hour(hour))
+    records = [record for each in batches if (record := ports.ledger.record(each))]
+    rows, findings = _rows(hour, records, ports)
+    recorded = sum(sum(record.hours[hour].values()) for record in records)
+    counted = ports.ledger.hourly(hour, hour).get(hour, {}).get("events", 0)
+    if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
+        findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
+    ids = {row.event_id for row in rows}
+    findings += _named("stored twice within 30 days", _doubled(rows))
+    kept = {row.event_id: row.source for row in rows if row.batch_time + KEPT > ports.clock.now()}
+    held = _held(kept, ports)
+    findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held))
+    objects = None
+    if all(record.event_objects for record in records):
+        keys = set(ports.archive.keys(event_dir(hour)))
+        wanted = {event_key(hour, each): each for each in ids}
+        findings += _named("without JSON object", sorted(wanted[key] for key in wanted.keys() - keys))
+        if not ports.ledger.snapshot().pending and tuple(ports.ledger.batches_of_hour(hour)) == batches:
+            findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - wanted.keys()))
+        objects = len(keys & wanted.keys())
+    return HourAudit(hour, batches, recorded, counted, len(rows), len(ids), objects, len(held), len(ids - kept.keys()), tuple(findings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    event_id: str
+    source: Source
+    batch_time: datetime
+
+
+def _rows(hour: str, records: Sequence[BatchRecord], ports: Ports) -> tuple[list[_Row], list[str]]:
+    """What the parts hold, and where that is not what their batches' records say."""
+    rows: list[_Row] = []
+    findings = []
+    for record in records:
+        key = record.parts[hour]
+        data = ports.archive.get(key)
+        found = tables.rows(data, ("event_id", "topic", "partition", "offset"), key) if data is not None else []
+        recorded = sum(record.hours[hour].values())
+        if len(found) != recorded:
+            findings.append(f"batch {record.batch.id}: {len(found)} rows in {key}, {recorded} in its record")
+        rows += [
+            _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), record.batch.time) for row in found
+        ]
+    return rows, findings
+
+
+def _doubled(rows: Sequence[_Row]) -> list[str]:
+    """Ids that two rows hold although the first one's claim had not expired when the second came. Claims expire at whole seconds."""
+    ordered = sorted((row.event_id, row.batch_time.replace(microsecond=0)) for row in rows)
+    return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + KEPT]
+
+
+def _held(sources: Mapping[str, Source], ports: Ports) -> set[str]:
+    """Those ids that RecentEvents holds under their source."""
+    held = set()
+    ids = iter(sources)
+    while some := list(islice(ids, 1000)):
+        held |= {each for each, item in ports.recent.held(some).items() if item.source == sources[each]}
+    return held
+
+
+def _named(what: str, ids: Sequence[str]) -> list[str]:
+    return [f"{len(ids)} ids {what}, for example {', '.join(ids[:EXAMPLES])}"] if ids else []

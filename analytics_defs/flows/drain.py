@@ -1,0 +1,63 @@
+"""Plan and ingest without Dagster: for scripts, and for machines that have no scheduler.
+
+Safe beside the sensor's runs: who takes a batch first is decided by the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from analytics_defs.core.ledger import BatchRecord
+from analytics_defs.core.plan import Planning, Policy
+from analytics_defs.flows.ingest import Conduct, ingest
+from analytics_defs.flows.observe import look
+from analytics_defs.ports import Ports
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to drain, and how. Values of one call."""
+
+    topics: Sequence[str]
+    policy: Policy
+    conduct: Conduct
+    until_idle: bool = False
+    """Plan again until nothing is left; otherwise once."""
+
+
+@dataclass(slots=True)
+class Drained:
+    """What one call did."""
+
+    closed: list[BatchRecord] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """Partitions that wait for a person, and plans that somebody else executes: why, a line each."""
+
+
+def drain(
+    order: Order,
+    ports: Ports,
+    sign_of_life: Callable[[int], AbstractContextManager[object]],
+    on_plans: Callable[[Planning], None] = lambda _: None,
+    on_closed: Callable[[BatchRecord], None] = lambda _: None,
+) -> Drained:
+    """Lane after lane. `sign_of_life` keeps the lease of a lane while its plan runs.
+
+    Raises the first fault of a store or broker; what was closed before stays closed.
+    """
+    drained = Drained()
+    while True:
+        planning = look(order.topics, order.policy, ports)
+        drained.stopped = list(planning.stopped.values())
+        on_plans(planning)
+        reports = []
+        for plan in filter(None, planning.plans):
+            with sign_of_life(plan.lane):
+                reports.append(ingest(plan, ports, order.conduct, on_closed))
+            drained.closed += reports[-1].closed
+        taken = [report.stopped_because for report in reports if report.stopped_because]
+        if not order.until_idle or taken or not any(report.closed for report in reports):
+            drained.stopped += taken
+            return drained

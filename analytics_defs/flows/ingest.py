@@ -1,0 +1,117 @@
+"""The life of a batch, top to bottom. Read this page first; every step is one function of `flows.steps`.
+
+    plan ──► finish what is pending ──► read ──► take ──► stage ──► claim and archive ──► close ──► commit
+
+A process may die between any two lines, or wake up an hour later and go on: whoever comes next finishes the batch from the same
+values, and every write is the same bytes again or refused. Close is last: nothing counts before every store has confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from analytics_defs.core.batch import Cut, Limits, Staged
+from analytics_defs.core.counting import account
+from analytics_defs.core.events import Rules, judge
+from analytics_defs.core.layout import batch_id, staging_key
+from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
+from analytics_defs.core.plan import OnDataLoss, Plan, still_open
+from analytics_defs.core.timestamps import whole_milliseconds
+from analytics_defs.errors import Stopped
+from analytics_defs.flows import steps
+from analytics_defs.flows.watch import Stopwatch
+from analytics_defs.ports import Ports
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How this executor cuts and judges. Values of one run; a batch that is staged no longer depends on them."""
+
+    run_id: str
+    rules: Rules
+    limits: Limits = field(default_factory=Limits)
+    event_objects: bool = True
+    code_version: str = ""
+    on_data_loss: OnDataLoss = OnDataLoss.RECORD
+
+
+@dataclass(slots=True)
+class Report:
+    """What one execution did. Empty for a plan that somebody else closed before."""
+
+    closed: list[BatchRecord] = field(default_factory=list)
+    """Batches that this execution closed itself, in order."""
+    stopped_because: str | None = None
+    """Why the plan was not executed to its end, where it was not."""
+
+
+def ingest(plan: Plan, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Report:
+    """Execute exactly this plan. Raises the first fault of a store or broker; what was closed before stays closed.
+
+    A pending batch that must wait for a person holds its own partitions back only: that is raised when everything else is done.
+    """
+    report = Report()
+    waiting: list[Stopped] = []
+
+    def closed(record: BatchRecord | None) -> None:
+        if record is not None:
+            report.closed.append(record)
+            on_closed(record)
+
+    for batch in steps.pending_of(plan, ports.ledger.snapshot()):
+        try:
+            closed(finish(batch, None, ports, conduct))
+        except Stopped as stopped:
+            waiting.append(stopped)
+
+    steps.open_topics(plan, ports)
+    while left := still_open(plan, snapshot := ports.ledger.snapshot()):
+        watch = Stopwatch(ports.clock)
+        batch, staged = read(left, snapshot, ports, conduct, watch)
+        if not take(batch, ports, watch):
+            report.stopped_because = f"{batch.ranges[0]} was taken by another run"
+            break
+        closed(finish(batch, staged, ports, conduct, watch))
+
+    steps.recommit(plan, ports)
+    steps.raise_first(waiting)
+    return report
+
+
+def read(left: Plan, snapshot: Snapshot, ports: Ports, conduct: Conduct, watch: Stopwatch) -> tuple[Batch, Staged]:
+    """Read and judge until a limit cuts the batch. Nothing is written."""
+    with watch("read"):
+        now, ranges = whole_milliseconds(ports.clock.now()), left.ranges[: conduct.limits.max_ranges]
+        cut = Cut(conduct.limits, lambda record: judge(record, conduct.rules, now), {each.topic_partition: each.start for each in ranges})
+        reading = ports.log.read(ranges, cut.admit)
+        steps.refuse_loss(reading, conduct)
+        exact = steps.exact_ranges(ranges, reading)
+        gaps = ports.log.explain(steps.holes_of(exact, cut.sorted(), reading.lost))
+        steps.same_topics(exact, snapshot, ports)
+    batch = Batch(batch_id(now, exact), BatchKind.INGEST, left.lane, now, exact, conduct.run_id)
+    return batch, Staged(cut.sorted(), gaps, reading.lost, conduct.event_objects)
+
+
+def take(batch: Batch, ports: Ports, watch: Stopwatch) -> bool:
+    """Heads from idle to pending. False: somebody was first, nothing was changed."""
+    with watch("take"):
+        return ports.ledger.take(batch)
+
+
+def finish(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, watch: Stopwatch | None = None) -> BatchRecord | None:
+    """Stage, claim and archive, close, commit. `fresh` is what was just read; None: from the staging file, or the ranges read again.
+
+    None: somebody else closed the batch. Raises TakenOver where the batch is neither pending nor closed.
+    """
+    watch = watch or Stopwatch(ports.clock)
+    staged = steps.stage(batch, fresh, ports, conduct, watch)
+    if staged is not None:
+        stored = steps.claim_and_archive(batch, staged, ports, watch)
+        record = account(batch, staged, stored, watch.effort(ports.clock.now(), conduct.code_version))
+        if ports.ledger.close(record):
+            steps.commit(record, ports)
+            ports.archive.delete([staging_key(batch.id)])
+            return record
+    steps.must_be_closed(batch, ports)
+    return None

@@ -1,0 +1,125 @@
+"""Put dead letters through again: after rules changed, or a producer's form was understood at last.
+
+A redrive is a batch like any other, with the original sources, on a head of its own: one redrive at a time, and what was redriven is
+marked in the transaction that counts it. So a second redrive of the same selection changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from analytics_defs.core.batch import Staged
+from analytics_defs.core.events import Event, judge
+from analytics_defs.core.layout import batch_id, batch_of_dead_letters, dead_letters_dir, dead_letters_key
+from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord
+from analytics_defs.core.letters import DeadLetter, parse_dead_letters
+from analytics_defs.core.offsets import Range, Source
+from analytics_defs.core.timestamps import whole_milliseconds
+from analytics_defs.errors import TakenOver
+from analytics_defs.flows.ingest import Conduct, finish
+from analytics_defs.ports import Ports
+
+MAX_RECORDS = 20
+"""A mark and at most one head and two hour items a record, five more actions: 85 of a transaction's 100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters. Everything that is given must fit."""
+
+    reason: str | None = None
+    hour: str | None = None
+    """`YYYY-MM-DDTHH` of the time of the batch that rejected them."""
+    batch_id: str | None = None
+
+
+@dataclass(slots=True)
+class Redrive:
+    """What one redrive did."""
+
+    closed: list[BatchRecord] = field(default_factory=list)
+    still_rejected: list[tuple[Source, str]] = field(default_factory=list)
+    """With the reason by today's rules. Nothing was changed for them."""
+    already: int = 0
+    """Redriven before: nothing was changed for them."""
+
+    @property
+    def stored(self) -> int:
+        return sum(record.tally.stored for record in self.closed)
+
+    @property
+    def repeats(self) -> int:
+        return sum(record.tally.repeats for record in self.closed)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One dead letter, and where it lies."""
+
+    key: str
+    batch_id: str
+    letter: DeadLetter
+
+
+def dead_letters(selection: Selection, ports: Ports) -> Iterator[Kept]:
+    """The selected dead letters of closed batches, in the order of their files. Redriven ones stay there, and are among them."""
+    keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(dead_letters_dir(selection.hour))
+    for key in keys:
+        rejected_by = batch_of_dead_letters(key)
+        if rejected_by is None or ports.ledger.record(rejected_by) is None:
+            continue
+        for letter in parse_dead_letters(ports.archive.get(key) or b"", key):
+            if selection.reason in (None, letter.reason):
+                yield Kept(key, rejected_by, letter)
+
+
+def redrive(selection: Selection, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Redrive:
+    """Raises TakenOver where another redrive goes on at the same time; what was closed before stays closed."""
+    report = Redrive()
+    for batch in ports.ledger.snapshot().pending.values():
+        if batch.kind is BatchKind.REDRIVE:
+            finish(batch, None, ports, conduct)
+    letters = dead_letters(selection, ports)
+    while some := list(islice(letters, MAX_RECORDS)):
+        record = _redrive_some(some, ports, conduct, report)
+        if record is not None:
+            report.closed.append(record)
+            on_closed(record)
+    return report
+
+
+def _redrive_some(some: Sequence[Kept], ports: Ports, conduct: Conduct, report: Redrive) -> BatchRecord | None:
+    """The head is read before the marks, and taken after them: a redrive in between moves it, and this one is refused."""
+    turn = ports.ledger.snapshot().head(REDRIVE_HEAD).next
+    marks = ports.ledger.redriven([each.letter.record.source for each in some])
+    report.already += len(marks)
+    now = whole_milliseconds(ports.clock.now())
+    again: list[tuple[Event, Kept]] = []
+    for each in some:
+        if each.letter.record.source in marks:
+            continue
+        verdict = judge(each.letter.record, conduct.rules, now)
+        if isinstance(verdict, Event):
+            again.append((verdict, each))
+        else:
+            report.still_rejected.append((each.letter.record.source, str(getattr(verdict, "reason", "tombstone"))))
+    if not again:
+        return None
+    again.sort(key=lambda pair: pair[0].record.source)
+    ranges = (Range(REDRIVE_HEAD, turn, turn + 1),)
+    batch = Batch(
+        id=batch_id(now, ranges),
+        kind=BatchKind.REDRIVE,
+        lane=REDRIVE_LANE,
+        time=now,
+        ranges=ranges,
+        run_id=conduct.run_id,
+        redrives=tuple(event.record.source for event, _ in again),
+        redrive_keys=tuple(sorted({kept.key for _, kept in again})),
+        redrive_reasons=tuple(kept.letter.reason for _, kept in again),
+    )
+    if not ports.ledger.take(batch):
+        raise TakenOver(f"another redrive took turn {turn} first. Nothing was changed by this one; run it again when that one has ended.")
+    return finish(batch, Staged(tuple(event for event, _ in again), event_objects=conduct.event_objects), ports, conduct)

@@ -1,0 +1,279 @@
+"""The steps of a batch, each safe to repeat by anyone at any later time. `flows.ingest` puts them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from analytics_defs.core import letters, staging, tables
+from analytics_defs.core.batch import Staged, first_of_each_id, holes, one
+from analytics_defs.core.counting import Stored
+from analytics_defs.core.events import Event, Verdict, judge
+from analytics_defs.core.layout import dead_letters_key, event_key, event_metadata, part_key, repeats_key, staging_key
+from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
+from analytics_defs.core.offsets import Range, Record, Source
+from analytics_defs.core.plan import OnDataLoss, Plan, opening
+from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
+from analytics_defs.flows.observe import observe
+from analytics_defs.flows.watch import Stopwatch
+from analytics_defs.ports import Blob, Ports, Reading
+
+if TYPE_CHECKING:
+    from analytics_defs.flows.ingest import Conduct
+
+CHUNK = 100
+"""Events in one claim: what a DynamoDB transaction holds."""
+
+
+# Before the take: nothing is written, except where a topic's account begins.
+
+
+def pending_of(plan: Plan, snapshot: Snapshot) -> list[Batch]:
+    """Batches to finish before anything new is read: those the plan names, and those that hold one of its partitions."""
+    heads = [snapshot.heads.get(each.topic_partition) for each in plan.ranges]
+    ids = {*plan.finish, *(head.pending for head in heads if head and head.pending)}
+    return [snapshot.pending[each] for each in sorted(ids & snapshot.pending.keys())]
+
+
+def open_topics(plan: Plan, ports: Ports) -> None:
+    """Fix where the account of each topic begins, once for all its partitions, before the first of them is taken."""
+    known = ports.ledger.snapshot().topics
+    unknown = sorted({each.topic_partition.topic for each in plan.ranges} - known.keys())
+    for name, seen in observe(unknown, ports).items() if unknown else ():
+        if seen is None:
+            raise Missing(
+                f"topic {name} does not exist any more; it did when the plan was made. Create it, or take it out of KAFKA_TOPICS."
+            )
+        ports.ledger.open_topic(opening(seen))
+
+
+def exact_ranges(ranges: Sequence[Range], reading: Reading) -> tuple[Range, ...]:
+    """What was read of the ranges, without the empty ones."""
+    read = (Range(each.topic_partition, each.start, reading.ends[each.topic_partition]) for each in ranges)
+    exact = tuple(sorted(each for each in read if each))
+    if ranges and not exact:
+        raise Unavailable(
+            f"Kafka gave nothing of {', '.join(map(str, ranges))}: neither records nor the end of a partition. The lane tries again."
+        )
+    return exact
+
+
+def holes_of(ranges: Sequence[Range], verdicts: Sequence[Verdict], lost: Sequence[Range]) -> tuple[Range, ...]:
+    return holes(ranges, [*(one(each.record.source) for each in verdicts), *lost])
+
+
+def same_topics(ranges: Sequence[Range], snapshot: Snapshot, ports: Ports) -> None:
+    """Asked after reading: then what was read came from the topics the ledger knows. Raises TopicRecreated."""
+    now = ports.log.topics(sorted({each.topic_partition.topic for each in ranges}))
+    for each in ranges:
+        name = each.topic_partition.topic
+        known, found = snapshot.topics[name].topic_id, now[name].topic_id if name in now else "none"
+        if known and found and known != found:
+            raise TopicRecreated(
+                f"{each.topic_partition}: topic {name} was deleted and created again (id {found}, the ledger knows {known}). "
+                f"Run `analytics accept-topic {name}` to read the new one from its start; what was stored stays."
+            )
+
+
+def refuse_loss(reading: Reading, conduct: Conduct) -> None:
+    """Retention may pass the next offset after the plan was made. Raises DataLoss where a person wants to decide about that."""
+    if reading.lost and conduct.on_data_loss is OnDataLoss.STOP:
+        raise DataLoss(
+            f"retention removed {', '.join(map(str, reading.lost))} before it was read, and ON_DATA_LOSS=stop. "
+            "Set ON_DATA_LOSS=record to record it as lost and go on."
+        )
+
+
+# Stage: from here on the batch is a function of its staging file.
+
+
+def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, watch: Stopwatch) -> Staged | None:
+    """The staging file that decides what the batch is: the first one written. None: the batch is no longer pending.
+
+    The mark comes after the file and before any claim: a file written by a late riser is never believed after the close, and a file
+    that is gone although it was marked is noticed.
+    """
+    key = staging_key(batch.id)
+    with watch("stage"):
+        data = None if fresh else ports.archive.get(key)
+        if data is None and fresh is None:
+            now = ports.ledger.pending(batch.id)
+            data = _marked_file(now, ports) if now else None
+            if now is None or (now.staged and data is None):
+                return None
+        if data is None:
+            fresh = fresh or read_again(batch, ports, conduct)
+            data = ports.archive.put_if_absent(_blob(key, ours := staging.encode(fresh), "application/vnd.apache.arrow.stream"))
+            fresh = fresh if data == ours else None
+        if not ports.ledger.mark_staged(batch.id, staging.digest(data)):
+            ports.archive.delete([key])
+            return None
+        return fresh or staging.decode(data, key)
+
+
+def _marked_file(now: Batch, ports: Ports) -> bytes | None:
+    """The staging file, looked for after the mark was seen: it may have come since. None: not marked, or closed meanwhile."""
+    if now.staged is None:
+        return None
+    data = ports.archive.get(staging_key(now.id))
+    if data is None and ports.ledger.pending(now.id) is not None:
+        raise Contradiction(
+            f"batch {now.id} of {', '.join(map(str, now.ranges))}: its staging file {staging_key(now.id)} (SHA-256 {now.staged}) is gone, "
+            "and events of it may have been claimed. Restore the object from the bucket's backup or versions; the partitions wait."
+        )
+    return data
+
+
+def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
+    """The same ranges once more, whole, because nothing of the batch was claimed yet. Offsets of a topic that is no more are lost."""
+    if batch.kind is BatchKind.REDRIVE:
+        again = _judged(letters_of(batch, ports), batch, conduct)
+        return Staged(tuple(each for each in again if isinstance(each, Event)), event_objects=conduct.event_objects)
+    snapshot = ports.ledger.snapshot()
+    gone = tuple(each for each in batch.ranges if each.topic_partition.generation < snapshot.topics[each.topic_partition.topic].generation)
+    there = [each for each in batch.ranges if each not in gone]
+    same_topics(there, snapshot, ports)
+    reading = ports.log.read(there, lambda _: True)
+    if exact_ranges(there, reading) != tuple(there):
+        raise Unavailable(
+            f"batch {batch.id}: Kafka gave only {', '.join(map(str, exact_ranges(there, reading)))} of {', '.join(map(str, there))}"
+        )
+    refuse_loss(reading, conduct)
+    lost = tuple(sorted((*gone, *reading.lost)))
+    verdicts = _judged(reading.records, batch, conduct)
+    gaps = ports.log.explain(holes_of(there, verdicts, lost))
+    same_topics(there, snapshot, ports)
+    return Staged(verdicts, gaps, lost, conduct.event_objects)
+
+
+def _judged(records: Sequence[Record], batch: Batch, conduct: Conduct) -> tuple[Verdict, ...]:
+    return tuple(judge(record, conduct.rules, batch.time) for record in sorted(records, key=lambda record: record.source))
+
+
+def letters_of(batch: Batch, ports: Ports) -> list[Record]:
+    """The records a redrive puts through, from the dead-letter files. Raises Contradiction where one is missing."""
+    found: dict[Source, Record] = {}
+    for key in batch.redrive_keys:
+        letters_in = letters.parse_dead_letters(ports.archive.get(key) or b"", key)
+        found |= {each.record.source: each.record for each in letters_in}
+    missing = [str(source) for source in batch.redrives if source not in found]
+    if missing:
+        raise Contradiction(
+            f"redrive {batch.id}: {', '.join(missing)} are not in {', '.join(batch.redrive_keys)} any more. Restore the objects."
+        )
+    return [found[source] for source in batch.redrives]
+
+
+# Claim and archive: chunk by chunk, all stores at once.
+
+
+def claim_and_archive(batch: Batch, staged: Staged, ports: Ports, watch: Stopwatch) -> Stored:
+    """Everything the batch writes outside the ledger. Returns when every store has confirmed every event; raises when one has not."""
+    first, later = first_of_each_id(staged.events)
+    chunks = [first[start : start + CHUNK] for start in range(0, len(first), CHUNK)]
+    answers = ports.workers.run([partial(_claim_chunk, batch, staged, chunk, ports, watch) for chunk in chunks])
+    refused = {source: holder for answer in answers for source, holder in answer.items()}
+    repeats = refused | {source: refused.get(holder, holder) for source, holder in later.items()}
+    kept = [event for event in first if event.record.source not in refused]
+    files = [*_parts(batch, kept), *_dead_letters(batch, staged), *_repeats(batch, staged, repeats)]
+    ports.workers.run([partial(_archive, make, ports, watch) for _, make in files])
+    keys = [key for key, _ in files]
+    return Stored(
+        repeats,
+        {hour: part_key(hour, batch.id) for hour in sorted({event.hour for event in kept})},
+        next((key for key in keys if key == dead_letters_key(batch.id)), None),
+        next((key for key in keys if key == repeats_key(batch.id)), None),
+    )
+
+
+def _claim_chunk(batch: Batch, staged: Staged, chunk: Sequence[Event], ports: Ports, watch: Stopwatch) -> Mapping[Source, Source]:
+    """Claim, then write the objects of what was claimed: no object without its claim."""
+    with watch("claim"):
+        claims = ports.recent.claim(chunk, batch.time)
+    with watch("event objects"):
+        ports.archive.put(
+            [
+                Blob(event_key(event.hour, event.id), event.record.value or b"", "application/json", event_metadata(event, batch.id))
+                for event in chunk
+                if event.record.source not in claims.refused and (staged.event_objects or event.record.source in claims.pointers)
+            ]
+        )
+    return claims.refused
+
+
+File = tuple[str, Callable[[], Blob]]
+
+
+def _parts(batch: Batch, kept: Sequence[Event]) -> list[File]:
+    hours: dict[str, list[Event]] = {}
+    for event in kept:
+        hours.setdefault(event.hour, []).append(event)
+
+    def make(hour: str) -> Blob:
+        return _blob(part_key(hour, batch.id), tables.part(batch.id, batch.time, hours[hour]), "application/vnd.apache.parquet")
+
+    return [(part_key(hour, batch.id), partial(make, hour)) for hour in sorted(hours)]
+
+
+def _dead_letters(batch: Batch, staged: Staged) -> list[File]:
+    key = dead_letters_key(batch.id)
+    found = staged.rejections
+    return [(key, lambda: _blob(key, letters.dead_letter_file(found), "application/x-ndjson"))] if found else []
+
+
+def _repeats(batch: Batch, staged: Staged, repeats: Mapping[Source, Source]) -> list[File]:
+    key = repeats_key(batch.id)
+    found = [(event, repeats[event.record.source]) for event in staged.events if event.record.source in repeats]
+    return [(key, lambda: _blob(key, letters.repeat_file(found), "application/x-ndjson"))] if found else []
+
+
+def _archive(make: Callable[[], Blob], ports: Ports, watch: Stopwatch) -> None:
+    with watch("encode"):
+        blob = make()
+    with watch("files"):
+        ports.archive.put([blob])
+
+
+def _blob(key: str, body: bytes, content_type: str) -> Blob:
+    return Blob(key, body, content_type, {})
+
+
+# Close and commit.
+
+
+def must_be_closed(batch: Batch, ports: Ports) -> None:
+    """All is well if the batch's record is there. Raises TakenOver if it is not."""
+    if ports.ledger.record(batch.id) is None:
+        raise TakenOver(f"batch {batch.id} is neither pending nor closed: another executor went another way. Nothing was changed.")
+
+
+def commit(record: BatchRecord, ports: Ports) -> None:
+    """Show the progress to Kafka's lag tools. It decides nothing: whoever comes next may repeat it."""
+    if record.batch.kind is BatchKind.INGEST:
+        ports.log.commit(record.ends)
+
+
+def recommit(plan: Plan, ports: Ports) -> None:
+    """Set the group's offsets to what the ledger says, where they differ."""
+    if plan.recommit:
+        snapshot = ports.ledger.snapshot()
+        ports.log.commit({each: snapshot.head(each).next for each in plan.recommit})
+
+
+def raise_first(waiting: Sequence[Stopped]) -> None:
+    """The first, with the others as notes."""
+    for first in waiting[:1]:
+        for other in waiting[1:]:
+            first.add_note(str(other))
+        raise first
+
+
+def sweep(ports: Ports) -> list[str]:
+    """Delete staging files of batches that are closed: left by whoever died between the close and the delete."""
+    staged = {key: key.rpartition("/")[2] for key in ports.archive.keys(staging_key(""))}
+    closed = [
+        key for key, batch_id in staged.items() if ports.ledger.pending(batch_id) is None and ports.ledger.record(batch_id) is not None
+    ]
+    ports.archive.delete(closed)
+    return closed

@@ -1,0 +1,181 @@
+"""Where did my event go? An answer for every source and for every id that is still known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from analytics_defs.core import letters, tables
+from analytics_defs.core.layout import event_key
+from analytics_defs.core.ledger import BatchKind, BatchRecord
+from analytics_defs.core.offsets import Range, Source
+from analytics_defs.errors import NotFound
+from analytics_defs.ports import Ports
+
+
+class Fate(StrEnum):
+    STORED = "stored"
+    REPEAT = "repeat"
+    DEAD_LETTER = "dead_letter"
+    TOMBSTONE = "tombstone"
+    GAP = "gap"
+    LOST = "lost"
+    UNACCOUNTED = "unaccounted"
+    PENDING = "pending"
+    """In a batch that was taken and is not closed yet."""
+    NOT_READ = "not_read"
+    """At or beyond the next offset to read."""
+    BEFORE_START = "before_start"
+    """Before the offset where the ledger's account of the partition begins."""
+    UNKNOWN_PARTITION = "unknown_partition"
+    """The ledger has no account of this topic-partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Coordinates and reasons, never payloads."""
+
+    source: Source
+    fate: Fate
+    batch_id: str | None = None
+    event_id: str | None = None
+    detail: str = ""
+    held_by: Source | None = None
+    """Of a repeat: the source that holds its id."""
+    part: str | None = None
+    event_object: str | None = None
+    """Key of the JSON object, where it is there."""
+    item: str | None = None
+    """What RecentEvents says: `held`, `expired`, or `held by <source>`."""
+    redrive: Trace | None = None
+    """Of a dead letter that was put through again: what became of it then."""
+
+
+def trace(what: str, ports: Ports) -> Trace:
+    """By source (`topic/partition/offset`) or by event id. Raises NotFound for an id that RecentEvents does not hold."""
+    try:
+        return trace_source(Source.parse(what), ports)
+    except ValueError:
+        return trace_event(what, ports)
+
+
+def trace_event(event_id: str, ports: Ports) -> Trace:
+    item = ports.recent.held([event_id]).get(event_id)
+    if item is None:
+        raise NotFound(
+            f"event {event_id!r} is not in RecentEvents: it was never stored, or its 30 days are over. "
+            "Trace it by its source (topic/partition/offset), or look in the archive's Parquet by event_id."
+        )
+    return trace_source(item.source, ports)
+
+
+def trace_source(source: Source, ports: Ports) -> Trace:
+    """The ledger's word, and the evidence in the stores."""
+    found = ports.ledger.range_at(source)
+    if found is None:
+        not_closed = _not_closed(source, ports)
+        if not_closed is not None:
+            return not_closed
+        found = ports.ledger.range_at(source)  # its batch was closed between the two readings
+    record = ports.ledger.record(found.batch_id) if found else None
+    if record is None:
+        return Trace(source, Fate.UNACCOUNTED, detail="its head has passed it, and no batch record holds it")
+    plain = _without_file(source, record)
+    if plain is not None:
+        return plain
+    rejected = _rejected(source, record, ports)
+    if rejected is not None:
+        return rejected
+    return _repeated(source, record, ports) or _stored(source, record, ports) or _no_trace(source, record)
+
+
+def _not_closed(source: Source, ports: Ports) -> Trace | None:
+    """None where the head has passed it."""
+    snapshot = ports.ledger.snapshot()
+    head = snapshot.heads.get(source.topic_partition)
+    if head is None:
+        return Trace(source, Fate.UNKNOWN_PARTITION, detail="the ledger has no account of this topic-partition")
+    if source.offset < head.first:
+        return Trace(source, Fate.BEFORE_START, detail=f"the ledger's account of the partition begins at {head.first}")
+    pending = snapshot.pending.get(head.pending or "")
+    if pending and any(_in(source, each) for each in pending.ranges):
+        return Trace(source, Fate.PENDING, pending.id, detail=f"taken by run {pending.run_id} at {pending.time:%Y-%m-%dT%H:%M:%SZ}")
+    return Trace(source, Fate.NOT_READ, detail=f"the next offset to read is {head.next}") if source.offset >= head.next else None
+
+
+def _in(source: Source, range: Range) -> bool:
+    return source.topic_partition == range.topic_partition and source.offset in range
+
+
+def _without_file(source: Source, record: BatchRecord) -> Trace | None:
+    batch_id = record.batch.id
+    for gap in record.gaps:
+        if _in(source, gap.range):
+            return Trace(source, Fate.GAP, batch_id, detail=str(gap.reason))
+    if any(_in(source, each) for each in record.lost):
+        return Trace(source, Fate.LOST, batch_id, detail="retention removed it before it was read")
+    if source in record.tombstones:
+        return Trace(source, Fate.TOMBSTONE, batch_id, detail="null value: counted, nothing stored")
+    if any(_in(source, each) for each in record.unaccounted):
+        return Trace(source, Fate.UNACCOUNTED, batch_id, detail="no record was seen, and no evidence why")
+    return None
+
+
+def _rejected(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
+    if record.dead_letters_key is None:
+        return None
+    lines = letters.parse_dead_letters(ports.archive.get(record.dead_letters_key) or b"", record.dead_letters_key)
+    letter = next((each for each in lines if each.record.source == source), None)
+    if letter is None:
+        return None
+    redriven_by = ports.ledger.redriven([source]).get(source)
+    again = ports.ledger.record(redriven_by) if redriven_by else None
+    redrive = (_repeated(source, again, ports) or _stored(source, again, ports)) if again else None
+    return Trace(source, Fate.DEAD_LETTER, record.batch.id, detail=f"{letter.reason}: {letter.detail}", redrive=redrive)
+
+
+def _repeated(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
+    if record.repeats_key is None:
+        return None
+    for line in letters.parse_repeats(ports.archive.get(record.repeats_key) or b"", record.repeats_key):
+        if line.source == source:
+            detail = f"its id is held by {line.held_by}"
+            return Trace(source, Fate.REPEAT, record.batch.id, line.event_id, detail, line.held_by)
+    return None
+
+
+def _stored(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
+    for hour, key in record.parts.items():
+        for row in tables.rows(ports.archive.get(key) or b"", ("event_id", "topic", "partition", "offset"), key):
+            if f"{row['topic']}/{row['partition']}/{row['offset']}" == str(source):
+                return _stored_as(source, record, row["event_id"], hour, ports)
+    return None
+
+
+def _stored_as(source: Source, record: BatchRecord, event_id: str, hour: str, ports: Ports) -> Trace:
+    item = ports.recent.held([event_id]).get(event_id)
+    key = event_key(hour, event_id)
+    said = None
+    if item is not None:
+        said = "expired" if item.ttl <= ports.clock.now().timestamp() else "held" if item.source == source else f"held by {item.source}"
+    how = "redriven into" if record.batch.kind is BatchKind.REDRIVE else "stored in"
+    return Trace(
+        source,
+        Fate.STORED,
+        record.batch.id,
+        event_id,
+        detail=f"{how} hour {hour}",
+        part=record.parts[hour],
+        event_object=next(iter(_there([key], ports)), None),
+        item=said,
+    )
+
+
+def _there(keys: Iterable[str], ports: Ports) -> list[str]:
+    return [key for key in keys if ports.archive.get(key) is not None]
+
+
+def _no_trace(source: Source, record: BatchRecord) -> Trace:
+    detail = f"batch {record.batch.id} counts it, but none of its files names it: they were removed or altered"
+    return Trace(source, Fate.UNACCOUNTED, record.batch.id, detail=detail)

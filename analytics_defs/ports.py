@@ -1,0 +1,254 @@
+"""What the flows need from outside. Each port has one real adapter and one memory double, held to the same contract by `tests/`.
+
+Every call may raise `Unavailable` (retryable; whether it took effect is unknown, so every call may be repeated) or `Denied`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
+
+from analytics_defs.core.events import Event
+from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
+from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+
+T = TypeVar("T")
+
+KEPT = timedelta(days=30)
+"""How long RecentEvents holds an item after its batch's time: the horizon of deduplication."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """A topic as the broker has it now."""
+
+    name: str
+    partitions: tuple[int, ...]
+    topic_id: str | None
+    """None where the broker does not tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Offsets of one topic-partition: `low <= stable <= high`."""
+
+    low: int
+    """The oldest offset that is still there (or will be written next, in an empty partition)."""
+    stable: int
+    """The last stable offset: a committed reader sees nothing from here on."""
+    high: int
+    """The uncommitted high watermark: lag is counted to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a committed reader found."""
+
+    records: tuple[Record, ...]
+    """Sorted by source."""
+    ends: Mapping[TopicPartition, int]
+    """For each of the ranges asked for: how far it was read. `start` where nothing was, never beyond `end`."""
+    lost: tuple[Range, ...]
+    """Offsets inside `[start, ends)` that retention removed, seen as the broker's low watermark."""
+
+
+class EventLog(Protocol):
+    """Kafka. Used by one thread at a time."""
+
+    def topics(self, names: Sequence[str]) -> Mapping[str, TopicDescription]:
+        """The topics that exist, by name. A name that is not there is not in the answer."""
+        ...
+
+    def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]: ...
+
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
+        """Read committed records of the ranges, until all are read or `admit` refuses one (which is then not part of the reading).
+
+        Within a partition records come to `admit` in the order of offsets. Offsets without a record are passed over and count as read.
+        Reading on from the ends of the last reading is cheap; reading from anywhere else is right as well.
+        """
+        ...
+
+    def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+        """Why these offsets gave no record. Only what evidence was found for; the rest is missing in the answer.
+
+        Raises Unavailable where a fresh reader does find a committed record: the first reading was wrong, the batch has to be read again.
+        """
+        ...
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        """The group's offsets (next to read), None where there is none."""
+        ...
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Set the group's offsets, forwards or backwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What became of the events of one claim. Whoever is not refused holds its id."""
+
+    refused: Mapping[Source, Source]
+    """For each refused event's source, the source that holds the id."""
+    pointers: frozenset[Source]
+    """Claimed events whose item points to the JSON object, because DynamoDB cannot hold their data."""
+
+
+class RecentEvents(Protocol):
+    """The table of recent events. Thread-safe."""
+
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
+        """Write each event unless another source holds its id.
+
+        Ids are distinct within a call. An event already held by its own source is written again, byte for byte. An id whose holder
+        expired by `batch_time` is free.
+        """
+        ...
+
+    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
+        """The items of these ids, strongly consistent, as far as they are there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An item of the table of recent events, as a reader sees it."""
+
+    id: str
+    type: str
+    timestamp: str
+    source: Source
+    created_at: str
+    ttl: int
+    """Epoch seconds. TTL deletes late: readers treat an item past it as gone."""
+    data: object
+    """JSON values, numbers as Decimal; None where the item points to the event's JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One object to write. The same key always comes with the same bytes (invariant 2)."""
+
+    key: str
+    body: bytes
+    content_type: str
+    metadata: Mapping[str, str]
+
+
+class Archive(Protocol):
+    """The bucket. Thread-safe."""
+
+    def put(self, blobs: Sequence[Blob]) -> None:
+        """Write all of them, in any order, overwriting. Returns when every one is confirmed; raises when one is not."""
+        ...
+
+    def put_if_absent(self, blob: Blob) -> bytes:
+        """Write unless the key exists; answer the bytes that the key holds from now on, ours or those of whoever was first."""
+        ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Whatever is not there is no error."""
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys below the prefix, in their order."""
+        ...
+
+
+class Ledger(Protocol):
+    """The durable account. Every change is one transaction; False means the condition did not hold and nothing was changed. Thread-safe."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    def open_topic(self, topic: TopicState) -> TopicState:
+        """Put the topic's state unless this generation has one; answer the one that counts."""
+        ...
+
+    def take(self, batch: Batch) -> bool:
+        """Every range's head from idle at `start` (or from not being there) to pending, and the batch's entry."""
+        ...
+
+    def pending(self, batch_id: str) -> Batch | None: ...
+
+    def mark_staged(self, batch_id: str, digest: str) -> bool:
+        """Note that the staging file decides, if the batch is still pending. Repeating is fine.
+
+        Raises Contradiction where another digest was noted before.
+        """
+        ...
+
+    def close(self, record: BatchRecord) -> bool:
+        """Heads from pending to idle at `end`, their totals, the batch's record, the counters, the marks of its hours."""
+        ...
+
+    def record(self, batch_id: str) -> BatchRecord | None: ...
+
+    def range_at(self, source: Source) -> RangeRecord | None:
+        """The closed range that holds the source."""
+        ...
+
+    def ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[RangeRecord]:
+        """Closed ranges that end after the offset, in order."""
+        ...
+
+    def last_batches(self, limit: int) -> Sequence[BatchRecord]:
+        """The newest records by batch time, newest first."""
+        ...
+
+    def batches_of_day(self, day: str) -> Iterator[BatchRecord]:
+        """Records of batches whose time lies in the UTC day `YYYY-MM-DD`, oldest first."""
+        ...
+
+    def batches_of_hour(self, hour: str) -> Sequence[str]:
+        """Ids of the closed batches that stored events of this hour, in their order."""
+        ...
+
+    def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:
+        """Those of the sources that were redriven, with the batch that did."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Totals over all lanes; the names are those of `core.counting.totals`."""
+        ...
+
+    def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
+        """Counters of the hours `first..last` (both included), over all lanes."""
+        ...
+
+    def renew(self, lease: Lease) -> None: ...
+
+    def release(self, run_id: str) -> None: ...
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Aware UTC."""
+        ...
+
+    def elapsed_ms(self) -> int:
+        """Milliseconds of a clock that never jumps, for durations."""
+        ...
+
+
+class Workers(Protocol):
+    def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """Run all jobs, side by side where there are threads; wait for every one; answers in the order of the jobs.
+
+        Raises the first failure, with the others as notes, after the last job ended.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    log: EventLog
+    recent: RecentEvents
+    archive: Archive
+    ledger: Ledger
+    clock: Clock
+    workers: Workers

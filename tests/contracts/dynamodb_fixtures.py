@@ -1,0 +1,71 @@
+"""DynamoDB for tests: moto in this process, or the server that the environment names. Tables of their own, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from moto import mock_aws
+
+from analytics_defs.adapters.dynamodb import Dynamo
+from analytics_defs.adapters.dynamodb_client import DynamoConfig
+from analytics_defs.adapters.dynamodb_tables import Table, create_tables, expected_tables
+from analytics_defs.core.ledger_writes import LedgerTables
+
+
+@dataclass(frozen=True, slots=True)
+class DynamoUnderTest:
+    dynamo: Dynamo
+    recent_events: str
+    ledger: LedgerTables
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return expected_tables(self.recent_events, self.ledger)
+
+
+@contextmanager
+def moto_dynamo() -> Iterator[DynamoUnderTest]:
+    with mock_aws(), _tables(Dynamo(DynamoConfig(region="us-east-1"), sleep=_never)) as found:
+        yield found
+
+
+@contextmanager
+def real_dynamo() -> Iterator[DynamoUnderTest]:
+    with _tables(Dynamo(real_config())) as found:
+        yield found
+
+
+DYNAMOS: dict[str, Callable[[], AbstractContextManager[DynamoUnderTest]]] = {"moto": moto_dynamo, "real": real_dynamo}
+
+
+def real_config() -> DynamoConfig:
+    """Fails where the environment names no server."""
+    try:
+        return DynamoConfig(
+            endpoint=os.environ["DYNAMO_ENDPOINT"],
+            access_key=os.environ["AWS_ACCESS_KEY_ID"],
+            secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        )
+    except KeyError as missing:
+        raise AssertionError(f"{missing} is not set: tests marked `real` need DynamoDB. Run `make test-real`.") from None
+
+
+@contextmanager
+def _tables(dynamo: Dynamo) -> Iterator[DynamoUnderTest]:
+    suffix = uuid.uuid4().hex[:12]
+    found = DynamoUnderTest(dynamo, f"recent-{suffix}", LedgerTables(f"ledger-{suffix}", f"aggregates-{suffix}"))
+    try:
+        create_tables(dynamo, found.tables)
+        yield found
+    finally:
+        for table in found.tables:
+            dynamo.call("delete_table", [table.name], TableName=table.name)
+        dynamo.close()
+
+
+def _never(seconds: float) -> None:
+    raise AssertionError(f"nothing here is worth waiting {seconds} s for")

@@ -1,0 +1,45 @@
+"""The port of recent events over each store that implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+
+from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+from analytics_defs.adapters.memory import MemoryRecentEvents
+from analytics_defs.core.attribute_values import pointer_key, recent_event_item
+from analytics_defs.core.events import Event
+from analytics_defs.ports import KEPT, RecentEvents
+from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
+
+NOW = datetime(2150, 1, 15, 12, tzinfo=UTC)
+"""Ahead of every machine's clock: a real DynamoDB deletes items whose time is over."""
+
+
+@contextmanager
+def memory_recent_events() -> Iterator[RecentEvents]:
+    yield MemoryRecentEvents(_unholdable)
+
+
+@contextmanager
+def moto_recent_events() -> Iterator[RecentEvents]:
+    with moto_dynamo() as found:
+        yield DynamoRecentEvents(found.dynamo, found.recent_events)
+
+
+@contextmanager
+def real_recent_events() -> Iterator[RecentEvents]:
+    with real_dynamo() as found:
+        yield DynamoRecentEvents(found.dynamo, found.recent_events)
+
+
+RECENT_EVENTS: dict[str, Callable[[], AbstractContextManager[RecentEvents]]] = {
+    "memory": memory_recent_events,
+    "moto": moto_recent_events,
+    "real": real_recent_events,
+}
+
+
+def _unholdable(event: Event) -> bool:
+    return pointer_key(recent_event_item(event, NOW, KEPT)["data"]) is not None

@@ -1,0 +1,358 @@
+"""What every ledger promises: the memory double, moto, and a real DynamoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from analytics_defs.core.ledger import REDRIVE_HEAD, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, Tally, TopicState
+from analytics_defs.core.offsets import Range, Source, TopicPartition
+from analytics_defs.errors import Contradiction
+from analytics_defs.ports import Ledger
+from tests.contracts.ledger_fixtures import HOUR, LEDGERS, ONE, TIME, TWO, all_stored, batch, close, redrive, redriven_record
+
+PARALLEL = ["memory", pytest.param("real", marks=pytest.mark.real)]
+
+
+@pytest.fixture(params=["memory", "moto", pytest.param("real", marks=pytest.mark.real)])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    with LEDGERS[request.param]() as found:
+        yield found
+
+
+def test_an_empty_ledger_answers_every_question(ledger: Ledger) -> None:
+    unknown = batch(Range(ONE, 0, 1)).id
+    assert ledger.snapshot() == Snapshot()
+    assert (ledger.pending(unknown), ledger.record(unknown), ledger.range_at(Source(ONE, 0))) == (None, None, None)
+    assert (ledger.ranges_after(ONE, 0, 9), ledger.last_batches(9), list(ledger.batches_of_day("2024-01-15"))) == ([], [], [])
+    assert (ledger.batches_of_hour(HOUR), ledger.redriven([Source(ONE, 0)]), ledger.redriven([])) == ([], {}, {})
+    assert (ledger.counters(), ledger.hourly(HOUR, HOUR)) == ({}, {})
+
+
+# Topics.
+
+
+def test_the_first_to_open_a_topic_decides_where_its_account_begins(ledger: Ledger) -> None:
+    first, second = TopicState("ProductDeleted", 0, "id-1", {0: 5, 1: 0}), TopicState("ProductDeleted", 0, None, {0: 9})
+    assert ledger.open_topic(first) == first
+    assert ledger.open_topic(second) == first
+    assert ledger.open_topic(first) == first
+    assert ledger.snapshot().topics == {"ProductDeleted": first}
+
+
+def test_a_topic_without_id_and_partitions_comes_back_as_it_was(ledger: Ledger) -> None:
+    bare = TopicState("a.b_c-d", 0, None, {})
+    assert ledger.open_topic(bare) == bare
+    assert ledger.snapshot().topics == {"a.b_c-d": bare}
+
+
+def test_a_generation_follows_only_the_one_before_it(ledger: Ledger) -> None:
+    lives = [TopicState("ProductDeleted", generation, f"id-{generation}", {0: generation}) for generation in range(3)]
+    ledger.open_topic(lives[0])
+    assert ledger.open_topic(lives[2]) == lives[0]
+    assert ledger.open_topic(lives[1]) == lives[1]
+    assert ledger.open_topic(lives[0]) == lives[1]
+    assert ledger.open_topic(lives[2]) == lives[2]
+    assert ledger.snapshot().topics == {"ProductDeleted": lives[2]}
+
+
+# Take.
+
+
+def test_a_take_makes_its_heads_pending_and_shows_the_batch_as_it_was_taken(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10), Range(TWO, 7, 9))
+    assert ledger.take(taken)
+    assert ledger.snapshot() == Snapshot({}, {ONE: Head(ONE, 0, 0, taken.id), TWO: Head(TWO, 7, 7, taken.id)}, {taken.id: taken})
+    assert ledger.pending(taken.id) == taken
+
+
+def test_a_redrive_is_pending_with_all_that_it_needs(ledger: Ledger) -> None:
+    taken = redrive(0, Source(ONE, 3), Source(TopicPartition("Gone", 2, 0), 4))
+    assert ledger.take(taken)
+    assert ledger.pending(taken.id) == taken
+    assert ledger.snapshot().heads == {REDRIVE_HEAD: Head(REDRIVE_HEAD, 0, 0, taken.id)}
+
+
+def test_a_take_is_refused_whole_where_one_of_its_heads_is_pending(ledger: Ledger) -> None:
+    ledger.take(batch(Range(ONE, 0, 10)))
+    before = ledger.snapshot()
+    assert not ledger.take(batch(Range(ONE, 0, 10), Range(TWO, 0, 5), minute=1))
+    assert ledger.snapshot() == before
+
+
+@pytest.mark.parametrize("start", [0, 9, 11])
+def test_a_take_is_refused_where_it_does_not_start_at_the_head(ledger: Ledger, start: int) -> None:
+    close(ledger, batch(Range(ONE, 0, 10)))
+    before = ledger.snapshot()
+    assert not ledger.take(batch(Range(ONE, start, 20), minute=1))
+    assert ledger.snapshot() == before
+
+
+def test_a_run_may_repeat_its_take_and_no_other_run_may(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10))
+    assert ledger.take(taken)
+    assert ledger.take(taken)
+    assert not ledger.take(replace(taken, run_id="run-2"))
+    assert ledger.pending(taken.id) == taken
+
+
+def test_a_closed_batch_is_not_taken_again(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10))
+    close(ledger, taken)
+    assert not ledger.take(taken)
+
+
+# Stage.
+
+
+def test_the_first_digest_noted_decides(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10))
+    ledger.take(taken)
+    assert ledger.mark_staged(taken.id, "aa")
+    assert ledger.mark_staged(taken.id, "aa")
+    with pytest.raises(Contradiction, match=taken.id):
+        ledger.mark_staged(taken.id, "bb")
+    assert ledger.pending(taken.id) == replace(taken, staged="aa")
+    assert ledger.snapshot().pending == {taken.id: replace(taken, staged="aa")}
+
+
+def test_a_batch_that_is_not_pending_is_not_marked(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10))
+    assert not ledger.mark_staged(taken.id, "aa")
+    close(ledger, taken)
+    assert not ledger.mark_staged(taken.id, "aa")
+    assert ledger.pending(taken.id) is None
+    assert ledger.snapshot().pending == {}
+
+
+# Close.
+
+
+def test_a_close_moves_heads_outcomes_counters_and_marks_together(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10), Range(TWO, 7, 9), lane=3)
+    tallies = (Tally(stored=4, repeats=2, dead_letters=1, tombstones=1, gaps=1, lost=1), Tally(stored=2))
+    types, hours = (
+        {"ProductDeleted": 5, "ProductCreated": 1},
+        {HOUR: {"ProductDeleted": 4}, "2024-01-15T11": {"ProductDeleted": 1, "ProductCreated": 1}},
+    )
+    record = all_stored(taken, tallies=tallies, types=types, hours=hours, reasons={"schema": 1}, duration_ms=5, bytes=77)
+    assert ledger.take(taken)
+    assert ledger.close(record)
+    assert ledger.snapshot() == Snapshot({}, {ONE: Head(ONE, 0, 10, None, tallies[0]), TWO: Head(TWO, 7, 9, None, tallies[1])})
+    assert ledger.record(taken.id) == record
+    counted = {
+        "events": 6,
+        "type.ProductDeleted": 5,
+        "type.ProductCreated": 1,
+        "reason.schema": 1,
+        "batches": 1,
+        "duration_ms": 5,
+        "bytes": 77,
+    }
+    assert ledger.counters() == counted | {"repeats": 2, "dead_letters": 1, "tombstones": 1, "gaps": 1, "lost": 1}
+    assert ledger.hourly(HOUR, "2024-01-15T11") == {
+        HOUR: {"events": 4, "type.ProductDeleted": 4},
+        "2024-01-15T11": {"events": 2, "type.ProductDeleted": 1, "type.ProductCreated": 1},
+    }
+    assert [ledger.batches_of_hour(each) for each in (HOUR, "2024-01-15T11", "2024-01-15T12")] == [[taken.id], [taken.id], []]
+
+
+def test_everything_in_a_record_comes_back_equal(ledger: Ledger) -> None:
+    taken = replace(batch(Range(ONE, 100, 200)), staged="digest")
+    record = all_stored(
+        taken,
+        tallies=(Tally(stored=1, gaps=90, lost=5, tombstones=2),),
+        gaps=(
+            Gap(Range(ONE, 110, 120), GapReason.ABORTED),
+            Gap(Range(ONE, 120, 121), GapReason.CONTROL),
+            Gap(Range(ONE, 121, 200), GapReason.COMPACTED),
+        ),
+        lost=(Range(ONE, 100, 105),),
+        tombstones=(Source(ONE, 106), Source(ONE, 109)),
+        unaccounted=(Range(ONE, 107, 108),),
+        parts={HOUR: "parquet/part"},
+        dead_letters_key="dead-letters/x",
+        repeats_key="repeats/x",
+        steps_ms={"event objects": 3, "read": 0},
+        duration_ms=9,
+        bytes=1,
+        record_to_close_ms=2**40,
+        code_version="1.2.3",
+    )
+    ledger.take(replace(taken, staged=None))
+    assert ledger.close(record)
+    assert ledger.record(taken.id) == record
+
+
+def test_a_close_repeated_is_refused_and_counts_nothing_twice(ledger: Ledger) -> None:
+    record = close(ledger, batch(Range(ONE, 0, 10)))
+    before = (ledger.snapshot(), ledger.counters(), ledger.hourly(HOUR, HOUR))
+    assert not ledger.close(record)
+    assert not ledger.close(replace(record, code_version="another executor"))
+    assert (ledger.snapshot(), ledger.counters(), ledger.hourly(HOUR, HOUR)) == before
+    assert ledger.record(record.batch.id) == record
+
+
+def test_the_outcomes_of_a_head_add_up_to_what_it_has_passed(ledger: Ledger) -> None:
+    for number in range(4):
+        close(ledger, batch(Range(ONE, 10 * number, 10 * number + 10), minute=number), tallies=(Tally(stored=7, gaps=3),))
+    assert ledger.snapshot().heads == {ONE: Head(ONE, 0, 40, None, Tally(stored=28, gaps=12))}
+    assert ledger.snapshot().heads[ONE].unaccounted == 0
+
+
+def test_a_full_batch_fits_one_transaction(ledger: Ledger) -> None:
+    taken = batch(*(Range(TopicPartition("ProductDeleted", 0, number), 0, 160) for number in range(24)))
+    hours = {f"2024-01-15T{number:02d}": {"ProductDeleted": 160} for number in range(24)}
+    close(ledger, taken, types={"ProductDeleted": 24 * 160}, hours=hours)
+    assert ledger.counters()["events"] == 24 * 160
+    assert ledger.hourly("2024-01-15T00", "2024-01-15T23").keys() == hours.keys()
+    assert all(head.next == 160 and head.unaccounted == 0 for head in ledger.snapshot().heads.values())
+
+
+# Questions about closed batches.
+
+
+def test_the_range_that_holds_an_offset_is_found_and_nothing_else(ledger: Ledger) -> None:
+    first = close(ledger, batch(Range(ONE, 5, 10), Range(TWO, 0, 1)))
+    second = close(ledger, batch(Range(ONE, 10, 1_000), minute=1))
+    found = {offset: ledger.range_at(Source(ONE, offset)) for offset in (4, 5, 9, 10, 999, 1_000)}
+    ranges = [
+        RangeRecord(Range(ONE, 5, 10), first.batch.id, Tally(stored=5)),
+        RangeRecord(Range(ONE, 10, 1_000), second.batch.id, Tally(stored=990)),
+    ]
+    assert found == {4: None, 5: ranges[0], 9: ranges[0], 10: ranges[1], 999: ranges[1], 1_000: None}
+    assert ledger.range_at(Source(replace(ONE, generation=1), 5)) is None
+
+
+def test_ranges_come_in_the_order_of_their_offsets(ledger: Ledger) -> None:
+    for number in range(12):
+        close(ledger, batch(Range(ONE, number, number + 1), minute=number))
+    assert [each.range.start for each in ledger.ranges_after(ONE, 0, 99)] == list(range(12))
+    assert [each.range.start for each in ledger.ranges_after(ONE, 9, 99)] == [9, 10, 11]
+    assert [each.range.start for each in ledger.ranges_after(ONE, 3, 2)] == [3, 4]
+
+
+def test_batches_are_found_by_time_across_days(ledger: Ledger) -> None:
+    minutes = [0, 5, 24 * 60, 45 * 24 * 60, 400 * 24 * 60]
+    records = [close(ledger, batch(Range(ONE, number, number + 1), minute=minute)) for number, minute in enumerate(minutes)]
+    assert ledger.last_batches(99) == records[::-1]
+    assert ledger.last_batches(2) == records[:-3:-1]
+    assert list(ledger.batches_of_day("2024-01-15")) == records[:2]
+    assert list(ledger.batches_of_day("2024-01-16")) == [records[2]]
+    assert list(ledger.batches_of_day("2024-01-17")) == []
+
+
+def test_the_batches_of_an_hour_come_in_order(ledger: Ledger) -> None:
+    taken = [batch(Range(partition, 0, 1), minute=minute) for partition, minute in ((ONE, 2), (TWO, 1))]
+    for each in taken:
+        close(ledger, each)
+    assert ledger.batches_of_hour(HOUR) == sorted(each.id for each in taken)
+
+
+# Counters.
+
+
+def test_counters_of_all_lanes_are_summed(ledger: Ledger) -> None:
+    for lane, partition in enumerate((ONE, TWO)):
+        close(ledger, batch(Range(partition, 0, 10 + lane), lane=lane))
+        close(ledger, batch(Range(partition, 10 + lane, 20), lane=lane, minute=1))
+    assert ledger.counters() == {"events": 40, "type.ProductDeleted": 40, "batches": 4}
+    assert ledger.hourly(HOUR, HOUR) == {HOUR: {"events": 40, "type.ProductDeleted": 40}}
+
+
+def test_hours_are_those_from_the_first_to_the_last(ledger: Ledger) -> None:
+    hours = [f"2024-01-15T{number:02d}" for number in (8, 9, 10, 11)]
+    for number, hour in enumerate(hours):
+        close(ledger, batch(Range(ONE, number, number + 1), minute=number, lane=number * 7), hour=hour)
+    assert list(ledger.hourly(hours[1], hours[2])) == hours[1:3]
+    assert ledger.hourly("2024-01-14T00", "2024-01-14T23") == {}
+
+
+# Redrives.
+
+
+def with_dead_letters(ledger: Ledger) -> None:
+    tallies, reasons = (Tally(stored=6, dead_letters=4),), {"schema": 4}
+    close(
+        ledger, batch(Range(ONE, 0, 10)), tallies=tallies, types={"ProductDeleted": 6}, hours={HOUR: {"ProductDeleted": 6}}, reasons=reasons
+    )
+
+
+def test_a_redriven_record_counts_once_under_its_new_outcome(ledger: Ledger) -> None:
+    with_dead_letters(ledger)
+    taken = redrive(0, Source(ONE, 3), Source(ONE, 4), Source(ONE, 8), minute=1)
+    record = redriven_record(taken, o4="repeats")
+    assert ledger.take(taken)
+    assert ledger.close(record)
+    head = ledger.snapshot().heads[ONE]
+    assert (head.next, head.totals, head.unaccounted) == (10, Tally(stored=8, repeats=1, dead_letters=1), 0)
+    assert ledger.snapshot().heads[REDRIVE_HEAD].next == 1
+    counters = ledger.counters()
+    assert [counters[name] for name in ("events", "dead_letters", "reason.schema", "batches")] == [8, 1, 1, 2]
+    assert ledger.record(taken.id) == record
+
+
+def test_redriven_records_are_marked_with_their_batch(ledger: Ledger) -> None:
+    with_dead_letters(ledger)
+    taken = redrive(0, Source(ONE, 3), Source(ONE, 4), minute=1)
+    ledger.take(taken)
+    ledger.close(redriven_record(taken))
+    assert ledger.redriven([Source(ONE, number) for number in (2, 3, 3, 4)]) == {Source(ONE, 3): taken.id, Source(ONE, 4): taken.id}
+
+
+def test_a_redrive_leaves_a_head_pending_that_is_pending(ledger: Ledger) -> None:
+    with_dead_letters(ledger)
+    meanwhile, taken = batch(Range(ONE, 10, 12), minute=2), redrive(0, Source(ONE, 3), minute=1)
+    assert ledger.take(taken)
+    assert ledger.take(meanwhile)
+    assert ledger.close(redriven_record(taken))
+    assert ledger.snapshot().heads[ONE] == Head(ONE, 0, 10, meanwhile.id, Tally(stored=7, dead_letters=3))
+    assert ledger.close(all_stored(meanwhile))
+
+
+def test_redrives_take_turns(ledger: Ledger) -> None:
+    with_dead_letters(ledger)
+    first, second = redrive(0, Source(ONE, 3), minute=1), redrive(0, Source(ONE, 4), minute=2)
+    assert ledger.take(first)
+    assert not ledger.take(second)
+
+
+# Leases.
+
+
+def test_a_lease_is_seen_until_it_is_released(ledger: Ledger) -> None:
+    first, second = Lease("run-1", 0, TIME), Lease("run-2", 1, TIME)
+    ledger.renew(first)
+    ledger.renew(second)
+    renewed = replace(first, renewed_at=TIME + timedelta(milliseconds=5_001))
+    ledger.renew(renewed)
+    assert ledger.snapshot().leases == {"run-1": renewed, "run-2": second}
+    ledger.release("run-1")
+    ledger.release("run-1")
+    assert ledger.snapshot().leases == {"run-2": second}
+
+
+# At the same time.
+
+
+@pytest.mark.parametrize("ledger", PARALLEL, indirect=True)
+def test_of_many_who_take_the_same_range_at_once_one_gets_it(ledger: Ledger) -> None:
+    rivals = [batch(Range(ONE, 0, 10), Range(TWO, 0, 5), minute=number, run_id=f"run-{number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        taken = [each for each, got_it in zip(rivals, threads.map(ledger.take, rivals), strict=True) if got_it]
+    assert len(taken) == 1
+    assert {head.pending for head in ledger.snapshot().heads.values()} == {taken[0].id}
+
+
+@pytest.mark.parametrize("ledger", PARALLEL, indirect=True)
+def test_a_batch_closed_by_many_at_once_is_counted_once(ledger: Ledger) -> None:
+    taken = batch(Range(ONE, 0, 10))
+    ledger.take(taken)
+    with ThreadPoolExecutor(8) as threads:
+        closed = list(threads.map(ledger.close, [all_stored(taken, code_version=str(number)) for number in range(8)]))
+    assert sum(closed) == 1
+    assert ledger.counters()["events"] == 10

@@ -1,0 +1,179 @@
+"""The audit finds every disagreement that is planted, and none where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.core.layout import event_key, part_key
+from analytics_defs.errors import Contradiction, Unavailable
+from analytics_defs.flows.audit import audit, audit_hour
+from tests.flows.test_ingest import failing_at, problems
+from tests.proof.doors import Crashed, through
+from tests.proof.world import HOUR, World, conduct, event
+
+
+def a_world() -> World:
+    world = World()
+    world.create()
+    world.produce(event("a"), event("b"), event("elsewhere", "2024-01-15T11:00:00Z"))
+    world.settle()
+    world.produce(event("c"), event("a"))
+    world.settle()
+    return world
+
+
+def test_an_hour_that_agrees_has_no_findings() -> None:
+    audited = audit_hour(HOUR, a_world().ports)
+    assert audited.agrees
+    assert (audited.recorded, audited.counted, audited.parquet, audited.parquet_distinct, audited.objects, audited.items) == (3,) * 6
+    assert len(audited.batches) == 2
+
+
+def test_an_hour_without_events_agrees() -> None:
+    assert audit_hour("2024-01-15T23", a_world().ports).agrees
+
+
+def lose_an_item(world: World) -> None:
+    del world.recent.items["b"]
+
+
+def give_an_item_to_another_source(world: World) -> None:
+    world.recent.items["b"] = replace(world.recent.items["b"], source=world.source(4))
+
+
+def lose_an_object(world: World) -> None:
+    del world.archive.objects[event_key(HOUR, "b")]
+
+
+def add_an_object(world: World) -> None:
+    blob = world.archive.objects[event_key(HOUR, "b")]
+    world.archive.put([replace(blob, key=event_key(HOUR, "stranger"))])
+
+
+def lose_a_part(world: World) -> None:
+    (first, _) = world.ledger.batches_of_hour(HOUR)
+    del world.archive.objects[part_key(HOUR, first)]
+
+
+def copy_a_part_over_another(world: World) -> None:
+    first, second = (part_key(HOUR, each) for each in world.ledger.batches_of_hour(HOUR))
+    world.archive.put([replace(world.archive.objects[first], key=second)])
+
+
+@pytest.mark.parametrize(
+    ("plant", "finding"),
+    [
+        (lose_an_item, "1 ids not held by RecentEvents under their source, for example b"),
+        (give_an_item_to_another_source, "1 ids not held by RecentEvents under their source, for example b"),
+        (lose_an_object, "1 ids without JSON object, for example b"),
+        (add_an_object, "1 ids JSON objects without row, for example stranger"),
+        (lose_a_part, "0 rows in parquet/"),
+        (copy_a_part_over_another, "2 ids stored twice within 30 days, for example a, b"),
+    ],
+)
+def test_a_planted_disagreement_is_found(plant: Callable[[World], None], finding: str) -> None:
+    world = a_world()
+    plant(world)
+    audited = audit_hour(HOUR, world.ports)
+    assert not audited.agrees
+    assert any(finding in each for each in audited.findings), audited.findings
+
+
+def test_a_damaged_part_is_named() -> None:
+    world = a_world()
+    (first, _) = world.ledger.batches_of_hour(HOUR)
+    blob = world.archive.objects[part_key(HOUR, first)]
+    world.archive.put([replace(blob, body=blob.body[:-10])])
+    with pytest.raises(Contradiction, match=first):
+        audit_hour(HOUR, world.ports)
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["still there", "deleted by TTL"])
+def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
+    world = a_world()
+    world.clock.advance(timedelta(days=30))
+    if deleted:
+        world.recent.items.clear()
+    audited = audit_hour(HOUR, world.ports)
+    assert audited.agrees
+    assert (audited.items, audited.expired) == (0, 3)
+
+
+def test_where_a_batch_wrote_no_objects_they_are_not_compared() -> None:
+    world = a_world()
+    world.produce(event("d"))
+    world.settle(conduct(event_objects=False))
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.objects, audited.agrees) == (None, True)
+
+
+def test_a_batch_in_the_air_is_no_disagreement() -> None:
+    """Its item and object are there, its row counts from the close on."""
+    world = a_world()
+    world.produce(event("d"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("put")))
+    assert "d" in world.recent.items
+    assert audit_hour(HOUR, world.ports).agrees
+    assert len(audit(world.ports).pending) == 1
+    assert audit(world.ports).balanced
+
+
+class MiscountingLedger(MemoryLedger):
+    def counters(self) -> Mapping[str, int]:
+        return {**super().counters(), "repeats": 7}
+
+
+def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None:
+    world = World(ledger=MiscountingLedger())
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    audited = audit(world.ports)
+    assert audited.differences == ("repeats: 7 in the counters, 0 over the heads",)
+    assert not audited.balanced
+
+
+class BusyLedger(MemoryLedger):
+    """A batch closes whenever the counters are read."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.work: Callable[[], object] = lambda: None
+
+    def counters(self) -> Mapping[str, int]:
+        if self.times:
+            self.times -= 1
+            self.work()
+        return super().counters()
+
+
+def busy(times: int) -> World:
+    ledger = BusyLedger(times)
+    world = World(ledger=ledger)
+    world.create()
+
+    def work() -> None:
+        world.produce(event(f"e{ledger.times}"))
+        world.run()
+
+    ledger.work = work
+    return world
+
+
+def test_counters_are_read_again_where_a_batch_closed_meanwhile() -> None:
+    world = busy(3)
+    assert audit(world.ports).balanced
+    assert world.ledger.counters()["events"] == 3
+    assert problems(world) == []
+
+
+def test_an_audit_that_never_finds_a_quiet_moment_says_so() -> None:
+    with pytest.raises(Unavailable, match="audit again when ingest is quieter"):
+        audit(busy(1_000).ports)

@@ -1,0 +1,326 @@
+"""The life of a batch: what is where when it ends, and that a failure anywhere on the way costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from analytics_defs.core.batch import Limits
+from analytics_defs.core.events import Rules
+from analytics_defs.core.layout import event_key, staging_key
+from analytics_defs.core.ledger import OUTCOMES, BatchRecord, Tally
+from analytics_defs.core.plan import Plan, Policy
+from analytics_defs.errors import Contradiction, Unavailable
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.ingest import Report, ingest
+from analytics_defs.ports import Ports
+from tests.proof.agreement import Stores, faults, faults_at_rest
+from tests.proof.doors import Call, Crashed, failing, through
+from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, conduct, event, legacy_event
+
+BROKEN = b'{"id": NaN}'
+
+
+def a_world() -> World:
+    """One of everything: events, a legacy event, a repeat, a rejection, a tombstone, an aborted record and its marker."""
+    world = World()
+    world.create(partitions=2)
+    world.produce(event("a"), event("b", "2024-01-15T09:59:59Z"), BROKEN, None)
+    world.produce(event("a", payload="other"), legacy_event(), partition=1)
+    world.log.append(TOPIC, 1, event("never"), aborted=True)
+    world.log.append_marker(TOPIC, 1)
+    return world
+
+
+def plan_of(world: World) -> Plan:
+    return world.look().plans[0]
+
+
+def stores(world: World) -> Stores:
+    return Stores(world.recent, world.archive, world.ledger, world.values)
+
+
+def problems(world: World) -> list[str]:
+    """Of a world at rest, with everything read that is there."""
+    topics = world.log.topics(world.topics).values()
+    partitions = [world.partition(number, topic.name) for topic in topics for number in topic.partitions]
+    live = {each: marks.stable for each, marks in world.log.watermarks(partitions).items()}
+    return [*faults_at_rest(stores(world), world.log, live), *audit(world.ports).differences]
+
+
+def test_every_record_of_a_plan_is_stored_or_accounted_for_and_the_stores_agree() -> None:
+    world = a_world()
+    report = world.run()
+    assert [record.tally for record in report.closed] == [Tally(stored=3, repeats=1, dead_letters=1, tombstones=1, gaps=2)]
+    assert problems(world) == []
+    assert set(world.ids(["a", "b"])) == {"a", "b"}
+    assert {name: world.ledger.counters()[name] for name in OUTCOMES if name not in {"stored", "lost"}} == {
+        "repeats": 1,
+        "dead_letters": 1,
+        "tombstones": 1,
+        "gaps": 2,
+    }
+    assert world.ledger.counters()["events"] == 3
+
+
+def test_the_json_object_holds_the_records_own_bytes() -> None:
+    world = World()
+    world.create()
+    odd = event("x").replace(b"}", b', "n" : 1.00E+2,"\xc3\xa9":[ ] }\n').replace(b"{", b" {")
+    world.produce(odd)
+    world.run()
+    assert world.archive.objects[event_key(HOUR, "x")].body == odd
+
+
+def test_a_run_of_a_closed_plan_yields_nothing_and_changes_nothing() -> None:
+    world = a_world()
+    plan = plan_of(world)
+    ingest(plan, world.ports, conduct("first"))
+    before = dict(world.archive.objects), dict(world.recent.items), world.ledger.counters()
+    again = ingest(plan, world.ports, conduct("again"))
+    assert again.closed == []
+    assert again.stopped_because is None
+    assert (world.archive.objects, world.recent.items, world.ledger.counters()) == before
+
+
+def test_a_plan_that_is_launched_twice_at_once_is_executed_once() -> None:
+    """The second launch arrives while the first one is about to take."""
+    world = a_world()
+    plan = plan_of(world)
+    second: list[Report] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "take" and not second:
+            second.append(ingest(plan, world.ports, conduct("second")))
+        return perform()
+
+    first = ingest(plan, through(world.ports, door), conduct("first"))
+    assert len(second[0].closed) == 1
+    assert first.closed == []
+    assert first.stopped_because == "ProductDeleted/0[0,4) was taken by another run"
+    assert problems(world) == []
+
+
+def calls_of_a_run() -> list[Call]:
+    world = a_world()
+    seen: list[Call] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        seen.append(call)
+        return perform()
+
+    ingest(plan_of(world), through(world.ports, door), conduct())
+    return seen
+
+
+CALLS = [pytest.param(number, id=f"{number} {call}") for number, call in enumerate(calls_of_a_run())]
+
+
+@pytest.mark.parametrize("number", CALLS)
+@pytest.mark.parametrize("effect", [False, True], ids=["before it took effect", "after it took effect"])
+@pytest.mark.parametrize("fault", [Unavailable, Crashed], ids=["fails", "is the last"])
+def test_a_run_that_ends_at_any_call_is_finished_by_the_next_with_the_very_same_bytes(
+    number: int, effect: bool, fault: type[BaseException]
+) -> None:
+    undisturbed = a_world()
+    undisturbed.settle()
+    world = a_world()
+    with pytest.raises(fault):
+        ingest(plan_of(world), through(world.ports, failing(number, effect, lambda call: fault(str(call)))), conduct("first"))
+    assert list(faults(stores(world))) == []
+    assert_nothing_is_committed_that_is_not_closed(world)
+    world.settle()
+    assert problems(world) == []
+    assert world.archive.objects == undisturbed_at_the_time_of(world, undisturbed).archive.objects
+    assert world.recent.items == undisturbed_at_the_time_of(world, undisturbed).recent.items
+
+
+def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
+    """The same history without the failure: where the batch was taken before it, it has the time of the first run."""
+    (record,) = world.ledger.last_batches(10)
+    if record.batch.time == undisturbed.ledger.last_batches(1)[0].batch.time:
+        return undisturbed
+    earlier = a_world()
+    ingest(plan_of(earlier), earlier.ports, conduct())
+    return earlier
+
+
+def assert_nothing_is_committed_that_is_not_closed(world: World) -> None:
+    heads = world.ledger.snapshot().heads
+    for topic_partition, committed in world.log.committed([world.partition(0), world.partition(1)]).items():
+        assert committed is None or committed <= heads[topic_partition].next
+
+
+@pytest.mark.parametrize("port", ["recent", "archive"])
+def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str) -> None:
+    world = a_world()
+
+    def down(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.port == port:
+            raise Unavailable(f"{port} is down")
+        return perform()
+
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="is down"):
+            world.run(ports=through(world.ports, down))
+    assert world.ledger.last_batches(1) == []
+    assert world.ledger.counters() == {}
+    assert set(world.log.committed([world.partition(0), world.partition(1)]).values()) == {None}
+    world.settle()
+    assert problems(world) == []
+
+
+@pytest.mark.parametrize("method", ["put_if_absent", "mark_staged", "claim", "put", "close"])
+def test_settings_that_change_after_staging_do_not_change_the_batch(method: str) -> None:
+    """Whoever staged it decided: rules, objects and limits of a later run do not matter."""
+    undisturbed = a_world()
+    plan_of(undisturbed)
+    ingest(plan_of(undisturbed), undisturbed.ports, conduct())
+    world = a_world()
+    at = [call.method for call in calls_of_a_run()].index(method)
+    with pytest.raises(Crashed):
+        ingest(plan_of(world), through(world.ports, failing(at, True, lambda _: Crashed())), conduct())
+    world.settle(conduct("other", rules=Rules(max_event_bytes=1), event_objects=False, limits=Limits(max_events=1)))
+    assert world.archive.objects == undisturbed.archive.objects
+    assert world.recent.items == undisturbed.recent.items
+    assert problems(world) == []
+
+
+def test_a_batch_that_was_taken_but_not_staged_is_read_again_in_exactly_its_ranges() -> None:
+    world = a_world()
+    with pytest.raises(Crashed):
+        ingest(plan_of(world), through(world.ports, failing_at("take")), conduct(limits=Limits(max_events=3)))
+    (pending,) = world.ledger.snapshot().pending.values()
+    world.produce(event("later"))
+    world.settle()
+    first = world.ledger.record(pending.id)
+    assert first is not None
+    assert first.batch.ranges == pending.ranges
+    assert problems(world) == []
+
+
+def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        answer = perform()
+        if call.method == method:
+            raise Crashed
+        return answer
+
+    return door
+
+
+def test_a_staging_file_that_is_gone_after_its_mark_stops_its_partitions_only_and_says_which() -> None:
+    world = World(policy=Policy(lanes=1))
+    world.create(partitions=2)
+    world.produce(event("a"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("claim")))
+    (pending,) = world.ledger.snapshot().pending.values()
+    world.archive.delete([staging_key(pending.id)])
+    world.produce(event("b"), partition=1)
+    closed: list[BatchRecord] = []
+    with pytest.raises(Contradiction, match=rf"{pending.id} of ProductDeleted/0\[0,1\): its staging file .* is gone"):
+        ingest(plan_of(world), world.ports, conduct(), closed.append)
+    assert [record.batch.ranges[0].topic_partition for record in closed] == [world.partition(1)]
+    assert set(world.ids(["a", "b"])) == {"a", "b"}
+
+
+def test_a_staging_file_that_appears_after_the_first_look_is_used() -> None:
+    """Somebody else stages the pending batch between the look for its file and the look at its entry."""
+    world = a_world()
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("take")))
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        answer = perform()
+        if call.method == "get" and answer is None:
+            with pytest.raises(Crashed):
+                world.run(ports=through(world.ports, failing_at("mark_staged")))
+        return answer
+
+    assert len(world.run(ports=through(world.ports, door)).closed) == 1
+    assert problems(world) == []
+
+
+def test_another_staging_file_than_the_one_that_was_marked_is_refused() -> None:
+    world = a_world()
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
+    (pending,) = world.ledger.snapshot().pending.values()
+    blob = world.archive.objects[staging_key(pending.id)]
+    world.archive.put([replace(blob, body=blob.body + b" ")])
+    with pytest.raises(Contradiction):
+        world.run()
+    assert world.recent.items == {}
+
+
+def test_a_plan_with_events_of_hundreds_of_hours_becomes_batches_of_few() -> None:
+    world = World()
+    world.create()
+    world.produce(*(event(f"e{hour}", f"2024-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z") for hour in range(300)))
+    report = world.run()
+    assert len(report.closed) == 13
+    assert max(len(record.hours) for record in report.closed) == 24
+    assert problems(world) == []
+
+
+def test_one_event_larger_than_the_limit_of_a_batch_is_a_batch_of_its_own() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"), event("huge", padding="." * 500_000), event("b"))
+    report = world.run(by=conduct(limits=Limits(max_bytes=1000)))
+    assert [record.tally.stored for record in report.closed] == [1, 1, 1]
+    assert problems(world) == []
+
+
+def test_more_partitions_than_a_transaction_holds_are_read_in_several_batches() -> None:
+    world = World()
+    world.create(partitions=60)
+    for partition in range(60):
+        world.produce(event(f"e{partition}"), partition=partition)
+    report = world.run()
+    assert [len(record.batch.ranges) for record in report.closed] == [24, 24, 12]
+    assert problems(world) == []
+
+
+def test_without_event_objects_only_items_that_cannot_hold_their_event_get_one() -> None:
+    world = World()
+    world.recent._unholdable = lambda each: each.id == "unholdable"
+    world.create()
+    world.produce(event("plain"), event("unholdable"))
+    world.run(by=conduct(event_objects=False))
+    assert [key for key in world.archive.objects if key.startswith("events/")] == [event_key(HOUR, "unholdable")]
+
+
+def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"))
+    world.clock.time = NOW + SECOND / 3
+    (record,) = ingest(plan_of(world), world.ports, conduct()).closed
+    assert record.batch.time == NOW.replace(microsecond=333_000)
+    assert world.recent.items["a"].created_at == "2024-01-15T12:00:00.333Z"
+
+
+def test_what_an_executor_closes_it_tells_at_once() -> None:
+    world = a_world()
+    told: list[BatchRecord] = []
+    with pytest.raises(Unavailable):
+        ingest(plan_of(world), failing_commit(world.ports), conduct(limits=Limits(max_events=3)), told.append)
+    assert told == []
+    assert len(world.ledger.last_batches(10)) == 1
+    report = ingest(plan_of(world), world.ports, conduct(limits=Limits(max_events=3)), told.append)
+    assert told == report.closed
+    assert len(told) == 1
+
+
+def failing_commit(ports: Ports) -> Ports:
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "commit":
+            raise Unavailable("Kafka is down")
+        return perform()
+
+    return through(ports, door)

@@ -1,0 +1,358 @@
+"""Offsets: where reading begins, what holds it back, what is lost, and what the consumer group shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.memory import Marker, MemoryLog
+from analytics_defs.core.ledger import Gap, GapReason, Tally
+from analytics_defs.core.offsets import Range, Record
+from analytics_defs.core.plan import OnDataLoss, Policy
+from analytics_defs.errors import DataLoss, Missing, Unavailable
+from analytics_defs.flows import steps
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.trace import Fate, trace
+from analytics_defs.ports import Reading
+from tests.flows.test_ingest import failing_at, problems
+from tests.proof.doors import Call, Crashed, through
+from tests.proof.world import TOPIC, World, conduct, event
+
+
+def events(count: int, prefix: str = "e") -> list[bytes]:
+    return [event(f"{prefix}{number}") for number in range(count)]
+
+
+def a_world(**settings: Any) -> World:
+    world = World(**settings)
+    world.create(partitions=2)
+    return world
+
+
+def committed(world: World, partition: int = 0) -> int | None:
+    return world.log.committed([world.partition(partition)])[world.partition(partition)]
+
+
+# Where reading begins.
+
+
+def test_the_first_start_goes_on_where_the_groups_offsets_are() -> None:
+    world = a_world()
+    world.produce(*events(5))
+    world.produce(*events(3, "f"), partition=1)
+    world.log.commit({world.partition(0): 3})
+    world.settle()
+    assert problems(world) == []
+    assert sorted(world.recent.items) == ["e3", "e4", "f0", "f1", "f2"]
+    assert trace(str(world.source(2)), world.ports).fate is Fate.BEFORE_START
+
+
+def test_a_groups_offset_beyond_the_log_is_of_another_topic_and_everything_is_read() -> None:
+    world = a_world()
+    world.produce(*events(2))
+    world.log.commit({world.partition(0): 7})
+    world.settle()
+    assert problems(world) == []
+    assert sorted(world.recent.items) == ["e0", "e1"]
+
+
+def test_without_group_offsets_reading_begins_at_the_oldest_record() -> None:
+    world = a_world()
+    world.produce(*events(5))
+    world.log.retain_from(TOPIC, 0, 2)
+    world.settle()
+    assert audit(world.ports).totals == Tally(stored=3)
+
+
+def test_a_partition_that_is_added_later_is_read_from_its_start() -> None:
+    world = a_world()
+    world.produce(*events(1))
+    world.settle()
+    world.log.add_partition(TOPIC)
+    world.produce(*events(3, "f"), partition=2)
+    world.log.retain_from(TOPIC, 2, 1)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, lost=1)
+
+
+def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -> None:
+    """Retention and the group move between two runs that never took anything: the starts stay those of the first."""
+    world = a_world()
+    world.produce(*events(5))
+    world.produce(*events(5, "f"), partition=1)
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("open_topic")))
+    world.log.commit({world.partition(1): 4})
+    world.log.retain_from(TOPIC, 0, 2)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=8, lost=2)
+
+
+def test_a_topic_that_vanished_after_the_plan_is_named() -> None:
+    world = a_world()
+    world.produce(*events(1))
+    plan = world.look().plans[0]
+    world.log.delete_topic(TOPIC)
+    with pytest.raises(Missing, match="topic ProductDeleted does not exist any more"):
+        ingest(plan, world.ports, conduct())
+
+
+# What holds no record.
+
+
+def test_an_open_transaction_holds_back_its_own_partition_only() -> None:
+    world = a_world()
+    world.produce(event("before"))
+    world.log.open_transaction(TOPIC, 0)
+    world.produce(event("inside"), event("inside too"))
+    world.produce(*events(2), partition=1)
+    world.settle()
+    assert sorted(world.recent.items) == ["before", "e0", "e1"]
+    lag = {each.topic_partition.partition: (each.offsets, each.held_back) for each in world.look().lags}
+    assert lag == {0: (2, 2), 1: (0, 0)}
+    world.log.end_transaction(TOPIC, 0, commit=True)
+    world.settle()
+    assert problems(world) == []
+    assert "inside" in world.recent.items
+    assert sum(each.offsets for each in world.look().lags) == 0
+
+
+def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_their_reason() -> None:
+    world = a_world()
+    world.log.open_transaction(TOPIC, 0)
+    world.produce(event("never"), event("never too"))
+    world.log.end_transaction(TOPIC, 0, commit=False)
+    world.produce(event("a"))
+    world.log.append_marker(TOPIC, 0, Marker.COMPACTED)
+    world.settle()
+    assert problems(world) == []
+    (record,) = world.ledger.last_batches(10)
+    at = world.partition(0)
+    assert record.gaps == (
+        Gap(Range(at, 0, 2), GapReason.ABORTED),
+        Gap(Range(at, 2, 3), GapReason.CONTROL),
+        Gap(Range(at, 4, 5), GapReason.COMPACTED),
+    )
+    assert trace(str(world.source(0)), world.ports).detail == "aborted"
+
+
+def test_a_record_that_a_client_did_not_give_is_read_again() -> None:
+    world = a_world()
+    world.produce(*events(3))
+    world.log.hide(TOPIC, 0, 1)
+    with pytest.raises(Unavailable, match="has to be read again"):
+        world.run()
+    assert world.ledger.snapshot().pending == {}
+    world.settle()
+    assert problems(world) == []
+    assert sorted(world.recent.items) == ["e0", "e1", "e2"]
+
+
+class SilentLog(MemoryLog):
+    """Finds no evidence for any hole."""
+
+    def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:  # noqa: ARG002 - the port's signature
+        return ()
+
+
+def test_offsets_without_evidence_stay_unaccounted_and_visible() -> None:
+    world = a_world(log=SilentLog())
+    world.produce(*events(1))
+    world.log.append(TOPIC, 0, event("never"), aborted=True)
+    world.settle()
+    world.produce(*events(1, "f"))
+    world.settle()
+    audited = audit(world.ports)
+    assert (audited.unaccounted, audited.balanced) == (1, False)
+    assert world.ledger.counters()["unaccounted"] == 1
+    assert trace(str(world.source(1)), world.ports).fate is Fate.UNACCOUNTED
+    assert sorted(world.recent.items) == ["e0", "f0"]
+
+
+class MuteLog(MemoryLog):
+    """Reads nothing, and says nothing about it."""
+
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:  # noqa: ARG002 - the port's signature
+        return Reading((), {each.topic_partition: each.start for each in ranges}, ())
+
+
+def test_a_reading_that_gives_nothing_is_a_fault_and_takes_nothing() -> None:
+    world = a_world(log=MuteLog())
+    world.produce(*events(2))
+    with pytest.raises(Unavailable, match="Kafka gave nothing"):
+        world.run()
+    assert world.ledger.snapshot().heads == {}
+
+
+# What retention took.
+
+
+def test_what_retention_took_before_it_was_read_is_lost_and_counted_exactly() -> None:
+    world = a_world()
+    world.produce(*events(2))
+    world.settle()
+    world.produce(*events(6, "f"))
+    world.log.retain_from(TOPIC, 0, 5)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=5, lost=3)
+    (record, _) = world.ledger.last_batches(2)
+    assert record.lost == (Range(world.partition(0), 2, 5),)
+    assert [trace(str(world.source(offset)), world.ports).fate for offset in (1, 2, 4, 5)] == [
+        Fate.STORED,
+        Fate.LOST,
+        Fate.LOST,
+        Fate.STORED,
+    ]
+
+
+def test_everything_may_be_lost() -> None:
+    world = a_world()
+    world.produce(*events(1))
+    world.settle()
+    world.produce(*events(4, "f"))
+    world.log.retain_from(TOPIC, 0, 5)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=1, lost=4)
+
+
+def test_records_that_are_staged_survive_retention() -> None:
+    world = a_world()
+    world.produce(*events(4))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+    world.log.retain_from(TOPIC, 0, 4)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=4)
+
+
+def test_records_that_were_taken_and_not_staged_are_lost_to_retention() -> None:
+    world = a_world()
+    world.produce(*events(4))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("take")))
+    world.log.retain_from(TOPIC, 0, 3)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=1, lost=3)
+
+
+def test_on_data_loss_stop_stops_the_partition_and_only_that() -> None:
+    world = a_world(policy=Policy(on_data_loss=OnDataLoss.STOP))
+    world.produce(*events(1))
+    world.settle()
+    world.produce(*events(4, "f"))
+    world.produce(*events(2, "g"), partition=1)
+    world.log.retain_from(TOPIC, 0, 3)
+    world.settle()
+    assert list(world.look().stopped) == [world.partition(0)]
+    assert "retention removed [1, 3)" in world.look().stopped[world.partition(0)]
+    assert sorted(world.recent.items) == ["e0", "g0", "g1"]
+    world.policy = Policy()
+    world.settle()
+    assert problems(world) == []
+
+
+@pytest.mark.parametrize("before", ["read", "put_if_absent"], ids=["before it is read", "before a taken batch is read again"])
+def test_on_data_loss_stop_holds_also_when_retention_is_faster_than_the_plan(before: str) -> None:
+    world = a_world(policy=Policy(on_data_loss=OnDataLoss.STOP))
+    world.produce(*events(1))
+    world.settle()
+    world.produce(*events(4, "f"))
+    careful = conduct(on_data_loss=OnDataLoss.STOP)
+    if before == "put_if_absent":
+        with pytest.raises(Crashed):
+            world.run(ports=through(world.ports, failing_at("take")))
+    plan = world.look().plans[0]
+    world.log.retain_from(TOPIC, 0, 3)
+    with pytest.raises(DataLoss, match=r"retention removed ProductDeleted/0\[1,3\)"):
+        ingest(plan, world.ports, careful)
+    assert world.ledger.counters().get("lost", 0) == 0
+    world.policy = Policy()
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, lost=2)
+
+
+# What the group shows.
+
+
+@pytest.mark.parametrize("moved_to", [0, 2, 9])
+def test_a_groups_offset_that_an_operator_moved_is_reported_and_set_back(moved_to: int) -> None:
+    world = a_world()
+    world.produce(*events(4))
+    world.settle()
+    world.log.commit({world.partition(0): moved_to})
+    planning = world.look()
+    assert planning.plans[0].recommit == (world.partition(0),)
+    assert planning.notes == (f"ProductDeleted/0: the group's offset is {moved_to}, the ledger's 4: the ledger decides",)
+    world.settle()
+    assert committed(world) == 4
+    assert world.ledger.counters()["events"] == 4
+
+
+def test_a_run_that_dies_between_close_and_commit_is_shown_by_the_next_plan() -> None:
+    world = a_world()
+    world.produce(*events(4))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("close")))
+    assert committed(world) is None
+    assert len(world.archive.objects) == 6
+    world.run()
+    assert committed(world) == 4
+    assert len(steps.sweep(world.ports)) == 1
+    assert problems(world) == []
+
+
+def test_a_late_commit_moves_the_group_back_only_until_the_next_plan() -> None:
+    world = a_world()
+    world.produce(*events(2))
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "commit":
+            world.produce(*events(2, "f"))
+            world.run()
+        return perform()
+
+    world.run(ports=through(world.ports, door))
+    assert committed(world) == 2
+    world.run()
+    assert committed(world) == 4
+    assert problems(world) == []
+
+
+# Lanes.
+
+
+def test_a_pending_batch_is_finished_whatever_the_number_of_lanes_is_later() -> None:
+    world = a_world(policy=Policy(lanes=1))
+    world.produce(*events(2))
+    world.produce(*events(2, "f"), partition=1)
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("claim")))
+    world.policy = Policy(lanes=5)
+    planning = world.look()
+    assert [plan.finish != () for plan in planning.plans].count(True) == 1
+    assert not any(plan.ranges for plan in planning.plans)
+    world.settle()
+    assert problems(world) == []
+    (record,) = world.ledger.last_batches(10)
+    assert record.batch.lane == 0
+
+
+def test_counters_of_all_lanes_are_one_account_also_after_their_number_changed() -> None:
+    world = a_world(policy=Policy(lanes=2))
+    for lanes in (2, 3, 1):
+        world.policy = Policy(lanes=lanes)
+        world.produce(*events(3, f"a{lanes}"))
+        world.produce(*events(3, f"b{lanes}"), partition=1)
+        world.settle()
+    assert problems(world) == []
+    assert world.ledger.counters()["events"] == 18

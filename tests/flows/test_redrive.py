@@ -1,0 +1,255 @@
+"""Dead letters put through again: counted once under their new outcome, whoever tries, and however often."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.core.events import Rules
+from analytics_defs.core.layout import dead_letters_key
+from analytics_defs.core.ledger import BatchKind, Lease, Tally
+from analytics_defs.core.plan import Policy
+from analytics_defs.errors import Contradiction, TakenOver, Unavailable
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.redrive import Redrive, Selection, dead_letters, redrive
+from analytics_defs.flows.trace import Fate, trace
+from tests.flows.test_ingest import failing_at, problems
+from tests.proof.doors import Call, Crashed, failing, through
+from tests.proof.world import World, conduct, event
+
+STRICT = Rules(max_event_bytes=300)
+BROKEN = b'{"id": NaN}'
+
+
+def large(event_id: str, **fields: Any) -> bytes:
+    return event(event_id, padding="." * 400, **fields)
+
+
+def a_world() -> World:
+    """Two events that were too large for the rules of their time, one that never is an event, and one that was stored."""
+    world = World()
+    world.create()
+    world.produce(large("a"), event("fine"), BROKEN, large("b"))
+    world.settle(conduct(rules=STRICT))
+    assert audit(world.ports).totals == Tally(stored=1, dead_letters=3)
+    return world
+
+
+def again(world: World, selection: Selection = Selection(), **changes: Any) -> Redrive:  # noqa: B008 - a value
+    world.clock.advance(timedelta(seconds=1))
+    return redrive(selection, world.ports, conduct("redrive", **changes))
+
+
+def test_what_today_is_an_event_is_stored_under_its_own_source_and_counts_once() -> None:
+    world = a_world()
+    done = again(world)
+    assert (done.stored, done.repeats, done.already) == (2, 0, 0)
+    assert done.still_rejected == [(world.source(2), "not_json")]
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, dead_letters=1)
+    assert world.ids(["a", "b"]) == {"a": world.source(0), "b": world.source(3)}
+    assert {name: count for name, count in world.ledger.counters().items() if name.startswith("reason.") and count} == {
+        "reason.not_json": 1
+    }
+
+
+def test_the_trace_shows_the_rejection_and_what_became_of_it() -> None:
+    world = a_world()
+    again(world)
+    told = trace(str(world.source(0)), world.ports)
+    assert told.fate is Fate.DEAD_LETTER
+    assert told.detail.startswith("too_large")
+    assert told.redrive is not None
+    assert (told.redrive.fate, told.redrive.event_id, told.redrive.item) == (Fate.STORED, "a", "held")
+    never = trace(str(world.source(2)), world.ports)
+    assert (never.fate, never.redrive) == (Fate.DEAD_LETTER, None)
+
+
+def test_a_second_redrive_changes_nothing() -> None:
+    world = a_world()
+    again(world)
+    before = dict(world.archive.objects), world.ledger.counters()
+    done = again(world)
+    assert (done.closed, done.already) == ([], 2)
+    assert (world.archive.objects, world.ledger.counters()) == before
+
+
+def test_one_whose_id_another_source_holds_by_now_becomes_a_repeat() -> None:
+    world = a_world()
+    holder = world.produce(event("a", payload="small"))
+    world.settle()
+    done = again(world)
+    assert (done.stored, done.repeats) == (1, 1)
+    assert problems(world) == []
+    told = trace(str(world.source(0)), world.ports)
+    assert told.redrive is not None
+    assert (told.redrive.fate, told.redrive.held_by) == (Fate.REPEAT, holder)
+
+
+def test_two_dead_letters_of_one_id_become_one_event_and_one_repeat() -> None:
+    world = World()
+    world.create()
+    world.produce(large("a"), large("a", payload="other"))
+    world.settle(conduct(rules=STRICT))
+    again(world)
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=1, repeats=1)
+
+
+def test_under_rules_that_reject_it_still_nothing_is_changed() -> None:
+    world = a_world()
+    done = again(world, rules=STRICT)
+    assert done.closed == []
+    assert len(done.still_rejected) == 3
+    assert audit(world.ports).totals == Tally(stored=1, dead_letters=3)
+
+
+@pytest.mark.parametrize(
+    ("selection", "stored"),
+    [
+        (Selection(reason="too_large"), 2),
+        (Selection(reason="schema"), 0),
+        (Selection(hour="2024-01-15T12"), 2),
+        (Selection(hour="2024-01-15T13"), 0),
+        (Selection(reason="not_json", hour="2024-01-15T12"), 0),
+    ],
+)
+def test_only_what_was_selected_is_put_through(selection: Selection, stored: int) -> None:
+    assert again(a_world(), selection).stored == stored
+
+
+def test_a_selection_by_batch_takes_the_letters_of_that_batch_only() -> None:
+    world = a_world()
+    (first,) = world.ledger.last_batches(1)
+    world.produce(large("c"))
+    world.settle(conduct(rules=STRICT))
+    assert [kept.batch_id for kept in dead_letters(Selection(batch_id=first.batch.id), world.ports)] == [first.batch.id] * 3
+    assert again(world, Selection(batch_id=first.batch.id)).stored == 2
+    assert set(world.ids(["a", "b", "c"])) == {"a", "b"}
+
+
+def test_letters_of_a_batch_that_is_not_closed_are_not_put_through() -> None:
+    world = World()
+    world.create()
+    world.produce(large("a"))
+    with pytest.raises(Crashed):
+        world.run(by=conduct(rules=STRICT), ports=through(world.ports, failing_at("put")))
+    assert any(key.startswith("dead-letters/") for key in world.archive.objects)
+    assert again(world).closed == []
+    world.settle()
+    assert problems(world) == []
+
+
+def test_many_are_put_through_in_batches_that_one_transaction_holds() -> None:
+    world = World()
+    world.create()
+    world.produce(*(large(f"e{number}") for number in range(45)))
+    world.settle(conduct(rules=STRICT))
+    done = again(world)
+    assert [record.tally.stored for record in done.closed] == [20, 20, 5]
+    assert problems(world) == []
+
+
+CALLS = list(range(30))
+
+
+@pytest.mark.parametrize("number", CALLS)
+@pytest.mark.parametrize("effect", [False, True], ids=["before it took effect", "after it took effect"])
+def test_a_redrive_that_ends_at_any_call_is_finished_by_whoever_comes_next(number: int, effect: bool) -> None:
+    """A run that still has the old rules comes first: it may finish what is staged, and must not count anything twice."""
+    world = a_world()
+    try:
+        redrive(Selection(), through(world.ports, failing(number, effect, lambda _: Crashed())), conduct("dies"))
+    except Crashed:
+        pass
+    world.settle(conduct(rules=STRICT))
+    assert problems(world) == []
+    again(world)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, dead_letters=1)
+
+
+def test_a_redrive_that_a_run_with_stricter_rules_reads_again_leaves_the_letters_as_they_are() -> None:
+    world = a_world()
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("take")), conduct())
+    world.settle(conduct(rules=STRICT))
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=1, dead_letters=3)
+    assert world.ledger.counters()["reason.too_large"] == 2
+
+
+def test_of_two_redrives_at_once_one_is_refused() -> None:
+    world = a_world()
+
+    def door(call: Call, perform: Any) -> Any:
+        if call.method == "take":
+            again(world)
+        return perform()
+
+    with pytest.raises(TakenOver, match="another redrive took turn 0 first"):
+        redrive(Selection(), through(world.ports, door), conduct("second"))
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, dead_letters=1)
+
+
+def test_plans_leave_a_redrive_alone_while_it_shows_a_sign_of_life() -> None:
+    world = a_world()
+    world.ledger.renew(Lease("redrive", -1, world.clock.now()))
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("take")), conduct("redrive"))
+    assert not any(world.look().plans)
+    world.clock.advance(timedelta(seconds=61))
+    (plan,) = world.look().plans
+    assert len(plan.finish) == 1
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, dead_letters=1)
+
+
+def test_a_redrive_whose_run_never_had_a_lease_is_finished_by_the_lane_it_falls_to() -> None:
+    world = a_world()
+    world.policy = Policy(lanes=3)
+    world.clock.advance(timedelta(seconds=1))
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("mark_staged")), conduct())
+    assert sum(len(plan.finish) for plan in world.look().plans) == 1
+    world.settle()
+    assert problems(world) == []
+    assert [record.batch.kind for record in world.ledger.last_batches(1)] == [BatchKind.REDRIVE]
+
+
+def test_letters_that_are_gone_stop_a_redrive_that_needs_them_and_nothing_else() -> None:
+    world = a_world()
+    (first,) = world.ledger.last_batches(1)
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("take")), conduct())
+    kept = world.archive.objects.pop(dead_letters_key(first.batch.id))
+    world.produce(event("later"))
+    with pytest.raises(Contradiction, match="ProductDeleted/0/0, ProductDeleted/0/3 are not in"):
+        world.run()
+    assert set(world.ids(["later"])) == {"later"}
+    world.archive.put([kept])
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_store_that_is_down_fails_a_redrive_and_changes_no_count() -> None:
+    world = a_world()
+    with pytest.raises(Unavailable):
+        redrive(Selection(), through(world.ports, failing_with("claim")), conduct())
+    assert audit(world.ports).totals == Tally(stored=1, dead_letters=3)
+    again(world)
+    assert problems(world) == []
+
+
+def failing_with(method: str) -> Any:
+    def door(call: Call, perform: Any) -> Any:
+        if call.method == method:
+            raise Unavailable("the table is down")
+        return perform()
+
+    return door

@@ -1,0 +1,160 @@
+"""The same id again: stored and counted once, the first claim's bytes everywhere, and the repeat leads to the source that holds the id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.core.batch import Limits
+from analytics_defs.core.layout import event_key
+from analytics_defs.core.offsets import Source
+from analytics_defs.core.plan import Policy, lane_of
+from analytics_defs.flows.audit import audit_hour
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.trace import Fate, trace
+from tests.flows.test_ingest import problems
+from tests.proof.doors import Call, through
+from tests.proof.world import HOUR, TOPIC, World, conduct, event
+
+OTHER_TOPIC = "ProductCreated"
+FIRST, OTHER = event("x"), event("x", payload="other")
+
+
+def assert_stored_once(world: World, holder: Source, *repeats: Source) -> None:
+    assert problems(world) == []
+    assert world.ledger.counters()["events"] == len(world.recent.items)
+    assert world.ids(["x"]) == {"x": holder}
+    blob = world.archive.objects[event_key(HOUR, "x")]
+    assert (blob.body, blob.metadata["source"]) == (world.values[holder], str(holder))
+    assert trace(str(holder), world.ports).fate is Fate.STORED
+    for repeat in repeats:
+        told = trace(str(repeat), world.ports)
+        assert (told.fate, told.event_id, told.held_by) == (Fate.REPEAT, "x", holder)
+    assert world.ledger.counters()["repeats"] == len(repeats)
+
+
+@pytest.mark.parametrize("again", [FIRST, OTHER], ids=["the same payload", "another payload"])
+def test_twice_in_one_batch(again: bytes) -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    second = world.produce(again)
+    world.settle()
+    assert_stored_once(world, first, second)
+
+
+def test_twice_in_one_batch_when_an_earlier_batch_holds_it_both_lead_to_that_one() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    second = world.produce(OTHER)
+    third = world.produce(FIRST)
+    world.settle()
+    assert_stored_once(world, first, second, third)
+
+
+def test_a_hundred_batches_apart() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.produce(*(event(f"e{number}") for number in range(100)))
+    second = world.produce(OTHER)
+    world.settle(conduct(limits=Limits(max_events=1)))
+    assert len(world.ledger.last_batches(200)) == 102
+    assert_stored_once(world, first, second)
+
+
+def test_in_another_topic() -> None:
+    world = World()
+    world.create(TOPIC)
+    world.create(OTHER_TOPIC)
+    world.produce(FIRST)
+    world.produce(OTHER, topic=OTHER_TOPIC)
+    world.settle()
+    assert_stored_once(world, world.source(0, topic=OTHER_TOPIC), world.source(0))  # ranges are sorted by topic
+
+
+def test_in_another_hour_it_is_still_the_same_id() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    second = world.produce(event("x", "2024-01-14T01:00:00Z"))
+    world.settle()
+    assert_stored_once(world, first, second)
+    assert not any(key.startswith("events/2024/01/14") for key in world.archive.objects)
+
+
+@pytest.mark.parametrize("method", ["take", "put_if_absent", "mark_staged", "claim", "put", "close"])
+def test_in_two_lanes_at_the_same_instant(method: str) -> None:
+    """The other lane runs from its start to its end at one call of the first: whoever claims first holds the id."""
+    world = World(policy=Policy(lanes=2))
+    world.create(TOPIC)
+    world.create(OTHER_TOPIC)
+    lane, other_lane = lane_of(world.partition(topic=TOPIC), 2), lane_of(world.partition(topic=OTHER_TOPIC), 2)
+    assert lane != other_lane
+    mine, theirs = world.produce(FIRST), world.produce(OTHER, topic=OTHER_TOPIC)
+    plan = world.look().plans[lane]
+    interrupted = False
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal interrupted
+        if call.method == method and not interrupted:
+            interrupted = True
+            world.run(other_lane)
+        return perform()
+
+    ingest(plan, through(world.ports, door), conduct())
+    late = method in {"put", "close"}
+    assert_stored_once(world, *((mine, theirs) if late else (theirs, mine)))
+
+
+def test_an_id_that_has_expired_is_free_and_the_audit_knows() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=30))
+    second = world.produce(OTHER)
+    world.settle()
+    assert world.ids(["x"]) == {"x": second}
+    assert world.ledger.counters()["events"] == 2
+    told = trace(str(first), world.ports)
+    assert (told.fate, told.item) == (Fate.STORED, f"held by {second}")
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.parquet, audited.items, audited.expired, audited.findings) == (2, 1, 0, ())
+
+
+def test_a_second_before_it_expires_an_id_is_not_free() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=30) - timedelta(seconds=2))
+    second = world.produce(OTHER)
+    world.settle()
+    assert_stored_once(world, first, second)
+
+
+def test_legacy_events_have_an_id_of_their_own_each() -> None:
+    world = World()
+    world.create()
+    legacy = b'{"version":"1","type":"ProductDeleted","occurredAt":"2024-01-15T10:31:00Z","productId":"p1","sellerId":"s1"}'
+    world.produce(legacy, legacy)
+    world.settle()
+    assert problems(world) == []
+    assert len(world.recent.items) == 2
+
+
+def test_ids_that_differ_only_by_case_or_encoding_stay_apart() -> None:
+    world = World()
+    world.create()
+    ids = ["a/b", "a%2Fb", "A/b", "..", "%2E%2E", "ä", "a b", "x" * 2000, "x" * 1999 + "y"]
+    world.produce(*map(event, ids))
+    world.settle()
+    assert problems(world) == []
+    assert sorted(world.recent.items) == sorted(ids)
+    assert len([key for key in world.archive.objects if key.startswith("events/")]) == len(ids)

@@ -1,0 +1,135 @@
+"""Where did my event go: an answer for every source, and for every id that is still known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.core.layout import event_key, part_key
+from analytics_defs.core.ledger import RangeRecord
+from analytics_defs.core.offsets import Source
+from analytics_defs.errors import NotFound
+from analytics_defs.flows.trace import Fate, trace
+from tests.flows.test_ingest import failing_at
+from tests.proof.doors import Crashed, through
+from tests.proof.world import HOUR, TOPIC, World, conduct, event
+
+BROKEN = b'{"id": NaN}'
+
+
+def a_world(**settings: Any) -> World:
+    world = World(**settings)
+    world.create()
+    world.produce(event("a"), event("a"), BROKEN, None)
+    world.log.append_marker(TOPIC, 0)
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("offset", "fate", "detail"),
+    [
+        (0, Fate.STORED, "stored in hour 2024-01-15T10"),
+        (1, Fate.REPEAT, "its id is held by ProductDeleted/0/0"),
+        (2, Fate.DEAD_LETTER, "not_json: "),
+        (3, Fate.TOMBSTONE, "null value: counted, nothing stored"),
+        (4, Fate.GAP, "control"),
+        (5, Fate.NOT_READ, "the next offset to read is 5"),
+    ],
+)
+def test_every_source_has_a_fate(offset: int, fate: Fate, detail: str) -> None:
+    world = a_world()
+    told = trace(f"ProductDeleted/0/{offset}", world.ports)
+    assert (told.fate, told.detail[: len(detail)]) == (fate, detail)
+    assert (told.batch_id is None) == (fate is Fate.NOT_READ)
+
+
+def test_a_stored_event_leads_to_its_part_object_and_item() -> None:
+    world = a_world()
+    told = trace("a", world.ports)
+    assert told.batch_id is not None
+    assert (told.source, told.event_id) == (world.source(0), "a")
+    assert (told.part, told.event_object, told.item) == (part_key(HOUR, told.batch_id), event_key(HOUR, "a"), "held")
+
+
+def test_an_event_without_object_says_so() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"))
+    world.settle(conduct(event_objects=False))
+    assert trace("a", world.ports).event_object is None
+
+
+def test_an_item_past_its_ttl_is_expired() -> None:
+    world = a_world()
+    world.clock.advance(timedelta(days=30))
+    assert trace("a", world.ports).item == "expired"
+    world.recent.items.clear()
+    assert trace("ProductDeleted/0/0", world.ports).item is None
+
+
+def test_an_id_that_nobody_holds_is_not_found() -> None:
+    with pytest.raises(NotFound, match="event 'unknown' is not in RecentEvents"):
+        trace("unknown", a_world().ports)
+
+
+def test_a_partition_nobody_read_is_unknown() -> None:
+    assert trace("ProductDeleted/7/0", a_world().ports).fate is Fate.UNKNOWN_PARTITION
+
+
+@pytest.mark.parametrize("method", ["take", "mark_staged", "claim", "put"])
+def test_a_record_in_the_air_is_pending_and_the_run_is_named(method: str) -> None:
+    world = a_world()
+    world.produce(event("b"))
+    with pytest.raises(Crashed):
+        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
+    told = trace("ProductDeleted/0/5", world.ports)
+    assert (told.fate, told.detail) == (Fate.PENDING, "taken by run run 7 at 2024-01-15T12:00:02Z")
+    assert trace("ProductDeleted/0/6", world.ports).fate is Fate.NOT_READ
+
+
+class InterruptedLedger(MemoryLedger):
+    """Somebody works between the first look for a closed range and whatever comes next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: Callable[[], object] | None = None
+
+    def range_at(self, source: Source) -> RangeRecord | None:
+        found = super().range_at(source)
+        work, self.work = self.work, None
+        if work:
+            work()
+        return found
+
+
+def test_a_batch_that_closes_during_the_trace_is_found() -> None:
+    ledger = InterruptedLedger()
+    world = a_world(ledger=ledger)
+    world.produce(event("b"))
+    ledger.work = world.settle
+    assert trace("ProductDeleted/0/5", world.ports).fate is Fate.STORED
+
+
+class ForgetfulLedger(MemoryLedger):
+    def range_at(self, source: Source) -> None:  # noqa: ARG002 - the port's signature
+        return None
+
+
+def test_what_the_head_has_passed_and_no_record_holds_is_unaccounted() -> None:
+    assert trace("ProductDeleted/0/0", a_world(ledger=ForgetfulLedger()).ports).fate is Fate.UNACCOUNTED
+
+
+def test_a_record_whose_files_were_altered_is_unaccounted() -> None:
+    world = a_world()
+    told = trace("ProductDeleted/0/2", world.ports)
+    assert told.batch_id is not None
+    for key in [key for key in world.archive.objects if key.startswith("dead-letters/")]:
+        del world.archive.objects[key]
+    told = trace("ProductDeleted/0/2", world.ports)
+    assert told.fate is Fate.UNACCOUNTED
+    assert "none of its files names it" in told.detail
