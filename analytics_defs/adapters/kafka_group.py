@@ -1,0 +1,96 @@
+"""The group's offsets, the visible copy of the ledger's heads: read and set by a consumer that never joins the group.
+
+Not by the admin client: its requests to a group's coordinator abort the whole process when the coordinator goes away in the middle of
+one (librdkafka 2.16, its issues 3663 and 4605; seen here whenever a broker was restarted).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from analytics_defs.adapters.kafka_client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, translated
+from analytics_defs.core.offsets import TopicPartition
+
+SLICE_SECONDS = 0.005
+"""One wait for the answer to a commit: short, for the library does not come back from it when the answer is there."""
+
+
+class KafkaGroup:
+    """Each request is bounded by the request timeout. The client is made on first use. Used by one thread at a time."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._faults = Faults()
+        self._client: Consumer | None = None
+        self._answers: list[tuple[KafkaError | None, Sequence[KafkaPartition]]] = []
+
+    def close(self) -> None:
+        """Let go of the connections. A later call makes new ones."""
+        self._client = None
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int | None]:
+        asked = list(partitions)
+        if not asked:
+            return {}
+        with self._consumer(f"reading the offsets of group {self._config.group_id}") as consumer:
+            answer = consumer.committed([KafkaPartition(each.topic, each.partition) for each in asked], self._seconds)
+            _check([each for each in answer if each.error is None or each.error.code() not in MISSING])
+        found = {(each.topic, each.partition): each.offset for each in answer if each.error is None and each.offset >= 0}
+        return {each: found.get((each.topic, each.partition)) for each in asked}
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Set the group's offsets, forwards or backwards. Raises when one partition was refused; others may have moved."""
+        if not offsets:
+            return
+        wanted = [KafkaPartition(each.topic, each.partition, offset) for each, offset in offsets.items()]
+        named = ", ".join(f"{each}: {offset}" for each, offset in offsets.items())
+        with self._consumer(f"setting the offsets of group {self._config.group_id} to {named}") as consumer:
+            self._answers.clear()
+            # Waiting for it with `asynchronous=False` knows no time limit.
+            consumer.commit(offsets=wanted, asynchronous=True)
+            deadline = time.monotonic() + self._seconds
+            while not self._answers:
+                if time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(TIMED_OUT))
+                consumer.poll(SLICE_SECONDS)
+            error, answer = self._answers[0]
+            _check(answer)
+            if error is not None:
+                raise KafkaException(error)
+
+    @contextmanager
+    def _consumer(self, doing: str) -> Iterator[Consumer]:
+        """After a fault the client is dropped, with what it would still try: an offset set late would undo a newer one.
+
+        It is not closed: closing waits, without a limit, for the coordinator.
+        """
+        with translated(self._config.brokers, doing, self._faults):
+            if self._client is None:
+                settings = self._config.consumer(committed_only=True) | {"on_commit": self._answered}
+                self._client = connect(Consumer, settings, self._faults)
+            try:
+                yield self._client
+                self._faults.clear()
+            except BaseException:
+                self._client.poll(0)  # hands over what the library has to complain about
+                self._client = None
+                raise
+
+    def _answered(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
+        self._answers.append((error, partitions))
+
+    @property
+    def _seconds(self) -> float:
+        return self._config.request_timeout.total_seconds()
+
+
+def _check(answer: Sequence[KafkaPartition]) -> None:
+    """Raises the first partition's error, with its name."""
+    for each in answer:
+        if each.error is not None:
+            raise KafkaException(KafkaError(each.error.code(), f"{each.topic}/{each.partition}: {each.error.str()}"))
