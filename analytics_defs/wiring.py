@@ -1,0 +1,157 @@
+"""Settings become ports. Clients are made here, and connect when they are first used."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analytics_defs.config import LOCAL_REGION, Settings, load_settings
+from analytics_defs.flows.ingest import Conduct
+from analytics_defs.ports import Ports
+
+if TYPE_CHECKING:
+    from pydantic import AnyHttpUrl, SecretStr
+
+    from analytics_defs.adapters.dynamodb_client import DynamoConfig
+    from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround
+    from analytics_defs.adapters.kafka_client import KafkaConfig
+    from analytics_defs.adapters.object_store import ObjectStoreConfig
+
+
+@functools.lru_cache(maxsize=4)
+def build_ports(settings: Settings) -> Ports:
+    """The real adapters, kept for the process: Dagster sets resources up on every tick, and clients are costly to make."""
+    from analytics_defs.adapters.dynamodb import Dynamo
+    from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
+    from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+    from analytics_defs.adapters.kafka import KafkaLog
+    from analytics_defs.adapters.object_store import ObjectStoreArchive
+    from analytics_defs.adapters.system import SystemClock, ThreadWorkers
+    from analytics_defs.core.ledger_writes import LedgerTables
+
+    clock, dynamo = SystemClock(), Dynamo(dynamo_config(settings))
+    tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
+    return Ports(
+        log=KafkaLog(kafka_config(settings)),
+        recent=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
+        archive=ObjectStoreArchive(object_store_config(settings)),
+        ledger=DynamoLedger(dynamo, tables),
+        clock=clock,
+        workers=ThreadWorkers(settings.store_threads),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NewTopics:
+    """How `setup` makes topics that are missing."""
+
+    create: bool = True
+    partitions: int = 4
+    replication: int = -1
+    """-1: the broker's default."""
+
+
+@contextmanager
+def grounds(settings: Settings, new: NewTopics | None = None) -> Iterator[tuple[KafkaGround, DynamoGround, BucketGround]]:
+    """What `setup` prepares and `check` proves, with connections for the length of the block."""
+    from analytics_defs.adapters.dynamodb import Dynamo
+    from analytics_defs.adapters.dynamodb_tables import expected_tables
+    from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround, TopicsWanted
+    from analytics_defs.core.ledger_writes import LedgerTables
+
+    new = new or NewTopics()
+    wanted = TopicsWanted(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)
+    tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
+    found = (
+        KafkaGround(kafka_config(settings), wanted),
+        DynamoGround(Dynamo(dynamo_config(settings)), expected_tables(settings.recent_events_table_name, tables)),
+        BucketGround(object_store_config(settings)),
+    )
+    try:
+        yield found
+    finally:
+        for each in found:
+            each.close()
+
+
+def conduct(settings: Settings, run_id: str) -> Conduct:
+    return Conduct(run_id, settings.rules(), settings.limits(), settings.event_objects, code_version(), settings.on_data_loss)
+
+
+@functools.cache
+def code_version() -> str:
+    return importlib.metadata.version("analytics-defs")
+
+
+def kafka_config(settings: Settings) -> KafkaConfig:
+    from analytics_defs.adapters.kafka_client import KafkaConfig
+
+    return KafkaConfig(
+        brokers=settings.kafka_brokers,
+        client_id=settings.kafka_client_id,
+        group_id=settings.kafka_group_id,
+        session_timeout=settings.kafka_session_timeout,
+        heartbeat_interval=settings.kafka_heartbeat_interval,
+        rebalance_timeout=settings.kafka_rebalance_timeout,
+        request_timeout=settings.kafka_request_timeout,
+        security=_security(settings),
+    )
+
+
+def dynamo_config(settings: Settings) -> DynamoConfig:
+    """Keys go to an endpoint of one's own only: AWS itself is reached as the SDK's own chain says."""
+    from analytics_defs.adapters.dynamodb_client import DynamoConfig
+
+    endpoint, region = _url(settings.dynamo_endpoint), settings.region
+    connections = settings.store_threads + 4
+    if endpoint is None:
+        return DynamoConfig(region=region, connections=connections)
+    return DynamoConfig(
+        endpoint=endpoint,
+        region=region or LOCAL_REGION,
+        access_key=settings.aws_access_key_id,
+        secret_key=settings.aws_secret_access_key.get_secret_value(),
+        connections=connections,
+    )
+
+
+def object_store_config(settings: Settings) -> ObjectStoreConfig:
+    """The same for the bucket."""
+    from analytics_defs.adapters.object_store import ObjectStoreConfig, ObjectStoreKeys
+
+    endpoint = _url(settings.minio_endpoint)
+    return ObjectStoreConfig(
+        bucket=settings.archive_bucket_name,
+        endpoint=endpoint,
+        region=settings.region or (LOCAL_REGION if endpoint else None),
+        keys=ObjectStoreKeys(settings.minio_access_key, settings.minio_secret_key.get_secret_value()) if endpoint else None,
+        max_in_flight=settings.puts_in_flight,
+    )
+
+
+def _url(url: AnyHttpUrl | None) -> str | None:
+    return str(url).rstrip("/") if url else None
+
+
+def _security(settings: Settings) -> dict[str, str]:
+    """SASL and TLS in librdkafka's names, those that are set."""
+    found: dict[str, str | SecretStr | None] = {
+        "security.protocol": settings.kafka_security_protocol,
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "sasl.password": settings.kafka_sasl_password,
+        "ssl.ca.location": settings.kafka_ssl_ca_location,
+        "ssl.certificate.location": settings.kafka_ssl_certificate_location,
+        "ssl.key.location": settings.kafka_ssl_key_location,
+        "ssl.key.password": settings.kafka_ssl_key_password,
+    }
+    return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in found.items() if value is not None}
+
+
+def ports_from_environment() -> Ports:
+    """Raises SettingsError with every wrong setting."""
+    return build_ports(load_settings())

@@ -1,0 +1,248 @@
+"""The command line: what it answers, and what its exit codes mean. On memory doubles; setup, check and produce are proven in `adapters`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from analytics_defs import cli, wiring
+from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.cli.commands import analytics
+from analytics_defs.config import names
+from analytics_defs.core.layout import event_key
+from analytics_defs.errors import (
+    AnalyticsError,
+    Contradiction,
+    Denied,
+    Missing,
+    NotFound,
+    SettingsError,
+    TakenOver,
+    TopicRecreated,
+    Unavailable,
+)
+from analytics_defs.ports import Ports
+
+TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
+NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
+
+
+class World:
+    """One topic of two partitions, empty stores, and the command line over them."""
+
+    def __init__(self) -> None:
+        self.log, self.archive, self.clock = MemoryLog(), MemoryArchive(), ManualClock(NOW)
+        self.recent, self.ledger = MemoryRecentEvents(), MemoryLedger()
+        self.ports = Ports(self.log, self.recent, self.archive, self.ledger, self.clock, InlineWorkers())
+        self.log.create_topic(TOPIC, 2)
+
+    def produce(self, *ids: str) -> None:
+        for each in ids:
+            event = {"id": each, "timestamp": f"{HOUR}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
+            self.log.append(TOPIC, 0, json.dumps(event).encode())
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(analytics, arguments, catch_exceptions=False)
+
+    def answer(self, *arguments: str, exit_code: int = 0) -> Any:
+        found = self.run(*arguments, "--json")
+        assert found.exit_code == exit_code, found.output
+        return json.loads(found.stdout)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    for name in names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAFKA_TOPICS", TOPIC)
+    found = World()
+    monkeypatch.setattr(wiring, "build_ports", lambda _: found.ports)
+    return found
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the program itself."""
+    monkeypatch.setattr(sys, "argv", ["analytics", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    return int(raised.value.code or 0)
+
+
+def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
+    world.produce("a", "b")
+    found = world.run("lag")
+    assert found.exit_code == 0
+    assert f"{TOPIC}/0" in found.stdout
+    assert [each["lag"] for each in world.answer("lag")["partitions"]] == [2, 0]
+
+
+def test_lag_over_the_limit_is_a_finding(world: World) -> None:
+    world.produce("a", "b")
+    assert world.run("lag", "--max", "2").exit_code == 0
+    assert world.run("lag", "--max", "1").exit_code == cli.FINDING
+
+
+def test_a_partition_that_waits_for_a_person_is_a_finding_and_says_how_to_go_on(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.log.delete_topic(TOPIC)
+    world.log.create_topic(TOPIC, 2)
+    found = world.run("lag")
+    assert found.exit_code == cli.FINDING
+    assert f"analytics accept-topic {TOPIC}" in found.stdout
+    assert world.run("ingest").exit_code == cli.FINDING
+    accepted = world.run("accept-topic", TOPIC)
+    assert (accepted.exit_code, "generation 1" in accepted.stdout) == (0, True)
+    assert world.run("lag").exit_code == 0
+
+
+def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> None:
+    world.produce("a", "b", "a")
+    world.log.append(TOPIC, 1, b"no event")
+    world.log.append(TOPIC, 1, None)
+    found = world.answer("ingest", "--until-idle")
+    assert found == {"batches": 1, "stored": 2, "repeats": 1, "dead_letters": 1, "tombstones": 1, "gaps": 0, "lost": 0, "stopped": []}
+    assert sorted(world.recent.items) == ["a", "b"]
+    assert world.ledger.snapshot().leases == {}
+    assert "0 batches" in world.run("ingest").stdout
+
+
+def test_an_audit_that_balances_is_no_finding(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    assert world.run("audit", "--hour", HOUR).exit_code == 0
+    found = world.answer("audit", "--hour", HOUR)
+    assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
+
+
+def test_stores_that_disagree_are_a_finding(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.archive.delete([event_key(HOUR, "a")])
+    found = world.run("audit", "--hour", HOUR)
+    assert found.exit_code == cli.FINDING
+    assert "1 ids without JSON object, for example a" in found.stdout
+
+
+def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
+    world.produce("a", "a")
+    world.run("ingest")
+    assert (world.answer("trace", "a")["source"], world.answer("trace", f"{TOPIC}/0/0")["event_id"]) == (f"{TOPIC}/0/0", "a")
+    assert world.answer("trace", f"{TOPIC}/0/1")["held_by"] == f"{TOPIC}/0/0"
+    assert "fate          stored" in world.run("trace", "a").stdout
+
+
+def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
+    world.log.append(TOPIC, 0, b"\xff[bold]:smile:", key=b"k", headers=(("h", None),))
+    world.log.append(TOPIC, 0, b'{"type": "[red]:smile:"}')
+    world.run("ingest")
+    found = world.answer("dead-letters", "--reason", "not_utf8")
+    assert base64.b64decode(found["value"]) == b"\xff[bold]:smile:"
+    assert (found["source"], found["headers"], base64.b64decode(found["key"])) == (f"{TOPIC}/0/0", [["h", None]], b"k")
+    assert "[red]:smile:" in world.run("dead-letters", "--reason", "unknown_type").stdout
+    assert len(world.run("dead-letters", "--json").stdout.splitlines()) == 2
+    assert len(world.run("dead-letters", "--json", "--limit", "1").stdout.splitlines()) == 1
+
+
+def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_EVENT_BYTES", "1024")
+    world.produce("long" * 500)
+    world.log.append(TOPIC, 0, b"never")
+    world.run("ingest")
+    monkeypatch.setenv("MAX_EVENT_BYTES", "4096")
+    found = world.answer("redrive", "--all")
+    assert (found["stored"], found["still_rejected"], found["redriven_before"], len(found["batches"])) == (1, 1, 0, 1)
+    assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
+    assert world.run("audit").exit_code == 0
+    assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("redrive",), "--reason, --hour, --batch, or --all"),
+        (("produce",), "--rate, --count, or both"),
+        (("dead-letters", "--hour", "yesterday"), "'yesterday' is not an hour"),
+        (("audit", "--hour", HOUR, "--hour", "2024"), "'2024' is not an hour"),
+        (("redrive", "--batch", "7"), "'7' is not a batch id"),
+        (("dead-letters", "--reason", "bad"), "'not_utf8'"),
+        (("produce", "--rate", "1", "--broken", "2"), "0<=x<=1"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_right(world: World, arguments: tuple[str, ...], said: str) -> None:
+    found = world.run(*arguments)
+    assert found.exit_code == cli.WRONG_USAGE
+    assert said in found.stderr
+
+
+@pytest.mark.usefixtures("world")
+def test_wrong_settings_end_with_2_and_are_all_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LANES", "0")
+    monkeypatch.setenv("HEALTH_PORT", "none")
+    assert ended(monkeypatch, "lag") == cli.WRONG_USAGE
+    said = capsys.readouterr().err
+    assert "LANES=0" in said
+    assert "HEALTH_PORT=none" in said
+
+
+@pytest.mark.usefixtures("world")
+def test_an_id_that_nobody_knows_is_a_finding_without_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "trace", "unknown") == cli.FINDING
+    assert capsys.readouterr().err.startswith("error: event 'unknown' is not in RecentEvents")
+
+
+def test_a_fault_ends_with_its_code_its_message_and_its_notes(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = Unavailable("the ledger is down")
+    fault.add_note("also: the archive is down")
+
+    def down() -> None:
+        raise fault
+
+    monkeypatch.setattr(world.ledger, "snapshot", down)
+    assert ended(monkeypatch, "lag") == cli.UNAVAILABLE
+    assert capsys.readouterr().err == "error: the ledger is down\nalso: the archive is down\n"
+
+
+def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.ledger, "snapshot", interrupted)
+    assert ended(monkeypatch, "lag") == cli.INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError, cli.WRONG_USAGE),
+        (Unavailable, cli.UNAVAILABLE),
+        (TakenOver, cli.UNAVAILABLE),
+        (Denied, cli.REFUSED),
+        (Missing, cli.REFUSED),
+        (NotFound, cli.FINDING),
+        (TopicRecreated, cli.FINDING),
+        (Contradiction, cli.FINDING),
+        (AnalyticsError, cli.FINDING),
+    ],
+)
+def test_every_kind_of_error_has_its_exit_code(error: Callable[[str], AnalyticsError], code: int) -> None:
+    assert cli.exit_code(error("message")) == code
+
+
+def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
+    look = "import sys, analytics_defs.cli.commands; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ("boto3", "botocore", "obstore", "confluent_kafka", "pyarrow", "dagster", "pandas")
+    assert subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,180 @@
+"""Settings: names and defaults that others rely on, and every problem heard at once."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import pytest
+
+from analytics_defs import wiring
+from analytics_defs.config import Settings, archive_start_at_load, load_settings, names, topics_at_load
+from analytics_defs.core.events import EVENT_TYPES
+from analytics_defs.core.plan import OnDataLoss
+from analytics_defs.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ.keys() & names().keys():
+        monkeypatch.delenv(name)
+
+
+def problems(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    return str(raised.value).splitlines()
+
+
+def test_names_and_defaults_are_those_that_were_promised() -> None:
+    settings = load_settings()
+    promised = {
+        "kafka_brokers": "localhost:9092",
+        "kafka_client_id": "analytics-service",
+        "kafka_group_id": "analytics-group",
+        "kafka_session_timeout": timedelta(seconds=30),
+        "kafka_heartbeat_interval": timedelta(seconds=3),
+        "kafka_rebalance_timeout": timedelta(seconds=60),
+        "dynamo_endpoint": None,
+        "aws_access_key_id": "fake",
+        "recent_events_table_name": "RecentEvents",
+        "ledger_table_name": "IngestLedger",
+        "aggregates_table_name": "EventAggregates",
+        "minio_endpoint": None,
+        "minio_access_key": "minio",
+        "archive_bucket_name": "event-archive",
+        "kafka_topics": EVENT_TYPES,
+        "max_future_skew": timedelta(hours=24),
+        "on_data_loss": OnDataLoss.RECORD,
+        "health_port": 8080,
+    }
+    assert {name: getattr(settings, name) for name in promised} == promised
+    assert settings.aws_secret_access_key.get_secret_value() == "fake"
+    assert settings.minio_secret_key.get_secret_value() == "minio123"
+
+
+def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "KAFKA_TOPICS": "a, b",
+        "LANES": "3",
+        "EVENT_OBJECTS": "false",
+        "BATCH_MAX_WAIT": "1.5m",
+        "ON_DATA_LOSS": "stop",
+        "ARCHIVE_START": "",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert (settings.kafka_topics, settings.lanes, settings.event_objects) == (("a", "b"), 3, False)
+    assert (settings.batch_max_wait, settings.on_data_loss, settings.archive_start) == (
+        timedelta(seconds=90),
+        OnDataLoss.STOP,
+        "2024-01-01T00",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [("500ms", timedelta(milliseconds=500)), ("30", timedelta(seconds=30)), ("2h", timedelta(hours=2)), ("1 d", timedelta(days=1))],
+)
+def test_durations_carry_their_unit(monkeypatch: pytest.MonkeyPatch, text: str, duration: timedelta) -> None:
+    monkeypatch.setenv("RUN_START_TIMEOUT", text)
+    assert load_settings().run_start_timeout == duration
+
+
+def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = problems(
+        monkeypatch,
+        LANES="0",
+        BATCH_MAX_EVENTS="many",
+        BATCH_MAX_HOURS="30",
+        BATCH_MAX_WAIT="soon",
+        DYNAMO_ENDPOINT="localhost:8000",
+        ARCHIVE_BUCKET_NAME="Event_Archive",
+        LEDGER_TABLE_NAME="RecentEvents",
+        KAFKA_BROKERS="localhost",
+        KAFKA_SECURITY_PROTOCOL="SASL_SSL",
+        KAFKA_SSL_KEY_LOCATION="key.pem",
+        KAFKA_CLIENTID="me",
+    )
+    for start in (
+        "LANES=0: expected greater than or equal to 1",
+        "BATCH_MAX_EVENTS=many: expected a valid integer",
+        "BATCH_MAX_RANGES + BATCH_MAX_HOURS=54: expected at most 48 together",
+        "BATCH_MAX_WAIT=soon: expected a duration such as 500ms, 30s, 5m, 24h or 7d",
+        "DYNAMO_ENDPOINT=localhost:8000: expected a URL such as http://localhost:9000",
+        "ARCHIVE_BUCKET_NAME=Event_Archive: expected 3 to 63 lower-case letters",
+        "RECENT_EVENTS_TABLE_NAME, LEDGER_TABLE_NAME, AGGREGATES_TABLE_NAME=RecentEvents,RecentEvents,EventAggregates: expected three",
+        "KAFKA_BROKERS=localhost: expected host:port, comma-separated",
+        "KAFKA_SASL_MECHANISM: needed with KAFKA_SECURITY_PROTOCOL=SASL_SSL",
+        "KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: expected both or neither",
+        "KAFKA_CLIENTID is not a setting: did you mean KAFKA_CLIENT_ID?",
+    ):
+        assert [line for line in found if line.startswith(start)], start
+    assert len(found) == 11
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "s3cr3t")
+    monkeypatch.setenv("MINIO_SECRET_KEY", "s3cr3t")
+    found = problems(monkeypatch, MINIO_ENDPOINT="http://user:s3cr3t@localhost:9000")
+    assert "s3cr3t" not in "\n".join(found)
+    assert found[-1].startswith("KAFKA_SASL_PASSWORD: without effect")
+    monkeypatch.delenv("MINIO_ENDPOINT")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("KAFKA_SASL_MECHANISM", "PLAIN")
+    settings = load_settings()
+    assert (
+        "s3cr3t" not in f"{settings!r}{settings.model_dump_json()}{wiring.kafka_config(settings)!r}{wiring.object_store_config(settings)!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("KAFKA_BROKER", "KAFKA_BROKERS"), ("KAFKA_TOPIC", "KAFKA_TOPICS"), ("MINIO_ENDPOINTS", "MINIO_ENDPOINT")]
+)
+def test_a_setting_that_is_nearly_right_is_not_silently_ignored(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
+    assert problems(monkeypatch, **{name: "x"}) == [f"{name} is not a setting: did you mean {meant}?"]
+
+
+def test_other_peoples_variables_are_nobody_s_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LINES", "COLUMNS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "MINIO_ROOT_USER"):
+        monkeypatch.setenv(name, "1")
+    assert load_settings() == Settings()
+
+
+def test_local_keys_go_to_endpoints_of_one_s_own_and_never_to_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    assert (wiring.dynamo_config(settings).access_key, wiring.object_store_config(settings).keys) == (None, None)
+    assert (wiring.dynamo_config(settings).region, wiring.object_store_config(settings).region) == (None, None)
+    monkeypatch.setenv("DYNAMO_ENDPOINT", "http://localhost:8000/")
+    monkeypatch.setenv("MINIO_ENDPOINT", "http://localhost:9000")
+    settings = load_settings()
+    dynamo, store = wiring.dynamo_config(settings), wiring.object_store_config(settings)
+    assert store.keys is not None
+    assert (dynamo.endpoint, dynamo.access_key, dynamo.secret_key, dynamo.region) == ("http://localhost:8000", "fake", "fake", "us-east-1")
+    assert (store.keys.access_key_id, store.keys.secret_access_key, store.region) == ("minio", "minio123", "us-east-1")
+
+
+def test_either_name_of_the_region_counts_the_older_one_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert wiring.dynamo_config(load_settings()).region == "eu-west-1"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    assert wiring.object_store_config(load_settings()).region == "eu-central-1"
+
+
+def test_ports_are_made_once_for_the_same_settings_and_connect_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BROKERS", "127.0.0.1:1")
+    monkeypatch.setenv("DYNAMO_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("MINIO_ENDPOINT", "http://127.0.0.1:1")
+    assert wiring.build_ports(load_settings()) is wiring.build_ports(load_settings())
+
+
+def test_wrong_settings_do_not_keep_definitions_from_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANES", "none")
+    assert (topics_at_load(), archive_start_at_load()) == (EVENT_TYPES, "2024-01-01T00")
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
