@@ -1,0 +1,123 @@
+"""The micro-batch: one op that executes exactly the plan in its config, and tells Dagster what it did."""
+
+# No postponed annotations here: Dagster reads the types of `context`, `config` and resources.
+
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import Field
+
+from analytics_defs.core.ledger import BatchRecord
+from analytics_defs.core.offsets import Range, TopicPartition
+from analytics_defs.core.plan import Plan
+from analytics_defs.defs.metadata import batch_line, ingest_metadata
+from analytics_defs.defs.platform import Platform, failures
+from analytics_defs.defs.topics import topic_assets
+from analytics_defs.flows import steps
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.observe import look
+
+JOB = "micro_batch"
+OP = "move_events"
+LANE_TAG = "analytics/lane"
+HEADS_TAG = "analytics/heads"
+
+
+class RangeConfig(dg.Config):
+    """Offsets `[start, end)` of one topic-partition, named as in `topic/partition`."""
+
+    topic_partition: str
+    start: int
+    end: int
+
+
+class PlanConfig(dg.Config):
+    """The plan of one run. Left empty (the Materialize button), the run plans once by itself, for every lane."""
+
+    lane: int = 0
+    ranges: list[RangeConfig] = Field(default_factory=list)
+    finish: list[str] = Field(default_factory=list)
+    recommit: list[str] = Field(default_factory=list)
+
+    def plan(self) -> Plan:
+        return Plan(
+            self.lane,
+            tuple(sorted(Range(TopicPartition.parse(each.topic_partition), each.start, each.end) for each in self.ranges)),
+            tuple(self.finish),
+            tuple(map(TopicPartition.parse, self.recommit)),
+        )
+
+
+def run_config(plan: Plan) -> dict[str, object]:
+    """The plan as the run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
+    config = {
+        "lane": plan.lane,
+        "ranges": [{"topic_partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in plan.ranges],
+        "finish": list(plan.finish),
+        "recommit": [str(each) for each in plan.recommit],
+    }
+    return {"ops": {OP: {"config": config}}}
+
+
+def _spec(name: str, description: str, kinds: set[str]) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        deps=[each.key for each in topic_assets],
+        description=description,
+        kinds=kinds,
+        group_name="ingest",
+        owners=["team:analytics"],
+        skippable=True,
+    )
+
+
+@dg.multi_asset(
+    name=OP,
+    specs=[
+        _spec(
+            "recent_events",
+            "Events of the last 30 days, one item each, in the DynamoDB table RecentEvents. The first claim of an id wins.",
+            {"dynamodb"},
+        ),
+        _spec("event_json", "Each event's original bytes, one JSON object each, under events/ in the archive bucket.", {"s3", "json"}),
+        _spec("dead_letters", "Records that are not events, whole and with the reason, as NDJSON under dead-letters/.", {"s3", "json"}),
+        _spec("live_aggregates", "Counters by type, hour and reason in EventAggregates, moved only by closing transactions.", {"dynamodb"}),
+        _spec("committed_offsets", "The consumer group's offsets: the visible copy of the ledger's heads.", {"kafka"}),
+    ],
+)
+def move_events(
+    context: dg.AssetExecutionContext, config: PlanConfig, platform: dg.ResourceParam[Platform]
+) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+    """Move the plan's records into every store, then commit. A plan that is closed already yields nothing and succeeds."""
+    closed: list[BatchRecord] = []
+
+    def on_closed(record: BatchRecord) -> None:
+        closed.append(record)
+        context.log.info(batch_line(record))
+
+    with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
+        conduct = platform.conduct(context.run.run_id)
+        for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
+            report = ingest(plan, ports, conduct, on_closed)
+            if report.stopped_because:
+                context.log.info("lane %s stops: %s", plan.lane, report.stopped_because)
+        steps.sweep(ports)
+    if not closed:
+        context.log.info("nothing was left to do")
+        return
+    for name, metadata in ingest_metadata(closed).items():
+        yield dg.MaterializeResult(asset_key=name, metadata=metadata)
+
+
+def _plans_of_now(platform: dg.ResourceParam[Platform]) -> list[Plan]:
+    settings = platform.settings()
+    return [plan for plan in look(settings.kafka_topics, settings.policy(), platform.ports()).plans if plan]
+
+
+micro_batch_job = dg.define_asset_job(
+    JOB,
+    selection=dg.AssetSelection.assets(move_events).without_checks(),
+    executor_def=dg.in_process_executor,
+    tags={"dagster/max_retries": "0"},
+    description="One micro-batch run of one lane, started by the sensor kafka_micro_batches. The sensor alone asks again for what failed.",
+)

@@ -1,0 +1,93 @@
+"""Reports as Dagster metadata: numbers that plot, tables by step and by range."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from analytics_defs.core.ledger import BatchRecord, Tally
+
+Metadata = Mapping[str, dg.MetadataValue]
+
+
+def batch_line(record: BatchRecord) -> str:
+    """One closed batch in one line of the run's log."""
+    tally = record.tally
+    seconds = max(record.duration_ms, 1) / 1000
+    others = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in tally.as_dict().items() if count and name != "stored")
+    ranges = " ".join(map(str, record.batch.ranges))
+    counts = f"{tally.stored} stored{', ' + others if others else ''}"
+    return f"batch {record.batch.id}: {counts} in {seconds:.2f} s ({tally.stored / seconds:.0f}/s): {ranges}"
+
+
+def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
+    """Metadata by asset, over the batches one run closed."""
+    tally = sum((record.tally for record in closed), Tally())
+    hours = sorted({hour for record in closed for hour in record.hours})
+    types = sum((Counter(record.types) for record in closed), Counter[str]())
+    reasons = sum((Counter(record.reasons) for record in closed), Counter[str]())
+    seconds = max(1, sum(record.duration_ms for record in closed)) / 1000
+    common = {"batches": _int(len(closed)), "seconds": dg.MetadataValue.float(round(seconds, 3))}
+    return {
+        "recent_events": {
+            "dagster/row_count": _int(tally.stored),
+            "events": _int(tally.stored),
+            "repeats": _int(tally.repeats),
+            "events per second": dg.MetadataValue.float(round(tally.stored / seconds, 1)),
+            "seconds by step": _seconds_by_step(closed),
+            "ranges": _ranges(closed),
+            **common,
+        },
+        "event_json": {
+            "events": _int(tally.stored if all(record.event_objects for record in closed) else 0),
+            "bytes": _int(sum(record.bytes for record in closed)),
+            "hours": _int(len(hours)),
+            "first hour": dg.MetadataValue.text(hours[0] if hours else "none"),
+            "last hour": dg.MetadataValue.text(hours[-1] if hours else "none"),
+        },
+        "dead_letters": {
+            "dead letters": _int(tally.dead_letters),
+            "share": dg.MetadataValue.float(round(tally.dead_letters / max(1, tally.total), 6)),
+            "files": dg.MetadataValue.json([record.dead_letters_key for record in closed if record.dead_letters_key]),
+            **{f"reason {reason}": _int(count) for reason, count in sorted(reasons.items())},
+        },
+        "live_aggregates": {
+            "events": _int(tally.stored),
+            "tombstones": _int(tally.tombstones),
+            "gaps": _int(tally.gaps),
+            "lost": _int(tally.lost),
+            "unaccounted": _int(sum(len(each) for record in closed for each in record.unaccounted)),
+            **{name: _int(count) for name, count in sorted(types.items())},
+        },
+        "committed_offsets": {
+            "offsets": _int(sum(len(each) for record in closed for each in record.batch.ranges)),
+            "mean seconds from record to close": dg.MetadataValue.float(
+                round(sum(record.record_to_close_ms for record in closed) / 1000 / max(1, tally.stored), 3)
+            ),
+            "ranges": _ranges(closed),
+        },
+    }
+
+
+def _int(value: int) -> dg.MetadataValue:
+    return dg.MetadataValue.int(value)
+
+
+def _seconds_by_step(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
+    """Steps overlap and run in several threads: their sum exceeds the seconds of the batch."""
+    steps = sum((Counter(record.steps_ms) for record in closed), Counter[str]())
+    return dg.MetadataValue.table(
+        [dg.TableRecord({"step": step, "seconds": ms / 1000}) for step, ms in steps.most_common()]
+        or [dg.TableRecord({"step": "none", "seconds": 0.0})]
+    )
+
+
+def _ranges(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
+    rows = [
+        dg.TableRecord(
+            {"batch": record.batch.id, "partition": str(each.topic_partition), "start": each.start, "end": each.end, **tally.as_dict()}
+        )
+        for record in closed
+        for each, tally in zip(record.batch.ranges, record.tallies, strict=True)
+    ]
+    return dg.MetadataValue.table(rows[:500])

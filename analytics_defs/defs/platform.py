@@ -1,0 +1,50 @@
+"""The resource through which Dagster reaches the flows' ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from analytics_defs.config import Settings, load_settings
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.ingest import Conduct
+from analytics_defs.ports import Ports
+
+
+class Platform:
+    """The environment's settings and the ports built from them. Nothing is read or connected before it is used."""
+
+    def settings(self) -> Settings:
+        """Raises SettingsError with every wrong setting."""
+        return load_settings()
+
+    def ports(self) -> Ports:
+        """Cached in the process: Dagster sets resources up on every tick, and clients are costly to make."""
+        from analytics_defs.wiring import build_ports
+
+        return build_ports(self.settings())
+
+    @contextmanager
+    def sign_of_life(self, run_id: str, lane: int) -> Iterator[Ports]:
+        """The ports, while the run's lease is renewed beside the work."""
+        from analytics_defs.adapters.heartbeat import Heartbeat
+
+        ports = self.ports()
+        with Heartbeat(ports.ledger, run_id, lane, ports.clock):
+            yield ports
+
+    def conduct(self, run_id: str) -> Conduct:
+        from analytics_defs.wiring import conduct
+
+        return conduct(self.settings(), run_id)
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Our errors as Dagster's: the message alone, and whether trying again may help."""
+    try:
+        yield
+    except AnalyticsError as error:
+        raise dg.Failure(description=str(error), metadata={"error": type(error).__name__}, allow_retries=error.retryable) from error

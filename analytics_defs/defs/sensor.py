@@ -1,0 +1,187 @@
+"""The sensor: plans, asks for runs, reports what the ledger says. It never reads events, writes stores or commits."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from analytics_defs.config import Settings
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, dead_runs, dispatch, too_small
+from analytics_defs.core.ledger import Snapshot
+from analytics_defs.core.plan import Plan, Planning
+from analytics_defs.defs.checks import balance
+from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
+from analytics_defs.defs.platform import Platform
+from analytics_defs.defs.topics import HOURS, event_parts, lag_observations
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.observe import look
+from analytics_defs.flows.report import Changes, changes_since
+
+OBSERVE_EVERY = timedelta(minutes=1)
+RECOMMIT_EVERY = timedelta(days=1)
+"""Offsets of a group without members expire (7 days by default): on a quiet topic they are committed again."""
+
+
+@dataclass(slots=True)
+class Cursor:
+    """What the sensor remembers. Losing it costs reports that come twice, never one that does not come."""
+
+    reported: dict[str, int] = field(default_factory=dict)
+    observed_at: datetime | None = None
+    recommitted_at: datetime | None = None
+    small_since: dict[str, datetime] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Cursor":
+        found = json.loads(text) if text else {}
+        return cls(
+            found.get("reported", {}),
+            _time(found.get("observed_at")),
+            _time(found.get("recommitted_at")),
+            {lane: datetime.fromisoformat(since) for lane, since in found.get("small_since", {}).items()},
+        )
+
+    def __str__(self) -> str:
+        return json.dumps(
+            {
+                "reported": self.reported,
+                "observed_at": self.observed_at and self.observed_at.isoformat(),
+                "recommitted_at": self.recommitted_at and self.recommitted_at.isoformat(),
+                "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
+            }
+        )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dg.sensor(
+    name="kafka_micro_batches",
+    job=micro_batch_job,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Plans micro-batches from Kafka's watermarks and the ledger's heads, one run a lane; reports lag, hours and the balance.",
+)
+def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
+    cursor = Cursor.parse(context.cursor)
+    try:
+        settings, ports = platform.settings(), platform.ports()
+        now = ports.clock.now()
+        recommit = cursor.recommitted_at is None or now - cursor.recommitted_at > RECOMMIT_EVERY
+        planning = look(settings.kafka_topics, settings.policy(recommit_all=recommit), ports)
+        changes = changes_since(cursor.reported, planning.snapshot, ports.ledger)
+    except AnalyticsError as error:
+        if error.retryable:
+            return dg.SensorResult(skip_reason=str(error))
+        raise dg.Failure(description=str(error)) from error
+    cursor.recommitted_at = now if recommit else cursor.recommitted_at
+    busy = _busy_lanes(context, planning.snapshot, now, settings.run_start_timeout)
+    waiting = _waiting(planning.plans, cursor, now, settings)
+    decisions = [_decide(context, plan, busy, waiting, now) for plan in planning.plans if plan]
+    requests = [each for each in decisions if isinstance(each, Request)]
+    states = [
+        *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
+        *planning.notes,
+        *planning.stopped.values(),
+    ]
+    for state in states:
+        context.log.info(state)
+    events = _events(planning, changes, cursor, now)
+    return dg.SensorResult(
+        run_requests=[_run_request(each) for each in requests],
+        skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
+        cursor=str(cursor),
+        asset_events=events,
+    )
+
+
+def _busy_lanes(context: dg.SensorEvaluationContext, snapshot: Snapshot, now: datetime, start_timeout: timedelta) -> dict[int, str]:
+    """Lanes with a run in flight. Runs without a sign of life are reported failed, whatever their status says, and hold no lane."""
+    records = context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
+    runs = {}
+    for record in records:
+        run = record.dagster_run
+        if LANE_TAG in run.tags:
+            waits = run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
+            started = record.update_timestamp if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
+            runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), None if waits else started.replace(tzinfo=UTC))
+    dead = {each.run_id for each in dead_runs(list(runs.values()), snapshot.leases, now, start_timeout)}
+    for record in records:
+        if record.dagster_run.run_id in dead:
+            context.instance.report_run_failed(
+                record.dagster_run,
+                "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest.",
+            )
+    return {run.lane: run.run_id for run in runs.values() if run.run_id not in dead}
+
+
+def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Settings) -> frozenset[int]:
+    """Lanes whose plan is small and may wait for more. Keeps in the cursor since when."""
+    since = {str(plan.lane): cursor.small_since.get(str(plan.lane), now) for plan in plans if plan}
+    waiting = {
+        plan.lane
+        for plan in plans
+        if plan and too_small(plan, since[str(plan.lane)], now, settings.batch_max_wait, settings.batch_max_events)
+    }
+    cursor.small_since = {lane: first for lane, first in since.items() if int(lane) in waiting}
+    return frozenset(waiting)
+
+
+def _decide(
+    context: dg.SensorEvaluationContext, plan: Plan, busy: Mapping[int, str], waiting: frozenset[int], now: datetime
+) -> Request | Wait:
+    if plan.lane in busy:
+        return Wait(plan.lane, f"run {busy[plan.lane]} is in flight")
+    if plan.lane in waiting:
+        return Wait(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
+    return dispatch(plan, _attempts(context, plan), now)
+
+
+def _attempts(context: dg.SensorEvaluationContext, plan: Plan) -> Attempts:
+    """Counted by the highest run key, not only by runs: deleting an old run in the UI must not bring a used key back."""
+    records = context.instance.get_run_records(dg.RunsFilter(tags={HEADS_TAG: plan.fingerprint}))
+    keys = [record.dagster_run.tags.get("dagster/run_key", "").rpartition("#")[2] for record in records]
+    count = max([len(records), *(int(key) + 1 for key in keys if key.isdigit())])
+    ended = [
+        datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
+        for record in records
+    ]
+    return Attempts(count, max(ended, default=None))
+
+
+def _run_request(request: Request) -> dg.RunRequest:
+    tags = {LANE_TAG: str(request.plan.lane), HEADS_TAG: request.plan.fingerprint}
+    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan), tags=tags)
+
+
+def _events(
+    planning: Planning, changes: Changes, cursor: Cursor, now: datetime
+) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """Changed hours every tick; lag and balance at most once a minute. Hours outside the partitions are stored and counted all the same."""
+    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = [
+        dg.AssetMaterialization(
+            event_parts.key,
+            partition=hour,
+            metadata={"events added": change.events, "batches": len(change.batches), "last batch": max(change.batches)},
+        )
+        for hour, change in sorted(changes.hours.items())
+        if HOURS.has_partition_key(hour)
+    ]
+    cursor.reported = changes.cursor
+    if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_EVERY:
+        cursor.observed_at = now
+        events += lag_observations(planning.lags)
+        events.append(balance(planning.snapshot))
+    return events

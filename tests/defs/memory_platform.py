@@ -1,0 +1,74 @@
+"""The platform resource on memory doubles: what Dagster does around the flows, without any server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.config import Settings
+from analytics_defs.core.ledger import Lease
+from analytics_defs.definitions import defs
+from analytics_defs.defs.platform import Platform
+from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.flows.ingest import Conduct
+from analytics_defs.ports import Ports
+
+TOPIC = "ProductDeleted"
+HOUR = "2024-01-15T10"
+
+
+class MemoryPlatform(Platform):
+    """One broker with `TOPIC`, empty stores, a clock that starts now and is moved by hand."""
+
+    def __init__(self, partitions: int = 2, **settings: object) -> None:
+        self.log = MemoryLog()
+        self.log.create_topic(TOPIC, partitions)
+        self.clock = ManualClock(datetime.now(UTC))
+        self._ports = Ports(self.log, MemoryRecentEvents(), MemoryArchive(), MemoryLedger(), self.clock, InlineWorkers())
+        self._settings = Settings(**({"kafka_topics": (TOPIC,)} | settings))  # type: ignore[arg-type]
+
+    def settings(self) -> Settings:
+        return self._settings
+
+    def ports(self) -> Ports:
+        return self._ports
+
+    @contextmanager
+    def sign_of_life(self, run_id: str, lane: int) -> Iterator[Ports]:
+        self._ports.ledger.renew(Lease(run_id, lane, self.clock.now()))
+        yield self._ports
+        self._ports.ledger.release(run_id)
+
+    def conduct(self, run_id: str) -> Conduct:
+        return Conduct(run_id, self._settings.rules(), self._settings.limits())
+
+    def produce(self, count: int, start: int = 0, hour: str = HOUR) -> None:
+        """Valid events with ids `event-<n>`, over the partitions in turn."""
+        for number in range(start, start + count):
+            event = {"id": f"event-{number}", "timestamp": f"{hour}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
+            self.log.append(TOPIC, number % 2, json.dumps(event).encode())
+
+    def tick(self, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+        """One evaluation of the sensor."""
+        context = dg.build_sensor_context(
+            instance=instance, resources={"platform": self}, repository_def=defs.get_repository_def(), cursor=cursor
+        )
+        found = kafka_micro_batches(context)
+        assert isinstance(found, dg.SensorResult)
+        return found
+
+    def run(self, instance: dg.DagsterInstance, request: dg.RunRequest | None = None) -> dg.ExecuteInProcessResult:
+        """The job as the daemon would start it for the request; without one, as the Materialize button does."""
+        tags = dict(request.tags) | {"dagster/run_key": request.run_key or ""} if request else {}
+        return defs.resolve_job_def("micro_batch").execute_in_process(
+            run_config=request.run_config if request else None,
+            resources={"platform": self},
+            instance=instance,
+            tags=tags,
+            raise_on_error=False,
+        )

@@ -1,0 +1,138 @@
+"""What a run of the job promises, whoever starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+
+from analytics_defs.adapters.memory import MemoryArchive
+from analytics_defs.core.layout import staging_key
+from analytics_defs.definitions import defs
+from analytics_defs.defs.ingest import micro_batch_job
+from analytics_defs.defs.platform import failures
+from analytics_defs.errors import AnalyticsError, Denied, Unavailable
+from analytics_defs.ports import Blob, Ports
+from tests.defs.memory_platform import MemoryPlatform
+
+ASSETS = {"recent_events", "event_json", "dead_letters", "live_aggregates", "committed_offsets"}
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, object]]:
+    return {
+        event.asset_key.to_user_string(): {name: value.value for name, value in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+
+
+def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform()
+    platform.produce(10)
+    platform.log.append("ProductDeleted", 0, b"not json")
+    found = materialized(platform.run(instance, (platform.tick(instance).run_requests or [])[0]))
+    assert found.keys() == ASSETS
+    assert found["recent_events"]["dagster/row_count"] == 10
+    assert found["dead_letters"] | {"files": []} == {"dead letters": 1, "share": round(1 / 11, 6), "files": [], "reason not_json": 1}
+    assert found["live_aggregates"]["unaccounted"] == 0
+    assert found["committed_offsets"]["offsets"] == 11
+
+
+def test_a_run_of_a_closed_plan_yields_nothing_and_succeeds(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform()
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    platform.run(instance, request)
+    again = platform.run(instance, request)
+    assert again.success
+    assert materialized(again) == {}
+    assert platform.ports().ledger.counters()["events"] == 10
+
+
+def test_the_materialize_button_plans_once_for_every_lane(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform(lanes=2)
+    platform.produce(10)
+    result = platform.run(instance)
+    assert result.success
+    assert materialized(result)["recent_events"]["events"] == 10
+
+
+class FailingArchive(MemoryArchive):
+    """Refuses every object below a prefix."""
+
+    def __init__(self, prefix: str, fault: AnalyticsError) -> None:
+        super().__init__()
+        self.prefix, self.fault = prefix, fault
+
+    def put(self, blobs: Sequence[Blob]) -> None:
+        if any(blob.key.startswith(self.prefix) for blob in blobs):
+            raise self.fault
+        super().put(blobs)
+
+
+class FailingPlatform(MemoryPlatform):
+    """Its bucket fails until it is mended."""
+
+    def __init__(self, fault: AnalyticsError) -> None:
+        super().__init__()
+        self.archive = FailingArchive("parquet/", fault)
+        self._ports = replace(self._ports, archive=self.archive)
+
+    def ports(self) -> Ports:
+        return self._ports
+
+
+@pytest.mark.parametrize("fault", [Unavailable("MinIO at http://x, bucket b: no answer"), Denied("MinIO at http://x, bucket b: 403")])
+def test_a_fault_fails_the_run_with_its_message_and_commits_nothing(instance: dg.DagsterInstance, fault: AnalyticsError) -> None:
+    platform = FailingPlatform(fault)
+    platform.produce(10)
+    result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    (failed,) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    assert not result.success
+    assert failed.step_failure_data.user_failure_data is not None
+    assert failed.step_failure_data.user_failure_data.description == str(fault)
+    assert platform.ports().log.committed(platform.ports().ledger.snapshot().heads) == dict.fromkeys(
+        platform.ports().ledger.snapshot().heads
+    )
+
+
+@pytest.mark.parametrize("fault", [Unavailable("no answer"), Denied("403")])
+def test_dagster_hears_whether_trying_again_may_help(fault: AnalyticsError) -> None:
+    with pytest.raises(dg.Failure) as raised, failures():
+        raise fault
+    assert raised.value.allow_retries is fault.retryable
+    assert raised.value.description == str(fault)
+
+
+def test_the_next_run_finishes_what_a_failed_one_left(instance: dg.DagsterInstance) -> None:
+    platform = FailingPlatform(Unavailable("down"))
+    platform.produce(10)
+    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    assert len(platform.ports().ledger.snapshot().pending) == 1
+    platform.archive.prefix = "nothing/"
+    result = platform.run(instance)
+    assert materialized(result)["recent_events"]["events"] == 10
+    assert platform.ports().ledger.snapshot().pending == {}
+
+
+def test_retries_are_the_sensors_alone() -> None:
+    assert (micro_batch_job.tags or {})["dagster/max_retries"] == "0"
+    assert all(op.retry_policy is None for op in defs.resolve_job_def("micro_batch").nodes_in_topological_order)
+
+
+def test_a_run_removes_staging_files_that_a_dead_one_left_of_closed_batches(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform()
+    platform.produce(10)
+    platform.run(instance)
+    (closed,) = platform.ports().ledger.last_batches(1)
+    platform.ports().archive.put([Blob(staging_key(closed.batch.id), b"left", "", {}), Blob(staging_key("not-ours"), b"kept", "", {})])
+    platform.run(instance)
+    assert list(platform.ports().archive.keys(staging_key(""))) == [staging_key("not-ours")]

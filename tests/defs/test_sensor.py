@@ -1,0 +1,233 @@
+"""The sensor's promises, evaluated against an ephemeral instance and memory doubles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from analytics_defs.core.ledger import Lease
+from analytics_defs.definitions import defs
+from analytics_defs.defs.checks import CHECK
+from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG
+from analytics_defs.errors import Denied, Unavailable
+from tests.defs.memory_platform import HOUR, TOPIC, MemoryPlatform
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def platform() -> MemoryPlatform:
+    return MemoryPlatform()
+
+
+def requests(result: dg.SensorResult) -> list[dg.RunRequest]:
+    return list(result.run_requests or [])
+
+
+def materialized(result: dg.SensorResult) -> dict[str, int]:
+    """Events added by hour, as reported."""
+    return {
+        str(event.partition): int(str(event.metadata["events added"].value))
+        for event in result.asset_events
+        if isinstance(event, dg.AssetMaterialization)
+    }
+
+
+def started(instance: dg.DagsterInstance, request: dg.RunRequest, *, queued: bool = False) -> dg.DagsterRun:
+    """The run of a request as the daemon creates it, and as it stays when its process is gone."""
+    run = instance.create_run_for_job(
+        defs.resolve_job_def(JOB), run_config=request.run_config, tags=dict(request.tags) | {"dagster/run_key": request.run_key or ""}
+    )
+    if not queued:
+        instance.run_storage.handle_run_event(run.run_id, _start_event(run))
+    return run
+
+
+def _start_event(run: dg.DagsterRun) -> dg.DagsterEvent:
+    return dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=run.job_name)
+
+
+def test_a_backlog_becomes_one_request_whose_ranges_live_in_its_config_only(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    (request,) = requests(platform.tick(instance))
+    assert request.run_config["ops"]["move_events"]["config"]["ranges"] == [
+        {"topic_partition": f"{TOPIC}/0", "start": 0, "end": 5},
+        {"topic_partition": f"{TOPIC}/1", "start": 0, "end": 5},
+    ]
+    assert request.tags.keys() == {LANE_TAG, HEADS_TAG}
+    assert all(len(value) <= 16 for value in request.tags.values())
+
+
+def test_a_lane_with_a_run_in_flight_gets_no_second_one(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    started(instance, requests(platform.tick(instance))[0], queued=True)
+    platform.produce(10, start=10)
+    assert requests(platform.tick(instance)) == []
+
+
+def test_lanes_are_asked_for_side_by_side(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform(lanes=2)
+    platform.produce(10)
+    assert {request.tags[LANE_TAG] for request in requests(platform.tick(instance))} == {"0", "1"}
+
+
+def test_a_drained_topic_is_one_sentence_and_no_request(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    first = platform.tick(instance)
+    assert platform.run(instance, requests(first)[0]).success
+    second = platform.tick(instance, first.cursor)
+    assert requests(second) == []
+    assert second.skip_reason is not None
+    assert second.skip_reason.skip_message == "every partition is read to its end"
+
+
+def test_a_failed_run_is_asked_for_again_after_its_backoff_under_a_new_key(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    (request,) = requests(platform.tick(instance))
+    run = started(instance, request)
+    instance.report_run_failed(run)
+    waits = platform.tick(instance)
+    assert requests(waits) == []
+    assert waits.skip_reason is not None
+    assert "attempt 2 waits" in str(waits.skip_reason.skip_message)
+    platform.clock.advance(timedelta(seconds=6))
+    (again,) = requests(platform.tick(instance))
+    assert again.tags[HEADS_TAG] == request.tags[HEADS_TAG]
+    assert again.run_key == f"{request.tags[HEADS_TAG]}#1"
+
+
+def test_deleting_an_old_run_does_not_bring_its_key_back(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    (request,) = requests(platform.tick(instance))
+    first = started(instance, request)
+    instance.report_run_failed(first)
+    platform.clock.advance(timedelta(seconds=6))
+    (second,) = requests(platform.tick(instance))
+    instance.report_run_failed(started(instance, second))
+    instance.delete_run(first.run_id)
+    platform.clock.advance(timedelta(seconds=30))
+    (third,) = requests(platform.tick(instance))
+    assert third.run_key == f"{request.tags[HEADS_TAG]}#2"
+
+
+def test_a_run_without_a_sign_of_life_is_reported_failed_and_frees_its_lane(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    run = started(instance, requests(platform.tick(instance))[0])
+    assert requests(platform.tick(instance)) == []
+    platform.clock.advance(timedelta(minutes=3))
+    platform.tick(instance)
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    assert found.status is dg.DagsterRunStatus.FAILURE
+    platform.clock.advance(timedelta(seconds=6))
+    assert len(requests(platform.tick(instance))) == 1
+
+
+def test_a_run_that_shows_life_is_left_alone_however_long_it_takes(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    run = started(instance, requests(platform.tick(instance))[0])
+    platform.clock.advance(timedelta(hours=2))
+    platform.ports().ledger.renew(Lease(run.run_id, 0, platform.clock.now()))
+    assert requests(platform.tick(instance)) == []
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    assert found.status is dg.DagsterRunStatus.STARTED
+
+
+def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    platform.produce(10)
+    first = platform.tick(instance)
+    platform.run(instance, requests(first)[0])
+    second = platform.tick(instance, first.cursor)
+    assert materialized(second) == {HOUR: 10}
+    assert materialized(platform.tick(instance, second.cursor)) == {}
+    assert materialized(platform.tick(instance, None)) == {HOUR: 10}
+
+
+def test_an_hour_outside_the_partitions_is_stored_and_not_reported(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(2, hour="1969-12-31T23")
+    first = platform.tick(instance)
+    assert platform.run(instance, requests(first)[0]).success
+    assert materialized(platform.tick(instance, first.cursor)) == {}
+    assert platform.ports().ledger.counters()["events"] == 2
+
+
+def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    first = platform.tick(instance)
+    (lag,) = [event for event in first.asset_events if isinstance(event, dg.AssetObservation)]
+    assert lag.metadata["lag"].value == 10
+    (check,) = [event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert (check.check_name, check.passed) == (CHECK, True)
+    assert platform.tick(instance, first.cursor).asset_events == []
+    platform.clock.advance(timedelta(minutes=1))
+    assert len(platform.tick(instance, first.cursor).asset_events) == 2
+
+
+def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    platform.produce(10)
+    first = platform.tick(instance)
+    platform.run(instance, requests(first)[0])
+    platform.log.delete_topic(TOPIC)
+    assert f"topic {TOPIC} does not exist" in str(platform.tick(instance).skip_reason)
+    platform.log.create_topic(TOPIC, 2)
+    assert "analytics accept-topic" in str(platform.tick(instance).skip_reason)
+
+
+def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    first = platform.tick(instance)
+    platform.run(instance, requests(first)[0])
+    partition = next(iter(platform.ports().ledger.snapshot().heads))
+    platform.ports().log.commit({partition: 2})
+    (request,) = requests(platform.tick(instance, first.cursor))
+    assert request.run_config["ops"]["move_events"]["config"]["recommit"] == [str(partition)]
+    assert platform.run(instance, request).success
+    assert platform.ports().log.committed([partition]) == {partition: 5}
+
+
+def test_a_small_plan_waits_for_more_up_to_its_limit(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform(batch_max_wait=timedelta(seconds=30))
+    platform.produce(10)
+    first = platform.tick(instance)
+    assert requests(first) == []
+    platform.clock.advance(timedelta(seconds=30))
+    assert len(requests(platform.tick(instance, first.cursor))) == 1
+
+
+class _Down(MemoryPlatform):
+    def __init__(self, fault: Exception) -> None:
+        super().__init__()
+        self._fault = fault
+
+    def ports(self):  # type: ignore[no-untyped-def]
+        raise self._fault
+
+
+def test_a_broker_that_is_down_is_one_sentence(instance: dg.DagsterInstance) -> None:
+    result = _Down(Unavailable("Kafka at localhost:9092 does not answer")).tick(instance)
+    assert str(result.skip_reason.skip_message if result.skip_reason else "") == "Kafka at localhost:9092 does not answer"
+
+
+def test_a_fault_that_nobody_mends_by_waiting_fails_the_tick(instance: dg.DagsterInstance) -> None:
+    with pytest.raises(dg.Failure, match="the key is refused"):
+        _Down(Denied("the key is refused")).tick(instance)
+
+
+def test_the_cursor_is_small_json_without_events(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    first = platform.tick(instance)
+    platform.run(instance, requests(first)[0])
+    assert json.loads(platform.tick(instance, first.cursor).cursor or "")["reported"] == {f"{TOPIC}/0": 5, f"{TOPIC}/1": 5}
