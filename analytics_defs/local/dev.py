@@ -1,0 +1,82 @@
+"""`make dev`: embedded Kafka, DynamoDB and S3, a simulated shop, and Dagster with its UI, in one folder (`.dev`)."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from analytics_defs.errors import CannotStart
+from analytics_defs.local import envfile
+from analytics_defs.local.ports import LOOPBACK, accepts, http_status, is_taken
+from analytics_defs.local.stack import Stack, StopRequested, opened
+
+_SERVERS = ("broker", "stores")
+_ANALYTICS = str(Path(sys.executable).with_name("analytics"))
+
+
+def run(folder: Path, *, port: int, rate: float) -> None:
+    """Runs everything until SIGINT, SIGTERM or SIGHUP; then ends it all and returns.
+
+    Everything is in memory and starts empty, Dagster's history included: the run keys and offsets of an earlier shop
+    would contradict this one's.
+    """
+    with opened(folder) as stack:
+        if is_taken(port) or accepts(port):  # after `opened`, which ends what a killed stack left on this port
+            raise CannotStart(f"port {port} is taken: name another with `make dev PORT=...`")
+        try:
+            _start(stack, port, rate)
+            stack.watch()
+        except StopRequested:
+            click.echo("stopping; what does not end within 20 s is killed")
+    click.echo("stopped: no process is left, the logs are in " + str(folder / "logs"))
+
+
+def _start(stack: Stack, port: int, rate: float) -> None:
+    click.echo("starting an embedded Kafka broker, DynamoDB and S3")
+    settings = _start_servers(stack) | {"DAGSTER_HOME": str(_dagster_home(stack))}
+    click.echo("creating tables and bucket")
+    stack.run((_ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
+    envfile.write(stack.folder / "env", settings)
+    click.echo(f"starting a simulated shop ({rate:g} events/s) and Dagster")
+    stack.start("producer", (_ANALYTICS, "produce", "--rate", f"{rate:g}"), settings)
+    options = ("-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml")
+    stack.start("dagster", (sys.executable, "-m", "dagster", "dev", *options), settings)
+    url = f"http://{LOOPBACK}:{port}"
+    stack.wait_until(lambda: http_status(f"{url}/server_info") == 200, what="Dagster's UI", limit=timedelta(minutes=3))
+    click.echo(_welcome(stack.folder, url, settings))
+
+
+def _start_servers(stack: Stack) -> dict[str, str]:
+    """Each server publishes its address when it can be reached."""
+    published = {name: stack.folder / f"{name}.env" for name in _SERVERS}
+    for name, path in published.items():
+        stack.start(name, (sys.executable, "-m", "analytics_defs.local", name, str(path)), {})
+    stack.wait_until(lambda: all(path.exists() for path in published.values()), what="starting the servers", limit=timedelta(minutes=1))
+    return {key: value for path in published.values() for key, value in envfile.read(path).items()}
+
+
+def _dagster_home(stack: Stack) -> Path:
+    """With DAGSTER_HOME set, Dagster reads the dagster.yaml there and not the one in the working directory."""
+    home = stack.folder / "dagster_home"
+    home.mkdir()
+    shutil.copy("dagster.yaml", home)
+    return home
+
+
+def _welcome(folder: Path, url: str, settings: Mapping[str, str]) -> str:
+    return f"""
+  UI         {url}
+  Kafka      {settings["KAFKA_BROKERS"]}
+  DynamoDB   {settings["DYNAMO_ENDPOINT"]}
+  S3         {settings["MINIO_ENDPOINT"]}
+  logs       {folder / "logs"}
+  settings   set -a; . {folder / "env"}; set +a
+             points the `analytics` command and any Kafka, DynamoDB or S3 client of this shell here
+
+Ctrl-C stops everything.
+"""

@@ -1,0 +1,124 @@
+"""Processes started here: each in a session and group of its own, recorded, and ended by its ids, never by a name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+
+POLL_SECONDS = 0.05
+_SAME_START_SECONDS = 2.0
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_RESET = (signal.SIGHUP, signal.SIGQUIT, *END_SIGNALS)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process id with the time its process started, so that an id which the system gave to somebody else is not taken for ours."""
+
+    pid: int
+    started: float
+    """Epoch seconds, as the system reports it: moves by a fraction of a second when the clock is set."""
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessRecord:
+        """Raises ProcessLookupError where there is no such process."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess as error:
+            raise ProcessLookupError(f"no process {pid}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> ProcessRecord | None:
+        """None where no record was written, or a crash cut it short."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return cls(int(fields["pid"]), float(fields["started"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs. A zombie does not; one that is our child is reaped."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+        return self._is_ours(self.pid, exact=True)
+
+    def group(self) -> list[int]:
+        """The live processes of the group this process leads or led. Empty where the id meanwhile leads a stranger's group."""
+        if psutil.pid_exists(self.pid) and not self._is_ours(self.pid, exact=True, zombies=True):
+            return []
+        return [pid for pid in psutil.pids() if _group_of(pid) == self.pid and self._is_ours(pid, exact=False)]
+
+    def _is_ours(self, pid: int, *, exact: bool, zombies: bool = False) -> bool:
+        """`exact`: started when this record says; else no earlier, as a member of its group."""
+        try:
+            process = psutil.Process(pid)
+            since = process.create_time() - self.started
+            return -_SAME_START_SECONDS < since < (_SAME_START_SECONDS if exact else float("inf")) and (
+                zombies or process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return False
+
+
+def spawn(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> ProcessRecord:
+    """Starts a process that outlives this one: own session and group, no input, output appended to `log`.
+
+    Signals are reset to their defaults: a background job of a non-interactive shell inherits SIGINT ignored,
+    and would pass that on. `command[0]` is a path. The process sees this one's environment, changed by `environment`.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    whole = os.environ | environment
+    pid = os.posix_spawn(command[0], list(command), whole, file_actions=files, setsid=True, setsigdef=_RESET, setsigmask=())
+    return ProcessRecord.of(pid)
+
+
+def end_group(record: ProcessRecord, *, first: signal.Signals = signal.SIGTERM, grace: timedelta = timedelta(seconds=20)) -> None:
+    """Sends `first` to the whole group, and SIGKILL to what is left of it after `grace`. Returns when none is left."""
+    signal_group(record, first)
+    if not _await_end(record, grace):
+        signal_group(record, signal.SIGKILL)
+        _await_end(record, grace)
+
+
+def signal_group(record: ProcessRecord, number: signal.Signals) -> None:
+    for pid in record.group():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, for the message that says why a process did not live."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+
+def _await_end(record: ProcessRecord, grace: timedelta) -> bool:
+    deadline = time.monotonic() + grace.total_seconds()
+    while record.is_alive() or record.group():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
