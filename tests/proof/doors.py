@@ -1,0 +1,82 @@
+"""Every call that a flow makes to a store goes through a door: what stands there may count it, refuse it, park it, or never come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+from analytics_defs.ports import Archive, Claims, EventLog, Ledger, Ports, RecentEvents
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one port. What real stores do one by one (events of a claim, objects of a put) comes one by one."""
+
+    port: str
+    method: str
+    args: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.port}.{self.method}"
+
+
+Door: TypeAlias = Callable[[Call, Callable[[], Any]], Any]
+"""Gets the call, and what performs it; gives its answer, or raises."""
+
+
+class Crashed(BaseException):
+    """The executor died here. No flow may catch it."""
+
+
+def through(ports: Ports, door: Door) -> Ports:
+    """The same ports, each call by the door. Clock and workers stay as they are."""
+    return replace(
+        ports,
+        log=cast(EventLog, _Doorway("log", ports.log, door)),
+        recent=cast(RecentEvents, _Doorway("recent", ports.recent, door)),
+        archive=cast(Archive, _Doorway("archive", ports.archive, door)),
+        ledger=cast(Ledger, _Doorway("ledger", ports.ledger, door)),
+    )
+
+
+class _Doorway:
+    def __init__(self, port: str, target: object, door: Door) -> None:
+        self._port, self._target, self._door = port, target, door
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def one(*args: Any) -> Any:
+            return self._door(Call(self._port, method, args), lambda: getattr(self._target, method)(*args))
+
+        match self._port, method:
+            case "archive", "put" | "delete":
+                return lambda items: [one([item]) for item in items]
+            case "recent", "claim":
+                return lambda events, time: _together([one([event], time) for event in events])
+            case _:
+                return one
+
+
+def _together(claims: list[Claims]) -> Claims:
+    refused = {source: holder for each in claims for source, holder in each.refused.items()}
+    return Claims(refused, frozenset().union(*(each.pointers for each in claims)))
+
+
+Point: TypeAlias = int | str
+"""Of an execution: the call with this number (0 is the first), or the first of this method."""
+
+
+def failing(at: Point, effect: bool, fault: Callable[[Call], BaseException]) -> Door:
+    """One call raises, after it took effect or without."""
+    calls = 0
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal calls
+        calls += 1
+        if at not in (calls - 1, call.method):
+            return perform()
+        if effect:
+            perform()
+        raise fault(call)
+
+    return door

@@ -1,0 +1,144 @@
+"""Scenes whose every schedule is searched. A new kind of executor (a compactor, say) is one more method of Ground and one more name in a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryRecentEvents
+from analytics_defs.core.events import Rules
+from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.plan import Plan, Policy, lane_of
+from analytics_defs.errors import TakenOver
+from analytics_defs.flows import steps
+from analytics_defs.flows.ingest import Conduct, ingest
+from analytics_defs.flows.observe import look
+from analytics_defs.flows.redrive import Selection, redrive
+from analytics_defs.flows.trace import trace
+from analytics_defs.ports import Ports
+from tests.proof.agreement import Stores, faults, faults_at_rest
+from tests.proof.doors import Call, Door, through
+from tests.proof.schedules import Scene
+from tests.proof.world import NOW, RULES, World, event
+
+TOPICS = ("ProductCreated", "ProductDeleted")
+POLICY = Policy(lanes=2)
+LARGE = event("large", padding="." * 500)
+STRICT = Rules(max_event_bytes=300)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Which doubles stand in the scene: a mutation puts others here."""
+
+    recent: Callable[[], MemoryRecentEvents] = MemoryRecentEvents
+    archive: Callable[[], MemoryArchive] = MemoryArchive
+    ledger: Callable[[], MemoryLedger] = MemoryLedger
+
+
+REAL = Kinds()
+
+
+def two_lanes(kinds: Kinds = REAL) -> Scene:
+    """Two lanes that share an event id, and two executors in each: the second comes later, and has other settings."""
+    ground = Ground(kinds)
+    first, second = (ground.topics[lane] for lane in (0, 1))
+    ground.world.produce(event("shared", lane="a"), LARGE, topic=first)
+    ground.world.produce(event("shared", lane="b"), topic=second)
+    ground.open_topics()
+    return ground.scene(
+        {
+            "a1": ground.lane(0, "a1"),
+            "a2": ground.lane(0, "a2", STRICT),
+            "b1": ground.lane(1, "b1"),
+            "b2": ground.lane(1, "b2"),
+        }
+    )
+
+
+def redrives(kinds: Kinds = REAL) -> Scene:
+    """Two redrives of one dead letter, while its lane reads another event with its id, under rules that reject the letter still."""
+    ground = Ground(kinds)
+    topic = ground.topics[0]
+    ground.world.produce(LARGE, topic=topic)
+    ground.world.settle(Conduct("before", STRICT))
+    ground.world.produce(event("large"), topic=topic)
+    return ground.scene({"r1": ground.redrive("r1"), "r2": ground.redrive("r2"), "a1": ground.lane(0, "a1", STRICT)})
+
+
+class Ground:
+    """What the scenes stand on, and who may work there."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self.world = World(recent=kinds.recent(), archive=kinds.archive(), ledger=kinds.ledger(), topics=list(TOPICS), policy=POLICY)
+        self.topics = {lane_of(TopicPartition(topic, 0, 0), POLICY.lanes): topic for topic in TOPICS}
+        """By lane."""
+        for topic in TOPICS:
+            self.world.create(topic)
+
+    def open_topics(self) -> None:
+        for plan in self.world.look().plans:
+            steps.open_topics(plan, self.world.ports)
+
+    def lane(self, lane: int, name: str, rules: Rules = RULES) -> Callable[[Door], None]:
+        """Plans its lane from the ledger, in one call, and executes that."""
+
+        def plan(stores: dict[str, Any]) -> Plan:
+            return look(TOPICS, POLICY, _ports(stores, NOW)).plans[lane]
+
+        def run(door: Door) -> None:
+            ports = self._ports(name)
+            ingest(door(Call("whole", "plan", (plan,)), lambda: plan(self._stores)), through(ports, door), Conduct(name, rules))
+
+        return run
+
+    def redrive(self, name: str) -> Callable[[Door], None]:
+        def run(door: Door) -> None:
+            redrive(Selection(), through(self._ports(name), door), Conduct(name, RULES))
+
+        return run
+
+    def scene(self, executors: dict[str, Callable[[Door], None]]) -> Scene:
+        return Scene(self._stores, executors, self._faults, self._faults_after_recovery, (TakenOver,))
+
+    @property
+    def _stores(self) -> dict[str, Any]:
+        return {"log": self.world.log, "recent": self.world.recent, "archive": self.world.archive, "ledger": self.world.ledger}
+
+    def _ports(self, name: str) -> Ports:
+        """Each executor has a time of its own: batches of two never have the same id."""
+        return _ports(self._stores, NOW + timedelta(minutes=1, seconds=sum(name.encode())))
+
+    def _seen(self, stores: dict[str, Any]) -> Stores:
+        return Stores(stores["recent"], stores["archive"], stores["ledger"], self.world.values)
+
+    def _faults(self, stores: dict[str, Any]) -> Iterator[str]:
+        return faults(self._seen(stores))
+
+    def _faults_after_recovery(self, stores: dict[str, Any]) -> Iterator[str]:
+        """Somebody plans and runs every lane until nothing is left, and sweeps; then all must agree, with exactly one repeat."""
+        recovered = World(
+            **stores, clock=ManualClock(NOW + timedelta(hours=1)), topics=list(TOPICS), policy=POLICY, values=self.world.values
+        )
+        recovered.settle()
+        redrive(Selection(), recovered.ports, Conduct("recovery", RULES))
+        steps.sweep(recovered.ports)
+        seen = self._seen(stores)
+        partitions = [TopicPartition(topic, 0, 0) for topic in TOPICS]
+        yield from faults_at_rest(
+            seen, stores["log"], {each: marks.stable for each, marks in self.world.log.watermarks(partitions).items()}
+        )
+        repeats = [source for record in seen.records.values() for source in seen.lines(record.repeats_key)]
+        if len(repeats) != 1:
+            yield f"repeats: {repeats}, expected exactly one"
+        for source in repeats:
+            told = trace(str(source), recovered.ports)
+            held_by = (told.redrive or told).held_by
+            if held_by is None or (event_id := (told.redrive or told).event_id) is None or recovered.ids([event_id]) != {event_id: held_by}:
+                yield f"the repeat does not lead to the source that holds the id: {told}"
+
+
+def _ports(stores: dict[str, Any], time: datetime) -> Ports:
+    return Ports(**stores, clock=ManualClock(time), workers=InlineWorkers())

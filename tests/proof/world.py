@@ -1,0 +1,105 @@
+"""A platform on memory doubles, with the register of what was produced: the ground on which the flows are proved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.core.events import Rules
+from analytics_defs.core.offsets import Source, TopicPartition
+from analytics_defs.core.plan import Planning, Policy
+from analytics_defs.flows import steps
+from analytics_defs.flows.ingest import Conduct, Report, ingest
+from analytics_defs.flows.observe import look
+from analytics_defs.ports import Clock, Ports
+
+NOW = datetime(2024, 1, 15, 12, 0, tzinfo=UTC)
+HOUR = "2024-01-15T10"
+RULES = Rules(max_event_bytes=1_000_000)
+TOPIC = "ProductDeleted"
+SECOND = timedelta(seconds=1)
+
+
+def event(event_id: str, timestamp: str = "2024-01-15T10:30:00Z", **fields: Any) -> bytes:
+    """A valid event in current form. Other `fields` make another payload of the same id."""
+    document = {"id": event_id, "timestamp": timestamp, "type": "ProductDeleted", "productId": "p1", "sellerId": "s1"}
+    return json.dumps(document | fields).encode()
+
+
+def legacy_event(**fields: Any) -> bytes:
+    """A valid event in legacy form: without an id of its own."""
+    document = {"version": "1", "type": "ProductDeleted", "occurredAt": "2024-01-15T10:31:00Z", "productId": "p1", "sellerId": "s1"}
+    return json.dumps(document | fields).encode()
+
+
+def conduct(run_id: str = "run", **changes: Any) -> Conduct:
+    return Conduct(run_id, **({"rules": RULES} | changes))
+
+
+@dataclass
+class World:
+    """One broker, three stores, one clock."""
+
+    log: MemoryLog = field(default_factory=MemoryLog)
+    recent: MemoryRecentEvents = field(default_factory=MemoryRecentEvents)
+    archive: MemoryArchive = field(default_factory=MemoryArchive)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
+    topics: list[str] = field(default_factory=lambda: [TOPIC])
+    policy: Policy = field(default_factory=Policy)
+    values: dict[Source, bytes | None] = field(default_factory=dict)
+    """What was produced, by source, as this world knows it without asking any flow."""
+    lives: dict[str, int] = field(default_factory=dict)
+    """How many times each topic was created again."""
+
+    @property
+    def ports(self) -> Ports:
+        return self.ports_at(self.clock)
+
+    def ports_at(self, clock: Clock) -> Ports:
+        return Ports(self.log, self.recent, self.archive, self.ledger, clock, InlineWorkers())
+
+    def create(self, topic: str = TOPIC, partitions: int = 1) -> None:
+        self.log.create_topic(topic, partitions)
+        if topic not in self.topics:
+            self.topics.append(topic)
+
+    def create_again(self, topic: str = TOPIC, partitions: int = 1) -> None:
+        self.log.delete_topic(topic)
+        self.lives[topic] = self.lives.get(topic, 0) + 1
+        self.create(topic, partitions)
+
+    def partition(self, number: int = 0, topic: str = TOPIC) -> TopicPartition:
+        return TopicPartition(topic, self.lives.get(topic, 0), number)
+
+    def source(self, offset: int, partition: int = 0, topic: str = TOPIC) -> Source:
+        return Source(self.partition(partition, topic), offset)
+
+    def produce(self, first: bytes | None, *others: bytes | None, partition: int = 0, topic: str = TOPIC) -> Source:
+        """One record each; answers the source of the last."""
+        source = self.source(self.log.append(topic, partition, first), partition, topic)
+        self.values[source] = first
+        return self.produce(*others, partition=partition, topic=topic) if others else source
+
+    def look(self, policy: Policy | None = None) -> Planning:
+        return look(self.topics, policy or self.policy, self.ports)
+
+    def run(self, lane: int = 0, by: Conduct | None = None, ports: Ports | None = None) -> Report:
+        """Plan and execute one lane, once. A second passes first: no two batches have one time."""
+        self.clock.advance(SECOND)
+        return ingest(self.look().plans[lane], ports or self.ports, by or conduct())
+
+    def settle(self, by: Conduct | None = None) -> None:
+        """Run every lane until nothing is left to do, and sweep."""
+        while any(plans := self.look().plans):
+            for plan in filter(None, plans):
+                self.clock.advance(SECOND)
+                ingest(plan, self.ports, by or conduct("recovery"))
+        steps.sweep(self.ports)
+
+    def ids(self, event_ids: Sequence[str]) -> dict[str, Source]:
+        return {each: item.source for each, item in self.recent.held(event_ids).items()}
