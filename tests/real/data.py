@@ -1,0 +1,44 @@
+"""Events to produce: small ones of one's choice, and a mixture that has everything a batch may be made of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.real.plain import Written
+
+HOUR = "2024-01-15T10"
+HOURS = ("2024-01-15T10", "2024-01-15T11", "2024-01-16T23")
+
+
+def text(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def event(event_id: str, hour: str = HOUR, **fields: Any) -> bytes:
+    """A valid event in current form. Other `fields` make another payload of the same id."""
+    document = {"id": event_id, "timestamp": f"{hour}:30:00.125Z", "type": "ProductDeleted", "productId": "p-1", "sellerId": "s-1"}
+    return text(document | fields)
+
+
+def legacy_event(number: int) -> bytes:
+    """A valid event in legacy form: without an id of its own."""
+    stock = {"productId": f"p-{number}", "quantity": 2, "threshold": 10, "category": "küche"}
+    return text({"version": "1", "type": "LowStockWarning", "occurredAt": f"{HOUR}:31:00Z", **stock})
+
+
+def mixture(first: str, second: str) -> list[Written]:
+    """Two topics, the first of two partitions, the second of one: several hours, repeats inside a batch and across batches, dead letters,
+    tombstones, legacy events, ids that differ only by case or by percent-encoding, an event of 320 KB."""
+    main = [event(f"event-{number}", HOURS[number % 3], price=number / 8) for number in range(50)]
+    twins = [event(each, note="ü") for each in ("Twin", "twin", "a/b", "a%2Fb", "a%2fb", "../up", "großer Name")]
+    main += [*twins, legacy_event(1), event("large", text="x" * 320_000), b"{cut of", None, event("event-3", again=True)]
+    side = [event(f"side-{number}", HOURS[number % 2]) for number in range(12)]
+    side += [event("event-5", HOURS[2], other="payload"), legacy_event(2), b"\xff\xfe", None, event("side-0")]
+    late = [event(f"late-{number}", HOURS[number % 3]) for number in range(15)]
+    late += [event("event-7", topic="another"), event("side-1"), legacy_event(3), text([1, 2]), None, event("", why="no id")]
+    return [
+        *(Written(first, 0, value, key=b"main", headers=(("trace", b"\x00\xff"), ("none", None))) for value in main),
+        *(Written(first, 1, value) for value in side),
+        *(Written(second, 0, value) for value in late),
+    ]

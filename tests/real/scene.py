@@ -1,0 +1,56 @@
+"""What the tests of crashed and of late executors share: records, a plan over all of them, and what an undisturbed run makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from analytics_defs.adapters.memory import ManualClock
+from analytics_defs.config import Settings
+from analytics_defs.core.plan import Plan
+from tests.real import data, plain, world
+from tests.real.picture import Picture, differences, picture
+from tests.real.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The topics are read only: worlds beside each other read the same records, so that what they store can be compared."""
+
+    topics: tuple[str, ...]
+    now: datetime
+    """What every executor's clock says. So a batch that is cut again gets the same id and the same bytes."""
+    plan: Plan
+    """Two batches: the two partitions of the first topic, then the one of the second."""
+    expected: Picture
+
+    @contextmanager
+    def founded(self) -> Iterator[Settings]:
+        """Tables and bucket of a world that nobody worked on yet."""
+        with world.founded(world.new_settings(self.topics, batch_max_ranges=2)) as settings:
+            yield settings
+
+    @contextmanager
+    def opened(self, settings: Settings) -> Iterator[World]:
+        with world.opened(settings, ManualClock(self.now)) as found:
+            yield found
+
+    def assert_whole(self, found: World) -> None:
+        """Nothing lost, nothing counted twice, no orphan: every store is byte for byte as after the undisturbed run."""
+        assert differences(picture(found.settings), self.expected) == []
+        found.assert_sound()
+
+
+@contextmanager
+def prepared() -> Iterator[Scene]:
+    now = world.this_second()
+    with plain.topics(2, 1) as topics:
+        plain.produce(data.mixture(*topics))
+        with world.new_world(topics, ManualClock(now), batch_max_ranges=2) as undisturbed:
+            plan = undisturbed.whole_plan()
+            closed = undisturbed.run(plan).closed
+            assert [(record.tally.stored, record.tally.repeats, record.tally.dead_letters) for record in closed] == [(72, 3, 2), (16, 2, 2)]
+            undisturbed.assert_sound()
+            yield Scene(topics, now, plan, picture(undisturbed.settings))

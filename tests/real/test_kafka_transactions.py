@@ -1,0 +1,239 @@
+"""What only Apache Kafka does: transactions by the hundred, compaction, retention in the middle of a reading, members of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from analytics_defs.adapters.kafka import KafkaLog
+from analytics_defs.adapters.kafka_admin import KafkaAdmin, TopicSpec
+from analytics_defs.core.ledger import Gap, GapReason
+from analytics_defs.core.offsets import Range, Record, TopicPartition
+from analytics_defs.errors import Missing, TopicRecreated, Unavailable
+from analytics_defs.ports import Reading
+from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, impatient, real_broker, real_brokers, send, values
+from tests.local.waiting import until
+
+NOW = 0
+"""As a timestamp, to the producer. Segments are rolled by the records' own time."""
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def broker() -> Iterator[RealBroker]:
+    with real_broker() as found:
+        yield found
+
+
+def numbered(count: int, first: int = 0) -> list[Written]:
+    return [Written(b"%d" % number) for number in range(first, first + count)]
+
+
+def everything(record: Record) -> bool:
+    return bool(record)
+
+
+def holes(whole: Range, reading: Reading) -> list[Range]:
+    """The offsets of the range without a record, in runs."""
+    borders = [whole.start - 1, *(each.source.offset for each in reading.records), whole.end]
+    return [Range(whole.topic_partition, one + 1, other) for one, other in pairwise(borders) if other > one + 1]
+
+
+def balance(whole: Range, reading: Reading, gaps: Sequence[Gap]) -> None:
+    """Every offset of the range has exactly one outcome."""
+    outcomes = [each.source.offset for each in reading.records]
+    outcomes += [offset for gap in gaps for offset in range(gap.range.start, gap.range.end)]
+    assert sorted(outcomes) == list(range(whole.start, whole.end))
+
+
+def test_hundreds_of_small_transactions_are_read_and_explained_to_the_last_marker(broker: RealBroker) -> None:
+    topic, producer = broker.create_topic(), broker.transactional()
+    partition, expected = TopicPartition(topic, 0, 0), list[bytes]()
+    for number in range(120):
+        producer.begin_transaction()
+        send(producer, topic, 0, numbered(2, first=2 * number))
+        if number % 10:
+            producer.commit_transaction()
+            expected += [b"%d" % (2 * number), b"%d" % (2 * number + 1)]
+        else:
+            producer.abort_transaction()
+    until(lambda: broker.port.watermarks([partition])[partition].stable == 360)
+    whole = Range(partition, 0, 360)
+    reading = broker.port.read([whole], everything)
+    gaps = broker.port.explain(holes(whole, reading))
+    assert values(reading.records) == expected
+    assert sum(len(each.range) for each in gaps if each.reason is GapReason.ABORTED) == 24
+    balance(whole, reading, gaps)
+
+
+def test_markers_of_two_producers_side_by_side_are_one_explained_gap(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    one, other = broker.begin(topic, 0, numbered(2)), broker.begin(topic, 0, numbered(2, first=2))
+    one.end(commit=True)
+    other.end(commit=False)
+    whole = Range(partition, 0, 6)
+    reading = broker.port.read([whole], everything)
+    assert values(reading.records) == [b"0", b"1"]
+    assert broker.port.explain(holes(whole, reading)) == (
+        Gap(Range(partition, 2, 4), GapReason.ABORTED),
+        Gap(Range(partition, 4, 6), GapReason.CONTROL),
+    )
+
+
+def test_a_long_aborted_transaction_costs_no_more_than_its_offsets(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    broker.begin(topic, 0, [Written(b"x" * 100)] * 20_000).end(commit=False)
+    broker.write(topic, 0, numbered(1))
+    whole = Range(partition, 0, 20_002)
+    reading = broker.port.read([whole], everything)
+    assert values(reading.records) == [b"0"]
+    assert broker.port.explain(holes(whole, reading)) == (
+        Gap(Range(partition, 0, 20_000), GapReason.ABORTED),
+        Gap(Range(partition, 20_000, 20_001), GapReason.CONTROL),
+    )
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_compressed_transactions_are_read_from_any_offset(broker: RealBroker, codec: str) -> None:
+    topic = broker.create_topic()
+    broker.settings |= {"compression.type": codec, "linger.ms": 50}
+    broker.begin(topic, 0, numbered(100)).end(commit=True)
+    broker.begin(topic, 0, numbered(100, first=500)).end(commit=False)
+    broker.begin(topic, 0, numbered(100, first=202)).end(commit=True)
+    reading = broker.port.read([Range(TopicPartition(topic, 0, 0), 57, 303)], everything)
+    assert values(reading.records) == [b"%d" % number for number in [*range(57, 100), *range(202, 302)]]
+
+
+def test_offsets_that_compaction_removed_are_explained_by_the_topics_policy(broker: RealBroker) -> None:
+    topic = broker.create_topic(
+        **{"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "100"}
+    )
+    partition = TopicPartition(topic, 0, 0)
+    for number in range(30):
+        broker.write(topic, 0, [Written(b"%d" % number, b"key-%d" % (number % 3), timestamp_ms=NOW)])
+    whole = Range(partition, 0, 30)
+
+    def compacted() -> bool:
+        broker.write(topic, 0, [Written(b"roll", b"roll", timestamp_ms=NOW)])
+        return len(broker.port.read([whole], everything).records) < 10
+
+    until(compacted, seconds=60)
+    reading = broker.port.read([whole], everything)
+    assert reading.ends == {partition: 30}
+    gaps = broker.port.explain(holes(whole, reading))
+    assert {each.reason for each in gaps} == {GapReason.COMPACTED}
+    balance(whole, reading, gaps)
+
+
+def test_retention_in_the_middle_of_a_reading_leaves_no_offset_without_an_outcome(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    for _ in range(20):
+        broker.write(topic, 0, [Written(b"x" * 1_000)] * 100)
+
+    def admit(record: Record) -> bool:
+        if record.source.offset == 50:
+            broker.retain_from(topic, 0, 1_500)
+        return True
+
+    log = KafkaLog(replace(impatient(real_brokers()), prefetch_bytes=64 * 1024))
+    reading = log.read([Range(partition, 0, 2_000)], admit)
+    log.close()
+    assert [each.end for each in reading.lost] == [1_500]
+    assert reading.lost[0].start >= 51
+    read = [each.source.offset for each in reading.records]
+    assert read == [*range(reading.lost[0].start), *range(1_500, 2_000)]
+
+
+def test_what_retention_removed_before_it_could_be_explained_is_read_again(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    broker.begin(topic, 0, numbered(5)).end(commit=False)
+    broker.write(topic, 0, numbered(5))
+    assert broker.port.read([Range(partition, 0, 8)], everything).ends == {partition: 8}
+    broker.retain_from(topic, 0, 7)
+    with pytest.raises(Unavailable, match="read again"):
+        broker.port.explain([Range(partition, 0, 6)])
+    assert broker.port.read([Range(partition, 0, 8)], everything).lost == (Range(partition, 0, 7),)
+
+
+def test_a_topic_that_is_created_again_while_it_is_read_is_noticed(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    broker.write(topic, 0, numbered(10))
+    assert broker.port.read([Range(partition, 0, 5)], everything).ends == {partition: 5}
+    broker.recreate(topic)
+    broker.write(topic, 0, numbered(2))
+    with pytest.raises(TopicRecreated, match=rf"{topic}/0: the log ends at 2"):
+        broker.port.read([Range(partition, 5, 10)], everything)
+
+
+def test_a_topic_that_is_deleted_is_missing_and_nothing_hangs(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    broker.write(topic, 0, numbered(10))
+    assert broker.port.read([Range(partition, 0, 5)], everything).ends == {partition: 5}
+    broker.delete(topic)
+    with pytest.raises(Missing, match=topic):
+        broker.port.read([Range(partition, 5, 10)], everything)
+    with pytest.raises(Missing, match=topic):
+        broker.port.watermarks([partition])
+    assert broker.port.topics([topic]) == {}
+
+
+def test_offsets_that_somebody_else_moved_are_seen_and_can_be_moved_back(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    broker.write(topic, 0, numbered(10))
+    broker.port.commit({partition: 7})
+    operator = Consumer(broker.settings | {"group.id": broker.group})
+    operator.commit(offsets=[KafkaPartition(topic, 0, 2)], asynchronous=False)
+    assert broker.port.committed([partition]) == {partition: 2}
+    broker.port.commit({partition: 7})
+    assert operator.committed([KafkaPartition(topic, 0)], timeout=10)[0].offset == 7
+    operator.close()
+
+
+def test_a_commit_is_refused_while_somebody_is_a_member_of_the_group(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    broker.write(topic, 0, numbered(10))
+    member = Consumer(broker.settings | {"group.id": broker.group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    member.subscribe([topic])
+    until(lambda: member.poll(0.1) is not None)
+    with pytest.raises(Unavailable, match=f"group {broker.group}"):
+        broker.port.commit({partition: 7})
+    member.close()
+    broker.port.commit({partition: 7})
+    assert broker.port.committed([partition]) == {partition: 7}
+
+
+def test_commits_are_checked_partition_by_partition(broker: RealBroker) -> None:
+    topic = broker.create_topic()
+    with pytest.raises(Missing, match="never-created/0: 3"):
+        broker.port.commit({TopicPartition(topic, 0, 0): 7, TopicPartition("never-created", 0, 0): 3})
+
+
+def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: RealBroker) -> None:
+    existing, admin = broker.create_topic(), KafkaAdmin(impatient(real_brokers()))
+    created = TopicSpec(f"{existing}-created", 3, 1, {"cleanup.policy": "compact", "retention.ms": "-1"})
+    assert admin.create_topics([created, TopicSpec(existing, 99)]) == [created.name]
+    broker.adopt(created.name)
+    until(lambda: created.name in admin.topics([created.name]))
+    assert admin.create_topics([created]) == []
+    shapes = admin.describe([created.name, existing, "never-created"])
+    admin.close()
+    assert set(shapes) == {created.name, existing}
+    assert (shapes[created.name].partitions, shapes[created.name].replication) == (3, 1)
+    assert shapes[created.name].cleanup_policy == frozenset({"compact"})
+    assert shapes[created.name].retention == timedelta.max
+    assert (shapes[existing].partitions, shapes[existing].cleanup_policy) == (PARTITIONS, frozenset({"delete"}))
+    assert shapes[existing].retention == timedelta(days=7)

@@ -1,0 +1,118 @@
+"""Two processes on one plan, processes that wake up late, and runs that are executed again: nothing changes twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.real import doomed
+from tests.real.doomed import SUCCEEDED, Boundary, Mission
+from tests.real.picture import differences, picture
+from tests.real.scene import Scene, prepared
+
+pytestmark = pytest.mark.real
+
+ONE, OTHER = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with prepared() as found:
+        yield found
+
+
+def ended(process: ForkServerProcess, mission: Mission) -> int | None:
+    process.join(60)
+    assert process.exitcode is not None, mission.output.read_text()
+    return process.exitcode
+
+
+def await_stop(process: ForkServerProcess) -> None:
+    """Until the process has stopped itself."""
+    deadline = time.monotonic() + 60
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        assert process.is_alive(), "it ended instead"
+        assert time.monotonic() < deadline
+        process.join(0.02)
+
+
+@pytest.mark.parametrize("call", ["ledger.take", "ledger.mark_staged", "recent.claim", "ledger.close"])
+@pytest.mark.parametrize("run_ids", [(ONE, OTHER), (ONE, ONE)], ids=["two runs", "one run delivered twice"])
+def test_two_processes_that_meet_at_a_step_of_one_plan_store_everything_once(
+    scene: Scene, run_ids: tuple[str, str], call: str, tmp_path: Path
+) -> None:
+    meeting = (call, doomed.context.Barrier(2))
+    with scene.founded() as settings, scene.opened(settings) as world:
+        if call != "ledger.take" and run_ids[0] != run_ids[1]:
+            left_pending(Mission(settings, scene.plan, scene.now, tmp_path, "00000000-0000-4000-8000-000000000009"))
+        missions = [Mission(settings, scene.plan, scene.now, folder(tmp_path, name), run_id, meeting=meeting) for name, run_id in zip("ab", run_ids, strict=True)]
+        with doomed.launched(missions[0]) as first, doomed.launched(missions[1]) as second:
+            assert (ended(first, missions[0]), ended(second, missions[1])) == (SUCCEEDED, SUCCEEDED)
+        world.settle()
+        scene.assert_whole(world)
+
+
+def left_pending(mission: Mission) -> None:
+    """A batch that was taken and not staged: what two recoveries then finish at the same time."""
+    died = Mission(mission.settings, mission.plan, mission.now, mission.folder, mission.run_id, Boundary("archive.put_if_absent"))
+    with doomed.launched(died) as process:
+        assert ended(process, died) == -signal.SIGKILL
+
+
+def folder(parent: Path, name: str) -> Path:
+    (parent / name).mkdir()
+    return parent / name
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        Boundary("ledger.take"),
+        Boundary("archive.put_if_absent"),
+        Boundary("ledger.mark_staged"),
+        Boundary("recent.claim", 2),
+        Boundary("recent.claim", 3, "within"),
+        Boundary("archive.put events", 2, "within"),
+        Boundary("archive.put parquet", 1),
+        Boundary("ledger.close"),
+        Boundary("log.commit"),
+        Boundary("archive.delete staging"),
+    ],
+    ids=str,
+)
+def test_a_process_that_sleeps_while_another_finishes_its_plan_changes_nothing_when_it_wakes_up(
+    scene: Scene, boundary: Boundary, tmp_path: Path
+) -> None:
+    with scene.founded() as settings, scene.opened(settings) as world:
+        sleeper = Mission(settings, scene.plan, scene.now, tmp_path, boundary=boundary, number=signal.SIGSTOP)
+        with doomed.launched(sleeper) as process:
+            await_stop(process)
+            assert sleeper.mark.read_text() == str(boundary)
+            world.run(scene.plan, "replacement")
+            world.settle()
+            scene.assert_whole(world)
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGCONT)
+            assert ended(process, sleeper) == SUCCEEDED
+        found = differences(picture(settings), scene.expected)
+        assert [line for line in found if not line.startswith("group offsets")] == []
+        world.settle()
+        scene.assert_whole(world)
+
+
+def test_a_plan_that_is_launched_twice_by_hand_moves_everything_once(scene: Scene, tmp_path: Path) -> None:
+    """Also what re-executing a finished run in the UI does."""
+    with scene.founded() as settings, scene.opened(settings) as world:
+        for run_id in (ONE, OTHER):
+            mission = Mission(settings, scene.plan, scene.now, tmp_path, run_id)
+            with doomed.launched(mission) as process:
+                assert ended(process, mission) == SUCCEEDED
+        assert "nothing was left to do" in mission.output.read_text()
+        scene.assert_whole(world)
