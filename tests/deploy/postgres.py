@@ -1,0 +1,97 @@
+"""A real Postgres of its own, native, on a loopback port, for the length of a block."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, NullPool, create_engine, text
+
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from tests.local.waiting import until
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    address: URL
+    programs: Path
+    """The folder of `pg_isready`."""
+
+    @property
+    def port(self) -> int:
+        assert self.address.port
+        return self.address.port
+
+    def column(self, query: str) -> list[object]:
+        """The first column of the query's rows."""
+        with create_engine(self.address, poolclass=NullPool).connect() as connection:
+            return list(connection.execute(text(query)).scalars())
+
+    def create_database(self, name: str) -> None:
+        server = create_engine(self.address.set(database="postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.execute(text(f'CREATE DATABASE "{name}"'))
+
+
+@contextmanager
+def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
+    """Empty, with one user and one database, durable for nobody. Fails the test where Postgres is not installed."""
+    programs = _programs()
+    owner = _owner()
+    with tempfile.TemporaryDirectory(prefix="analytics-postgres-") as folder:
+        shutil.chown(folder, owner)
+        secret = Path(folder, "password")
+        secret.write_text(password, encoding="utf-8")
+        shutil.chown(secret, owner)
+        data, port = Path(folder, "data"), free_port()
+        make = [
+            str(programs / "initdb"),
+            "-D",
+            str(data),
+            "-U",
+            user,
+            "--pwfile",
+            str(secret),
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
+        subprocess.run(make, check=True, capture_output=True, user=owner, cwd=folder)
+        options = [f"-cport={port}", f"-clisten_addresses={LOOPBACK}", f"-cunix_socket_directories={folder}", "-cfsync=off"]
+        server = subprocess.Popen([programs / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+        try:
+            until(lambda: accepts(port) or server.poll() is not None)
+            found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs)
+            found.create_database(database)
+            yield found
+        finally:
+            server.send_signal(signal.SIGINT)  # its fast shutdown: clients are cut off
+            server.wait(30)
+
+
+def _programs() -> Path:
+    found = [Path(path).parent for name in ("postgres", "initdb") if (path := shutil.which(name))]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in found:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    pytest.fail("PostgreSQL's initdb and postgres were not found (Debian and Ubuntu: apt install postgresql)", pytrace=False)
+
+
+def _owner() -> str:
+    """Postgres refuses to run as root; its package brings a user for that."""
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    names = {each.pw_name for each in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"

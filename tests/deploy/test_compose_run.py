@@ -1,0 +1,125 @@
+"""docker-compose.yml's own services, natively: their commands, environment and health checks as written, on real servers.
+
+Only places differ: hosts, ports, folders. What Docker adds (restarts, limits, the read-only file system) is not tried here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from tests.deploy.files import DEPLOY, compose, dockerfile, here
+from tests.deploy.postgres import Postgres, postgres
+from tests.deploy.programs import Program, succeeds, surroundings
+from tests.deploy.stores import endpoints, keys, own_names
+from tests.local.waiting import until
+
+LISTENS = {"code": "4000", "webserver": "3000"}
+
+
+class Composed:
+    """The services of the file, one program each."""
+
+    def __init__(self, folder: Path, servers: dict[str, str], names: dict[str, str], database: Postgres) -> None:
+        self._folder = folder
+        self._services = compose(os.environ)["services"]
+        self._places = {
+            "kafka:9092": servers["KAFKA_BROKERS"],
+            "http://dynamodb:8000": servers["DYNAMO_ENDPOINT"],
+            "http://minio:9000": servers["MINIO_ENDPOINT"],
+            "postgres": LOOPBACK,
+            "5432": str(database.port),
+            "code": LOOPBACK,
+            "4000": str(free_port()),
+            "3000": str(free_port()),
+            "0.0.0.0": LOOPBACK,  # noqa: S104 - the very address that is not bound here
+            "/app/deploy": str(_read_only_copy(folder)),
+        }
+        self._common = {**dockerfile().environment, **names, **surroundings(folder, database.programs)}
+        self._programs: list[Program] = []
+
+    def start(self, name: str) -> Program:
+        return self.run(name, self._services[name]["command"])
+
+    def run(self, name: str, command: list[str]) -> Program:
+        """Another command in a service's environment."""
+        words = [here(word, self._places) for word in command]
+        program = Program(words, self._environment(name), self._folder / f"{name}-{words[0]}.log")
+        self._programs.append(program)
+        return program
+
+    def becomes_healthy(self, name: str) -> None:
+        if name in LISTENS:  # a check is a Python of its own: none before it can succeed
+            until(lambda: accepts(int(self._places[LISTENS[name]])), seconds=60)
+        kind, *test = self._services[name]["healthcheck"]["test"]
+        assert kind == "CMD"
+        check = [here(word, self._places) for word in test]
+        succeeds(check, self._environment(name), self._folder / f"{name}-health.log", seconds=60)
+
+    def grace(self, name: str) -> int:
+        return int(self._services[name]["stop_grace_period"].removesuffix("s"))
+
+    def _environment(self, name: str) -> dict[str, str]:
+        own = {key: here(str(value), self._places) for key, value in self._services[name]["environment"].items()}
+        return self._common | own
+
+    def end(self) -> None:
+        for program in self._programs:
+            program.kill()
+
+
+def _read_only_copy(folder: Path) -> Path:
+    copy = folder / "deploy"
+    shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy.chmod(0o555)
+    return copy
+
+
+@contextmanager
+def composed(folder: Path) -> Iterator[tuple[Composed, Postgres, dict[str, str]]]:
+    """The services, their database, and the names of what is theirs on the servers."""
+    servers, own = endpoints(), compose(os.environ)["services"]["postgres"]["environment"]
+    with postgres(own["POSTGRES_USER"], own["POSTGRES_PASSWORD"], own["POSTGRES_DB"]) as database, own_names(servers) as names:
+        services = Composed(folder, servers, names, database)
+        try:
+            yield services, database, names
+        finally:
+            services.end()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_the_services_come_up_healthy_move_events_and_stop_in_order_without_cutting_a_run_short(tmp_path: Path) -> None:
+    with composed(tmp_path) as (services, database, names):
+        services.becomes_healthy("postgres")
+        assert services.start("setup").end(60) == 0
+        code = services.start("code")
+        services.becomes_healthy("code")
+        webserver, daemon = services.start("webserver"), services.start("daemon")
+        services.becomes_healthy("webserver")
+        services.becomes_healthy("daemon")
+        assert services.run("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
+        until(lambda: "STARTED" in database.column("SELECT status FROM runs"), seconds=60)
+
+        runs = [process for process in code.session() if process.pid != code.pid]
+        for process in runs:
+            process.suspend()
+        for program, name in ((daemon, "daemon"), (webserver, "webserver")):
+            program.tell(signal.SIGTERM)
+            assert program.end(services.grace(name)) == 0
+        code.tell(signal.SIGTERM)
+        assert database.column("SELECT status FROM runs") == ["STARTED"]
+        for process in runs:
+            process.resume()
+        assert code.end(services.grace("code")) == 0
+
+        assert database.column("SELECT status FROM runs") == ["SUCCESS"]
+        until(lambda: not any(program.session() for program in (code, webserver, daemon)))
+        assert keys(endpoints(), names["ARCHIVE_BUCKET_NAME"], "events/")

@@ -1,0 +1,44 @@
+"""The one container, natively: the image's command, environment and health check as written, with SQLite, on real servers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from tests.deploy.files import dockerfile
+from tests.deploy.programs import Program, succeeds, surroundings
+from tests.deploy.stores import endpoints, keys, own_names
+from tests.local.waiting import until
+
+
+@contextmanager
+def environment(folder: Path) -> Iterator[dict[str, str]]:
+    """The image's own, with ports and folder of this machine, and what `docker run -e` adds."""
+    servers = endpoints()
+    ports = {name: str(free_port()) for name in ("DAGSTER_GRPC_PORT", "DAGSTER_WEBSERVER_PORT", "HEALTH_PORT")}
+    places = {"DAGSTER_HOME": str(folder / "home"), "DAGSTER_WEBSERVER_HOST": LOOPBACK}
+    with own_names(servers) as names:
+        yield {**dockerfile().environment, **ports, **places, **servers, **names, **surroundings(folder)}
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_one_container_becomes_healthy_moves_events_and_ends_with_0_when_told_to_stop(tmp_path: Path) -> None:
+    with environment(tmp_path) as settings:
+        container = Program(dockerfile().command, settings, tmp_path / "container.log")
+        try:
+            until(lambda: accepts(int(settings["DAGSTER_WEBSERVER_PORT"])), seconds=90)
+            check = ("sh", "-c", dockerfile().health_check)
+            succeeds(check, settings, tmp_path / "health.log", seconds=90)
+            assert Program(("analytics", "produce", "--count", "100"), settings, tmp_path / "produce.log").end(60) == 0
+            until(lambda: bool(keys(endpoints(), settings["ARCHIVE_BUCKET_NAME"], "events/")), seconds=60)
+            container.tell(signal.SIGTERM)
+            assert container.end(145) == 0, container.output[-3000:]
+            until(lambda: not container.session())
+        finally:
+            container.kill()
