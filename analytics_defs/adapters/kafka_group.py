@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from analytics_defs.adapters.kafka_client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, translated
+from analytics_defs.adapters.kafka_client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, milliseconds, translated
 from analytics_defs.core.offsets import TopicPartition
 
 SLICE_SECONDS = 0.005
@@ -71,8 +71,7 @@ class KafkaGroup:
         """
         with translated(self._config.brokers, doing, self._faults):
             if self._client is None:
-                settings = self._config.consumer(committed_only=True) | {"on_commit": self._answered}
-                self._client = connect(Consumer, settings, self._faults)
+                self._client = connect(Consumer, self._settings(), self._faults)
             try:
                 yield self._client
                 self._faults.clear()
@@ -80,6 +79,13 @@ class KafkaGroup:
                 self._client.poll(0)  # hands over what the library has to complain about
                 self._client = None
                 raise
+
+    def _settings(self) -> dict[str, object]:
+        """Nobody here is in a session, yet the library puts a commit off for as long as one lasts while it knows no coordinator, and
+        lets go of a client only after that: a broker that was gone held the process for 30 s more than the request.
+        """
+        session = {"session.timeout.ms": milliseconds(self._config.request_timeout)}
+        return self._config.consumer(committed_only=True) | session | {"on_commit": self._answered}
 
     def _answered(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         self._answers.append((error, partitions))

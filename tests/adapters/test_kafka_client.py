@@ -64,15 +64,26 @@ def codes() -> list[tuple[str, int]]:
     return found
 
 
+def failure(call: Callable[[KafkaLog], object], log: KafkaLog) -> tuple[str, bool]:
+    """The error's words, and whether it is retryable; not the error: with its traceback go the clients that it dropped, and what their
+    end takes belongs to the call.
+    """
+    try:
+        call(log)
+    except Unavailable as error:
+        return str(error), error.retryable
+    return "no failure", False
+
+
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("broker", [broker_that_is_down, broker_that_never_answers])
 def test_every_call_to_a_broker_that_does_not_answer_ends_in_time(broker: Callable[[], AbstractContextManager[str]], call: str) -> None:
     with broker() as address, using(impatient(address)) as log:
         started = time.monotonic()
-        with pytest.raises(Unavailable, match=address) as raised:
-            CALLS[call](log)
+        message, retryable = failure(CALLS[call], log)
         assert time.monotonic() - started < 10 * IMPATIENCE.total_seconds()
-        assert raised.value.retryable
+        assert address in message
+        assert retryable
 
 
 def test_a_reading_that_gets_nothing_says_which_offsets_and_why() -> None:

@@ -27,9 +27,9 @@ from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
 from analytics_defs.core.plan import Plan
+from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import JOB, run_config
 from analytics_defs.defs.platform import Platform
-from analytics_defs.definitions import defs
 from analytics_defs.flows import steps
 from analytics_defs.ports import Archive, EventLog, Ledger, Ports, RecentEvents
 

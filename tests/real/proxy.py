@@ -1,9 +1,9 @@
 """Stands before a real server and misbehaves on request: refuses, hangs, answers 503, loses an answer.
 
-    with http_proxy(endpoint) as proxy:
-        proxy.url                   # to be used instead of `endpoint`
-        proxy.rule = unavailable    # from the next request on
-        proxy.refuse()              # nothing listens any more; `proxy.listen()` ends that
+with http_proxy(endpoint) as proxy:
+    proxy.url                   # to be used instead of `endpoint`
+    proxy.rule = unavailable    # from the next request on
+    proxy.refuse()              # nothing listens any more; `proxy.listen()` ends that
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class Answer:
     body: bytes = b""
 
     def encoded(self, method: str) -> bytes:
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in ("content-length", "transfer-encoding", "connection")}
+        kept = {
+            name: value for name, value in self.headers.items() if name.lower() not in ("content-length", "transfer-encoding", "connection")
+        }
         length = self.headers.get("Content-Length", "0") if method == "HEAD" else str(len(self.body))
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"]
         lines += [f"{name}: {value}" for name, value in (kept | {"Content-Length": length}).items()]

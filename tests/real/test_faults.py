@@ -18,9 +18,9 @@ import pytest
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
+from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import JOB, run_config
 from analytics_defs.defs.platform import Platform
-from analytics_defs.definitions import defs
 from analytics_defs.errors import Missing, Unavailable
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.ports import Ports
@@ -116,7 +116,10 @@ CASES = [
     ("dynamo", "stops in the middle of an answer", "ledger.take", 1),
     ("dynamo", "stops in the middle of an answer", "ledger.mark_staged", 1),
     ("dynamo", "stops in the middle of an answer", "ledger.close", 1),
-    *(("archive", fault, "archive.put events", 1) for fault in (DOWN, "hangs", "stops in the middle of an answer", "answers 503", "says slow down")),
+    *(
+        ("archive", fault, "archive.put events", 1)
+        for fault in (DOWN, "hangs", "stops in the middle of an answer", "answers 503", "says slow down")
+    ),
     ("archive", "stops in the middle of an answer", "archive.put_if_absent", 1),
     ("archive", "hangs", "archive.put parquet", 1),
     ("archive", DOWN, "archive.delete staging", 1),
@@ -125,7 +128,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("server", "fault", "call", "number"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("server", "fault", "call", "number"), CASES, ids=str)
 def test_a_server_that_fails_in_the_middle_of_a_run_fails_the_run_and_nothing_is_lost(
     scene: Scene, server: str, fault: str, call: str, number: int
 ) -> None:
@@ -138,7 +141,9 @@ def test_a_server_that_fails_in_the_middle_of_a_run_fails_the_run_and_nothing_is
             assert time.monotonic() - started < MOST_SECONDS
             assert servers.addresses[server] in str(raised.value)
             assert len(str(raised.value)) < 1500
-            assert set(plain.group_offsets(servers.direct.kafka_group_id, scene.topics).values()) == {None} or call == "archive.delete staging"
+            assert (
+                set(plain.group_offsets(servers.direct.kafka_group_id, scene.topics).values()) == {None} or call == "archive.delete staging"
+            )
             servers.mend(server, fault)
             through.settle()
         with scene.opened(servers.direct) as direct:
@@ -167,7 +172,9 @@ def run_job(scene: Scene, platform: Platform) -> None:
     ("server", "fault", "call"),
     [("dynamo", "answers 503", "recent.claim"), ("archive", "answers 503", "archive.put events"), ("kafka", "hangs", "log.read")],
 )
-def test_the_run_that_fails_tells_dagster_what_where_and_that_trying_again_may_help(scene: Scene, server: str, fault: str, call: str) -> None:
+def test_the_run_that_fails_tells_dagster_what_where_and_that_trying_again_may_help(
+    scene: Scene, server: str, fault: str, call: str
+) -> None:
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now), LITTLE) as through:
         ports = beginning_at(through.ports, call, 1, lambda: servers.disturb(server, fault))
         with pytest.raises(dg.Failure) as raised:
@@ -274,7 +281,9 @@ def leaving_keys(exchange: Exchange) -> None:
     body = json.dumps(request | {"RequestItems": {table: asked | {"Keys": first}}}).encode()
     answer = replace(exchange, raw=with_body(exchange.raw, body)).forward()
     found = json.loads(answer.body) | {"UnprocessedKeys": {table: asked | {"Keys": rest}} if rest else {}}
-    exchange.answer(Answer(answer.status, {"Content-Type": "application/x-amz-json-1.0", "x-amzn-RequestId": "0" * 32}, json.dumps(found).encode()))
+    exchange.answer(
+        Answer(answer.status, {"Content-Type": "application/x-amz-json-1.0", "x-amzn-RequestId": "0" * 32}, json.dumps(found).encode())
+    )
 
 
 def with_body(raw: bytes, body: bytes) -> bytes:
@@ -300,5 +309,3 @@ def test_keys_that_are_left_unprocessed_are_asked_for_again_and_those_alone(scen
         servers.dynamo.rule = leaving_all_keys
         with pytest.raises(Unavailable, match="unprocessed"):
             through.ports.recent.held(ids)
-
-

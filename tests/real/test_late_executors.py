@@ -52,7 +52,10 @@ def test_two_processes_that_meet_at_a_step_of_one_plan_store_everything_once(
     with scene.founded() as settings, scene.opened(settings) as world:
         if call != "ledger.take" and run_ids[0] != run_ids[1]:
             left_pending(Mission(settings, scene.plan, scene.now, tmp_path, "00000000-0000-4000-8000-000000000009"))
-        missions = [Mission(settings, scene.plan, scene.now, folder(tmp_path, name), run_id, meeting=meeting) for name, run_id in zip("ab", run_ids, strict=True)]
+        missions = [
+            Mission(settings, scene.plan, scene.now, folder(tmp_path, name), run_id, meeting=meeting)
+            for name, run_id in zip("ab", run_ids, strict=True)
+        ]
         with doomed.launched(missions[0]) as first, doomed.launched(missions[1]) as second:
             assert (ended(first, missions[0]), ended(second, missions[1])) == (SUCCEEDED, SUCCEEDED)
         world.settle()
