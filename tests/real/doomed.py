@@ -175,10 +175,14 @@ class _Fate:
         boundary = self._mission.boundary
         if boundary is None or (name, number) != (boundary.call, boundary.number):
             return perform(*args)
-        if boundary.moment != "before":
-            answer = perform(*args) if boundary.moment == "after" else perform(_half(args[0]), *args[1:])
+        if boundary.moment == "after":
+            answer = perform(*args)
+            self._end()
+            return answer
+        if boundary.moment == "within":
+            perform(_half(args[0]), *args[1:])
         self._end()
-        return answer if boundary.moment == "after" else perform(*args)
+        return perform(*args)
 
     def _end(self) -> None:
         """Where the signal only stops the process, the call goes on when somebody lets it."""

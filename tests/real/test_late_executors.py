@@ -113,9 +113,9 @@ def test_a_process_that_sleeps_while_another_finishes_its_plan_changes_nothing_w
 def test_a_plan_that_is_launched_twice_by_hand_moves_everything_once(scene: Scene, tmp_path: Path) -> None:
     """Also what re-executing a finished run in the UI does."""
     with scene.founded() as settings, scene.opened(settings) as world:
-        for run_id in (ONE, OTHER):
-            mission = Mission(settings, scene.plan, scene.now, tmp_path, run_id)
+        missions = [Mission(settings, scene.plan, scene.now, tmp_path, run_id) for run_id in (ONE, OTHER)]
+        for mission in missions:
             with doomed.launched(mission) as process:
                 assert ended(process, mission) == SUCCEEDED
-        assert "nothing was left to do" in mission.output.read_text()
+        assert "nothing was left to do" in missions[-1].output.read_text()
         scene.assert_whole(world)
