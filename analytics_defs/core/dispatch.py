@@ -51,15 +51,20 @@ class Wait:
     why: str
 
 
-def dead_runs(runs: Sequence[LaneRun], leases: Mapping[str, Lease], now: datetime, start_timeout: timedelta) -> list[LaneRun]:
-    """Runs past their start timeout without a sign of life, whatever their status says."""
-    return [
-        run
-        for run in runs
-        if run.started_at is not None
-        and now - run.started_at > start_timeout
-        and (run.run_id not in leases or now - leases[run.run_id].renewed_at > LEASE_EXPIRES)
-    ]
+def silent_since(
+    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], start_timeout: timedelta, now: datetime
+) -> dict[str, datetime]:
+    """Since when each run past its start timeout gives no sign of life. `known`: what this said at the tick before.
+
+    A run without a lease is silent from the moment that is noticed: one that ends gives its lease back before its status says so.
+    """
+    late = [run.run_id for run in runs if run.started_at is not None and now - run.started_at > start_timeout]
+    return {run_id: leases[run_id].renewed_at if run_id in leases else known.get(run_id, now) for run_id in late}
+
+
+def dead_runs(silent: Mapping[str, datetime], now: datetime) -> set[str]:
+    """Runs that were silent for longer than a lease lasts, whatever their status says."""
+    return {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
 
 
 def backoff(attempt: int) -> timedelta:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from analytics_defs.config import Settings
-from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, dead_runs, dispatch, too_small
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, dead_runs, dispatch, silent_since, too_small
 from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.plan import Plan, Planning
 from analytics_defs.defs.checks import balance
@@ -32,6 +32,7 @@ class Cursor:
     observed_at: datetime | None = None
     recommitted_at: datetime | None = None
     small_since: dict[str, datetime] = field(default_factory=dict)
+    silent_since: dict[str, datetime] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
@@ -41,6 +42,7 @@ class Cursor:
             _time(found.get("observed_at")),
             _time(found.get("recommitted_at")),
             {lane: datetime.fromisoformat(since) for lane, since in found.get("small_since", {}).items()},
+            {run_id: datetime.fromisoformat(since) for run_id, since in found.get("silent_since", {}).items()},
         )
 
     def __str__(self) -> str:
@@ -50,6 +52,7 @@ class Cursor:
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": self.recommitted_at and self.recommitted_at.isoformat(),
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
+                "silent_since": {run_id: since.isoformat() for run_id, since in self.silent_since.items()},
             }
         )
 
@@ -87,7 +90,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
             return dg.SensorResult(skip_reason=str(error))
         raise dg.Failure(description=str(error)) from error
     cursor.recommitted_at = now if recommit else cursor.recommitted_at
-    busy = _busy_lanes(context, planning.snapshot, now, settings.run_start_timeout)
+    busy = _busy_lanes(context, planning.snapshot, cursor, now, settings.run_start_timeout)
     waiting = _waiting(planning.plans, cursor, now, settings)
     decisions = [_decide(context, plan, busy, waiting, now) for plan in planning.plans if plan]
     requests = [each for each in decisions if isinstance(each, Request)]
@@ -107,8 +110,13 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     )
 
 
-def _busy_lanes(context: dg.SensorEvaluationContext, snapshot: Snapshot, now: datetime, start_timeout: timedelta) -> dict[int, str]:
-    """Lanes with a run in flight. Runs without a sign of life are reported failed, whatever their status says, and hold no lane."""
+def _busy_lanes(
+    context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cursor, now: datetime, start_timeout: timedelta
+) -> dict[int, str]:
+    """Lanes with a run in flight. Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
+
+    Keeps in the cursor since when a run is silent.
+    """
     records = context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
     runs = {}
     for record in records:
@@ -117,7 +125,8 @@ def _busy_lanes(context: dg.SensorEvaluationContext, snapshot: Snapshot, now: da
             waits = run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
             started = record.update_timestamp if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
             runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), None if waits else started.replace(tzinfo=UTC))
-    dead = {each.run_id for each in dead_runs(list(runs.values()), snapshot.leases, now, start_timeout)}
+    cursor.silent_since = silent_since(list(runs.values()), snapshot.leases, cursor.silent_since, start_timeout, now)
+    dead = dead_runs(cursor.silent_since, now)
     for record in records:
         if record.dagster_run.run_id in dead:
             context.instance.report_run_failed(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, backoff, dead_runs, dispatch, too_small
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, backoff, dead_runs, dispatch, silent_since, too_small
 from analytics_defs.core.ledger import Lease
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
@@ -47,18 +47,34 @@ def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
     [
         (None, None, False),
         (timedelta(seconds=119), None, False),
-        (timedelta(seconds=121), None, True),
+        (timedelta(seconds=121), None, False),
         (timedelta(hours=3), timedelta(seconds=59), False),
         (timedelta(hours=3), timedelta(seconds=61), True),
         (timedelta(seconds=30), timedelta(hours=1), False),
     ],
-    ids=["queued", "still starting", "never showed itself", "works for hours", "stopped showing itself", "fresh run, old lease"],
+    ids=[
+        "queued",
+        "still starting",
+        "without a lease for the first time",
+        "works for hours",
+        "stopped showing itself",
+        "fresh run, old lease",
+    ],
 )
 def test_a_run_is_dead_when_it_is_past_its_start_and_shows_no_sign_of_life(
     started_ago: timedelta | None, renewed_ago: timedelta | None, dead: bool
 ) -> None:
     leases = lease(renewed_ago) if renewed_ago is not None else {}
-    assert bool(dead_runs([run(started_ago)], leases, NOW, START_TIMEOUT)) is dead
+    assert bool(dead_runs(silent_since([run(started_ago)], leases, {}, START_TIMEOUT, NOW), NOW)) is dead
+
+
+def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago() -> None:
+    """One that ends has given its lease back, and its status follows a moment later."""
+    old, later = [run(timedelta(hours=3))], NOW + timedelta(seconds=61)
+    noticed = silent_since(old, {}, {}, START_TIMEOUT, NOW)
+    assert (noticed, dead_runs(noticed, NOW)) == ({"run": NOW}, set())
+    assert dead_runs(silent_since(old, {}, noticed, START_TIMEOUT, later), later) == {"run"}
+    assert silent_since([], {}, noticed, START_TIMEOUT, later) == {}
 
 
 def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> None:

@@ -98,7 +98,7 @@ def test_a_failed_run_is_asked_for_again_after_its_backoff_under_a_new_key(platf
     assert requests(waits) == []
     assert waits.skip_reason is not None
     assert "attempt 2 waits" in str(waits.skip_reason.skip_message)
-    platform.clock.advance(timedelta(seconds=6))
+    platform.clock.advance(timedelta(minutes=5))
     (again,) = requests(platform.tick(instance))
     assert again.tags[HEADS_TAG] == request.tags[HEADS_TAG]
     assert again.run_key == f"{request.tags[HEADS_TAG]}#1"
@@ -109,11 +109,11 @@ def test_deleting_an_old_run_does_not_bring_its_key_back(platform: MemoryPlatfor
     (request,) = requests(platform.tick(instance))
     first = started(instance, request)
     instance.report_run_failed(first)
-    platform.clock.advance(timedelta(seconds=6))
+    platform.clock.advance(timedelta(minutes=5))
     (second,) = requests(platform.tick(instance))
     instance.report_run_failed(started(instance, second))
     instance.delete_run(first.run_id)
-    platform.clock.advance(timedelta(seconds=30))
+    platform.clock.advance(timedelta(minutes=10))
     (third,) = requests(platform.tick(instance))
     assert third.run_key == f"{request.tags[HEADS_TAG]}#2"
 
@@ -123,11 +123,15 @@ def test_a_run_without_a_sign_of_life_is_reported_failed_and_frees_its_lane(plat
     run = started(instance, requests(platform.tick(instance))[0])
     assert requests(platform.tick(instance)) == []
     platform.clock.advance(timedelta(minutes=3))
-    platform.tick(instance)
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None
-    assert found.status is dg.DagsterRunStatus.FAILURE
-    platform.clock.advance(timedelta(seconds=6))
+    seen, cursor = [], None
+    for _ in range(3):
+        cursor = platform.tick(instance, cursor).cursor
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        seen.append(found.status)
+        platform.clock.advance(timedelta(seconds=31))
+    assert seen == [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE]
+    platform.clock.advance(timedelta(minutes=5))
     assert len(requests(platform.tick(instance))) == 1
 
 
