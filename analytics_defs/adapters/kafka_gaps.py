@@ -19,6 +19,10 @@ Policies = Callable[[Collection[str]], Mapping[str, frozenset[str] | None]]
 """`cleanup.policy` by topic, None where it cannot be learned."""
 
 
+MAX_MARKERS = 64
+"""Transaction markers in a row that are believed: as many as producers may end a transaction at the same moment in one partition."""
+
+
 class Witness(Protocol):
     """What a reader sees. `KafkaReader` is one."""
 
@@ -48,12 +52,13 @@ def explain(holes: Sequence[Range], uncommitted: Witness, committed: Witness, po
 def _reason(empty: Range, policy: frozenset[str] | None) -> GapReason | None:
     """Below the last stable offset, where not even an uncommitted reader sees a record.
 
-    On a topic that is never compacted only transaction markers are like that. Where nobody tells the policy, a single offset is
-    taken for a marker; a longer hole stays without an explanation.
+    On a topic that is never compacted only transaction markers are like that, a few in a row where several producers end theirs at
+    once: a longer hole is a segment that the broker lost, and stays without an explanation. Where nobody tells the policy, a single
+    offset is taken for a marker.
     """
-    if policy is None:
-        return GapReason.CONTROL if len(empty) == 1 else None
-    return GapReason.COMPACTED if "compact" in policy else GapReason.CONTROL
+    if policy is not None and "compact" in policy:
+        return GapReason.COMPACTED
+    return GapReason.CONTROL if len(empty) <= (1 if policy is None else MAX_MARKERS) else None
 
 
 def _records_in(holes: Sequence[Range], reader: Witness) -> list[Range]:

@@ -11,7 +11,7 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.adapters.kafka_gaps import explain
+from analytics_defs.adapters.kafka_gaps import MAX_MARKERS, explain
 from analytics_defs.adapters.kafka_reader import Passage
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, TopicPartition
@@ -61,6 +61,12 @@ def test_what_nobody_sees_is_a_marker_where_nothing_is_compacted_and_compacted_e
         gap(SECOND, 3, 6, GapReason.COMPACTED),
         gap(FIRST, 3, 6, GapReason.CONTROL),
     )
+
+
+def test_a_hole_longer_than_markers_come_in_a_row_stays_unexplained() -> None:
+    """What a lost segment leaves, on a topic that is never compacted."""
+    assert explain([Range(FIRST, 3, 3 + MAX_MARKERS)], Seeing(), Seeing(), policies) == (gap(FIRST, 3, 3 + MAX_MARKERS, GapReason.CONTROL),)
+    assert explain([Range(FIRST, 3, 4 + MAX_MARKERS)], Seeing(), Seeing(), policies) == ()
 
 
 def test_where_nobody_tells_the_policy_single_offsets_are_markers_and_longer_holes_stay_unexplained() -> None:
