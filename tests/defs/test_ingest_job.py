@@ -18,6 +18,7 @@ from analytics_defs.ports import Blob, Ports
 from tests.defs.memory_platform import MemoryPlatform
 
 ASSETS = {"recent_events", "event_json", "dead_letters", "live_aggregates", "committed_offsets"}
+TOLD = ("ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION")
 
 
 @pytest.fixture
@@ -44,6 +45,15 @@ def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.Dags
     assert found["dead_letters"] | {"files": []} == {"dead letters": 1, "share": round(1 / 11, 6), "files": [], "reason not_json": 1}
     assert found["live_aggregates"]["unaccounted"] == 0
     assert found["committed_offsets"]["offsets"] == 11
+
+
+def test_a_run_says_after_its_materializations_that_the_account_balances(instance: dg.DagsterInstance) -> None:
+    """A check that is older than its asset's last materialization shows as not evaluated."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    told = [each.event_type_value for each in result.all_events if each.event_type_value in TOLD]
+    assert told == ["ASSET_MATERIALIZATION"] * len(ASSETS) + ["ASSET_CHECK_EVALUATION"]
 
 
 def test_a_run_of_a_closed_plan_yields_nothing_and_succeeds(instance: dg.DagsterInstance) -> None:
