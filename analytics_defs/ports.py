@@ -17,7 +17,14 @@ from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 T = TypeVar("T")
 
 KEPT = timedelta(days=30)
-"""How long RecentEvents holds an item after its batch's time: the horizon of deduplication."""
+"""How long RecentEvents holds an item after its batch's time."""
+
+REMEMBERED = KEPT - timedelta(days=1)
+"""The horizon of deduplication: how long after its batch's time an id is refused to other sources.
+
+It ends a day before DynamoDB may delete the item: whether that has happened must not decide what a batch finds that several executors
+work on, one after the other.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +110,8 @@ class RecentEvents(Protocol):
     def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
         """Write each event unless another source holds its id.
 
-        Ids are distinct within a call. An event already held by its own source is written again, byte for byte. An id whose holder
-        expired by `batch_time` is free.
+        Ids are distinct within a call. An event already held by its own source is written again, byte for byte. An id whose holder's
+        batch is `REMEMBERED` or longer before `batch_time` is free.
         """
         ...
 

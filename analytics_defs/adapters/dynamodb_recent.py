@@ -13,14 +13,14 @@ from analytics_defs.core.attribute_values import Item, item_size, plain, pointer
 from analytics_defs.core.events import Event
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import Contradiction
-from analytics_defs.ports import KEPT, Claims, StoredEvent
+from analytics_defs.ports import KEPT, REMEMBERED, Claims, StoredEvent
 
 MAX_ACTIONS = 100
 MAX_TRANSACTION_BYTES = 4_000_000
 """AWS, "Quotas in Amazon DynamoDB": 100 actions and 4 MB in one transaction."""
 
-_FREE = "attribute_not_exists(#source) OR #source = :mine OR #ttl <= :batch_time"
-"""No item, or one that no claim wrote; ours; or expired, though TTL has not deleted it yet."""
+_FREE = "attribute_not_exists(#source) OR #source = :mine OR #ttl <= :forgotten"
+"""No item, or one that no claim wrote; ours; or one whose id is not remembered any more, though TTL has not deleted it yet."""
 _NAMES = {"#source": "source", "#ttl": "ttl"}
 
 
@@ -51,12 +51,12 @@ class DynamoRecentEvents:
         """
         refused: dict[Source, Source] = {}
         pointers: set[Source] = set()
-        now = {"N": str(int(batch_time.timestamp()))}
+        forgotten = {"N": str(int((batch_time + KEPT - REMEMBERED).timestamp()))}
         todo = list(_calls([_Put(event, recent_event_item(event, batch_time, KEPT)) for event in events]))
         while todo:
             puts = todo.pop()
             try:
-                holders = self._dynamo.transact([self._action(put, now) for put in puts])
+                holders = self._dynamo.transact([self._action(put, forgotten) for put in puts])
             except Refused as fault:
                 todo += _apart(puts, fault)
                 continue
@@ -72,14 +72,14 @@ class DynamoRecentEvents:
         found = self._dynamo.get_many(self._table, [{"id": {"S": each}} for each in dict.fromkeys(ids)])
         return {item["id"]["S"]: self._stored(item) for item in found if "source" in item}
 
-    def _action(self, put: _Put, now: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    def _action(self, put: _Put, forgotten: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         return {
             "Put": {
                 "TableName": self._table,
                 "Item": put.item,
                 "ConditionExpression": _FREE,
                 "ExpressionAttributeNames": _NAMES,
-                "ExpressionAttributeValues": {":mine": put.item["source"], ":batch_time": now},
+                "ExpressionAttributeValues": {":mine": put.item["source"], ":forgotten": forgotten},
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
         }

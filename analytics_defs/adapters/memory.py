@@ -21,7 +21,7 @@ from analytics_defs.core.ledger import Batch, BatchRecord, Gap, GapReason, Head,
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import Contradiction, Missing, TopicRecreated, Unavailable
-from analytics_defs.ports import KEPT, Blob, Claims, Reading, StoredEvent, TopicDescription, Watermarks
+from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Reading, StoredEvent, TopicDescription, Watermarks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -136,6 +136,11 @@ class MemoryLog(_Locked):
     def retain_from(self, topic: str, partition: int, low: int) -> None:
         """Retention removes everything before `low`."""
         self._topics[topic][partition].low = max(low, self._topics[topic][partition].low)
+
+    @_atomic
+    def cut(self, topic: str, partition: int, high: int) -> None:
+        """A broker forgets everything from `high` on, though it was confirmed: what follows is written over it."""
+        del self._topics[topic][partition].entries[high:]
 
     @_atomic
     def hide(self, topic: str, partition: int, offset: int) -> None:
@@ -260,7 +265,7 @@ class MemoryRecentEvents(_Locked):
         pointers: set[Source] = set()
         for event in events:
             holder = self.items.get(event.id)
-            if holder and holder.source != event.record.source and holder.ttl > batch_time.timestamp():
+            if holder and holder.source != event.record.source and holder.ttl > (batch_time + KEPT - REMEMBERED).timestamp():
                 refused[event.record.source] = holder.source
                 continue
             if self._unholdable(event):

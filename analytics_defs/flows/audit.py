@@ -12,7 +12,7 @@ from analytics_defs.core.layout import event_dir, event_id_of_key, event_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import Unavailable
-from analytics_defs.ports import KEPT, Ports
+from analytics_defs.ports import REMEMBERED, Ports
 
 EXAMPLES = 5
 READINGS = 100
@@ -85,7 +85,7 @@ class HourAudit:
     items: int
     """Ids of those rows that RecentEvents has to hold, and holds under the same source."""
     expired: int
-    """Ids that it need not hold any more: their batches are older than 30 days."""
+    """Ids that it need not hold any more: their batches are older than `REMEMBERED`."""
     findings: tuple[str, ...]
 
     @property
@@ -103,8 +103,8 @@ def audit_hour(hour: str, ports: Ports) -> HourAudit:
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
     ids = {row.event_id for row in rows}
-    findings += _named("stored twice within 30 days", _doubled(rows))
-    kept = {row.event_id: row.source for row in rows if row.batch_time + KEPT > ports.clock.now()}
+    findings += _named(f"stored twice within {REMEMBERED.days} days", _doubled(rows))
+    kept = {row.event_id: row.source for row in rows if row.batch_time + REMEMBERED > ports.clock.now()}
     held = _held(kept, ports)
     findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held))
     objects = None
@@ -145,7 +145,7 @@ def _rows(hour: str, records: Sequence[BatchRecord], ports: Ports) -> tuple[list
 def _doubled(rows: Sequence[_Row]) -> list[str]:
     """Ids that two rows hold although the first one's claim had not expired when the second came. Claims expire at whole seconds."""
     ordered = sorted((row.event_id, row.batch_time.replace(microsecond=0)) for row in rows)
-    return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + KEPT]
+    return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + REMEMBERED]
 
 
 def _held(sources: Mapping[str, Source], ports: Ports) -> set[str]:

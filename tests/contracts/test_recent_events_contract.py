@@ -110,12 +110,12 @@ def test_a_chunk_of_nothing_but_repeats_is_refused_whole(recent: RecentEvents) -
     assert refused == {Source(TWO, number): Source(ONE, number) for number in range(5)}
 
 
-def test_an_id_is_free_again_when_its_holder_has_expired_and_not_before(recent: RecentEvents) -> None:
+def test_an_id_is_free_again_a_day_before_its_item_may_be_deleted_and_not_before(recent: RecentEvents) -> None:
     recent.claim([event("a", 1, ONE)], NOW)
     late = event("a", 1, TWO)
-    expiry = NOW + timedelta(days=DAYS_KEPT)
-    assert recent.claim([late], expiry - timedelta(seconds=1)).refused == {late.record.source: Source(ONE, 1)}
-    assert recent.claim([late], expiry).refused == {}
+    forgotten = NOW + timedelta(days=DAYS_KEPT - 1)
+    assert recent.claim([late], forgotten - timedelta(seconds=1)).refused == {late.record.source: Source(ONE, 1)}
+    assert recent.claim([late], forgotten).refused == {}
     assert recent.held(["a"])["a"].source == late.record.source
 
 

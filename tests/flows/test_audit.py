@@ -73,7 +73,7 @@ def copy_a_part_over_another(world: World) -> None:
         (lose_an_object, "1 ids without JSON object, for example b"),
         (add_an_object, "1 ids JSON objects without row, for example stranger"),
         (lose_a_part, "0 rows in parquet/"),
-        (copy_a_part_over_another, "2 ids stored twice within 30 days, for example a, b"),
+        (copy_a_part_over_another, "2 ids stored twice within 29 days, for example a, b"),
     ],
 )
 def test_a_planted_disagreement_is_found(plant: Callable[[World], None], finding: str) -> None:

@@ -15,8 +15,8 @@ from analytics_defs.core.plan import Policy, lane_of
 from analytics_defs.flows.audit import audit_hour
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.trace import Fate, trace
-from tests.flows.test_ingest import problems
-from tests.proof.doors import Call, through
+from tests.flows.test_ingest import failing_at, problems
+from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import HOUR, TOPIC, World, conduct, event
 
 OTHER_TOPIC = "ProductCreated"
@@ -112,12 +112,12 @@ def test_in_two_lanes_at_the_same_instant(method: str) -> None:
     assert_stored_once(world, *((mine, theirs) if late else (theirs, mine)))
 
 
-def test_an_id_that_has_expired_is_free_and_the_audit_knows() -> None:
+def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
     world.settle()
-    world.clock.advance(timedelta(days=30))
+    world.clock.advance(timedelta(days=29))
     second = world.produce(OTHER)
     world.settle()
     assert world.ids(["x"]) == {"x": second}
@@ -128,15 +128,40 @@ def test_an_id_that_has_expired_is_free_and_the_audit_knows() -> None:
     assert (audited.parquet, audited.items, audited.expired, audited.findings) == (2, 1, 0, ())
 
 
-def test_a_second_before_it_expires_an_id_is_not_free() -> None:
+def test_a_second_before_it_is_forgotten_an_id_is_not_free() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
     world.settle()
-    world.clock.advance(timedelta(days=30) - timedelta(seconds=2))
+    world.clock.advance(timedelta(days=29) - timedelta(seconds=2))
     second = world.produce(OTHER)
     world.settle()
     assert_stored_once(world, first, second)
+
+
+def test_executors_of_one_batch_agree_on_a_repeat_whose_holder_dynamodb_deletes_between_them() -> None:
+    """The holder's item goes when its time is over: after one executor claimed, and before another one claims and the first closes."""
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=30) - timedelta(hours=1))
+    second = world.produce(OTHER)
+    plan = world.look().plans[0]
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "close":
+            world.clock.advance(timedelta(hours=2))
+            world.recent.items = {key: item for key, item in world.recent.items.items() if item.source != first}
+            with pytest.raises(Crashed):
+                world.run(ports=through(world.ports, failing_at("close")))
+        return perform()
+
+    ingest(plan, through(world.ports, door), conduct())
+    assert world.ids(["x"]) == {"x": second}
+    assert world.ledger.counters()["events"] == 2
+    assert trace(str(second), world.ports).fate is Fate.STORED
+    assert audit_hour(HOUR, world.ports).findings == ()
 
 
 def test_legacy_events_have_an_id_of_their_own_each() -> None:

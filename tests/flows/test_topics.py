@@ -13,13 +13,13 @@ from analytics_defs.core.ledger import Tally
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.errors import Missing, NotFound, TopicRecreated
 from analytics_defs.flows import steps
-from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit import audit, audit_hour
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.topics import accept_topic
 from analytics_defs.flows.trace import Fate, trace
 from tests.flows.test_ingest import failing_at, problems
 from tests.proof.doors import Crashed, through
-from tests.proof.world import TOPIC, World, conduct, event, legacy_event
+from tests.proof.world import HOUR, TOPIC, World, conduct, event, legacy_event
 
 OTHER = "ProductCreated"
 
@@ -109,6 +109,22 @@ def test_without_topic_ids_a_log_that_ends_before_the_head_tells() -> None:
     world.settle()
     assert problems(world) == []
     assert set(world.ids(["c"])) == {"c"}
+
+
+def test_a_log_that_was_cut_is_read_on_where_it_ends_when_it_is_the_same_topic() -> None:
+    """As after an unclean election. Read from its start again, events without an id of their own would count twice."""
+    world = World()
+    world.create(partitions=2)
+    for partition in (0, 1):
+        world.produce(*(legacy_event(n=10 * partition + number) for number in range(5)), partition=partition)
+    world.settle()
+    world.log.cut(TOPIC, 0, 4)
+    assert "the log ends at 4, before the next offset to read, 5" in world.look().stopped[TopicPartition(TOPIC, 0, 0)]
+    assert accept_topic(TOPIC, world.ports).starts == {0: 4, 1: 5}
+    world.produce(legacy_event(n=99), partition=0)
+    world.settle()
+    assert audit(world.ports).totals == Tally(stored=11)
+    assert audit_hour(HOUR, world.ports).findings == ()
 
 
 @pytest.mark.parametrize("method", ["take", "put_if_absent", "mark_staged", "claim"])

@@ -13,7 +13,7 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.flows.trace import Fate, Trace
 from analytics_defs.ports import Claims
 
-DAYS_KEPT = timedelta(days=30)
+DAYS_REMEMBERED = timedelta(days=29)
 
 
 class Kind(Enum):
@@ -40,9 +40,9 @@ class Model:
     """Sources whose id expired and was taken by another."""
 
     def claimed(self, event_id: str, source: Source, batch_time: datetime) -> None:
-        """First claim wins, for thirty days."""
+        """First claim wins, for as long as ids are remembered."""
         holder, since = self.holders.get(event_id, (source, batch_time))
-        if holder != source and since + DAYS_KEPT > batch_time:
+        if holder != source and since + DAYS_REMEMBERED > batch_time:
             return
         if holder != source:
             self.dethroned.add(holder)
