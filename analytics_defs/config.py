@@ -141,6 +141,11 @@ class Settings(BaseSettings):
 
     health_host: str = Field("127.0.0.1", min_length=1, description="address the health endpoint listens on; 0.0.0.0: all of this machine")
     health_port: int = Field(8080, ge=1, le=65_535, description="port of the health endpoint")
+    health_in_dagster: bool = Field(
+        False, description="keep the health endpoint alive as a Dagster job (`make dev` does); else `analytics serve`"
+    )
+    stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
+    dagster_ui_url: Endpoint | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
