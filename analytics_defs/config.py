@@ -222,6 +222,13 @@ def topics_at_load() -> tuple[str, ...]:
         return EVENT_TYPES
 
 
+def health_in_dagster_at_load() -> bool:
+    try:
+        return load_settings().health_in_dagster
+    except SettingsError:
+        return False
+
+
 def archive_start_at_load() -> str:
     try:
         return load_settings().archive_start

@@ -16,16 +16,17 @@ SENSOR = "kafka_micro_batches"
 class DagsterScheduling:
     """Implements `flows.watchover.Scheduling`. Dagster is imported with the first look: an answer on health must not wait for it."""
 
-    def __init__(self, instance: dg.DagsterInstance | None = None) -> None:
+    def __init__(self, instance: dg.DagsterInstance | None = None, sensor: str = SENSOR) -> None:
         """None: the instance of DAGSTER_HOME, where that is set."""
         self._instance = instance
+        self._sensor = sensor
         self._absent = False
 
     def look(self) -> Scheduler | None:
         instance = self._opened()
         if instance is None:
             return None
-        states = [each for each in instance.all_instigator_state() if each.name == SENSOR and each.instigator_type.value == "SENSOR"]
+        states = [each for each in instance.all_instigator_state() if each.name == self._sensor and each.instigator_type.value == "SENSOR"]
         heartbeat = instance.get_daemon_heartbeats().get("SENSOR")
         return Scheduler(
             sensor_stopped=any(each.status.value == "STOPPED" for each in states),

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.system import SystemClock
 from analytics_defs.core.health import Scheduler
 from analytics_defs.core.plan import Policy
 from analytics_defs.flows.watchover import Doors
+from analytics_defs.flows.watchover import Scheduling as AnyScheduling
 from analytics_defs.ports import Ports
 from analytics_defs.web.app import Site, make_app
 from analytics_defs.web.server import Server, bound
@@ -41,13 +41,14 @@ class Scheduling:
         return self.says
 
 
-def doors(ports: Ports, peeking: MemoryLog | None = None, scheduling: Scheduling | None = None) -> Doors:
-    log = peeking or ports.log
-    return Doors((TOPIC,), ports, log, Retention(**{TOPIC: timedelta(days=7)}), scheduling)
+def doors(ports: Ports, scheduling: AnyScheduling | None = None) -> Doors:
+    return Doors((TOPIC,), ports, ports.log, Retention(**{TOPIC: timedelta(days=7)}), scheduling)
 
 
-def site(ports: Ports, stall_after: timedelta = timedelta(minutes=5), scheduling: Scheduling | None = None) -> Site:
-    watch = Watch(doors(ports, scheduling=scheduling), Identity(Policy(), stall_after, "1.2.3", "test"))
+def site(
+    ports: Ports, stall_after: timedelta = timedelta(minutes=5), scheduling: AnyScheduling | None = None, instance: str = "test"
+) -> Site:
+    watch = Watch(doors(ports, scheduling), Identity(Policy(), stall_after, "1.2.3", instance))
     return Site(watch, ports, "http://dagster.test")
 
 
