@@ -32,5 +32,6 @@ def serve() -> None:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         site = wiring.site(settings, f"{socket.gethostname()}-{os.getpid()}", DagsterScheduling())
         click.echo(f"listening on {server.address(listener)}", err=True)
+        site.watch.refresh()  # so that the first poll finds answers
         server.Server(make_app(site)).serve_on(listener)
     click.echo("stopped", err=True)

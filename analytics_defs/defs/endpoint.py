@@ -34,6 +34,7 @@ def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourcePar
             running = server.Server(make_app(site))
             thread = threading.Thread(target=running.serve_on, args=(listener,), name="endpoint", daemon=True)
             context.log.info("listening on %s", server.address(listener))
+            site.watch.refresh()  # so that the first poll finds answers
             thread.start()
             try:
                 why = _until_over(DagsterScheduling(context.instance, SENSOR), thread)

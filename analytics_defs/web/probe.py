@@ -17,7 +17,7 @@ from analytics_defs.ports import Clock
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-LIMIT = timedelta(seconds=1)
+LIMIT = timedelta(seconds=2)
 """An attempt that takes longer counts as no answer, until it comes back."""
 
 
@@ -56,11 +56,14 @@ class Probe(Generic[T]):
                 return replace(answer, error=f"no answer for {(now - self._attempt.started_ms) / 1000:.0f} s")
             return answer
 
-    def refresh(self) -> Future[None] | None:
-        """Starts an attempt where the newest answer is no longer fresh. Answers the one under way, unless it is past its limit."""
+    def refresh(self, *, again: bool = False) -> Future[None] | None:
+        """Starts an attempt where the newest answer is no longer fresh, or `again` says that it is not.
+
+        Answers the attempt under way, unless it is past its limit.
+        """
         with self._lock:
             now, age = self._clock.elapsed_ms(), self._age_ms()
-            if self._attempt is None and (age is None or age >= self._fresh_ms):
+            if self._attempt is None and (again or age is None or age >= self._fresh_ms):
                 self._attempt = _Attempt(Future(), now)
                 threading.Thread(target=self._run, args=(self._attempt,), name=f"probe of {self.name}", daemon=True).start()
             attempt = self._attempt

@@ -23,7 +23,7 @@ REQUEST_WITHIN_SECONDS = 5.0
 """From the connection, or from the last answer, to the end of the next request's headers."""
 ANSWER_WITHIN_SECONDS = 30.0
 """Until the client has taken its answer: one that does not read holds no connection for ever."""
-DRAIN_SECONDS = 10
+DRAIN_SECONDS = 8
 MAX_HEADER_BYTES = 16 * 1024
 MAX_CONNECTIONS = 400
 """Below the usual limit of 1024 open files, with room for the clients of the stores."""

@@ -7,6 +7,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from analytics_defs.core.health import DYNAMODB, KAFKA, S3, Answer, Figures, Picture, Progress, Scheduler, View, Waiting, progressed
 from analytics_defs.core.ledger import Snapshot
@@ -18,7 +19,7 @@ from analytics_defs.web.probe import Probe
 SERVICE_FRESH = timedelta(seconds=3)
 FIGURES_FRESH = timedelta(seconds=5)
 WAITING_FRESH = timedelta(seconds=10)
-LEDGER_WITHIN = timedelta(milliseconds=300)
+LEDGER_WITHIN = timedelta(milliseconds=500)
 SCHEDULER_FRESH = timedelta(seconds=10)
 
 
@@ -33,7 +34,7 @@ class Identity:
 
 
 class Watch:
-    """Thread-safe. Asks nobody until somebody looks; a thousand looks a second cost the services no more than one."""
+    """Thread-safe. Asks nobody unless somebody looks; a thousand looks a second cost the services no more than one."""
 
     def __init__(self, doors: Doors, identity: Identity) -> None:
         self._doors = doors
@@ -53,8 +54,14 @@ class Watch:
 
     def refresh(self) -> list[Future[None]]:
         """Starts what is due. Answers what is worth a short wait, where the last picture is too old to be called one of now."""
-        due = [(probe, probe.refresh()) for probe in (self._dynamodb, self._kafka, self._s3, self._figures)]
-        if self._kafka.look().value:
+        view, ledger_known = self._kafka.look().value, self._dynamodb.look().value is not None
+        due: list[tuple[Probe[Any], Future[None] | None]] = [
+            (self._dynamodb, self._dynamodb.refresh()),
+            (self._kafka, self._kafka.refresh(again=view is not None and view.snapshot is None and ledger_known)),
+            (self._s3, self._s3.refresh()),
+            (self._figures, self._figures.refresh()),
+        ]
+        if view is not None:
             self._waiting.refresh()
         if self._scheduler:
             self._scheduler.refresh()
