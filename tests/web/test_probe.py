@@ -79,7 +79,7 @@ def test_one_that_accepts_and_never_answers_is_no_answer_after_the_limit_and_is_
     service.clock.advance(LIMIT + timedelta(seconds=1))
     assert service.probe.refresh() is None  # nothing that is worth waiting for
     found = service.probe.look()
-    assert (found.ok, found.error, found.value) == (False, "no answer for 2 s", 1)
+    assert (found.ok, found.error, found.value) == (False, "no answer for 3 s", 1)
     service.clock.advance(timedelta(minutes=1))
     service.probe.refresh()
     assert service.asked == 2
