@@ -143,7 +143,7 @@ class RealBroker:
         self.port: EventLog = log
         self.group, brokers = config.group_id, config.brokers
         self.admin = AdminClient({"bootstrap.servers": brokers}, logger=quiet)
-        self.settings: dict[str, Any] = {"bootstrap.servers": brokers, "logger": quiet, "linger.ms": 0}
+        self.settings: dict[str, Any] = {"bootstrap.servers": brokers, "logger": quiet, "linger.ms": 0, "enable.idempotence": True}
         self._producer = Producer(self.settings)
         self._topics: set[str] = set()
 
@@ -200,7 +200,9 @@ class RealBroker:
             assert error is None or error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND, error  # most tests commit nothing
 
     def _create(self, topic: str, config: dict[str, str]) -> None:
-        self.admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)], operation_timeout=TEN_SECONDS)[topic].result(TEN_SECONDS)
+        """Records here are years old: the broker's own retention would take them whenever it looks."""
+        new = NewTopic(topic, PARTITIONS, 1, config={"retention.ms": "-1"} | config)
+        self.admin.create_topics([new], operation_timeout=TEN_SECONDS)[topic].result(TEN_SECONDS)
         self.adopt(topic)
         until(lambda: self._partitions(topic) == PARTITIONS)
 

@@ -30,12 +30,12 @@ def legacy_event(number: int) -> bytes:
 def mixture(first: str, second: str) -> list[Written]:
     """Two topics, the first of two partitions, the second of one: several hours, repeats inside a batch and across batches, dead letters,
     tombstones, legacy events, ids that differ only by case or by percent-encoding, an event of 320 KB."""
-    main = [event(f"event-{number}", HOURS[number % 3], price=number / 8) for number in range(50)]
+    main: list[bytes | None] = [event(f"event-{number}", HOURS[number % 3], price=number / 8) for number in range(50)]
     twins = [event(each, note="ü") for each in ("Twin", "twin", "a/b", "a%2Fb", "a%2fb", "../up", "großer Name")]
     main += [*twins, legacy_event(1), event("large", text="x" * 320_000), b"{cut of", None, event("event-3", again=True)]
-    side = [event(f"side-{number}", HOURS[number % 2]) for number in range(12)]
+    side: list[bytes | None] = [event(f"side-{number}", HOURS[number % 2]) for number in range(12)]
     side += [event("event-5", HOURS[2], other="payload"), legacy_event(2), b"\xff\xfe", None, event("side-0")]
-    late = [event(f"late-{number}", HOURS[number % 3]) for number in range(15)]
+    late: list[bytes | None] = [event(f"late-{number}", HOURS[number % 3]) for number in range(15)]
     late += [event("event-7", topic="another"), event("side-1"), legacy_event(3), text([1, 2]), None, event("", why="no id")]
     return [
         *(Written(first, 0, value, key=b"main", headers=(("trace", b"\x00\xff"), ("none", None))) for value in main),

@@ -12,9 +12,9 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Barrier
@@ -67,8 +67,8 @@ class Mission:
     boundary: Boundary | None = None
     number: signal.Signals = signal.SIGKILL
     """What it sends itself at the boundary."""
-    meeting: tuple[str, Barrier] | None = None
-    """Before the first call of this name it waits for the other party."""
+    meetings: Mapping[str, Barrier] = field(default_factory=dict)
+    """Before the first call of such a name it waits for the other party."""
 
     @property
     def mark(self) -> Path:
@@ -170,15 +170,19 @@ class _Fate:
         with self._lock:
             self._calls[name] += 1
             number = self._calls[name]
-        if self._mission.meeting is not None and (name, number) == (self._mission.meeting[0], 1):
-            self._mission.meeting[1].wait(30)
+        if number == 1 and name in self._mission.meetings:
+            self._mission.meetings[name].wait(30)
         boundary = self._mission.boundary
         if boundary is None or (name, number) != (boundary.call, boundary.number):
             return perform(*args)
-        if boundary.moment != "before":
-            answer = perform(*args) if boundary.moment == "after" else perform(_half(args[0]), *args[1:])
+        if boundary.moment == "after":
+            answer = perform(*args)
+            self._end()
+            return answer
+        if boundary.moment == "within":
+            perform(_half(args[0]), *args[1:])
         self._end()
-        return answer if boundary.moment == "after" else perform(*args)
+        return perform(*args)
 
     def _end(self) -> None:
         """Where the signal only stops the process, the call goes on when somebody lets it."""

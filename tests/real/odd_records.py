@@ -1,4 +1,4 @@
-"""Records as strange as producers make them: those that are no events, with the reason, and those that are, with what becomes of their data."""
+"""Records as strange as producers make them: those that are no events, with the reason; those that are, with what becomes of them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ TIMESTAMPS = {
 
 HELD = {
     "numbers": "[0,-0,0.0,1.0,1.10,100,1e2,1E-2,-1.5e+3,12345678901234567890,0.1,123456789.987654321e-50]",
-    "38 digits": "[99999999999999999999999999999999999999,0.12345678901234567890123456789012345678,1234567890123456789012345678901234567800000]",
+    "38 digits": "[99999999999999999999999999999999999999,0.12345678901234567890123456789012345678,"
+    "1234567890123456789012345678901234567800000]",
     "the largest and the smallest": "[9.9999999999999999999999999999999999999E+125,-1E+125,1E-130,-1E-130]",
     "32 levels": _nested(31),
     "strings": r'["","\u0000\u0001\u001f","\"\\\/\b\f\n\r\t","\ud83d\ude00😀","\u2028\u2029","ü\u0308",null,true,false]',
@@ -161,7 +162,8 @@ ACCEPTED: dict[str, bytes] = {
     **{f"pointed {name}": _raw(name, extra) for name, extra in POINTED.items()},
     "an empty key at the top": _event(id="empty key")[:-1] + b',"":1}',
     "white space": b" \r\n\t" + _event(id="white").replace(b",", b" ,\n") + b"\n",
-    "everything escaped": b'{"id":"\\u0065scaped","\\u0074ype":"ProductDeleted","timestamp":"2024-01-15T10:30:00Z","productId":"\\/","sellerId":""}',
+    "everything escaped": b'{"id":"\\u0065scaped","\\u0074ype":"ProductDeleted","timestamp":"2024-01-15T10:30:00Z",'
+    b'"productId":"\\/","sellerId":""}',
     "almost a day ahead": _event(id="tomorrow", timestamp=_in(23.5)),
     "null in unread fields": _event(id="nulls", version="2.0", name=None, tags=[None]),
 }

@@ -290,10 +290,11 @@ class KafkaProxy:
     def __init__(self) -> None:
         brokers = list(plain.admin().list_topics(timeout=plain.PATIENCE_SECONDS).brokers.values())
         assert len(brokers) == 1, f"{len(brokers)} brokers: only a single one can be disturbed"
-        self._upstream = (brokers[0].host, brokers[0].port)
+        host, port = str(brokers[0].host), brokers[0].port
+        self._upstream = (host, port)
         self._listener = Listener(self._serve)
-        self._told = brokers[0].host.encode() + struct.pack(">i", brokers[0].port)
-        self._telling = brokers[0].host.encode() + struct.pack(">i", self._listener.port)
+        self._told = host.encode() + struct.pack(">i", port)
+        self._telling = host.encode() + struct.pack(">i", self._listener.port)
         self.brokers = f"{LOOPBACK}:{self._listener.port}"
         self.silent = False
         """Whether connections are accepted, and nothing is ever answered."""

@@ -39,7 +39,8 @@ class Scene:
 
     def assert_whole(self, found: World) -> None:
         """Nothing lost, nothing counted twice, no orphan: every store is byte for byte as after the undisturbed run."""
-        assert differences(picture(found.settings), self.expected) == []
+        differs = differences(picture(found.settings), self.expected)
+        assert differs == [], "\n".join(differs)
         found.assert_sound()
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL of a run's own process, at every boundary of a batch's life and in the middle of its steps; then recovery, compared byte for byte."""
+"""SIGKILL of a run's own process, at every boundary of a batch's life and within its steps; then recovery, compared byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every record that is no event, and every event that is hard to hold, in one batch on the real stores: each is accounted for, none is altered."""
+"""Every record that is no event, and every event that is hard to hold, in one batch on the real stores: all accounted for, none altered."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_an_object_holds_the_original_bytes(ingested: Ingested) -> None:
 
 
 def test_the_parquet_parts_hold_the_original_text_and_the_instant(ingested: Ingested) -> None:
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for key in ingested.batch.parts.values():
         table = pq.read_table(io.BytesIO(plain.get(ingested.world.bucket, key).body))
         rows |= {f"{row['topic']}/{row['partition']}/{row['offset']}": row for row in table.to_pylist()}

@@ -81,6 +81,7 @@ class World:
     def settle(self, run_id: str = "recovery") -> list[BatchRecord]:
         """Run every lane until nothing is left to do, and sweep. Answers what was closed."""
         closed: list[BatchRecord] = []
+        plans: list[Plan] = []
         for _ in range(20):
             plans = [plan for plan in self.look().plans if plan]
             if not plans:
@@ -91,7 +92,7 @@ class World:
         raise AssertionError(f"not settled after 20 rounds: {plans}")
 
     def assert_sound(self) -> None:
-        """The equation holds with 0 unaccounted, counters agree with heads, nothing is pending or staged, and the stores agree in every hour."""
+        """Nothing is unaccounted, counters agree with heads, nothing is pending or staged, and the stores agree in every hour."""
         found = audit(self.ports)
         assert (found.unaccounted, found.differences, found.pending) == (0, (), ())
         assert plain.keys(self.bucket, "staging/") == []
