@@ -203,6 +203,11 @@ def load_settings() -> Settings:
     return settings
 
 
+def has_dagster_instance() -> bool:
+    """Whether this process is told where Dagster's instance is. Dagster reads the rest itself."""
+    return bool(os.environ.get("DAGSTER_HOME"))
+
+
 def names() -> dict[str, str]:
     """Every setting by its name in the environment, with its field."""
     return {field.upper(): field for field in Settings.model_fields}

@@ -9,7 +9,7 @@ import socket
 import click
 
 from analytics_defs import wiring
-from analytics_defs.config import load_settings
+from analytics_defs.config import has_dagster_instance, load_settings
 
 
 @click.command()
@@ -30,7 +30,7 @@ def serve() -> None:
         from analytics_defs.web.app import make_app
 
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        site = wiring.site(settings, f"{socket.gethostname()}-{os.getpid()}", DagsterScheduling())
+        site = wiring.site(settings, f"{socket.gethostname()}-{os.getpid()}", DagsterScheduling() if has_dagster_instance() else None)
         click.echo(f"listening on {server.address(listener)}", err=True)
         site.watch.refresh()  # so that the first poll finds answers
         server.Server(make_app(site)).serve_on(listener)

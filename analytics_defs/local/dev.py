@@ -40,9 +40,9 @@ def run(folder: Path, *, port: int, rate: float) -> None:
 
 def _start(stack: Stack, port: int, rate: float) -> None:
     click.echo("starting an embedded Kafka broker, DynamoDB and S3")
-    url, health_port = f"http://{LOOPBACK}:{port}", _health_port()
+    url, status_port = f"http://{LOOPBACK}:{port}", health_port()
     settings = _start_servers(stack) | {"DAGSTER_HOME": str(_dagster_home(stack)), "DAGSTER_UI_URL": url}
-    settings |= {"HEALTH_IN_DAGSTER": "true", "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(health_port)}
+    settings |= {"HEALTH_IN_DAGSTER": "true", "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
     click.echo("creating tables and bucket")
     stack.run((_ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
     envfile.write(stack.folder / "env", settings)
@@ -63,7 +63,7 @@ def _start_servers(stack: Stack) -> dict[str, str]:
     return {key: value for path in published.values() for key, value in envfile.read(path).items()}
 
 
-def _health_port() -> int:
+def health_port() -> int:
     """HEALTH_PORT where it is free, else any that is: it is a common one, and no reason not to start."""
     wanted = int(os.environ.get("HEALTH_PORT") or HEALTH_PORT)
     return free_port() if is_taken(wanted) or accepts(wanted) else wanted
