@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +32,7 @@ from analytics_defs.web.guard import Guard
 from analytics_defs.web.page import page
 from analytics_defs.web.watch import Watch
 
-PATIENCE_SECONDS = 0.6
+PATIENCE_SECONDS = 0.4
 """How long an answer waits for checks under way, where the newest finished ones are too old."""
 TRACE_SECONDS = 10.0
 TRACES_AT_ONCE = 2
@@ -41,7 +40,6 @@ TRACES_AT_ONCE = 2
 MAX_OFFSET, MAX_PARTITION = 2**63 - 1, 2**31 - 1
 MAX_ID_BYTES = 2048
 """Of a DynamoDB key: no event has a longer id."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from analytics_defs.web.probe import Probe
 
 SERVICE_FRESH = timedelta(seconds=3)
 FIGURES_FRESH = timedelta(seconds=5)
-WAITING_FRESH = timedelta(seconds=10)
+WAITING_FRESH = timedelta(seconds=5)
 LEDGER_WITHIN = timedelta(milliseconds=500)
 SCHEDULER_FRESH = timedelta(seconds=10)
 
@@ -61,7 +61,7 @@ class Watch:
             (self._s3, self._s3.refresh()),
             (self._figures, self._figures.refresh()),
         ]
-        if view is not None:
+        if view is not None and view.snapshot is not None:
             self._waiting.refresh()
         if self._scheduler:
             self._scheduler.refresh()

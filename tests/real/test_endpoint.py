@@ -93,6 +93,7 @@ def watched(scene: Scene, ingested: bool = True) -> Iterator[Watched]:
         with served(wiring.site(direct.model_copy(update=through), "test", None)) as client:
             found = Watched(client, kafka, dynamodb, s3, direct)
             dynamodb.rule = s3.rule = found.passing
+            until(lambda: client.get("/health").status == 200)  # clients are made, libraries are loaded
             yield found
 
 
@@ -103,7 +104,6 @@ def test_an_outage_is_told_within_a_second_by_name_and_is_over_when_it_is(
 ) -> None:
     monkeypatch.setattr("analytics_defs.web.watch.SERVICE_FRESH", timedelta(seconds=1))
     with watched(scene) as site:
-        until(lambda: site.polled()[0] == 200)
         for each in servers:
             site.disturb(each, fault)
         expected = {name: "unhealthy" if name in servers else "healthy" for name in ALL}
@@ -133,12 +133,17 @@ def test_no_request_writes_or_creates_anything_and_many_cost_few_calls(scene: Sc
         assert set(site.asked) <= READS, Counter(site.asked)
 
 
+def samples(site: Watched, series: str) -> int:
+    return site.client.get("/metrics?format=prometheus").text.count(f"{series}{{")
+
+
 def test_the_numbers_are_those_of_kafka_and_the_stores_themselves(scene: Scene) -> None:
     """Counted here with clients of the test's own, not with ours."""
     with watched(scene, ingested=False) as site:
-        until(lambda: site.polled()[0] == 200)
         written = len(data.mixture(*scene.topics))
         until(lambda: site.polled()[1]["services"]["kafka"]["lag"] == written)
+        for series in ("lag_seconds", "data_loss_seconds"):
+            until(lambda name=series: samples(site, f"analytics_partition_{name}") == 3)  # type: ignore[misc]
         with world.opened(site.settings) as stores:
             stores.settle()
         until(lambda: site.polled()[1]["services"]["kafka"]["lag"] == 0)

@@ -207,3 +207,27 @@ def test_a_stopped_sensor_is_503_and_nothing_is_said_where_there_is_no_instance(
     with served(site(real_time(world), scheduling=Scheduling(None))) as client:
         assert healthy(client)
         assert "analytics_sensor_running" not in client.get("/metrics?format=prometheus").text
+
+
+class HangingScheduling(Scheduling):
+    """A database that accepts and never answers."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.asked, self.free = threading.Event(), threading.Event()
+
+    def look(self) -> Scheduler | None:
+        self.asked.set()
+        assert self.free.wait(20)
+        return None
+
+
+def test_an_instance_that_never_answers_makes_nothing_slow_and_nothing_unhealthy(world: World) -> None:
+    scheduling = HangingScheduling()
+    with served(site(real_time(world), scheduling=scheduling)) as client:
+        until(lambda: healthy(client))
+        assert scheduling.asked.wait(20)
+        started = time.monotonic()
+        assert [client.get("/health").status for _ in range(5)] == [200] * 5
+        assert time.monotonic() - started < 1
+        scheduling.free.set()
