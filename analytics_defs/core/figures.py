@@ -83,7 +83,7 @@ def metrics(picture: Picture) -> dict[str, Any] | None:
         "gaps": counters.get("gaps", 0),
         "lost": counters.get("lost", 0),
         "unaccounted": unaccounted(picture),
-        "ageMs": picture.figures.age_ms,
+        "ageMs": picture.figures_age_ms,
     }
 
 
@@ -97,9 +97,9 @@ def named(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
 
 
 def unaccounted(picture: Picture) -> int | None:
-    """Offsets that the heads have passed and no outcome explains; None until the heads were read once."""
+    """Offsets that the heads have passed and no outcome explains; None where the heads cannot be read."""
     snapshot = picture.dynamodb.value
-    if snapshot is None:
+    if snapshot is None or not picture.dynamodb.ok:
         return None
     return sum(abs(head.unaccounted) for each, head in snapshot.heads.items() if each != REDRIVE_HEAD)
 

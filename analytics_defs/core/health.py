@@ -31,6 +31,7 @@ class Answer(Generic[T_co]):
     age_ms: int | None = None
     """Since the newest attempt came back. None: none did yet."""
     succeeded_at: datetime | None = None
+    """When `value` was true."""
 
     @property
     def ok(self) -> bool:
@@ -108,7 +109,7 @@ class Picture:
     scheduler: Answer[Scheduler] | None = None
     """None: Dagster's instance is not to be asked."""
     planning: Planning | None = None
-    """From the newest watermarks and the newest snapshot; None until there are both."""
+    """From the newest watermarks and the snapshot before them; None where Kafka does not answer: an old lag is none."""
     progress: Progress | None = None
     version: str = ""
     instance: str = ""
@@ -117,6 +118,12 @@ class Picture:
     @property
     def services(self) -> dict[str, Answer[object]]:
         return {KAFKA: self.kafka, DYNAMODB: self.dynamodb, S3: self.s3}
+
+    @property
+    def figures_age_ms(self) -> int | None:
+        """Since the ledger was last read, whatever was tried after that."""
+        read_at = self.figures.succeeded_at
+        return None if read_at is None else max(0, round((self.at - read_at).total_seconds() * 1000))
 
     @property
     def lags(self) -> Sequence[Lag]:
@@ -148,7 +155,7 @@ def _work(picture: Picture) -> Iterator[str]:
     if picture.planning is not None:
         yield from picture.planning.stopped.values()
     stuck = picture.at - picture.progress.since if picture.progress else timedelta(0)
-    if stuck > picture.stall_after:
+    if picture.planning is not None and stuck > picture.stall_after:
         behind, held = sum(lag.offsets for lag in picture.lags), sum(lag.held_back for lag in picture.lags)
         why = f", {held} of them behind an open transaction" if held else ""
         limit = f"STALL_AFTER={_seconds(picture.stall_after)}"

@@ -54,14 +54,14 @@ def _by(name: str, kind: Kind, help: str, label: str, values: Mapping[str, float
 
 
 def _health(picture: Picture) -> Iterator[Family]:
-    known = picture.dynamodb.value
+    known = picture.dynamodb.value if picture.dynamodb.ok else None
     yield Family("analytics_build_info", Kind.GAUGE, "Always 1; the label names the version.", (Sample(1, {"version": picture.version}),))
     yield _one("analytics_healthy", Kind.GAUGE, "1 where /health answers 200.", float(verdict(picture).healthy))
     yield _one(
         "analytics_unaccounted_offsets", Kind.GAUGE, "Closed offsets without an outcome: 0, or somebody has to look.", unaccounted(picture)
     )
     yield _one("analytics_pending_batches", Kind.GAUGE, "Batches taken and not closed yet.", len(known.pending) if known else None)
-    age = picture.figures.age_ms
+    age = picture.figures_age_ms
     yield _one("analytics_figures_age_seconds", Kind.GAUGE, "Age of what was read from the ledger.", None if age is None else age / 1000)
 
 

@@ -42,6 +42,7 @@ class Watch:
         self._clock = doors.ports.clock
         self._lock = threading.Lock()
         self._progress: Progress | None = None
+        self._planned: tuple[View, Planning] | None = None
         self._dynamodb: Probe[Snapshot] = Probe(DYNAMODB, partial(watchover.ask_dynamodb, doors), self._clock, SERVICE_FRESH)
         self._kafka: Probe[View] = Probe(KAFKA, self._ask_kafka, self._clock, SERVICE_FRESH, self._ledger_first)
         self._s3: Probe[bool] = Probe(S3, partial(watchover.ask_s3, doors), self._clock, SERVICE_FRESH)
@@ -71,8 +72,8 @@ class Watch:
         """What is known now. Never waits."""
         now = self._clock.now()
         kafka, dynamodb = self._kafka.look(), self._dynamodb.look()
-        planning = self._plan(kafka.value)
-        if planning is not None and kafka.ok and dynamodb.ok:
+        planning = self._plan(kafka.value) if kafka.ok else None
+        if planning is not None and dynamodb.ok:
             with self._lock:
                 self._progress = progressed(self._progress, planning.lags, now)
         scheduler = self._scheduler.look() if self._scheduler else None
@@ -92,9 +93,13 @@ class Watch:
         )
 
     def _plan(self, view: View | None) -> Planning | None:
+        """Made once of each view: it is looked at far more often than it changes."""
         if view is None or view.snapshot is None:
             return None
-        return plan(view.snapshot, view.topics, self._identity.policy, self._clock.now())
+        with self._lock:
+            if self._planned is None or self._planned[0] is not view:
+                self._planned = view, plan(view.snapshot, view.topics, self._identity.policy, self._clock.now())
+            return self._planned[1]
 
     def _ledger_first(self) -> None:
         """An old snapshot would show a lag that is long gone."""

@@ -209,6 +209,27 @@ def test_a_stopped_sensor_is_503_and_nothing_is_said_where_there_is_no_instance(
         assert "analytics_sensor_running" not in client.get("/metrics?format=prometheus").text
 
 
+def test_what_is_not_known_any_more_is_not_told_as_if_it_were_and_the_rest_says_its_age(world: World) -> None:
+    """Lag of a broker that is gone is no lag; counters stay what they were."""
+    down: set[str] = set()
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if str(call).partition(".")[0] in down:
+            raise Unavailable("it is down")
+        return perform()
+
+    with served(site(through(real_time(world), door))) as client:
+        until(lambda: "analytics_partition_lag_offsets{" in client.get("/metrics?format=prometheus").text)
+        down |= {"log", "ledger"}
+        until(lambda: client.health()["services"]["kafka"]["error"] == client.health()["services"]["dynamodb"]["error"] == "it is down")
+        found, text = client.health(), client.get("/metrics?format=prometheus").text
+        assert found["services"]["kafka"]["lag"] is None
+        assert (found["metrics"]["totalEvents"], found["metrics"]["unaccounted"]) == (1, None)
+        until(lambda: client.health()["metrics"]["ageMs"] > found["metrics"]["ageMs"] > 0)
+        assert not {name for name in ("analytics_partition_", "analytics_unaccounted", "analytics_pending") if name in text}
+        assert 'analytics_events_total{type="ProductDeleted"} 1.0' in text
+
+
 class HangingScheduling(Scheduling):
     """A database that accepts and never answers."""
 
