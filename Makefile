@@ -10,7 +10,7 @@ BIN := .venv/bin
 LOCAL := $(BIN)/python -m analytics_defs.local
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-real servers servers-stop dev lint format constraints clean
+.PHONY: help venv test test-real servers servers-stop dev bench lint format constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ servers-stop: venv ## End what `make servers` started, and remove its data
 dev: venv ## Run the whole platform with embedded servers and a simulated shop; the UI is on PORT (3000), RATE events/s (20)
 	@$(LOCAL) dev --port $(PORT) --rate $(RATE)
 
+bench: venv ## Measure speed, latency and memory on real servers, beside what these give at most (half an hour)
+	$(BIN)/python -m bench --save bench/results.md
+
 lint: venv ## Check format, style and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -63,5 +66,5 @@ constraints: ## Choose the newest versions that fit pyproject.toml and pin them 
 
 clean: ## Remove the environment and what tools and runs leave here; running servers are ended first
 	@if [ -x $(BIN)/python ]; then $(LOCAL) servers-stop; fi
-	rm -rf .venv .dev .servers .dagster_home .tmp_dagster_home_* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .dev .servers .bench .dagster_home .tmp_dagster_home_* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

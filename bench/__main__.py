@@ -1,0 +1,87 @@
+"""`make bench`: how fast, beside what the stores give at most, in one run on real servers. `python -m bench --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from analytics_defs.cli.shown import progress
+from bench import ceilings, report
+from bench.drain import drain, drain_large
+from bench.latency import latency
+from bench.report import Results
+from bench.world import servers
+
+FOLDER = Path(".bench").absolute()
+PARTS = ("drains", "scale", "memory", "latency")
+RATE = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many events each part takes."""
+
+    drained: int = 100_000
+    ceiling: int = 15_000
+    scale: tuple[int, ...] = (10_000, 1_000_000)
+    large: int = 400
+    latency: int = 6_000
+
+
+QUICK = Sizes(drained=6_000, ceiling=4_000, scale=(3_000,), large=40, latency=1_000)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Small sizes, two minutes: to see that it works. The figures mean little.")
+@click.option("--only", type=click.Choice(PARTS), multiple=True, default=PARTS, show_default=True, help="May be repeated.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Also write the tables to this file, as Markdown.")
+def main(quick: bool, only: tuple[str, ...], save: Path | None) -> None:
+    """Start real servers with empty data, measure, print the tables, and end what was started. About half an hour."""
+    sizes, results = QUICK if quick else Sizes(), Results()
+    with servers(FOLDER / "servers"):
+        if "drains" in only:
+            _ceilings(results, sizes.ceiling)
+            for event_objects in (True, False):
+                for lanes in (1, 2):
+                    _drain(results, sizes.drained, lanes, event_objects=event_objects)
+            _ceilings(results, sizes.ceiling)
+        if "memory" in only:
+            with _bar("drained: records of 900 KB", sizes.large) as advance:
+                results.large_records_mib = drain_large(FOLDER / "stack", sizes.large, on_progress=advance)
+        if "latency" in only:
+            with _bar(f"seen, of {RATE:g} events a second", sizes.latency) as advance:
+                results.latencies.append(latency(FOLDER / "stack", RATE, sizes.latency, advance))
+        for size in sizes.scale if "scale" in only else ():
+            _drain(results, size, 1, event_objects=False)
+    text = report.markdown(results)
+    if save:
+        save.write_text(text, encoding="utf-8")
+    click.echo(text)
+
+
+def _ceilings(results: Results, events: int) -> None:
+    with _bar("raw ceilings", 2) as advance:
+        results.claims_per_second.append(ceilings.claims_per_second(events))
+        advance(1)
+        results.puts_per_second.append(ceilings.puts_per_second(events))
+        advance(2)
+
+
+def _drain(results: Results, events: int, lanes: int, *, event_objects: bool) -> None:
+    name = f"drained: {lanes} lane{'s' if lanes > 1 else ''}, {'with' if event_objects else 'without'} JSON objects"
+    with _bar(name, events) as advance:
+        results.drained.append(drain(FOLDER / "stack", events, lanes=lanes, event_objects=event_objects, on_progress=advance))
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    with progress(what, total) as bar:
+        yield lambda done: bar.update(bar.task_ids[0], completed=done)
+
+
+if __name__ == "__main__":
+    main()
