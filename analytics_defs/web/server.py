@@ -89,7 +89,7 @@ class _Connection(H11Protocol):
 
     def _make_room(self) -> None:
         """The ones that sit there longest go: a crowd of idle connections must not keep a poll out."""
-        there = [each for each in self.connections if isinstance(each, _Connection) and not each.transport.is_closing()]
+        there = [each for each in self.connections if isinstance(each, _Connection)]
         idle = sorted((each for each in there if each is not self and each.is_idle()), key=_Connection.gives_up_at)
         for each in idle[: max(0, len(there) - MAX_CONNECTIONS)]:
             each.transport.abort()

@@ -145,7 +145,7 @@ def test_more_idle_connections_than_it_holds_keep_no_poll_out(client: Client, mo
             assert client.get("/health").status == 200
         sockets = [each for each in psutil.Process().net_connections("tcp") if each.laddr.port == client.port and each.raddr]
         ours = [each for each in sockets if each.status == "ESTABLISHED"]
-        assert len(ours) <= 22
+        assert 18 <= len(ours) <= 22  # as many as it holds, and no more are put out than need be
 
 
 @pytest.mark.parametrize("host", ["::1", "::", "0.0.0.0"])  # noqa: S104 - what is tested
