@@ -41,10 +41,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     HEALTH_PORT=8080
 USER 10001:10001
 VOLUME /var/lib/analytics
-# 3000: Dagster's webserver. 8080: the health job.
+# 3000: Dagster's webserver. 8080: health, metrics, traces and the status page.
 EXPOSE 3000 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=60s --timeout=30s --start-period=180s --start-interval=10s --retries=3 \
     CMD dagster-daemon liveness-check \
-    && python -c "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"DAGSTER_WEBSERVER_PORT\"]}/server_info', timeout=5)"
+    && python -c "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"DAGSTER_WEBSERVER_PORT\"]}/server_info', timeout=5); urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"HEALTH_PORT\"]}/health/live', timeout=5)"
 CMD ["python", "deploy/container.py"]

@@ -141,6 +141,11 @@ class Settings(BaseSettings):
 
     health_host: str = Field("127.0.0.1", min_length=1, description="address the health endpoint listens on; 0.0.0.0: all of this machine")
     health_port: int = Field(8080, ge=1, le=65_535, description="port of the health endpoint")
+    health_in_dagster: bool = Field(
+        False, description="keep the health endpoint alive as a Dagster job (`make dev` does); else `analytics serve`"
+    )
+    stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
+    dagster_ui_url: Endpoint | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
@@ -198,6 +203,11 @@ def load_settings() -> Settings:
     return settings
 
 
+def has_dagster_instance() -> bool:
+    """Whether this process is told where Dagster's instance is. Dagster reads the rest itself."""
+    return bool(os.environ.get("DAGSTER_HOME"))
+
+
 def names() -> dict[str, str]:
     """Every setting by its name in the environment, with its field."""
     return {field.upper(): field for field in Settings.model_fields}
@@ -215,6 +225,13 @@ def topics_at_load() -> tuple[str, ...]:
         return load_settings().kafka_topics
     except SettingsError:
         return EVENT_TYPES
+
+
+def health_in_dagster_at_load() -> bool:
+    try:
+        return load_settings().health_in_dagster
+    except SettingsError:
+        return False
 
 
 def archive_start_at_load() -> str:

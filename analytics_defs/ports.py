@@ -223,6 +223,10 @@ class Ledger(Protocol):
         """Totals over all lanes; the names are those of `core.counting.totals`."""
         ...
 
+    def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
+        """The same, lane by lane. Only those of `REDRIVE_LANE` may go down."""
+        ...
+
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         """Counters of the hours `first..last` (both included), over all lanes."""
         ...

@@ -6,7 +6,8 @@ import functools
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround
     from analytics_defs.adapters.kafka_client import KafkaConfig
     from analytics_defs.adapters.object_store import ObjectStoreConfig
+    from analytics_defs.flows.watchover import Doors, Scheduling
+    from analytics_defs.web.app import Site
+
+WATCH_CONNECT, WATCH_REQUEST, WATCH_READ = timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=5)
+"""How long the always-on job's own clients wait: to connect, for an answer, for an object of the archive."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -150,6 +156,45 @@ def _security(settings: Settings) -> dict[str, str]:
         "ssl.key.password": settings.kafka_ssl_key_password,
     }
     return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in found.items() if value is not None}
+
+
+def site(settings: Settings, instance: str, scheduling: Scheduling | None) -> Site:
+    """What the always-on job shows, over clients of its own with short limits: a store that hangs is noticed in seconds, and asked again.
+
+    `instance` names the process that answers.
+    """
+    from analytics_defs.web.app import Site
+    from analytics_defs.web.watch import Identity, Watch
+
+    doors = _doors(settings, scheduling)
+    identity = Identity(settings.policy(), settings.stall_after, code_version(), instance)
+    return Site(Watch(doors, identity), doors.ports, _url(settings.dagster_ui_url))
+
+
+def _doors(settings: Settings, scheduling: Scheduling | None) -> Doors:
+    from analytics_defs.adapters.dynamodb import Dynamo
+    from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
+    from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+    from analytics_defs.adapters.kafka import KafkaLog
+    from analytics_defs.adapters.kafka_retention import KafkaRetention
+    from analytics_defs.adapters.object_store import ObjectStoreArchive
+    from analytics_defs.adapters.system import SystemClock, ThreadWorkers
+    from analytics_defs.core.ledger_writes import LedgerTables
+    from analytics_defs.flows.watchover import Doors
+
+    kafka, clock = kafka_config(settings), SystemClock()
+    kafka = replace(kafka, request_timeout=min(kafka.request_timeout, WATCH_REQUEST), read_timeout=WATCH_REQUEST, prefetch_bytes=2**18)
+    dynamo = Dynamo(replace(dynamo_config(settings), connect_timeout=WATCH_CONNECT, read_timeout=WATCH_REQUEST, attempts=2))
+    bucket = replace(object_store_config(settings), connect_timeout=WATCH_CONNECT, request_timeout=WATCH_READ, max_retries=1)
+    ports = Ports(
+        log=KafkaLog(kafka),
+        recent=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
+        archive=ObjectStoreArchive(replace(bucket, retry_within=WATCH_CONNECT)),
+        ledger=DynamoLedger(dynamo, LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)),
+        clock=clock,
+        workers=ThreadWorkers(settings.store_threads),
+    )
+    return Doors(settings.kafka_topics, ports, KafkaLog(kafka), KafkaRetention(kafka, clock), scheduling)
 
 
 def ports_from_environment() -> Ports:

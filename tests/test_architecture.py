@@ -25,7 +25,8 @@ LAW: dict[str, tuple[set[str], set[str]]] = {
         {"boto3", "botocore", "confluent_kafka", "obstore", "tenacity", "mypy_boto3_dynamodb", "mypy_boto3_s3"},
     ),
     "config": (CORE, {"pydantic", "pydantic_settings"}),
-    "wiring": (FLOWS | {"adapters", "config"}, {"pydantic"}),
+    "web": (FLOWS | {"web"}, {"jinja2", "prometheus_client", "starlette", "uvicorn"}),
+    "wiring": (FLOWS | {"adapters", "config", "web"}, {"pydantic"}),
 }
 """Which parts of the package, and which third parties, each part may import."""
 

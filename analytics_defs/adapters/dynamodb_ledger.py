@@ -126,7 +126,11 @@ class DynamoLedger:
     # Counters.
 
     def counters(self) -> Mapping[str, int]:
-        return added([items.decoded(items.counters_of, item) for item in self._aggregates(_PK, {":pk": keys.TOTALS})])
+        return added(list(self.counters_by_lane().values()))
+
+    def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
+        found = self._aggregates(_PK, {":pk": keys.TOTALS})
+        return {int(item["sk"]["S"].partition("#")[2]): items.decoded(items.counters_of, item) for item in found}
 
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         between = {":pk": keys.HOURS, ":first": first, ":last": f"{last}~"}

@@ -109,6 +109,10 @@ class KafkaAdmin:
         """`cleanup.policy` of each topic, None where it cannot be learned: no permission, or a broker that does not tell."""
         return {topic: _policy(settings) for topic, settings in self._settings(topics).items()}
 
+    def retention(self, topics: Collection[str]) -> dict[str, timedelta | None]:
+        """By time; None where it cannot be learned, `timedelta.max` where everything is kept."""
+        return {topic: _retention(settings) for topic, settings in self._settings(topics).items()}
+
     def describe(self, names: Sequence[str]) -> dict[str, TopicShape]:
         """How those of the topics that exist are set up."""
         if not names:
@@ -252,12 +256,19 @@ def _policy(settings: Settings | None) -> frozenset[str] | None:
     return None if text is None else frozenset(each.strip() for each in text.split(",") if each.strip())
 
 
+def _retention(settings: Settings | None) -> timedelta | None:
+    text = _setting(settings, "retention.ms")
+    if text is None:
+        return None
+    return timedelta(milliseconds=int(text)) if int(text) >= 0 else timedelta.max
+
+
 def _shape(topic: KafkaTopic, settings: Settings | None) -> TopicShape:
-    retention_ms, max_message_bytes = _setting(settings, "retention.ms"), _setting(settings, "max.message.bytes")
+    max_message_bytes = _setting(settings, "max.message.bytes")
     return TopicShape(
         partitions=len(topic.partitions),
         replication=min((len(each.replicas) for each in topic.partitions), default=0),
         cleanup_policy=_policy(settings),
-        retention=None if retention_ms is None else timedelta(milliseconds=int(retention_ms)) if int(retention_ms) >= 0 else timedelta.max,
+        retention=_retention(settings),
         max_message_bytes=None if max_message_bytes is None else int(max_message_bytes),
     )

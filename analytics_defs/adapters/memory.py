@@ -429,6 +429,10 @@ class MemoryLedger(_Locked):
         return added(list(self._totals.values()))
 
     @_atomic
+    def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
+        return {lane: dict(counts) for lane, counts in self._totals.items()}
+
+    @_atomic
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         hours = sorted({hour for hour, _ in self._hourly if first <= hour <= last})
         return {each: added([counts for (hour, _), counts in self._hourly.items() if hour == each]) for each in hours}

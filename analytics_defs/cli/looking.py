@@ -9,9 +9,10 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli import FINDING
 from analytics_defs.cli.options import hours_option, json_option
-from analytics_defs.cli.shown import as_json, plain, progress, table
+from analytics_defs.cli.shown import as_json, progress, table
 from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import OUTCOMES
+from analytics_defs.core.plain import plain
 from analytics_defs.core.plan import Planning
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit

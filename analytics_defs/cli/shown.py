@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from datetime import datetime
-from enum import Enum
 from typing import Any
 
 import click
@@ -16,30 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from analytics_defs.core.offsets import Range, Source, TopicPartition
-from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.core.plain import plain
 
 WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
-
-
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one answer for each kind of value
-    """A value of ours as JSON has it: coordinates as text, dataclasses as objects."""
-    match value:
-        case Source() | TopicPartition() | Range():
-            return str(value)
-        case Enum():
-            return value.value
-        case datetime():
-            return iso_milliseconds(value)
-        case Mapping():
-            return {str(plain(key)): plain(each) for key, each in value.items()}
-        case tuple() | list() | set() | frozenset():
-            return [plain(each) for each in value]
-        case _ if is_dataclass(value):
-            return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-        case _:
-            return value
 
 
 def as_json(value: Any) -> None:

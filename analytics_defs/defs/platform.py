@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -11,6 +12,10 @@ from analytics_defs.config import Settings, load_settings
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
+
+if TYPE_CHECKING:
+    from analytics_defs.flows.watchover import Scheduling
+    from analytics_defs.web.app import Site
 
 
 class Platform:
@@ -39,6 +44,12 @@ class Platform:
         from analytics_defs.wiring import conduct
 
         return conduct(self.settings(), run_id)
+
+    def site(self, run_id: str, scheduling: Scheduling) -> Site:
+        """What the always-on job shows, over clients of its own."""
+        from analytics_defs.wiring import site
+
+        return site(self.settings(), run_id, scheduling)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ import click
 
 from analytics_defs.errors import CannotStart
 from analytics_defs.local import envfile
-from analytics_defs.local.ports import LOOPBACK, accepts, http_status, is_taken
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port, http_status, is_taken
 from analytics_defs.local.stack import Stack, StopRequested, opened
 
+HEALTH_PORT = 8080
 _SERVERS = ("broker", "stores")
 _ANALYTICS = str(Path(sys.executable).with_name("analytics"))
 
@@ -38,7 +40,9 @@ def run(folder: Path, *, port: int, rate: float) -> None:
 
 def _start(stack: Stack, port: int, rate: float) -> None:
     click.echo("starting an embedded Kafka broker, DynamoDB and S3")
-    settings = _start_servers(stack) | {"DAGSTER_HOME": str(_dagster_home(stack))}
+    url, status_port = f"http://{LOOPBACK}:{port}", health_port()
+    settings = _start_servers(stack) | {"DAGSTER_HOME": str(_dagster_home(stack)), "DAGSTER_UI_URL": url}
+    settings |= {"HEALTH_IN_DAGSTER": "true", "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
     click.echo("creating tables and bucket")
     stack.run((_ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
     envfile.write(stack.folder / "env", settings)
@@ -46,7 +50,6 @@ def _start(stack: Stack, port: int, rate: float) -> None:
     stack.start("producer", (_ANALYTICS, "produce", "--rate", f"{rate:g}"), settings)
     options = ("-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml")
     stack.start("dagster", (sys.executable, "-m", "dagster", "dev", *options), settings)
-    url = f"http://{LOOPBACK}:{port}"
     stack.wait_until(lambda: http_status(f"{url}/server_info") == 200, what="Dagster's UI", limit=timedelta(minutes=3))
     click.echo(_welcome(stack.folder, url, settings))
 
@@ -60,6 +63,12 @@ def _start_servers(stack: Stack) -> dict[str, str]:
     return {key: value for path in published.values() for key, value in envfile.read(path).items()}
 
 
+def health_port() -> int:
+    """HEALTH_PORT where it is free, else any that is: it is a common one, and no reason not to start."""
+    wanted = int(os.environ.get("HEALTH_PORT") or HEALTH_PORT)
+    return free_port() if is_taken(wanted) or accepts(wanted) else wanted
+
+
 def _dagster_home(stack: Stack) -> Path:
     """With DAGSTER_HOME set, Dagster reads the dagster.yaml there and not the one in the working directory."""
     home = stack.folder / "dagster_home"
@@ -71,6 +80,7 @@ def _dagster_home(stack: Stack) -> Path:
 def _welcome(folder: Path, url: str, settings: Mapping[str, str]) -> str:
     return f"""
   UI         {url}
+  status     http://{settings["HEALTH_HOST"]}:{settings["HEALTH_PORT"]} (a run of Dagster, a few seconds later)
   Kafka      {settings["KAFKA_BROKERS"]}
   DynamoDB   {settings["DYNAMO_ENDPOINT"]}
   S3         {settings["MINIO_ENDPOINT"]}

@@ -11,7 +11,7 @@ from typing import Any
 from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
 from analytics_defs.adapters.memory import MemoryLedger
 from analytics_defs.core.layout import batch_id
-from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind, BatchRecord, Redriven, Tally
+from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord, Redriven, Tally
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.ports import Ledger
 from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
@@ -48,7 +48,7 @@ def batch(*ranges: Range, minute: float = 0, run_id: str = "run-1", lane: int = 
 
 def redrive(turn: int, *sources: Source, minute: float = 0) -> Batch:
     time, ranges = TIME + timedelta(minutes=minute), (Range(REDRIVE_HEAD, turn, turn + 1),)
-    taken = Batch(batch_id(time, ranges), BatchKind.REDRIVE, 0, time, ranges, "run-redrive")
+    taken = Batch(batch_id(time, ranges), BatchKind.REDRIVE, REDRIVE_LANE, time, ranges, "run-redrive")
     return replace(taken, redrives=sources, redrive_keys=("dead-letters/x.ndjson",), redrive_reasons=("schema",) * len(sources))
 
 

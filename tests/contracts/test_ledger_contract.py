@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.core.ledger import REDRIVE_HEAD, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, Tally, TopicState
+from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, Tally, TopicState
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import Contradiction
 from analytics_defs.ports import Ledger
@@ -293,6 +293,8 @@ def test_a_redriven_record_counts_once_under_its_new_outcome(ledger: Ledger) -> 
     assert ledger.snapshot().heads[REDRIVE_HEAD].next == 1
     counters = ledger.counters()
     assert [counters[name] for name in ("events", "dead_letters", "reason.schema", "batches")] == [8, 1, 1, 2]
+    by_lane = ledger.counters_by_lane()
+    assert [by_lane[lane]["dead_letters"] for lane in (0, REDRIVE_LANE)] == [4, -3]
     assert ledger.record(taken.id) == record
 
 

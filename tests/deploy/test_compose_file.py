@@ -17,8 +17,16 @@ OURS = [name for name, service in SERVICES.items() if "build" in service]
 LASTING = [name for name in SERVICES if name != "setup"]
 
 
-def test_ours_are_the_parts_of_dagster_and_the_one_that_sets_up() -> None:
-    assert OURS == ["setup", "code", "webserver", "daemon"]
+def test_ours_are_the_parts_of_dagster_the_one_that_sets_up_and_the_health_job() -> None:
+    assert OURS == ["setup", "code", "webserver", "daemon", "health"]
+
+
+def test_the_health_job_waits_for_nobody_and_is_reached_at_the_port_of_the_image() -> None:
+    health = SERVICES["health"]
+    assert "depends_on" not in health
+    assert "HEALTH_IN_DAGSTER" not in health["environment"].keys() | dockerfile().environment.keys()  # a process of its own is enough
+    assert health["ports"] == ["127.0.0.1:8080:" + dockerfile().environment["HEALTH_PORT"]]
+    assert f"http://127.0.0.1:{dockerfile().environment['HEALTH_PORT']}/health/live" in health["healthcheck"]["test"][-1]
 
 
 def test_servers_are_pinned_to_a_release_and_where_they_also_run_natively_to_the_same_one() -> None:

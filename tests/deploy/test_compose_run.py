@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port, http_status
 from tests.deploy.files import DEPLOY, compose, dockerfile, here
 from tests.deploy.postgres import Postgres, postgres
 from tests.deploy.programs import Program, succeeds, surroundings
 from tests.deploy.stores import endpoints, keys, own_names
 from tests.local.waiting import until
 
-LISTENS = {"code": "4000", "webserver": "3000"}
+LISTENS = {"code": "4000", "webserver": "3000", "health": "8080"}
 
 
 class Composed:
@@ -39,10 +39,17 @@ class Composed:
             "code": LOOPBACK,
             "4000": str(free_port()),
             "3000": str(free_port()),
+            "8080": str(free_port()),
             "0.0.0.0": LOOPBACK,  # noqa: S104 - the very address that is not bound here
             "/app/deploy": str(_read_only_copy(folder)),
         }
-        self._common = {**dockerfile().environment, **names, **surroundings(folder, database.programs)}
+        self._common = {
+            **dockerfile().environment,
+            "HEALTH_HOST": LOOPBACK,
+            "HEALTH_PORT": self._places["8080"],
+            **names,
+            **surroundings(folder, database.programs),
+        }
         self._programs: list[Program] = []
 
     def start(self, name: str) -> Program:
@@ -62,6 +69,9 @@ class Composed:
         assert kind == "CMD"
         check = [here(word, self._places) for word in test]
         succeeds(check, self._environment(name), self._folder / f"{name}-health.log", seconds=60)
+
+    def status(self, name: str) -> int | None:
+        return http_status(f"http://{LOOPBACK}:{self._places[LISTENS[name]]}/health")
 
     def grace(self, name: str) -> int:
         return int(self._services[name]["stop_grace_period"].removesuffix("s"))
@@ -98,6 +108,8 @@ def composed(folder: Path) -> Iterator[tuple[Composed, Postgres, dict[str, str]]
 @pytest.mark.timeout(300)
 def test_the_services_come_up_healthy_move_events_and_stop_in_order_without_cutting_a_run_short(tmp_path: Path) -> None:
     with composed(tmp_path) as (services, database, names):
+        health = services.start("health")
+        services.becomes_healthy("health")
         services.becomes_healthy("postgres")
         assert services.start("setup").end(60) == 0
         code = services.start("code")
@@ -105,6 +117,7 @@ def test_the_services_come_up_healthy_move_events_and_stop_in_order_without_cutt
         webserver, daemon = services.start("webserver"), services.start("daemon")
         services.becomes_healthy("webserver")
         services.becomes_healthy("daemon")
+        until(lambda: services.status("health") == 200, seconds=60)
         assert services.run("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
         until(lambda: "STARTED" in database.column("SELECT status FROM runs"), seconds=60)
 
@@ -121,5 +134,7 @@ def test_the_services_come_up_healthy_move_events_and_stop_in_order_without_cutt
         assert code.end(services.grace("code")) == 0
 
         assert database.column("SELECT status FROM runs") == ["SUCCESS"]
-        until(lambda: not any(program.session() for program in (code, webserver, daemon)))
+        health.tell(signal.SIGTERM)
+        assert health.end(services.grace("health")) == 0
+        until(lambda: not any(program.session() for program in (code, webserver, daemon, health)))
         assert keys(endpoints(), names["ARCHIVE_BUCKET_NAME"], "events/")

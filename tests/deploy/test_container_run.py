@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port, http_status
 from tests.deploy.files import dockerfile
 from tests.deploy.programs import Program, succeeds, surroundings
 from tests.deploy.stores import endpoints, keys, own_names
@@ -35,6 +35,7 @@ def test_one_container_becomes_healthy_moves_events_and_ends_with_0_when_told_to
             until(lambda: accepts(int(settings["DAGSTER_WEBSERVER_PORT"])), seconds=90)
             check = ("sh", "-c", dockerfile().health_check)
             succeeds(check, settings, tmp_path / "health.log", seconds=90)
+            until(lambda: http_status(f"http://{LOOPBACK}:{settings['HEALTH_PORT']}/health") == 200, seconds=60)
             assert Program(("analytics", "produce", "--count", "100"), settings, tmp_path / "produce.log").end(60) == 0
             until(lambda: bool(keys(endpoints(), settings["ARCHIVE_BUCKET_NAME"], "events/")), seconds=60)
             container.tell(signal.SIGTERM)

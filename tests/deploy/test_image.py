@@ -67,10 +67,10 @@ def test_every_program_of_the_container_exists(section: str) -> None:
     assert all(shutil.which(command, path=str(VENV)) for command in commands)
 
 
-def test_the_daemon_is_stopped_first_and_the_code_server_last_with_nearly_all_of_the_time() -> None:
+def test_the_daemon_is_stopped_first_the_code_server_with_nearly_all_of_the_time_and_the_health_job_last() -> None:
     by_priority = sorted(PROGRAMS, key=lambda section: int(SUPERVISOR[section]["priority"]))
     waits = {section: int(SUPERVISOR[section]["stopwaitsecs"]) for section in by_priority}
-    assert (by_priority[0], by_priority[-1]) == ("program:code", "program:daemon")
+    assert (*by_priority[:2], by_priority[-1]) == ("program:health", "program:code", "program:daemon")
     assert sum(waits.values()) <= 145
     assert waits["program:code"] >= 100
 

@@ -61,3 +61,11 @@ def test_a_taken_port_is_said_in_one_line_before_anything_starts(tmp_path: Path)
         with pytest.raises(CannotStart, match=f"^port {port} is taken: name another with `make dev PORT=...`$"):
             dev.run(tmp_path / "dev", port=port, rate=1)
     assert list((tmp_path / "dev" / "logs").iterdir()) == []
+
+
+def test_the_health_endpoint_gets_its_port_or_another_where_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("HEALTH_PORT", str(port))
+        assert dev.health_port() not in (port, 0)
+    assert dev.health_port() == port

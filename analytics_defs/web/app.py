@@ -1,0 +1,189 @@
+"""The routes. Every answer is made from the watch's picture, or by one flow; nothing here writes anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from analytics_defs.core import figures
+from analytics_defs.core.health import Picture, unready, verdict
+from analytics_defs.core.metrics import families
+from analytics_defs.core.offsets import Source
+from analytics_defs.core.plain import plain
+from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.errors import AnalyticsError, NotFound
+from analytics_defs.flows.trace import Trace, trace_event, trace_source
+from analytics_defs.ports import Ports
+from analytics_defs.web.background import begin
+from analytics_defs.web.exposition import Format, asked_for, expose
+from analytics_defs.web.guard import Guard
+from analytics_defs.web.page import page
+from analytics_defs.web.watch import Watch
+
+PATIENCE_SECONDS = 0.4
+"""How long an answer waits for checks under way, where the newest finished ones are too old."""
+TRACE_SECONDS = 10.0
+TRACES_AT_ONCE = 2
+"""A trace reads whole files: a handful at a time, so that they never crowd out the health checks."""
+MAX_OFFSET, MAX_PARTITION = 2**63 - 1, 2**31 - 1
+MAX_ID_BYTES = 2048
+"""Of a DynamoDB key: no event has a longer id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the routes look at."""
+
+    watch: Watch
+    ports: Ports
+    ui_url: str | None = None
+    """Where Dagster's UI is, for links to runs."""
+
+
+def make_app(site: Site) -> Starlette:
+    app = Starlette(
+        routes=[
+            Route("/", _status_page, methods=["GET"]),
+            Route("/health", _health, methods=["GET"]),
+            Route("/health/live", _live, methods=["GET"]),
+            Route("/health/ready", _ready, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
+            Route("/trace/event/{event_id:path}", _trace_event, methods=["GET"]),
+            Route("/trace/{topic}/{partition}/{offset}", _trace_source, methods=["GET"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
+        ],
+        middleware=[Middleware(Guard)],
+        exception_handlers={HTTPException: _refused},
+    )
+    app.router.redirect_slashes = False
+    app.state.site = site
+    app.state.traces = 0
+    return app
+
+
+async def _look(request: Request) -> Picture:
+    """The picture of now: at once where the last checks are fresh, after a short wait where they are not."""
+    watch: Watch = request.app.state.site.watch
+    if due := watch.refresh():
+        await asyncio.wait([asyncio.wrap_future(each) for each in due], timeout=PATIENCE_SECONDS)
+    return watch.picture()
+
+
+async def _health(request: Request) -> Response:
+    picture = await _look(request)
+    return _json(figures.health(picture), _status(verdict(picture).healthy))
+
+
+async def _live(request: Request) -> Response:
+    """That this process answers. Asks nothing of anybody."""
+    picture = request.app.state.site.watch.picture()
+    return _json({"status": "alive", "service": "analytics", "instance": picture.instance, "version": picture.version})
+
+
+async def _ready(request: Request) -> Response:
+    picture = await _look(request)
+    found = unready(picture)
+    body = {"status": "ready" if found.healthy else "not ready", "timestamp": iso_milliseconds(picture.at), "reasons": list(found.reasons)}
+    return _json(body, _status(found.healthy))
+
+
+async def _metrics(request: Request) -> Response:
+    accept = request.headers.get("accept", "")
+    try:
+        wanted = Format(request.query_params["format"]) if "format" in request.query_params else asked_for(accept)
+    except ValueError:
+        return _fault(HTTPStatus.BAD_REQUEST, f"format: expected one of {', '.join(Format)}")
+    picture = await _look(request)
+    if wanted is Format.JSON:
+        found = figures.metrics(picture)
+        if found is None:
+            return _fault(HTTPStatus.SERVICE_UNAVAILABLE, f"the ledger was not read yet: {picture.figures.error or 'no answer yet'}")
+        return _json({"timestamp": iso_milliseconds(picture.at)} | found)
+    shown = expose(families(picture), accept, wanted)
+    return Response(shown.body, headers={"content-type": shown.content_type, "vary": "Accept"})
+
+
+async def _status_page(request: Request) -> Response:
+    return page(await _look(request), request.app.state.site.ui_url)
+
+
+async def _trace_source(request: Request) -> Response:
+    given = request.path_params
+    try:
+        source = Source.parse(f"{given['topic']}/{given['partition']}/{given['offset']}")
+        fits = source.offset <= MAX_OFFSET and source.topic_partition.partition <= MAX_PARTITION
+    except ValueError:
+        fits = False
+    if not fits:
+        return _fault(HTTPStatus.BAD_REQUEST, "expected /trace/topic/partition/offset, for example /trace/ProductCreated/3/1042")
+    return await _traced(request, lambda ports: trace_source(source, ports))
+
+
+async def _trace_event(request: Request) -> Response:
+    event_id: str = request.path_params["event_id"]
+    if not 0 < len(event_id.encode("utf-8", "replace")) <= MAX_ID_BYTES:
+        return _fault(HTTPStatus.NOT_FOUND, f"no event has such an id: expected 1 to {MAX_ID_BYTES} bytes")
+    return await _traced(request, lambda ports: trace_event(event_id, ports))
+
+
+async def _traced(request: Request, follow: Callable[[Ports], Trace]) -> Response:
+    state = request.app.state
+    if state.traces >= TRACES_AT_ONCE:
+        return _fault(HTTPStatus.SERVICE_UNAVAILABLE, f"{TRACES_AT_ONCE} traces are under way: try again in a moment")
+    state.traces += 1
+    attempt = asyncio.wrap_future(begin("trace", lambda: follow(state.site.ports)))
+
+    def ended(done: asyncio.Future[Trace]) -> None:
+        state.traces -= 1
+        if not done.cancelled():
+            done.exception()  # looked at, so that asyncio does not log one that nobody waits for any more
+
+    attempt.add_done_callback(ended)
+    try:
+        return _json(plain(await asyncio.wait_for(asyncio.shield(attempt), TRACE_SECONDS)))
+    except NotFound as fault:
+        return _fault(HTTPStatus.NOT_FOUND, str(fault))
+    except TimeoutError:
+        return _fault(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {TRACE_SECONDS:.0f} s: a store is slow or down, see /health")
+    except AnalyticsError as fault:
+        return _fault(HTTPStatus.SERVICE_UNAVAILABLE, str(fault))
+
+
+@cache
+def _document() -> bytes:
+    return files("analytics_defs.web").joinpath("openapi.json").read_bytes()
+
+
+async def _openapi(_: Request) -> Response:
+    return Response(_document(), media_type="application/json")
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """What the router raises: no such path, no such method."""
+    status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return _fault(status, status.phrase.lower(), headers)
+
+
+def _status(well: bool) -> HTTPStatus:
+    return HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _fault(status: HTTPStatus, what: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": what, "status": int(status)}, status, headers)
+
+
+def _json(body: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return JSONResponse(body, status)

@@ -1,0 +1,140 @@
+"""Alert rules and dashboard: they ask for what there is, and Prometheus itself takes them, and scrapes the endpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from analytics_defs.adapters.memory import ManualClock
+from analytics_defs.core.health import Scheduler
+from analytics_defs.flows.redrive import Selection, redrive
+from analytics_defs.local.ports import LOOPBACK, free_port, http_status
+from tests.deploy.files import DEPLOY
+from tests.deploy.programs import Program, surroundings
+from tests.local.waiting import until
+from tests.proof.world import RULES, TOPIC, World, conduct, event
+from tests.web.served import Client, Scheduling, real_time, served, site
+
+RULES_FILE, TESTS_FILE = DEPLOY / "prometheus" / "alerts.yml", DEPLOY / "prometheus" / "alerts_test.yml"
+DASHBOARD = json.loads((DEPLOY / "grafana" / "analytics.json").read_text(encoding="utf-8"))
+ALERTS: list[dict[str, Any]] = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))["groups"][0]["rules"]
+
+
+@contextmanager
+def everything() -> Iterator[tuple[Client, World]]:
+    """The endpoint with something in every series: lag, a redriven dead letter, an instance of Dagster."""
+    world = World(clock=ManualClock(datetime.now(UTC) - timedelta(minutes=1)))
+    world.create()
+    world.produce(event("a"), event("a", note="again"), b"{", event("large", text="x" * 500), None)
+    world.settle(conduct(rules=type(RULES)(max_event_bytes=400)))
+    redrive(Selection("too_large", None, None), world.ports, conduct("redrive"))
+    world.log.append(TOPIC, 0, event("late"), timestamp_ms=int(datetime.now(UTC).timestamp() * 1000) - 90_000)
+    scheduling = Scheduling(Scheduler(sensor_stopped=False, heartbeat=datetime.now(UTC)))
+    with served(site(real_time(world), scheduling=scheduling)) as client:
+        until(lambda: all(name in text(client) for name in ("analytics_partition_lag_seconds", "analytics_sensor_running")))
+        yield client, world
+
+
+def text(client: Client) -> str:
+    return client.get("/metrics?format=prometheus").text
+
+
+def series(client: Client) -> set[str]:
+    return set(re.findall(r"^(analytics_\w+)", text(client), re.MULTILINE))
+
+
+def test_rules_and_dashboard_ask_for_no_series_that_is_not_there() -> None:
+    asked = " ".join([*(rule["expr"] for rule in ALERTS), *(each["expr"] for panel in DASHBOARD["panels"] for each in panel["targets"])])
+    names = set(re.findall(r"\banalytics_\w+", asked))
+    with everything() as (client, _):
+        assert names - series(client) == set()
+
+
+def test_every_alert_is_tested_and_says_what_to_do() -> None:
+    tests = yaml.safe_load(TESTS_FILE.read_text(encoding="utf-8"))["tests"]
+    firing = {each["alertname"] for test in tests for each in test["alert_rule_test"] if each["exp_alerts"]}
+    silent = {each["alertname"] for test in tests for each in test["alert_rule_test"] if not each["exp_alerts"]}
+    names = {rule["alert"] for rule in ALERTS}
+    assert firing == silent == names
+    for rule in ALERTS:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_panels_have_places_of_their_own() -> None:
+    taken = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) < 24
+
+
+def promtool(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("promtool")
+    assert program, "promtool is not installed (Debian and Ubuntu: apt install prometheus)"
+    return subprocess.run([program, *arguments], input=given, capture_output=True, timeout=60, check=False)
+
+
+@pytest.mark.real
+def test_promtool_finds_no_fault_in_rules_their_tests_and_the_metrics() -> None:
+    for arguments in (("check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")), ("test", "rules", str(TESTS_FILE))):
+        done = promtool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    with everything() as (client, _):
+        done = promtool("check", "metrics", given=text(client).encode())
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.real
+def test_a_real_prometheus_scrapes_the_endpoint_and_takes_the_rules(tmp_path: Path) -> None:
+    program = shutil.which("prometheus")
+    assert program, "prometheus is not installed (Debian and Ubuntu: apt install prometheus)"
+    with everything() as (client, world):
+        config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+        config["scrape_configs"][0]["static_configs"] = [{"targets": [f"{LOOPBACK}:{client.port}"]}]
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(RULES_FILE)]
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        url = f"http://{LOOPBACK}:{free_port()}"
+        command = (program, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}")
+        running = Program((*command, f"--web.listen-address={url.removeprefix('http://')}"), surroundings(tmp_path), tmp_path / "log")
+        try:
+            until(lambda: http_status(f"{url}/-/ready") == 200, seconds=30)
+            until(lambda: bool(queried(url, "analytics_healthy")), seconds=20)
+            assert queried(url, "up")[0]["value"][1] == "1"
+            assert queried(url, "analytics_healthy")[0]["value"][1] == "1"
+            assert queried(url, "sum(analytics_events_total)")[0]["value"][1] == str(len(world.recent.items))
+            assert queried(url, "analytics_partition_lag_offsets")[0]["metric"]["topic"] == TOPIC
+            groups = asked(f"{url}/api/v1/rules")["groups"]
+            assert {(rule["name"], rule["health"]) for group in groups for rule in group["rules"]} <= {
+                (rule["alert"], state) for rule in ALERTS for state in ("ok", "unknown")
+            }
+        finally:
+            running.kill()
+
+
+def queried(url: str, expression: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = asked(f"{url}/api/v1/query?query={urllib.parse.quote(expression)}")["result"]
+    return found
+
+
+def asked(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - loopback
+        found: dict[str, Any] = json.load(response)["data"]
+    return found
