@@ -1,4 +1,4 @@
-"""Scenes whose every schedule is searched. A new kind of executor (a compactor, say) is one more method of Ground and one more name in a scene."""
+"""Scenes whose every schedule is searched. A new kind of executor is one more method of Ground and one more name in a scene."""
 
 from __future__ import annotations
 
