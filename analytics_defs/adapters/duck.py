@@ -50,9 +50,7 @@ class DuckTable:
         self._folder = Path(folder)
 
     def path(self, name: str) -> str:
-        path = self._folder / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        return str(self._folder / name.replace("/", "+"))
 
     def put(self, name: str, data: bytes) -> str:
         path = self.path(name)

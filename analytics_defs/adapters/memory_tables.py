@@ -28,12 +28,10 @@ class MemoryTable:
     """Implements `ports.Table`."""
 
     def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
+        self.folder = Path(folder)
 
     def path(self, name: str) -> str:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        return str(self.folder / name.replace("/", "+"))
 
     def put(self, name: str, data: bytes) -> str:
         path = self.path(name)

@@ -159,7 +159,7 @@ def test_a_folder_is_gone_with_its_table() -> None:
             path = Path(table.put("a/b", b"x"))
             assert path.exists()
         assert not path.exists()
-        assert not path.parent.parent.exists()
+        assert not path.parent.exists()
 
 
 def test_an_hour_larger_than_memory_is_sorted_on_disk() -> None:
