@@ -14,6 +14,7 @@ from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision, Rows
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.statistics import ProductStats
 
 T = TypeVar("T")
 
@@ -311,3 +312,52 @@ class Table(Protocol):
     def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
         """All rows by timestamp, id and source, in files that are cut when they pass `max_bytes`. The same rows give the same bytes."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class HourCounts:
+    """What the rows of an hour amount to."""
+
+    minutes: Mapping[tuple[int, str], int]
+    """Events by minute of the hour (0 to 59) and type."""
+    products: int
+    sellers: int
+    first: datetime | None
+    last: datetime | None
+
+
+class Calculator(Table, Protocol):
+    """A table that computes statistics of rows, exactly, in bounded memory."""
+
+    def count(self, paths: Sequence[str]) -> HourCounts: ...
+
+    def products(self, paths: Sequence[str], name: str) -> str:
+        """A file of `core.statistics.ProductStats`, by product id. Answers its path."""
+        ...
+
+    def activity(self, paths: Sequence[str], name: str) -> str:
+        """The same over several such files in the order of their time: what changed between two of them counts as well."""
+        ...
+
+    def distinct(self, path: str) -> tuple[int, int]:
+        """Products and sellers in a file of `ProductStats`."""
+        ...
+
+    def busiest(self, path: str, limit: int) -> Sequence[ProductStats]:
+        """Those with the most events in a file of `ProductStats`; by id where there are as many."""
+        ...
+
+    def rows(self, paths: Sequence[str]) -> Iterator[Sequence[StoredRow]]:
+        """All rows, batch by batch, some at a time. To be read to the end, or closed, before the table does anything else."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row of an archive, as far as it makes an event again."""
+
+    source: Source
+    payload: bytes
+    record_timestamp_ms: int
+    """-1 where it is not known."""
+    batch_id: str

@@ -28,22 +28,28 @@ _ORDER = 'timestamp, event_id, topic, partition, "offset"'
 @contextmanager
 def duck_table(memory_mb: int, threads: int = 2) -> Iterator[DuckTable]:
     """`ports.Table` in a temporary folder, which is gone afterwards with everything in it."""
-    with tempfile.TemporaryDirectory(prefix="analytics-") as folder:
-        config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": f"{memory_mb}MB",
-            "threads": threads,
-            "temp_directory": f"{folder}/spilled",
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        with duckdb.connect(":memory:", config=config) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET enable_progress_bar = false")
-            yield DuckTable(connection, folder)
+    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, connected(folder, memory_mb, threads) as connection:
+        yield DuckTable(connection, folder)
+
+
+@contextmanager
+def connected(folder: str, memory_mb: int, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills below the folder."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_mb}MB",
+        "threads": threads,
+        "temp_directory": f"{folder}/spilled",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    with duckdb.connect(":memory:", config=config) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")
+        yield connection
 
 
 class DuckTable:
-    """Implements `ports.Table` and `ports.Statistics`."""
+    """Implements `ports.Table`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
         self.connection = connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 from analytics_defs.core.hours import Revision, Rows
 from analytics_defs.core.layout import batch_of_part, part_key
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.errors import Contradiction, TakenOver
+from analytics_defs.errors import Contradiction, TakenOver, Unavailable
 from analytics_defs.ports import Ports, Table
 
 T = TypeVar("T")
@@ -85,11 +86,28 @@ def bring_all(account: Account, table: Table, ports: Ports) -> list[str]:
     missing = [key for key in account.keys if key not in found]
     if missing:
         still(account, ports)
-        raise Contradiction(
-            f"hour {account.hour}: {', '.join(missing[:3])}{' and more' if missing[3:] else ''} is not there, and closed batches have "
-            f"rows in it. Materialize event_archive for {account.hour} (`analytics compact {account.hour}`): the JSON tree holds them."
-        )
+        raise _beyond_reading(account, missing, "not there")
     return list(found.values())
+
+
+@contextmanager
+def damage_named(account: Account, paths: Sequence[str], table: Table) -> Iterator[None]:
+    """Where reading these files of the hour fails inside, and one of them is damaged, that is said: trying again would not help."""
+    try:
+        yield
+    except Unavailable as error:
+        seen = table.look(paths)
+        damaged = [key for key, path in zip(account.keys, paths, strict=True) if seen[path] is None]
+        if damaged:
+            raise _beyond_reading(account, damaged, "damaged") from error
+        raise
+
+
+def _beyond_reading(account: Account, keys: Sequence[str], what: str) -> Contradiction:
+    return Contradiction(
+        f"hour {account.hour}: {', '.join(keys[:3])}{' and more' if keys[3:] else ''} is {what}, and closed batches have rows in it. "
+        f"Materialize event_archive for {account.hour} (`analytics compact {account.hour}`): it is rebuilt from the JSON tree."
+    )
 
 
 def records_of(batches: Sequence[str], ports: Ports) -> dict[str, BatchRecord]:

@@ -60,7 +60,7 @@ def faults_of_hour(stores: Stores, hour: str) -> Iterator[str]:
 def remembering_table() -> Iterator[MemoryTable]:
     """A search runs the same compaction thousands of times: what was looked at and merged once is remembered by its bytes."""
     with memory_table() as table:
-        yield _Remembering(table.folder)
+        yield _Remembering(str(table.folder))
 
 
 class _Remembering(MemoryTable):
