@@ -21,6 +21,8 @@ from analytics_defs.errors import Unavailable
 from analytics_defs.ports import Merged
 
 DIGESTED = tuple(name for name, _, _ in COLUMNS if name != "record_timestamp")
+_OURS = (duckdb.ConnectionException, duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.ResourceInUseException)
+"""Errors that say nothing about a file."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ORDER = 'timestamp, event_id, topic, partition, "offset"'
 
@@ -73,7 +75,7 @@ class DuckTable:
             return {}
         try:
             return _rows_by_file(self.connection.execute(_SUMMARY, [list(paths)]).fetchall(), paths)
-        except duckdb.OutOfMemoryException as error:
+        except _OURS as error:
             raise _too_small(error) from error
         except duckdb.Error:
             if len(paths) == 1:

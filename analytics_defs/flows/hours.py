@@ -96,11 +96,16 @@ def damage_named(account: Account, paths: Sequence[str], table: Table) -> Iterat
     try:
         yield
     except Unavailable as error:
-        seen = table.look(paths)
-        damaged = [key for key, path in zip(account.keys, paths, strict=True) if seen[path] is None]
-        if damaged:
-            raise _beyond_reading(account, damaged, "damaged") from error
-        raise
+        sound(account, paths, table)
+        raise error from None
+
+
+def sound(account: Account, paths: Sequence[str], table: Table) -> None:
+    """Raises Contradiction where one of these files of the hour is damaged."""
+    seen = table.look(paths)
+    damaged = [key for key, path in zip(account.keys, paths, strict=True) if seen[path] is None]
+    if damaged:
+        raise _beyond_reading(account, damaged, "damaged")
 
 
 def _beyond_reading(account: Account, keys: Sequence[str], what: str) -> Contradiction:
