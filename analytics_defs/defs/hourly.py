@@ -23,9 +23,12 @@ SIX_AT_ONCE = dg.BackfillPolicy.multi_run(6)
 """Partitions in one run of a backfill."""
 
 C = dg.AutomationCondition
-CHANGED = C.any_deps_match(C.newly_updated()).since(C.newly_requested())
+UPDATED = C.any_deps_match(C.newly_updated())
+CHANGED = UPDATED.since(C.newly_requested() & ~UPDATED)
+"""Remembered until it is asked for. In `since` the reset wins: without the second half, what arrives between a request and the tick
+after it would be forgotten."""
 FAILED = C.execution_failed() & C.cron_tick_passed("*/10 * * * *")
-"""An update that arrives in the middle of a run is remembered by the first, a run that died is asked for again by the second."""
+"""A run that died has made its request: nothing else would ask for its hour again."""
 HOURLY = (CHANGED | FAILED) & ~C.in_progress() & ~C.any_deps_missing() & ~C.in_latest_time_window(timedelta(hours=25))
 """The open hour, and those to come, wait: the partitions end 25 hours from now."""
 
