@@ -9,6 +9,7 @@ from analytics_defs.defs.hourly import event_archive, hourly_automation, hourly_
 from analytics_defs.defs.ingest import micro_batch_job, move_events
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.defs.signs import compare_hourly, stores_agree, stores_agree_job, vital_signs
 from analytics_defs.defs.topics import event_parts, topic_assets
 
 defs = dg.Definitions(
@@ -22,8 +23,9 @@ defs = dg.Definitions(
         daily_event_stats,
         product_activity,
     ],
-    asset_checks=[equation_balances],
-    jobs=[micro_batch_job],
+    asset_checks=[equation_balances, vital_signs, stores_agree],
+    jobs=[micro_batch_job, stores_agree_job],
+    schedules=[compare_hourly],
     sensors=[kafka_micro_batches, hourly_automation],
     resources={"platform": Platform(), "frames": Frames(Platform())},
     executor=dg.in_process_executor,

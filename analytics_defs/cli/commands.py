@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from analytics_defs.cli import looking, moving, preparing, rejected
+from analytics_defs.cli import hours, looking, moving, preparing, rejected
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,6 +24,7 @@ for _command in (
     *(preparing.setup, preparing.check),
     *(looking.lag, looking.audit, looking.trace),
     *(rejected.dead_letters, rejected.redrive),
+    *(hours.compact, hours.stats, hours.restore),
     *(moving.ingest, moving.accept, moving.produce),
 ):
     analytics.add_command(_command)
