@@ -15,7 +15,7 @@ _WIDTH, _DPI = 8.0, 80
 
 def stacked(labels: Sequence[str], series: Mapping[str, Sequence[int]], title: str, along: str) -> bytes:
     """Bars on top of each other, one for each label; `series` by event type, each as long as the labels."""
-    figure = Figure(figsize=(_WIDTH, 2.8), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 3.0), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     below = [0] * len(labels)
     for name, values in series.items():
@@ -24,12 +24,13 @@ def stacked(labels: Sequence[str], series: Mapping[str, Sequence[int]], title: s
     every = max(1, len(labels) // 12)
     axes.set_xticks(range(0, len(labels), every), labels[::every])
     axes.set_xlabel(along)
+    axes.margins(x=0.01)
     axes.set_ylabel("events")
     axes.set_ylim(bottom=0, top=None if any(below) else 1)
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     if any(below):
-        axes.legend(ncols=4, fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
+        figure.legend(ncols=4, fontsize=8, frameon=False, loc="outside lower center")
     return _png(figure)
 
 
