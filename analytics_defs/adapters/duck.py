@@ -105,7 +105,7 @@ def failures() -> Iterator[None]:
 def _too_small(error: Exception) -> Unavailable:
     return Unavailable(
         f"sorting and counting on this machine failed: {str(error).partition(chr(10))[0]}. Nothing was changed. It takes the memory of "
-        "HOURLY_MEMORY_MB, and about three times the hour's size on the disk of TMPDIR."
+        "HOURLY_MEMORY_MB, and about ten times the size of the hour's Parquet on the disk of TMPDIR."
     )
 
 
