@@ -11,9 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from analytics_defs.adapters import parquet_files
+from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import event_key, parquet_dir, part_key, success_key
-from analytics_defs.errors import Contradiction, TakenOver
+from analytics_defs.core.layout import archive_key, event_key, parquet_dir, part_key, success_key
+from analytics_defs.errors import Contradiction, TakenOver, Unavailable
+from analytics_defs.flows import compact as compaction
 from analytics_defs.flows.compact import Compaction, compact
 from analytics_defs.ports import Blob, Ports
 from tests.proof.actors import Actor
@@ -458,3 +461,47 @@ def test_a_foreign_marker_is_named_and_the_ledger_is_right_all_the_same() -> Non
     lose(world, success_key(HOUR))
     run(world)
     assert by_ledger(world) == by_marker(world) == expected
+
+
+def test_a_large_hour_is_several_files_which_stand_and_fall_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_files, "GROUP_ROWS", 2)
+    monkeypatch.setattr(compaction, "MAX_FILE_BYTES", 1)
+    world = a_world()
+    expected = by_ledger(world)
+    first = run(world).revision
+    assert first
+    assert [each.rows for each in first.files] == [2, 2, 2]
+    assert by_ledger(world) == by_marker(world) == expected
+    lose(world, first.keys[1])
+    done = run(world)
+    assert done.mended == first.keys
+    assert by_ledger(world) == by_marker(world) == expected
+    assert len(files(world)) == 4
+
+
+def test_files_of_a_compaction_that_may_still_win_are_left_alone_and_those_that_cannot_are_swept() -> None:
+    world = a_world()
+    older, newer = (archive_key(HOUR, number, ["somebody's"]) for number in (1, 2))
+    world.archive.put([Blob(key, b"being written", "application/vnd.apache.parquet", {}) for key in (older, newer)])
+    expected = by_ledger(world)
+    done = run(world)
+    assert older not in world.archive.objects
+    assert newer in world.archive.objects
+    assert done.strangers == ()
+    assert by_ledger(world) == by_marker(world) == expected
+
+
+class SilentLog(MemoryLog):
+    """A broker that does not answer."""
+
+    def watermarks(self, partitions: Any) -> Any:  # noqa: ARG002 - the port's signature
+        raise Unavailable("Kafka at localhost:9092: no answer")
+
+
+def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_it_is_complete() -> None:
+    world = a_world()
+    done = run(world, replace(world.ports, log=SilentLog()))
+    assert (done.made, done.complete) == (True, None)
+    assert json.loads(world.archive.objects[success_key(HOUR)].body)["complete"] is None
+    assert run(world).complete is True
+    assert json.loads(world.archive.objects[success_key(HOUR)].body)["complete"] is True
