@@ -24,7 +24,7 @@ from tests.proof.replay import replay
 from tests.proof.scene import Kinds, compactions
 from tests.proof.schedules import Finding, Search
 
-PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "2"))
+PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "1"))
 CRASHES = int(os.environ.get("CRASHES", "1"))
 
 
