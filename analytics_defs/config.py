@@ -135,7 +135,13 @@ class Settings(BaseSettings):
     run_start_timeout: Duration = Field(timedelta(minutes=2), description="an older run without a sign of life is reported failed")
     max_future_skew: Duration = Field(timedelta(hours=24), le=timedelta(hours=24), description="how far a timestamp may be ahead of now")
     max_event_bytes: int = Field(4 * 2**20, ge=1024, le=64 * 2**20, description="a larger record is a dead letter")
+    max_lag: int = Field(100_000, ge=0, description="records behind Kafka from where on the check `lag` warns")
+    max_silence: Duration = Field(timedelta(minutes=10), description="without a batch, while something waits, until `freshness` warns")
+    max_dead_letter_share: float = Field(0.05, ge=0, le=1, description="of the last batches' records, above which the check warns")
     on_data_loss: OnDataLoss = Field(OnDataLoss.RECORD, description="where retention was faster: `record` the range as lost, or `stop`")
+    hourly_memory_mb: int = Field(
+        384, ge=96, description="memory in which the hourly assets sort and count, in MB; beyond it they use disk"
+    )
     store_threads: int = Field(8, ge=1, le=64, description="chunks of a batch in flight at the same time")
     puts_in_flight: int = Field(32, ge=1, le=512, description="objects being written at the same time")
 

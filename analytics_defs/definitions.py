@@ -3,17 +3,31 @@
 import dagster as dg
 
 from analytics_defs.defs.checks import equation_balances
+from analytics_defs.defs.daily import daily_event_stats, product_activity
 from analytics_defs.defs.endpoint import keep_endpoint, observability_endpoint
+from analytics_defs.defs.frames import Frames
+from analytics_defs.defs.hourly import event_archive, hourly_automation, hourly_event_stats, restored_recent_events
 from analytics_defs.defs.ingest import micro_batch_job, move_events
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.defs.signs import compare_hourly, stores_agree, stores_agree_job, vital_signs
 from analytics_defs.defs.topics import event_parts, topic_assets
 
 defs = dg.Definitions(
-    assets=[*topic_assets, move_events, event_parts],
-    asset_checks=[equation_balances],
-    jobs=[micro_batch_job, observability_endpoint],
-    sensors=[kafka_micro_batches, keep_endpoint],
-    resources={"platform": Platform()},
+    assets=[
+        *topic_assets,
+        move_events,
+        event_parts,
+        event_archive,
+        hourly_event_stats,
+        restored_recent_events,
+        daily_event_stats,
+        product_activity,
+    ],
+    asset_checks=[equation_balances, vital_signs, stores_agree],
+    jobs=[micro_batch_job, stores_agree_job, observability_endpoint],
+    schedules=[compare_hourly],
+    sensors=[kafka_micro_batches, hourly_automation, keep_endpoint],
+    resources={"platform": Platform(), "frames": Frames(Platform())},
     executor=dg.in_process_executor,
 )

@@ -11,8 +11,10 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from analytics_defs.core.events import Event
+from analytics_defs.core.hours import Revision, Rows
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.statistics import ProductStats
 
 T = TypeVar("T")
 
@@ -158,6 +160,25 @@ class Archive(Protocol):
 
     def get(self, key: str) -> bytes | None: ...
 
+    def fetch(self, key: str) -> Blob | None:
+        """The object with its content type and its metadata, whose names come in lower case."""
+        ...
+
+    def download(self, key: str, path: str) -> bool:
+        """Write the object into a local file, piece by piece. False, and no file, where it is not there."""
+        ...
+
+    def upload(self, key: str, path: str, content_type: str) -> None:
+        """Write an object from a local file, piece by piece, overwriting. Seen whole or not at all."""
+        ...
+
+    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+        """Write over what the key holds (None: nothing) if `over` says so of it; False where it does not.
+
+        Between the look and the write nobody else's write is lost: then `over` is asked again.
+        """
+        ...
+
     def delete(self, keys: Sequence[str]) -> None:
         """Whatever is not there is no error."""
         ...
@@ -215,6 +236,14 @@ class Ledger(Protocol):
         """Ids of the closed batches that stored events of this hour, in their order."""
         ...
 
+    def revision(self, hour: str) -> Revision | None:
+        """The newest revision of the hour's archive."""
+        ...
+
+    def revise(self, revision: Revision) -> Revision:
+        """Put the revision unless its number is taken; answer the one that has the number."""
+        ...
+
     def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:
         """Those of the sources that were redriven, with the batch that did."""
         ...
@@ -263,3 +292,83 @@ class Ports:
     ledger: Ledger
     clock: Clock
     workers: Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One of the files that a merge wrote."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Table(Protocol):
+    """Work on Parquet files of one job, in a local folder of its own, in bounded memory. Used by one thread.
+
+    Paths are those that `path` and `put` answered. Rows are those of `core.tables`.
+    """
+
+    def path(self, name: str) -> str:
+        """Where a file of this name is to be put. Names may hold slashes."""
+        ...
+
+    def put(self, name: str, data: bytes) -> str: ...
+
+    def look(self, paths: Sequence[str]) -> Mapping[str, Rows | None]:
+        """What each file holds. None where it is no file of ours, or damaged: every column of every row is read."""
+        ...
+
+    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
+        """All rows by timestamp, id and source, in files that are cut when they pass `max_bytes`. The same rows give the same bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HourCounts:
+    """What the rows of an hour amount to."""
+
+    minutes: Mapping[tuple[int, str], int]
+    """Events by minute of the hour (0 to 59) and type."""
+    products: int
+    sellers: int
+    first: datetime | None
+    last: datetime | None
+
+
+class Calculator(Table, Protocol):
+    """A table that computes statistics of rows, exactly, in bounded memory."""
+
+    def count(self, paths: Sequence[str]) -> HourCounts: ...
+
+    def products(self, paths: Sequence[str], name: str) -> str:
+        """A file of `core.statistics.ProductStats`, by product id. Answers its path."""
+        ...
+
+    def activity(self, paths: Sequence[str], name: str) -> str:
+        """The same over several such files in the order of their time: what changed between two of them counts as well."""
+        ...
+
+    def distinct(self, path: str) -> tuple[int, int]:
+        """Products and sellers in a file of `ProductStats`."""
+        ...
+
+    def busiest(self, path: str, limit: int) -> Sequence[ProductStats]:
+        """Those with the most events in a file of `ProductStats`; by id where there are as many."""
+        ...
+
+    def rows(self, paths: Sequence[str]) -> Iterator[Sequence[StoredRow]]:
+        """All rows, batch by batch, some at a time. To be read to the end, or closed, before the table does anything else."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row of an archive, as far as it makes an event again."""
+
+    source: Source
+    payload: bytes
+    record_timestamp_ms: int
+    """-1 where it is not known."""
+    batch_id: str

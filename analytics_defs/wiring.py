@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround
     from analytics_defs.adapters.kafka_client import KafkaConfig
     from analytics_defs.adapters.object_store import ObjectStoreConfig
+    from analytics_defs.flows.hourly_stats import CalculatorBench
     from analytics_defs.flows.watchover import Doors, Scheduling
     from analytics_defs.web.app import Site
 
@@ -49,6 +50,13 @@ def build_ports(settings: Settings) -> Ports:
         clock=clock,
         workers=ThreadWorkers(settings.store_threads),
     )
+
+
+def build_bench(settings: Settings) -> CalculatorBench:
+    """Where the hourly assets sort and count. DuckDB is imported here, and by nothing that a micro-batch runs."""
+    from analytics_defs.adapters.duck_statistics import duck_calculator
+
+    return functools.partial(duck_calculator, settings.hourly_memory_mb)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,10 @@ LAW: dict[str, tuple[set[str], set[str]]] = {
     "flows": (FLOWS, set()),
     "adapters": (
         CORE | {"ports", "adapters"},
-        {"boto3", "botocore", "confluent_kafka", "obstore", "tenacity", "mypy_boto3_dynamodb", "mypy_boto3_s3"},
+        {
+            *("boto3", "botocore", "confluent_kafka", "duckdb", "matplotlib", "obstore", "pyarrow", "tenacity"),
+            *("mypy_boto3_dynamodb", "mypy_boto3_s3"),
+        },
     ),
     "config": (CORE, {"pydantic", "pydantic_settings"}),
     "web": (FLOWS | {"web"}, {"jinja2", "prometheus_client", "starlette", "uvicorn"}),

@@ -246,3 +246,31 @@ def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
     look = "import sys, analytics_defs.cli.commands; print([m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ("boto3", "botocore", "obstore", "confluent_kafka", "pyarrow", "dagster", "pandas")
     assert subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# Hours.
+
+
+def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    (archived,) = world.answer("compact", HOUR)
+    assert (archived["made"], archived["revision"]["number"], archived["revision"]["rows"]) == (True, 1, 3)
+    (counted,) = world.answer("stats", HOUR)
+    assert (counted["hour"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
+    del world.recent.items["b"]
+    (restored,) = world.answer("restore", HOUR)
+    assert (restored["restored"], restored["there"]) == (1, 2)
+    for command in ("compact", "stats", "restore"):
+        shown = world.run(command, HOUR, "1969-12-31T23")
+        assert shown.exit_code == 0
+        assert HOUR in shown.output
+        assert "1969-12-31T23" in shown.output
+
+
+@pytest.mark.parametrize("command", ["compact", "stats", "restore"])
+def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
+    found = CliRunner().invoke(analytics, [command, "2024-01-15"])
+    assert found.exit_code == 2
+    assert "'2024-01-15' is not an hour: expected for example 2024-01-15T10" in found.output
+    assert world.archive.objects == {}

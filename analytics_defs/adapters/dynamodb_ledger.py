@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 from analytics_defs.adapters.dynamodb import Dynamo
+from analytics_defs.core import hours_items
 from analytics_defs.core import ledger_items as items
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core import ledger_writes as writes
 from analytics_defs.core.attribute_values import Item
 from analytics_defs.core.counting import added
+from analytics_defs.core.hours import Revision
 from analytics_defs.core.ledger import Batch, BatchRecord, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.offsets import Source, TopicPartition
@@ -118,6 +120,17 @@ class DynamoLedger:
 
     def batches_of_hour(self, hour: str) -> Sequence[str]:
         return [item["sk"]["S"] for item in self._query(keys.hour_pk(hour))]
+
+    def revision(self, hour: str) -> Revision | None:
+        found = self._dynamo.query(self._tables.ledger, _PK, {":pk": keys.revision_pk(hour)}, limit=1, descending=True)
+        return next((items.decoded(hours_items.revision_of, item) for item in found), None)
+
+    def revise(self, revision: Revision) -> Revision:
+        """Raises Contradiction where no revision stands before it."""
+        if revision.number > 1 and not self._dynamo.get(self._tables.ledger, keys.revision_key(revision.hour, revision.number - 1)):
+            raise Contradiction(f"hour {revision.hour}: there is no revision before {revision.number}. Nothing was changed.")
+        refused = self._dynamo.transact([writes.revision_action(revision, self._tables.ledger)])
+        return items.decoded(hours_items.revision_of, refused[0]) if refused and refused[0] else revision
 
     def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:
         wanted = [keys.redriven_key(source) for source in dict.fromkeys(sources)]

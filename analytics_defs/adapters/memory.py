@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from analytics_defs.core.attribute_values import parse_document
 from analytics_defs.core.counting import added, head_moves, hourly, totals
 from analytics_defs.core.events import Event
+from analytics_defs.core.hours import Revision
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
@@ -307,6 +309,30 @@ class MemoryArchive(_Locked):
         return found.body if found else None
 
     @_atomic
+    def fetch(self, key: str) -> Blob | None:
+        found = self.objects.get(key)
+        return found and replace(found, metadata={name.lower(): value for name, value in found.metadata.items()})
+
+    @_atomic
+    def download(self, key: str, path: str) -> bool:
+        found = self.objects.get(key)
+        if found is None:
+            return False
+        Path(path).write_bytes(found.body)
+        return True
+
+    @_atomic
+    def upload(self, key: str, path: str, content_type: str) -> None:
+        self.objects[key] = Blob(key, Path(path).read_bytes(), content_type, {})
+
+    @_atomic
+    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+        if not over(self.get(blob.key)):
+            return False
+        self.objects[blob.key] = blob
+        return True
+
+    @_atomic
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             self.objects.pop(key, None)
@@ -329,6 +355,7 @@ class MemoryLedger(_Locked):
         self._ranges: dict[TopicPartition, list[tuple[int, RangeRecord]]] = {}
         self._hours: dict[str, list[str]] = {}
         self._redriven: dict[Source, str] = {}
+        self._revisions: dict[str, list[Revision]] = {}
         self._totals: dict[int, dict[str, int]] = {}
         self._hourly: dict[tuple[str, int], dict[str, int]] = {}
 
@@ -419,6 +446,22 @@ class MemoryLedger(_Locked):
     @_atomic
     def batches_of_hour(self, hour: str) -> Sequence[str]:
         return list(self._hours.get(hour, []))
+
+    @_atomic
+    def revision(self, hour: str) -> Revision | None:
+        known = self._revisions.get(hour)
+        return known[-1] if known else None
+
+    @_atomic
+    def revise(self, revision: Revision) -> Revision:
+        known = self._revisions.setdefault(revision.hour, [])
+        if revision.number > len(known) + 1:
+            raise Contradiction(
+                f"hour {revision.hour}: expected revision {len(known) + 1} next, found {revision.number}. Nothing was changed."
+            )
+        if revision.number == len(known) + 1:
+            known.append(revision)
+        return known[revision.number - 1]
 
     @_atomic
     def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.adapters.object_store_faults import Where, translated
@@ -15,11 +16,13 @@ from analytics_defs.errors import Denied, Unavailable
 from analytics_defs.ports import Blob
 
 if TYPE_CHECKING:
-    from obstore import Attributes
+    from obstore import Attributes, PutMode
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3CredentialProvider, S3Store
 
 _LISTED_AT_ONCE = 1_000
 """Keys in one answer to a list request (S3's own limit)."""
+_PIECE = 8 * 2**20
+"""Bytes of a file in memory at once, on its way in or out."""
 _RACES = 5
 """How often a conditional write may lose against an object that is gone when it is read."""
 
@@ -104,6 +107,62 @@ class ObjectStoreArchive:
         try:
             with translated(self._where, "read", key, but=(FileNotFoundError,)):
                 return obstore.get(self._store(), key).bytes().to_bytes()
+        except FileNotFoundError:
+            return None
+
+    def fetch(self, key: str) -> Blob | None:
+        found = self._found(key)
+        return found and found[0]
+
+    def download(self, key: str, path: str) -> bool:
+        """One request a piece, each with the client's own limit of time. Into a file beside it first: what lies under `path` is whole."""
+        import obstore
+
+        partial_path = Path(f"{path}.partial")
+        try:
+            with translated(self._where, "read", key, but=(FileNotFoundError,)):
+                size = obstore.head(self._store(), key)["size"]
+                with partial_path.open("wb") as file:
+                    for start in range(0, size, _PIECE):
+                        file.write(obstore.get_range(self._store(), key, start=start, end=min(size, start + _PIECE)))
+        except FileNotFoundError:
+            return False
+        partial_path.replace(path)
+        return True
+
+    def upload(self, key: str, path: str, content_type: str) -> None:
+        import obstore
+
+        with translated(self._where, "write", key):
+            obstore.put(self._store(), key, Path(path), attributes={"Content-Type": content_type}, chunk_size=_PIECE, max_concurrency=2)
+
+    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        for _ in range(_RACES):
+            held = self._found(blob.key)
+            if not over(held[0].body if held else None):
+                return False
+            mode: PutMode = {"e_tag": held[1]} if held else "create"
+            try:
+                with translated(self._where, "conditional write", blob.key, but=(AlreadyExistsError, PreconditionError, FileNotFoundError)):
+                    obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                continue
+            return True
+        raise Unavailable(f"{self._where.of(blob.key)}: {_RACES} conditional writes were refused, each time because it had just changed")
+
+    def _found(self, key: str) -> tuple[Blob, str | None] | None:
+        """The object, and its ETag."""
+        import obstore
+
+        try:
+            with translated(self._where, "read", key, but=(FileNotFoundError,)):
+                answer = obstore.get(self._store(), key)
+                attributes = {name.lower(): value for name, value in answer.attributes.items()}
+                content_type = attributes.pop("content-type", "")
+                return Blob(key, answer.bytes().to_bytes(), content_type, attributes), answer.meta["e_tag"]
         except FileNotFoundError:
             return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from analytics_defs.cli import looking, moving, preparing, rejected, serving
+from analytics_defs.cli import hours, looking, moving, preparing, rejected, serving
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,6 +25,7 @@ for _command in (
     *(looking.lag, looking.audit, looking.trace),
     *(rejected.dead_letters, rejected.redrive),
     serving.serve,
+    *(hours.compact, hours.stats, hours.restore),
     *(moving.ingest, moving.accept, moving.produce),
 ):
     analytics.add_command(_command)

@@ -41,4 +41,5 @@ hours_option = click.option(
     multiple=True,
     help="Also compare the stores for this hour (UTC, of the events), id by id. May be repeated.",
 )
+some_hours = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_checked(hour_path))
 batch_option = click.option("--batch", "batch_id", metavar="ID", callback=_checked(batch_time), help="Only those of this batch.")

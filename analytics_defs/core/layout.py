@@ -1,10 +1,11 @@
 """Every name that is written anywhere: object keys, their metadata, hours, batch ids. Pure functions of events and batches.
 
     events/2024/01/15/10/<event id>.json
-    parquet/year=2024/month=01/day=15/hour=10/<batch id>.parquet · archive-<digest>.parquet · _SUCCESS.json
+    parquet/year=2024/month=01/day=15/hour=10/<batch id>.parquet · archive-<revision>-<digest>-<file>.parquet · _SUCCESS.json
     dead-letters/2024/01/15/10/<batch id>.ndjson     the hour is that of the batch's own time
     repeats/2024/01/15/10/<batch id>.ndjson          the same
     staging/<batch id>
+    aggregates/<asset>/year=2024/month=01/day=15/hour=10/<asset>.parquet
 
 An hour is `2024-01-15T10`, always UTC. Keys are ASCII; no segment of one is longer than `MAX_SEGMENT_BYTES`.
 """
@@ -27,8 +28,10 @@ MAX_METADATA_BYTES = 2048
 """Of an object's own metadata, names and values together (Amazon S3, "Working with object metadata")."""
 
 EVENTS, PARQUET, DEAD_LETTERS, REPEATS, STAGING = "events/", "parquet/", "dead-letters/", "repeats/", "staging/"
+AGGREGATES = "aggregates/"
 
 _JSON, _PARQUET, _NDJSON = ".json", ".parquet", ".ndjson"
+_ARCHIVE = "archive-"
 _HASHED = "~"
 """Stands before a hash. The encoding never lets it through, so no id can look like the hash of another."""
 _READABLE = 120
@@ -37,6 +40,7 @@ _MAX_METADATA_ID = 1024
 
 _HOUR = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
 _HOUR_PATH = re.compile(r"(?:^|/)(?:year=)?([0-9]{4})/(?:month=)?([0-9]{2})/(?:day=)?([0-9]{2})/(?:hour=)?([0-9]{2})(?:/|$)")
+_ARCHIVE_NAME = re.compile(r"archive-([0-9]{6,})-[0-9a-f]{32}-[0-9]{4}\.parquet")
 _BATCH_ID = re.compile(r"([0-9]{8}T[0-9]{6})([0-9]{3})Z-[0-9a-f]{12}")
 
 
@@ -116,10 +120,26 @@ def batch_of_part(key: str) -> str | None:
     return _batch_of(key, _PARQUET)
 
 
-def archive_key(hour: str, inputs: Iterable[str]) -> str:
-    """The compacted file of an hour, named by what went into it, in whichever order: the same inputs write the same key again."""
+def archive_key(hour: str, revision: int, inputs: Iterable[str], file: int = 0) -> str:
+    """A file of a compacted hour, named by what went into it, in whichever order: the same inputs write the same key again.
+
+    The revision it is made for stands in the name: whoever sees a later one knows that this file will never count again.
+    """
     digest = _digest("\n".join(sorted(inputs)))[:32]
-    return f"{parquet_dir(hour)}archive-{digest}{_PARQUET}"
+    return f"{parquet_dir(hour)}{_ARCHIVE}{revision:06d}-{digest}-{file:04d}{_PARQUET}"
+
+
+def revision_of_archive(key: str) -> int | None:
+    """The revision that this archive file was made for, None where the key is a part's, a marker's or a stranger's."""
+    match = _ARCHIVE_NAME.fullmatch(key.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def aggregate_key(asset: str, period: str) -> str:
+    """A file of statistics: `aggregates/<asset>/year=…/month=…/day=…[/hour=…]/<asset>.parquet`. `period` is an hour or a day."""
+    day, _, hour = period.partition("T")
+    path = hive_path(f"{day}T{hour or '00'}")
+    return f"{AGGREGATES}{asset}/{path if hour else path.rpartition('/')[0]}/{asset}{_PARQUET}"
 
 
 def success_key(hour: str) -> str:

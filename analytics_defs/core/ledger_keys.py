@@ -13,6 +13,7 @@ IngestLedger:
 | `range#<topic-partition>` | `<end, 20 digits>`       | batch, start, outcomes                    | the batch that holds an offset        |
 | `hour#<YYYY-MM-DDTHH>`    | `<batch id>`             | nothing: the item is the mark             | the batches that changed an hour      |
 | `redriven#<topic-part…>`  | `<offset, 20 digits>`    | the batch that redrove the record         | whether a dead letter was redriven    |
+| `archive#<YYYY-MM-DDTHH>` | `<revision, 20 digits>`  | an archived hour, never changed           | what an hour's archive is, and was    |
 
 EventAggregates, one item a lane, so that closing lanes never meet in one:
 
@@ -35,6 +36,7 @@ TOTALS = "totals"
 HOURS = "hours"
 RANGE = "range#"
 REDRIVEN = "redriven#"
+ARCHIVE = "archive#"
 
 TOPIC, HEAD, PENDING, LEASE = "topic#", "head#", "pending#", "lease#"
 
@@ -83,6 +85,15 @@ def hour_pk(hour: str) -> str:
 
 def redriven_key(source: Source) -> Item:
     return key(f"{REDRIVEN}{source.topic_partition}", padded(source.offset))
+
+
+def revision_key(hour: str, number: int) -> Item:
+    """Numbers follow each other: putting the next one, if absent, is how the archive moves."""
+    return key(revision_pk(hour), padded(number))
+
+
+def revision_pk(hour: str) -> str:
+    return f"{ARCHIVE}{hour}"
 
 
 def totals_key(lane: int) -> Item:

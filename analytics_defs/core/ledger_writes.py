@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.core.counting import head_moves, hourly, totals
+from analytics_defs.core.hours import Revision
+from analytics_defs.core.hours_items import revision_item
 from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
 from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, topic_item
 from analytics_defs.core.offsets import Range, TopicPartition
@@ -80,6 +82,17 @@ def staged_action(batch_id: str, digest: str, table: str) -> Action:
         f"{_PRESENT} AND (attribute_not_exists(#staged) OR #staged = :digest)",
     )["Update"]
     return {"Update": update | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def revision_action(revision: Revision, table: str) -> Action:
+    """The next revision of an hour, unless its number is taken: a refusal shows who has it. Raises AnalyticsError where it is too large."""
+    item = revision_item(revision)
+    if (size := _stored_bytes(item)) > MAX_ITEM_BYTES:
+        raise AnalyticsError(
+            f"hour {revision.hour}: revision {revision.number} of {len(revision.batches)} batches takes {size} bytes in the ledger, "
+            f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. Larger batches make fewer: BATCH_MAX_WAIT."
+        )
+    return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
 def _take(each: Range, batch_id: str, table: str) -> Action:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analytics_defs.core.events import Event
-from analytics_defs.core.offsets import stream
+from analytics_defs.core.offsets import Source, stream
 from analytics_defs.core.staging import microseconds
 from analytics_defs.errors import Contradiction
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 COLUMNS = (
     ("event_id", "string", "the event's id"),
@@ -46,11 +47,39 @@ def schema() -> pa.Schema:
 
 
 def part(batch_id: str, batch_time: datetime, events: Sequence[Event]) -> bytes:
-    """One Parquet file of these events, in their order. The same events give the same bytes with one pyarrow version."""
+    """One Parquet file of these events of a batch, in their order. The same events give the same bytes with one pyarrow version."""
+    return file_of([Row(event, batch_id, batch_time) for event in events])
+
+
+class Row(NamedTuple):
+    """An event, and the batch that stored it."""
+
+    event: Event
+    batch_id: str
+    batch_time: datetime
+
+
+def file_of(rows: Sequence[Row]) -> bytes:
+    """One Parquet file of events that may be of several batches."""
     import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with writer(sink) as file:
+        file.write_table(_table(rows))
+    return bytes(sink.getvalue())
+
+
+def writer(sink: Any) -> pq.ParquetWriter:
+    """How every file of ours is written."""
     import pyarrow.parquet as pq
 
-    created_ms = microseconds(batch_time) // 1000
+    return pq.ParquetWriter(sink, schema(), compression="zstd", use_dictionary=["event_type", "version", "topic", "batch_id"])
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    events = [row.event for row in rows]
     sources = [event.record.source for event in events]
     columns: list[list[Any]] = [
         [event.id for event in events],
@@ -64,18 +93,10 @@ def part(batch_id: str, batch_time: datetime, events: Sequence[Event]) -> bytes:
         [source.topic_partition.partition for source in sources],
         [source.offset for source in sources],
         [event.record.timestamp_ms if event.record.timestamp_ms >= 0 else None for event in events],
-        [batch_id] * len(events),
-        [created_ms] * len(events),
+        [row.batch_id for row in rows],
+        [microseconds(row.batch_time) // 1000 for row in rows],
     ]
-    arrays = [_array(column, field) for column, field in zip(columns, schema(), strict=True)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema()),
-        sink,
-        compression="zstd",
-        use_dictionary=["event_type", "version", "topic", "batch_id"],
-    )
-    return bytes(sink.getvalue())
+    return pa.Table.from_arrays([_array(column, field) for column, field in zip(columns, schema(), strict=True)], schema=schema())
 
 
 def _array(column: list[Any], field: pa.Field) -> pa.Array:
@@ -86,13 +107,24 @@ def _array(column: list[Any], field: pa.Field) -> pa.Array:
     return pa.array(column, raw).cast(field.type)
 
 
-def rows(data: bytes, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
-    """These columns of a part, row by row. Raises Contradiction, naming `where`, where the bytes are no Parquet file of ours."""
+def event_id_at(data: bytes, source: Source, where: str) -> str | None:
+    """The id of the event of this source in a file of ours, None where it has no such row. Raises Contradiction like `rows`."""
+    name = stream(source.topic_partition.topic, source.topic_partition.generation)
+    wanted = [("topic", "==", name), ("partition", "==", source.topic_partition.partition), ("offset", "==", source.offset)]
+    found = rows(data, ("event_id",), where, wanted)
+    return found[0]["event_id"] if found else None
+
+
+def rows(data: bytes, columns: Sequence[str], where: str, wanted: Sequence[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
+    """These columns of a file of ours, row by row; only rows that fit `wanted`, in pyarrow's form.
+
+    Raises Contradiction, naming `where`, where the bytes are no Parquet file of ours.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=list(columns))
+        table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=wanted)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise Contradiction(f"{where} is no Parquet file of ours: {error}. Its events are in the JSON tree and in RecentEvents.") from error
     found: list[dict[str, Any]] = table.to_pylist()

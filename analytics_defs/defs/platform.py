@@ -10,6 +10,7 @@ import dagster as dg
 
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
 
@@ -30,6 +31,11 @@ class Platform:
         from analytics_defs.wiring import build_ports
 
         return build_ports(self.settings())
+
+    def bench(self) -> CalculatorBench:
+        from analytics_defs.wiring import build_bench
+
+        return build_bench(self.settings())
 
     @contextmanager
     def sign_of_life(self, run_id: str, lane: int) -> Iterator[Ports]:

@@ -14,10 +14,12 @@ from analytics_defs.core.plan import Plan, Planning
 from analytics_defs.defs.checks import balance
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
 from analytics_defs.defs.platform import Platform
+from analytics_defs.defs.signs import bounds_of, evaluations
 from analytics_defs.defs.topics import HOURS, event_parts, lag_observations
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.report import Changes, changes_since
+from analytics_defs.ports import Ports
 
 OBSERVE_EVERY = timedelta(minutes=1)
 RECOMMIT_EVERY = timedelta(days=1)
@@ -101,13 +103,27 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     ]
     for state in states:
         context.log.info(state)
+    observed_before = cursor.observed_at
     events = _events(planning, changes, cursor, now)
+    if cursor.observed_at != observed_before:
+        events += _vital_signs(context, planning, ports, settings)
     return dg.SensorResult(
         run_requests=[_run_request(each) for each in requests],
         skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
         cursor=str(cursor),
         asset_events=events,
     )
+
+
+def _vital_signs(
+    context: dg.SensorEvaluationContext, planning: Planning, ports: Ports, settings: Settings
+) -> list[dg.AssetCheckEvaluation]:
+    """A ledger that does not answer for a moment keeps no plan from running."""
+    try:
+        return evaluations(planning, ports, bounds_of(settings))
+    except AnalyticsError as error:
+        context.log.info(str(error))
+        return []
 
 
 def _busy_lanes(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice, pairwise
 
 from analytics_defs.core import tables
-from analytics_defs.core.layout import event_dir, event_id_of_key, event_key
+from analytics_defs.core.layout import batch_time, event_dir, event_id_of_key, event_key, part_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import Unavailable
+from analytics_defs.flows.hours import Account, exactly, expected, records_of, still
 from analytics_defs.ports import REMEMBERED, Ports
 
 EXAMPLES = 5
@@ -94,10 +96,14 @@ class HourAudit:
 
 
 def audit_hour(hour: str, ports: Ports) -> HourAudit:
-    """Reads every part of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out."""
-    batches = tuple(ports.ledger.batches_of_hour(hour))
-    records = [record for each in batches if (record := ports.ledger.record(each))]
-    rows, findings = _rows(hour, records, ports)
+    """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out."""
+    return exactly(hour, ports, lambda account: _audit_hour(account, ports))
+
+
+def _audit_hour(account: Account, ports: Ports) -> HourAudit:
+    hour, batches = account.hour, account.batches
+    records = list(records_of(batches, ports).values())
+    rows, findings = _rows(account, records, ports)
     recorded = sum(sum(record.hours[hour].values()) for record in records)
     counted = ports.ledger.hourly(hour, hour).get(hour, {}).get("events", 0)
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
@@ -122,24 +128,35 @@ def audit_hour(hour: str, ports: Ports) -> HourAudit:
 class _Row:
     event_id: str
     source: Source
-    batch_time: datetime
+    batch_id: str
+
+    @property
+    def batch_time(self) -> datetime:
+        return batch_time(self.batch_id)
 
 
-def _rows(hour: str, records: Sequence[BatchRecord], ports: Ports) -> tuple[list[_Row], list[str]]:
-    """What the parts hold, and where that is not what their batches' records say."""
+def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports) -> tuple[list[_Row], list[str]]:
+    """What the hour's files hold, and where that is not what the records say. Raises Moved where somebody compacts it meanwhile."""
     rows: list[_Row] = []
-    findings = []
-    for record in records:
-        key = record.parts[hour]
+    for key in account.keys:
         data = ports.archive.get(key)
-        found = tables.rows(data, ("event_id", "topic", "partition", "offset"), key) if data is not None else []
-        recorded = sum(record.hours[hour].values())
-        if len(found) != recorded:
-            findings.append(f"batch {record.batch.id}: {len(found)} rows in {key}, {recorded} in its record")
+        if data is None:
+            still(account, ports)
+        found_here = tables.rows(data, ("event_id", "topic", "partition", "offset", "batch_id"), key) if data is not None else ()
         rows += [
-            _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), record.batch.time) for row in found
+            _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["batch_id"]) for row in found_here
         ]
-    return rows, findings
+    found = Counter(row.batch_id for row in rows)
+    recorded = expected(account.hour, {record.batch.id: record for record in records})
+    return rows, [
+        f"batch {batch}: {found[batch]} rows in {_where(batch, account)}, {recorded.get(batch, 0)} in its record"
+        for batch in sorted({*found, *recorded})
+        if found[batch] != recorded.get(batch, 0)
+    ]
+
+
+def _where(batch: str, account: Account) -> str:
+    return part_key(account.hour, batch) if batch in account.later or not account.revision else ", ".join(account.revision.keys)
 
 
 def _doubled(rows: Sequence[_Row]) -> list[str]:

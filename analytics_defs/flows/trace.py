@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from analytics_defs.core import letters, tables
-from analytics_defs.core.layout import event_key
+from analytics_defs.core.layout import event_key, hour_of_path
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.errors import NotFound
@@ -44,6 +44,7 @@ class Trace:
     held_by: Source | None = None
     """Of a repeat: the source that holds its id."""
     part: str | None = None
+    """Key of the Parquet file that holds it: its batch's part, or the hour's archive."""
     event_object: str | None = None
     """Key of the JSON object, where it is there."""
     item: str | None = None
@@ -146,14 +147,23 @@ def _repeated(source: Source, record: BatchRecord, ports: Ports) -> Trace | None
 
 
 def _stored(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
-    for hour, key in record.parts.items():
-        for row in tables.rows(ports.archive.get(key) or b"", ("event_id", "topic", "partition", "offset"), key):
-            if f"{row['topic']}/{row['partition']}/{row['offset']}" == str(source):
-                return _stored_as(source, record, row["event_id"], hour, ports)
+    for hour in record.parts:
+        for key in _files_of(record, hour, ports):
+            data = ports.archive.get(key)
+            event_id = tables.event_id_at(data, source, key) if data is not None else None
+            if event_id is not None:
+                return _stored_as(source, record, event_id, key, ports)
     return None
 
 
-def _stored_as(source: Source, record: BatchRecord, event_id: str, hour: str, ports: Ports) -> Trace:
+def _files_of(record: BatchRecord, hour: str, ports: Ports) -> tuple[str, ...]:
+    """Where the batch's rows of the hour are: in its part, or in the hour's archive once that holds the batch."""
+    revision = ports.ledger.revision(hour)
+    return revision.keys if revision and record.batch.id in revision.batches else (record.parts[hour],)
+
+
+def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, ports: Ports) -> Trace:
+    hour = hour_of_path(part) or ""
     item = ports.recent.held([event_id]).get(event_id)
     key = event_key(hour, event_id)
     said = None
@@ -166,7 +176,7 @@ def _stored_as(source: Source, record: BatchRecord, event_id: str, hour: str, po
         record.batch.id,
         event_id,
         detail=f"{how} hour {hour}",
-        part=record.parts[hour],
+        part=part,
         event_object=next(iter(_there([key], ports)), None),
         item=said,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +156,73 @@ def test_many_threads_put_at_the_same_time(archive: ArchiveUnderTest) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(archive.port.put, calls))
     assert archive.look() == {each.key: each for call in calls for each in call}
+
+
+def test_an_object_is_fetched_with_content_type_and_metadata_in_lower_case(archive: ArchiveUnderTest) -> None:
+    archive.port.put([Blob("events/one", b"1", "application/json", {"eventType": "ProductDeleted", "source": "topic@1/3/1042"})])
+    assert archive.port.fetch("events/one") == Blob(
+        "events/one", b"1", "application/json", {"eventtype": "ProductDeleted", "source": "topic@1/3/1042"}
+    )
+    assert archive.port.fetch("events/never") is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 8 * 2**20, 20 * 2**20 + 3])
+def test_a_file_goes_out_and_comes_back_whole(archive: ArchiveUnderTest, tmp_path: Path, size: int) -> None:
+    out, back = tmp_path / "out", tmp_path / "back"
+    out.write_bytes(os.urandom(size))
+    archive.port.upload("parquet/file", str(out), "application/vnd.apache.parquet")
+    assert archive.port.download("parquet/file", str(back))
+    assert back.read_bytes() == out.read_bytes() == archive.port.get("parquet/file")
+    found = archive.port.fetch("parquet/file")
+    assert found
+    assert found.content_type == "application/vnd.apache.parquet"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["back", "out"]
+
+
+def test_a_download_of_what_is_not_there_leaves_no_file(archive: ArchiveUnderTest, tmp_path: Path) -> None:
+    assert not archive.port.download("parquet/never", str(tmp_path / "file"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_advance_writes_only_over_what_it_may(archive: ArchiveUnderTest) -> None:
+    def later(number: int) -> bool:
+        return archive.port.advance(blob("marker", b"%d" % number), lambda held: held is None or int(held) < number)
+
+    assert [later(number) for number in (2, 1, 2, 3)] == [True, False, False, True]
+    assert archive.look() == {"marker": blob("marker", b"3")}
+
+
+def test_advance_loses_nobody_who_wrote_between_its_look_and_its_write(archive: ArchiveUnderTest) -> None:
+    seen = []
+
+    def over(held: bytes | None) -> bool:
+        seen.append(held)
+        if len(seen) <= 2:
+            archive.port.put([blob("marker", b"%d" % len(seen))])
+        return len(seen) > 2
+
+    def first_look_is_stale(held: bytes | None) -> bool:
+        if not seen:
+            seen.append(held)
+            archive.port.put([blob("marker", b"somebody's")])
+            return True
+        seen.append(held)
+        return held != b"somebody's"
+
+    assert not archive.port.advance(blob("marker", b"mine"), over)
+    seen.clear()
+    archive.port.delete(["marker"])
+    written = archive.port.advance(blob("marker", b"mine"), first_look_is_stale)
+    if len(seen) > 1:  # not on a double that is locked meanwhile
+        assert not written
+        assert archive.port.get("marker") == b"somebody's"
+        assert seen == [None, b"somebody's"]
+
+
+def test_of_many_who_advance_at_once_the_highest_stays(archive: ArchiveUnderTest) -> None:
+    def advance(number: int) -> bool:
+        return archive.port.advance(blob("marker", b"%d" % number), lambda held: held is None or int(held) < number)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(advance, [3, 1, 4, 2]))
+    assert archive.port.get("marker") == b"4"

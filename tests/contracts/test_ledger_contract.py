@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from analytics_defs.core.hours import ArchiveFile, Revision
 from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, Tally, TopicState
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import Contradiction
@@ -358,3 +359,44 @@ def test_a_batch_closed_by_many_at_once_is_counted_once(ledger: Ledger) -> None:
         closed = list(threads.map(ledger.close, [all_stored(taken, code_version=str(number)) for number in range(8)]))
     assert sum(closed) == 1
     assert ledger.counters()["events"] == 10
+
+
+# Revisions of archived hours.
+
+
+def revision(number: int, batches: int = 2, rows: int = 10, hour: str = HOUR) -> Revision:
+    ids = tuple(sorted(batch(Range(ONE, each, each + 1), minute=each).id for each in range(batches)))
+    files = (ArchiveFile(f"parquet/{hour}/archive-{number}.parquet", rows, 1234, "ab" * 32),)
+    offsets = {"ProductDeleted/1": (0, 9), "Gone@2/0": (5, 5)}
+    return Revision(hour, number, files, ids, rows, "0f" * 16, {"ProductDeleted": rows}, offsets, TIME, TIME, TIME, rows, 3)
+
+
+def test_an_hour_without_archive_has_no_revision(ledger: Ledger) -> None:
+    assert ledger.revision(HOUR) is None
+
+
+def test_the_newest_revision_is_the_hours_and_comes_back_as_it_was_made(ledger: Ledger) -> None:
+    for number in range(1, 13):
+        assert ledger.revise(revision(number, batches=number)) == revision(number, batches=number)
+        assert ledger.revision(HOUR) == revision(number, batches=number)
+    assert ledger.revision("2024-01-15T11") is None
+
+
+def test_a_number_that_is_taken_stays_with_whoever_was_first(ledger: Ledger) -> None:
+    ledger.revise(revision(1))
+    ledger.revise(revision(2, rows=20))
+    assert ledger.revise(revision(1, rows=99)) == revision(1)
+    assert ledger.revise(revision(2, rows=99)) == revision(2, rows=20)
+    assert ledger.revision(HOUR) == revision(2, rows=20)
+
+
+def test_a_revision_follows_only_the_one_before_it(ledger: Ledger) -> None:
+    with pytest.raises(Contradiction):
+        ledger.revise(revision(2))
+    assert ledger.revision(HOUR) is None
+
+
+def test_an_hour_of_ten_thousand_batches_fits_into_its_revision(ledger: Ledger) -> None:
+    large = revision(1, batches=10_000)
+    ledger.revise(large)
+    assert ledger.revision(HOUR) == large

@@ -27,7 +27,9 @@ def test_every_name_lies_where_the_documentation_says() -> None:
     assert layout.event_key(HOUR, "event-1") == "events/2024/01/15/10/event-1.json"
     assert layout.part_key(HOUR, BATCH) == f"parquet/year=2024/month=01/day=15/hour=10/{BATCH}.parquet"
     assert layout.success_key(HOUR) == "parquet/year=2024/month=01/day=15/hour=10/_SUCCESS.json"
-    assert layout.archive_key(HOUR, ["b", "a"]).startswith("parquet/year=2024/month=01/day=15/hour=10/archive-")
+    assert layout.archive_key(HOUR, 3, ["b", "a"]).startswith("parquet/year=2024/month=01/day=15/hour=10/archive-000003-")
+    assert layout.aggregate_key("hourly", HOUR) == "aggregates/hourly/year=2024/month=01/day=15/hour=10/hourly.parquet"
+    assert layout.aggregate_key("daily", "2024-01-15") == "aggregates/daily/year=2024/month=01/day=15/daily.parquet"
     assert layout.dead_letters_key(BATCH) == f"dead-letters/2024/01/15/10/{BATCH}.ndjson"
     assert layout.repeats_key(BATCH) == f"repeats/2024/01/15/10/{BATCH}.ndjson"
     assert layout.staging_key(BATCH) == f"staging/{BATCH}"
@@ -189,11 +191,19 @@ def test_dead_letters_lie_under_the_hour_of_their_batch_and_name_it() -> None:
 
 def test_a_part_names_its_batch_and_nothing_else_does() -> None:
     assert layout.batch_of_part(layout.part_key(HOUR, BATCH)) == BATCH
-    assert layout.batch_of_part(layout.archive_key(HOUR, [])) is None
+    assert layout.batch_of_part(layout.archive_key(HOUR, 1, [])) is None
     assert layout.batch_of_part(layout.success_key(HOUR)) is None
     assert layout.batch_of_part(f"parquet/{BATCH}") is None
 
 
-def test_an_archive_is_named_by_its_inputs_in_any_order() -> None:
-    assert layout.archive_key(HOUR, ["a", "b"]) == layout.archive_key(HOUR, ["b", "a"])
-    assert len({layout.archive_key(HOUR, inputs) for inputs in (["a", "b"], ["a"], ["b"], [])}) == 4
+def test_an_archive_is_named_by_its_inputs_in_any_order_its_revision_and_its_place() -> None:
+    assert layout.archive_key(HOUR, 1, ["a", "b"]) == layout.archive_key(HOUR, 1, ["b", "a"])
+    assert len({layout.archive_key(HOUR, 1, inputs) for inputs in (["a", "b"], ["a"], ["b"], [])}) == 4
+    assert len({layout.archive_key(HOUR, revision, ["a"], file) for revision in (1, 2) for file in (0, 1)}) == 4
+
+
+def test_an_archive_names_its_revision_and_nothing_else_does() -> None:
+    assert layout.revision_of_archive(layout.archive_key(HOUR, 12, ["a"], 3)) == 12
+    assert layout.revision_of_archive(layout.archive_key(HOUR, 1_234_567, [])) == 1_234_567
+    for key in (layout.part_key(HOUR, BATCH), layout.success_key(HOUR), "parquet/archive-notes.parquet", "parquet/archive-000001.parquet"):
+        assert layout.revision_of_archive(key) is None

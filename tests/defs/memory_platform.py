@@ -6,15 +6,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import dagster as dg
 
+from analytics_defs.adapters.duck_statistics import duck_calculator
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Lease
 from analytics_defs.definitions import defs
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
 
@@ -37,6 +40,9 @@ class MemoryPlatform(Platform):
 
     def ports(self) -> Ports:
         return self._ports
+
+    def bench(self) -> CalculatorBench:
+        return partial(duck_calculator, 128, 1)
 
     @contextmanager
     def sign_of_life(self, run_id: str, lane: int) -> Iterator[Ports]:

@@ -1,4 +1,4 @@
-"""Scenes whose every schedule is searched. A new kind of executor (a compactor, say) is one more method of Ground, one name in a scene."""
+"""Scenes whose every schedule is searched. A new kind of executor is one more method of Ground and one more name in a scene."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any
 
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.events import Rules
+from analytics_defs.core.layout import parquet_dir
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Plan, Policy, lane_of
 from analytics_defs.errors import TakenOver
 from analytics_defs.flows import steps
+from analytics_defs.flows.compact import compact
 from analytics_defs.flows.ingest import Conduct, ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.trace import trace
 from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
+from tests.proof.archived import faults_of_hour, remembering_table, rows_by_ledger
 from tests.proof.doors import Call, Door, through
 from tests.proof.schedules import Scene
-from tests.proof.world import NOW, RULES, World, event
+from tests.proof.world import HOUR, NOW, RULES, World, event
 
 TOPICS = ("ProductCreated", "ProductDeleted")
 POLICY = Policy(lanes=2)
@@ -68,6 +71,21 @@ def redrives(kinds: Kinds = REAL) -> Scene:
     return ground.scene({"r1": ground.redrive("r1"), "r2": ground.redrive("r2"), "a1": ground.lane(0, "a1", STRICT)})
 
 
+def compactions(kinds: Kinds = REAL) -> Scene:
+    """Two compactors of an hour that has an archive and a part, while a lane closes one more batch, which a late riser finishes as well."""
+    ground = Ground(kinds)
+    topic = ground.topics[0]
+    for event_id in ("archived", "in a part"):
+        ground.world.produce(event(event_id), topic=topic)
+        ground.world.settle(Conduct("before", RULES))
+        if event_id == "archived":
+            compact(HOUR, ground.world.ports, remembering_table)
+    ground.world.produce(event("late"), topic=topic)
+    ground.open_topics()
+    executors = {"c1": ground.compactor("c1"), "c2": ground.compactor("c2"), "a1": ground.lane(0, "a1")}
+    return ground.archive_scene(executors)
+
+
 class Ground:
     """What the scenes stand on, and who may work there."""
 
@@ -99,6 +117,33 @@ class Ground:
             redrive(Selection(), through(self._ports(name), door), Conduct(name, RULES))
 
         return run
+
+    def compactor(self, name: str) -> Callable[[Door], None]:
+        def run(door: Door) -> None:
+            compact(HOUR, through(self._ports(name), door), remembering_table)
+
+        return run
+
+    def archive_scene(self, executors: dict[str, Callable[[Door], None]]) -> Scene:
+        """What readers of the hour see, in every state; ingest itself is proved by the other scenes."""
+        return Scene(
+            self._stores, executors, lambda stores: faults_of_hour(self._seen(stores), HOUR), self._faults_once_compacted, (TakenOver,)
+        )
+
+    def _faults_once_compacted(self, stores: dict[str, Any]) -> Iterator[str]:
+        """Somebody ingests what is left and compacts once more; then one file holds every event, and nothing lies beside it."""
+        recovered = World(
+            **stores, clock=ManualClock(NOW + timedelta(hours=1)), topics=list(TOPICS), policy=POLICY, values=self.world.values
+        )
+        recovered.settle()
+        compact(HOUR, recovered.ports, remembering_table)
+        yield from faults_of_hour(self._seen(stores), HOUR)
+        left = [key.rpartition("/")[2][:7] for key in recovered.archive.keys(parquet_dir(HOUR))]
+        if left != ["_SUCCES", "archive"]:
+            yield f"below the hour lie {left}"
+        rows = rows_by_ledger(self._seen(stores), HOUR) or []
+        if sorted(event_id for event_id, _ in rows) != ["archived", "in a part", "late"]:
+            yield f"the archive holds {rows}"
 
     def scene(self, executors: dict[str, Callable[[Door], None]]) -> Scene:
         return Scene(self._stores, executors, self._faults, self._faults_after_recovery, (TakenOver,))

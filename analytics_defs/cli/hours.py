@@ -1,0 +1,81 @@
+"""`analytics compact`, `stats` and `restore`: what the hourly assets do, for any hour, without Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from analytics_defs import wiring
+from analytics_defs.cli.options import json_option, some_hours
+from analytics_defs.cli.shown import as_json, progress, table
+from analytics_defs.config import load_settings
+from analytics_defs.flows import compact as compaction
+from analytics_defs.flows import hourly_stats
+from analytics_defs.flows import restore as restoring
+from analytics_defs.flows.hourly_stats import CalculatorBench
+from analytics_defs.ports import Ports
+
+
+def _each(hours: tuple[str, ...], work: Callable[[str, Ports, CalculatorBench], Any]) -> list[Any]:
+    settings = load_settings()
+    ports, bench, done = wiring.build_ports(settings), wiring.build_bench(settings), list[Any]()
+    with progress("hours", len(hours)) as bar:
+        for hour in hours:
+            done.append(work(hour, ports, bench))
+            bar.advance(bar.task_ids[0])
+    return done
+
+
+@click.command()
+@some_hours
+@json_option
+def compact(hours: tuple[str, ...], json_wanted: bool) -> None:
+    """One sorted archive for each HOUR (YYYY-MM-DDTHH, UTC), also for hours outside the asset's partitions.
+
+    Twice is once. What is missing or damaged is rebuilt from the JSON tree, and named.
+    """
+    done = _each(hours, compaction.compact)
+    if json_wanted:
+        as_json(done)
+        return
+    rows = [
+        (
+            each.revision.number if each.revision else 0,
+            each.hour,
+            each.revision.rows if each.revision else 0,
+            "made now" if each.made else "was there",
+            {True: "yes", False: "not yet", None: "unknown"}[each.complete],
+            ", ".join(each.mended) or "none",
+        )
+        for each in done
+    ]
+    table("Archive", ("revision", "hour", "events", "", "complete", "mended"), rows)
+
+
+@click.command()
+@some_hours
+@json_option
+def stats(hours: tuple[str, ...], json_wanted: bool) -> None:
+    """Exact statistics of each HOUR (YYYY-MM-DDTHH, UTC), written under aggregates/. Exit code 1 where the stores disagree."""
+    done = _each(hours, hourly_stats.hourly_stats)
+    if json_wanted:
+        as_json([each.stats for each in done])
+        return
+    names = ("events", "created", "updated", "deleted", "low_stock", "products", "sellers", "repeats")
+    rows = [(*(getattr(each.stats, name) for name in names), each.stats.hour) for each in done]
+    table("Statistics", (*(name.replace("_", " ") for name in names), "hour"), rows)
+
+
+@click.command()
+@some_hours
+@json_option
+def restore(hours: tuple[str, ...], json_wanted: bool) -> None:
+    """Put the events of each HOUR (YYYY-MM-DDTHH, UTC) back into RecentEvents, over nothing that is there. Twice is once."""
+    done = _each(hours, restoring.restore)
+    if json_wanted:
+        as_json(done)
+        return
+    rows = [(each.restored, each.there, each.held_by_others, each.expired, each.hour) for each in done]
+    table("Restored", ("restored", "there already", "held by others", "expired", "hour"), rows)

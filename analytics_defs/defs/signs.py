@@ -1,0 +1,107 @@
+"""Asset checks beside the equation: lag, freshness, dead letters by the sensor once a minute; the stores' agreement once an hour."""
+
+# No postponed annotations here: Dagster reads the types of resources.
+
+from typing import Any
+
+import dagster as dg
+
+from analytics_defs.config import Settings
+from analytics_defs.core import signs
+from analytics_defs.core.plan import Planning
+from analytics_defs.core.signs import Bounds, Sign
+from analytics_defs.defs.platform import Platform, failures
+from analytics_defs.flows.agreement import compare_stores
+from analytics_defs.flows.observe import look
+from analytics_defs.ports import Ports
+
+RECENT, DEAD, ARCHIVE = dg.AssetKey("recent_events"), dg.AssetKey("dead_letters"), dg.AssetKey("event_archive")
+LAST_BATCHES = 100
+CHECKS = (
+    (RECENT, "lag", "Records behind Kafka's high watermarks, against MAX_LAG."),
+    (RECENT, "freshness", "Something waits, and no batch closed for MAX_SILENCE. A quiet topic is well."),
+    (DEAD, "dead_letter_share", "Share of dead letters in the last batches, against MAX_DEAD_LETTER_SHARE."),
+)
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    return Bounds(settings.max_lag, settings.max_silence, settings.max_dead_letter_share)
+
+
+def evaluations(planning: Planning, ports: Ports, bounds: Bounds) -> list[dg.AssetCheckEvaluation]:
+    """Of a planning that was made anyway, and one query of the ledger."""
+    batches = ports.ledger.last_batches(LAST_BATCHES)
+    last = max(batches, key=lambda record: record.closed_at, default=None)
+    found: dict[str, Sign] = {
+        "lag": signs.lag(planning.lags, bounds),
+        "freshness": signs.freshness(planning.lags, last, ports.clock.now(), bounds),
+        "dead_letter_share": signs.dead_letters(batches, bounds),
+    }
+    return [
+        dg.AssetCheckEvaluation(
+            asset_key=asset,
+            check_name=name,
+            passed=found[name].well,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=found[name].said,
+            metadata=dict(found[name].numbers),
+        )
+        for asset, name, _ in CHECKS
+    ]
+
+
+@dg.multi_asset_check(
+    name="vital_signs",
+    specs=[dg.AssetCheckSpec(name, asset=asset, description=description) for asset, name, description in CHECKS],
+)
+def vital_signs(platform: dg.ResourceParam[Platform]):  # type: ignore[no-untyped-def]
+    with failures():
+        settings, ports = platform.settings(), platform.ports()
+        found = evaluations(look(settings.kafka_topics, settings.policy(), ports), ports, bounds_of(settings))
+    for each in found:
+        yield dg.AssetCheckResult(
+            asset_key=each.asset_key,
+            check_name=each.check_name,
+            passed=each.passed,
+            severity=each.severity,
+            description=each.description,
+            metadata=each.metadata,
+        )
+
+
+@dg.asset_check(
+    asset=ARCHIVE,
+    name="stores_agree",
+    description="DynamoDB, JSON, Parquet and counters hold the same events, hour by hour, over the last day's hours and those that the "
+    "newest batches added to. Lists every hour that disagrees, with both numbers and the batches.",
+)
+def stores_agree(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
+    with failures():
+        found = compare_stores(platform.ports())
+    rows = [
+        dg.TableRecord({"hour": each.hour, "finding": each.finding, "batches": ", ".join(each.batches[:20])})
+        for each in found.disagreements
+    ]
+    metadata: dict[str, Any] = {
+        "hours compared by id": dg.MetadataValue.json(list(found.by_id)),
+        "hours compared by counts": dg.MetadataValue.json(list(found.by_counts)),
+        "disagreements": len(rows),
+    }
+    if rows:
+        metadata["what disagrees"] = dg.MetadataValue.table(rows[:500])
+    return dg.AssetCheckResult(passed=not rows, metadata=metadata)
+
+
+stores_agree_job = dg.define_asset_job(
+    "compare_stores",
+    selection=dg.AssetSelection.checks(dg.AssetCheckKey(ARCHIVE, "stores_agree")),
+    executor_def=dg.in_process_executor,
+    description="The check stores_agree. Started by its schedule, once an hour.",
+)
+compare_hourly = dg.ScheduleDefinition(
+    name="compare_stores_hourly",
+    job=stores_agree_job,
+    cron_schedule="23 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)

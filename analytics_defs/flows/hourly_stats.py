@@ -1,0 +1,176 @@
+"""Statistics of an hour and of a day, exact: from every row of every closed batch, and never beside the live counters.
+
+read the hour's files ──► count ──► compare with the ledger ──► write under aggregates/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from analytics_defs.core import statistics
+from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
+from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.errors import Contradiction
+from analytics_defs.flows.hours import Account, bring, bring_all, damage_named, exactly, records_of
+from analytics_defs.ports import Blob, Calculator, HourCounts, Ports
+
+BUSIEST = 20
+HOURLY, MINUTES, PRODUCTS, DAILY, ACTIVITY = "hourly", "hourly_minutes", "hourly_products", "daily", "product_activity"
+PARQUET = "application/vnd.apache.parquet"
+
+
+class CalculatorBench(Protocol):
+    """Where calculators come from: each job has its own, for the length of a block."""
+
+    def __call__(self) -> AbstractContextManager[Calculator]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hourly:
+    """What was written for an hour."""
+
+    stats: HourStats
+    minutes: tuple[Minute, ...]
+    busiest: tuple[ProductStats, ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """What was written for a day."""
+
+    stats: DayStats
+    hours: tuple[HourStats, ...]
+    """Those that have statistics."""
+    behind: tuple[str, ...]
+    """Hours with closed batches that their statistics do not know yet: they follow, and then the day is asked for again."""
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What was written for a day's products."""
+
+    day: str
+    products: int
+    sellers: int
+    busiest: tuple[ProductStats, ...]
+    keys: tuple[str, ...]
+
+
+def hourly_stats(hour: str, ports: Ports, bench: CalculatorBench) -> Hourly:
+    """Count the hour and write its statistics. The same rows write the same bytes.
+
+    Raises Contradiction, and writes nothing, where files, batch records and live counters do not say the same.
+    """
+    hour_path(hour)
+    return exactly(hour, ports, lambda account: _hourly(account, ports, bench))
+
+
+def _hourly(account: Account, ports: Ports, bench: CalculatorBench) -> Hourly:
+    hour = account.hour
+    with bench() as table:
+        paths = bring_all(account, table, ports)
+        with damage_named(account, paths, table):
+            counts = table.count(paths)
+            products = table.products(paths, "products")
+        _agree(account, counts, ports)
+        stats = _hour_stats(account, counts, _repeats_in(hour, ports))
+        minutes = statistics.minutes_of(hour, counts.minutes)
+        _put(HOURLY, hour, statistics.file_of(HourStats, [stats]), ports)
+        _put(MINUTES, hour, statistics.file_of(Minute, minutes), ports)
+        ports.archive.upload(aggregate_key(PRODUCTS, hour), products, PARQUET)
+        keys = tuple(aggregate_key(name, hour) for name in (HOURLY, MINUTES, PRODUCTS))
+        return Hourly(stats, tuple(minutes), tuple(table.busiest(products, BUSIEST)), keys)
+
+
+def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
+    """Files against the records of their batches, and against the live counters of the hour, unless a batch closed meanwhile."""
+    counted = _by_type(counts)
+    recorded: dict[str, int] = {}
+    for record in records_of(account.batches, ports).values():
+        for kind, count in record.hours.get(account.hour, {}).items():
+            recorded[kind] = recorded.get(kind, 0) + count
+    live = ports.ledger.hourly(account.hour, account.hour).get(account.hour, {})
+    live_types = {name.removeprefix("type."): count for name, count in live.items() if name.startswith("type.") and count}
+    closed_meanwhile = len(ports.ledger.batches_of_hour(account.hour)) != len(account.batches)
+    for whose, said in (("the records of its batches", recorded), ("the live counters", live_types)):
+        if said != counted and not (closed_meanwhile and said is live_types):
+            raise Contradiction(
+                f"hour {account.hour}: its files hold {counted}, {whose} say {said}. Batches: {', '.join(account.batches[:5])}"
+                f"{' and more' if account.batches[5:] else ''}. Nothing was written. Where files are damaged, materialize event_archive; "
+                "`analytics audit --hour` names every difference."
+            )
+
+
+def _by_type(counts: HourCounts) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for (_, kind), count in counts.minutes.items():
+        found[kind] = found.get(kind, 0) + count
+    return found
+
+
+def _hour_stats(account: Account, counts: HourCounts, repeats: int) -> HourStats:
+    by_type = _by_type(counts)
+    return HourStats(
+        hour=account.hour,
+        events=sum(by_type.values()),
+        **{name: by_type.get(kind, 0) for kind, name in statistics.STATUSES.items()},
+        products=counts.products,
+        sellers=counts.sellers,
+        repeats=repeats,
+        first_event=counts.first,
+        last_event=counts.last,
+        revision=account.revision.number if account.revision else 0,
+        batches=len(account.batches),
+    )
+
+
+def _repeats_in(hour: str, ports: Ports) -> int:
+    """Of closed batches cut in this hour. Their files are named by the batch; those of batches that are not closed do not count."""
+    names = [batch for key in ports.archive.keys(f"{REPEATS}{hour_path(hour)}/") if (batch := batch_of_dead_letters(key))]
+    return sum(record.tally.repeats for batch in names if (record := ports.ledger.record(batch)))
+
+
+def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
+    """From the statistics of the day's hours. Raises ValueError where `day` is none."""
+    hours = _hours_of(day, ports)
+    with bench() as table:
+        activity = table.activity(_products_of(day, table, ports), "activity")
+        products, sellers = table.distinct(activity)
+    stats = statistics.day_stats(day, hours, products, sellers)
+    _put(DAILY, day, statistics.file_of(DayStats, [stats]), ports)
+    return Daily(stats, tuple(hours), tuple(_behind(day, hours, ports)), (aggregate_key(DAILY, day),))
+
+
+def product_activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
+    """Every product of the day, from its hours. Raises ValueError where `day` is none."""
+    key = aggregate_key(ACTIVITY, day)
+    with bench() as table:
+        path = table.activity(_products_of(day, table, ports), "activity")
+        products, sellers = table.distinct(path)
+        busiest = tuple(table.busiest(path, BUSIEST))
+        ports.archive.upload(key, path, PARQUET)
+    return Activity(day, products, sellers, busiest, (key,))
+
+
+def _hours_of(day: str, ports: Ports) -> list[HourStats]:
+    found = [ports.archive.get(aggregate_key(HOURLY, hour)) for hour in statistics.hours_of_day(day)]
+    return [stats for data in found if data is not None for stats in statistics.values_in(HourStats, data)]
+
+
+def _products_of(day: str, table: Calculator, ports: Ports) -> Sequence[str]:
+    """In the order of the hours."""
+    return list(bring([aggregate_key(PRODUCTS, hour) for hour in statistics.hours_of_day(day)], table, ports).values())
+
+
+def _behind(day: str, hours: Sequence[HourStats], ports: Ports) -> list[str]:
+    known: Mapping[str, int] = {each.hour: each.batches for each in hours}
+    return [hour for hour in statistics.hours_of_day(day) if len(ports.ledger.batches_of_hour(hour)) != known.get(hour, 0)]
+
+
+def _put(name: str, period: str, data: bytes, ports: Ports) -> None:
+    ports.archive.put([Blob(aggregate_key(name, period), data, PARQUET, {})])

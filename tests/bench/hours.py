@@ -1,0 +1,82 @@
+"""How long an hour takes to compact and to count, and how much memory:
+
+    python -m tests.bench.hours make FOLDER 300000
+    python -m tests.bench.hours measure FOLDER
+
+Parts are written to the object store of the environment (`make servers`, then its env file) under a bucket of its own, which is removed
+at the end. The ledger is the one in memory: its answers are not what is measured here. One process, as a run is; its peak is its own.
+"""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from analytics_defs.adapters.duck_statistics import duck_calculator
+from analytics_defs.adapters.memory import MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.adapters.system import SystemClock, ThreadWorkers
+from analytics_defs.core.layout import part_key
+from analytics_defs.flows.compact import compact
+from analytics_defs.flows.hourly_stats import hourly_stats
+from analytics_defs.ports import Blob, Ports
+from tests.bench.parts import HOUR, parts
+from tests.contracts.archive_fixtures import real_archive
+
+MEMORY_MB = 384
+
+
+def make(folder: Path, events: int) -> None:
+    """Parts and the records of their batches, as files. Made once, measured as often as wanted."""
+    folder.mkdir(parents=True)
+    records = []
+    for record, data in parts(events):
+        records.append(record)
+        (folder / f"{record.batch.id}.parquet").write_bytes(data)
+    (folder / "records").write_bytes(pickle.dumps(records))
+
+
+def measure(folder: Path) -> None:
+    with hour_of(folder) as (ports, events):
+        bench = partial(duck_calculator, MEMORY_MB)
+        for name, work in (("compact", compact), ("statistics", hourly_stats)):
+            before, started = peak_mb(), time.monotonic()
+            work(HOUR, ports, bench)
+            seconds = time.monotonic() - started
+            print(  # noqa: T201 - its answer
+                f"{name}: {events} events in {seconds:.1f} s ({events / seconds:,.0f}/s), peak {peak_mb():.0f} MB ({before:.0f} MB before)",
+                flush=True,
+            )
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextmanager
+def hour_of(folder: Path) -> Iterator[tuple[Ports, int]]:
+    with real_archive() as found:
+        ledger, workers = MemoryLedger(), ThreadWorkers(8)
+        try:
+            events = 0
+            for record in pickle.loads((folder / "records").read_bytes()):  # noqa: S301 - written by `make`
+                data = (folder / f"{record.batch.id}.parquet").read_bytes()
+                events += record.tally.stored
+                assert ledger.take(record.batch)
+                assert ledger.close(record)
+                found.port.put([Blob(part_key(HOUR, record.batch.id), data, "application/vnd.apache.parquet", {})])
+            yield Ports(MemoryLog(), MemoryRecentEvents(), found.port, ledger, SystemClock(), workers), events
+        finally:
+            workers.close()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        make(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        measure(Path(sys.argv[2]))

@@ -1,0 +1,124 @@
+"""Every interleaving of compactors and an ingest, up to a bound; and every planted fault is found on the way.
+
+`PREEMPTIONS` and `CRASHES` in the environment set another bound.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.memory import MemoryArchive, MemoryLedger
+from analytics_defs.core.hours import Revision
+from analytics_defs.core.layout import batch_of_part, parquet_dir
+from analytics_defs.core.ledger import BatchRecord
+from analytics_defs.flows import compact as compaction
+from analytics_defs.flows import hours
+from analytics_defs.flows.hours import Account
+from analytics_defs.ports import Blob, Ports, Table
+from tests.proof.replay import replay
+from tests.proof.scene import Kinds, compactions
+from tests.proof.schedules import Finding, Search
+
+PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "1"))
+CRASHES = int(os.environ.get("CRASHES", "1"))
+
+
+@pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 120)
+def test_no_schedule_of_two_compactors_and_a_lane_shows_a_reader_an_hour_half_or_twice() -> None:
+    verdict = Search(compactions(), PREEMPTIONS, CRASHES).run()
+    assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
+    print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
+
+
+class RevisionsWithoutCondition(MemoryLedger):
+    """The last revision under a number stays."""
+
+    def revise(self, revision: Revision) -> Revision:
+        self._revisions[revision.hour] = [*self._revisions.get(revision.hour, [])[: revision.number - 1], revision]
+        return revision
+
+
+class MarkersOverwritten(MemoryArchive):
+    """Whoever comes last writes its marker."""
+
+    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:  # noqa: ARG002 - the port's signature
+        self.put([blob])
+        return True
+
+
+def with_open_batches(hour: str, ports: Ports) -> Account:
+    """Every part that lies there counts, its batch closed or not."""
+    account = account_of(hour, ports)
+    known = set(account.revision.batches if account.revision else ())
+    there = {batch for key in ports.archive.keys(parquet_dir(hour)) if (batch := batch_of_part(key))}
+    return replace(account, later=tuple(sorted(there - known)))
+
+
+account_of = hours.account_of
+
+
+def records_of_anything(batches: Sequence[str], ports: Ports) -> dict[str, BatchRecord]:
+    return {batch: record for batch in batches if (record := ports.ledger.record(batch))}
+
+
+def unsound_never(account: Account, seen: Any, wanted: Any) -> list[str]:  # noqa: ARG001 - as the flow's
+    return []
+
+
+def deaf_to_others(account: Account, ports: Ports) -> None:
+    """Goes on although an input has vanished because somebody else compacted the hour."""
+
+
+def rows_of_what_is_left(hour: str, wanted: Mapping[str, int], table: Table, ports: Ports) -> list[str]:  # noqa: ARG001 - as the flow's
+    return []
+
+
+def swept_before_the_marker(revision: Revision, complete: bool | None, ports: Ports) -> bool:
+    compaction.sweep(revision, ports)
+    return mark(revision, complete, ports)
+
+
+mark = compaction.mark
+
+
+@pytest.mark.parametrize(
+    ("kinds", "patched"),
+    [
+        pytest.param(Kinds(ledger=RevisionsWithoutCondition), {}, id="no condition on the revision"),
+        pytest.param(
+            Kinds(),
+            {
+                (hours, "account_of"): with_open_batches,
+                (compaction, "records_of"): records_of_anything,
+                (compaction, "_broken"): unsound_never,
+            },
+            id="open batches are compacted",
+        ),
+        pytest.param(Kinds(archive=MarkersOverwritten), {}, id="the marker goes back"),
+        pytest.param(
+            Kinds(),
+            {(compaction, "still"): deaf_to_others, (compaction, "rows_from_json"): rows_of_what_is_left},
+            id="going on when an input has vanished",
+        ),
+        pytest.param(Kinds(), {(compaction, "mark"): swept_before_the_marker}, id="inputs are swept before the marker"),
+    ],
+)
+def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
+    kinds: Kinds, patched: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for (module, name), mutant in patched.items():
+        monkeypatch.setattr(module, name, mutant)
+    finding = _first_finding(kinds)
+    assert finding is not None
+    assert replay(compactions(kinds), finding.schedule) == finding.fault
+
+
+def _first_finding(kinds: Kinds) -> Finding | None:
+    """With as few preemptions as it takes."""
+    findings = (Search(compactions(kinds), preemptions, crashes=1).run().finding for preemptions in range(3))
+    return next(filter(None, findings), None)

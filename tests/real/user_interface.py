@@ -1,0 +1,105 @@
+"""`dagster dev` as a user starts it, and what its UI asks over GraphQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analytics_defs.config import Settings
+from analytics_defs.local.ports import LOOPBACK, free_port, http_status
+from tests.local.waiting import until
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = {"repositoryLocationName": "analytics", "repositoryName": "__repository__"}
+
+
+@dataclass(frozen=True, slots=True)
+class UserInterface:
+    url: str
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            found = json.load(answer)
+        assert "errors" not in found, found
+        return found["data"]
+
+    def stop_sensor(self, name: str) -> None:
+        selector = REPOSITORY | {"sensorName": name}
+        found = self.ask("query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }", s=selector)
+        self.ask("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=found["sensorOrError"]["id"])
+
+    def launch_backfill(self, asset: str, partitions: list[str]) -> str:
+        params = {"assetSelection": [{"path": [asset]}], "partitionNames": partitions}
+        query = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
+            __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+        found = self.ask(query, p=params)["launchPartitionBackfill"]
+        assert found["__typename"] == "LaunchBackfillSuccess", found
+        return str(found["backfillId"])
+
+    def cancel_backfill(self, backfill: str) -> None:
+        self.ask("mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }", id=backfill)
+
+    def backfill_status(self, backfill: str) -> str:
+        query = "query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+        return str(self.ask(query, id=backfill)["partitionBackfillOrError"]["status"])
+
+    def runs_of(self, backfill: str) -> list[dict[str, Any]]:
+        query = "query($f: RunsFilter!) { runsOrError(filter: $f, limit: 200) { ... on Runs { results { id status } } } }"
+        found = self.ask(query, f={"tags": [{"key": "dagster/backfill", "value": backfill}]})
+        return list(found["runsOrError"]["results"])
+
+    def materialized(self, asset: str) -> int:
+        query = "query($k: AssetKeyInput!) { assetNodeOrError(assetKey: $k) { ... on AssetNode { partitionStats { numMaterialized } } } }"
+        return int(self.ask(query, k={"path": [asset]})["assetNodeOrError"]["partitionStats"]["numMaterialized"])
+
+
+@contextmanager
+def dagster_dev(settings: Settings, folder: Path) -> Iterator[UserInterface]:
+    """Serving; ended with everything it started. Its output is in `folder`."""
+    home, port = folder / "home", free_port()
+    home.mkdir()
+    shutil.copy(ROOT / "dagster.yaml", home)
+    command = [sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml"]
+    environment = dict(os.environ) | _environment(settings) | {"DAGSTER_HOME": str(home)}
+    with (folder / "dagster.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            url = f"http://{LOOPBACK}:{port}"
+            until(lambda: _answers(f"{url}/server_info"), seconds=120)
+            yield UserInterface(url)
+        finally:
+            _end(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return http_status(url) == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _environment(settings: Settings) -> Mapping[str, str]:
+    names = ("kafka_group_id", "recent_events_table_name", "ledger_table_name", "aggregates_table_name", "archive_bucket_name")
+    return {name.upper(): str(getattr(settings, name)) for name in names} | {"KAFKA_TOPICS": ",".join(settings.kafka_topics)}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
