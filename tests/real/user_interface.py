@@ -73,7 +73,7 @@ def dagster_dev(settings: Settings, folder: Path) -> Iterator[UserInterface]:
     home.mkdir()
     shutil.copy(ROOT / "dagster.yaml", home)
     command = [sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml"]
-    environment = dict(os.environ) | _environment(settings) | {"DAGSTER_HOME": str(home)}
+    environment = dict(os.environ) | dict(_environment(settings)) | {"DAGSTER_HOME": str(home)}
     with (folder / "dagster.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
