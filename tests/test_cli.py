@@ -172,6 +172,8 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
         (("produce",), "--rate, --count, or both"),
         (("dead-letters", "--hour", "yesterday"), "'yesterday' is not an hour"),
         (("audit", "--hour", HOUR, "--hour", "2024"), "'2024' is not an hour"),
+        (("audit", "--hour", "2024-01-15T25"), "'2024-01-15T25' is not an hour"),
+        (("dead-letters", "--hour", "2024-02-31T10"), "'2024-02-31T10' is not an hour"),
         (("redrive", "--batch", "7"), "'7' is not a batch id"),
         (("dead-letters", "--reason", "bad"), "'not_utf8'"),
         (("produce", "--rate", "1", "--broken", "2"), "0<=x<=1"),
