@@ -255,10 +255,22 @@ def _misfits_beside(error: ValidationError) -> Iterator[str]:
 def _near_misses() -> Iterator[str]:
     """Names that look like one of ours and are not: a setting that silently does nothing is the worst kind."""
     known = names()
-    for name in sorted(os.environ.keys() - known.keys()):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-        if close and not os.environ.get(close[0]):
-            yield f"{name} is not a setting: did you mean {close[0]}?"
+    for name in sorted(os.environ.keys() - known.keys() - _OTHERS):
+        close = [each for each in difflib.get_close_matches(name, known, n=1, cutoff=0.9) if not os.environ.get(each)]
+        if meant := [each for each in known if _one_slip(name, each)] or close:
+            yield f"{name} is not a setting: did you mean {meant[0]}?"
+
+
+_OTHERS = frozenset({"LINES"})
+"""Set by shells and terminals, and one letter away from one of ours."""
+
+
+def _one_slip(one: str, other: str) -> bool:
+    """Whether one letter missing, too many or wrong, or two that changed places, make one of the other."""
+    start = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    left, right = one[start:], other[start:]
+    swapped = left[:2] == right[:2][::-1] and left[2:] == right[2:]
+    return swapped or left[1:] == right or left == right[1:] or left[1:] == right[1:]
 
 
 def _shown_default(field: str) -> str:

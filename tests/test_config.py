@@ -132,14 +132,38 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("KAFKA_BROKER", "KAFKA_BROKERS"), ("KAFKA_TOPIC", "KAFKA_TOPICS"), ("MINIO_ENDPOINTS", "MINIO_ENDPOINT")]
+    ("name", "meant"),
+    [
+        ("KAFKA_BROKER", "KAFKA_BROKERS"),
+        ("KAFKA_TOPIC", "KAFKA_TOPICS"),
+        ("MINIO_ENDPOINTS", "MINIO_ENDPOINT"),
+        ("MINIO_ENDPONT", "MINIO_ENDPOINT"),
+        ("DYNAMO_ENDPONT", "DYNAMO_ENDPOINT"),
+        ("DYNAMO_ENDPIONT", "DYNAMO_ENDPOINT"),
+        ("LANE", "LANES"),
+        ("LANEZ", "LANES"),
+        ("LNAES", "LANES"),
+    ],
 )
 def test_a_setting_that_is_nearly_right_is_not_silently_ignored(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
-    assert problems(monkeypatch, **{name: "x"}) == [f"{name} is not a setting: did you mean {meant}?"]
+    said = [f"{name} is not a setting: did you mean {meant}?"]
+    assert problems(monkeypatch, **{name: "x"}) == said
+    field = Settings.model_fields[names()[meant]]
+    right = {"DYNAMO_ENDPOINT": "http://x:1", "MINIO_ENDPOINT": "http://x:1", "KAFKA_TOPICS": "a"}.get(meant, str(field.default))
+    assert problems(monkeypatch, **{meant: right}) == said
+
+
+OTHERS = """
+    LINES COLUMNS LANG LANGUAGE LC_ALL LS_COLORS PATH HOME HOST HOSTNAME PORT SHELL TERM TMPDIR TZ USER NAME DISPLAY EDITOR PAGER PWD
+    OLDPWD SHLVL KAFKA_HOME KAFKA_HEAP_OPTS KAFKA_OPTS KAFKA_LOG_DIRS KAFKA_PORT KAFKA_SERVICE_HOST KAFKA_SERVICE_PORT KAFKA_NODE_ID
+    AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CONFIG_FILE AWS_ROLE_ARN AWS_CA_BUNDLE AWS_EXECUTION_ENV
+    MINIO_ROOT_USER MINIO_ROOT_PASSWORD MINIO_VOLUMES MINIO_PORT DAGSTER_HOME DAGSTER_POSTGRES_HOST DAGSTER_POSTGRES_PASSWORD
+    VIRTUAL_ENV PYTHONPATH PYTHONUNBUFFERED CI JOBS RATE HEALTHCHECK_PORT HTTP_PROXY NO_PROXY JAVA_HOME XDG_RUNTIME_DIR SSH_AUTH_SOCK
+"""
 
 
 def test_other_peoples_variables_are_nobody_s_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LINES", "COLUMNS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "MINIO_ROOT_USER"):
+    for name in OTHERS.split():
         monkeypatch.setenv(name, "1")
     assert load_settings() == Settings()
 
