@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,7 +233,7 @@ def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch
     [
         (SettingsError, cli.WRONG_USAGE),
         (Unavailable, cli.UNAVAILABLE),
-        (TakenOver, cli.UNAVAILABLE),
+        (TakenOver, cli.FINDING),
         (Denied, cli.REFUSED),
         (Missing, cli.REFUSED),
         (NotFound, cli.FINDING),
@@ -248,3 +250,55 @@ def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
     look = "import sys, analytics_defs.cli.commands; print([m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ("boto3", "botocore", "obstore", "confluent_kafka", "pyarrow", "dagster", "pandas")
     assert subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+ENDLESS = """
+import itertools
+from analytics_defs import cli, wiring
+from analytics_defs.cli import rejected
+from analytics_defs.core.letters import DeadLetter
+from analytics_defs.core.offsets import Record, Source, TopicPartition
+from analytics_defs.core.reasons import Reason
+from analytics_defs.flows.redrive import Kept
+
+record = Record(Source(TopicPartition("t", 0, 0), 0), 0, None, b"x" * 1000)
+kept = Kept("key", "batch", DeadLetter(record, next(iter(Reason)), "detail"))
+wiring.build_ports = lambda _: None
+rejected.redrives.dead_letters = lambda *_: itertools.repeat(kept)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--json", "--limit", "1000000"), ("--limit", "5000")])
+def test_a_reader_that_goes_away_ends_it_quietly_and_is_no_finding(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", ENDLESS, "dead-letters", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) in {0, cli.CLOSED_PIPE}
+
+
+BAR = """
+from analytics_defs.cli.shown import progress
+
+with progress("moved", None) as bar:
+    bar.advance(bar.task_ids[0], 7)
+"""
+
+
+def test_progress_is_drawn_on_a_terminal_only() -> None:
+    assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_progress_without_a_total_ends_at_what_there_was() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", BAR], stderr=theirs, env=os.environ | {"TERM": "xterm"}, check=True)
+        shown = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert shown.rindex("7/7") > shown.rfind("/?")
