@@ -30,7 +30,7 @@ class SaidOnce(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         now = self._clock()
         self._said = {line: at for line, at in self._said.items() if now - at < SAID_AGAIN_SECONDS}
-        line = re.sub(r"\[[^]]*\]|\d+ms", "", record.getMessage())
+        line = re.sub(r"\[[^]]*\]|\d+ms|, \d+ identical error\(s\) suppressed", "", record.getMessage())
         new = line not in self._said
         self._said.setdefault(line, now)
         return new

@@ -164,6 +164,7 @@ def test_a_line_is_said_again_when_half_a_minute_has_passed() -> None:
     assert passes("FAIL [client#1] broker:9092 refused (after 3ms)")
     now[0] = 29
     assert not passes("FAIL [client#2] broker:9092 refused (after 17ms)")
+    assert not passes("FAIL [client#2] broker:9092 refused (after 17ms, 1 identical error(s) suppressed)")
     assert passes("FAIL [client#2] other:9092 refused (after 17ms)")
     now[0] = 31
     assert passes("FAIL [client#1] broker:9092 refused (after 0ms)")
