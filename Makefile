@@ -22,7 +22,7 @@ venv: .venv/ready ## Create .venv with everything that development and tests nee
 		{ echo "error: Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). PYTHON=/path/to/python names another." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: $(PYTHON) cannot make virtual environments here (Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
-	@echo "creating .venv with $$($(PYTHON) -V); this takes a minute, once"
+	@echo "creating .venv with $$($(PYTHON) -V); this takes 1 to 5 minutes, once"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,production]'
 	@touch $@

@@ -9,8 +9,11 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -54,6 +57,12 @@ def _brokers(value: object) -> object:
     return value
 
 
+def _file(value: object) -> object:
+    if isinstance(value, str) and not (Path(value).is_file() and os.access(value, os.R_OK)):
+        raise ValueError("a file that is there and can be read")
+    return value
+
+
 def _hour(value: object) -> object:
     try:
         datetime.strptime(str(value), "%Y-%m-%dT%H")  # noqa: DTZ007 - the hour is UTC by definition
@@ -77,14 +86,22 @@ def _like(pattern: str, expected: str) -> BeforeValidator:
     return BeforeValidator(look)
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What values of a type are allowed, in words, for the README's table."""
+
+    words: str
+
+
 Bucket = Annotated[str, _like(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
-Brokers = Annotated[str, BeforeValidator(_brokers)]
+Brokers = Annotated[str, BeforeValidator(_brokers), Allowed("host:port, comma-separated")]
 Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
-Hour = Annotated[str, BeforeValidator(_hour)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
+Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
+PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Table = Annotated[str, _like(r"[A-Za-z0-9_.-]{3,255}", "3 to 255 letters, digits, `.`, `_` and `-`")]
-Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_topics)]
+Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_topics), Allowed("names, comma-separated")]
 
 
 class Settings(BaseSettings):
@@ -92,21 +109,21 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, arbitrary_types_allowed=True)
 
-    kafka_brokers: Brokers = Field("localhost:9092", description="Kafka's bootstrap servers, host:port, comma-separated")
+    kafka_brokers: Brokers = Field("localhost:9092", description="Kafka's bootstrap servers")
     kafka_client_id: str = Field("analytics-service", min_length=1, description="what Kafka's logs and quotas call this service")
     kafka_group_id: str = Field("analytics-group", min_length=1, description="the group whose offsets show the progress")
-    kafka_topics: Topics = Field(EVENT_TYPES, description="topics to read, comma-separated")
+    kafka_topics: Topics = Field(EVENT_TYPES, description="topics to read")
     kafka_session_timeout: Duration = Field(timedelta(seconds=30), description="of the consumer's session")
     kafka_heartbeat_interval: Duration = Field(timedelta(seconds=3), description="of the consumer's session")
     kafka_rebalance_timeout: Duration = Field(timedelta(seconds=60), description="longest time between two polls of the consumer")
     kafka_request_timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), description="one request to Kafka with its retries")
-    kafka_security_protocol: Protocol = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+    kafka_security_protocol: Protocol = Field("PLAINTEXT", description="how the brokers are spoken to")
     kafka_sasl_mechanism: str | None = Field(None, description="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 …, with a SASL protocol")
     kafka_sasl_username: str | None = Field(None, description="with a SASL protocol")
     kafka_sasl_password: SecretStr | None = Field(None, description="with a SASL protocol")
-    kafka_ssl_ca_location: str | None = Field(None, description="file of the CA certificates, PEM")
-    kafka_ssl_certificate_location: str | None = Field(None, description="file of the client's certificate, PEM")
-    kafka_ssl_key_location: str | None = Field(None, description="file of the client's key, PEM")
+    kafka_ssl_ca_location: PemFile | None = Field(None, description="file of the CA certificates, PEM")
+    kafka_ssl_certificate_location: PemFile | None = Field(None, description="file of the client's certificate, PEM")
+    kafka_ssl_key_location: PemFile | None = Field(None, description="file of the client's key, PEM")
     kafka_ssl_key_password: SecretStr | None = Field(None, description="of the client's key")
 
     dynamo_endpoint: Endpoint | None = Field(None, description="URL of a DynamoDB of one's own; not set: AWS itself")
@@ -221,8 +238,11 @@ def names() -> dict[str, str]:
 
 def table() -> str:
     """The settings as a Markdown table, for the README."""
-    rows = [f"| `{name}` | {_shown_default(field)} | {Settings.model_fields[field].description} |" for name, field in names().items()]
-    return "\n".join(["| setting | default | what it is |", "|---|---|---|", *rows])
+    rows = [
+        f"| `{name}` | {_shown(Settings.model_fields[field].default)} | {_allowed(field)} | {Settings.model_fields[field].description} |"
+        for name, field in names().items()
+    ]
+    return "\n".join(["| setting | default | allowed | what it is |", "|---|---|---|---|", *rows])
 
 
 def topics_at_load() -> tuple[str, ...]:
@@ -278,14 +298,50 @@ def _misfits_beside(error: ValidationError) -> Iterator[str]:
 def _near_misses() -> Iterator[str]:
     """Names that look like one of ours and are not: a setting that silently does nothing is the worst kind."""
     known = names()
-    for name in sorted(os.environ.keys() - known.keys()):
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-        if close and not os.environ.get(close[0]):
-            yield f"{name} is not a setting: did you mean {close[0]}?"
+    for name in sorted(os.environ.keys() - known.keys() - _OTHERS):
+        close = [each for each in difflib.get_close_matches(name, known, n=1, cutoff=0.9) if not os.environ.get(each)]
+        if meant := [each for each in known if _one_slip(name, each)] or close:
+            yield f"{name} is not a setting: did you mean {meant[0]}?"
 
 
-def _shown_default(field: str) -> str:
-    default = Settings.model_fields[field].default
+_OTHERS = frozenset({"LINES"})
+"""Set by shells and terminals, and one letter away from one of ours."""
+
+
+def _one_slip(one: str, other: str) -> bool:
+    """Whether one letter missing, too many or wrong, or two that changed places, make one of the other."""
+    start = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    left, right = one[start:], other[start:]
+    swapped = left[:2] == right[:2][::-1] and left[2:] == right[2:]
+    return swapped or left[1:] == right or left == right[1:] or left[1:] == right[1:]
+
+
+def _allowed(field: str) -> str:
+    """Bounds and choices of a setting. Empty where its description says enough."""
+    info = Settings.model_fields[field]
+    words = [each.words for each in info.metadata if isinstance(each, Allowed)]
+    at_least, above, at_most = (
+        next((_shown(getattr(each, bound)) for each in reversed(info.metadata) if hasattr(each, bound)), None)
+        for bound in ("ge", "gt", "le")
+    )
+    if at_most:
+        words.append(f"{at_least} to {at_most}")
+    elif above or at_least:
+        words.append(f"above {above}" if above else f"at least {at_least}")
+    if choices := _choices(info.annotation):
+        words.append(", ".join(map(_shown, choices)))
+    return ", ".join(words)
+
+
+def _choices(kind: object) -> tuple[object, ...]:
+    if kind is bool:
+        return True, False
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return tuple(kind)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _shown(default: object) -> str:
     match default:
         case None:
             return "not set"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +174,8 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
         (("produce",), "--rate, --count, or both"),
         (("dead-letters", "--hour", "yesterday"), "'yesterday' is not an hour"),
         (("audit", "--hour", HOUR, "--hour", "2024"), "'2024' is not an hour"),
+        (("audit", "--hour", "2024-01-15T25"), "'2024-01-15T25' is not an hour"),
+        (("dead-letters", "--hour", "2024-02-31T10"), "'2024-02-31T10' is not an hour"),
         (("redrive", "--batch", "7"), "'7' is not a batch id"),
         (("dead-letters", "--reason", "bad"), "'not_utf8'"),
         (("produce", "--rate", "1", "--broken", "2"), "0<=x<=1"),
@@ -229,7 +233,7 @@ def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch
     [
         (SettingsError, cli.WRONG_USAGE),
         (Unavailable, cli.UNAVAILABLE),
-        (TakenOver, cli.UNAVAILABLE),
+        (TakenOver, cli.FINDING),
         (Denied, cli.REFUSED),
         (Missing, cli.REFUSED),
         (NotFound, cli.FINDING),
@@ -274,3 +278,55 @@ def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
     assert found.exit_code == 2
     assert "'2024-01-15' is not an hour: expected for example 2024-01-15T10" in found.output
     assert world.archive.objects == {}
+
+
+ENDLESS = """
+import itertools
+from analytics_defs import cli, wiring
+from analytics_defs.cli import rejected
+from analytics_defs.core.letters import DeadLetter
+from analytics_defs.core.offsets import Record, Source, TopicPartition
+from analytics_defs.core.reasons import Reason
+from analytics_defs.flows.redrive import Kept
+
+record = Record(Source(TopicPartition("t", 0, 0), 0), 0, None, b"x" * 1000)
+kept = Kept("key", "batch", DeadLetter(record, next(iter(Reason)), "detail"))
+wiring.build_ports = lambda _: None
+rejected.redrives.dead_letters = lambda *_: itertools.repeat(kept)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--json", "--limit", "1000000"), ("--limit", "5000")])
+def test_a_reader_that_goes_away_ends_it_quietly_and_is_no_finding(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", ENDLESS, "dead-letters", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) in {0, cli.CLOSED_PIPE}
+
+
+BAR = """
+from analytics_defs.cli.shown import progress
+
+with progress("moved", None) as bar:
+    bar.advance(bar.task_ids[0], 7)
+"""
+
+
+def test_progress_is_drawn_on_a_terminal_only() -> None:
+    assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_progress_without_a_total_ends_at_what_there_was() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", BAR], stderr=theirs, env=os.environ | {"TERM": "xterm"}, check=True)
+        shown = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert shown.rindex("7/7") > shown.rfind("/?")

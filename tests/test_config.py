@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -84,7 +85,9 @@ def test_durations_carry_their_unit(monkeypatch: pytest.MonkeyPatch, text: str, 
     assert load_settings().run_start_timeout == duration
 
 
-def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.touch()
     found = problems(
         monkeypatch,
         LANES="0",
@@ -96,7 +99,8 @@ def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monke
         LEDGER_TABLE_NAME="RecentEvents",
         KAFKA_BROKERS="localhost",
         KAFKA_SECURITY_PROTOCOL="SASL_SSL",
-        KAFKA_SSL_KEY_LOCATION="key.pem",
+        KAFKA_SSL_CA_LOCATION="/nope.pem",
+        KAFKA_SSL_KEY_LOCATION=str(key),
         KAFKA_CLIENTID="me",
     )
     for start in (
@@ -109,11 +113,23 @@ def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monke
         "RECENT_EVENTS_TABLE_NAME, LEDGER_TABLE_NAME, AGGREGATES_TABLE_NAME=RecentEvents,RecentEvents,EventAggregates: expected three",
         "KAFKA_BROKERS=localhost: expected host:port, comma-separated",
         "KAFKA_SASL_MECHANISM: needed with KAFKA_SECURITY_PROTOCOL=SASL_SSL",
+        "KAFKA_SSL_CA_LOCATION=/nope.pem: expected a file that is there and can be read",
         "KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: expected both or neither",
         "KAFKA_CLIENTID is not a setting: did you mean KAFKA_CLIENT_ID?",
     ):
         assert [line for line in found if line.startswith(start)], start
-    assert len(found) == 11
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize("name", ["KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"])
+def test_files_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert problems(monkeypatch, **{name: "/nope.pem"})[0].startswith(f"{name}=/nope.pem: expected a file")
+
+
+def test_what_is_expected_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(monkeypatch, KAFKA_BROKERS="nohost") == [
+        "KAFKA_BROKERS=nohost: expected host:port, comma-separated (Kafka's bootstrap servers)"
+    ]
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,14 +148,38 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("KAFKA_BROKER", "KAFKA_BROKERS"), ("KAFKA_TOPIC", "KAFKA_TOPICS"), ("MINIO_ENDPOINTS", "MINIO_ENDPOINT")]
+    ("name", "meant"),
+    [
+        ("KAFKA_BROKER", "KAFKA_BROKERS"),
+        ("KAFKA_TOPIC", "KAFKA_TOPICS"),
+        ("MINIO_ENDPOINTS", "MINIO_ENDPOINT"),
+        ("MINIO_ENDPONT", "MINIO_ENDPOINT"),
+        ("DYNAMO_ENDPONT", "DYNAMO_ENDPOINT"),
+        ("DYNAMO_ENDPIONT", "DYNAMO_ENDPOINT"),
+        ("LANE", "LANES"),
+        ("LANEZ", "LANES"),
+        ("LNAES", "LANES"),
+    ],
 )
 def test_a_setting_that_is_nearly_right_is_not_silently_ignored(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
-    assert problems(monkeypatch, **{name: "x"}) == [f"{name} is not a setting: did you mean {meant}?"]
+    said = [f"{name} is not a setting: did you mean {meant}?"]
+    assert problems(monkeypatch, **{name: "x"}) == said
+    field = Settings.model_fields[names()[meant]]
+    right = {"DYNAMO_ENDPOINT": "http://x:1", "MINIO_ENDPOINT": "http://x:1", "KAFKA_TOPICS": "a"}.get(meant, str(field.default))
+    assert problems(monkeypatch, **{meant: right}) == said
+
+
+OTHERS = """
+    LINES COLUMNS LANG LANGUAGE LC_ALL LS_COLORS PATH HOME HOST HOSTNAME PORT SHELL TERM TMPDIR TZ USER NAME DISPLAY EDITOR PAGER PWD
+    OLDPWD SHLVL KAFKA_HOME KAFKA_HEAP_OPTS KAFKA_OPTS KAFKA_LOG_DIRS KAFKA_PORT KAFKA_SERVICE_HOST KAFKA_SERVICE_PORT KAFKA_NODE_ID
+    AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CONFIG_FILE AWS_ROLE_ARN AWS_CA_BUNDLE AWS_EXECUTION_ENV
+    MINIO_ROOT_USER MINIO_ROOT_PASSWORD MINIO_VOLUMES MINIO_PORT DAGSTER_HOME DAGSTER_POSTGRES_HOST DAGSTER_POSTGRES_PASSWORD
+    VIRTUAL_ENV PYTHONPATH PYTHONUNBUFFERED CI JOBS RATE HEALTHCHECK_PORT HTTP_PROXY NO_PROXY JAVA_HOME XDG_RUNTIME_DIR SSH_AUTH_SOCK
+"""
 
 
 def test_other_peoples_variables_are_nobody_s_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LINES", "COLUMNS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "AWS_PROFILE", "AWS_SESSION_TOKEN", "MINIO_ROOT_USER"):
+    for name in OTHERS.split():
         monkeypatch.setenv(name, "1")
     assert load_settings() == Settings()
 

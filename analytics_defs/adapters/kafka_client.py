@@ -30,7 +30,7 @@ class SaidOnce(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         now = self._clock()
         self._said = {line: at for line, at in self._said.items() if now - at < SAID_AGAIN_SECONDS}
-        line = re.sub(r"\[[^]]*\]|\d+ms", "", record.getMessage())
+        line = re.sub(r"\[[^]]*\]|\d+ms|, \d+ identical error\(s\) suppressed", "", record.getMessage())
         new = line not in self._said
         self._said.setdefault(line, now)
         return new
@@ -118,6 +118,9 @@ LOG_TRUNCATION: Final = _of_the_library("LOG_TRUNCATION")
 NO_LEADERS: Final = _of_the_library("NOENT")
 PARTITION_EOF: Final = _of_the_library("PARTITION_EOF")
 TIMED_OUT: Final = _of_the_library("TIMED_OUT")
+MESSAGE_TIMED_OUT: Final = _of_the_library("MSG_TIMED_OUT")
+SILENT: Final = frozenset({_of_the_library("TRANSPORT"), _of_the_library("RESOLVE"), ALL_BROKERS_DOWN, TIMED_OUT})
+"""What the library says where no broker said anything."""
 DENIED: Final = frozenset(
     {
         _of_the_library("AUTHENTICATION"),
@@ -166,14 +169,31 @@ class Faults:
 def as_ours(error: KafkaError, brokers: str, doing: str, faults: Faults | None = None) -> AnalyticsError:
     """The error of our tree for an error of Kafka's client. Everything that is neither a refusal nor missing may pass by itself."""
     fault = faults.last if faults is not None else None
-    found = f"Kafka at {brokers}: {doing}: {error.str()} ({error.name()})" + (
-        f"; before that: {fault.str()}" if fault is not None and fault.str() != error.str() else ""
-    )
-    if error.code() in DENIED or (faults is not None and faults.refused):
+    refused = faults is not None and faults.refused
+    said, name = (in_short(fault), fault.name()) if refused and fault is not None else (error.str(), error.name())
+    found = f"Kafka at {brokers}: {doing}: {said} ({name})"
+    if error.code() in DENIED or refused:
         return Denied(f"{found}. Check the security settings of Kafka and the ACLs of the topics and the group.")
     if error.code() in MISSING:
         return Missing(f"{found}. `analytics setup` creates the topics that are missing.")
-    return Unavailable(f"{found}. Check that the brokers are up and reachable from here; asking again does no harm.")
+    advice = "check that the brokers are up and reachable from here; asking again does no harm."
+    if _nobody_answered(error, fault):
+        return Unavailable(f"Kafka at {brokers} does not answer ({in_short(fault or error)}) while {doing}: {advice}")
+    before = f"; before that: {in_short(fault)}" if fault is not None and fault.str() != error.str() else ""
+    return Unavailable(f"{found}{before}. {advice.capitalize()}")
+
+
+def in_short(error: KafkaError) -> str:
+    """The library's words without address, state and milliseconds: `Connection refused`."""
+    return _NOISE.sub("", error.str())
+
+
+_NOISE = re.compile(r"^.*\bLocal: |^(?:GroupCoordinator: )?\S+:\d+(?:/\w+)?: |Connect to \S+ failed: | \(after \d+ms.*")
+
+
+def _nobody_answered(error: KafkaError, fault: KafkaError | None) -> bool:
+    """A record that was not confirmed in time tells it only together with a fault of the connection: brokers may be up and slow."""
+    return error.code() in SILENT or (error.code() == MESSAGE_TIMED_OUT and fault is not None and fault.code() in SILENT)
 
 
 @contextmanager

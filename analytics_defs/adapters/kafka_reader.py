@@ -17,7 +17,6 @@ from analytics_defs.adapters.kafka_client import (
     AUTO_OFFSET_RESET,
     LOG_TRUNCATION,
     PARTITION_EOF,
-    TIMED_OUT,
     Faults,
     KafkaConfig,
     as_ours,
@@ -214,7 +213,8 @@ class KafkaReader:
             stable = {each: self._watermarks(each.topic_partition).stable for each in passage.open.values()}
             held = [f"{each.topic_partition} is stable up to {offset} only" for each, offset in stable.items() if offset < each.end]
             found = "; ".join([f"nothing arrived for {self._config.read_timeout.total_seconds():g} s", *held])
-            fault = KafkaError(TIMED_OUT, found + (": a transaction is open" if held else ""))
+            open_transaction = ": a transaction is open" if held else ""
+            return Unavailable(f"Kafka at {self._config.brokers}: reading {passage}: {found}{open_transaction}. The next run reads again.")
         return as_ours(fault, self._config.brokers, f"reading {passage}")
 
     def _event(self, key: Key, error: KafkaError, offset: int, passage: Passage) -> None:

@@ -1,8 +1,8 @@
 """The command line: one command = one flow.
 
-Exit codes: 0 done and well · 1 a finding: something differs, waits for a person, or was not found · 2 wrong usage or settings ·
-3 a broker or store does not answer, or another executor was first: try again later · 4 refused or missing: permissions, topics, tables,
-bucket · 130 interrupted.
+Exit codes: 0 done and well · 1 a finding: something differs, waits for a person, was not found, or another run was first ·
+2 wrong usage or settings · 3 a broker or store does not answer: try again later · 4 refused or missing: permissions, topics, tables,
+bucket · 130 interrupted · 141 who read the output went away, as `| head` does.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import sys
 
 import click
 
-from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, NotFound, SettingsError, Stopped
+from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, NotFound, SettingsError, Stopped, TakenOver
 
-FINDING, WRONG_USAGE, UNAVAILABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
+FINDING, WRONG_USAGE, UNAVAILABLE, REFUSED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 4, 130, 141
 
 
 def exit_code(error: AnalyticsError) -> int:
     if isinstance(error, SettingsError):
         return WRONG_USAGE
-    if isinstance(error, (NotFound, Stopped, Contradiction)):
+    if isinstance(error, (NotFound, Stopped, Contradiction, TakenOver)):
         return FINDING
     if isinstance(error, (Denied, Missing)):
         return REFUSED

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
-from analytics_defs.cli import hours, looking, moving, preparing, rejected, serving
+from analytics_defs.cli import CLOSED_PIPE, hours, looking, moving, preparing, rejected, serving
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Pipeable(click.Group):
+    """Ends quietly where the reader of its output went away: click and rich answer with 1, which is a finding here."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (BrokenPipeError, SystemExit) as end:
+            if not any(isinstance(each, BrokenPipeError) for each in (end, end.__context__)):
+                raise
+            # What is still buffered goes nowhere: Python's own flush at the end would complain of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(CLOSED_PIPE)
+
+
+@click.group(cls=Pipeable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="analytics-defs")
 def analytics() -> None:
     """Product events: what was moved, what waits, and where each one went.
@@ -16,7 +33,8 @@ def analytics() -> None:
 
         set -a; . .dev/env; set +a
 
-    Exit codes: 0 well, 1 a finding, 2 wrong usage or settings, 3 something does not answer, 4 refused or missing.
+    Exit codes: 0 well, 1 a finding or another run was first, 2 wrong usage or settings, 3 something does not answer, 4 refused
+    or missing.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,8 +37,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Progress]:
-    """A bar on stderr, so that stdout stays for the answer. Its first task is `what`."""
+    """A bar on stderr, where that is a terminal; nothing elsewhere. Its first task is `what`. None: the total is known at the end."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         bar.add_task(what, total=total)
         yield bar
+        for task in bar.tasks:
+            if task.total is None:
+                bar.update(task.id, total=task.completed)

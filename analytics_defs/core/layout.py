@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from analytics_defs.core.events import Event
@@ -185,9 +186,18 @@ def _batch_of(key: str, suffix: str) -> str | None:
 
 def _hour_parts(hour: str) -> tuple[str, ...]:
     match = _HOUR.fullmatch(hour)
-    if match is None:
+    if match is None or not _exists(*map(int, match.groups())):
         raise ValueError(f"{hour!r} is not an hour: expected for example 2024-01-15T10")
     return match.groups()
+
+
+@lru_cache(maxsize=256)
+def _exists(year: int, month: int, day: int, hour: int) -> bool:
+    try:
+        datetime(year, month, day, hour)  # noqa: DTZ001 - the hour is UTC by definition
+    except ValueError:
+        return False
+    return True
 
 
 def _name(event_id: str, limit: int) -> str:

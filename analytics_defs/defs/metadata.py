@@ -27,16 +27,16 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
     types = sum((Counter(record.types) for record in closed), Counter[str]())
     reasons = sum((Counter(record.reasons) for record in closed), Counter[str]())
     seconds = max(1, sum(record.duration_ms for record in closed)) / 1000
-    common = {"batches": _int(len(closed)), "seconds": dg.MetadataValue.float(round(seconds, 3))}
+    common = {"batches": _int(len(closed)), "wall seconds": dg.MetadataValue.float(round(seconds, 3))}
     return {
         "recent_events": {
             "dagster/row_count": _int(tally.stored),
             "events": _int(tally.stored),
             "repeats": _int(tally.repeats),
             "events per second": dg.MetadataValue.float(round(tally.stored / seconds, 1)),
-            "seconds by step": _seconds_by_step(closed),
-            "ranges": _ranges(closed),
             **common,
+            "thread-seconds by step": _thread_seconds(closed),
+            "ranges": _ranges(closed),
         },
         "event_json": {
             "events": _int(tally.stored if all(record.event_objects for record in closed) else 0),
@@ -73,12 +73,12 @@ def _int(value: int) -> dg.MetadataValue:
     return dg.MetadataValue.int(value)
 
 
-def _seconds_by_step(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
-    """Steps overlap and run in several threads: their sum exceeds the seconds of the batch."""
+def _thread_seconds(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
+    """Steps overlap and run in several threads: their sum exceeds the wall seconds of the batches."""
     steps = sum((Counter(record.steps_ms) for record in closed), Counter[str]())
     return dg.MetadataValue.table(
-        [dg.TableRecord({"step": step, "seconds": ms / 1000}) for step, ms in steps.most_common()]
-        or [dg.TableRecord({"step": "none", "seconds": 0.0})]
+        [dg.TableRecord({"step": step, "thread-seconds": ms / 1000}) for step, ms in steps.most_common()]
+        or [dg.TableRecord({"step": "none", "thread-seconds": 0.0})]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import select
 import socket
 import time
@@ -16,7 +17,18 @@ from confluent_kafka import KafkaError, KafkaException
 
 from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
 from analytics_defs.adapters.kafka_admin import KafkaAdmin, TopicSpec
-from analytics_defs.adapters.kafka_client import DENIED, MISSING, Faults, SaidOnce, as_ours, translated
+from analytics_defs.adapters.kafka_client import (
+    ALL_BROKERS_DOWN,
+    DENIED,
+    MESSAGE_TIMED_OUT,
+    MISSING,
+    SILENT,
+    Faults,
+    SaidOnce,
+    as_ours,
+    in_short,
+    translated,
+)
 from analytics_defs.adapters.kafka_producer import KafkaProducer
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
@@ -82,8 +94,47 @@ def test_every_call_to_a_broker_that_does_not_answer_ends_in_time(broker: Callab
         started = time.monotonic()
         message, retryable = failure(CALLS[call], log)
         assert time.monotonic() - started < 10 * IMPATIENCE.total_seconds()
-        assert address in message
+        assert message.startswith(f"Kafka at {address} does not answer (")
         assert retryable
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_where_nobody_answers_one_sentence_says_so_and_why(call: str) -> None:
+    with broker_that_is_down() as address, using(impatient(address)) as log:
+        message, _ = failure(CALLS[call], log)
+    assert re.fullmatch(
+        rf"Kafka at {address} does not answer \(Connection refused\) while [a-z]+ing .+: "
+        r"check that the brokers are up and reachable from here; asking again does no harm\.",
+        message,
+    )
+    assert not re.search(r"Local:|_[A-Z]+|bootstrap|ipv4|\dms|before that", message)
+
+
+SAID = {
+    "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)": "Connection refused",
+    "[::1]:1/7: Connect to ipv6#[::1]:1 failed: Connection refused (after 3ms in state CONNECT, 2 identical error(s) suppressed)": (
+        "Connection refused"
+    ),
+    "sasl_ssl://kafka:9092/bootstrap: SASL authentication error: not us (after 0ms in state AUTH_REQ)": "SASL authentication error: not us",
+    "GroupCoordinator: kafka:9092: Disconnected (after 12ms in state UP)": "Disconnected",
+    "ProductCreated/3: Failed to query partition leaders: Local: Timed out": "Timed out",
+    "Failed to resolve 'kafka:9092': Name or service not known (after 0ms in state CONNECT)": (
+        "Failed to resolve 'kafka:9092': Name or service not known"
+    ),
+    "ProductCreated/3: Broker: Unknown topic or partition": "ProductCreated/3: Broker: Unknown topic or partition",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_of_the_library_s_words_the_cause_stays(said: str) -> None:
+    assert in_short(KafkaError(KafkaError.UNKNOWN, said)) == SAID[said]
+
+
+def test_a_record_that_is_not_confirmed_in_time_means_silent_brokers_only_where_a_connection_failed() -> None:
+    late, faults = KafkaError(MESSAGE_TIMED_OUT), Faults()
+    assert "does not answer" not in str(as_ours(late, "b", "publishing", faults))
+    faults.note(KafkaError(ALL_BROKERS_DOWN))
+    assert str(as_ours(late, "b", "publishing", faults)).startswith("Kafka at b does not answer (")
 
 
 def test_a_reading_that_gets_nothing_says_which_offsets_and_why() -> None:
@@ -113,6 +164,7 @@ def test_a_line_is_said_again_when_half_a_minute_has_passed() -> None:
     assert passes("FAIL [client#1] broker:9092 refused (after 3ms)")
     now[0] = 29
     assert not passes("FAIL [client#2] broker:9092 refused (after 17ms)")
+    assert not passes("FAIL [client#2] broker:9092 refused (after 17ms, 1 identical error(s) suppressed)")
     assert passes("FAIL [client#2] other:9092 refused (after 17ms)")
     now[0] = 31
     assert passes("FAIL [client#1] broker:9092 refused (after 0ms)")
@@ -162,7 +214,7 @@ def test_every_error_of_the_client_becomes_one_of_ours() -> None:
         expected = Denied if code in DENIED else Missing if code in MISSING else Unavailable
         assert type(ours) is expected
         assert ours.retryable == (expected is Unavailable)
-        assert all(part in str(ours) for part in ("broker:9092", "reading ProductCreated/3", name))
+        assert all(part in str(ours) for part in ("broker:9092", "reading ProductCreated/3", "does not answer" if code in SILENT else name))
         refusal = "AUTHORIZATION_FAILED" in name or "AUTHENTICATION" in name
         assert not refusal or expected is Denied, name
 

@@ -145,7 +145,10 @@ def test_hours_become_paths_and_paths_become_hours(hour: str) -> None:
     assert layout.hour_of_path(layout.staging_key(BATCH)) is None
 
 
-@pytest.mark.parametrize("hour", ["", "2024-01-15", "2024-01-15T10:00", "2024-01-15 10", "../../../../x"])
+NO_HOURS = ["2024-01-15T24", "2024-01-15T25", "2024-02-31T10", "2023-02-29T10", "2024-99-99T99", "0000-01-01T00"]
+
+
+@pytest.mark.parametrize("hour", ["", "2024-01-15", "2024-01-15T10:00", "2024-01-15 10", "../../../../x", *NO_HOURS])
 def test_what_is_no_hour_makes_no_path(hour: str) -> None:
     for path in (layout.hour_path, layout.hive_path):
         with pytest.raises(ValueError, match="is not an hour"):
