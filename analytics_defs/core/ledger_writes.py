@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
-from analytics_defs.core.counting import head_moves, hourly, totals
+from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
 from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, topic_item
 from analytics_defs.core.offsets import Range, TopicPartition
@@ -40,10 +40,11 @@ def take_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
 
 
 def close_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
-    """Heads from pending to idle at `end`, their totals, the records, the counters, the marks. Raises AnalyticsError where it is too large.
+    """Heads from pending to idle at `end`, their totals, the records, the counters, the marks.
 
-    The heads come first, the redrive marks last.
+    The heads come first, the redrive marks last. Raises AnalyticsError where it is too large, Contradiction where two marks have one key.
     """
+    distinct_marks(record)
     batch, ledger, moves = record.batch, tables.ledger, head_moves(record)
     ranges = [RangeRecord(each, batch.id, tally) for each, tally in zip(batch.ranges, record.tallies, strict=True)]
     actions = [
