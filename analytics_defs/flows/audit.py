@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice, pairwise
 
-from analytics_defs.core import tables
+from analytics_defs.core import letters, tables
 from analytics_defs.core.layout import event_dir, event_id_of_key, event_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.ports import KEPT, Ports
 
@@ -94,7 +95,11 @@ class HourAudit:
 
 
 def audit_hour(hour: str, ports: Ports) -> HourAudit:
-    """Reads every part of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out."""
+    """Reads every part of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out.
+
+    Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
+    objects: the bucket's listing tells keys only, and one read for each event takes too long.
+    """
     batches = tuple(ports.ledger.batches_of_hour(hour))
     records = [record for each in batches if (record := ports.ledger.record(each))]
     rows, findings = _rows(hour, records, ports)
@@ -102,6 +107,7 @@ def audit_hour(hour: str, ports: Ports) -> HourAudit:
     counted = ports.ledger.hourly(hour, hour).get(hour, {}).get("events", 0)
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
+    findings += _files(hour, records, ports)
     ids = {row.event_id for row in rows}
     findings += _named("stored twice within 30 days", _doubled(rows))
     kept = {row.event_id: row.source for row in rows if row.batch_time + KEPT > ports.clock.now()}
@@ -140,6 +146,31 @@ def _rows(hour: str, records: Sequence[BatchRecord], ports: Ports) -> tuple[list
             _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), record.batch.time) for row in found
         ]
     return rows, findings
+
+
+def _files(hour: str, records: Sequence[BatchRecord], ports: Ports) -> list[str]:
+    """Where dead-letter and repeat files are not what their batches' records say. Those of a batch lie under the hour of its own time."""
+    own = (record for record in ports.ledger.batches_of_day(hour[:10]) if hour_of(record.batch.time) == hour)
+    findings = []
+    for record in {record.batch.id: record for record in (*records, *own)}.values():
+        for what, key, recorded, noted in (
+            ("dead letters", record.dead_letters_key, record.tally.dead_letters, record.dead_letters_digest),
+            ("repeats", record.repeats_key, record.tally.repeats, None),
+        ):
+            data = ports.archive.get(key) if key else None
+            said = _lines(f"{what} in {key or 'no file'}", data, recorded, noted)
+            findings += [f"batch {record.batch.id}: {said}"] if said else []
+    return findings
+
+
+def _lines(what: str, data: bytes | None, recorded: int, noted: str | None) -> str | None:
+    """Why this is not the file with so many lines and this SHA-256, or None."""
+    found = sum(1 for line in (data or b"").split(b"\n") if line)
+    if found != recorded:
+        return f"{found} {what}, {recorded} in its record"
+    if data is not None and noted not in (None, sha256 := letters.digest(data)):
+        return f"{found} {what} as recorded, but their SHA-256 is {sha256}, {noted} in its record"
+    return None
 
 
 def _doubled(rows: Sequence[_Row]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from analytics_defs.flows.audit import audit
 from analytics_defs.flows.redrive import Redrive, Selection, dead_letters, redrive
 from analytics_defs.flows.steps import letters_of
 from analytics_defs.flows.trace import Fate, trace
-from analytics_defs.ports import Blob
+from analytics_defs.ports import Blob, Ports
 from tests.flows.test_ingest import failing_at, problems
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import TOPIC, World, conduct, event
@@ -134,6 +135,17 @@ def test_a_selection_by_batch_takes_the_letters_of_that_batch_only() -> None:
     assert [kept.batch_id for kept in dead_letters(Selection(batch_id=first.batch.id), world.ports)] == [first.batch.id] * 3
     assert again(world, Selection(batch_id=first.batch.id)).stored == 2
     assert set(world.ids(["a", "b", "c"])) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "look", [lambda selection, ports: list(dead_letters(selection, ports)), lambda selection, ports: redrive(selection, ports, conduct())]
+)
+def test_a_batch_whose_file_is_gone_is_a_contradiction_not_an_empty_answer(look: Callable[[Selection, Ports], object]) -> None:
+    world = a_world()
+    (first,) = world.ledger.last_batches(1)
+    world.archive.delete([dead_letters_key(first.batch.id)])
+    with pytest.raises(Contradiction, match=f"expected a file of SHA-256 {first.dead_letters_digest}, found no object"):
+        look(Selection(batch_id=first.batch.id), world.ports)
 
 
 def test_letters_of_a_batch_that_is_not_closed_are_not_put_through() -> None:
