@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +17,9 @@ from analytics_defs import cli, wiring
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
 from analytics_defs.cli.commands import analytics
 from analytics_defs.config import names
-from analytics_defs.core.layout import event_key
+from analytics_defs.core.layout import batch_id, event_key
+from analytics_defs.core.ledger import Batch, BatchKind
+from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import (
     AnalyticsError,
     Contradiction,
@@ -130,6 +132,18 @@ def test_stores_that_disagree_are_a_finding(world: World) -> None:
     found = world.run("audit", "--hour", HOUR)
     assert found.exit_code == cli.FINDING
     assert "1 ids without JSON object, for example a" in found.stdout
+
+
+def test_a_stuck_batch_is_a_finding(world: World) -> None:
+    world.produce("a")
+    reached = Range(TopicPartition(TOPIC, 0, 0), 0, 1)
+    taken = NOW - timedelta(minutes=11)
+    stuck = Batch(batch_id(taken, [reached]), BatchKind.INGEST, 0, taken, (reached,), "dead")
+    assert world.ledger.take(stuck)
+    found = world.run("audit")
+    assert found.exit_code == cli.FINDING
+    assert f"batch {stuck.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in found.stdout
+    assert len(world.answer("audit", exit_code=cli.FINDING)["stuck"]) == 1
 
 
 def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:

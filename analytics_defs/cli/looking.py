@@ -64,7 +64,7 @@ def _show_lag(planning: Planning) -> None:
 @hours_option
 @json_option
 def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
-    """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs.
+    """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs, or a batch is stuck.
 
     \b
     closed offsets = stored + repeats + dead letters + tombstones + explained gaps + lost
@@ -82,7 +82,7 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
                 bar.advance(bar.task_ids[0])
     if json_wanted:
         heads = [plain(head) | {"unaccounted": head.unaccounted} for head in found.heads]
-        said = {"unaccounted": found.unaccounted, "differences": found.differences, "pending": found.pending}
+        said = {"unaccounted": found.unaccounted, "differences": found.differences, "stuck": found.stuck, "pending": found.pending}
         as_json({**said, "partitions": heads, "counters": found.counters, "hours": compared})
     else:
         _show_audit(found)
@@ -95,7 +95,7 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
 def _show_audit(found: Audit) -> None:
     rows = [(str(head.topic_partition), head.first, head.next, *head.totals.as_dict().values(), head.unaccounted) for head in found.heads]
     table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
-    for line in (*found.differences, *(f"pending: {each}" for each in found.pending)):
+    for line in (*found.differences, *found.stuck, *(f"pending: {each}" for each in found.pending)):
         click.echo(line)
 
 

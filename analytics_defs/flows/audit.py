@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice, pairwise
 
 from analytics_defs.core import letters, tables
 from analytics_defs.core.layout import event_dir, event_id_of_key, event_key
-from analytics_defs.core.ledger import REDRIVE_HEAD, BatchRecord, Head, Snapshot, Tally
+from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.plan import LEASE_EXPIRES
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.ports import KEPT, Ports
 
 EXAMPLES = 5
 READINGS = 100
+STUCK_AFTER = timedelta(minutes=10)
+"""A batch pending for so long, whose run shows no sign of life, is a finding. A batch takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Audit:
     """Batches taken and not closed: work in progress, not yet in any count."""
     differences: tuple[str, ...]
     """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
+    stuck: tuple[str, ...] = ()
+    """Batches of `pending` that nobody works on: their ids may be claimed, and no count has them. Empty, or somebody has to look."""
 
     @property
     def totals(self) -> Tally:
@@ -40,7 +45,7 @@ class Audit:
 
     @property
     def balanced(self) -> bool:
-        return not self.unaccounted and not self.differences
+        return not self.unaccounted and not self.differences and not self.stuck
 
 
 def audit(ports: Ports) -> Audit:
@@ -53,11 +58,11 @@ def audit(ports: Ports) -> Audit:
         counters = dict(ports.ledger.counters())
         after = ports.ledger.snapshot()
         if before.heads == after.heads:
-            return _audit(after, counters)
+            return _audit(after, counters, ports.clock.now())
     raise Unavailable(f"batches close faster than the counters can be read ({READINGS} readings): audit again when ingest is quieter")
 
 
-def _audit(after: Snapshot, counters: dict[str, int]) -> Audit:
+def _audit(after: Snapshot, counters: dict[str, int], now: datetime) -> Audit:
     heads = tuple(head for _, head in sorted(after.heads.items()) if head.topic_partition != REDRIVE_HEAD)
     totals = sum((head.totals for head in heads), Tally()).as_dict()
     totals["events"] = totals.pop("stored")
@@ -66,7 +71,21 @@ def _audit(after: Snapshot, counters: dict[str, int]) -> Audit:
         for name, count in totals.items()
         if counters.get(name, 0) != count
     )
-    return Audit(heads, counters, tuple(sorted(after.pending)), differences)
+    stuck = tuple(_stuck(batch, now) for _, batch in sorted(after.pending.items()) if _abandoned(batch, after, now))
+    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck)
+
+
+def _abandoned(batch: Batch, snapshot: Snapshot, now: datetime) -> bool:
+    lease = snapshot.leases.get(batch.run_id)
+    return now - batch.time > STUCK_AFTER and (lease is None or now - lease.renewed_at >= LEASE_EXPIRES)
+
+
+def _stuck(batch: Batch, now: datetime) -> str:
+    minutes = int((now - batch.time).total_seconds() // 60)
+    return (
+        f"batch {batch.id} of {', '.join(map(str, batch.ranges))} is pending for {minutes} minutes, and its run {batch.run_id} shows "
+        "no sign of life: its events may be stored, and no count has them. `analytics ingest` finishes it, or says what it waits for."
+    )
 
 
 @dataclass(frozen=True, slots=True)

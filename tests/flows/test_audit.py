@@ -10,6 +10,7 @@ import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
 from analytics_defs.core.layout import dead_letters_key, event_key, part_key, repeats_key
+from analytics_defs.core.ledger import Lease
 from analytics_defs.errors import Contradiction, Unavailable
 from analytics_defs.flows.audit import audit, audit_hour
 from tests.flows.test_ingest import failing_at, problems
@@ -168,6 +169,41 @@ def test_a_batch_in_the_air_is_no_disagreement() -> None:
     assert audit_hour(HOUR, world.ports).agrees
     assert len(audit(world.ports).pending) == 1
     assert audit(world.ports).balanced
+
+
+def a_world_whose_run_died() -> World:
+    """A batch of the run `dead` is pending, its ids are claimed."""
+    world = World()
+    world.create()
+    world.produce(event("a"), event("b"))
+    with pytest.raises(Crashed):
+        world.run(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
+    assert "a" in world.recent.items
+    return world
+
+
+def test_a_batch_pending_for_more_than_ten_minutes_without_a_sign_of_life_is_a_finding() -> None:
+    world = a_world_whose_run_died()
+    (pending,) = world.ledger.snapshot().pending
+    world.clock.advance(timedelta(minutes=10))
+    assert audit(world.ports).balanced
+    world.clock.advance(timedelta(minutes=1))
+    audited = audit(world.ports)
+    (said,) = audited.stuck
+    assert said.startswith(f"batch {pending} of ProductDeleted/0[0,2) is pending for 11 minutes, and its run dead shows no sign of life")
+    assert "`analytics ingest` finishes it" in said
+    assert (audited.differences, audited.unaccounted, audited.balanced) == ((), 0, False)
+    world.settle()
+    assert (audit(world.ports).stuck, audit(world.ports).balanced) == ((), True)
+
+
+def test_a_batch_is_not_stuck_while_its_run_shows_a_sign_of_life() -> None:
+    world = a_world_whose_run_died()
+    world.clock.advance(timedelta(minutes=11))
+    world.ledger.renew(Lease("dead", 0, world.clock.now() - timedelta(seconds=59)))
+    assert audit(world.ports).balanced
+    world.clock.advance(timedelta(seconds=1))
+    assert not audit(world.ports).balanced
 
 
 class MiscountingLedger(MemoryLedger):
