@@ -154,6 +154,11 @@ def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
     assert "fate          stored" in world.run("trace", "a").stdout
 
 
+def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
+    found = world.run("trace", "orders/7/5")
+    assert (found.exit_code, "unknown_partition" in found.stdout) == (cli.FINDING, True)
+
+
 def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
     world.log.append(TOPIC, 0, b"\xff[bold]:smile:", key=b"k", headers=(("h", None),))
     world.log.append(TOPIC, 0, b'{"type": "[red]:smile:"}')
@@ -177,6 +182,10 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
     assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
     assert world.run("audit").exit_code == 0
     assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
+    (event_id,) = world.recent.items
+    by_id = world.run("trace", event_id).stdout
+    assert by_id.index("stored") < by_id.index("before it was put through again:") < by_id.index("dead_letter")
+    assert [(each["fate"], each["before"]["fate"]) for each in [world.answer("trace", event_id)]] == [("stored", "dead_letter")]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from analytics_defs.core.plan import Planning
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit
 from analytics_defs.flows.observe import look
-from analytics_defs.flows.trace import Trace
+from analytics_defs.flows.trace import Fate, Trace
 from analytics_defs.flows.trace import trace as trace_what
 
 
@@ -124,12 +124,14 @@ def trace(what: str, json_wanted: bool) -> None:
         as_json(found)
     else:
         _show_trace(found, "")
+    sys.exit(FINDING if found.fate is Fate.UNKNOWN_PARTITION else 0)
 
 
 def _show_trace(found: Trace, indent: str) -> None:
     for name, value in plain(found).items():
-        if value and name != "redrive":
+        if value and name not in ("redrive", "before"):
             click.echo(f"{indent}{name.replace('_', ' '):13} {value}")
-    if found.redrive:
-        click.echo(f"{indent}put through again:")
-        _show_trace(found.redrive, indent + "  ")
+    for title, other in (("put through again:", found.redrive), ("before it was put through again:", found.before)):
+        if other:
+            click.echo(f"{indent}{title}")
+            _show_trace(other, indent + "  ")
