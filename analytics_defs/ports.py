@@ -211,7 +211,10 @@ class Ledger(Protocol):
         ...
 
     def close(self, record: BatchRecord) -> bool:
-        """Heads from pending to idle at `end`, their totals, the batch's record, the counters, the marks of its hours."""
+        """Heads from pending to idle at `end`, their totals, the batch's record, the counters, the marks of its hours.
+
+        Raises Contradiction where a record was redriven before, or is named twice in this redrive.
+        """
         ...
 
     def record(self, batch_id: str) -> BatchRecord | None: ...

@@ -9,7 +9,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +19,9 @@ from analytics_defs import cli, wiring
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
 from analytics_defs.cli.commands import analytics
 from analytics_defs.config import names
-from analytics_defs.core.layout import event_key
+from analytics_defs.core.layout import batch_id, event_key
+from analytics_defs.core.ledger import Batch, BatchKind
+from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import (
     AnalyticsError,
     Contradiction,
@@ -134,12 +136,29 @@ def test_stores_that_disagree_are_a_finding(world: World) -> None:
     assert "1 ids without JSON object, for example a" in found.stdout
 
 
+def test_a_stuck_batch_is_a_finding(world: World) -> None:
+    world.produce("a")
+    reached = Range(TopicPartition(TOPIC, 0, 0), 0, 1)
+    taken = NOW - timedelta(minutes=11)
+    stuck = Batch(batch_id(taken, [reached]), BatchKind.INGEST, 0, taken, (reached,), "dead")
+    assert world.ledger.take(stuck)
+    found = world.run("audit")
+    assert found.exit_code == cli.FINDING
+    assert f"batch {stuck.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in found.stdout
+    assert len(world.answer("audit", exit_code=cli.FINDING)["stuck"]) == 1
+
+
 def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
     world.produce("a", "a")
     world.run("ingest")
     assert (world.answer("trace", "a")["source"], world.answer("trace", f"{TOPIC}/0/0")["event_id"]) == (f"{TOPIC}/0/0", "a")
     assert world.answer("trace", f"{TOPIC}/0/1")["held_by"] == f"{TOPIC}/0/0"
     assert "fate          stored" in world.run("trace", "a").stdout
+
+
+def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
+    found = world.run("trace", "orders/7/5")
+    assert (found.exit_code, "unknown_partition" in found.stdout) == (cli.FINDING, True)
 
 
 def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
@@ -165,6 +184,10 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
     assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
     assert world.run("audit").exit_code == 0
     assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
+    (event_id,) = world.recent.items
+    by_id = world.run("trace", event_id).stdout
+    assert by_id.index("stored") < by_id.index("before it was put through again:") < by_id.index("dead_letter")
+    assert [(each["fate"], each["before"]["fate"]) for each in [world.answer("trace", event_id)]] == [("stored", "dead_letter")]
 
 
 @pytest.mark.parametrize(

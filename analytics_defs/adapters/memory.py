@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from analytics_defs.core.attribute_values import parse_document
-from analytics_defs.core.counting import added, head_moves, hourly, totals
+from analytics_defs.core.counting import added, distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, TopicState
@@ -399,6 +399,7 @@ class MemoryLedger(_Locked):
     @_atomic
     def close(self, record: BatchRecord) -> bool:
         batch = record.batch
+        distinct_marks(record)
         if any(self._heads[each.topic_partition].pending != batch.id for each in batch.ranges):
             return False
         if again := [str(each.source) for each in record.redriven if each.source in self._redriven]:

@@ -17,7 +17,7 @@ from analytics_defs.core.plan import Planning
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit
 from analytics_defs.flows.observe import look
-from analytics_defs.flows.trace import Trace
+from analytics_defs.flows.trace import Fate, Trace
 from analytics_defs.flows.trace import trace as trace_what
 
 
@@ -65,7 +65,7 @@ def _show_lag(planning: Planning) -> None:
 @hours_option
 @json_option
 def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
-    """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs.
+    """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs, or a batch is stuck.
 
     \b
     closed offsets = stored + repeats + dead letters + tombstones + explained gaps + lost
@@ -83,7 +83,7 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
                 bar.advance(bar.task_ids[0])
     if json_wanted:
         heads = [plain(head) | {"unaccounted": head.unaccounted} for head in found.heads]
-        said = {"unaccounted": found.unaccounted, "differences": found.differences, "pending": found.pending}
+        said = {"unaccounted": found.unaccounted, "differences": found.differences, "stuck": found.stuck, "pending": found.pending}
         as_json({**said, "partitions": heads, "counters": found.counters, "hours": compared})
     else:
         _show_audit(found)
@@ -96,7 +96,7 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
 def _show_audit(found: Audit) -> None:
     rows = [(str(head.topic_partition), head.first, head.next, *head.totals.as_dict().values(), head.unaccounted) for head in found.heads]
     table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
-    for line in (*found.differences, *(f"pending: {each}" for each in found.pending)):
+    for line in (*found.differences, *found.stuck, *(f"pending: {each}" for each in found.pending)):
         click.echo(line)
 
 
@@ -125,12 +125,14 @@ def trace(what: str, json_wanted: bool) -> None:
         as_json(found)
     else:
         _show_trace(found, "")
+    sys.exit(FINDING if found.fate is Fate.UNKNOWN_PARTITION else 0)
 
 
 def _show_trace(found: Trace, indent: str) -> None:
     for name, value in plain(found).items():
-        if value and name != "redrive":
+        if value and name not in ("redrive", "before"):
             click.echo(f"{indent}{name.replace('_', ' '):13} {value}")
-    if found.redrive:
-        click.echo(f"{indent}put through again:")
-        _show_trace(found.redrive, indent + "  ")
+    for title, other in (("put through again:", found.redrive), ("before it was put through again:", found.before)):
+        if other:
+            click.echo(f"{indent}{title}")
+            _show_trace(other, indent + "  ")

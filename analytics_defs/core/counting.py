@@ -23,6 +23,8 @@ class Stored:
     parts: Mapping[str, str]
     dead_letters_key: str | None
     repeats_key: str | None
+    dead_letters_digest: str | None = None
+    """SHA-256 of the dead-letter file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def account(batch: Batch, staged: Staged, stored: Stored, effort: Effort) -> Bat
         event_objects=staged.event_objects,
         parts=stored.parts,
         dead_letters_key=stored.dead_letters_key,
+        dead_letters_digest=stored.dead_letters_digest,
         repeats_key=stored.repeats_key,
         steps_ms=effort.steps_ms,
         duration_ms=effort.duration_ms,
@@ -155,6 +158,13 @@ def head_moves(record: BatchRecord) -> dict[TopicPartition, Tally]:
         move = Tally(dead_letters=-1) + (Tally(repeats=1) if each.outcome == "repeats" else Tally(stored=1))
         moves[each.source.topic_partition] = moves.get(each.source.topic_partition, Tally()) + move
     return moves
+
+
+def distinct_marks(record: BatchRecord) -> None:
+    """Raises Contradiction where a redriven source stands twice in the record: it would count twice, and has one mark."""
+    doubled = [str(source) for source, count in Counter(each.source for each in record.redriven).items() if count > 1]
+    if doubled:
+        raise Contradiction(f"batch {record.batch.id}: {', '.join(doubled)} redriven twice in one batch. Nothing was changed.")
 
 
 def added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -204,6 +204,8 @@ class BatchRecord:
     parts: Mapping[str, str] = field(default_factory=dict)
     """Key of the Parquet part by hour."""
     dead_letters_key: str | None = None
+    dead_letters_digest: str | None = None
+    """SHA-256 of the dead-letter file. None where there is none, and in records of versions that did not note it."""
     repeats_key: str | None = None
     steps_ms: Mapping[str, int] = field(default_factory=dict)
     """Milliseconds by step, of the executor that closed it. Steps overlap: the sum exceeds the duration."""

@@ -207,7 +207,7 @@ def counters_of(fields: Fields) -> dict[str, int]:
 
 
 _AS_THEY_ARE = (
-    *("types", "hours", "reasons", "event_objects", "parts", "dead_letters_key", "repeats_key"),
+    *("types", "hours", "reasons", "event_objects", "parts", "dead_letters_key", "dead_letters_digest", "repeats_key"),
     *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
 )
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
-from analytics_defs.core.counting import head_moves, hourly, totals
+from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.hours_items import revision_item
 from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
@@ -42,10 +42,11 @@ def take_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
 
 
 def close_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
-    """Heads from pending to idle at `end`, their totals, the records, the counters, the marks. Raises AnalyticsError where it is too large.
+    """Heads from pending to idle at `end`, their totals, the records, the counters, the marks.
 
-    The heads come first, the redrive marks last.
+    The heads come first, the redrive marks last. Raises AnalyticsError where it is too large, Contradiction where two marks have one key.
     """
+    distinct_marks(record)
     batch, ledger, moves = record.batch, tables.ledger, head_moves(record)
     ranges = [RangeRecord(each, batch.id, tally) for each, tally in zip(batch.ranges, record.tallies, strict=True)]
     actions = [

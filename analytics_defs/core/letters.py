@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analytics_defs.core.events import Event, Rejection
+from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Record, Source
 from analytics_defs.errors import Contradiction
 
@@ -39,6 +41,41 @@ def dead_letter_file(rejections: Sequence[Rejection]) -> bytes:
 def repeat_file(repeats: Sequence[tuple[Event, Source]]) -> bytes:
     """`source, eventId, heldBy`; one line a repeat."""
     return b"".join(_line({"source": str(event.record.source), "eventId": event.id, "heldBy": str(holder)}) for event, holder in repeats)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def kept_letters(record: BatchRecord, data: bytes | None) -> list[DeadLetter]:
+    """The dead letters of a closed batch, from what its file holds now. `data`: None where the file is gone.
+
+    Raises Contradiction, naming the file, what was expected and what was found, where it is not the file that the batch wrote. A record
+    without a digest is of an older version: then every source must lie in the batch's ranges, once.
+    """
+    key = record.dead_letters_key
+    if key is None:
+        return []
+    expected, found = record.dead_letters_digest, None if data is None else digest(data)
+    if data is None or expected not in (None, found):
+        noted = f"a file of SHA-256 {expected}" if expected else "a file"
+        raise _not_as_written(record, noted, f"SHA-256 {found}" if found else "no object")
+    lines = parse_dead_letters(data, key)
+    sources = [each.record.source for each in lines]
+    inside = {
+        each for each in sources if any(each.topic_partition == one.topic_partition and each.offset in one for one in record.batch.ranges)
+    }
+    if len(inside) != len(sources):
+        strangers = sorted({str(each) for each in sources if each not in inside or sources.count(each) > 1})
+        raise _not_as_written(record, f"sources of {', '.join(map(str, record.batch.ranges))}, each once", ", ".join(strangers))
+    return lines
+
+
+def _not_as_written(record: BatchRecord, expected: str, found: str) -> Contradiction:
+    return Contradiction(
+        f"{record.dead_letters_key} is not the file that batch {record.batch.id} wrote: expected {expected}, found {found}. "
+        "Restore the object from the bucket's versions or backup; nothing was changed."
+    )
 
 
 def parse_dead_letters(data: bytes, where: str) -> list[DeadLetter]:

@@ -40,6 +40,7 @@ def equation_balances(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResu
         metadata={
             "unaccounted": found.unaccounted,
             "counters that differ": dg.MetadataValue.json(list(found.differences)),
+            "stuck batches": dg.MetadataValue.json(list(found.stuck)),
             **found.totals.as_dict(),
         },
     )

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice, pairwise
 
-from analytics_defs.core import tables
+from analytics_defs.core import letters, tables
 from analytics_defs.core.layout import batch_time, event_dir, event_id_of_key, event_key, part_key
-from analytics_defs.core.ledger import REDRIVE_HEAD, BatchRecord, Head, Snapshot, Tally
+from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.plan import LEASE_EXPIRES
+from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.flows.hours import Account, exactly, expected, records_of, still
 from analytics_defs.ports import REMEMBERED, Ports
 
 EXAMPLES = 5
 READINGS = 100
+STUCK_AFTER = timedelta(minutes=10)
+"""A batch pending for so long, whose run shows no sign of life, is a finding. A batch takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Audit:
     """Batches taken and not closed: work in progress, not yet in any count."""
     differences: tuple[str, ...]
     """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
+    stuck: tuple[str, ...] = ()
+    """Batches of `pending` that nobody works on: their ids may be claimed, and no count has them. Empty, or somebody has to look."""
 
     @property
     def totals(self) -> Tally:
@@ -41,7 +47,7 @@ class Audit:
 
     @property
     def balanced(self) -> bool:
-        return not self.unaccounted and not self.differences
+        return not self.unaccounted and not self.differences and not self.stuck
 
 
 def audit(ports: Ports) -> Audit:
@@ -54,11 +60,11 @@ def audit(ports: Ports) -> Audit:
         counters = dict(ports.ledger.counters())
         after = ports.ledger.snapshot()
         if before.heads == after.heads:
-            return _audit(after, counters)
+            return _audit(after, counters, ports.clock.now())
     raise Unavailable(f"batches close faster than the counters can be read ({READINGS} readings): audit again when ingest is quieter")
 
 
-def _audit(after: Snapshot, counters: dict[str, int]) -> Audit:
+def _audit(after: Snapshot, counters: dict[str, int], now: datetime) -> Audit:
     heads = tuple(head for _, head in sorted(after.heads.items()) if head.topic_partition != REDRIVE_HEAD)
     totals = sum((head.totals for head in heads), Tally()).as_dict()
     totals["events"] = totals.pop("stored")
@@ -67,7 +73,21 @@ def _audit(after: Snapshot, counters: dict[str, int]) -> Audit:
         for name, count in totals.items()
         if counters.get(name, 0) != count
     )
-    return Audit(heads, counters, tuple(sorted(after.pending)), differences)
+    stuck = tuple(_stuck(batch, now) for _, batch in sorted(after.pending.items()) if _abandoned(batch, after, now))
+    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck)
+
+
+def _abandoned(batch: Batch, snapshot: Snapshot, now: datetime) -> bool:
+    lease = snapshot.leases.get(batch.run_id)
+    return now - batch.time > STUCK_AFTER and (lease is None or now - lease.renewed_at >= LEASE_EXPIRES)
+
+
+def _stuck(batch: Batch, now: datetime) -> str:
+    minutes = int((now - batch.time).total_seconds() // 60)
+    return (
+        f"batch {batch.id} of {', '.join(map(str, batch.ranges))} is pending for {minutes} minutes, and its run {batch.run_id} shows "
+        "no sign of life: its events may be stored, and no count has them. `analytics ingest` finishes it, or says what it waits for."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +116,11 @@ class HourAudit:
 
 
 def audit_hour(hour: str, ports: Ports) -> HourAudit:
-    """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out."""
+    """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out.
+
+    Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
+    objects: the bucket's listing tells keys only, and one read for each event takes too long.
+    """
     return exactly(hour, ports, lambda account: _audit_hour(account, ports))
 
 
@@ -108,6 +132,7 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     counted = ports.ledger.hourly(hour, hour).get(hour, {}).get("events", 0)
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
+    findings += _files(hour, records, ports)
     ids = {row.event_id for row in rows}
     findings += _named(f"stored twice within {REMEMBERED.days} days", _doubled(rows))
     kept = {row.event_id: row.source for row in rows if row.batch_time + REMEMBERED > ports.clock.now()}
@@ -157,6 +182,31 @@ def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports) -> tup
 
 def _where(batch: str, account: Account) -> str:
     return part_key(account.hour, batch) if batch in account.later or not account.revision else ", ".join(account.revision.keys)
+
+
+def _files(hour: str, records: Sequence[BatchRecord], ports: Ports) -> list[str]:
+    """Where dead-letter and repeat files are not what their batches' records say. Those of a batch lie under the hour of its own time."""
+    own = (record for record in ports.ledger.batches_of_day(hour[:10]) if hour_of(record.batch.time) == hour)
+    findings = []
+    for record in {record.batch.id: record for record in (*records, *own)}.values():
+        for what, key, recorded, noted in (
+            ("dead letters", record.dead_letters_key, record.tally.dead_letters, record.dead_letters_digest),
+            ("repeats", record.repeats_key, record.tally.repeats, None),
+        ):
+            data = ports.archive.get(key) if key else None
+            said = _lines(f"{what} in {key or 'no file'}", data, recorded, noted)
+            findings += [f"batch {record.batch.id}: {said}"] if said else []
+    return findings
+
+
+def _lines(what: str, data: bytes | None, recorded: int, noted: str | None) -> str | None:
+    """Why this is not the file with so many lines and this SHA-256, or None."""
+    found = sum(1 for line in (data or b"").split(b"\n") if line)
+    if found != recorded:
+        return f"{found} {what}, {recorded} in its record"
+    if data is not None and noted not in (None, sha256 := letters.digest(data)):
+        return f"{found} {what} as recorded, but their SHA-256 is {sha256}, {noted} in its record"
+    return None
 
 
 def _doubled(rows: Sequence[_Row]) -> list[str]:

@@ -12,13 +12,14 @@ from itertools import islice
 
 from analytics_defs.core.batch import Staged
 from analytics_defs.core.events import Event, judge
-from analytics_defs.core.layout import batch_id, batch_of_dead_letters, dead_letters_dir, dead_letters_key
+from analytics_defs.core.layout import batch_id, dead_letters_dir, dead_letters_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord
-from analytics_defs.core.letters import DeadLetter, parse_dead_letters
+from analytics_defs.core.letters import DeadLetter, kept_letters
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import TakenOver
 from analytics_defs.flows.ingest import Conduct, finish
+from analytics_defs.flows.steps import writer_of
 from analytics_defs.ports import Ports
 
 MAX_RECORDS = 20
@@ -64,15 +65,18 @@ class Kept:
 
 
 def dead_letters(selection: Selection, ports: Ports) -> Iterator[Kept]:
-    """The selected dead letters of closed batches, in the order of their files. Redriven ones stay there, and are among them."""
+    """The selected dead letters of closed batches, in the order of their files. Redriven ones stay there, and are among them.
+
+    Only the file that a batch record names counts: copies and strangers are passed over. Raises Contradiction where it was altered.
+    """
     keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(dead_letters_dir(selection.hour))
     for key in keys:
-        rejected_by = batch_of_dead_letters(key)
-        if rejected_by is None or ports.ledger.record(rejected_by) is None:
+        record = writer_of(key, ports)
+        if record is None:
             continue
-        for letter in parse_dead_letters(ports.archive.get(key) or b"", key):
+        for letter in kept_letters(record, ports.archive.get(key)):
             if selection.reason in (None, letter.reason):
-                yield Kept(key, rejected_by, letter)
+                yield Kept(key, record.batch.id, letter)
 
 
 def redrive(selection: Selection, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Redrive:

@@ -10,7 +10,15 @@ from analytics_defs.core import letters, staging, tables
 from analytics_defs.core.batch import Staged, first_of_each_id, holes, one
 from analytics_defs.core.counting import Stored
 from analytics_defs.core.events import Event, Verdict, judge
-from analytics_defs.core.layout import dead_letters_key, event_key, event_metadata, part_key, repeats_key, staging_key
+from analytics_defs.core.layout import (
+    batch_of_dead_letters,
+    dead_letters_key,
+    event_key,
+    event_metadata,
+    part_key,
+    repeats_key,
+    staging_key,
+)
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
@@ -152,17 +160,24 @@ def _judged(records: Sequence[Record], batch: Batch, conduct: Conduct) -> tuple[
 
 
 def letters_of(batch: Batch, ports: Ports) -> list[Record]:
-    """The records a redrive puts through, from the dead-letter files. Raises Contradiction where one is missing."""
+    """The records a redrive puts through, from the dead-letter files. Raises Contradiction where one is missing, or a file was altered."""
     found: dict[Source, Record] = {}
     for key in batch.redrive_keys:
-        letters_in = letters.parse_dead_letters(ports.archive.get(key) or b"", key)
-        found |= {each.record.source: each.record for each in letters_in}
+        record = writer_of(key, ports)
+        if record is None:
+            raise Contradiction(f"redrive {batch.id}: {key} is no file of a closed batch, expected the one that a batch record names.")
+        found |= {each.record.source: each.record for each in letters.kept_letters(record, ports.archive.get(key))}
     missing = [str(source) for source in batch.redrives if source not in found]
     if missing:
-        raise Contradiction(
-            f"redrive {batch.id}: {', '.join(missing)} are not in {', '.join(batch.redrive_keys)} any more. Restore the objects."
-        )
+        raise Contradiction(f"redrive {batch.id}: {', '.join(missing)} are not in {', '.join(batch.redrive_keys)}. Restore the objects.")
     return [found[source] for source in batch.redrives]
+
+
+def writer_of(key: str, ports: Ports) -> BatchRecord | None:
+    """The record of the closed batch that names this dead-letter file as its own. None: a copy, a stranger, or its batch is not closed."""
+    batch_id = batch_of_dead_letters(key)
+    record = ports.ledger.record(batch_id) if batch_id else None
+    return record if record and record.dead_letters_key == key else None
 
 
 # Claim and archive: chunk by chunk, all stores at once.
@@ -177,13 +192,14 @@ def claim_and_archive(batch: Batch, staged: Staged, ports: Ports, watch: Stopwat
     repeats = refused | {source: refused.get(holder, holder) for source, holder in later.items()}
     kept = [event for event in first if event.record.source not in refused]
     files = [*_parts(batch, kept), *_dead_letters(batch, staged), *_repeats(batch, staged, repeats)]
-    ports.workers.run([partial(_archive, make, ports, watch) for _, make in files])
-    keys = [key for key, _ in files]
+    written = ports.workers.run([partial(_archive, make, ports, watch) for _, make in files])
+    digests = {key: digest for (key, _), digest in zip(files, written, strict=True)}
     return Stored(
         repeats,
         {hour: part_key(hour, batch.id) for hour in sorted({event.hour for event in kept})},
-        next((key for key in keys if key == dead_letters_key(batch.id)), None),
-        next((key for key in keys if key == repeats_key(batch.id)), None),
+        next((key for key in digests if key == dead_letters_key(batch.id)), None),
+        next((key for key in digests if key == repeats_key(batch.id)), None),
+        digests.get(dead_letters_key(batch.id)),
     )
 
 
@@ -228,11 +244,14 @@ def _repeats(batch: Batch, staged: Staged, repeats: Mapping[Source, Source]) -> 
     return [(key, lambda: _blob(key, letters.repeat_file(found), "application/x-ndjson"))] if found else []
 
 
-def _archive(make: Callable[[], Blob], ports: Ports, watch: Stopwatch) -> None:
+def _archive(make: Callable[[], Blob], ports: Ports, watch: Stopwatch) -> str:
+    """Answers the SHA-256 of what was written."""
     with watch("encode"):
         blob = make()
+        digest = letters.digest(blob.body)
     with watch("files"):
         ports.archive.put([blob])
+    return digest
 
 
 def _blob(key: str, body: bytes, content_type: str) -> Blob:

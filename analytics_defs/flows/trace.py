@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from analytics_defs.core import letters, tables
@@ -51,24 +51,35 @@ class Trace:
     """What RecentEvents says: `held`, `expired`, or `held by <source>`."""
     redrive: Trace | None = None
     """Of a dead letter that was put through again: what became of it then."""
+    before: Trace | None = None
+    """Where an event was asked for by its id: what its source was before it was put through again."""
 
 
 def trace(what: str, ports: Ports) -> Trace:
-    """By source (`topic/partition/offset`) or by event id. Raises NotFound for an id that RecentEvents does not hold."""
+    """By source (`topic/partition/offset`) or by event id. Raises NotFound for an id that RecentEvents does not hold.
+
+    An id may look like a source: it is taken for one where the ledger has no account of that topic-partition.
+    """
     try:
-        return trace_source(Source.parse(what), ports)
+        source = Source.parse(what)
     except ValueError:
         return trace_event(what, ports)
+    told = trace_source(source, ports)
+    if told.fate is not Fate.UNKNOWN_PARTITION or not ports.recent.held([what]):
+        return told
+    return trace_event(what, ports)
 
 
 def trace_event(event_id: str, ports: Ports) -> Trace:
+    """The event as it is now; where its source was rejected first, that stands below, in `before`."""
     item = ports.recent.held([event_id]).get(event_id)
     if item is None:
         raise NotFound(
             f"event {event_id!r} is not in RecentEvents: it was never stored, or its 30 days are over. "
             "Trace it by its source (topic/partition/offset), or look in the archive's Parquet by event_id."
         )
-    return trace_source(item.source, ports)
+    told = trace_source(item.source, ports)
+    return told if told.redrive is None else replace(told.redrive, before=replace(told, redrive=None))
 
 
 def trace_source(source: Source, ports: Ports) -> Trace:

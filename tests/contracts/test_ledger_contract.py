@@ -177,6 +177,7 @@ def test_everything_in_a_record_comes_back_equal(ledger: Ledger) -> None:
         unaccounted=(Range(ONE, 107, 108),),
         parts={HOUR: "parquet/part"},
         dead_letters_key="dead-letters/x",
+        dead_letters_digest="aa",
         repeats_key="repeats/x",
         steps_ms={"event objects": 3, "read": 0},
         duration_ms=9,
@@ -305,6 +306,17 @@ def test_redriven_records_are_marked_with_their_batch(ledger: Ledger) -> None:
     ledger.take(taken)
     ledger.close(redriven_record(taken))
     assert ledger.redriven([Source(ONE, number) for number in (2, 3, 3, 4)]) == {Source(ONE, 3): taken.id, Source(ONE, 4): taken.id}
+
+
+def test_a_redrive_that_names_a_record_twice_is_refused_and_changes_nothing(ledger: Ledger) -> None:
+    with_dead_letters(ledger)
+    taken = redrive(0, Source(ONE, 3), Source(ONE, 3), minute=1)
+    assert ledger.take(taken)
+    before = (ledger.snapshot(), ledger.counters(), ledger.hourly(HOUR, HOUR))
+    with pytest.raises(Contradiction, match="ProductDeleted/1/3 redriven twice in one batch"):
+        ledger.close(redriven_record(taken))
+    assert (ledger.snapshot(), ledger.counters(), ledger.hourly(HOUR, HOUR)) == before
+    assert (ledger.record(taken.id), ledger.redriven([Source(ONE, 3)])) == (None, {})
 
 
 def test_a_redrive_leaves_a_head_pending_that_is_pending(ledger: Ledger) -> None:

@@ -81,6 +81,7 @@ RECORD: dict[str, st.SearchStrategy[Any]] = {
     "event_objects": st.booleans(),
     "parts": st.dictionaries(names, names, max_size=3),
     "dead_letters_key": st.none() | names,
+    "dead_letters_digest": st.none() | names,
     "repeats_key": st.none() | names,
     "steps_ms": by_type,
     "duration_ms": counts,

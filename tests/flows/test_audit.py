@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.core.layout import event_key, part_key
+from analytics_defs.core.layout import dead_letters_key, event_key, part_key, repeats_key
+from analytics_defs.core.ledger import Lease
 from analytics_defs.errors import Contradiction, Unavailable
 from analytics_defs.flows.audit import audit, audit_hour
 from tests.flows.test_ingest import failing_at, problems
@@ -65,9 +66,22 @@ def copy_a_part_over_another(world: World) -> None:
     world.archive.put([replace(world.archive.objects[first], key=second)])
 
 
+def lose_the_repeats(world: World) -> None:
+    (_, second) = world.ledger.batches_of_hour(HOUR)
+    del world.archive.objects[repeats_key(second)]
+
+
+def double_the_repeats(world: World) -> None:
+    (_, second) = world.ledger.batches_of_hour(HOUR)
+    blob = world.archive.objects[repeats_key(second)]
+    world.archive.put([replace(blob, body=blob.body * 2)])
+
+
 @pytest.mark.parametrize(
     ("plant", "finding"),
     [
+        (lose_the_repeats, "0 repeats in repeats/2024/01/15/12/"),
+        (double_the_repeats, "2 repeats in repeats/2024/01/15/12/"),
         (lose_an_item, "1 ids not held by RecentEvents under their source, for example b"),
         (give_an_item_to_another_source, "1 ids not held by RecentEvents under their source, for example b"),
         (lose_an_object, "1 ids without JSON object, for example b"),
@@ -82,6 +96,39 @@ def test_a_planted_disagreement_is_found(plant: Callable[[World], None], finding
     audited = audit_hour(HOUR, world.ports)
     assert not audited.agrees
     assert any(finding in each for each in audited.findings), audited.findings
+
+
+def a_world_with_dead_letters() -> World:
+    """One batch with an event and two dead letters, one with a dead letter only."""
+    world = World()
+    world.create()
+    world.produce(event("a"), b"broken", b"also broken")
+    world.settle()
+    world.produce(b"broken alone")
+    world.settle()
+    assert audit_hour(HOUR, world.ports).agrees
+    assert audit_hour("2024-01-15T12", world.ports).agrees
+    return world
+
+
+def test_dead_letters_that_are_gone_are_found_in_the_hour_of_the_events_and_in_that_of_the_batch() -> None:
+    world = a_world_with_dead_letters()
+    second, first = (record.batch.id for record in world.ledger.last_batches(2))
+    world.archive.delete([dead_letters_key(first), dead_letters_key(second)])
+    of_first, of_second = (
+        f"batch {each}: 0 dead letters in {dead_letters_key(each)}, {count} in its record" for each, count in ((first, 2), (second, 1))
+    )
+    assert audit_hour(HOUR, world.ports).findings == (of_first,)
+    assert audit_hour("2024-01-15T12", world.ports).findings == (of_first, of_second)
+
+
+def test_dead_letters_altered_in_place_are_found_by_their_digest() -> None:
+    world = a_world_with_dead_letters()
+    (first,) = world.ledger.batches_of_hour(HOUR)
+    blob = world.archive.objects[dead_letters_key(first)]
+    world.archive.put([replace(blob, body=blob.body.replace(b"broken", b"mended"))])
+    (finding,) = audit_hour(HOUR, world.ports).findings
+    assert f"batch {first}: 2 dead letters in {blob.key} as recorded, but their SHA-256 is" in finding
 
 
 def test_a_damaged_part_is_named() -> None:
@@ -122,6 +169,41 @@ def test_a_batch_in_the_air_is_no_disagreement() -> None:
     assert audit_hour(HOUR, world.ports).agrees
     assert len(audit(world.ports).pending) == 1
     assert audit(world.ports).balanced
+
+
+def a_world_whose_run_died() -> World:
+    """A batch of the run `dead` is pending, its ids are claimed."""
+    world = World()
+    world.create()
+    world.produce(event("a"), event("b"))
+    with pytest.raises(Crashed):
+        world.run(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
+    assert "a" in world.recent.items
+    return world
+
+
+def test_a_batch_pending_for_more_than_ten_minutes_without_a_sign_of_life_is_a_finding() -> None:
+    world = a_world_whose_run_died()
+    (pending,) = world.ledger.snapshot().pending
+    world.clock.advance(timedelta(minutes=10))
+    assert audit(world.ports).balanced
+    world.clock.advance(timedelta(minutes=1))
+    audited = audit(world.ports)
+    (said,) = audited.stuck
+    assert said.startswith(f"batch {pending} of ProductDeleted/0[0,2) is pending for 11 minutes, and its run dead shows no sign of life")
+    assert "`analytics ingest` finishes it" in said
+    assert (audited.differences, audited.unaccounted, audited.balanced) == ((), 0, False)
+    world.settle()
+    assert (audit(world.ports).stuck, audit(world.ports).balanced) == ((), True)
+
+
+def test_a_batch_is_not_stuck_while_its_run_shows_a_sign_of_life() -> None:
+    world = a_world_whose_run_died()
+    world.clock.advance(timedelta(minutes=11))
+    world.ledger.renew(Lease("dead", 0, world.clock.now() - timedelta(seconds=59)))
+    assert audit(world.ports).balanced
+    world.clock.advance(timedelta(seconds=1))
+    assert not audit(world.ports).balanced
 
 
 class MiscountingLedger(MemoryLedger):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,14 +14,17 @@ import pytest
 from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import dead_letters_key
 from analytics_defs.core.ledger import BatchKind, Lease, Tally
+from analytics_defs.core.letters import digest
 from analytics_defs.core.plan import Policy
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.redrive import Redrive, Selection, dead_letters, redrive
+from analytics_defs.flows.steps import letters_of
 from analytics_defs.flows.trace import Fate, trace
+from analytics_defs.ports import Blob, Ports
 from tests.flows.test_ingest import failing_at, problems
 from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import World, conduct, event
+from tests.proof.world import TOPIC, World, conduct, event
 
 STRICT = Rules(max_event_bytes=300)
 BROKEN = b'{"id": NaN}'
@@ -130,6 +137,17 @@ def test_a_selection_by_batch_takes_the_letters_of_that_batch_only() -> None:
     assert set(world.ids(["a", "b", "c"])) == {"a", "b"}
 
 
+@pytest.mark.parametrize(
+    "look", [lambda selection, ports: list(dead_letters(selection, ports)), lambda selection, ports: redrive(selection, ports, conduct())]
+)
+def test_a_batch_whose_file_is_gone_is_a_contradiction_not_an_empty_answer(look: Callable[[Selection, Ports], object]) -> None:
+    world = a_world()
+    (first,) = world.ledger.last_batches(1)
+    world.archive.delete([dead_letters_key(first.batch.id)])
+    with pytest.raises(Contradiction, match=f"expected a file of SHA-256 {first.dead_letters_digest}, found no object"):
+        look(Selection(batch_id=first.batch.id), world.ports)
+
+
 def test_letters_of_a_batch_that_is_not_closed_are_not_put_through() -> None:
     world = World()
     world.create()
@@ -140,6 +158,105 @@ def test_letters_of_a_batch_that_is_not_closed_are_not_put_through() -> None:
     assert again(world).closed == []
     world.settle()
     assert problems(world) == []
+
+
+def file_of(world: World) -> Blob:
+    """The dead-letter file of the only batch."""
+    (first,) = world.ledger.last_batches(1)
+    return world.archive.objects[dead_letters_key(first.batch.id)]
+
+
+def altered(world: World, **fields: str) -> Blob:
+    """The file with its first line alone, and fields of that changed."""
+    kept = file_of(world)
+    line = json.loads(kept.body.splitlines()[0]) | fields
+    return replace(kept, body=json.dumps(line).encode() + b"\n")
+
+
+def without_digest(world: World) -> None:
+    """The only record, as an older version wrote it."""
+    (first,) = world.ledger.last_batches(1)
+    world.ledger._records[first.batch.id] = replace(first, dead_letters_digest=None)
+
+
+def base64_of(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+@pytest.mark.parametrize("folder", ["dead-letters/backup/", "dead-letters/2024/01/15/13/"])
+def test_a_copy_of_a_file_is_neither_listed_nor_put_through(folder: str) -> None:
+    world = a_world()
+    kept = file_of(world)
+    copy = replace(kept, key=folder + kept.key.rpartition("/")[2])
+    world.archive.put([copy])
+    assert [each.key for each in dead_letters(Selection(), world.ports)] == [kept.key] * 3
+    done = again(world)
+    assert (done.stored, done.already, len(done.still_rejected)) == (2, 0, 1)
+    world.archive.delete([copy.key])
+    assert problems(world) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"value": base64_of(event("a", productId="another"))}, {"source": f"{TOPIC}/0/1", "value": base64_of(event("b"))}],
+    ids=["another payload", "the source of a stored record"],
+)
+def test_a_file_that_was_altered_is_not_believed_and_the_message_says_what_to_do(fields: dict[str, str]) -> None:
+    world = a_world()
+    kept, (first,) = file_of(world), world.ledger.last_batches(1)
+    changed = altered(world, **fields)
+    world.archive.put([changed])
+    said = (
+        f"{kept.key} is not the file .* expected a file of SHA-256 {digest(kept.body)}, found SHA-256 {digest(changed.body)}. .* versions"
+    )
+    with pytest.raises(Contradiction, match=said):
+        again(world)
+    with pytest.raises(Contradiction, match=said):
+        list(dead_letters(Selection(batch_id=first.batch.id), world.ports))
+    assert audit(world.ports).totals == Tally(stored=1, dead_letters=3)
+    world.archive.put([kept])
+    assert again(world).stored == 2
+    assert problems(world) == []
+
+
+def test_a_file_altered_after_the_take_stops_whoever_reads_it_again() -> None:
+    world = a_world()
+    kept = file_of(world)
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("take")), conduct())
+    world.archive.put([altered(world, value=base64_of(event("a", productId="another")))])
+    with pytest.raises(Contradiction, match="versions"):
+        world.run()
+    assert world.ids(["a"]) == {}
+    world.archive.put([kept])
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_record_without_digest_is_believed_as_far_as_its_ranges_and_no_source_twice() -> None:
+    world = a_world()
+    without_digest(world)
+    kept = file_of(world)
+    world.archive.put([altered(world, source=f"{TOPIC}/0/4")])
+    with pytest.raises(Contradiction, match=r"expected sources of ProductDeleted/0\[0,4\), each once, found ProductDeleted/0/4"):
+        again(world)
+    world.archive.put([replace(kept, body=kept.body + kept.body.splitlines(keepends=True)[0])])
+    with pytest.raises(Contradiction, match="each once, found ProductDeleted/0/0"):
+        again(world)
+    world.archive.put([kept])
+    assert again(world).stored == 2
+    assert problems(world) == []
+
+
+def test_a_pending_redrive_of_a_file_that_no_record_names_is_not_believed() -> None:
+    world = a_world()
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("take")), conduct())
+    (pending,) = world.ledger.snapshot().pending.values()
+    copy = "dead-letters/backup/" + file_of(world).key.rpartition("/")[2]
+    world.archive.put([replace(file_of(world), key=copy)])
+    with pytest.raises(Contradiction, match=f"{copy} is no file of a closed batch"):
+        letters_of(replace(pending, redrive_keys=(copy,)), world.ports)
 
 
 def test_many_are_put_through_in_batches_that_one_transaction_holds() -> None:
@@ -229,7 +346,7 @@ def test_letters_that_are_gone_stop_a_redrive_that_needs_them_and_nothing_else()
         redrive(Selection(), through(world.ports, failing_at("take")), conduct())
     kept = world.archive.objects.pop(dead_letters_key(first.batch.id))
     world.produce(event("later"))
-    with pytest.raises(Contradiction, match="ProductDeleted/0/0, ProductDeleted/0/3 are not in"):
+    with pytest.raises(Contradiction, match=f"{kept.key} is not the file that batch {first.batch.id} wrote: .* found no object"):
         world.run()
     assert set(world.ids(["later"])) == {"later"}
     world.archive.put([kept])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import event_key, part_key
 from analytics_defs.core.ledger import RangeRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import NotFound
+from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.trace import Fate, trace
 from tests.flows.test_ingest import failing_at
 from tests.proof.doors import Crashed, through
@@ -79,6 +82,33 @@ def test_an_id_that_nobody_holds_is_not_found() -> None:
 
 def test_a_partition_nobody_read_is_unknown() -> None:
     assert trace("ProductDeleted/7/0", a_world().ports).fate is Fate.UNKNOWN_PARTITION
+
+
+def test_an_id_that_looks_like_a_source_is_found() -> None:
+    world = World()
+    world.create()
+    world.produce(event("orders/7/5"), event("ProductDeleted/0/2"), BROKEN)
+    world.settle()
+    told = trace("orders/7/5", world.ports)
+    assert (told.fate, told.source, told.event_id) == (Fate.STORED, world.source(0), "orders/7/5")
+    assert trace("ProductDeleted/0/2", world.ports).fate is Fate.DEAD_LETTER
+    assert trace("orders/7/6", world.ports).fate is Fate.UNKNOWN_PARTITION
+
+
+def test_an_event_that_was_put_through_again_is_what_it_is_now_and_its_rejection_stands_below() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a", padding="." * 400))
+    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    world.clock.advance(timedelta(seconds=1))
+    redrive(Selection(), world.ports, conduct("redrive"))
+    told = trace("a", world.ports)
+    assert (told.fate, told.item, told.redrive) == (Fate.STORED, "held", None)
+    assert told.before is not None
+    assert (told.before.fate, told.before.source, told.before.redrive) == (Fate.DEAD_LETTER, world.source(0), None)
+    assert told.before.detail.startswith("too_large")
+    by_source = trace(str(world.source(0)), world.ports)
+    assert (by_source.fate, by_source.redrive) == (Fate.DEAD_LETTER, replace(told, before=None))
 
 
 @pytest.mark.parametrize("method", ["take", "mark_staged", "claim", "put"])
