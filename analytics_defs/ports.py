@@ -83,7 +83,7 @@ class EventLog(Protocol):
         ...
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Set the group's offsets, forwards or backwards."""
+        """Set the group's offsets, forwards or backwards. Raises GroupInUse while a consumer is a member of the group."""
         ...
 
 

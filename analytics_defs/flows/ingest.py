@@ -20,6 +20,7 @@ from analytics_defs.core.plan import OnDataLoss, Plan, still_open
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Stopped
 from analytics_defs.flows import steps
+from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Ports
 
@@ -49,21 +50,25 @@ class Report:
 def ingest(plan: Plan, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Report:
     """Execute exactly this plan. Raises the first fault of a store or broker; what was closed before stays closed.
 
-    A pending batch that must wait for a person holds its own partitions back only: that is raised when everything else is done.
+    A pending batch that must wait for a person holds its own partitions back only, and the group's offsets decide nothing: such a fault
+    is raised when everything else is done. After the group refused offsets no more are sent: the next plan sets them all.
     """
-    report = Report()
-    waiting: list[Stopped] = []
+    report, waiting, group = Report(), Deferred(), Deferred()
 
     def closed(record: BatchRecord | None) -> None:
-        if record is not None:
-            report.closed.append(record)
-            on_closed(record)
+        if record is None:
+            return
+        report.closed.append(record)
+        on_closed(record)
+        if not group.faults:
+            with group.every():
+                steps.commit(record, ports)
 
     for batch in steps.pending_of(plan, ports.ledger.snapshot()):
         try:
             closed(finish(batch, None, ports, conduct))
         except Stopped as stopped:
-            waiting.append(stopped)
+            waiting.faults.append(stopped)
 
     steps.open_topics(plan, ports)
     while left := still_open(plan, snapshot := ports.ledger.snapshot()):
@@ -74,8 +79,10 @@ def ingest(plan: Plan, ports: Ports, conduct: Conduct, on_closed: Callable[[Batc
             break
         closed(finish(batch, staged, ports, conduct, watch))
 
-    steps.recommit(plan, ports)
-    steps.raise_first(waiting)
+    if not group.faults:
+        with group.every():
+            steps.recommit(plan, ports)
+    raise_first([*waiting.faults, *group.faults])
     return report
 
 
@@ -100,7 +107,9 @@ def take(batch: Batch, ports: Ports, watch: Stopwatch) -> bool:
 
 
 def finish(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, watch: Stopwatch | None = None) -> BatchRecord | None:
-    """Stage, claim and archive, close, commit. `fresh` is what was just read; None: from the staging file, or the ranges read again.
+    """Stage, claim and archive, close, delete the staging file.
+
+    `fresh` is what was just read; None: from the staging file, or the ranges read again.
 
     None: somebody else closed the batch. Raises TakenOver where the batch is neither pending nor closed.
     """
@@ -110,7 +119,6 @@ def finish(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, w
         stored = steps.claim_and_archive(batch, staged, ports, watch)
         record = account(batch, staged, stored, watch.effort(ports.clock.now(), conduct.code_version))
         if ports.ledger.close(record):
-            steps.commit(record, ports)
             ports.archive.delete([staging_key(batch.id)])
             return record
     steps.must_be_closed(batch, ports)

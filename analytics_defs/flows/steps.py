@@ -14,7 +14,7 @@ from analytics_defs.core.layout import dead_letters_key, event_key, event_metada
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
-from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
+from analytics_defs.errors import Contradiction, DataLoss, Missing, TakenOver, TopicRecreated, Unavailable
 from analytics_defs.flows.observe import observe
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Blob, Ports, Reading
@@ -259,14 +259,6 @@ def recommit(plan: Plan, ports: Ports) -> None:
     if plan.recommit:
         snapshot = ports.ledger.snapshot()
         ports.log.commit({each: snapshot.head(each).next for each in plan.recommit})
-
-
-def raise_first(waiting: Sequence[Stopped]) -> None:
-    """The first, with the others as notes."""
-    for first in waiting[:1]:
-        for other in waiting[1:]:
-            first.add_note(str(other))
-        raise first
 
 
 def sweep(ports: Ports) -> list[str]:

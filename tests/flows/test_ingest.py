@@ -13,10 +13,9 @@ from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import event_key, staging_key
 from analytics_defs.core.ledger import OUTCOMES, BatchRecord, Tally
 from analytics_defs.core.plan import Plan, Policy
-from analytics_defs.errors import Contradiction, Unavailable
+from analytics_defs.errors import AnalyticsError, Contradiction, GroupInUse, Unavailable
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.ingest import Report, ingest
-from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, conduct, event, legacy_event
@@ -308,19 +307,60 @@ def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
 def test_what_an_executor_closes_it_tells_at_once() -> None:
     world = a_world()
     told: list[BatchRecord] = []
-    with pytest.raises(Unavailable):
-        ingest(plan_of(world), failing_commit(world.ports), conduct(limits=Limits(max_events=3)), told.append)
-    assert told == []
-    assert len(world.ledger.last_batches(10)) == 1
-    report = ingest(plan_of(world), world.ports, conduct(limits=Limits(max_events=3)), told.append)
-    assert told == report.closed
-    assert len(told) == 1
 
-
-def failing_commit(ports: Ports) -> Ports:
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "commit":
-            raise Unavailable("Kafka is down")
+        if call.method == "take" and told:
+            raise Unavailable("the ledger is down")
         return perform()
 
-    return through(ports, door)
+    with pytest.raises(Unavailable):
+        ingest(plan_of(world), through(world.ports, door), conduct(limits=Limits(max_events=3)), told.append)
+    assert told == world.ledger.last_batches(10)
+    report = ingest(plan_of(world), world.ports, conduct(limits=Limits(max_events=3)), told.append)
+    assert told[1:] == report.closed
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("fault", [GroupInUse("another consumer is a member"), Unavailable("no coordinator")])
+def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_told_in_the_end(fault: AnalyticsError) -> None:
+    world = World()
+    world.create()
+    world.produce(*(event(f"e{number}") for number in range(10)))
+    told: list[BatchRecord] = []
+    commits: list[Call] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "commit":
+            commits.append(call)
+            raise fault
+        return perform()
+
+    world.clock.advance(SECOND)
+    with pytest.raises(type(fault)) as raised:
+        ingest(plan_of(world), through(world.ports, door), conduct(limits=Limits(max_events=3)), told.append)
+    assert raised.value is fault
+    assert [record.tally.stored for record in told] == [3, 3, 3, 1]
+    assert list(world.archive.keys("staging/")) == []
+    assert len(commits) == 1, "the next plan sets them all: not a time-out for each batch"
+    assert plan_of(world).recommit == (world.partition(),)
+    world.settle()
+    assert world.log.committed([world.partition()]) == {world.partition(): 10}
+    assert problems(world) == []
+
+
+def test_a_recommit_that_is_refused_is_told_after_everything_else() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    world.log.commit({world.partition(): 0})
+    world.produce(event("b"))
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "commit" and call.args[0] == {world.partition(): 2} and world.ids(["b"]):
+            raise GroupInUse("another consumer is a member")
+        return perform()
+
+    with pytest.raises(GroupInUse):
+        ingest(plan_of(world), through(world.ports, door), conduct())
+    assert set(world.ids(["a", "b"])) == {"a", "b"}

@@ -86,7 +86,6 @@ def closing_first(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Con
         stored = steps.claim_and_archive(batch, staged, replace(ports, archive=archive), watch)
         record = account(batch, staged, stored, watch.effort(ports.clock.now(), conduct.code_version))
         if ports.ledger.close(record):
-            steps.commit(record, ports)
             ports.archive.put(archive.blobs)
             ports.archive.delete([staging_key(batch.id)])
             return record
