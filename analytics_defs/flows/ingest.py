@@ -18,7 +18,6 @@ from analytics_defs.core.layout import batch_id, staging_key
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
 from analytics_defs.core.plan import OnDataLoss, Plan, still_open
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import Stopped
 from analytics_defs.flows import steps
 from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.watch import Stopwatch
@@ -65,10 +64,8 @@ def ingest(plan: Plan, ports: Ports, conduct: Conduct, on_closed: Callable[[Batc
                 steps.commit(record, ports)
 
     for batch in steps.pending_of(plan, ports.ledger.snapshot()):
-        try:
+        with waiting.lasting():
             closed(finish(batch, None, ports, conduct))
-        except Stopped as stopped:
-            waiting.faults.append(stopped)
 
     steps.open_topics(plan, ports)
     while left := still_open(plan, snapshot := ports.ledger.snapshot()):
@@ -96,7 +93,7 @@ def read(left: Plan, snapshot: Snapshot, ports: Ports, conduct: Conduct, watch: 
         exact = steps.exact_ranges(ranges, reading)
         gaps = ports.log.explain(steps.holes_of(exact, cut.sorted(), reading.lost))
         steps.same_topics(exact, snapshot, ports)
-    batch = Batch(batch_id(now, exact), BatchKind.INGEST, left.lane, now, exact, conduct.run_id)
+    batch = Batch(batch_id(now, exact), BatchKind.INGEST, left.lane, now, exact, conduct.run_id, rules=conduct.rules)
     return batch, Staged(cut.sorted(), gaps, reading.lost, conduct.event_objects)
 
 

@@ -12,9 +12,10 @@ from analytics_defs.core.counting import Stored
 from analytics_defs.core.events import Event, Verdict, judge
 from analytics_defs.core.layout import dead_letters_key, event_key, event_metadata, part_key, repeats_key, staging_key
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
+from analytics_defs.core.ledger_writes import MAX_ACTIONS, most_actions
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
-from analytics_defs.errors import Contradiction, DataLoss, Missing, TakenOver, TopicRecreated, Unavailable
+from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
 from analytics_defs.flows.observe import observe
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Blob, Ports, Reading
@@ -104,6 +105,7 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
                 return None
         if data is None:
             fresh = fresh or read_again(batch, ports, conduct)
+            must_fit(batch, fresh)
             data = ports.archive.put_if_absent(_blob(key, ours := staging.encode(fresh), "application/vnd.apache.arrow.stream"))
             fresh = fresh if data == ours else None
         if not ports.ledger.mark_staged(batch.id, staging.digest(data)):
@@ -125,8 +127,23 @@ def _marked_file(now: Batch, ports: Ports) -> bytes | None:
     return data
 
 
+def must_fit(batch: Batch, staged: Staged) -> None:
+    """Raises Stopped where the ledger could not close the batch, before anything of it is staged or claimed."""
+    hours = len({event.hour for event in staged.events})
+    if (actions := most_actions(batch, hours)) > MAX_ACTIONS:
+        raise Stopped(
+            f"batch {batch.id} of {', '.join(map(str, batch.ranges))}: its events lie in {hours} hours, and closing it may take {actions} "
+            f"actions of the {MAX_ACTIONS} that one ledger transaction holds. Nothing of it was claimed; its partitions wait. "
+            f"Set MAX_EVENT_BYTES and MAX_FUTURE_SKEW to what they were at {batch.time.isoformat()}, or run the version of then, "
+            "until the batch is closed."
+        )
+
+
 def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
-    """The same ranges once more, whole, because nothing of the batch was claimed yet. Offsets of a topic that is no more are lost."""
+    """The same ranges once more, whole, because nothing of the batch was claimed yet. Offsets of a topic that is no more are lost.
+
+    By the rules under which it was taken: other rules may make events of its rejections, in more hours than one transaction closes.
+    """
     if batch.kind is BatchKind.REDRIVE:
         again = _judged(letters_of(batch, ports), batch, conduct)
         return Staged(tuple(each for each in again if isinstance(each, Event)), event_objects=conduct.event_objects)
@@ -148,7 +165,8 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
 
 
 def _judged(records: Sequence[Record], batch: Batch, conduct: Conduct) -> tuple[Verdict, ...]:
-    return tuple(judge(record, conduct.rules, batch.time) for record in sorted(records, key=lambda record: record.source))
+    rules = batch.rules or conduct.rules
+    return tuple(judge(record, rules, batch.time) for record in sorted(records, key=lambda record: record.source))
 
 
 def letters_of(batch: Batch, ports: Ports) -> list[Record]:

@@ -13,7 +13,7 @@ from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import event_key, staging_key
 from analytics_defs.core.ledger import OUTCOMES, BatchRecord, Tally
 from analytics_defs.core.plan import Plan, Policy
-from analytics_defs.errors import AnalyticsError, Contradiction, GroupInUse, Unavailable
+from analytics_defs.errors import AnalyticsError, Contradiction, Denied, GroupInUse, Missing, Stopped, TopicRecreated, Unavailable
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.ingest import Report, ingest
 from tests.proof.agreement import Stores, faults, faults_at_rest
@@ -199,6 +199,83 @@ def test_a_batch_that_was_taken_but_not_staged_is_read_again_in_exactly_its_rang
     assert first is not None
     assert first.batch.ranges == pending.ranges
     assert problems(world) == []
+
+
+def forget_rules(world: World) -> None:
+    """Pending entries as a version wrote them that kept no rules."""
+    pending = world.ledger._pending
+    pending |= {each.id: replace(each, rules=None) for each in pending.values()}
+
+
+def large_events_of(hours: int) -> list[bytes]:
+    times = [f"2024-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z" for hour in range(hours)]
+    return [event(f"e{hour}", time, padding="." * 500) for hour, time in enumerate(times)]
+
+
+def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_was_taken() -> None:
+    """By the rules of later its rejections were events of more hours than one transaction of the ledger holds."""
+    world = World()
+    world.create()
+    world.produce(*large_events_of(60))
+    with pytest.raises(Crashed):
+        world.run(by=conduct(rules=Rules(max_event_bytes=300)), ports=through(world.ports, failing_at("take")))
+    world.settle(conduct(rules=Rules(max_event_bytes=10_000)))
+    assert [record.tally for record in world.ledger.last_batches(10)] == [Tally(dead_letters=60)]
+    assert problems(world) == []
+
+
+def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_and_holds_nothing_else_back() -> None:
+    world = World()
+    world.create(partitions=2)
+    world.produce(*large_events_of(60))
+    with pytest.raises(Crashed):
+        world.run(by=conduct(rules=Rules(max_event_bytes=300)), ports=through(world.ports, failing_at("take")))
+    forget_rules(world)
+    world.produce(event("other"), partition=1)
+    for _ in range(2):
+        with pytest.raises(Stopped, match=r"events lie in 60 hours, and closing it may take 125 actions .* Set MAX_EVENT_BYTES"):
+            world.run()
+    assert set(world.recent.items) == {"other"}
+    assert list(world.archive.keys("staging/")) == []
+    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    assert problems(world) == []
+
+
+LASTING = [AnalyticsError, Contradiction, Denied, Missing, TopicRecreated]
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_only(fault: type[AnalyticsError]) -> None:
+    world = World()
+    world.create(partitions=2)
+    world.produce(event("a"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
+    world.produce(event("b"), partition=1)
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "close" and call.args[0].batch.ranges[0].topic_partition == world.partition(0):
+            raise fault("its transaction is too large")
+        return perform()
+
+    with pytest.raises(fault, match="too large"):
+        world.run(ports=through(world.ports, door))
+    assert world.ledger.snapshot().heads[world.partition(1)].totals == Tally(stored=1)
+    assert world.log.committed([world.partition(1)]) == {world.partition(1): 1}
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_pending_batch_whose_fault_may_pass_by_itself_fails_the_run_at_once() -> None:
+    world = World()
+    world.create(partitions=2)
+    world.produce(event("a"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
+    world.produce(event("b"), partition=1)
+    with pytest.raises(Unavailable):
+        world.run(ports=through(world.ports, failing("close", False, lambda _: Unavailable("down"))))
+    assert world.partition(1) not in world.ledger.snapshot().heads
 
 
 def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
