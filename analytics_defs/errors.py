@@ -8,6 +8,7 @@
     ├── Stopped                     one partition must not go on before a person decided
     │   ├── TopicRecreated          the topic was deleted and created again, or its log was cut
     │   ├── DataLoss                retention passed the next offset and ON_DATA_LOSS=stop
+    │   ├── Unreadable              a record batch in Kafka is damaged: the partition ends there until a person decided
     │   └── Contradiction           stores and ledger disagree in a way no crash explains
     ├── GroupInUse                  another consumer is a member of the group: its offsets cannot be set
     ├── TakenOver      (retryable)  another executor closed or took what this one worked on; nothing was changed here
@@ -54,6 +55,10 @@ class TopicRecreated(Stopped):
 
 class DataLoss(Stopped):
     """Retention removed records before they were read, and `ON_DATA_LOSS=stop`."""
+
+
+class Unreadable(Stopped):
+    """A record batch in Kafka is damaged: its checksum, or its compression, does not fit its bytes."""
 
 
 class Contradiction(Stopped):

@@ -118,6 +118,7 @@ LOG_TRUNCATION: Final = _of_the_library("LOG_TRUNCATION")
 NO_LEADERS: Final = _of_the_library("NOENT")
 PARTITION_EOF: Final = _of_the_library("PARTITION_EOF")
 TIMED_OUT: Final = _of_the_library("TIMED_OUT")
+DAMAGED: Final = frozenset({_of_the_library("BAD_MSG"), _of_the_library("BAD_COMPRESSION")})
 DENIED: Final = frozenset(
     {
         _of_the_library("AUTHENTICATION"),

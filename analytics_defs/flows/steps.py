@@ -16,6 +16,7 @@ from analytics_defs.core.ledger_writes import MAX_ACTIONS, most_actions
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
 from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
+from analytics_defs.flows.deferred import raise_first
 from analytics_defs.flows.observe import observe
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Blob, Ports, Reading
@@ -50,10 +51,10 @@ def open_topics(plan: Plan, ports: Ports) -> None:
 
 
 def exact_ranges(ranges: Sequence[Range], reading: Reading) -> tuple[Range, ...]:
-    """What was read of the ranges, without the empty ones."""
+    """What was read of the ranges, without the empty ones. Raises Unavailable where that is nothing and no fault says why."""
     read = (Range(each.topic_partition, each.start, reading.ends[each.topic_partition]) for each in ranges)
     exact = tuple(sorted(each for each in read if each))
-    if ranges and not exact:
+    if ranges and not exact and not reading.faults:
         raise Unavailable(
             f"Kafka gave nothing of {', '.join(map(str, ranges))}: neither records nor the end of a partition. The lane tries again."
         )
@@ -152,6 +153,7 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
     there = [each for each in batch.ranges if each not in gone]
     same_topics(there, snapshot, ports)
     reading = ports.log.read(there, lambda _: True)
+    raise_first(list(reading.faults.values()))
     if exact_ranges(there, reading) != tuple(there):
         raise Unavailable(
             f"batch {batch.id}: Kafka gave only {', '.join(map(str, exact_ranges(there, reading)))} of {', '.join(map(str, there))}"
