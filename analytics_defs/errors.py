@@ -8,7 +8,9 @@
     ├── Stopped                     one partition must not go on before a person decided
     │   ├── TopicRecreated          the topic was deleted and created again, or its log was cut
     │   ├── DataLoss                retention passed the next offset and ON_DATA_LOSS=stop
+    │   ├── Unreadable              a record batch in Kafka is damaged: the partition ends there until a person decided
     │   └── Contradiction           stores and ledger disagree in a way no crash explains
+    ├── GroupInUse                  another consumer is a member of the group: its offsets cannot be set
     ├── TakenOver      (retryable)  another executor closed or took what this one worked on; nothing was changed here
     ├── NotFound                    what a person asked for is not there
     └── CannotStart                 a local server or the development stack could not be started
@@ -55,8 +57,16 @@ class DataLoss(Stopped):
     """Retention removed records before they were read, and `ON_DATA_LOSS=stop`."""
 
 
+class Unreadable(Stopped):
+    """A record batch in Kafka is damaged: its checksum, or its compression, does not fit its bytes."""
+
+
 class Contradiction(Stopped):
     """Ledger, staging file and stores contradict each other in a way that no crash of ours can produce."""
+
+
+class GroupInUse(AnalyticsError):
+    """The broker takes a group's offsets from its members alone while it has any. The ledger has the progress; nothing is lost."""
 
 
 class TakenOver(AnalyticsError):

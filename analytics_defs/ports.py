@@ -6,7 +6,7 @@ Every call may raise `Unavailable` (retryable; whether it took effect is unknown
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from analytics_defs.core.hours import Revision, Rows
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.statistics import ProductStats
+from analytics_defs.errors import AnalyticsError
 
 T = TypeVar("T")
 
@@ -61,6 +62,8 @@ class Reading:
     """For each of the ranges asked for: how far it was read. `start` where nothing was, never beyond `end`."""
     lost: tuple[Range, ...]
     """Offsets inside `[start, ends)` that retention removed, seen as the broker's low watermark."""
+    faults: Mapping[TopicPartition, AnalyticsError] = field(default_factory=dict)
+    """Partitions that cannot be read beyond their `ends`, and why: asking again does not help, a person has to. The others went on."""
 
 
 class EventLog(Protocol):
@@ -75,6 +78,7 @@ class EventLog(Protocol):
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
         """Read committed records of the ranges, until all are read or `admit` refuses one (which is then not part of the reading).
 
+        A record batch that is damaged ends its own range, before it, with a fault in the reading.
         Within a partition records come to `admit` in the order of offsets. Offsets without a record are passed over and count as read.
         Reading on from the ends of the last reading is cheap; reading from anywhere else is right as well.
         """
@@ -92,7 +96,7 @@ class EventLog(Protocol):
         ...
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Set the group's offsets, forwards or backwards."""
+        """Set the group's offsets, forwards or backwards. Raises GroupInUse while a consumer is a member of the group."""
         ...
 
 

@@ -100,6 +100,8 @@ class KafkaGround:
         marks = self._log.watermarks(partitions)
         oldest = [Range(each, marks[each].low, marks[each].low + 1) for each in partitions if marks[each].stable > marks[each].low]
         reading = self._log.read(oldest, lambda _: True) if oldest else None
+        for fault in reading.faults.values() if reading else ():
+            raise fault
         return f"{len(reading.records) if reading else 0} records of {len(partitions)} partitions; those partitions without one are empty"
 
     def _group(self) -> str:

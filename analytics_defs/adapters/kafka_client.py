@@ -118,6 +118,7 @@ LOG_TRUNCATION: Final = _of_the_library("LOG_TRUNCATION")
 NO_LEADERS: Final = _of_the_library("NOENT")
 PARTITION_EOF: Final = _of_the_library("PARTITION_EOF")
 TIMED_OUT: Final = _of_the_library("TIMED_OUT")
+DAMAGED: Final = frozenset({_of_the_library("BAD_MSG"), _of_the_library("BAD_COMPRESSION")})
 MESSAGE_TIMED_OUT: Final = _of_the_library("MSG_TIMED_OUT")
 SILENT: Final = frozenset({_of_the_library("TRANSPORT"), _of_the_library("RESOLVE"), ALL_BROKERS_DOWN, TIMED_OUT})
 """What the library says where no broker said anything."""

@@ -67,6 +67,8 @@ def _records_in(holes: Sequence[Range], reader: Witness) -> list[Range]:
     passage = Passage([each.span for each in tracks.values()])
     for topic_partition, message in reader.messages(passage):
         tracks[topic_partition].saw(message.offset() or 0)
+    for fault in passage.faults.values():
+        raise fault
     for lost in passage.lost:
         if any(lost.start < hole.end and hole.start < lost.end for hole in tracks[lost.topic_partition].holes):
             raise Unavailable(f"{lost}: retention removed these offsets before they could be explained: the batch has to be read again.")

@@ -9,13 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka_client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, milliseconds, translated
 from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.errors import GroupInUse
 
+OTHER_MEMBERS: Final = frozenset(
+    {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS}
+)
+"""What a coordinator answers to one who is not a member while others are."""
 SLICE_SECONDS = 0.005
 """One wait for the answer to a commit: short, for the library does not come back from it when the answer is there."""
 
@@ -44,7 +50,10 @@ class KafkaGroup:
         return {each: found.get((each.topic, each.partition)) for each in asked}
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Set the group's offsets, forwards or backwards. Raises when one partition was refused; others may have moved."""
+        """Set the group's offsets, forwards or backwards. Raises when one partition was refused; others may have moved.
+
+        Raises GroupInUse while somebody is a member of the group.
+        """
         if not offsets:
             return
         wanted = [KafkaPartition(each.topic, each.partition, offset) for each, offset in offsets.items()]
@@ -59,9 +68,17 @@ class KafkaGroup:
                     raise KafkaException(KafkaError(TIMED_OUT))
                 consumer.poll(SLICE_SECONDS)
             error, answer = self._answers[0]
+            self._check_members([error, *(each.error for each in answer)])
             _check(answer)
             if error is not None:
                 raise KafkaException(error)
+
+    def _check_members(self, errors: Sequence[KafkaError | None]) -> None:
+        if any(error is not None and error.code() in OTHER_MEMBERS for error in errors):
+            raise GroupInUse(
+                f"Kafka at {self._config.brokers}: another consumer is a member of group {self._config.group_id}; stop it or choose "
+                "another KAFKA_GROUP_ID; the ledger has the progress, nothing is lost: the group's offsets are set again when that is done."
+            )
 
     @contextmanager
     def _consumer(self, doing: str) -> Iterator[Consumer]:

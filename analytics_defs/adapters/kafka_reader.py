@@ -15,6 +15,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka_client import (
     AUTO_OFFSET_RESET,
+    DAMAGED,
     LOG_TRUNCATION,
     PARTITION_EOF,
     Faults,
@@ -25,7 +26,7 @@ from analytics_defs.adapters.kafka_client import (
     translated,
 )
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import AnalyticsError, TopicRecreated, Unavailable
+from analytics_defs.errors import AnalyticsError, TopicRecreated, Unavailable, Unreadable
 from analytics_defs.ports import Reading, Watermarks
 
 Key = tuple[str, int]
@@ -44,12 +45,13 @@ OUT_OF_RANGE: Final = frozenset({AUTO_OFFSET_RESET, LOG_TRUNCATION, KafkaError.O
 
 @dataclass(slots=True)
 class Passage:
-    """One pass over some ranges: what is still open, how far each was read, what retention took."""
+    """One pass over some ranges: what is still open, how far each was read, what retention took, what cannot be read."""
 
     ranges: Sequence[Range]
     open: dict[Key, Range] = field(init=False)
     ends: dict[TopicPartition, int] = field(init=False)
     lost: list[Range] = field(default_factory=list)
+    faults: dict[TopicPartition, AnalyticsError] = field(default_factory=dict)
     placements: dict[Key, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +71,10 @@ class Passage:
         self.ends[whole.topic_partition] = min(position, whole.end)
         if position >= whole.end:
             del self.open[key]
+
+    def ended(self, key: Key, fault: AnalyticsError) -> None:
+        """The range closes where it is: nobody can read it any further."""
+        self.faults[self.open.pop(key).topic_partition] = fault
 
     def __str__(self) -> str:
         return ", ".join(f"{each} at {self.ends[each.topic_partition]}" for each in self.open.values())
@@ -109,10 +115,11 @@ class KafkaReader:
                 if not admit(record):
                     break
                 records[topic_partition].append(record)
-        return Reading(tuple(chain.from_iterable(records[each] for each in sorted(records))), passage.ends, tuple(passage.lost))
+        given = tuple(chain.from_iterable(records[each] for each in sorted(records)))
+        return Reading(given, passage.ends, tuple(passage.lost), passage.faults)
 
     def messages(self, passage: Passage) -> Generator[tuple[TopicPartition, Message], None, None]:
-        """The records of the open ranges, by partition in the order of offsets, until all ranges are read.
+        """The records of the open ranges, by partition in the order of offsets, until all ranges are read or end with a fault.
 
         Who stops early gets the last message again in the next pass; it is not counted as read.
         Raises Unavailable when nothing arrives for the read timeout. After a raise nothing prefetched is kept.
@@ -222,14 +229,25 @@ class KafkaReader:
         whole = passage.open.get(key)
         if whole is None and key[0]:
             return  # of a partition that is read no further: too late
-        if whole is None or error.code() not in OUT_OF_RANGE | {PARTITION_EOF}:
+        if whole is None or error.code() not in OUT_OF_RANGE | DAMAGED | {PARTITION_EOF}:
             raise as_ours(error, self._config.brokers, f"reading {passage}")
-        if error.code() == PARTITION_EOF:
+        if error.code() in DAMAGED:
+            self._damaged(key, error, offset, passage)
+        elif error.code() == PARTITION_EOF:
             self._reached(key, max(self._at[key], offset), passage)
             if key in passage.open:
                 self._check_end(whole)
         else:
             self._out_of_range(key, whole, passage)
+
+    def _damaged(self, key: Key, error: KafkaError, offset: int, passage: Passage) -> None:
+        """The client skips a damaged record batch and goes on behind it; nothing behind it may be taken before what it held is known."""
+        whole = passage.open[key]
+        if offset >= whole.end:
+            self._reached(key, offset, passage)
+            return
+        passage.ended(key, _unreadable(whole, max(offset, passage.ends[whole.topic_partition]), error))
+        self._set_aside({key})
 
     def _check_end(self, whole: Range) -> None:
         """The client met the end of the log before the end of the range: fine only while the broker says there is more."""
@@ -264,6 +282,16 @@ def _cut_off(whole: Range, high: int, expected: str) -> TopicRecreated:
     return TopicRecreated(
         f"{whole.topic_partition}: the log ends at {high}, before {expected}: the topic was created again or its log was cut. "
         f"Run `analytics accept-topic {topic}` to read the new one from its start; what was stored stays."
+    )
+
+
+def _unreadable(whole: Range, offset: int, error: KafkaError) -> Unreadable:
+    topic, partition = whole.topic_partition.topic, whole.topic_partition.partition
+    return Unreadable(
+        f"{whole.topic_partition}: the record batch at offset {offset} is damaged in Kafka: {error.str()} ({error.name()}). What lies "
+        "before it was read; this partition waits, the others go on. Let another replica lead the partition, or restore the log segment. "
+        f"Where no replica has the batch whole, give it up: remove the records of {topic}, partition {partition}, up to the first offset "
+        "behind it (kafka-delete-records), and with ON_DATA_LOSS=record they are recorded as lost."
     )
 
 

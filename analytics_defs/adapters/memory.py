@@ -22,7 +22,7 @@ from analytics_defs.core.hours import Revision
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.errors import Contradiction, Missing, TopicRecreated, Unavailable
+from analytics_defs.errors import AnalyticsError, Contradiction, Missing, TopicRecreated, Unavailable, Unreadable
 from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Reading, StoredEvent, TopicDescription, Watermarks
 
 P = ParamSpec("P")
@@ -54,6 +54,7 @@ class Marker(Enum):
 class _Entry:
     content: Record | Marker
     aborted: bool = False
+    damaged: bool = False
 
 
 @dataclass(slots=True)
@@ -145,6 +146,16 @@ class MemoryLog(_Locked):
         del self._topics[topic][partition].entries[high:]
 
     @_atomic
+    def damage(self, topic: str, partition: int, offset: int) -> None:
+        """The bytes of this record no longer fit their checksum."""
+        self._topics[topic][partition].entries[offset].damaged = True
+
+    @_atomic
+    def mend(self, topic: str, partition: int, offset: int) -> None:
+        """A replica that has the record whole leads again."""
+        self._topics[topic][partition].entries[offset].damaged = False
+
+    @_atomic
     def hide(self, topic: str, partition: int, offset: int) -> None:
         """A client bug: the next readings do not give this record, though it is there."""
         self._hidden.add((topic, partition, offset))
@@ -174,6 +185,7 @@ class MemoryLog(_Locked):
         ends = {each.topic_partition: each.start for each in ranges}
         records: list[Record] = []
         lost: list[Range] = []
+        faults: dict[TopicPartition, AnalyticsError] = {}
         for each in ranges:
             partition = self._partition(each.topic_partition)
             if each.start > partition.high:
@@ -185,18 +197,21 @@ class MemoryLog(_Locked):
                 lost.append(Range(each.topic_partition, each.start, gone))
             ends[each.topic_partition] = gone
             for offset in range(gone, min(each.end, self._watermarks(partition).stable)):
+                if partition.entries[offset].damaged:
+                    faults[each.topic_partition] = Unreadable(f"{each.topic_partition}: the record batch at offset {offset} is damaged")
+                    break
                 record = self._committed_record(each.topic_partition, offset)
                 if record is not None and not admit(record):
-                    return Reading(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost))
+                    return Reading(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
                 records += [record] if record is not None else []
                 ends[each.topic_partition] = offset + 1
             if each.end > partition.high:
                 raise TopicRecreated(
                     f"{each.topic_partition}: the log ends at {partition.high}, before the end of the range planned, {each.end}"
                 )
-            if ends[each.topic_partition] < each.end:
+            if ends[each.topic_partition] < each.end and each.topic_partition not in faults:
                 raise Unavailable(f"{each}: nothing arrives from {ends[each.topic_partition]} on: a transaction is open")
-        return Reading(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost))
+        return Reading(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
 
     @_atomic
     def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:

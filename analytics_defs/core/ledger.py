@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
+from analytics_defs.core.events import Rules
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 
 REDRIVE_HEAD = TopicPartition("~redrive", 0, 0)
@@ -126,6 +127,9 @@ class Batch:
     """The dead-letter objects that hold them, sorted."""
     redrive_reasons: tuple[str, ...] = ()
     """Why each of `redrives` was rejected."""
+    rules: Rules | None = None
+    """By which its records were judged when it was cut, and are judged whenever they are read again. None: of a version that did not
+    keep them."""
     staged: str | None = None
     """SHA-256 of the staging file, once that file decides what the batch is. Before that nothing was claimed."""
 

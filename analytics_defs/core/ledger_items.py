@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core.attribute_values import AttributeValue, Item
 from analytics_defs.core.batch import one
+from analytics_defs.core.events import Rules
 from analytics_defs.core.ledger import (
     OUTCOMES,
     Batch,
@@ -34,6 +35,8 @@ from analytics_defs.errors import Contradiction
 
 LEASE_KEPT = timedelta(days=1)
 """After its last renewal, by the table's TTL: leases of runs that were killed go by themselves. Nothing else in the ledger expires."""
+
+_US = timedelta(microseconds=1)
 
 Fields: TypeAlias = Mapping[str, Any]
 """An item's attributes as Python values, by name."""
@@ -223,7 +226,12 @@ def _batch_fields(batch: Batch) -> Fields:
         "redrives": [str(source) for source in batch.redrives],
         "redrive_keys": batch.redrive_keys,
         "redrive_reasons": batch.redrive_reasons,
+        "rules": batch.rules and {"max_event_bytes": batch.rules.max_event_bytes, "max_future_skew_us": batch.rules.max_future_skew // _US},
     }
+
+
+def _rules(fields: Fields) -> Rules:
+    return Rules(max_event_bytes=fields["max_event_bytes"], max_future_skew=fields["max_future_skew_us"] * _US)
 
 
 def _batch(batch_id: str, fields: Fields) -> Batch:
@@ -237,6 +245,7 @@ def _batch(batch_id: str, fields: Fields) -> Batch:
         redrives=tuple(map(Source.parse, fields.get("redrives", ()))),
         redrive_keys=tuple(fields.get("redrive_keys", ())),
         redrive_reasons=tuple(fields.get("redrive_reasons", ())),
+        rules=_rules(fields["rules"]) if "rules" in fields else None,
         staged=fields.get("staged"),
     )
 

@@ -64,6 +64,12 @@ def close_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
     return _fitting(batch, actions)
 
 
+def most_actions(batch: Batch, hours: int) -> int:
+    """How many actions closing the batch takes at most, when its events lie in so many hours: every one of them may be stored."""
+    moved = {each.topic_partition for each in batch.redrives}
+    return 2 * len(batch.ranges) + 2 * hours + 3 + len(moved) + len(batch.redrives)
+
+
 def open_action(topic: TopicState, table: str) -> Action:
     """A topic's state: the first generation over nothing, a later one over the one before it."""
     if topic.generation == 0:

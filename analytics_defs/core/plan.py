@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -62,6 +62,10 @@ class Plan:
     @property
     def offsets(self) -> int:
         return sum(map(len, self.ranges))
+
+    def without(self, partitions: Collection[TopicPartition]) -> Plan:
+        """The same, but no range of these."""
+        return replace(self, ranges=tuple(each for each in self.ranges if each.topic_partition not in partitions))
 
     @property
     def fingerprint(self) -> str:

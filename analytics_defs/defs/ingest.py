@@ -16,6 +16,7 @@ from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.topics import topic_assets
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import steps
+from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.ports import Ledger
@@ -99,12 +100,15 @@ def move_events(
         context.log.info(batch_line(record))
 
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
-        conduct = platform.conduct(context.run.run_id)
+        conduct, deferred = platform.conduct(context.run.run_id), Deferred()
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
-            report = ingest(plan, ports, conduct, on_closed)
-            if report.stopped_because:
-                context.log.info("lane %s stops: %s", plan.lane, report.stopped_because)
-        steps.sweep(ports)
+            with deferred.every():
+                report = ingest(plan, ports, conduct, on_closed)
+                if report.stopped_because:
+                    context.log.info("lane %s stops: %s", plan.lane, report.stopped_because)
+        with deferred.every():
+            steps.sweep(ports)
+        raise_first(deferred.faults)
     if not closed:
         context.log.info("nothing was left to do")
         return

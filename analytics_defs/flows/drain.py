@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.plan import Planning, Policy
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.deferred import raise_first
 from analytics_defs.flows.ingest import Conduct, ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.ports import Ports
@@ -45,19 +47,29 @@ def drain(
 ) -> Drained:
     """Lane after lane. `sign_of_life` keeps the lease of a lane while its plan runs.
 
-    Raises the first fault of a store or broker; what was closed before stays closed.
+    A lane that failed keeps no other lane from being tried; it is planned again while it closes something. The first fault is raised
+    in the end; what was closed before stays closed.
     """
-    drained = Drained()
+    drained, faults, failed = Drained(), list[AnalyticsError](), set[int]()
+
+    def closed(record: BatchRecord) -> None:
+        drained.closed.append(record)
+        on_closed(record)
+
     while True:
         planning = look(order.topics, order.policy, ports)
         drained.stopped = list(planning.stopped.values())
         on_plans(planning)
-        reports = []
-        for plan in filter(None, planning.plans):
-            with sign_of_life(plan.lane):
-                reports.append(ingest(plan, ports, order.conduct, on_closed))
-            drained.closed += reports[-1].closed
-        taken = [report.stopped_because for report in reports if report.stopped_because]
-        if not order.until_idle or taken or not any(report.closed for report in reports):
-            drained.stopped += taken
+        before, taken = len(drained.closed), []
+        for plan in (each for each in planning.plans if each and each.lane not in failed):
+            began = len(drained.closed)
+            try:
+                with sign_of_life(plan.lane):
+                    taken.append(ingest(plan, ports, order.conduct, closed).stopped_because)
+            except AnalyticsError as fault:
+                faults.append(fault)
+                failed |= {plan.lane} if len(drained.closed) == began else set()
+        drained.stopped += filter(None, taken)
+        if not order.until_idle or any(taken) or len(drained.closed) == before:
+            raise_first(faults)
             return drained

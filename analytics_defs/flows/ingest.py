@@ -8,18 +8,21 @@ values, and every write is the same bytes again or refused. Close is last: nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from analytics_defs.core.batch import Cut, Limits, Staged
 from analytics_defs.core.counting import account
 from analytics_defs.core.events import Rules, judge
 from analytics_defs.core.layout import batch_id, staging_key
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
+from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import OnDataLoss, Plan, still_open
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import Stopped
+from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import steps
+from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Ports
 
@@ -46,40 +49,53 @@ class Report:
     """Why the plan was not executed to its end, where it was not."""
 
 
+Found: TypeAlias = tuple[Batch | None, Staged, Mapping[TopicPartition, AnalyticsError]]
+"""The next batch, or None where nothing could be read; what it is made of; partitions that cannot be read any further, and why."""
+
+
 def ingest(plan: Plan, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Report:
     """Execute exactly this plan. Raises the first fault of a store or broker; what was closed before stays closed.
 
-    A pending batch that must wait for a person holds its own partitions back only: that is raised when everything else is done.
+    A pending batch that must wait for a person, or damage in Kafka, holds its own partitions back only, and the group's offsets decide
+    nothing: such a fault is raised when everything else is done. After the group refused offsets no more are sent: the next plan sets
+    them all.
     """
-    report = Report()
-    waiting: list[Stopped] = []
+    report, waiting, group = Report(), Deferred(), Deferred()
+    unreadable: dict[TopicPartition, AnalyticsError] = {}
 
     def closed(record: BatchRecord | None) -> None:
-        if record is not None:
-            report.closed.append(record)
-            on_closed(record)
+        if record is None:
+            return
+        report.closed.append(record)
+        on_closed(record)
+        if not group.faults:
+            with group.every():
+                steps.commit(record, ports)
 
-    for batch in steps.pending_of(plan, ports.ledger.snapshot()):
-        try:
-            closed(finish(batch, None, ports, conduct))
-        except Stopped as stopped:
-            waiting.append(stopped)
+    for pending in steps.pending_of(plan, ports.ledger.snapshot()):
+        with waiting.lasting():
+            closed(finish(pending, None, ports, conduct))
 
     steps.open_topics(plan, ports)
-    while left := still_open(plan, snapshot := ports.ledger.snapshot()):
+    while left := still_open(plan, snapshot := ports.ledger.snapshot()).without(unreadable):
         watch = Stopwatch(ports.clock)
-        batch, staged = read(left, snapshot, ports, conduct, watch)
+        batch, staged, faults = read(left, snapshot, ports, conduct, watch)
+        unreadable |= faults
+        if batch is None:
+            continue
         if not take(batch, ports, watch):
             report.stopped_because = f"{batch.ranges[0]} was taken by another run"
             break
         closed(finish(batch, staged, ports, conduct, watch))
 
-    steps.recommit(plan, ports)
-    steps.raise_first(waiting)
+    if not group.faults:
+        with group.every():
+            steps.recommit(plan, ports)
+    raise_first([*waiting.faults, *unreadable.values(), *group.faults])
     return report
 
 
-def read(left: Plan, snapshot: Snapshot, ports: Ports, conduct: Conduct, watch: Stopwatch) -> tuple[Batch, Staged]:
+def read(left: Plan, snapshot: Snapshot, ports: Ports, conduct: Conduct, watch: Stopwatch) -> Found:
     """Read and judge until a limit cuts the batch. Nothing is written."""
     with watch("read"):
         now, ranges = whole_milliseconds(ports.clock.now()), left.ranges[: conduct.limits.max_ranges]
@@ -89,8 +105,8 @@ def read(left: Plan, snapshot: Snapshot, ports: Ports, conduct: Conduct, watch: 
         exact = steps.exact_ranges(ranges, reading)
         gaps = ports.log.explain(steps.holes_of(exact, cut.sorted(), reading.lost))
         steps.same_topics(exact, snapshot, ports)
-    batch = Batch(batch_id(now, exact), BatchKind.INGEST, left.lane, now, exact, conduct.run_id)
-    return batch, Staged(cut.sorted(), gaps, reading.lost, conduct.event_objects)
+    batch = Batch(batch_id(now, exact), BatchKind.INGEST, left.lane, now, exact, conduct.run_id, rules=conduct.rules) if exact else None
+    return batch, Staged(cut.sorted(), gaps, reading.lost, conduct.event_objects), reading.faults
 
 
 def take(batch: Batch, ports: Ports, watch: Stopwatch) -> bool:
@@ -100,7 +116,9 @@ def take(batch: Batch, ports: Ports, watch: Stopwatch) -> bool:
 
 
 def finish(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, watch: Stopwatch | None = None) -> BatchRecord | None:
-    """Stage, claim and archive, close, commit. `fresh` is what was just read; None: from the staging file, or the ranges read again.
+    """Stage, claim and archive, close, delete the staging file.
+
+    `fresh` is what was just read; None: from the staging file, or the ranges read again.
 
     None: somebody else closed the batch. Raises TakenOver where the batch is neither pending nor closed.
     """
@@ -110,7 +128,6 @@ def finish(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, w
         stored = steps.claim_and_archive(batch, staged, ports, watch)
         record = account(batch, staged, stored, watch.effort(ports.clock.now(), conduct.code_version))
         if ports.ledger.close(record):
-            steps.commit(record, ports)
             ports.archive.delete([staging_key(batch.id)])
             return record
     steps.must_be_closed(batch, ports)

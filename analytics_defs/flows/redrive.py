@@ -123,6 +123,7 @@ def _redrive_some(some: Sequence[Kept], ports: Ports, conduct: Conduct, report: 
         redrives=tuple(event.record.source for event, _ in again),
         redrive_keys=tuple(sorted({kept.key for _, kept in again})),
         redrive_reasons=tuple(kept.letter.reason for _, kept in again),
+        rules=conduct.rules,
     )
     if not ports.ledger.take(batch):
         raise TakenOver(f"another redrive took turn {turn} first. Nothing was changed by this one; run it again when that one has ended.")

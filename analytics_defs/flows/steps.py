@@ -20,9 +20,11 @@ from analytics_defs.core.layout import (
     staging_key,
 )
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Snapshot
+from analytics_defs.core.ledger_writes import MAX_ACTIONS, most_actions
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
 from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
+from analytics_defs.flows.deferred import raise_first
 from analytics_defs.flows.observe import observe
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Blob, Ports, Reading
@@ -57,10 +59,10 @@ def open_topics(plan: Plan, ports: Ports) -> None:
 
 
 def exact_ranges(ranges: Sequence[Range], reading: Reading) -> tuple[Range, ...]:
-    """What was read of the ranges, without the empty ones."""
+    """What was read of the ranges, without the empty ones. Raises Unavailable where that is nothing and no fault says why."""
     read = (Range(each.topic_partition, each.start, reading.ends[each.topic_partition]) for each in ranges)
     exact = tuple(sorted(each for each in read if each))
-    if ranges and not exact:
+    if ranges and not exact and not reading.faults:
         raise Unavailable(
             f"Kafka gave nothing of {', '.join(map(str, ranges))}: neither records nor the end of a partition. The lane tries again."
         )
@@ -112,6 +114,7 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
                 return None
         if data is None:
             fresh = fresh or read_again(batch, ports, conduct)
+            must_fit(batch, fresh)
             data = ports.archive.put_if_absent(_blob(key, ours := staging.encode(fresh), "application/vnd.apache.arrow.stream"))
             fresh = fresh if data == ours else None
         if not ports.ledger.mark_staged(batch.id, staging.digest(data)):
@@ -133,8 +136,23 @@ def _marked_file(now: Batch, ports: Ports) -> bytes | None:
     return data
 
 
+def must_fit(batch: Batch, staged: Staged) -> None:
+    """Raises Stopped where the ledger could not close the batch, before anything of it is staged or claimed."""
+    hours = len({event.hour for event in staged.events})
+    if (actions := most_actions(batch, hours)) > MAX_ACTIONS:
+        raise Stopped(
+            f"batch {batch.id} of {', '.join(map(str, batch.ranges))}: its events lie in {hours} hours, and closing it may take {actions} "
+            f"actions of the {MAX_ACTIONS} that one ledger transaction holds. Nothing of it was claimed; its partitions wait. "
+            f"Set MAX_EVENT_BYTES and MAX_FUTURE_SKEW to what they were at {batch.time.isoformat()}, or run the version of then, "
+            "until the batch is closed."
+        )
+
+
 def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
-    """The same ranges once more, whole, because nothing of the batch was claimed yet. Offsets of a topic that is no more are lost."""
+    """The same ranges once more, whole, because nothing of the batch was claimed yet. Offsets of a topic that is no more are lost.
+
+    By the rules under which it was taken: other rules may make events of its rejections, in more hours than one transaction closes.
+    """
     if batch.kind is BatchKind.REDRIVE:
         again = _judged(letters_of(batch, ports), batch, conduct)
         return Staged(tuple(each for each in again if isinstance(each, Event)), event_objects=conduct.event_objects)
@@ -143,6 +161,7 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
     there = [each for each in batch.ranges if each not in gone]
     same_topics(there, snapshot, ports)
     reading = ports.log.read(there, lambda _: True)
+    raise_first(list(reading.faults.values()))
     if exact_ranges(there, reading) != tuple(there):
         raise Unavailable(
             f"batch {batch.id}: Kafka gave only {', '.join(map(str, exact_ranges(there, reading)))} of {', '.join(map(str, there))}"
@@ -156,7 +175,8 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
 
 
 def _judged(records: Sequence[Record], batch: Batch, conduct: Conduct) -> tuple[Verdict, ...]:
-    return tuple(judge(record, conduct.rules, batch.time) for record in sorted(records, key=lambda record: record.source))
+    rules = batch.rules or conduct.rules
+    return tuple(judge(record, rules, batch.time) for record in sorted(records, key=lambda record: record.source))
 
 
 def letters_of(batch: Batch, ports: Ports) -> list[Record]:
@@ -278,14 +298,6 @@ def recommit(plan: Plan, ports: Ports) -> None:
     if plan.recommit:
         snapshot = ports.ledger.snapshot()
         ports.log.commit({each: snapshot.head(each).next for each in plan.recommit})
-
-
-def raise_first(waiting: Sequence[Stopped]) -> None:
-    """The first, with the others as notes."""
-    for first in waiting[:1]:
-        for other in waiting[1:]:
-            first.add_note(str(other))
-        raise first
 
 
 def sweep(ports: Ports) -> list[str]:

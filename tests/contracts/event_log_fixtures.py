@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, cast
 
-from confluent_kafka import KafkaError, Producer, TopicPartition
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
 from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
+from analytics_defs.adapters.kafka_reader import KafkaReader
 from analytics_defs.adapters.memory import MemoryLog
-from analytics_defs.core.offsets import Record
-from analytics_defs.ports import EventLog
+from analytics_defs.core.offsets import Range, Record
+from analytics_defs.core.offsets import TopicPartition as OurPartition
+from analytics_defs.ports import EventLog, Reading, Watermarks
 from tests.local.waiting import until
 
 PARTITIONS = 4
 """Of every topic here: the mock cluster knows no other number."""
 TIMESTAMP_MS = 1_700_000_000_000
 TEN_SECONDS = 10.0
+BAD_MSG: Final = int(getattr(KafkaError, "_BAD_MSG"))  # noqa: B009 - public, although its name begins with an underscore
 quiet = logging.getLogger("analytics.tests.kafka")
 
 
@@ -69,10 +72,33 @@ class BrokerUnderTest(LogUnderTest, Protocol):
     def add_partition(self, topic: str) -> None: ...
 
 
+class ReadPort(Protocol):
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading: ...
+
+
+class DamagedUnderTest(Protocol):
+    """A log in which record batches can be damaged. Each record here is a batch of its own."""
+
+    @property
+    def port(self) -> ReadPort: ...
+
+    def create_topic(self) -> str: ...
+
+    def write(self, topic: str, partition: int, records: Sequence[Written]) -> None: ...
+
+    def damage(self, topic: str, partition: int, offset: int) -> None: ...
+
+    def mend(self, topic: str, partition: int, offset: int) -> None: ...
+
+    def write_marker(self, topic: str, partition: int) -> None:
+        """An offset that gives no record."""
+        ...
+
+
 class MemoryBroker:
     def __init__(self) -> None:
-        self.port: EventLog
-        self.port = self._log = MemoryLog()
+        self._log = MemoryLog()
+        self.port: EventLog = self._log
 
     def create_topic(self) -> str:
         topic = _name()
@@ -97,6 +123,15 @@ class MemoryBroker:
 
     def add_partition(self, topic: str) -> None:
         self._log.add_partition(topic)
+
+    def damage(self, topic: str, partition: int, offset: int) -> None:
+        self._log.damage(topic, partition, offset)
+
+    def mend(self, topic: str, partition: int, offset: int) -> None:
+        self._log.mend(topic, partition, offset)
+
+    def write_marker(self, topic: str, partition: int) -> None:
+        self._log.append_marker(topic, partition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +162,86 @@ class MockCluster:
 
     def write(self, topic: str, partition: int, records: Sequence[Written]) -> None:
         send(self._producer, topic, partition, records)
+
+
+class ScriptedBroker:
+    """A reader whose client is a script that does what librdkafka does: says that a batch is damaged, and goes on behind it."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, list[list[Written | None]]] = {}
+        self._damaged: set[tuple[str, int, int]] = set()
+        reader = KafkaReader(impatient("scripted"), self._watermarks, committed_only=True)
+        reader._client = cast(Consumer, ScriptedConsumer(self._message, self._high))
+        self.port: ReadPort = reader
+
+    def create_topic(self) -> str:
+        topic = _name()
+        self._topics[topic] = [[] for _ in range(PARTITIONS)]
+        return topic
+
+    def write(self, topic: str, partition: int, records: Sequence[Written]) -> None:
+        self._topics[topic][partition] += records
+
+    def damage(self, topic: str, partition: int, offset: int) -> None:
+        self._damaged.add((topic, partition, offset))
+
+    def mend(self, topic: str, partition: int, offset: int) -> None:
+        self._damaged.remove((topic, partition, offset))
+
+    def write_marker(self, topic: str, partition: int) -> None:
+        self._topics[topic][partition].append(None)
+
+    def _high(self, topic: str, partition: int) -> int:
+        return len(self._topics[topic][partition])
+
+    def _watermarks(self, partition: OurPartition) -> Watermarks:
+        return Watermarks(0, high := self._high(partition.topic, partition.partition), high)
+
+    def _message(self, topic: str, partition: int, offset: int) -> Message | None:
+        if (topic, partition, offset) in self._damaged:
+            error = KafkaError(BAD_MSG, f"MessageSet at offset {offset} (96 bytes) failed CRC32C check")
+            return Message(topic=topic, partition=partition, offset=offset, error=error)
+        if (record := self._topics[topic][partition][offset]) is None:
+            return None
+        return Message(topic=topic, partition=partition, offset=offset, value=record.value, timestamp=(TIMESTAMP_CREATE_TIME, TIMESTAMP_MS))
+
+
+class ScriptedConsumer:
+    """As much of `confluent_kafka.Consumer` as the reader uses. Partitions give their messages in turn."""
+
+    def __init__(self, message: Callable[[str, int, int], Message | None], high: Callable[[str, int], int]) -> None:
+        self._message, self._high = message, high
+        self._next: dict[tuple[str, int], int] = {}
+        self._given: dict[tuple[str, int], int] = {}
+
+    def incremental_assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self._next |= {(each.topic, each.partition): each.offset for each in partitions}
+
+    def incremental_unassign(self, partitions: Sequence[TopicPartition]) -> None:
+        for each in partitions:
+            del self._next[each.topic, each.partition]
+            self._given.pop((each.topic, each.partition), None)
+
+    def poll(self, _: float) -> Message | None:
+        return next(iter(self.consume(1, 0)), None)
+
+    def consume(self, count: int, _: float) -> list[Message]:
+        found: list[Message] = []
+        while len(found) < count and (ready := [key for key in self._next if self._next[key] < self._high(*key)]):
+            key = min(ready, key=lambda each: (self._next[each], each))
+            message = self._message(*key, self._next[key])
+            self._next[key] += 1
+            found += [message] if message is not None else []
+            if message is not None and message.error() is None:
+                self._given[key] = self._next[key]
+        return found
+
+    def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Follows the messages given, as librdkafka's: behind a damaged batch as soon as one behind it was given."""
+        return [TopicPartition(each.topic, each.partition, self._given.get((each.topic, each.partition), -1001)) for each in partitions]
+
+    def close(self) -> None:
+        self._next.clear()
 
 
 class MockBroker:
@@ -256,6 +371,14 @@ def real_broker() -> Iterator[RealBroker]:
 
 
 LOGS: dict[str, Callable[[], AbstractContextManager[LogUnderTest]]] = {"memory": memory_broker, "mock": mock_broker, "real": real_broker}
+
+
+@contextmanager
+def scripted_broker() -> Iterator[ScriptedBroker]:
+    yield ScriptedBroker()
+
+
+DAMAGED: dict[str, Callable[[], AbstractContextManager[DamagedUnderTest]]] = {"memory": memory_broker, "scripted": scripted_broker}
 BROKERS: dict[str, Callable[[], AbstractContextManager[BrokerUnderTest]]] = {"memory": memory_broker, "real": real_broker}
 
 

@@ -9,9 +9,20 @@ import pytest
 
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import Missing, TopicRecreated, Unavailable
+from analytics_defs.errors import Missing, TopicRecreated, Unavailable, Unreadable
 from analytics_defs.ports import EventLog, Reading, Watermarks
-from tests.contracts.event_log_fixtures import BROKERS, LOGS, PARTITIONS, TIMESTAMP_MS, BrokerUnderTest, LogUnderTest, Written, values
+from tests.contracts.event_log_fixtures import (
+    BROKERS,
+    DAMAGED,
+    LOGS,
+    PARTITIONS,
+    TIMESTAMP_MS,
+    BrokerUnderTest,
+    DamagedUnderTest,
+    LogUnderTest,
+    Written,
+    values,
+)
 
 
 @pytest.fixture(params=["memory", "mock", pytest.param("real", marks=pytest.mark.real)])
@@ -348,3 +359,59 @@ def test_a_partition_that_appears_later_is_seen_and_read(broker: BrokerUnderTest
     broker.write(topic, PARTITIONS, numbered(1))
     added = TopicPartition(topic, 0, PARTITIONS)
     assert values(broker.port.read([Range(added, 0, 1)], everything).records) == [b"0"]
+
+
+# Damage in Kafka.
+
+
+@pytest.fixture(params=sorted(DAMAGED))
+def damaged(request: pytest.FixtureRequest) -> Iterator[DamagedUnderTest]:
+    with DAMAGED[request.param]() as found:
+        yield found
+
+
+def test_a_damaged_batch_ends_its_own_range_before_it_and_no_other(damaged: DamagedUnderTest) -> None:
+    topic = damaged.create_topic()
+    bad, good, last = (TopicPartition(topic, 0, number) for number in range(3))
+    for number in range(3):
+        damaged.write(topic, number, numbered(6, first=10 * number))
+    damaged.damage(topic, 0, 3)
+    reading = damaged.port.read([Range(bad, 1, 6), Range(good, 0, 6), Range(last, 2, 4)], everything)
+    assert values(reading.records) == [b"1", b"2", *(b"%d" % number for number in range(10, 16)), b"22", b"23"]
+    assert (reading.ends, reading.lost) == ({bad: 3, good: 6, last: 4}, ())
+    assert list(reading.faults) == [bad]
+    fault = reading.faults[bad]
+    assert isinstance(fault, Unreadable)
+    assert not fault.retryable
+    assert f"{topic}/0: the record batch at offset 3 is damaged" in str(fault)
+
+
+def test_a_range_that_begins_with_a_damaged_batch_gives_nothing_as_often_as_it_is_read(damaged: DamagedUnderTest) -> None:
+    topic = damaged.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    damaged.write(topic, 0, numbered(4))
+    damaged.damage(topic, 0, 1)
+    for _ in range(2):
+        reading = damaged.port.read([Range(partition, 1, 4)], everything)
+        assert (reading.records, reading.ends, list(reading.faults)) == ((), {partition: 1}, [partition])
+    damaged.mend(topic, 0, 1)
+    reading = damaged.port.read([Range(partition, 1, 4)], everything)
+    assert (values(reading.records), reading.ends, reading.faults) == ([b"1", b"2", b"3"], {partition: 4}, {})
+
+
+def test_damage_behind_the_end_of_a_range_or_behind_a_refused_record_is_no_fault_of_the_reading(damaged: DamagedUnderTest) -> None:
+    topic = damaged.create_topic()
+    partition = TopicPartition(topic, 0, 0)
+    damaged.write(topic, 0, numbered(6))
+    damaged.damage(topic, 0, 4)
+    assert damaged.port.read([Range(partition, 0, 4)], everything).faults == {}
+    damaged.write(topic, 1, numbered(3))
+    damaged.write_marker(topic, 1)
+    damaged.write(topic, 1, numbered(2))
+    damaged.damage(topic, 1, 4)
+    behind_a_marker = damaged.port.read([Range(TopicPartition(topic, 0, 1), 0, 4)], everything)
+    assert (list(behind_a_marker.ends.values()), behind_a_marker.faults) == ([4], {})
+    first = damaged.port.read([Range(partition, 0, 6)], at_most(2))
+    assert (first.ends, first.faults) == ({partition: 2}, {})
+    second = damaged.port.read([Range(partition, 2, 6)], everything)
+    assert (values(second.records), second.ends, list(second.faults)) == ([b"2", b"3"], {partition: 4}, [partition])

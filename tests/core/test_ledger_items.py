@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from analytics_defs.core import ledger_items as items
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core.attribute_values import Item
+from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import batch_id
 from analytics_defs.core.ledger import (
     OUTCOMES,
@@ -64,6 +65,7 @@ batches = st.builds(
     redrives=many_sources,
     redrive_keys=many_names,
     redrive_reasons=many_names,
+    rules=st.none() | st.builds(Rules, max_event_bytes=counts, max_future_skew=st.timedeltas(timedelta(0), timedelta(days=365))),
     staged=st.none() | names,
 )
 RECORD: dict[str, st.SearchStrategy[Any]] = {
@@ -105,6 +107,15 @@ def test_a_record_comes_back_equal(record: BatchRecord) -> None:
 @given(batches)
 def test_a_pending_batch_comes_back_equal(batch: Batch) -> None:
     assert items.decoded(items.pending_of, items.pending_item(batch)) == batch
+
+
+def test_an_entry_of_a_version_that_kept_no_rules_is_read_as_one_without_them() -> None:
+    batch = Batch(
+        "batch", BatchKind.INGEST, 0, datetime(2024, 1, 15, tzinfo=UTC), (Range(ONE, 0, 1),), "run", rules=Rules(max_event_bytes=7)
+    )
+    entry = dict(items.pending_item(batch))
+    del entry["rules"]
+    assert items.decoded(items.pending_of, entry) == replace(batch, rules=None)
 
 
 @reproducibly

@@ -11,7 +11,7 @@ import pytest
 from analytics_defs.core.batch import MAX_HOURS, MAX_RANGES
 from analytics_defs.core.layout import batch_id
 from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind, BatchRecord, Redriven, Tally
-from analytics_defs.core.ledger_writes import MAX_ACTIONS, Action, LedgerTables, close_actions, take_actions
+from analytics_defs.core.ledger_writes import MAX_ACTIONS, Action, LedgerTables, close_actions, most_actions, take_actions
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import AnalyticsError
 
@@ -98,6 +98,19 @@ def test_counters_of_lanes_lie_in_items_of_their_own() -> None:
 def test_twenty_redriven_records_fit_wherever_they_come_from() -> None:
     sources = [Source(partition(number), number) for number in range(20)]
     assert len(close_actions(redrive_record(sources, 20), TABLES)) <= MAX_ACTIONS
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ingest_record(24, 24),
+        ingest_record(1, 0),
+        redrive_record([Source(partition(number), number) for number in range(20)], 20),
+        redrive_record([Source(partition(number % 3), number) for number in range(9)], 2),
+    ],
+)
+def test_how_many_actions_a_close_takes_is_known_before_anything_is_stored(record: BatchRecord) -> None:
+    assert most_actions(record.batch, len(record.hours)) == len(close_actions(record, TABLES))
 
 
 @pytest.mark.parametrize(

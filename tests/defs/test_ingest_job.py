@@ -13,7 +13,7 @@ from analytics_defs.core.layout import staging_key
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import micro_batch_job
 from analytics_defs.defs.platform import failures
-from analytics_defs.errors import AnalyticsError, Denied, Unavailable
+from analytics_defs.errors import AnalyticsError, Denied, GroupInUse, Unavailable
 from analytics_defs.ports import Blob, Ports
 from tests.defs.memory_platform import MemoryPlatform
 
@@ -147,3 +147,22 @@ def test_a_run_removes_staging_files_that_a_dead_one_left_of_closed_batches(inst
     platform.ports().archive.put([Blob(staging_key(closed.batch.id), b"left", "", {}), Blob(staging_key("not-ours"), b"kept", "", {})])
     platform.run(instance)
     assert list(platform.ports().archive.keys(staging_key(""))) == [staging_key("not-ours")]
+
+
+def test_a_run_whose_offsets_are_refused_moves_everything_sweeps_and_fails_with_the_refusal(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise GroupInUse("another consumer is a member of the group")
+
+    platform = MemoryPlatform(lanes=2)
+    platform.produce(10)
+    platform.run(instance)
+    left = staging_key(platform.ports().ledger.last_batches(1)[0].batch.id)
+    platform.ports().archive.put([Blob(left, b"left", "", {})])
+    platform.produce(10, start=10)
+    monkeypatch.setattr(platform.log, "commit", refuse)
+    result = platform.run(instance)
+    assert not result.success
+    assert platform.ports().ledger.counters()["events"] == 20, "the second lane was tried after the first one's refusal"
+    assert list(platform.ports().archive.keys(staging_key(""))) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -12,11 +12,12 @@ import pytest
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
 from analytics_defs.core.batch import Limits
 from analytics_defs.core.events import Rules
-from analytics_defs.core.plan import Policy
-from analytics_defs.errors import Unavailable
+from analytics_defs.core.offsets import Range, Record
+from analytics_defs.core.plan import Policy, lane_of
+from analytics_defs.errors import AnalyticsError, Denied, GroupInUse, Unavailable
 from analytics_defs.flows.drain import Drained, Order, drain
 from analytics_defs.flows.ingest import Conduct
-from analytics_defs.ports import Ports
+from analytics_defs.ports import Ports, Reading
 
 TOPIC = "ProductDeleted"
 
@@ -81,3 +82,35 @@ def test_a_fault_ends_it_and_what_was_closed_stays_closed(monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert world.drain(Policy(), until_idle=True).closed
     assert sum(head.totals.stored for head in world.ports.ledger.snapshot().heads.values()) == 20
+
+
+@pytest.mark.parametrize("fault", [Unavailable("no leader"), Denied("403")])
+def test_a_lane_that_fails_keeps_no_other_lane_from_being_emptied_and_its_fault_is_raised_in_the_end(
+    fault: AnalyticsError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(events=40)
+    really_read = world.log.read
+
+    def read(ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
+        if any(lane_of(each.topic_partition, 2) == 0 for each in ranges):
+            raise fault
+        return really_read(ranges, admit)
+
+    monkeypatch.setattr(world.log, "read", read)
+    with pytest.raises(type(fault)) as raised:
+        world.drain(Policy(lanes=2, max_offsets=10), until_idle=True)
+    assert raised.value is fault
+    assert world.lanes_alive == [0, 1, 1], "who fails without closing anything is not tried again"
+    assert sorted(head.totals.stored for head in world.ports.ledger.snapshot().heads.values()) == [20]
+
+
+def test_a_group_that_takes_no_offsets_does_not_end_a_drain_before_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(events=40)
+
+    def refuse(_: object) -> None:
+        raise GroupInUse("another consumer is a member of the group")
+
+    monkeypatch.setattr(world.log, "commit", refuse)
+    with pytest.raises(GroupInUse):
+        world.drain(Policy(max_offsets=10), until_idle=True)
+    assert len(world.recent.items) == 40

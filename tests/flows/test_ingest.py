@@ -13,10 +13,9 @@ from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import event_key, staging_key
 from analytics_defs.core.ledger import OUTCOMES, BatchRecord, Tally
 from analytics_defs.core.plan import Plan, Policy
-from analytics_defs.errors import Contradiction, Unavailable
+from analytics_defs.errors import AnalyticsError, Contradiction, Denied, GroupInUse, Missing, Stopped, TopicRecreated, Unavailable
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.ingest import Report, ingest
-from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, conduct, event, legacy_event
@@ -202,6 +201,83 @@ def test_a_batch_that_was_taken_but_not_staged_is_read_again_in_exactly_its_rang
     assert problems(world) == []
 
 
+def forget_rules(world: World) -> None:
+    """Pending entries as a version wrote them that kept no rules."""
+    pending = world.ledger._pending
+    pending |= {each.id: replace(each, rules=None) for each in pending.values()}
+
+
+def large_events_of(hours: int) -> list[bytes]:
+    times = [f"2024-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z" for hour in range(hours)]
+    return [event(f"e{hour}", time, padding="." * 500) for hour, time in enumerate(times)]
+
+
+def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_was_taken() -> None:
+    """By the rules of later its rejections were events of more hours than one transaction of the ledger holds."""
+    world = World()
+    world.create()
+    world.produce(*large_events_of(60))
+    with pytest.raises(Crashed):
+        world.run(by=conduct(rules=Rules(max_event_bytes=300)), ports=through(world.ports, failing_at("take")))
+    world.settle(conduct(rules=Rules(max_event_bytes=10_000)))
+    assert [record.tally for record in world.ledger.last_batches(10)] == [Tally(dead_letters=60)]
+    assert problems(world) == []
+
+
+def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_and_holds_nothing_else_back() -> None:
+    world = World()
+    world.create(partitions=2)
+    world.produce(*large_events_of(60))
+    with pytest.raises(Crashed):
+        world.run(by=conduct(rules=Rules(max_event_bytes=300)), ports=through(world.ports, failing_at("take")))
+    forget_rules(world)
+    world.produce(event("other"), partition=1)
+    for _ in range(2):
+        with pytest.raises(Stopped, match=r"events lie in 60 hours, and closing it may take 125 actions .* Set MAX_EVENT_BYTES"):
+            world.run()
+    assert set(world.recent.items) == {"other"}
+    assert list(world.archive.keys("staging/")) == []
+    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    assert problems(world) == []
+
+
+LASTING = [AnalyticsError, Contradiction, Denied, Missing, TopicRecreated]
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_only(fault: type[AnalyticsError]) -> None:
+    world = World()
+    world.create(partitions=2)
+    world.produce(event("a"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
+    world.produce(event("b"), partition=1)
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "close" and call.args[0].batch.ranges[0].topic_partition == world.partition(0):
+            raise fault("its transaction is too large")
+        return perform()
+
+    with pytest.raises(fault, match="too large"):
+        world.run(ports=through(world.ports, door))
+    assert world.ledger.snapshot().heads[world.partition(1)].totals == Tally(stored=1)
+    assert world.log.committed([world.partition(1)]) == {world.partition(1): 1}
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_pending_batch_whose_fault_may_pass_by_itself_fails_the_run_at_once() -> None:
+    world = World()
+    world.create(partitions=2)
+    world.produce(event("a"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
+    world.produce(event("b"), partition=1)
+    with pytest.raises(Unavailable):
+        world.run(ports=through(world.ports, failing("close", False, lambda _: Unavailable("down"))))
+    assert world.partition(1) not in world.ledger.snapshot().heads
+
+
 def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         answer = perform()
@@ -308,19 +384,60 @@ def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
 def test_what_an_executor_closes_it_tells_at_once() -> None:
     world = a_world()
     told: list[BatchRecord] = []
-    with pytest.raises(Unavailable):
-        ingest(plan_of(world), failing_commit(world.ports), conduct(limits=Limits(max_events=3)), told.append)
-    assert told == []
-    assert len(world.ledger.last_batches(10)) == 1
-    report = ingest(plan_of(world), world.ports, conduct(limits=Limits(max_events=3)), told.append)
-    assert told == report.closed
-    assert len(told) == 1
 
-
-def failing_commit(ports: Ports) -> Ports:
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "commit":
-            raise Unavailable("Kafka is down")
+        if call.method == "take" and told:
+            raise Unavailable("the ledger is down")
         return perform()
 
-    return through(ports, door)
+    with pytest.raises(Unavailable):
+        ingest(plan_of(world), through(world.ports, door), conduct(limits=Limits(max_events=3)), told.append)
+    assert told == world.ledger.last_batches(10)
+    report = ingest(plan_of(world), world.ports, conduct(limits=Limits(max_events=3)), told.append)
+    assert told[1:] == report.closed
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("fault", [GroupInUse("another consumer is a member"), Unavailable("no coordinator")])
+def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_told_in_the_end(fault: AnalyticsError) -> None:
+    world = World()
+    world.create()
+    world.produce(*(event(f"e{number}") for number in range(10)))
+    told: list[BatchRecord] = []
+    commits: list[Call] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "commit":
+            commits.append(call)
+            raise fault
+        return perform()
+
+    world.clock.advance(SECOND)
+    with pytest.raises(type(fault)) as raised:
+        ingest(plan_of(world), through(world.ports, door), conduct(limits=Limits(max_events=3)), told.append)
+    assert raised.value is fault
+    assert [record.tally.stored for record in told] == [3, 3, 3, 1]
+    assert list(world.archive.keys("staging/")) == []
+    assert len(commits) == 1, "the next plan sets them all: not a time-out for each batch"
+    assert plan_of(world).recommit == (world.partition(),)
+    world.settle()
+    assert world.log.committed([world.partition()]) == {world.partition(): 10}
+    assert problems(world) == []
+
+
+def test_a_recommit_that_is_refused_is_told_after_everything_else() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    world.log.commit({world.partition(): 0})
+    world.produce(event("b"))
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "commit" and call.args[0] == {world.partition(): 2} and world.ids(["b"]):
+            raise GroupInUse("another consumer is a member")
+        return perform()
+
+    with pytest.raises(GroupInUse):
+        ingest(plan_of(world), through(world.ports, door), conduct())
+    assert set(world.ids(["a", "b"])) == {"a", "b"}

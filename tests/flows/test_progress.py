@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import Marker, MemoryLog
+from analytics_defs.core.batch import Limits
 from analytics_defs.core.ledger import Gap, GapReason, Tally
 from analytics_defs.core.offsets import Range, Record
 from analytics_defs.core.plan import OnDataLoss, Policy
-from analytics_defs.errors import DataLoss, Missing, Unavailable
+from analytics_defs.errors import DataLoss, Missing, Unavailable, Unreadable
 from analytics_defs.flows import steps
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.ingest import ingest
@@ -187,6 +188,66 @@ def test_a_reading_that_gives_nothing_is_a_fault_and_takes_nothing() -> None:
     with pytest.raises(Unavailable, match="Kafka gave nothing"):
         world.run()
     assert world.ledger.snapshot().heads == {}
+
+
+# What is damaged in Kafka.
+
+
+def test_a_damaged_batch_stops_its_partition_before_it_and_the_rest_of_the_plan_is_done() -> None:
+    world = a_world()
+    world.produce(*events(6))
+    world.produce(*events(9, "f"), partition=1)
+    world.log.damage(TOPIC, 0, 3)
+    with pytest.raises(Unreadable, match="ProductDeleted/0: the record batch at offset 3"):
+        world.run(by=conduct(limits=Limits(max_events=4)))
+    assert set(world.recent.items) == {*(f"e{number}" for number in range(3)), *(f"f{number}" for number in range(9))}
+    assert (committed(world), committed(world, 1)) == (3, 9)
+    assert world.ledger.snapshot().pending == {}
+    world.log.mend(TOPIC, 0, 3)
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_plan_of_a_damaged_partition_alone_takes_nothing_and_says_why_every_time() -> None:
+    world = a_world()
+    world.produce(*events(2))
+    world.log.damage(TOPIC, 0, 0)
+    for _ in range(2):
+        with pytest.raises(Unreadable):
+            world.run()
+    assert world.ledger.snapshot().heads == {}
+    world.produce(*events(1, "f"), partition=1)
+    with pytest.raises(Unreadable):
+        world.run()
+    assert set(world.recent.items) == {"f0"}
+
+
+def test_a_damaged_batch_in_a_taken_batch_waits_and_holds_nothing_else_back() -> None:
+    world = a_world()
+    world.produce(*events(4))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("take")))
+    world.log.damage(TOPIC, 0, 2)
+    world.produce(*events(1, "f"), partition=1)
+    with pytest.raises(Unreadable):
+        world.run()
+    assert set(world.recent.items) == {"f0"}
+    assert list(world.archive.keys("staging/")) == []
+    world.log.mend(TOPIC, 0, 2)
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_damaged_batch_that_a_person_gives_up_is_lost_by_name() -> None:
+    world = a_world()
+    world.produce(*events(6))
+    world.log.damage(TOPIC, 0, 3)
+    with pytest.raises(Unreadable):
+        world.run()
+    world.log.retain_from(TOPIC, 0, 4)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=5, lost=1)
 
 
 # What retention took.

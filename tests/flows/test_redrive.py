@@ -22,7 +22,7 @@ from analytics_defs.flows.redrive import Redrive, Selection, dead_letters, redri
 from analytics_defs.flows.steps import letters_of
 from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import Blob, Ports
-from tests.flows.test_ingest import failing_at, problems
+from tests.flows.test_ingest import failing_at, forget_rules, problems
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import TOPIC, World, conduct, event
 
@@ -289,10 +289,20 @@ def test_a_redrive_that_ends_at_any_call_is_finished_by_whoever_comes_next(numbe
     assert audit(world.ports).totals == Tally(stored=3, dead_letters=1)
 
 
-def test_a_redrive_that_a_run_with_stricter_rules_reads_again_leaves_the_letters_as_they_are() -> None:
+def test_a_redrive_that_a_run_with_other_rules_reads_again_keeps_the_rules_under_which_it_was_taken() -> None:
     world = a_world()
     with pytest.raises(Crashed):
         redrive(Selection(), through(world.ports, failing_at("take")), conduct())
+    world.settle(conduct(rules=STRICT))
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=3, dead_letters=1)
+
+
+def test_a_redrive_without_kept_rules_that_stricter_rules_read_again_leaves_the_letters_as_they_are() -> None:
+    world = a_world()
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing_at("take")), conduct())
+    forget_rules(world)
     world.settle(conduct(rules=STRICT))
     assert problems(world) == []
     assert audit(world.ports).totals == Tally(stored=1, dead_letters=3)

@@ -22,6 +22,8 @@ from tests.proof.states import frozen
 
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "3"))
 CRASHES = int(os.environ.get("CRASHES", "1"))
+NO_RULES: dict[tuple[Any, str], Any] = {(steps, "_judged"): mutants.without_kept_rules(steps._judged)}
+"""By the same rules everybody stages the same bytes, and then it does not matter whose they are."""
 
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 120)
@@ -66,9 +68,9 @@ def _contents(stores: dict[str, Any]) -> Any:
         pytest.param(Kinds(), {(steps, "_claim_chunk"): mutants.archiving_first(steps._claim_chunk)}, id="archive before the claim"),
         pytest.param(Kinds(ledger=mutants.HeadsWithoutCondition), {}, id="no condition on the head"),
         pytest.param(Kinds(recent=mutants.ClaimsWithoutCondition), {}, id="no condition on the claim"),
-        pytest.param(Kinds(archive=mutants.StagingOverwritten), {}, id="staging is overwritten"),
+        pytest.param(Kinds(archive=mutants.StagingOverwritten), NO_RULES, id="staging is overwritten"),
         pytest.param(Kinds(ledger=mutants.MarksIgnored), {}, id="nobody notes which staging file decides"),
-        pytest.param(Kinds(ledger=mutants.LateRisersBelieved), {}, id="staging goes on after the close"),
+        pytest.param(Kinds(ledger=mutants.LateRisersBelieved), NO_RULES, id="staging goes on after the close"),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
