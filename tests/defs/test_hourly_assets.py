@@ -23,8 +23,12 @@ ASSETS = [event_archive, hourly_event_stats, restored_recent_events, daily_event
 CHAIN = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
 
 
+STARTED = datetime.now(UTC)
+"""One moment for all of a test, so that no hour ends in the middle of it."""
+
+
 def ago(hours: int) -> str:
-    return hour_of(datetime.now(UTC) - timedelta(hours=hours))
+    return hour_of(STARTED - timedelta(hours=hours))
 
 
 @pytest.fixture
@@ -169,7 +173,7 @@ class Automation:
     def __init__(self, instance: dg.DagsterInstance, platform: MemoryPlatform) -> None:
         self.instance, self.platform = instance, platform
         self.cursor: Any = None
-        self.now = datetime.now(UTC)
+        self.now = STARTED.replace(minute=1)
 
     def parts_changed(self, *hours: str) -> None:
         """What the sensor of ingest reports after batches closed."""

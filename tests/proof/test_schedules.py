@@ -26,7 +26,7 @@ NO_RULES: dict[tuple[Any, str], Any] = {(steps, "_judged"): mutants.without_kept
 """By the same rules everybody stages the same bytes, and then it does not matter whose they are."""
 
 
-@pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 120)
+@pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
 def test_no_schedule_of_two_lanes_with_two_executors_each_breaks_an_invariant() -> None:
     verdict = Search(two_lanes(), PREEMPTIONS, CRASHES).run()
     assert verdict.finding is None, f"{verdict.finding.fault}\nreplay it with SCHEDULE={verdict.finding.schedule!r}"

@@ -63,7 +63,7 @@ def world() -> World:
 def _now() -> Any:
     from analytics_defs.adapters.memory import ManualClock
 
-    return ManualClock(datetime.now(UTC))
+    return ManualClock(HOUR + timedelta(minutes=30))
 
 
 def items(world: World) -> list[dict[str, Any]]:
