@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -43,24 +44,36 @@ def main(quick: bool, only: tuple[str, ...], save: Path | None) -> None:
     """Start real servers with empty data, measure, print the tables, and end what was started. About half an hour."""
     sizes, results = QUICK if quick else Sizes(), Results()
     with servers(FOLDER / "servers"):
-        if "drains" in only:
-            _ceilings(results, sizes.ceiling)
+        for part in _parts(results, sizes, only):
+            part()
+            if save:  # after each part, so that what was measured stays when somebody stops it
+                save.write_text(report.markdown(results), encoding="utf-8")
+    click.echo(report.markdown(results))
+
+
+def _parts(results: Results, sizes: Sizes, only: tuple[str, ...]) -> Iterator[Callable[[], None]]:
+    if "drains" in only:
+        yield partial(_ceilings, results, sizes.ceiling)
+        for lanes in (1, 2):
             for event_objects in (True, False):
-                for lanes in (1, 2):
-                    _drain(results, sizes.drained, lanes, event_objects=event_objects)
-            _ceilings(results, sizes.ceiling)
-        if "memory" in only:
-            with _bar("drained: records of 900 KB", sizes.large) as advance:
-                results.large_records_mib = drain_large(FOLDER / "stack", sizes.large, on_progress=advance)
-        if "latency" in only:
-            with _bar(f"seen, of {RATE:g} events a second", sizes.latency) as advance:
-                results.latencies.append(latency(FOLDER / "stack", RATE, sizes.latency, advance))
-        for size in sizes.scale if "scale" in only else ():
-            _drain(results, size, 1, event_objects=False)
-    text = report.markdown(results)
-    if save:
-        save.write_text(text, encoding="utf-8")
-    click.echo(text)
+                yield partial(_drain, results, sizes.drained, lanes, event_objects=event_objects)
+        yield partial(_ceilings, results, sizes.ceiling)
+    if "latency" in only:
+        yield partial(_latency, results, sizes.latency)
+    if "memory" in only:
+        yield partial(_memory, results, sizes.large)
+    for size in sizes.scale if "scale" in only else ():
+        yield partial(_drain, results, size, 1, event_objects=False)
+
+
+def _latency(results: Results, events: int) -> None:
+    with _bar(f"seen, of {RATE:g} events a second", events) as advance:
+        results.latencies.append(latency(FOLDER / "stack", RATE, events, advance))
+
+
+def _memory(results: Results, records: int) -> None:
+    with _bar("drained: records of 900 KB", records) as advance:
+        results.large_records_mib = drain_large(FOLDER / "stack", records, on_progress=advance)
 
 
 def _ceilings(results: Results, events: int) -> None:
