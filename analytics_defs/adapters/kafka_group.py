@@ -6,18 +6,21 @@ one (librdkafka 2.16, its issues 3663 and 4605; seen here whenever a broker was 
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
+from analytics_defs.adapters.kafka_admin import MOVING, PAUSES_SECONDS
 from analytics_defs.adapters.kafka_client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, milliseconds, translated
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import GroupInUse
 
+V = TypeVar("V")
 OTHER_MEMBERS: Final = frozenset(
     {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS}
 )
@@ -43,9 +46,13 @@ class KafkaGroup:
         asked = list(partitions)
         if not asked:
             return {}
-        with self._consumer(f"reading the offsets of group {self._config.group_id}") as consumer:
+
+        def ask(consumer: Consumer) -> list[KafkaPartition]:
             answer = consumer.committed([KafkaPartition(each.topic, each.partition) for each in asked], self._seconds)
             _check([each for each in answer if each.error is None or each.error.code() not in MISSING])
+            return answer
+
+        answer = self._ask(f"reading the offsets of group {self._config.group_id}", ask)
         found = {(each.topic, each.partition): each.offset for each in answer if each.error is None and each.offset >= 0}
         return {each: found.get((each.topic, each.partition)) for each in asked}
 
@@ -58,20 +65,22 @@ class KafkaGroup:
             return
         wanted = [KafkaPartition(each.topic, each.partition, offset) for each, offset in offsets.items()]
         named = ", ".join(f"{each}: {offset}" for each, offset in offsets.items())
-        with self._consumer(f"setting the offsets of group {self._config.group_id} to {named}") as consumer:
-            self._answers.clear()
-            # Waiting for it with `asynchronous=False` knows no time limit.
-            consumer.commit(offsets=wanted, asynchronous=True)
-            deadline = time.monotonic() + self._seconds
-            while not self._answers:
-                if time.monotonic() > deadline:
-                    raise KafkaException(KafkaError(TIMED_OUT))
-                consumer.poll(SLICE_SECONDS)
-            error, answer = self._answers[0]
-            self._check_members([error, *(each.error for each in answer)])
-            _check(answer)
-            if error is not None:
-                raise KafkaException(error)
+        self._ask(f"setting the offsets of group {self._config.group_id} to {named}", partial(self._commit, wanted))
+
+    def _commit(self, wanted: list[KafkaPartition], consumer: Consumer) -> None:
+        self._answers.clear()
+        # Waiting for it with `asynchronous=False` knows no time limit.
+        consumer.commit(offsets=wanted, asynchronous=True)
+        deadline = time.monotonic() + self._seconds
+        while not self._answers:
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(TIMED_OUT))
+            consumer.poll(SLICE_SECONDS)
+        error, answer = self._answers[0]
+        self._check_members([error, *(each.error for each in answer)])
+        _check(answer)
+        if error is not None:
+            raise KafkaException(error)
 
     def _check_members(self, errors: Sequence[KafkaError | None]) -> None:
         if any(error is not None and error.code() in OTHER_MEMBERS for error in errors):
@@ -80,22 +89,38 @@ class KafkaGroup:
                 "another KAFKA_GROUP_ID; the ledger has the progress, nothing is lost: the group's offsets are set again when that is done."
             )
 
-    @contextmanager
-    def _consumer(self, doing: str) -> Iterator[Consumer]:
-        """After a fault the client is dropped, with what it would still try: an offset set late would undo a newer one.
+    def _ask(self, doing: str, ask: Callable[[Consumer], V]) -> V:
+        """One request, repeated where the group's coordinator is on the move: on a fresh broker there is none for a moment.
 
-        It is not closed: closing waits, without a limit, for the coordinator.
+        After a fault the client is dropped, with what it would still try: an offset set late would undo a newer one. It is not closed:
+        closing waits, without a limit, for the coordinator.
         """
+        deadline = time.monotonic() + self._seconds
+        pauses = iter(PAUSES_SECONDS)
         with translated(self._config.brokers, doing, self._faults):
-            if self._client is None:
-                self._client = connect(Consumer, self._settings(), self._faults)
-            try:
-                yield self._client
-                self._faults.clear()
-            except BaseException:
-                self._client.poll(0)  # hands over what the library has to complain about
-                self._client = None
-                raise
+            while True:
+                try:
+                    answer = ask(self._consumer())
+                except BaseException as error:
+                    self._drop()
+                    pause = next(pauses, None)
+                    moving = isinstance(error, KafkaException) and error.args[0].code() in MOVING
+                    if not moving or pause is None or time.monotonic() + pause > deadline:
+                        raise
+                else:
+                    self._faults.clear()
+                    return answer
+                time.sleep(random.uniform(0, pause))
+
+    def _consumer(self) -> Consumer:
+        if self._client is None:
+            self._client = connect(Consumer, self._settings(), self._faults)
+        return self._client
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.poll(0)  # hands over what the library has to complain about
 
     def _settings(self) -> dict[str, object]:
         """Nobody here is in a session, yet the library puts a commit off for as long as one lasts while it knows no coordinator, and

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from confluent_kafka import Consumer
+from datetime import timedelta
 
-from analytics_defs.adapters.kafka import KafkaLog
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from analytics_defs.adapters import kafka_group
+from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import GroupInUse
+from analytics_defs.errors import GroupInUse, Unavailable
 from tests.contracts.event_log_fixtures import MockCluster, Written, impatient, quiet
 from tests.local.waiting import until
 
@@ -32,3 +36,32 @@ def test_offsets_of_a_group_that_has_members_are_refused_with_what_to_do() -> No
         member.close()
         log.close()
         cluster.close()
+
+
+class MovingCoordinator:
+    """A client that hears, so many times, that its broker is not the group's coordinator."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    def committed(self, partitions: list[KafkaPartition], _timeout: float) -> list[KafkaPartition]:
+        if self.refusals:
+            self.refusals -= 1
+            raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+        return [KafkaPartition(each.topic, each.partition, 7) for each in partitions]
+
+    def poll(self, _timeout: float) -> None: ...
+
+
+@pytest.mark.parametrize(("refusals", "answer"), [(2, 7), (100, None)])
+def test_a_coordinator_on_the_move_is_asked_again_for_as_long_as_a_request_may_take(
+    refusals: int, answer: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, partition = MovingCoordinator(refusals), TopicPartition("t", 0, 0)
+    monkeypatch.setattr(kafka_group, "connect", lambda *_: client)
+    group = kafka_group.KafkaGroup(KafkaConfig(request_timeout=timedelta(seconds=2)))
+    if answer is None:
+        with pytest.raises(Unavailable, match="NOT_COORDINATOR"):
+            group.committed([partition])
+    else:
+        assert group.committed([partition]) == {partition: answer}
