@@ -130,8 +130,8 @@ class Assassin:
 TRANSACTIONS = {
     "take": (b'"#first":"first"', 1),
     "mark": (b'"#staged":"staged"', 1),
-    "first claim": (b":batch_time", 1),
-    "middle claim": (b":batch_time", 3),
+    "first claim": (b":forgotten", 1),
+    "middle claim": (b":forgotten", 3),
     "close": (b'"Delete"', 1),
 }
 
