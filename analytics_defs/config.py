@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     event_objects: bool = Field(True, description="one JSON object for each event; Parquet is written in any case")
 
     lanes: int = Field(1, ge=1, le=512, description="fixed shares of the partitions, each with at most one run in flight")
-    batch_max_events: int = Field(4_000, ge=1, le=20_000, description="records in one batch")
+    batch_max_events: int = Field(10_000, ge=1, le=20_000, description="records in one batch")
     batch_max_bytes: int = Field(16 * 2**20, ge=1024, le=256 * 2**20, description="bytes of keys, values and headers in one batch")
     batch_max_ranges: int = Field(MAX_RANGES, ge=1, le=47, description="partitions in one batch; with the hours at most 48")
     batch_max_hours: int = Field(MAX_HOURS, ge=1, le=47, description="different event hours in one batch; with the ranges at most 48")

@@ -17,18 +17,17 @@ MOST_STEPS = 8
 
 @dataclass(slots=True)
 class Results:
-    claims_per_second: list[float] = field(default_factory=list)
-    """The raw ceiling, measured before and after the drains."""
-    puts_per_second: list[float] = field(default_factory=list)
+    claims_per_second: float | None = None
+    """The raw ceiling, measured between the drains."""
+    puts_per_second: float | None = None
     drained: list[Drained] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     large_records_mib: float | None = None
     """Peak memory of runs that drained records of 900 KB."""
 
     def ceiling(self, *, event_objects: bool) -> float | None:
-        """Of the store that limits such a drain: the mean of its measurements."""
-        found = self.puts_per_second if event_objects else self.claims_per_second
-        return sum(found) / len(found) if found else None
+        """Of the store that limits such a drain."""
+        return self.puts_per_second if event_objects else self.claims_per_second
 
 
 def markdown(results: Results) -> str:
@@ -41,7 +40,7 @@ def markdown(results: Results) -> str:
         "",
         "| raw ceiling, same requests, no pipeline | a second |",
         "|---|---|",
-        *(f"| {what} | {_ceilings(found)} |" for what, found in _raw(results) if found),
+        *(f"| {what} | {found:,.0f} |" for what, found in _raw(results) if found),
     ]
     if results.latencies:
         lines += ["", "| record to queryable item | p50 | p99 | worst |", "|---|---|---|---|"]
@@ -81,15 +80,11 @@ def _drain_line(each: Drained, results: Results) -> str:
     )
 
 
-def _raw(results: Results) -> list[tuple[str, list[float]]]:
+def _raw(results: Results) -> list[tuple[str, float | None]]:
     return [
         ("claims (transactions of 100 conditional puts, DynamoDB Local)", results.claims_per_second),
         ("single PUTs (MinIO)", results.puts_per_second),
     ]
-
-
-def _ceilings(found: Sequence[float]) -> str:
-    return " before, ".join(f"{each:,.0f}" for each in found) + (" after" if len(found) > 1 else "")
 
 
 def _steps(drained: Sequence[Drained]) -> list[str]:

@@ -19,7 +19,7 @@ that one DynamoDB transaction holds."""
 class Limits:
     """What cuts a batch. One record always fits, whatever its size."""
 
-    max_events: int = 4_000
+    max_events: int = 10_000
     max_bytes: int = 16 * 1024 * 1024
     """Bytes of keys, values and headers."""
     max_ranges: int = MAX_RANGES
