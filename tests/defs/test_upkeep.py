@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,14 +15,29 @@ from analytics_defs.definitions import defs
 from analytics_defs.defs import upkeep
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG
 from tests.defs.memory_platform import MemoryPlatform
+from tests.deploy.postgres import Postgres, postgres
 
 DAYS = timedelta(days=8)
 
 
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """On files, as `dagster dev` has it."""
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres("dagster", "secret", "dagster") as found:
+        yield found
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real)])
+def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """On files, as `dagster dev` has it, and on PostgreSQL, as production has it."""
+    if request.param == "sqlite":
+        with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+            yield instance
+        return
+    server: Postgres = request.getfixturevalue("server")
+    server.create_database(tmp_path.name)
+    url = server.address.set(database=tmp_path.name).render_as_string(hide_password=False)
+    Path(tmp_path, "dagster.yaml").write_text(json.dumps({"storage": {"postgres": {"postgres_url": url}}}), encoding="utf-8")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         yield instance
 
 
@@ -73,6 +89,7 @@ def test_old_runs_go_with_their_events_and_the_newest_stays(platform: MemoryPlat
         assert len(instance.fetch_materializations(dg.AssetKey(asset), limit=9).records) == 1
 
 
+@pytest.mark.parametrize("instance", ["sqlite"], indirect=True)
 def test_the_file_of_a_run_that_went_is_gone(platform: MemoryPlatform, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     first, last = moved(platform, instance, 2)
     assert list(tmp_path.rglob(f"{first}.db"))
