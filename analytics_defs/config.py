@@ -97,6 +97,7 @@ Bucket = Annotated[str, _like(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lowe
 Brokers = Annotated[str, BeforeValidator(_brokers), Allowed("host:port, comma-separated")]
 Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
+Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
 Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
 PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -168,6 +169,7 @@ class Settings(BaseSettings):
         False, description="keep the health endpoint alive as a Dagster job (`make dev` does); else `analytics serve`"
     )
     stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
+    dagster_runs_kept_for: Days = Field(timedelta(days=7), description="how long Dagster keeps finished micro-batch and upkeep runs")
     dagster_ui_url: Endpoint | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.sensor import kafka_micro_batches
 from analytics_defs.defs.signs import compare_hourly, stores_agree, stores_agree_job, vital_signs
 from analytics_defs.defs.topics import event_parts, topic_assets
+from analytics_defs.defs.upkeep import forget_hourly, forget_old_runs
 
 defs = dg.Definitions(
     assets=[
@@ -25,8 +26,8 @@ defs = dg.Definitions(
         product_activity,
     ],
     asset_checks=[equation_balances, vital_signs, stores_agree],
-    jobs=[micro_batch_job, stores_agree_job, observability_endpoint],
-    schedules=[compare_hourly],
+    jobs=[micro_batch_job, stores_agree_job, observability_endpoint, forget_old_runs],
+    schedules=[compare_hourly, forget_hourly],
     sensors=[kafka_micro_batches, hourly_automation, keep_endpoint],
     resources={"platform": Platform(), "frames": Frames(Platform())},
     executor=dg.in_process_executor,

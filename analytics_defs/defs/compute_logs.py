@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from analytics_defs.adapters.object_store import ObjectStoreConfig
 
 _RUNS = "compute_logs"
-"""The middle of a run's log key: `[run id, "compute_logs", file]`. A tick's names its repository, sensor and time."""
+"""The middle of a run's log key: `[run id, "compute_logs", file]`; the run id alone is the prefix of all of a run's. A tick's names its
+repository, sensor and time."""
 
 
 class BucketComputeLogs(ComputeLogManager[dg.DagsterInstance], ConfigurableClass):
@@ -68,7 +69,7 @@ class BucketComputeLogs(ComputeLogManager[dg.DagsterInstance], ConfigurableClass
         return _s3_compute_logs(object_store_config(load_settings()), self._prefix)
 
     def _of(self, log_key: Sequence[str]) -> ComputeLogManager[dg.DagsterInstance]:
-        run = self._instance.get_run_by_id(log_key[0]) if list(log_key[1:2]) == [_RUNS] else None
+        run = self._instance.get_run_by_id(log_key[0]) if list(log_key[1:2]) in ([], [_RUNS]) else None
         return self._nowhere if run is not None and run.job_name in self._without_jobs else self._bucket
 
     @contextmanager
@@ -96,7 +97,7 @@ class BucketComputeLogs(ComputeLogManager[dg.DagsterInstance], ConfigurableClass
         return self._bucket.get_log_keys_for_log_key_prefix(log_key_prefix, io_type)
 
     def delete_logs(self, log_key: Sequence[str] | None = None, prefix: Sequence[str] | None = None) -> None:
-        self._bucket.delete_logs(log_key, prefix)
+        self._of(log_key or prefix or []).delete_logs(log_key, prefix)
 
     def subscribe(self, log_key: Sequence[str], cursor: str | None = None) -> CapturedLogSubscription:
         return self._of(log_key).subscribe(log_key, cursor)

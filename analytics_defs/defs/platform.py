@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -25,6 +26,10 @@ class Platform:
     def settings(self) -> Settings:
         """Raises SettingsError with every wrong setting."""
         return load_settings()
+
+    def now(self) -> datetime:
+        """Without ports: what asks for nothing but the time needs no store."""
+        return datetime.now(UTC)
 
     def ports(self) -> Ports:
         """Cached in the process: Dagster sets resources up on every tick, and clients are costly to make."""

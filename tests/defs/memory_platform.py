@@ -38,6 +38,9 @@ class MemoryPlatform(Platform):
     def settings(self) -> Settings:
         return self._settings
 
+    def now(self) -> datetime:
+        return self.clock.now()
+
     def ports(self) -> Ports:
         return self._ports
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import pytest
 import yaml
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.instance.config import get_default_tick_retention_settings, get_tick_retention_settings
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
@@ -56,8 +59,15 @@ def test_compute_logs_go_to_the_bucket_but_for_micro_batches(instance: InstanceR
     assert PRODUCTION["compute_logs"]["config"]["without_jobs"] == [JOB]
 
 
-def test_ticks_are_forgotten_after_days_and_nobody_is_told_what_runs_here() -> None:
-    assert max(PRODUCTION["retention"]["sensor"]["purge_after_days"].values()) <= 14
+@pytest.mark.parametrize("file", [DEPLOY / "dagster.yaml", ROOT / "dagster.yaml"], ids=["production", "development"])
+def test_ticks_of_every_kind_and_status_are_forgotten_after_days(file: Path) -> None:
+    retention = yaml.safe_load(file.read_text(encoding="utf-8"))["retention"]
+    for kind, most in (("SENSOR", 14), ("SCHEDULE", 30), ("AUTO_MATERIALIZE", 14)):
+        never = get_default_tick_retention_settings(InstigatorType[kind])
+        assert all(0 < days <= most for days in get_tick_retention_settings(retention[kind.lower()], never).values()), kind
+
+
+def test_nobody_is_told_what_runs_here() -> None:
     assert PRODUCTION["telemetry"] == {"enabled": False}
 
 
