@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analytics_defs.core import letters, staging, tables
-from analytics_defs.core.batch import Staged, first_of_each_id, holes, one
+from analytics_defs.core.batch import Staged, first_of_each_id, holes, one, strangers
 from analytics_defs.core.counting import Stored
 from analytics_defs.core.events import Event, Verdict, judge
 from analytics_defs.core.layout import (
@@ -102,7 +102,8 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
     """The staging file that decides what the batch is: the first one written. None: the batch is no longer pending.
 
     The mark comes after the file and before any claim: a file written by a late riser is never believed after the close, and a file
-    that is gone although it was marked is noticed.
+    that is gone although it was marked is noticed. Nothing is marked that cannot be read, or is not of this batch: the mark would refuse
+    the whole file for ever.
     """
     key = staging_key(batch.id)
     with watch("stage"):
@@ -117,10 +118,21 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
             must_fit(batch, fresh)
             data = ports.archive.put_if_absent(_blob(key, ours := staging.encode(fresh), "application/vnd.apache.arrow.stream"))
             fresh = fresh if data == ours else None
+        staged = fresh or _believed(batch, staging.decode(data, key), key)
         if not ports.ledger.mark_staged(batch.id, staging.digest(data)):
             ports.archive.delete([key])
             return None
-        return fresh or staging.decode(data, key)
+        return staged
+
+
+def _believed(batch: Batch, staged: Staged, key: str) -> Staged:
+    """Raises Contradiction where the file holds anything that is not of the batch."""
+    if alien := strangers(staged, batch):
+        raise Contradiction(
+            f"{key} is not the staging file of batch {batch.id} of {', '.join(map(str, batch.ranges))}: it holds {', '.join(alien[:3])}. "
+            "The batch stays pending; restore the object."
+        )
+    return staged
 
 
 def _marked_file(now: Batch, ports: Ports) -> bytes | None:
