@@ -69,8 +69,11 @@ def dead_letters(selection: Selection, ports: Ports) -> Iterator[Kept]:
 
     Only the file that a batch record names counts: copies and strangers are passed over. Raises Contradiction where it was altered.
     """
-    keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(dead_letters_dir(selection.hour))
+    folder = dead_letters_dir(selection.hour)
+    keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(folder)
     for key in keys:
+        if not key.startswith(folder):
+            continue
         record = writer_of(key, ports)
         if record is None:
             continue
