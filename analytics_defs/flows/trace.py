@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -10,7 +10,7 @@ from analytics_defs.core import letters, tables
 from analytics_defs.core.layout import event_key, hour_of_path
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Source
-from analytics_defs.errors import NotFound
+from analytics_defs.errors import Contradiction, NotFound
 from analytics_defs.ports import Ports
 
 
@@ -99,7 +99,7 @@ def trace_source(source: Source, ports: Ports) -> Trace:
     rejected = _rejected(source, record, ports)
     if rejected is not None:
         return rejected
-    return _repeated(source, record, ports) or _stored(source, record, ports) or _no_trace(source, record)
+    return _repeated(source, record, ports) or _stored(source, record, ports) or _no_trace(source, record, ports)
 
 
 def _not_closed(source: Source, ports: Ports) -> Trace | None:
@@ -135,16 +135,28 @@ def _without_file(source: Source, record: BatchRecord) -> Trace | None:
 
 
 def _rejected(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
-    if record.dead_letters_key is None:
-        return None
-    lines = letters.parse_dead_letters(ports.archive.get(record.dead_letters_key) or b"", record.dead_letters_key)
+    """By the file as its batch wrote it. Where that was altered, the ledger's mark alone says that the source was a dead letter."""
+    lines, altered = _letters(record, ports)
     letter = next((each for each in lines if each.record.source == source), None)
-    if letter is None:
+    if letter is None and not altered:
         return None
     redriven_by = ports.ledger.redriven([source]).get(source)
+    if letter is None and redriven_by is None:
+        return None
     again = ports.ledger.record(redriven_by) if redriven_by else None
     redrive = (_repeated(source, again, ports) or _stored(source, again, ports)) if again else None
-    return Trace(source, Fate.DEAD_LETTER, record.batch.id, detail=f"{letter.reason}: {letter.detail}", redrive=redrive)
+    detail = f"{letter.reason}: {letter.detail}" if letter else f"it was put through again; {altered}"
+    return Trace(source, Fate.DEAD_LETTER, record.batch.id, detail=detail, redrive=redrive)
+
+
+def _letters(record: BatchRecord, ports: Ports) -> tuple[Sequence[letters.DeadLetter], str]:
+    """The batch's dead letters; none, and why, where its file is not the one that it wrote."""
+    if record.dead_letters_key is None:
+        return (), ""
+    try:
+        return letters.kept_letters(record, ports.archive.get(record.dead_letters_key)), ""
+    except Contradiction as fault:
+        return (), str(fault)
 
 
 def _repeated(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
@@ -197,6 +209,7 @@ def _there(keys: Iterable[str], ports: Ports) -> list[str]:
     return [key for key in keys if ports.archive.get(key) is not None]
 
 
-def _no_trace(source: Source, record: BatchRecord) -> Trace:
+def _no_trace(source: Source, record: BatchRecord, ports: Ports) -> Trace:
+    _, altered = _letters(record, ports)
     detail = f"batch {record.batch.id} counts it, but none of its files names it: they were removed or altered"
-    return Trace(source, Fate.UNACCOUNTED, record.batch.id, detail=detail)
+    return Trace(source, Fate.UNACCOUNTED, record.batch.id, detail=f"{detail}. {altered}" if altered else detail)
