@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice, pairwise
@@ -103,7 +103,7 @@ class HourAudit:
     parquet: int
     parquet_distinct: int
     objects: int | None
-    """None where a batch of the hour wrote none, by its settings."""
+    """Ids that have theirs. None where none needs one: no batch of the hour wrote them, by its settings."""
     items: int
     """Ids of those rows that RecentEvents has to hold, and holds under the same source."""
     expired: int
@@ -137,16 +137,22 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     findings += _named(f"stored twice within {REMEMBERED.days} days", _doubled(rows))
     kept = {row.event_id: row.source for row in rows if row.batch_time + REMEMBERED > ports.clock.now()}
     held = _held(kept, ports)
-    findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held))
-    objects = None
-    if all(record.event_objects for record in records):
-        keys = set(ports.archive.keys(event_dir(hour)))
-        wanted = {event_key(hour, each): each for each in ids}
-        findings += _named("without JSON object", sorted(wanted[key] for key in wanted.keys() - keys))
-        if not ports.ledger.snapshot().pending and tuple(ports.ledger.batches_of_hour(hour)) == batches:
-            findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - wanted.keys()))
-        objects = len(keys & wanted.keys())
+    findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held.keys()))
+    wrote = {record.batch.id for record in records if record.event_objects}
+    needed = {row.event_id for row in rows if row.batch_id in wrote or held.get(row.event_id)}
+    objects, said = _objects(account, ids, needed, ports) if needed or wrote or not records else (None, [])
+    findings += said
     return HourAudit(hour, batches, recorded, counted, len(rows), len(ids), objects, len(held), len(ids - kept.keys()), tuple(findings))
+
+
+def _objects(account: Account, ids: Collection[str], needed: Collection[str], ports: Ports) -> tuple[int, list[str]]:
+    """How many of the ids have their object, and where the tree is not what the batches wrote, each by its own settings."""
+    hour, keys = account.hour, set(ports.archive.keys(event_dir(account.hour)))
+    mine = {event_key(hour, each): each for each in ids}
+    findings = _named("without JSON object", sorted(each for each in needed if event_key(hour, each) not in keys))
+    if not ports.ledger.snapshot().pending and tuple(ports.ledger.batches_of_hour(hour)) == account.batches:
+        findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - mine.keys()))
+    return len(keys & mine.keys()), findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +221,12 @@ def _doubled(rows: Sequence[_Row]) -> list[str]:
     return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + REMEMBERED]
 
 
-def _held(sources: Mapping[str, Source], ports: Ports) -> set[str]:
-    """Those ids that RecentEvents holds under their source."""
-    held = set()
+def _held(sources: Mapping[str, Source], ports: Ports) -> dict[str, bool]:
+    """Those ids that RecentEvents holds under their source, and whether it points to the JSON object for the event's data."""
+    held = {}
     ids = iter(sources)
     while some := list(islice(ids, 1000)):
-        held |= {each for each, item in ports.recent.held(some).items() if item.source == sources[each]}
+        held |= {each: item.data is None for each, item in ports.recent.held(some).items() if item.source == sources[each]}
     return held
 
 

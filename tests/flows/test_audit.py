@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.adapters.memory import MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.layout import dead_letters_key, event_key, part_key, repeats_key
 from analytics_defs.core.ledger import Lease
 from analytics_defs.errors import Contradiction, Unavailable
@@ -151,8 +151,42 @@ def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
     assert (audited.items, audited.expired) == (0, 3)
 
 
-def test_where_a_batch_wrote_no_objects_they_are_not_compared() -> None:
+def a_world_of_two_settings() -> World:
+    """Three events with objects, one of a batch that wrote none."""
     world = a_world()
+    world.produce(event("d"))
+    world.settle(conduct(event_objects=False))
+    return world
+
+
+def test_a_batch_that_wrote_no_objects_needs_none() -> None:
+    audited = audit_hour(HOUR, a_world_of_two_settings().ports)
+    assert (audited.objects, audited.parquet_distinct, audited.findings) == (3, 4, ())
+
+
+@pytest.mark.parametrize(
+    ("plant", "finding"), [(lose_an_object, "1 ids without JSON object"), (add_an_object, "1 ids JSON objects without row")]
+)
+def test_beside_a_batch_that_wrote_no_objects_those_of_the_others_are_compared(plant: Callable[[World], None], finding: str) -> None:
+    world = a_world_of_two_settings()
+    plant(world)
+    assert any(finding in each for each in audit_hour(HOUR, world.ports).findings)
+
+
+def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were() -> None:
+    world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
+    world.create()
+    world.produce(event("large"), event("small"))
+    world.settle(conduct(event_objects=False))
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.objects, audited.findings) == (1, ())
+    world.archive.delete([event_key(HOUR, "large")])
+    assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example large",)
+
+
+def test_where_no_batch_wrote_objects_they_are_not_compared() -> None:
+    world = World()
+    world.create()
     world.produce(event("d"))
     world.settle(conduct(event_objects=False))
     audited = audit_hour(HOUR, world.ports)
