@@ -17,6 +17,7 @@ from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.signs import bounds_of, evaluations
 from analytics_defs.defs.topics import HOURS, event_parts, lag_observations
 from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.audit import audit
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.report import Changes, changes_since
 from analytics_defs.ports import Ports
@@ -118,12 +119,14 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
 def _vital_signs(
     context: dg.SensorEvaluationContext, planning: Planning, ports: Ports, settings: Settings
 ) -> list[dg.AssetCheckEvaluation]:
-    """A ledger that does not answer for a moment keeps no plan from running."""
-    try:
-        return evaluations(planning, ports, bounds_of(settings))
-    except AnalyticsError as error:
-        context.log.info(str(error))
-        return []
+    """The balance, and the signs beside it. A ledger that does not answer for a moment keeps no plan from running."""
+    found: list[dg.AssetCheckEvaluation] = []
+    for ask in (lambda: [balance(audit(ports))], lambda: evaluations(planning, ports, bounds_of(settings))):
+        try:
+            found += ask()
+        except AnalyticsError as error:
+            context.log.info(str(error))
+    return found
 
 
 def _busy_lanes(
@@ -194,7 +197,7 @@ def _run_request(request: Request) -> dg.RunRequest:
 def _events(
     planning: Planning, changes: Changes, cursor: Cursor, now: datetime
 ) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """Changed hours every tick; lag and balance at most once a minute. Hours outside the partitions are stored and counted all the same."""
+    """Changed hours every tick; lag at most once a minute. Hours outside the partitions are stored and counted all the same."""
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = [
         dg.AssetMaterialization(
             event_parts.key,
@@ -208,5 +211,4 @@ def _events(
     if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_EVERY:
         cursor.observed_at = now
         events += lag_observations(planning.lags)
-        events.append(balance(planning.snapshot))
     return events

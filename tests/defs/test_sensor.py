@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from analytics_defs.core.ledger import Lease
+from analytics_defs.core.plan import Policy
 from analytics_defs.definitions import defs
-from analytics_defs.defs.checks import CHECK
+from analytics_defs.defs.checks import CHECK, equation_balances
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG
 from analytics_defs.errors import Denied, Unavailable
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.observe import look
 from tests.defs.memory_platform import HOUR, TOPIC, MemoryPlatform
-
+from tests.flows.test_audit import MiscountingLedger
+from tests.proof.doors import Crashed, failing, through
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
@@ -177,6 +183,37 @@ def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlat
     platform.clock.advance(timedelta(minutes=1))
     again = platform.tick(instance, first.cursor).asset_events
     assert [type(event) for event in again] == [dg.AssetObservation, *[dg.AssetCheckEvaluation] * 4]
+
+
+def balanced(result: dg.SensorResult) -> bool:
+    (check,) = (each for each in result.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == CHECK)
+    return check.passed
+
+
+def test_a_stuck_batch_fails_the_balance_whoever_asks(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    plan = look([TOPIC], Policy(), platform.ports()).plans[0]
+    with pytest.raises(Crashed):
+        ingest(plan, through(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.conduct("dead"))
+    assert balanced(platform.tick(instance))
+    platform.clock.advance(timedelta(minutes=11))
+    asked: Any = equation_balances(platform=platform)
+    assert (asked.passed, balanced(platform.tick(instance))) == (False, False)
+
+
+def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform._ports = replace(platform._ports, ledger=MiscountingLedger())
+    platform.produce(10)
+    assert not balanced(platform.tick(instance))
+    result = platform.run(instance)
+    assert result.success
+    assert [each.passed for each in result.get_asset_check_evaluations()] == [False]
+
+
+def test_a_balance_that_cannot_be_asked_for_keeps_no_plan_from_running(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    platform._ports = through(platform._ports, failing("counters", False, lambda _: Unavailable("down")))
+    assert len(requests(platform.tick(instance))) == 1
 
 
 def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else(
