@@ -83,7 +83,13 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
                 bar.advance(bar.task_ids[0])
     if json_wanted:
         heads = [plain(head) | {"unaccounted": head.unaccounted} for head in found.heads]
-        said = {"unaccounted": found.unaccounted, "differences": found.differences, "stuck": found.stuck, "pending": found.pending}
+        said = {
+            "unaccounted": found.unaccounted,
+            "differences": found.differences,
+            "stuck": found.stuck,
+            "unreadable": found.unreadable,
+            "pending": found.pending,
+        }
         as_json({**said, "partitions": heads, "counters": found.counters, "hours": compared})
     else:
         _show_audit(found)
@@ -96,7 +102,7 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
 def _show_audit(found: Audit) -> None:
     rows = [(str(head.topic_partition), head.first, head.next, *head.totals.as_dict().values(), head.unaccounted) for head in found.heads]
     table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
-    for line in (*found.differences, *found.stuck, *(f"pending: {each}" for each in found.pending)):
+    for line in (*found.differences, *found.stuck, *found.unreadable, *(f"pending: {each}" for each in found.pending)):
         click.echo(line)
 
 

@@ -129,18 +129,16 @@ def opening(seen: Seen) -> TopicState:
 
 def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, now: datetime) -> Planning:
     """Plans for every lane. `topics`: all configured names, None for those Kafka does not have."""
+    there = [(seen, _state(snapshot, seen)) for seen in topics.values() if seen is not None]
     notes = [f"topic {name} does not exist yet" for name, seen in topics.items() if seen is None]
     stopped: dict[TopicPartition, str] = {}
     lags: list[Lag] = []
     ranges: dict[int, list[Range]] = {lane: [] for lane in range(policy.lanes)}
     recommit: dict[int, list[TopicPartition]] = {lane: [] for lane in range(policy.lanes)}
-    for seen in topics.values():
-        if seen is None:
-            continue
-        known = snapshot.topics.get(seen.topic)
-        state = known or opening(seen)
-        for partition in sorted(seen.lows):
-            head = snapshot.head(state.partition(partition)) if known else _new_head(state, partition)
+    for seen, state in there:
+        stopped |= _unreadable(snapshot, state, seen)
+        for partition in sorted(each for each in seen.lows if state.partition(each) not in stopped):
+            head = snapshot.head(state.partition(partition)) if seen.topic in snapshot.topics else _new_head(state, partition)
             lag = _lag(head, seen, partition)
             lags.append(lag)
             fault = recreated(state, seen, head, partition) or (policy.on_data_loss is OnDataLoss.STOP and data_loss(head, lag)) or None
@@ -162,6 +160,21 @@ def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, 
         Plan(lane, share(ranges[lane], policy.max_offsets), finish.get(lane, ()), tuple(recommit[lane])) for lane in range(policy.lanes)
     )
     return Planning(snapshot, plans, tuple(lags), stopped, tuple(notes))
+
+
+def _state(snapshot: Snapshot, seen: Seen) -> TopicState:
+    """The life of the topic that the ledger knows, or the one that it will open."""
+    if seen.topic in snapshot.topics:
+        return snapshot.topics[seen.topic]
+    if seen.topic in snapshot.unreadable:
+        return TopicState(seen.topic, 0, None, {})
+    return opening(seen)
+
+
+def _unreadable(snapshot: Snapshot, state: TopicState, seen: Seen) -> dict[TopicPartition, str]:
+    """Partitions of which the ledger's word is there and cannot be read: to take them for new would read them from their start."""
+    found = {each: snapshot.why_unreadable(each) for each in map(state.partition, seen.lows)}
+    return {each: f"{each} waits: {why}" for each, why in found.items() if why}
 
 
 def _new_head(state: TopicState, partition: int) -> Head:
@@ -231,6 +244,7 @@ def still_open(plan: Plan, snapshot: Snapshot) -> Plan:
     for each in plan.ranges:
         topic, head = snapshot.topics.get(each.topic_partition.topic), snapshot.head(each.topic_partition)
         alive = topic is not None and topic.generation == each.topic_partition.generation
+        alive = alive and snapshot.why_unreadable(each.topic_partition) is None
         if alive and head.pending is None and each.start <= head.next < each.end:
             left.append(Range(each.topic_partition, head.next, each.end))
     return Plan(plan.lane, tuple(left))

@@ -22,6 +22,7 @@ def balance(found: Audit) -> dg.AssetCheckEvaluation:
                 {str(head.topic_partition): head.unaccounted for head in found.heads if head.unaccounted}
             ),
             "counters that differ": dg.MetadataValue.json(list(found.differences)),
+            "ledger items that cannot be read": dg.MetadataValue.json(list(found.unreadable)),
             "stuck batches": dg.MetadataValue.json(list(found.stuck)),
             **found.totals.as_dict(),
         },

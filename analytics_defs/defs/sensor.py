@@ -32,6 +32,8 @@ class Cursor:
     """What the sensor remembers. Losing it costs reports that come twice, never one that does not come."""
 
     reported: dict[str, int] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
+    """Batches passed over in the report, because the ledger's record of them cannot be read."""
     observed_at: datetime | None = None
     recommitted_at: datetime | None = None
     small_since: dict[str, datetime] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Cursor:
         found = json.loads(text) if text else {}
         return cls(
             found.get("reported", {}),
+            found.get("held", []),
             _time(found.get("observed_at")),
             _time(found.get("recommitted_at")),
             {lane: datetime.fromisoformat(since) for lane, since in found.get("small_since", {}).items()},
@@ -52,6 +55,7 @@ class Cursor:
         return json.dumps(
             {
                 "reported": self.reported,
+                "held": self.held,
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": self.recommitted_at and self.recommitted_at.isoformat(),
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
@@ -87,7 +91,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         now = ports.clock.now()
         recommit = cursor.recommitted_at is None or now - cursor.recommitted_at > RECOMMIT_EVERY
         planning = look(settings.kafka_topics, settings.policy(recommit_all=recommit), ports)
-        changes = changes_since(cursor.reported, planning.snapshot, ports.ledger)
+        changes = changes_since(cursor.reported, cursor.held, planning.snapshot, ports.ledger)
     except AnalyticsError as error:
         if error.retryable:
             return dg.SensorResult(skip_reason=str(error))
@@ -101,6 +105,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
         *planning.notes,
         *planning.stopped.values(),
+        *changes.faults,
     ]
     for state in states:
         context.log.info(state)
@@ -207,7 +212,7 @@ def _events(
         for hour, change in sorted(changes.hours.items())
         if HOURS.has_partition_key(hour)
     ]
-    cursor.reported = changes.cursor
+    cursor.reported, cursor.held = changes.cursor, changes.held
     if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_EVERY:
         cursor.observed_at = now
         events += lag_observations(planning.lags)

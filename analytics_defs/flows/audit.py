@@ -36,6 +36,8 @@ class Audit:
     """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
     stuck: tuple[str, ...] = ()
     """Batches of `pending` that nobody works on: their ids may be claimed, and no count has them. Empty, or somebody has to look."""
+    unreadable: tuple[str, ...] = ()
+    """Items of the ledger that cannot be read: what they say is in none of the sums."""
 
     @property
     def totals(self) -> Tally:
@@ -47,7 +49,7 @@ class Audit:
 
     @property
     def balanced(self) -> bool:
-        return not self.unaccounted and not self.differences and not self.stuck
+        return not (self.unaccounted or self.differences or self.stuck or self.unreadable)
 
 
 def audit(ports: Ports) -> Audit:
@@ -74,7 +76,7 @@ def _audit(after: Snapshot, counters: dict[str, int], now: datetime) -> Audit:
         if counters.get(name, 0) != count
     )
     stuck = tuple(_stuck(batch, now) for _, batch in sorted(after.pending.items()) if _abandoned(batch, after, now))
-    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck)
+    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck, tuple(after.unreadable.values()))
 
 
 def _abandoned(batch: Batch, snapshot: Snapshot, now: datetime) -> bool:
@@ -150,7 +152,8 @@ def _objects(account: Account, ids: Collection[str], needed: Collection[str], po
     hour, keys = account.hour, set(ports.archive.keys(event_dir(account.hour)))
     mine = {event_key(hour, each): each for each in ids}
     findings = _named("without JSON object", sorted(each for each in needed if event_key(hour, each) not in keys))
-    if not ports.ledger.snapshot().pending and tuple(ports.ledger.batches_of_hour(hour)) == account.batches:
+    now = ports.ledger.snapshot()
+    if not now.pending and not now.unreadable and tuple(ports.ledger.batches_of_hour(hour)) == account.batches:
         findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - mine.keys()))
     return len(keys & mine.keys()), findings
 

@@ -99,7 +99,7 @@ def redrive(selection: Selection, ports: Ports, conduct: Conduct, on_closed: Cal
 
 def _redrive_some(some: Sequence[Kept], ports: Ports, conduct: Conduct, report: Redrive) -> BatchRecord | None:
     """The head is read before the marks, and taken after them: a redrive in between moves it, and this one is refused."""
-    turn = ports.ledger.snapshot().head(REDRIVE_HEAD).next
+    turn = ports.ledger.snapshot().readable().head(REDRIVE_HEAD).next
     marks = ports.ledger.redriven([each.letter.record.source for each in some])
     report.already += len(marks)
     now = whole_milliseconds(ports.clock.now())

@@ -169,6 +169,8 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
         again = _judged(letters_of(batch, ports), batch, conduct)
         return Staged(tuple(each for each in again if isinstance(each, Event)), event_objects=conduct.event_objects)
     snapshot = ports.ledger.snapshot()
+    for why in filter(None, (snapshot.why_unreadable(each.topic_partition) for each in batch.ranges)):
+        raise Contradiction(why)
     gone = tuple(each for each in batch.ranges if each.topic_partition.generation < snapshot.topics[each.topic_partition.topic].generation)
     there = [each for each in batch.ranges if each not in gone]
     same_topics(there, snapshot, ports)
@@ -309,14 +311,19 @@ def recommit(plan: Plan, ports: Ports) -> None:
     """Set the group's offsets to what the ledger says, where they differ."""
     if plan.recommit:
         snapshot = ports.ledger.snapshot()
-        ports.log.commit({each: snapshot.head(each).next for each in plan.recommit})
+        ports.log.commit({each: snapshot.head(each).next for each in plan.recommit if not snapshot.why_unreadable(each)})
 
 
 def sweep(ports: Ports) -> list[str]:
     """Delete staging files of batches that are closed: left by whoever died between the close and the delete."""
-    staged = {key: key.rpartition("/")[2] for key in ports.archive.keys(staging_key(""))}
-    closed = [
-        key for key, batch_id in staged.items() if ports.ledger.pending(batch_id) is None and ports.ledger.record(batch_id) is not None
-    ]
+    closed = [key for key in ports.archive.keys(staging_key("")) if _is_closed(key.rpartition("/")[2], ports)]
     ports.archive.delete(closed)
     return closed
+
+
+def _is_closed(batch_id: str, ports: Ports) -> bool:
+    """False as well where the ledger's word of it cannot be read: its file is left, and fails nobody."""
+    try:
+        return ports.ledger.pending(batch_id) is None and ports.ledger.record(batch_id) is not None
+    except Contradiction:
+        return False

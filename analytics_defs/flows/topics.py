@@ -14,9 +14,9 @@ def accept_topic(topic: str, ports: Ports) -> TopicState:
     the old one ends. What the old one stored stays, with its sources.
 
     Batches still pending there are finished from their staging files; those without one are counted as lost, for their records are no more.
-    Raises NotFound where the topic is still the one the ledger knows.
+    Raises NotFound where the topic is still the one the ledger knows, Contradiction where the ledger cannot be read as a whole.
     """
-    snapshot = ports.ledger.snapshot()
+    snapshot = ports.ledger.snapshot().readable()
     known, seen = snapshot.topics.get(topic), observe([topic], ports)[topic]
     if seen is None:
         raise Missing(f"topic {topic} does not exist. Create it first (`analytics setup`).")

@@ -105,6 +105,8 @@ def trace_source(source: Source, ports: Ports) -> Trace:
 def _not_closed(source: Source, ports: Ports) -> Trace | None:
     """None where the head has passed it."""
     snapshot = ports.ledger.snapshot()
+    if why := snapshot.why_unreadable(source.topic_partition):
+        raise Contradiction(why)
     head = snapshot.heads.get(source.topic_partition)
     if head is None:
         return Trace(source, Fate.UNKNOWN_PARTITION, detail="the ledger has no account of this topic-partition")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,17 +11,24 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from analytics_defs.core.ledger import Lease
+from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.core.layout import staging_key
+from analytics_defs.core.ledger import BatchRecord, Lease, RangeRecord
+from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Policy
 from analytics_defs.definitions import defs
 from analytics_defs.defs.checks import CHECK, equation_balances
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG
-from analytics_defs.errors import Denied, Unavailable
+from analytics_defs.errors import Contradiction, Denied, Unavailable
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
+from analytics_defs.ports import Blob
 from tests.defs.memory_platform import HOUR, TOPIC, MemoryPlatform
 from tests.flows.test_audit import MiscountingLedger
 from tests.proof.doors import Crashed, failing, through
+
+NEXT_HOUR = "2024-01-15T11"
+
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
@@ -183,6 +190,73 @@ def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlat
     platform.clock.advance(timedelta(minutes=1))
     again = platform.tick(instance, first.cursor).asset_events
     assert [type(event) for event in again] == [dg.AssetObservation, *[dg.AssetCheckEvaluation] * 4]
+
+
+class UnreadableLedger(MemoryLedger):
+    """Holds items that somebody changed by hand: one batch record, or the closed ranges of one partition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damaged: set[str] = set()
+
+    def record(self, batch_id: str) -> BatchRecord | None:
+        if batch_id in self.damaged:
+            raise Contradiction(f"ledger item sk={batch_id} cannot be read.")
+        return super().record(batch_id)
+
+    def ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[RangeRecord]:
+        if str(topic_partition) in self.damaged:
+            raise Contradiction(f"ledger item pk=range#{topic_partition} cannot be read.")
+        return super().ranges_after(topic_partition, offset, limit)
+
+
+def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[MemoryPlatform, UnreadableLedger]:
+    """The first of two batches cannot be read. Each has its hour, and ranges of both partitions; ten more records wait."""
+    platform, ledger = MemoryPlatform(), UnreadableLedger()
+    platform._ports = replace(platform._ports, ledger=ledger)
+    for hour in (HOUR, NEXT_HOUR):
+        platform.produce(10, start=10 * (hour == NEXT_HOUR), hour=hour)
+        platform.run(instance)
+        platform.clock.advance(timedelta(seconds=1))
+    ledger.damaged.add(ledger.last_batches(2)[1].batch.id)
+    platform.produce(10, start=20)
+    return platform, ledger
+
+
+def test_a_batch_record_that_cannot_be_read_holds_back_the_report_of_its_own_hours_and_is_said(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    (batch,) = ledger.damaged
+    tick = platform.tick(instance)
+    assert (len(requests(tick)), materialized(tick)) == (1, {NEXT_HOUR: 10})
+    started(instance, requests(tick)[0])
+    again = platform.tick(instance, tick.cursor)
+    assert materialized(again) == {}
+    assert f"ledger item sk={batch} cannot be read. Until then the hours that batch {batch} added to" in str(again.skip_reason)
+    ledger.damaged.clear()
+    mended = platform.tick(instance, again.cursor)
+    assert materialized(mended) == {HOUR: 10}
+    assert materialized(platform.tick(instance, mended.cursor)) == {}
+
+
+def test_a_staging_file_of_a_batch_that_cannot_be_read_fails_no_run(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    platform.ports().archive.put([Blob(staging_key(next(iter(ledger.damaged))), b"", "application/octet-stream", {})])
+    assert platform.run(instance).success
+
+
+def test_a_closed_range_without_record_holds_back_the_report_of_its_own_hours(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    del ledger._records[ledger.damaged.pop()]
+    tick = platform.tick(instance)
+    assert (len(requests(tick)), materialized(tick)) == (1, {NEXT_HOUR: 10})
+
+
+def test_closed_ranges_that_cannot_be_read_hold_back_the_report_of_their_partition_and_no_plan(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    ledger.damaged = {f"{TOPIC}/0"}
+    tick = platform.tick(instance)
+    assert (len(requests(tick)), materialized(tick)) == (1, {HOUR: 10, NEXT_HOUR: 10})
+    assert json.loads(tick.cursor or "")["reported"] == {f"{TOPIC}/1": 10}
 
 
 def balanced(result: dg.SensorResult) -> bool:

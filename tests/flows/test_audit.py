@@ -10,7 +10,7 @@ import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.layout import dead_letters_key, event_key, part_key, repeats_key
-from analytics_defs.core.ledger import Lease
+from analytics_defs.core.ledger import Lease, Snapshot
 from analytics_defs.errors import Contradiction, Unavailable
 from analytics_defs.flows.audit import audit, audit_hour
 from tests.flows.test_ingest import failing_at, problems
@@ -253,6 +253,21 @@ def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None
     audited = audit(world.ports)
     assert audited.differences == ("repeats: 7 in the counters, 0 over the heads",)
     assert not audited.balanced
+
+
+class UnreadableLedger(MemoryLedger):
+    def snapshot(self) -> Snapshot:
+        found = super().snapshot()
+        return replace(found, heads={}, unreadable={str(each): f"ledger item head#{each} cannot be read" for each in found.heads})
+
+
+def test_an_account_of_which_an_item_cannot_be_read_is_not_called_balanced() -> None:
+    world = World(ledger=UnreadableLedger())
+    world.create()
+    world.produce(b"broken")
+    world.settle()
+    audited = audit(world.ports)
+    assert (audited.unreadable, audited.balanced) == (("ledger item head#ProductDeleted/0 cannot be read",), False)
 
 
 class BusyLedger(MemoryLedger):
