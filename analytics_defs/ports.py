@@ -53,6 +53,15 @@ class Watermarks:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """Watermarks of many partitions at one moment: each is in one of the two."""
+
+    marks: Mapping[TopicPartition, Watermarks]
+    silent: Mapping[TopicPartition, AnalyticsError]
+    """Partitions that gave no answer though others did: they have no leader, or it is out of reach. It may pass by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a committed reader found."""
 
@@ -73,7 +82,13 @@ class EventLog(Protocol):
         """The topics that exist, by name. A name that is not there is not in the answer."""
         ...
 
-    def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]: ...
+    def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
+        """Of all of them. Raises the fault of the first that gives no answer."""
+        ...
+
+    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+        """The same of those that answer. Raises Unavailable where none does."""
+        ...
 
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
         """Read committed records of the ranges, until all are read or `admit` refuses one (which is then not part of the reading).

@@ -127,6 +127,15 @@ def test_an_audit_that_balances_is_no_finding(world: World) -> None:
     assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
 
 
+def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.log.silence(TOPIC, 1)
+    found = world.run("lag")
+    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (cli.FINDING, True)
+    assert list(world.answer("lag", exit_code=cli.FINDING)["silent"]) == [f"{TOPIC}/1"]
+
+
 def test_stores_that_disagree_are_a_finding(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")

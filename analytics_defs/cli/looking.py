@@ -27,7 +27,7 @@ from analytics_defs.flows.trace import trace as trace_what
 def lag(max_lag: int | None, json_wanted: bool) -> None:
     """How far each partition is behind, what stops, and what an operator moved.
 
-    Counted to the high watermark, also behind an open transaction. Exit code 1 where a partition waits for a person.
+    Counted to the high watermark, also behind an open transaction. Exit code 1 where a partition waits for a person, or does not answer.
 
     \b
     Example:
@@ -37,11 +37,11 @@ def lag(max_lag: int | None, json_wanted: bool) -> None:
     planning = look(settings.kafka_topics, settings.policy(), wiring.build_ports(settings))
     if json_wanted:
         lags = [plain(each) | {"lag": each.offsets, "held_back": each.held_back} for each in planning.lags]
-        as_json({"partitions": lags, "stopped": planning.stopped, "notes": planning.notes})
+        as_json({"partitions": lags, "stopped": planning.stopped, "silent": planning.silent, "notes": planning.notes})
     else:
         _show_lag(planning)
     behind = max_lag is not None and any(each.offsets > max_lag for each in planning.lags)
-    sys.exit(FINDING if planning.stopped or behind else 0)
+    sys.exit(FINDING if planning.stopped or planning.silent or behind else 0)
 
 
 def _show_lag(planning: Planning) -> None:
@@ -57,7 +57,7 @@ def _show_lag(planning: Planning) -> None:
         for each in planning.lags
     ]
     table("Lag", ("partition", "lag", "behind open transactions", "next", "high watermark", "group offset"), rows)
-    for line in (*planning.notes, *planning.stopped.values()):
+    for line in (*planning.notes, *planning.stopped.values(), *planning.silent.values()):
         click.echo(line)
 
 

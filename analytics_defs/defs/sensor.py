@@ -105,6 +105,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
         *planning.notes,
         *planning.stopped.values(),
+        *planning.silent.values(),
         *changes.faults,
     ]
     for state in states:

@@ -302,6 +302,23 @@ def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else
     assert "analytics accept-topic" in str(platform.tick(instance).skip_reason)
 
 
+def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_the_report(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    platform.produce(10)
+    platform.run(instance)
+    platform.produce(10, start=10)
+    platform.log.silence(TOPIC, 0)
+    tick = platform.tick(instance)
+    (request,) = requests(tick)
+    assert [each["topic_partition"] for each in request.run_config["ops"]["move_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
+    assert materialized(tick) == {HOUR: 10}
+    (lag,) = (each for each in tick.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == "lag")
+    assert (lag.passed, lag.metadata["partitions without answer"].value) == (False, 1)
+    started(instance, request)
+    assert f"{TOPIC}/0 waits, the others go on" in str(platform.tick(instance).skip_reason)
+
+
 def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
