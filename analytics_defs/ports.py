@@ -30,6 +30,15 @@ work on, one after the other.
 """
 
 
+def may_be_again(hour: str, batch_time: datetime) -> bool:
+    """Whether an id of an event of this hour, stored at this time, may have been stored in the same hour before, and be free again.
+
+    No batch stores an event more than a day before its time; another day is to spare. So of two events of one id in one hour the later
+    stored one is always such a one, whoever works on it.
+    """
+    return batch_time - datetime.fromisoformat(f"{hour}:00+00:00") >= REMEMBERED - timedelta(days=2)
+
+
 @dataclass(frozen=True, slots=True)
 class TopicDescription:
     """A topic as the broker has it now."""
@@ -171,6 +180,12 @@ class Archive(Protocol):
 
     def put(self, blobs: Sequence[Blob]) -> None:
         """Write all of them, in any order, overwriting. Returns when every one is confirmed; raises when one is not."""
+        ...
+
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        """Like `put`, and none is written over what is there; answers what lies under the keys that were taken before, names of metadata
+        in lower case.
+        """
         ...
 
     def put_if_absent(self, blob: Blob) -> bytes:

@@ -344,6 +344,13 @@ class MemoryArchive(_Locked):
         self.objects |= {blob.key: blob for blob in blobs}
 
     @_atomic
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        there = [found for blob in blobs if (found := self.fetch(blob.key))]
+        taken = {blob.key for blob in there}
+        self.objects |= {blob.key: blob for blob in blobs if blob.key not in taken}
+        return there
+
+    @_atomic
     def put_if_absent(self, blob: Blob) -> bytes:
         return self.objects.setdefault(blob.key, blob).body
 

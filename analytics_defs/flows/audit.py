@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice, pairwise
 
 from analytics_defs.core import letters, tables
-from analytics_defs.core.layout import batch_time, event_dir, event_id_of_key, event_key, part_key
+from analytics_defs.core.layout import batch_time, event_dir, event_id_of_key, event_key, later_event_key, part_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.plan import LEASE_EXPIRES
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.flows.hours import Account, exactly, expected, records_of, still
-from analytics_defs.ports import REMEMBERED, Ports
+from analytics_defs.ports import REMEMBERED, Ports, may_be_again
 
 EXAMPLES = 5
 READINGS = 100
@@ -105,7 +105,7 @@ class HourAudit:
     parquet: int
     parquet_distinct: int
     objects: int | None
-    """Ids that have theirs. None where none needs one: no batch of the hour wrote them, by its settings."""
+    """Rows that have theirs. None where none needs one: no batch of the hour wrote them, by its settings."""
     items: int
     """Ids of those rows that RecentEvents has to hold, and holds under the same source."""
     expired: int
@@ -141,21 +141,23 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     held = _held(kept, ports)
     findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held.keys()))
     wrote = {record.batch.id for record in records if record.event_objects}
-    needed = {row.event_id for row in rows if row.batch_id in wrote or held.get(row.event_id)}
-    objects, said = _objects(account, ids, needed, ports) if needed or wrote or not records else (None, [])
+    needed = Counter(row.event_id for row in rows if row.batch_id in wrote or held.get(row.event_id))
+    objects, said = _objects(account, rows, needed, ports) if needed or wrote or not records else (None, [])
     findings += said
     return HourAudit(hour, batches, recorded, counted, len(rows), len(ids), objects, len(held), len(ids - kept.keys()), tuple(findings))
 
 
-def _objects(account: Account, ids: Collection[str], needed: Collection[str], ports: Ports) -> tuple[int, list[str]]:
-    """How many of the ids have their object, and where the tree is not what the batches wrote, each by its own settings."""
+def _objects(account: Account, rows: Sequence[_Row], needed: Mapping[str, int], ports: Ports) -> tuple[int, list[str]]:
+    """How many objects the rows have, and where the tree is not what the batches wrote, each by its own settings. `needed`: by id."""
     hour, keys = account.hour, set(ports.archive.keys(event_dir(account.hour)))
-    mine = {event_key(hour, each): each for each in ids}
-    findings = _named("without JSON object", sorted(each for each in needed if event_key(hour, each) not in keys))
+    mine = {event_key(hour, row.event_id): row.event_id for row in rows}
+    mine |= {later_event_key(hour, row.event_id, row.source): row.event_id for row in rows if may_be_again(hour, row.batch_time)}
+    there = Counter(event_id for key, event_id in mine.items() if key in keys)
+    findings = _named("without JSON object", sorted(event_id for event_id, count in needed.items() if there[event_id] < count))
     now = ports.ledger.snapshot()
     if not now.pending and not now.unreadable and tuple(ports.ledger.batches_of_hour(hour)) == account.batches:
         findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - mine.keys()))
-    return len(keys & mine.keys()), findings
+    return there.total(), findings
 
 
 @dataclass(frozen=True, slots=True)

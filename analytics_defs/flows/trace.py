@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from analytics_defs.core import letters, tables
-from analytics_defs.core.layout import event_key, hour_of_path
+from analytics_defs.core.layout import event_key, hour_of_path, later_event_key
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.errors import Contradiction, NotFound
@@ -190,7 +190,7 @@ def _files_of(record: BatchRecord, hour: str, ports: Ports) -> tuple[str, ...]:
 def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, ports: Ports) -> Trace:
     hour = hour_of_path(part) or ""
     item = ports.recent.held([event_id]).get(event_id)
-    key = event_key(hour, event_id)
+    keys = (later_event_key(hour, event_id, source), event_key(hour, event_id))
     said = None
     if item is not None:
         said = "expired" if item.ttl <= ports.clock.now().timestamp() else "held" if item.source == source else f"held by {item.source}"
@@ -202,7 +202,7 @@ def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, po
         event_id,
         detail=f"{how} hour {hour}",
         part=part,
-        event_object=next(iter(_there([key], ports)), None),
+        event_object=next(iter(_there(keys, ports)), None),
         item=said,
     )
 
