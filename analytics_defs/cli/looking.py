@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -16,6 +17,7 @@ from analytics_defs.core.plain import plain
 from analytics_defs.core.plan import Planning
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit
+from analytics_defs.flows.audit_bytes import compare_bytes
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.trace import Fate, Trace
 from analytics_defs.flows.trace import trace as trace_what
@@ -63,8 +65,9 @@ def _show_lag(planning: Planning) -> None:
 
 @click.command()
 @hours_option
+@click.option("--bytes", "bytes_wanted", is_flag=True, help="Also read every JSON object of the hours and compare its bytes with Parquet.")
 @json_option
-def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
+def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None:
     """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs, or a batch is stuck.
 
     \b
@@ -74,12 +77,17 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
     Example:
       analytics audit --hour 2024-01-15T10 --hour 2024-01-15T11
     """
-    ports = wiring.build_ports(load_settings())
+    if bytes_wanted and not hours:
+        raise click.UsageError("--bytes reads every JSON object: name the hours with --hour")
+    settings = load_settings()
+    ports = wiring.build_ports(settings)
     found, compared = audits.audit(ports), list[HourAudit]()
     if hours:
         with progress("hours compared", len(hours)) as bar:
             for hour in hours:
-                compared.append(audits.audit_hour(hour, ports))
+                found_here = audits.audit_hour(hour, ports)
+                said = compare_bytes(hour, ports, wiring.build_bench(settings)).findings if bytes_wanted else ()
+                compared.append(replace(found_here, findings=(*found_here.findings, *said)))
                 bar.advance(bar.task_ids[0])
     if json_wanted:
         heads = [plain(head) | {"unaccounted": head.unaccounted} for head in found.heads]

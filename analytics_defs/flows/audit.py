@@ -121,7 +121,7 @@ def audit_hour(hour: str, ports: Ports) -> HourAudit:
     """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out.
 
     Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
-    objects: the bucket's listing tells keys only, and one read for each event takes too long.
+    objects: the bucket's listing tells keys only, and one read for each event takes long. `flows.audit_bytes` compares those.
     """
     return exactly(hour, ports, lambda account: _audit_hour(account, ports))
 
