@@ -243,8 +243,8 @@ class KafkaAdmin:
                 except KafkaException as error:
                     failed[asked[key]] = error.args[0]
             if failed:
-                each, error = min(failed.items(), key=lambda item: item[1].code() in MOVING)
-                raise self._without_leaders(client, list(failed), _named(_kafka(each), error))
+                each, worst = min(failed.items(), key=lambda item: item[1].code() in MOVING)
+                raise self._without_leaders(client, list(failed), _named(_kafka(each), worst))
 
         try:
             if partitions:

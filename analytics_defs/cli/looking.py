@@ -86,8 +86,8 @@ def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None
         with progress("hours compared", len(hours)) as bar:
             for hour in hours:
                 found_here = audits.audit_hour(hour, ports)
-                said = compare_bytes(hour, ports, wiring.build_bench(settings)).findings if bytes_wanted else ()
-                compared.append(replace(found_here, findings=(*found_here.findings, *said)))
+                differing = compare_bytes(hour, ports, wiring.build_bench(settings)).findings if bytes_wanted else ()
+                compared.append(replace(found_here, findings=(*found_here.findings, *differing)))
                 bar.advance(bar.task_ids[0])
     if json_wanted:
         heads = [plain(head) | {"unaccounted": head.unaccounted} for head in found.heads]

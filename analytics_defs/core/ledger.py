@@ -160,7 +160,7 @@ class Snapshot:
     def why_unreadable(self, topic_partition: TopicPartition) -> str | None:
         """Why nobody can go on there: the item of the topic, of the partition itself, or of the batch pending in it."""
         head = self.heads.get(topic_partition)
-        names = (topic_partition.topic, str(topic_partition), head.pending if head else None)
+        names = [topic_partition.topic, str(topic_partition), *([head.pending] if head and head.pending else [])]
         return next((self.unreadable[name] for name in names if name in self.unreadable), None)
 
     def readable(self) -> Snapshot:

@@ -1,7 +1,7 @@
 """The sensor: plans, asks for runs, reports what the ledger says. It never reads events, writes stores or commits."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -126,8 +126,12 @@ def _vital_signs(
     context: dg.SensorEvaluationContext, planning: Planning, ports: Ports, settings: Settings
 ) -> list[dg.AssetCheckEvaluation]:
     """The balance, and the signs beside it. A ledger that does not answer for a moment keeps no plan from running."""
+    asked: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
+        lambda: [balance(audit(ports))],
+        lambda: evaluations(planning, ports, bounds_of(settings)),
+    )
     found: list[dg.AssetCheckEvaluation] = []
-    for ask in (lambda: [balance(audit(ports))], lambda: evaluations(planning, ports, bounds_of(settings))):
+    for ask in asked:
         try:
             found += ask()
         except AnalyticsError as error:

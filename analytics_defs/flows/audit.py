@@ -228,7 +228,7 @@ def _doubled(rows: Sequence[_Row]) -> list[str]:
 
 def _held(sources: Mapping[str, Source], ports: Ports) -> dict[str, bool]:
     """Those ids that RecentEvents holds under their source, and whether it points to the JSON object for the event's data."""
-    held = {}
+    held: dict[str, bool] = {}
     ids = iter(sources)
     while some := list(islice(ids, 1000)):
         held |= {each: item.data is None for each, item in ports.recent.held(some).items() if item.source == sources[each]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,6 @@ from analytics_defs.core.events import Event, Verdict, judge
 from analytics_defs.core.layout import (
     batch_of_dead_letters,
     dead_letters_key,
-    event_key,
-    event_metadata,
-    later_event_key,
     part_key,
     repeats_key,
     staging_key,
@@ -27,9 +23,10 @@ from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
 from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
 from analytics_defs.flows.deferred import raise_first
+from analytics_defs.flows.event_objects import put_event_objects
 from analytics_defs.flows.observe import observe
 from analytics_defs.flows.watch import Stopwatch
-from analytics_defs.ports import Blob, Ports, Reading, may_be_again
+from analytics_defs.ports import Blob, Ports, Reading
 
 if TYPE_CHECKING:
     from analytics_defs.flows.ingest import Conduct
@@ -244,21 +241,9 @@ def _claim_chunk(batch: Batch, staged: Staged, chunk: Sequence[Event], ports: Po
     with watch("claim"):
         claims = ports.recent.claim(chunk, batch.time)
     with watch("event objects"):
-        objects = [
-            (Blob(event_key(event.hour, event.id), event.record.value or b"", "application/json", event_metadata(event, batch.id)), event)
-            for event in chunk
-            if event.record.source not in claims.refused and (staged.event_objects or event.record.source in claims.pointers)
-        ]
-        ports.archive.put([blob for blob, event in objects if not may_be_again(event.hour, batch.time)])
-        _put_beside([(blob, event) for blob, event in objects if may_be_again(event.hour, batch.time)], ports)
+        claimed = [event for event in chunk if event.record.source not in claims.refused]
+        put_event_objects(batch, [event for event in claimed if staged.event_objects or event.record.source in claims.pointers], ports)
     return claims.refused
-
-
-def _put_beside(objects: Sequence[tuple[Blob, Event]], ports: Ports) -> None:
-    """Events so late that their id may have been stored in their hour before, and forgotten: nobody's object is written over."""
-    there = {blob.key: blob.metadata.get("source") for blob in ports.archive.put_new([blob for blob, _ in objects])}
-    beside = [(blob, event) for blob, event in objects if blob.key in there and there[blob.key] != str(event.record.source)]
-    ports.archive.put([replace(blob, key=later_event_key(event.hour, event.id, event.record.source)) for blob, event in beside])
 
 
 File = tuple[str, Callable[[], Blob]]

@@ -73,7 +73,7 @@ def test_where_all_answer_nobody_is_silent() -> None:
 
 def test_a_partition_without_leader_is_named_and_the_others_have_their_watermarks() -> None:
     found, script = survey(one=[AWAY], two=[None])
-    assert (found.marks, found.silent.keys()) == ({TWO: Watermarks(3, 7, 9)}, {ONE})
+    assert (dict(found.marks), list(found.silent)) == ({TWO: Watermarks(3, 7, 9)}, [ONE])
     assert str(found.silent[ONE]).startswith("Kafka at broker:9092: reading watermarks of ProductCreated@2/1: ")
     assert "LEADER_NOT_AVAILABLE" in str(found.silent[ONE])
     assert script.asked[0] == (1, 2)
@@ -84,7 +84,7 @@ def test_a_partition_without_leader_is_named_and_the_others_have_their_watermark
 @pytest.mark.parametrize("code", [TIMED_OUT, AWAY])
 def test_a_leader_that_is_lost_between_two_questions_makes_its_partition_silent(code: int) -> None:
     found, _ = survey(one=[None, code], two=[None])
-    assert (found.marks.keys(), found.silent.keys()) == ({TWO}, {ONE})
+    assert (list(found.marks), list(found.silent)) == ([TWO], [ONE])
 
 
 def test_a_leader_that_moves_is_asked_again() -> None:

@@ -159,6 +159,20 @@ def test_an_id_stored_again_in_its_hour_writes_over_nobodys_object() -> None:
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example x",)
 
 
+def test_of_events_on_time_nobody_asks_what_is_there() -> None:
+    world = World()
+    world.create()
+    world.produce(FIRST, event("y"))
+    asked: list[str] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        asked.append(call.method)
+        return perform()
+
+    world.run(ports=through(world.ports, door))
+    assert ("put" in asked, "put_new" in asked) == (True, False)
+
+
 @pytest.mark.parametrize("method", ["claim", "put_new", "put", "close"])
 def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str) -> None:
     """The first executor dies behind the call; a zombie of it, and one of the batch before, then write whatever they were about to."""
