@@ -30,6 +30,15 @@ work on, one after the other.
 """
 
 
+def may_be_again(hour: str, batch_time: datetime) -> bool:
+    """Whether an id of an event of this hour, stored at this time, may have been stored in the same hour before, and be free again.
+
+    No batch stores an event more than a day before its time; another day is to spare. So of two events of one id in one hour the later
+    stored one is always such a one, whoever works on it.
+    """
+    return batch_time - datetime.fromisoformat(f"{hour}:00+00:00") >= REMEMBERED - timedelta(days=2)
+
+
 @dataclass(frozen=True, slots=True)
 class TopicDescription:
     """A topic as the broker has it now."""
@@ -53,6 +62,15 @@ class Watermarks:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """Watermarks of many partitions at one moment: each is in one of the two."""
+
+    marks: Mapping[TopicPartition, Watermarks]
+    silent: Mapping[TopicPartition, AnalyticsError]
+    """Partitions that gave no answer though others did: they have no leader, or it is out of reach. It may pass by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a committed reader found."""
 
@@ -73,7 +91,13 @@ class EventLog(Protocol):
         """The topics that exist, by name. A name that is not there is not in the answer."""
         ...
 
-    def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]: ...
+    def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
+        """Of all of them. Raises the fault of the first that gives no answer."""
+        ...
+
+    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+        """The same of those that answer. Raises Unavailable where none does."""
+        ...
 
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
         """Read committed records of the ranges, until all are read or `admit` refuses one (which is then not part of the reading).
@@ -156,6 +180,12 @@ class Archive(Protocol):
 
     def put(self, blobs: Sequence[Blob]) -> None:
         """Write all of them, in any order, overwriting. Returns when every one is confirmed; raises when one is not."""
+        ...
+
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        """Like `put`, and none is written over what is there; answers what lies under the keys that were taken before, names of metadata
+        in lower case.
+        """
         ...
 
     def put_if_absent(self, blob: Blob) -> bytes:

@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -125,6 +126,26 @@ def test_an_audit_that_balances_is_no_finding(world: World) -> None:
     assert world.run("audit", "--hour", HOUR).exit_code == 0
     found = world.answer("audit", "--hour", HOUR)
     assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
+
+
+def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    blob = world.archive.objects[event_key(HOUR, "a")]
+    world.archive.put([replace(blob, body=b"{}")])
+    assert world.run("audit", "--hour", HOUR).exit_code == 0
+    found = world.run("audit", "--hour", HOUR, "--bytes")
+    assert (found.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in found.stdout) == (cli.FINDING, True)
+    assert world.run("audit", "--bytes").exit_code == cli.WRONG_USAGE
+
+
+def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.log.silence(TOPIC, 1)
+    found = world.run("lag")
+    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (cli.FINDING, True)
+    assert list(world.answer("lag", exit_code=cli.FINDING)["silent"]) == [f"{TOPIC}/1"]
 
 
 def test_stores_that_disagree_are_a_finding(world: World) -> None:

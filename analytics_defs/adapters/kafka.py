@@ -11,7 +11,7 @@ from analytics_defs.adapters.kafka_group import KafkaGroup
 from analytics_defs.adapters.kafka_reader import KafkaReader
 from analytics_defs.core.ledger import Gap
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.ports import Reading, TopicDescription, Watermarks
+from analytics_defs.ports import Reading, Survey, TopicDescription, Watermarks
 
 __all__ = ["KafkaConfig", "KafkaLog"]
 
@@ -38,6 +38,9 @@ class KafkaLog:
 
     def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
         return self._admin.watermarks(partitions)
+
+    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+        return self._admin.survey(partitions)
 
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
         """Also raises TopicRecreated where the log ends before a range does, and Unavailable when nothing arrives for the read timeout."""

@@ -13,12 +13,31 @@ from typing import Final, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    ListOffsetsResultInfo,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 from confluent_kafka.admin import TopicDescription as KafkaTopic
 
-from analytics_defs.adapters.kafka_client import DENIED, MISSING, NO_LEADERS, TIMED_OUT, Faults, KafkaConfig, connect, translated
+from analytics_defs.adapters.kafka_client import (
+    DENIED,
+    MISSING,
+    NO_LEADERS,
+    TIMED_OUT,
+    Faults,
+    KafkaConfig,
+    as_ours,
+    connect,
+    translated,
+)
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.ports import TopicDescription, Watermarks
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.ports import Survey, TopicDescription, Watermarks
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -96,14 +115,22 @@ class KafkaAdmin:
         return self._ask(f"describing the topics {', '.join(names)}", ask)
 
     def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
+        found = self.survey(partitions)
+        for fault in found.silent.values():
+            raise fault
+        return dict(found.marks)
+
+    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
         """Asked in this order, so that `low <= stable <= high` holds although the log moves on in between."""
-        asked = list(partitions)
-        if not asked:
-            return {}
-        lows = self._offsets(asked, EARLIEST, IsolationLevel.READ_UNCOMMITTED)
-        stables = self._offsets(asked, LATEST, IsolationLevel.READ_COMMITTED)
-        highs = self._offsets(asked, LATEST, IsolationLevel.READ_UNCOMMITTED)
-        return {each: Watermarks(lows[each], max(lows[each], stables[each]), max(lows[each], stables[each], highs[each])) for each in asked}
+        silent: dict[TopicPartition, AnalyticsError] = {}
+        lows = self._offsets(list(partitions), EARLIEST, IsolationLevel.READ_UNCOMMITTED, silent)
+        stables = self._offsets(list(lows), LATEST, IsolationLevel.READ_COMMITTED, silent)
+        highs = self._offsets(list(stables), LATEST, IsolationLevel.READ_UNCOMMITTED, silent)
+        marks = {
+            each: Watermarks(lows[each], max(lows[each], stables[each]), max(lows[each], stables[each], high))
+            for each, high in highs.items()
+        }
+        return Survey(marks, silent)
 
     def cleanup_policies(self, topics: Collection[str]) -> dict[str, frozenset[str] | None]:
         """`cleanup.policy` of each topic, None where it cannot be learned: no permission, or a broker that does not tell."""
@@ -195,20 +222,48 @@ class KafkaAdmin:
         found = self._ask(f"reading the settings of the topics {', '.join(topics)}", ask) if topics else {}
         return dict.fromkeys(topics) | {resource.name: settings for resource, settings in found.items()}
 
-    def _offsets(self, partitions: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel) -> dict[TopicPartition, int]:
-        def ask(client: AdminClient) -> dict[tuple[str, int], int]:
-            asked = {_kafka(each): spec for each in partitions}
-            try:
-                found = self._results(client.list_offsets(asked, isolation_level=isolation, request_timeout=self._seconds))
-            except KafkaException as error:
-                raise self._without_leaders(client, partitions, error) from error
-            for key, each in found.items():
-                if each.offset < 0:  # what the library says where the leader never answered
-                    raise _named(key, KafkaError(TIMED_OUT))
-            return {(key.topic, key.partition): each.offset for key, each in found.items()}
+    def _offsets(
+        self,
+        partitions: Sequence[TopicPartition],
+        spec: OffsetSpec,
+        isolation: IsolationLevel,
+        silent: dict[TopicPartition, AnalyticsError],
+    ) -> dict[TopicPartition, int]:
+        """Of those that answer. Who does not is asked again for a while, then noted in `silent`. Raises where nobody answers."""
+        found: dict[TopicPartition, int] = {}
+        failed: dict[TopicPartition, KafkaError] = {}
 
-        found = self._ask(f"reading watermarks of {', '.join(map(str, partitions))}", ask)
-        return {each: found[each.topic, each.partition] for each in partitions}
+        def ask(client: AdminClient) -> None:
+            asked = {KafkaPartition(each.topic, each.partition): each for each in partitions if each not in found}
+            failed.clear()
+            futures = client.list_offsets(dict.fromkeys(asked, spec), isolation_level=isolation, request_timeout=self._seconds)
+            for key, future in futures.items():
+                try:
+                    found[asked[key]] = self._offset(future)
+                except KafkaException as error:
+                    failed[asked[key]] = error.args[0]
+            if failed:
+                each, worst = min(failed.items(), key=lambda item: item[1].code() in MOVING)
+                raise self._without_leaders(client, list(failed), _named(_kafka(each), worst))
+
+        try:
+            if partitions:
+                self._ask(f"reading watermarks of {', '.join(map(str, partitions))}", ask)
+        except AnalyticsError as fault:
+            if not found or not fault.retryable:
+                raise
+            silent |= {each: as_ours(why, self._config.brokers, f"reading watermarks of {each}") for each, why in failed.items()}
+        return found
+
+    def _offset(self, future: Future[ListOffsetsResultInfo]) -> int:
+        """Raises KafkaException also where the library does not keep its own limit."""
+        try:
+            offset = self._result(future).offset
+        except TimeoutError:
+            offset = -1
+        if offset < 0:  # what the library says where the leader never answered
+            raise KafkaException(KafkaError(TIMED_OUT))
+        return offset
 
     def _without_leaders(self, client: AdminClient, partitions: Sequence[TopicPartition], error: KafkaException) -> KafkaException:
         """The library says the same of a topic that is not there and of brokers that are not: metadata tell, or raise."""

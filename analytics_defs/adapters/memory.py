@@ -23,7 +23,7 @@ from analytics_defs.core.ledger import Batch, BatchRecord, Gap, GapReason, Head,
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError, Contradiction, Missing, TopicRecreated, Unavailable, Unreadable
-from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Reading, StoredEvent, TopicDescription, Watermarks
+from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Reading, StoredEvent, Survey, TopicDescription, Watermarks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +80,7 @@ class MemoryLog(_Locked):
         self._lives = itertools.count(1)
         self._committed: dict[tuple[str, int], int] = {}
         self._hidden: set[tuple[str, int, int]] = set()
+        self._silent: set[tuple[str, int]] = set()
 
     # What a test does to the broker.
 
@@ -161,6 +162,16 @@ class MemoryLog(_Locked):
         self._hidden.add((topic, partition, offset))
 
     @_atomic
+    def silence(self, topic: str, partition: int) -> None:
+        """The partition has no leader: nobody answers for it."""
+        self._silent.add((topic, partition))
+
+    @_atomic
+    def speak(self, topic: str, partition: int) -> None:
+        """It has one again."""
+        self._silent.remove((topic, partition))
+
+    @_atomic
     def records(self, topic: str, partition: int) -> list[Record]:
         """Committed records still there, as an independent reader would see them."""
         found = self._topics[topic][partition]
@@ -178,7 +189,20 @@ class MemoryLog(_Locked):
 
     @_atomic
     def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
-        return {each: self._watermarks(self._partition(each)) for each in partitions}
+        return {each: self._watermarks(self._led(each)) for each in partitions}
+
+    @_atomic
+    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+        marks: dict[TopicPartition, Watermarks] = {}
+        silent: dict[TopicPartition, AnalyticsError] = {}
+        for each in partitions:
+            try:
+                marks[each] = self._watermarks(self._led(each))
+            except Unavailable as fault:
+                silent[each] = fault
+        if silent and not marks:
+            raise next(iter(silent.values()))
+        return Survey(marks, silent)
 
     @_atomic
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
@@ -187,7 +211,7 @@ class MemoryLog(_Locked):
         lost: list[Range] = []
         faults: dict[TopicPartition, AnalyticsError] = {}
         for each in ranges:
-            partition = self._partition(each.topic_partition)
+            partition = self._led(each.topic_partition)
             if each.start > partition.high:
                 raise TopicRecreated(
                     f"{each.topic_partition}: the log ends at {partition.high}, before the next offset to read, {each.start}"
@@ -243,6 +267,11 @@ class MemoryLog(_Locked):
         if found is None:
             raise Missing(f"{topic_partition}: unknown topic or partition")
         return found
+
+    def _led(self, topic_partition: TopicPartition) -> _Partition:
+        if (topic_partition.topic, topic_partition.partition) in self._silent:
+            raise Unavailable(f"{topic_partition}: leader not available")
+        return self._partition(topic_partition)
 
     def _watermarks(self, partition: _Partition) -> Watermarks:
         return Watermarks(partition.low, partition.high if partition.stable is None else partition.stable, partition.high)
@@ -313,6 +342,13 @@ class MemoryArchive(_Locked):
     @_atomic
     def put(self, blobs: Sequence[Blob]) -> None:
         self.objects |= {blob.key: blob for blob in blobs}
+
+    @_atomic
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        there = [found for blob in blobs if (found := self.fetch(blob.key))]
+        taken = {blob.key for blob in there}
+        self.objects |= {blob.key: blob for blob in blobs if blob.key not in taken}
+        return there
 
     @_atomic
     def put_if_absent(self, blob: Blob) -> bytes:

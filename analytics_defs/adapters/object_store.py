@@ -84,7 +84,15 @@ class ObjectStoreArchive:
         with translated(self._where, "write", blob.key):
             obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
 
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        return list(filter(None, self._writers.run([partial(self._put_new, blob) for blob in blobs])))
+
     def put_if_absent(self, blob: Blob) -> bytes:
+        held = self._put_new(blob)
+        return held.body if held else blob.body
+
+    def _put_new(self, blob: Blob) -> Blob | None:
+        """What was there, None where it was written."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
@@ -93,10 +101,10 @@ class ObjectStoreArchive:
                 with translated(self._where, "write if absent", blob.key, but=(AlreadyExistsError,)):
                     obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="create", use_multipart=False)
             except AlreadyExistsError:
-                if (held := self.get(blob.key)) is not None:
+                if (held := self.fetch(blob.key)) is not None:
                     return held
             else:
-                return blob.body
+                return None
         raise Unavailable(
             f"{self._where.of(blob.key)} appears and vanishes: {_RACES} conditional writes were refused, and no object was there"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -16,6 +17,7 @@ from analytics_defs.core.plain import plain
 from analytics_defs.core.plan import Planning
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit
+from analytics_defs.flows.audit_bytes import compare_bytes
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.trace import Fate, Trace
 from analytics_defs.flows.trace import trace as trace_what
@@ -27,7 +29,7 @@ from analytics_defs.flows.trace import trace as trace_what
 def lag(max_lag: int | None, json_wanted: bool) -> None:
     """How far each partition is behind, what stops, and what an operator moved.
 
-    Counted to the high watermark, also behind an open transaction. Exit code 1 where a partition waits for a person.
+    Counted to the high watermark, also behind an open transaction. Exit code 1 where a partition waits for a person, or does not answer.
 
     \b
     Example:
@@ -37,11 +39,11 @@ def lag(max_lag: int | None, json_wanted: bool) -> None:
     planning = look(settings.kafka_topics, settings.policy(), wiring.build_ports(settings))
     if json_wanted:
         lags = [plain(each) | {"lag": each.offsets, "held_back": each.held_back} for each in planning.lags]
-        as_json({"partitions": lags, "stopped": planning.stopped, "notes": planning.notes})
+        as_json({"partitions": lags, "stopped": planning.stopped, "silent": planning.silent, "notes": planning.notes})
     else:
         _show_lag(planning)
     behind = max_lag is not None and any(each.offsets > max_lag for each in planning.lags)
-    sys.exit(FINDING if planning.stopped or behind else 0)
+    sys.exit(FINDING if planning.stopped or planning.silent or behind else 0)
 
 
 def _show_lag(planning: Planning) -> None:
@@ -57,14 +59,15 @@ def _show_lag(planning: Planning) -> None:
         for each in planning.lags
     ]
     table("Lag", ("partition", "lag", "behind open transactions", "next", "high watermark", "group offset"), rows)
-    for line in (*planning.notes, *planning.stopped.values()):
+    for line in (*planning.notes, *planning.stopped.values(), *planning.silent.values()):
         click.echo(line)
 
 
 @click.command()
 @hours_option
+@click.option("--bytes", "bytes_wanted", is_flag=True, help="Also read every JSON object of the hours and compare its bytes with Parquet.")
 @json_option
-def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
+def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None:
     """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs, or a batch is stuck.
 
     \b
@@ -74,16 +77,27 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
     Example:
       analytics audit --hour 2024-01-15T10 --hour 2024-01-15T11
     """
-    ports = wiring.build_ports(load_settings())
+    if bytes_wanted and not hours:
+        raise click.UsageError("--bytes reads every JSON object: name the hours with --hour")
+    settings = load_settings()
+    ports = wiring.build_ports(settings)
     found, compared = audits.audit(ports), list[HourAudit]()
     if hours:
         with progress("hours compared", len(hours)) as bar:
             for hour in hours:
-                compared.append(audits.audit_hour(hour, ports))
+                found_here = audits.audit_hour(hour, ports)
+                differing = compare_bytes(hour, ports, wiring.build_bench(settings)).findings if bytes_wanted else ()
+                compared.append(replace(found_here, findings=(*found_here.findings, *differing)))
                 bar.advance(bar.task_ids[0])
     if json_wanted:
         heads = [plain(head) | {"unaccounted": head.unaccounted} for head in found.heads]
-        said = {"unaccounted": found.unaccounted, "differences": found.differences, "stuck": found.stuck, "pending": found.pending}
+        said = {
+            "unaccounted": found.unaccounted,
+            "differences": found.differences,
+            "stuck": found.stuck,
+            "unreadable": found.unreadable,
+            "pending": found.pending,
+        }
         as_json({**said, "partitions": heads, "counters": found.counters, "hours": compared})
     else:
         _show_audit(found)
@@ -96,7 +110,7 @@ def audit(hours: tuple[str, ...], json_wanted: bool) -> None:
 def _show_audit(found: Audit) -> None:
     rows = [(str(head.topic_partition), head.first, head.next, *head.totals.as_dict().values(), head.unaccounted) for head in found.heads]
     table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
-    for line in (*found.differences, *found.stuck, *(f"pending: {each}" for each in found.pending)):
+    for line in (*found.differences, *found.stuck, *found.unreadable, *(f"pending: {each}" for each in found.pending)):
         click.echo(line)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from analytics_defs.core.events import Event, Rejection, Tombstone, Verdict
-from analytics_defs.core.ledger import Gap
+from analytics_defs.core.ledger import Batch, BatchKind, Gap
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 
 MAX_RANGES = 24
@@ -104,6 +104,16 @@ def _holes_of(whole: Range, covered: Sequence[Range]) -> Iterator[Range]:
         position = max(position, each.end)
     if position < whole.end:
         yield Range(whole.topic_partition, position, whole.end)
+
+
+def strangers(staged: Staged, batch: Batch) -> list[str]:
+    """What a staging file holds and its batch does not: sources, gaps and lost ranges."""
+    if batch.kind is BatchKind.REDRIVE:
+        mine = set(batch.redrives)
+        return [str(each.record.source) for each in staged.verdicts if each.record.source not in mine]
+    whole = {each.topic_partition: each for each in batch.ranges}
+    held = [*(one(each.record.source) for each in staged.verdicts), *(gap.range for gap in staged.gaps), *staged.lost]
+    return [str(each) for each in held if not (own := whole.get(each.topic_partition)) or each.start < own.start or each.end > own.end]
 
 
 def one(source: Source) -> Range:

@@ -154,6 +154,7 @@ def verdict(picture: Picture) -> Verdict:
 def _work(picture: Picture) -> Iterator[str]:
     if picture.planning is not None:
         yield from picture.planning.stopped.values()
+        yield from picture.planning.silent.values()
     stuck = picture.at - picture.progress.since if picture.progress else timedelta(0)
     if picture.planning is not None and stuck > picture.stall_after:
         behind, held = sum(lag.offsets for lag in picture.lags), sum(lag.held_back for lag in picture.lags)

@@ -1,6 +1,6 @@
 """Every name that is written anywhere: object keys, their metadata, hours, batch ids. Pure functions of events and batches.
 
-    events/2024/01/15/10/<event id>.json
+    events/2024/01/15/10/<event id>.json             <event id>~<hash of the source>.json where an older event has that name
     parquet/year=2024/month=01/day=15/hour=10/<batch id>.parquet · archive-<revision>-<digest>-<file>.parquet · _SUCCESS.json
     dead-letters/2024/01/15/10/<batch id>.ndjson     the hour is that of the batch's own time
     repeats/2024/01/15/10/<batch id>.ndjson          the same
@@ -20,7 +20,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from analytics_defs.core.events import Event
-from analytics_defs.core.offsets import Range
+from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.timestamps import hour_of, iso_milliseconds
 
 MAX_SEGMENT_BYTES = 255
@@ -87,8 +87,14 @@ def event_key(hour: str, event_id: str) -> str:
     return f"{event_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(_JSON))}{_JSON}"
 
 
+def later_event_key(hour: str, event_id: str, source: Source) -> str:
+    """Where the object of an event lies whose `event_key` is held by another one of the same id, from before that id was free again."""
+    suffix = f"{_HASHED}{_digest(str(source))[:32]}{_JSON}"
+    return f"{event_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(suffix))}{suffix}"
+
+
 def event_id_of_key(key: str) -> str | None:
-    """The id in an `event_key`, None where the key holds its hash: then the object's content or the table tells it."""
+    """The id in an `event_key`, None where the key holds a hash: then the object's content or the table tells it."""
     return _id_of(key.rpartition("/")[2].removesuffix(_JSON))
 
 

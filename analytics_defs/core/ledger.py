@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from analytics_defs.core.events import Rules
 from analytics_defs.core.offsets import Range, Source, TopicPartition
+from analytics_defs.errors import Contradiction
 
 REDRIVE_HEAD = TopicPartition("~redrive", 0, 0)
 """Redrives take turns on a head of their own, one batch an offset. `~` is not allowed in Kafka's topic names."""
@@ -152,6 +153,21 @@ class Snapshot:
     heads: Mapping[TopicPartition, Head] = field(default_factory=dict)
     pending: Mapping[str, Batch] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Items that are there and cannot be read, by the name of their topic, topic-partition or batch, and what to do. They are in none of
+    the above: whoever takes what is missing there for something new asks here first."""
+
+    def why_unreadable(self, topic_partition: TopicPartition) -> str | None:
+        """Why nobody can go on there: the item of the topic, of the partition itself, or of the batch pending in it."""
+        head = self.heads.get(topic_partition)
+        names = [topic_partition.topic, str(topic_partition), *([head.pending] if head and head.pending else [])]
+        return next((self.unreadable[name] for name in names if name in self.unreadable), None)
+
+    def readable(self) -> Snapshot:
+        """The same. Raises Contradiction where any item of it cannot be read: for who needs the whole."""
+        for why in self.unreadable.values():
+            raise Contradiction(why)
+        return self
 
     def head(self, topic_partition: TopicPartition) -> Head:
         """The head as it is, or as the first take will write it."""

@@ -135,26 +135,33 @@ def lease_of(fields: Fields) -> Lease:
 
 
 def snapshot_of(items: Iterable[Item]) -> Snapshot:
-    """Of all items of the progress. Kinds that only a newer version knows are left out."""
+    """Of all items of the progress. Kinds that only a newer version knows are left out, and so is a lease that cannot be read: its run
+    writes it again. Any other that cannot be read is named in the answer: it must hold back only what it is of.
+    """
     topics: dict[str, TopicState] = {}
     heads: dict[TopicPartition, Head] = {}
     pending: dict[str, Batch] = {}
     leases: dict[str, Lease] = {}
+    unreadable: dict[str, str] = {}
     for item in items:
         sk = item["sk"]["S"]
-        if sk.startswith(keys.HEAD):
-            head = decoded(head_of, item)
-            heads[head.topic_partition] = head
-        elif sk.startswith(keys.PENDING):
-            batch = decoded(pending_of, item)
-            pending[batch.id] = batch
-        elif sk.startswith(keys.TOPIC):
-            topic = decoded(topic_of, item)
-            topics[topic.topic] = topic
-        elif sk.startswith(keys.LEASE):
-            lease = decoded(lease_of, item)
-            leases[lease.run_id] = lease
-    return Snapshot(topics, heads, pending, leases)
+        try:
+            if sk.startswith(keys.HEAD):
+                head = decoded(head_of, item)
+                heads[head.topic_partition] = head
+            elif sk.startswith(keys.PENDING):
+                batch = decoded(pending_of, item)
+                pending[batch.id] = batch
+            elif sk.startswith(keys.TOPIC):
+                topic = decoded(topic_of, item)
+                topics[topic.topic] = topic
+            elif sk.startswith(keys.LEASE):
+                lease = decoded(lease_of, item)
+                leases[lease.run_id] = lease
+        except Contradiction as fault:
+            kind, _, name = sk.partition("#")
+            unreadable |= {} if f"{kind}#" == keys.LEASE else {name: str(fault)}
+    return Snapshot(topics, heads, pending, leases, unreadable)
 
 
 # Closed batches.

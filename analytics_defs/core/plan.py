@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from analytics_defs.core.ledger import BatchKind, Head, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
+from analytics_defs.errors import Unavailable
 
 LEASE_EXPIRES = timedelta(seconds=60)
 """A run that has not renewed its lease for so long is dead."""
@@ -33,6 +34,8 @@ class Seen:
     stables: Mapping[int, int]
     highs: Mapping[int, int]
     committed: Mapping[int, int | None]
+    silent: Mapping[int, str] = field(default_factory=dict)
+    """Partitions that are in none of the above because their leader does not answer, and what was said instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Planning:
     lags: tuple[Lag, ...]
     stopped: Mapping[TopicPartition, str] = field(default_factory=dict)
     """Partitions that must not go on before a person decided, and why."""
+    silent: Mapping[TopicPartition, str] = field(default_factory=dict)
+    """Partitions that wait because their leader does not answer, and why. Their lag is not known."""
     notes: tuple[str, ...] = ()
     """What a person should hear about: moved group offsets, missing topics."""
 
@@ -119,28 +124,41 @@ def opening(seen: Seen) -> TopicState:
     """The first generation of a topic nobody met before: the group's offsets where they still make sense, else the oldest record.
 
     A group offset beyond the end of the log belongs to an older topic of that name; reading everything loses nothing.
+    Raises Unavailable where a partition does not answer: without its offsets the account would begin at 0 there.
     """
     starts = {}
+    if seen.silent:
+        raise Unavailable(unopened(seen))
     for partition, low in seen.lows.items():
         committed = seen.committed.get(partition)
         starts[partition] = committed if committed is not None and committed <= seen.highs[partition] else low
     return TopicState(seen.topic, 0, seen.topic_id, starts)
 
 
+def unopened(seen: Seen) -> str:
+    return (
+        f"topic {seen.topic} is new to the ledger, and {len(seen.silent)} of its partitions do not answer: it waits, for where the account "
+        f"of each begins is fixed for all of them together ({next(iter(seen.silent.values()))})"
+    )
+
+
 def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, now: datetime) -> Planning:
     """Plans for every lane. `topics`: all configured names, None for those Kafka does not have."""
+    there = [(seen, _state(snapshot, seen)) for seen in topics.values() if seen is not None]
     notes = [f"topic {name} does not exist yet" for name, seen in topics.items() if seen is None]
+    notes += [unopened(seen) for seen, state in there if state is None]
     stopped: dict[TopicPartition, str] = {}
+    silent: dict[TopicPartition, str] = {}
     lags: list[Lag] = []
     ranges: dict[int, list[Range]] = {lane: [] for lane in range(policy.lanes)}
     recommit: dict[int, list[TopicPartition]] = {lane: [] for lane in range(policy.lanes)}
-    for seen in topics.values():
-        if seen is None:
+    for seen, state in there:
+        if state is None:
             continue
-        known = snapshot.topics.get(seen.topic)
-        state = known or opening(seen)
-        for partition in sorted(seen.lows):
-            head = snapshot.head(state.partition(partition)) if known else _new_head(state, partition)
+        silent |= {state.partition(each): f"{state.partition(each)} waits, the others go on: {why}" for each, why in seen.silent.items()}
+        stopped |= _unreadable(snapshot, state, seen)
+        for partition in sorted(each for each in seen.lows if state.partition(each) not in stopped):
+            head = snapshot.head(state.partition(partition)) if seen.topic in snapshot.topics else _new_head(state, partition)
             lag = _lag(head, seen, partition)
             lags.append(lag)
             fault = recreated(state, seen, head, partition) or (policy.on_data_loss is OnDataLoss.STOP and data_loss(head, lag)) or None
@@ -157,11 +175,26 @@ def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, 
                     notes.append(
                         f"{head.topic_partition}: the group's offset is {lag.committed}, the ledger's {head.next}: the ledger decides"
                     )
-    finish = _finish(snapshot, policy.lanes, now)
+    finish = _finish(snapshot, policy.lanes, now, silent)
     plans = tuple(
         Plan(lane, share(ranges[lane], policy.max_offsets), finish.get(lane, ()), tuple(recommit[lane])) for lane in range(policy.lanes)
     )
-    return Planning(snapshot, plans, tuple(lags), stopped, tuple(notes))
+    return Planning(snapshot, plans, tuple(lags), stopped, silent, tuple(notes))
+
+
+def _state(snapshot: Snapshot, seen: Seen) -> TopicState | None:
+    """The life of the topic that the ledger knows, or the one that it will open. None where that has to wait."""
+    if seen.topic in snapshot.topics:
+        return snapshot.topics[seen.topic]
+    if seen.topic in snapshot.unreadable:
+        return TopicState(seen.topic, 0, None, {})
+    return None if seen.silent else opening(seen)
+
+
+def _unreadable(snapshot: Snapshot, state: TopicState, seen: Seen) -> dict[TopicPartition, str]:
+    """Partitions of which the ledger's word is there and cannot be read: to take them for new would read them from their start."""
+    found = {each: snapshot.why_unreadable(each) for each in map(state.partition, seen.lows)}
+    return {each: f"{each} waits: {why}" for each, why in found.items() if why}
 
 
 def _new_head(state: TopicState, partition: int) -> Head:
@@ -204,12 +237,17 @@ def data_loss(head: Head, lag: Lag) -> str | None:
     )
 
 
-def _finish(snapshot: Snapshot, lanes: int, now: datetime) -> dict[int, tuple[str, ...]]:
-    """Each pending batch goes to the lane of its first range, as lanes are now; a redrive that shows a sign of life is left to itself."""
+def _finish(snapshot: Snapshot, lanes: int, now: datetime, silent: Collection[TopicPartition]) -> dict[int, tuple[str, ...]]:
+    """Each pending batch goes to the lane of its first range, as lanes are now; a redrive that shows a sign of life is left to itself.
+
+    One that has to be read again waits while a partition of it does not answer.
+    """
     finish: dict[int, tuple[str, ...]] = {}
     for batch in sorted(snapshot.pending.values(), key=lambda each: each.id):
         lease = snapshot.leases.get(batch.run_id)
         if batch.kind is BatchKind.REDRIVE and lease is not None and now - lease.renewed_at < LEASE_EXPIRES:
+            continue
+        if batch.staged is None and any(each.topic_partition in silent for each in batch.ranges):
             continue
         lane = lane_of(batch.ranges[0].topic_partition, lanes)
         finish[lane] = (*finish.get(lane, ()), batch.id)
@@ -231,6 +269,7 @@ def still_open(plan: Plan, snapshot: Snapshot) -> Plan:
     for each in plan.ranges:
         topic, head = snapshot.topics.get(each.topic_partition.topic), snapshot.head(each.topic_partition)
         alive = topic is not None and topic.generation == each.topic_partition.generation
+        alive = alive and snapshot.why_unreadable(each.topic_partition) is None
         if alive and head.pending is None and each.start <= head.next < each.end:
             left.append(Range(each.topic_partition, head.next, each.end))
     return Plan(plan.lane, tuple(left))

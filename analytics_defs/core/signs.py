@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from analytics_defs.core.ledger import BatchRecord, Tally
+from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Lag
 
 
@@ -29,15 +30,16 @@ class Sign:
     numbers: Mapping[str, int | float | str]
 
 
-def lag(lags: Sequence[Lag], bounds: Bounds) -> Sign:
-    """Records behind, to the high watermark, over all partitions."""
+def lag(lags: Sequence[Lag], bounds: Bounds, silent: Collection[TopicPartition] = ()) -> Sign:
+    """Records behind, to the high watermark, over all partitions. Not well while one of them does not answer: nobody knows."""
     behind = sum(each.offsets for each in lags)
     worst = max(lags, key=lambda each: each.offsets, default=None)
     where = f"; most in {worst.topic_partition}: {worst.offsets}" if worst and worst.offsets else ""
+    unknown = f"; not known of {', '.join(map(str, silent))}: no answer" if silent else ""
     return Sign(
-        behind <= bounds.lag,
-        f"{behind} records behind, expected at most {bounds.lag} (MAX_LAG){where}",
-        {"lag": behind, "partitions behind": sum(each.offsets > 0 for each in lags)},
+        behind <= bounds.lag and not silent,
+        f"{behind} records behind, expected at most {bounds.lag} (MAX_LAG){where}{unknown}",
+        {"lag": behind, "partitions behind": sum(each.offsets > 0 for each in lags), "partitions without answer": len(silent)},
     )
 
 

@@ -58,8 +58,8 @@ def decode(data: bytes, where: str) -> Staged:
         )
     except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
         raise Contradiction(
-            f"{where} is damaged or from another version: {error}. The batch stays pending; restore the object, or finish it with the "
-            "version that wrote it."
+            f"{where} is damaged or from another version: {error}. The batch stays pending, and its partitions wait; restore the object, "
+            "or finish the batch with the version that wrote it."
         ) from error
 
 

@@ -16,10 +16,11 @@ from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.topics import topic_assets
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import steps
+from analytics_defs.flows.audit import audit
 from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
-from analytics_defs.ports import Ledger
+from analytics_defs.ports import Ports
 
 JOB = "micro_batch"
 OP = "move_events"
@@ -114,13 +115,13 @@ def move_events(
         return
     for name, metadata in ingest_metadata(closed).items():
         yield dg.MaterializeResult(asset_key=name, metadata=metadata)
-    _report_balance(context, ports.ledger)
+    _report_balance(context, ports)
 
 
-def _report_balance(context: dg.AssetExecutionContext, ledger: Ledger) -> None:
+def _report_balance(context: dg.AssetExecutionContext, ports: Ports) -> None:
     """The UI shows a check as not evaluated once its asset is materialized again: so the run says it too, after its materializations."""
     try:
-        context.log_event(balance(ledger.snapshot()))
+        context.log_event(balance(audit(ports)))
     except AnalyticsError as error:
         context.log.info("the balance is left to the sensor's next look: %s", error)
 

@@ -1,7 +1,7 @@
 """The sensor: plans, asks for runs, reports what the ledger says. It never reads events, writes stores or commits."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +17,7 @@ from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.signs import bounds_of, evaluations
 from analytics_defs.defs.topics import HOURS, event_parts, lag_observations
 from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.audit import audit
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.report import Changes, changes_since
 from analytics_defs.ports import Ports
@@ -31,6 +32,8 @@ class Cursor:
     """What the sensor remembers. Losing it costs reports that come twice, never one that does not come."""
 
     reported: dict[str, int] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
+    """Batches passed over in the report, because the ledger's record of them cannot be read."""
     observed_at: datetime | None = None
     recommitted_at: datetime | None = None
     small_since: dict[str, datetime] = field(default_factory=dict)
@@ -41,6 +44,7 @@ class Cursor:
         found = json.loads(text) if text else {}
         return cls(
             found.get("reported", {}),
+            found.get("held", []),
             _time(found.get("observed_at")),
             _time(found.get("recommitted_at")),
             {lane: datetime.fromisoformat(since) for lane, since in found.get("small_since", {}).items()},
@@ -51,6 +55,7 @@ class Cursor:
         return json.dumps(
             {
                 "reported": self.reported,
+                "held": self.held,
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": self.recommitted_at and self.recommitted_at.isoformat(),
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
@@ -86,7 +91,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         now = ports.clock.now()
         recommit = cursor.recommitted_at is None or now - cursor.recommitted_at > RECOMMIT_EVERY
         planning = look(settings.kafka_topics, settings.policy(recommit_all=recommit), ports)
-        changes = changes_since(cursor.reported, planning.snapshot, ports.ledger)
+        changes = changes_since(cursor.reported, cursor.held, planning.snapshot, ports.ledger)
     except AnalyticsError as error:
         if error.retryable:
             return dg.SensorResult(skip_reason=str(error))
@@ -100,6 +105,8 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
         *planning.notes,
         *planning.stopped.values(),
+        *planning.silent.values(),
+        *changes.faults,
     ]
     for state in states:
         context.log.info(state)
@@ -118,12 +125,18 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
 def _vital_signs(
     context: dg.SensorEvaluationContext, planning: Planning, ports: Ports, settings: Settings
 ) -> list[dg.AssetCheckEvaluation]:
-    """A ledger that does not answer for a moment keeps no plan from running."""
-    try:
-        return evaluations(planning, ports, bounds_of(settings))
-    except AnalyticsError as error:
-        context.log.info(str(error))
-        return []
+    """The balance, and the signs beside it. A ledger that does not answer for a moment keeps no plan from running."""
+    asked: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
+        lambda: [balance(audit(ports))],
+        lambda: evaluations(planning, ports, bounds_of(settings)),
+    )
+    found: list[dg.AssetCheckEvaluation] = []
+    for ask in asked:
+        try:
+            found += ask()
+        except AnalyticsError as error:
+            context.log.info(str(error))
+    return found
 
 
 def _busy_lanes(
@@ -194,7 +207,7 @@ def _run_request(request: Request) -> dg.RunRequest:
 def _events(
     planning: Planning, changes: Changes, cursor: Cursor, now: datetime
 ) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """Changed hours every tick; lag and balance at most once a minute. Hours outside the partitions are stored and counted all the same."""
+    """Changed hours every tick; lag at most once a minute. Hours outside the partitions are stored and counted all the same."""
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = [
         dg.AssetMaterialization(
             event_parts.key,
@@ -204,9 +217,8 @@ def _events(
         for hour, change in sorted(changes.hours.items())
         if HOURS.has_partition_key(hour)
     ]
-    cursor.reported = changes.cursor
+    cursor.reported, cursor.held = changes.cursor, changes.held
     if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_EVERY:
         cursor.observed_at = now
         events += lag_observations(planning.lags)
-        events.append(balance(planning.snapshot))
     return events

@@ -33,7 +33,7 @@ def evaluations(planning: Planning, ports: Ports, bounds: Bounds) -> list[dg.Ass
     batches = ports.ledger.last_batches(LAST_BATCHES)
     last = max(batches, key=lambda record: record.closed_at, default=None)
     found: dict[str, Sign] = {
-        "lag": signs.lag(planning.lags, bounds),
+        "lag": signs.lag(planning.lags, bounds, planning.silent),
         "freshness": signs.freshness(planning.lags, last, ports.clock.now(), bounds),
         "dead_letter_share": signs.dead_letters(batches, bounds),
     }

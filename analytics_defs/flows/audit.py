@@ -9,14 +9,14 @@ from datetime import datetime, timedelta
 from itertools import islice, pairwise
 
 from analytics_defs.core import letters, tables
-from analytics_defs.core.layout import batch_time, event_dir, event_id_of_key, event_key, part_key
+from analytics_defs.core.layout import batch_time, event_dir, event_id_of_key, event_key, later_event_key, part_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchRecord, Head, Snapshot, Tally
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.plan import LEASE_EXPIRES
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.flows.hours import Account, exactly, expected, records_of, still
-from analytics_defs.ports import REMEMBERED, Ports
+from analytics_defs.ports import REMEMBERED, Ports, may_be_again
 
 EXAMPLES = 5
 READINGS = 100
@@ -36,6 +36,8 @@ class Audit:
     """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
     stuck: tuple[str, ...] = ()
     """Batches of `pending` that nobody works on: their ids may be claimed, and no count has them. Empty, or somebody has to look."""
+    unreadable: tuple[str, ...] = ()
+    """Items of the ledger that cannot be read: what they say is in none of the sums."""
 
     @property
     def totals(self) -> Tally:
@@ -47,7 +49,7 @@ class Audit:
 
     @property
     def balanced(self) -> bool:
-        return not self.unaccounted and not self.differences and not self.stuck
+        return not (self.unaccounted or self.differences or self.stuck or self.unreadable)
 
 
 def audit(ports: Ports) -> Audit:
@@ -74,7 +76,7 @@ def _audit(after: Snapshot, counters: dict[str, int], now: datetime) -> Audit:
         if counters.get(name, 0) != count
     )
     stuck = tuple(_stuck(batch, now) for _, batch in sorted(after.pending.items()) if _abandoned(batch, after, now))
-    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck)
+    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck, tuple(after.unreadable.values()))
 
 
 def _abandoned(batch: Batch, snapshot: Snapshot, now: datetime) -> bool:
@@ -103,7 +105,7 @@ class HourAudit:
     parquet: int
     parquet_distinct: int
     objects: int | None
-    """None where a batch of the hour wrote none, by its settings."""
+    """Rows that have theirs. None where none needs one: no batch of the hour wrote them, by its settings."""
     items: int
     """Ids of those rows that RecentEvents has to hold, and holds under the same source."""
     expired: int
@@ -119,7 +121,7 @@ def audit_hour(hour: str, ports: Ports) -> HourAudit:
     """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out.
 
     Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
-    objects: the bucket's listing tells keys only, and one read for each event takes too long.
+    objects: the bucket's listing tells keys only, and one read for each event takes long. `flows.audit_bytes` compares those.
     """
     return exactly(hour, ports, lambda account: _audit_hour(account, ports))
 
@@ -137,16 +139,25 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     findings += _named(f"stored twice within {REMEMBERED.days} days", _doubled(rows))
     kept = {row.event_id: row.source for row in rows if row.batch_time + REMEMBERED > ports.clock.now()}
     held = _held(kept, ports)
-    findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held))
-    objects = None
-    if all(record.event_objects for record in records):
-        keys = set(ports.archive.keys(event_dir(hour)))
-        wanted = {event_key(hour, each): each for each in ids}
-        findings += _named("without JSON object", sorted(wanted[key] for key in wanted.keys() - keys))
-        if not ports.ledger.snapshot().pending and tuple(ports.ledger.batches_of_hour(hour)) == batches:
-            findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - wanted.keys()))
-        objects = len(keys & wanted.keys())
+    findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held.keys()))
+    wrote = {record.batch.id for record in records if record.event_objects}
+    needed = Counter(row.event_id for row in rows if row.batch_id in wrote or held.get(row.event_id))
+    objects, said = _objects(account, rows, needed, ports) if needed or wrote or not records else (None, [])
+    findings += said
     return HourAudit(hour, batches, recorded, counted, len(rows), len(ids), objects, len(held), len(ids - kept.keys()), tuple(findings))
+
+
+def _objects(account: Account, rows: Sequence[_Row], needed: Mapping[str, int], ports: Ports) -> tuple[int, list[str]]:
+    """How many objects the rows have, and where the tree is not what the batches wrote, each by its own settings. `needed`: by id."""
+    hour, keys = account.hour, set(ports.archive.keys(event_dir(account.hour)))
+    mine = {event_key(hour, row.event_id): row.event_id for row in rows}
+    mine |= {later_event_key(hour, row.event_id, row.source): row.event_id for row in rows if may_be_again(hour, row.batch_time)}
+    there = Counter(event_id for key, event_id in mine.items() if key in keys)
+    findings = _named("without JSON object", sorted(event_id for event_id, count in needed.items() if there[event_id] < count))
+    now = ports.ledger.snapshot()
+    if not now.pending and not now.unreadable and tuple(ports.ledger.batches_of_hour(hour)) == account.batches:
+        findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - mine.keys()))
+    return there.total(), findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +226,12 @@ def _doubled(rows: Sequence[_Row]) -> list[str]:
     return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + REMEMBERED]
 
 
-def _held(sources: Mapping[str, Source], ports: Ports) -> set[str]:
-    """Those ids that RecentEvents holds under their source."""
-    held = set()
+def _held(sources: Mapping[str, Source], ports: Ports) -> dict[str, bool]:
+    """Those ids that RecentEvents holds under their source, and whether it points to the JSON object for the event's data."""
+    held: dict[str, bool] = {}
     ids = iter(sources)
     while some := list(islice(ids, 1000)):
-        held |= {each for each, item in ports.recent.held(some).items() if item.source == sources[each]}
+        held |= {each: item.data is None for each, item in ports.recent.held(some).items() if item.source == sources[each]}
     return held
 
 

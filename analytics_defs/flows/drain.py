@@ -35,7 +35,7 @@ class Drained:
 
     closed: list[BatchRecord] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
-    """Partitions that wait for a person, and plans that somebody else executes: why, a line each."""
+    """Partitions that wait for a person or for their leader, and plans that somebody else executes: why, a line each."""
 
 
 def drain(
@@ -58,7 +58,7 @@ def drain(
 
     while True:
         planning = look(order.topics, order.policy, ports)
-        drained.stopped = list(planning.stopped.values())
+        drained.stopped = [*planning.stopped.values(), *planning.silent.values()]
         on_plans(planning)
         before, taken = len(drained.closed), []
         for plan in (each for each in planning.plans if each and each.lane not in failed):

@@ -16,13 +16,14 @@ def look(names: Sequence[str], policy: Policy, ports: Ports) -> Planning:
 
 
 def observe(names: Sequence[str], ports: Ports) -> dict[str, Seen | None]:
-    """What Kafka says of these topics now, None for those that do not exist."""
+    """What Kafka says of these topics now, None for those that do not exist. Raises Unavailable where no partition answers."""
     found = ports.log.topics(names)
     partitions = [TopicPartition(topic.name, 0, number) for topic in found.values() for number in topic.partitions]
-    marks, committed = ports.log.watermarks(partitions), ports.log.committed(partitions)
+    survey, committed = ports.log.survey(partitions), ports.log.committed(partitions)
+    marks = survey.marks
     seen: dict[str, Seen | None] = dict.fromkeys(names)
     for name, topic in found.items():
-        mine = [each for each in partitions if each.topic == name]
+        mine = [each for each in partitions if each.topic == name and each in marks]
         seen[name] = Seen(
             name,
             topic.topic_id,
@@ -30,5 +31,6 @@ def observe(names: Sequence[str], ports: Ports) -> dict[str, Seen | None]:
             stables={each.partition: marks[each].stable for each in mine},
             highs={each.partition: marks[each].high for each in mine},
             committed={each.partition: committed[each] for each in mine},
+            silent={each.partition: str(fault) for each, fault in survey.silent.items() if each.topic == name},
         )
     return seen

@@ -21,7 +21,7 @@ def has_passed(hour: str, ports: Ports) -> bool | None:
     if ports.clock.now() < end:
         return False
     snapshot = ports.ledger.snapshot()
-    if snapshot.pending:
+    if snapshot.pending or snapshot.unreadable:
         return False
     try:
         return all(_is_after(end, each, ports) for each in _behind(snapshot, ports))

@@ -69,8 +69,11 @@ def dead_letters(selection: Selection, ports: Ports) -> Iterator[Kept]:
 
     Only the file that a batch record names counts: copies and strangers are passed over. Raises Contradiction where it was altered.
     """
-    keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(dead_letters_dir(selection.hour))
+    folder = dead_letters_dir(selection.hour)
+    keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(folder)
     for key in keys:
+        if not key.startswith(folder):
+            continue
         record = writer_of(key, ports)
         if record is None:
             continue
@@ -96,7 +99,7 @@ def redrive(selection: Selection, ports: Ports, conduct: Conduct, on_closed: Cal
 
 def _redrive_some(some: Sequence[Kept], ports: Ports, conduct: Conduct, report: Redrive) -> BatchRecord | None:
     """The head is read before the marks, and taken after them: a redrive in between moves it, and this one is refused."""
-    turn = ports.ledger.snapshot().head(REDRIVE_HEAD).next
+    turn = ports.ledger.snapshot().readable().head(REDRIVE_HEAD).next
     marks = ports.ledger.redriven([each.letter.record.source for each in some])
     report.already += len(marks)
     now = whole_milliseconds(ports.clock.now())

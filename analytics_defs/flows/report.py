@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from analytics_defs.core.ledger import BatchRecord, Snapshot
@@ -14,6 +14,8 @@ MAX_HOURS = 500
 """Hours reported at once: each is a row of Dagster's event log."""
 MAX_RANGES = 200
 """Closed ranges looked at per partition at once."""
+MAX_HELD = 100
+"""Batches passed over because their record cannot be read. Where there are more, the partitions wait: the cursor stays small."""
 
 
 @dataclass(slots=True)
@@ -26,36 +28,55 @@ class HourChange:
 
 @dataclass(slots=True)
 class Changes:
-    """What to report, and the cursor to keep once it was reported."""
+    """What to report, and what to keep once it was reported."""
 
     hours: dict[str, HourChange]
     cursor: dict[str, int]
     """By topic-partition, the offset up to which closed ranges were reported. It follows offsets and no clock, so no late close hides."""
+    held: list[str] = field(default_factory=list)
+    """Batches passed over, because their record cannot be read: their hours are reported once it can."""
+    faults: list[str] = field(default_factory=list)
+    """What cannot be read in the ledger, and what to do. It holds back its own batch or partition only."""
 
 
-def changes_since(cursor: Mapping[str, int], snapshot: Snapshot, ledger: Ledger) -> Changes:
-    """Every hour that a batch closed since `cursor` added to, at least once; at most about `MAX_HOURS`, the rest next time."""
+def changes_since(cursor: Mapping[str, int], held: Sequence[str], snapshot: Snapshot, ledger: Ledger) -> Changes:
+    """Every hour that a batch closed since `cursor`, or one of those `held`, added to, at least once; at most about `MAX_HOURS`."""
     changes = Changes({}, dict(cursor))
-    records: dict[str, BatchRecord] = {}
+    seen: set[str] = set()
+    for batch_id in held:
+        _look_at(batch_id, changes, seen, ledger)
     for topic_partition, head in sorted(snapshot.heads.items()):
         if head.next > changes.cursor.get(str(topic_partition), head.first):
-            _follow(topic_partition, head.first, changes, records, ledger)
+            try:
+                _follow(topic_partition, head.first, changes, seen, ledger)
+            except Contradiction as fault:
+                changes.faults.append(str(fault))
     return changes
 
 
-def _follow(topic_partition: TopicPartition, first: int, changes: Changes, records: dict[str, BatchRecord], ledger: Ledger) -> None:
+def _follow(topic_partition: TopicPartition, first: int, changes: Changes, seen: set[str], ledger: Ledger) -> None:
     name = str(topic_partition)
     for closed in ledger.ranges_after(topic_partition, changes.cursor.get(name, first), MAX_RANGES):
-        record = records.get(closed.batch_id)
-        if record is None:
-            if len(changes.hours) >= MAX_HOURS:
+        if closed.batch_id not in seen:
+            if len(changes.hours) >= MAX_HOURS or len(changes.held) >= MAX_HELD:
                 return
-            found = ledger.record(closed.batch_id)
-            if found is None:
-                raise Contradiction(f"{closed.range} names batch {closed.batch_id}, which has no record in the ledger")
-            record = records[closed.batch_id] = found
-            _add(record, changes)
+            _look_at(closed.batch_id, changes, seen, ledger)
         changes.cursor[name] = closed.range.end
+
+
+def _look_at(batch_id: str, changes: Changes, seen: set[str], ledger: Ledger) -> None:
+    seen.add(batch_id)
+    try:
+        record = ledger.record(batch_id)
+        if record is None:
+            raise Contradiction(
+                f"closed ranges name batch {batch_id}, which has no record in the ledger. Restore it from a backup of the table."
+            )
+    except Contradiction as fault:
+        changes.held.append(batch_id)
+        changes.faults.append(f"{fault} Until then the hours that batch {batch_id} added to are not reported; everything else is.")
+    else:
+        _add(record, changes)
 
 
 def _add(record: BatchRecord, changes: Changes) -> None:

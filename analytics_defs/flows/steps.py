@@ -7,14 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analytics_defs.core import letters, staging, tables
-from analytics_defs.core.batch import Staged, first_of_each_id, holes, one
+from analytics_defs.core.batch import Staged, first_of_each_id, holes, one, strangers
 from analytics_defs.core.counting import Stored
 from analytics_defs.core.events import Event, Verdict, judge
 from analytics_defs.core.layout import (
     batch_of_dead_letters,
     dead_letters_key,
-    event_key,
-    event_metadata,
     part_key,
     repeats_key,
     staging_key,
@@ -25,6 +23,7 @@ from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.plan import OnDataLoss, Plan, opening
 from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, TakenOver, TopicRecreated, Unavailable
 from analytics_defs.flows.deferred import raise_first
+from analytics_defs.flows.event_objects import put_event_objects
 from analytics_defs.flows.observe import observe
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Blob, Ports, Reading
@@ -102,7 +101,8 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
     """The staging file that decides what the batch is: the first one written. None: the batch is no longer pending.
 
     The mark comes after the file and before any claim: a file written by a late riser is never believed after the close, and a file
-    that is gone although it was marked is noticed.
+    that is gone although it was marked is noticed. Nothing is marked that cannot be read, or is not of this batch: the mark would refuse
+    the whole file for ever.
     """
     key = staging_key(batch.id)
     with watch("stage"):
@@ -117,10 +117,21 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
             must_fit(batch, fresh)
             data = ports.archive.put_if_absent(_blob(key, ours := staging.encode(fresh), "application/vnd.apache.arrow.stream"))
             fresh = fresh if data == ours else None
+        staged = fresh or _believed(batch, staging.decode(data, key), key)
         if not ports.ledger.mark_staged(batch.id, staging.digest(data)):
             ports.archive.delete([key])
             return None
-        return fresh or staging.decode(data, key)
+        return staged
+
+
+def _believed(batch: Batch, staged: Staged, key: str) -> Staged:
+    """Raises Contradiction where the file holds anything that is not of the batch."""
+    if alien := strangers(staged, batch):
+        raise Contradiction(
+            f"{key} is not the staging file of batch {batch.id} of {', '.join(map(str, batch.ranges))}: it holds {', '.join(alien[:3])}. "
+            "The batch stays pending; restore the object."
+        )
+    return staged
 
 
 def _marked_file(now: Batch, ports: Ports) -> bytes | None:
@@ -157,6 +168,8 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
         again = _judged(letters_of(batch, ports), batch, conduct)
         return Staged(tuple(each for each in again if isinstance(each, Event)), event_objects=conduct.event_objects)
     snapshot = ports.ledger.snapshot()
+    for why in filter(None, (snapshot.why_unreadable(each.topic_partition) for each in batch.ranges)):
+        raise Contradiction(why)
     gone = tuple(each for each in batch.ranges if each.topic_partition.generation < snapshot.topics[each.topic_partition.topic].generation)
     there = [each for each in batch.ranges if each not in gone]
     same_topics(there, snapshot, ports)
@@ -228,13 +241,8 @@ def _claim_chunk(batch: Batch, staged: Staged, chunk: Sequence[Event], ports: Po
     with watch("claim"):
         claims = ports.recent.claim(chunk, batch.time)
     with watch("event objects"):
-        ports.archive.put(
-            [
-                Blob(event_key(event.hour, event.id), event.record.value or b"", "application/json", event_metadata(event, batch.id))
-                for event in chunk
-                if event.record.source not in claims.refused and (staged.event_objects or event.record.source in claims.pointers)
-            ]
-        )
+        claimed = [event for event in chunk if event.record.source not in claims.refused]
+        put_event_objects(batch, [event for event in claimed if staged.event_objects or event.record.source in claims.pointers], ports)
     return claims.refused
 
 
@@ -297,14 +305,19 @@ def recommit(plan: Plan, ports: Ports) -> None:
     """Set the group's offsets to what the ledger says, where they differ."""
     if plan.recommit:
         snapshot = ports.ledger.snapshot()
-        ports.log.commit({each: snapshot.head(each).next for each in plan.recommit})
+        ports.log.commit({each: snapshot.head(each).next for each in plan.recommit if not snapshot.why_unreadable(each)})
 
 
 def sweep(ports: Ports) -> list[str]:
     """Delete staging files of batches that are closed: left by whoever died between the close and the delete."""
-    staged = {key: key.rpartition("/")[2] for key in ports.archive.keys(staging_key(""))}
-    closed = [
-        key for key, batch_id in staged.items() if ports.ledger.pending(batch_id) is None and ports.ledger.record(batch_id) is not None
-    ]
+    closed = [key for key in ports.archive.keys(staging_key("")) if _is_closed(key.rpartition("/")[2], ports)]
     ports.archive.delete(closed)
     return closed
+
+
+def _is_closed(batch_id: str, ports: Ports) -> bool:
+    """False as well where the ledger's word of it cannot be read: its file is left, and fails nobody."""
+    try:
+        return ports.ledger.pending(batch_id) is None and ports.ledger.record(batch_id) is not None
+    except Contradiction:
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analytics_defs.core.ledger import Head, Snapshot, TopicState
 from analytics_defs.core.plan import recreated
-from analytics_defs.errors import Missing, NotFound, TakenOver
+from analytics_defs.errors import Missing, NotFound, TakenOver, Unavailable
 from analytics_defs.flows.observe import observe
 from analytics_defs.ports import Ports
 
@@ -14,12 +14,14 @@ def accept_topic(topic: str, ports: Ports) -> TopicState:
     the old one ends. What the old one stored stays, with its sources.
 
     Batches still pending there are finished from their staging files; those without one are counted as lost, for their records are no more.
-    Raises NotFound where the topic is still the one the ledger knows.
+    Raises NotFound where the topic is still the one the ledger knows, Contradiction where the ledger cannot be read as a whole.
     """
-    snapshot = ports.ledger.snapshot()
+    snapshot = ports.ledger.snapshot().readable()
     known, seen = snapshot.topics.get(topic), observe([topic], ports)[topic]
     if seen is None:
         raise Missing(f"topic {topic} does not exist. Create it first (`analytics setup`).")
+    for why in seen.silent.values():
+        raise Unavailable(f"topic {topic}: accepted it can be once all of its partitions answer. {why}")
     if known is None:
         raise NotFound(f"the ledger does not know topic {topic}: there is nothing to accept, the next plan reads it from its start.")
     heads = [(partition, snapshot.head(known.partition(partition))) for partition in sorted(seen.lows)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from analytics_defs.core import letters, tables
-from analytics_defs.core.layout import event_key, hour_of_path
+from analytics_defs.core.layout import event_key, hour_of_path, later_event_key
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Source
-from analytics_defs.errors import NotFound
+from analytics_defs.errors import Contradiction, NotFound
 from analytics_defs.ports import Ports
 
 
@@ -99,12 +99,14 @@ def trace_source(source: Source, ports: Ports) -> Trace:
     rejected = _rejected(source, record, ports)
     if rejected is not None:
         return rejected
-    return _repeated(source, record, ports) or _stored(source, record, ports) or _no_trace(source, record)
+    return _repeated(source, record, ports) or _stored(source, record, ports) or _no_trace(source, record, ports)
 
 
 def _not_closed(source: Source, ports: Ports) -> Trace | None:
     """None where the head has passed it."""
     snapshot = ports.ledger.snapshot()
+    if why := snapshot.why_unreadable(source.topic_partition):
+        raise Contradiction(why)
     head = snapshot.heads.get(source.topic_partition)
     if head is None:
         return Trace(source, Fate.UNKNOWN_PARTITION, detail="the ledger has no account of this topic-partition")
@@ -135,16 +137,28 @@ def _without_file(source: Source, record: BatchRecord) -> Trace | None:
 
 
 def _rejected(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
-    if record.dead_letters_key is None:
-        return None
-    lines = letters.parse_dead_letters(ports.archive.get(record.dead_letters_key) or b"", record.dead_letters_key)
+    """By the file as its batch wrote it. Where that was altered, the ledger's mark alone says that the source was a dead letter."""
+    lines, altered = _letters(record, ports)
     letter = next((each for each in lines if each.record.source == source), None)
-    if letter is None:
+    if letter is None and not altered:
         return None
     redriven_by = ports.ledger.redriven([source]).get(source)
+    if letter is None and redriven_by is None:
+        return None
     again = ports.ledger.record(redriven_by) if redriven_by else None
     redrive = (_repeated(source, again, ports) or _stored(source, again, ports)) if again else None
-    return Trace(source, Fate.DEAD_LETTER, record.batch.id, detail=f"{letter.reason}: {letter.detail}", redrive=redrive)
+    detail = f"{letter.reason}: {letter.detail}" if letter else f"it was put through again; {altered}"
+    return Trace(source, Fate.DEAD_LETTER, record.batch.id, detail=detail, redrive=redrive)
+
+
+def _letters(record: BatchRecord, ports: Ports) -> tuple[Sequence[letters.DeadLetter], str]:
+    """The batch's dead letters; none, and why, where its file is not the one that it wrote."""
+    if record.dead_letters_key is None:
+        return (), ""
+    try:
+        return letters.kept_letters(record, ports.archive.get(record.dead_letters_key)), ""
+    except Contradiction as fault:
+        return (), str(fault)
 
 
 def _repeated(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
@@ -176,7 +190,7 @@ def _files_of(record: BatchRecord, hour: str, ports: Ports) -> tuple[str, ...]:
 def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, ports: Ports) -> Trace:
     hour = hour_of_path(part) or ""
     item = ports.recent.held([event_id]).get(event_id)
-    key = event_key(hour, event_id)
+    keys = (later_event_key(hour, event_id, source), event_key(hour, event_id))
     said = None
     if item is not None:
         said = "expired" if item.ttl <= ports.clock.now().timestamp() else "held" if item.source == source else f"held by {item.source}"
@@ -188,7 +202,7 @@ def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, po
         event_id,
         detail=f"{how} hour {hour}",
         part=part,
-        event_object=next(iter(_there([key], ports)), None),
+        event_object=next(iter(_there(keys, ports)), None),
         item=said,
     )
 
@@ -197,6 +211,7 @@ def _there(keys: Iterable[str], ports: Ports) -> list[str]:
     return [key for key in keys if ports.archive.get(key) is not None]
 
 
-def _no_trace(source: Source, record: BatchRecord) -> Trace:
+def _no_trace(source: Source, record: BatchRecord, ports: Ports) -> Trace:
+    _, altered = _letters(record, ports)
     detail = f"batch {record.batch.id} counts it, but none of its files names it: they were removed or altered"
-    return Trace(source, Fate.UNACCOUNTED, record.batch.id, detail=detail)
+    return Trace(source, Fate.UNACCOUNTED, record.batch.id, detail=f"{detail}. {altered}" if altered else detail)

@@ -86,6 +86,14 @@ def test_put_overwrites(archive: ArchiveUnderTest) -> None:
     assert archive.port.get("key") == b"new"
 
 
+def test_put_new_writes_over_nothing_and_tells_what_was_there(archive: ArchiveUnderTest) -> None:
+    archive.port.put([blob("held", b"old", Who="me")])
+    found = archive.port.put_new([blob("new", b"new", who="you"), blob("held", b"other", who="you")])
+    assert list(found) == [blob("held", b"old", who="me")]
+    assert (archive.port.get("held"), archive.port.fetch("new")) == (b"old", blob("new", b"new", who="you"))
+    assert list(archive.port.put_new([])) == []
+
+
 def test_a_key_that_is_not_there_reads_as_none(archive: ArchiveUnderTest) -> None:
     assert archive.port.get("staging/never") is None
 

@@ -98,6 +98,14 @@ def test_a_key_is_taken_by_every_store_and_tells_the_id_or_its_hash(event_id: st
     assert layout.event_id_of_key(key) == (None if "~" in segment else event_id)
 
 
+def test_the_key_beside_another_objects_is_its_sources_own_and_fits_every_store() -> None:
+    one, two = (Source(TopicPartition("ProductDeleted", 0, 0), number) for number in (1, 2))
+    keys = {layout.later_event_key(HOUR, each, source) for each in STRANGE for source in (one, two)}
+    assert len(keys) == 2 * len(STRANGE)
+    assert not keys & {layout.event_key(HOUR, each) for each in STRANGE}
+    assert all(len(key.rpartition("/")[2]) <= layout.MAX_SEGMENT_BYTES and layout.event_id_of_key(key) is None for key in keys)
+
+
 @reproducibly
 @given(ids, ids)
 def test_two_ids_are_two_keys_also_where_a_tool_unescapes_them(one: str, other: str) -> None:

@@ -38,7 +38,7 @@ from analytics_defs.errors import Contradiction
 from tests.core.made import reproducibly
 
 FARTHEST = 2**63 - 1
-ONE = TopicPartition("ProductDeleted", 0, 1)
+ONE, TWO = (TopicPartition("ProductDeleted", 0, number) for number in (1, 2))
 
 offsets = st.integers(0, 1_000) | st.integers(0, FARTHEST)
 counts = st.integers(0, 5) | st.integers(0, 2**53)
@@ -203,3 +203,33 @@ def test_a_damaged_record_is_a_contradiction_that_names_it(damage: Item) -> None
         del item["closed_at"]
     with pytest.raises(Contradiction, match=f"pk=batches sk={record.batch.id} cannot be read"):
         items.decoded(items.record_of, item)
+
+
+ITEMS = (
+    items.topic_item(TopicState("Sound", 0, None, {})),
+    items.lease_item(Lease("run", 0, datetime(2024, 1, 15, tzinfo=UTC))),
+    keys.head_key(ONE) | {"first": {"N": "0"}, "next": {"N": "9"}, "batch": {"S": "gone"}},
+    keys.head_key(TWO) | {"first": {"N": "0"}, "next": {"N": "9"}},
+)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "name", "waiting"),
+    [
+        (keys.topic_key(ONE.topic), ONE.topic, {ONE, TWO}),
+        (keys.head_key(ONE), str(ONE), {ONE}),
+        (keys.pending_key("gone"), "gone", {ONE}),
+        (keys.lease_key("run"), None, set()),
+    ],
+    ids=["topic", "head", "pending", "lease"],
+)
+def test_an_item_that_cannot_be_read_holds_back_what_it_is_of_and_nothing_else(
+    damaged: Item, name: str | None, waiting: set[TopicPartition]
+) -> None:
+    found = items.snapshot_of([*(item for item in ITEMS if item["sk"] != damaged["sk"]), damaged])
+    assert set(found.unreadable) == ({name} if name else set())
+    assert all(f"sk={damaged['sk']['S']} cannot be read" in why for why in found.unreadable.values())
+    assert {each for each in (ONE, TWO, TopicPartition("Sound", 0, 0)) if found.why_unreadable(each)} == waiting
+    if name:
+        with pytest.raises(Contradiction, match="cannot be read"):
+            found.readable()

@@ -258,3 +258,20 @@ def test_nothing_is_left_of_a_plan_for_a_life_that_is_over_or_a_topic_nobody_kno
     old = Plan(0, (Range(AT, 4, 9),))
     assert not still_open(old, ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 1, "new", {})))
     assert not still_open(old, Snapshot())
+
+
+UNREADABLE = {"ProductCreated": 2, "ProductCreated/0": 1, "gone": 1}
+"""How many of two partitions wait, by what cannot be read."""
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_in_the_ledger_stops_its_own_partitions_and_is_never_read_from_the_start(name: str) -> None:
+    heads = [Head(AT, 0, 4, pending="gone" if name == "gone" else None), Head(TopicPartition(TOPIC, 0, 1), 0, 4)]
+    known = ledger(*(head for head in heads if str(head.topic_partition) != name), unreadable={name: "ledger item x cannot be read"})
+    known = replace(known, topics={} if name == TOPIC else known.topics)
+    found = planned(known, seen({0: 9, 1: 9}, committed={0: 4, 1: 4}))
+    assert len(found.stopped) == UNREADABLE[name]
+    assert found.stopped[AT] == "ProductCreated/0 waits: ledger item x cannot be read"
+    assert [each.topic_partition.partition for each in found.plans[0].ranges] == ([] if name == TOPIC else [1])
+    made_before = Plan(0, (Range(AT, 0, 9),))
+    assert not still_open(made_before, known)

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from analytics_defs.core.ledger import Lease
+from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.core.layout import staging_key
+from analytics_defs.core.ledger import BatchRecord, Lease, RangeRecord
+from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.plan import Policy
 from analytics_defs.definitions import defs
-from analytics_defs.defs.checks import CHECK
+from analytics_defs.defs.checks import CHECK, equation_balances
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG
-from analytics_defs.errors import Denied, Unavailable
+from analytics_defs.errors import Contradiction, Denied, Unavailable
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.observe import look
+from analytics_defs.ports import Blob
 from tests.defs.memory_platform import HOUR, TOPIC, MemoryPlatform
+from tests.flows.test_audit import MiscountingLedger
+from tests.proof.doors import Crashed, failing, through
+
+NEXT_HOUR = "2024-01-15T11"
 
 
 @pytest.fixture
@@ -179,6 +192,104 @@ def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlat
     assert [type(event) for event in again] == [dg.AssetObservation, *[dg.AssetCheckEvaluation] * 4]
 
 
+class UnreadableLedger(MemoryLedger):
+    """Holds items that somebody changed by hand: one batch record, or the closed ranges of one partition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damaged: set[str] = set()
+
+    def record(self, batch_id: str) -> BatchRecord | None:
+        if batch_id in self.damaged:
+            raise Contradiction(f"ledger item sk={batch_id} cannot be read.")
+        return super().record(batch_id)
+
+    def ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[RangeRecord]:
+        if str(topic_partition) in self.damaged:
+            raise Contradiction(f"ledger item pk=range#{topic_partition} cannot be read.")
+        return super().ranges_after(topic_partition, offset, limit)
+
+
+def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[MemoryPlatform, UnreadableLedger]:
+    """The first of two batches cannot be read. Each has its hour, and ranges of both partitions; ten more records wait."""
+    platform, ledger = MemoryPlatform(), UnreadableLedger()
+    platform._ports = replace(platform._ports, ledger=ledger)
+    for hour in (HOUR, NEXT_HOUR):
+        platform.produce(10, start=10 * (hour == NEXT_HOUR), hour=hour)
+        platform.run(instance)
+        platform.clock.advance(timedelta(seconds=1))
+    ledger.damaged.add(ledger.last_batches(2)[1].batch.id)
+    platform.produce(10, start=20)
+    return platform, ledger
+
+
+def test_a_batch_record_that_cannot_be_read_holds_back_the_report_of_its_own_hours_and_is_said(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    (batch,) = ledger.damaged
+    tick = platform.tick(instance)
+    assert (len(requests(tick)), materialized(tick)) == (1, {NEXT_HOUR: 10})
+    started(instance, requests(tick)[0])
+    again = platform.tick(instance, tick.cursor)
+    assert materialized(again) == {}
+    assert f"ledger item sk={batch} cannot be read. Until then the hours that batch {batch} added to" in str(again.skip_reason)
+    ledger.damaged.clear()
+    mended = platform.tick(instance, again.cursor)
+    assert materialized(mended) == {HOUR: 10}
+    assert materialized(platform.tick(instance, mended.cursor)) == {}
+
+
+def test_a_staging_file_of_a_batch_that_cannot_be_read_fails_no_run(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    platform.ports().archive.put([Blob(staging_key(next(iter(ledger.damaged))), b"", "application/octet-stream", {})])
+    assert platform.run(instance).success
+
+
+def test_a_closed_range_without_record_holds_back_the_report_of_its_own_hours(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    del ledger._records[ledger.damaged.pop()]
+    tick = platform.tick(instance)
+    assert (len(requests(tick)), materialized(tick)) == (1, {NEXT_HOUR: 10})
+
+
+def test_closed_ranges_that_cannot_be_read_hold_back_the_report_of_their_partition_and_no_plan(instance: dg.DagsterInstance) -> None:
+    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+    ledger.damaged = {f"{TOPIC}/0"}
+    tick = platform.tick(instance)
+    assert (len(requests(tick)), materialized(tick)) == (1, {HOUR: 10, NEXT_HOUR: 10})
+    assert json.loads(tick.cursor or "")["reported"] == {f"{TOPIC}/1": 10}
+
+
+def balanced(result: dg.SensorResult) -> bool:
+    (check,) = (each for each in result.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == CHECK)
+    return check.passed
+
+
+def test_a_stuck_batch_fails_the_balance_whoever_asks(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    plan = look([TOPIC], Policy(), platform.ports()).plans[0]
+    with pytest.raises(Crashed):
+        ingest(plan, through(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.conduct("dead"))
+    assert balanced(platform.tick(instance))
+    platform.clock.advance(timedelta(minutes=11))
+    asked: Any = equation_balances(platform=platform)
+    assert (asked.passed, balanced(platform.tick(instance))) == (False, False)
+
+
+def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform._ports = replace(platform._ports, ledger=MiscountingLedger())
+    platform.produce(10)
+    assert not balanced(platform.tick(instance))
+    result = platform.run(instance)
+    assert result.success
+    assert [each.passed for each in result.get_asset_check_evaluations()] == [False]
+
+
+def test_a_balance_that_cannot_be_asked_for_keeps_no_plan_from_running(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    platform.produce(10)
+    platform._ports = through(platform._ports, failing("counters", False, lambda _: Unavailable("down")))
+    assert len(requests(platform.tick(instance))) == 1
+
+
 def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else(
     platform: MemoryPlatform, instance: dg.DagsterInstance
 ) -> None:
@@ -189,6 +300,23 @@ def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else
     assert f"topic {TOPIC} does not exist" in str(platform.tick(instance).skip_reason)
     platform.log.create_topic(TOPIC, 2)
     assert "analytics accept-topic" in str(platform.tick(instance).skip_reason)
+
+
+def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_the_report(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    platform.produce(10)
+    platform.run(instance)
+    platform.produce(10, start=10)
+    platform.log.silence(TOPIC, 0)
+    tick = platform.tick(instance)
+    (request,) = requests(tick)
+    assert [each["topic_partition"] for each in request.run_config["ops"]["move_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
+    assert materialized(tick) == {HOUR: 10}
+    (lag,) = (each for each in tick.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == "lag")
+    assert (lag.passed, lag.metadata["partitions without answer"].value) == (False, 1)
+    started(instance, request)
+    assert f"{TOPIC}/0 waits, the others go on" in str(platform.tick(instance).skip_reason)
 
 
 def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.adapters.memory import MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.layout import dead_letters_key, event_key, part_key, repeats_key
-from analytics_defs.core.ledger import Lease
+from analytics_defs.core.ledger import Lease, Snapshot
 from analytics_defs.errors import Contradiction, Unavailable
 from analytics_defs.flows.audit import audit, audit_hour
 from tests.flows.test_ingest import failing_at, problems
@@ -151,8 +151,42 @@ def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
     assert (audited.items, audited.expired) == (0, 3)
 
 
-def test_where_a_batch_wrote_no_objects_they_are_not_compared() -> None:
+def a_world_of_two_settings() -> World:
+    """Three events with objects, one of a batch that wrote none."""
     world = a_world()
+    world.produce(event("d"))
+    world.settle(conduct(event_objects=False))
+    return world
+
+
+def test_a_batch_that_wrote_no_objects_needs_none() -> None:
+    audited = audit_hour(HOUR, a_world_of_two_settings().ports)
+    assert (audited.objects, audited.parquet_distinct, audited.findings) == (3, 4, ())
+
+
+@pytest.mark.parametrize(
+    ("plant", "finding"), [(lose_an_object, "1 ids without JSON object"), (add_an_object, "1 ids JSON objects without row")]
+)
+def test_beside_a_batch_that_wrote_no_objects_those_of_the_others_are_compared(plant: Callable[[World], None], finding: str) -> None:
+    world = a_world_of_two_settings()
+    plant(world)
+    assert any(finding in each for each in audit_hour(HOUR, world.ports).findings)
+
+
+def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were() -> None:
+    world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
+    world.create()
+    world.produce(event("large"), event("small"))
+    world.settle(conduct(event_objects=False))
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.objects, audited.findings) == (1, ())
+    world.archive.delete([event_key(HOUR, "large")])
+    assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example large",)
+
+
+def test_where_no_batch_wrote_objects_they_are_not_compared() -> None:
+    world = World()
+    world.create()
     world.produce(event("d"))
     world.settle(conduct(event_objects=False))
     audited = audit_hour(HOUR, world.ports)
@@ -219,6 +253,30 @@ def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None
     audited = audit(world.ports)
     assert audited.differences == ("repeats: 7 in the counters, 0 over the heads",)
     assert not audited.balanced
+
+
+class UnreadableLedger(MemoryLedger):
+    """Heads and counters agree; after the damage an item of the topic cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damage: dict[str, str] = {}
+
+    def snapshot(self) -> Snapshot:
+        return replace(super().snapshot(), unreadable=self.damage)
+
+
+def test_an_account_of_which_an_item_cannot_be_read_is_not_called_balanced() -> None:
+    ledger = UnreadableLedger()
+    world = World(ledger=ledger)
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    assert audit(world.ports).balanced
+    ledger.damage["ProductDeleted"] = "ledger item topic#ProductDeleted cannot be read"
+    audited = audit(world.ports)
+    assert (audited.unaccounted, audited.differences, audited.stuck) == (0, (), ())
+    assert (audited.unreadable, audited.balanced) == (("ledger item topic#ProductDeleted cannot be read",), False)
 
 
 class BusyLedger(MemoryLedger):

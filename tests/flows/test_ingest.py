@@ -16,6 +16,7 @@ from analytics_defs.core.plan import Plan, Policy
 from analytics_defs.errors import AnalyticsError, Contradiction, Denied, GroupInUse, Missing, Stopped, TopicRecreated, Unavailable
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.ingest import Report, ingest
+from analytics_defs.ports import Blob
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, conduct, event, legacy_event
@@ -331,6 +332,46 @@ def test_another_staging_file_than_the_one_that_was_marked_is_refused() -> None:
     with pytest.raises(Contradiction):
         world.run()
     assert world.recent.items == {}
+
+
+def damaged(blob: Blob) -> Blob:
+    return replace(blob, body=blob.body[:-40])
+
+
+def of_another_batch(blob: Blob) -> Blob:
+    other = World()
+    other.create()
+    other.produce(*(event(f"other {number}") for number in range(20)))
+    with pytest.raises(Crashed):
+        other.run(ports=through(other.ports, failing_at("mark_staged")))
+    (found,) = (each for key, each in other.archive.objects.items() if key.startswith(staging_key("")))
+    return replace(found, key=blob.key)
+
+
+@pytest.mark.parametrize("before", ["put_if_absent", "get"])
+@pytest.mark.parametrize(
+    ("alter", "said"), [(damaged, "is damaged or from another version"), (of_another_batch, "is not the staging file of")]
+)
+def test_a_staging_file_that_cannot_be_believed_is_not_marked_and_the_whole_one_is_taken_once_it_is_back(
+    alter: Callable[[Blob], Blob], said: str, before: str
+) -> None:
+    """It is met by who would write it, or by who looks for it. A mark of its digest would refuse the whole file for ever."""
+    world = a_world()
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+    (whole,) = (blob for key, blob in world.archive.objects.items() if key.startswith(staging_key("")))
+    world.archive.put([alter(whole)])
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        return None if (call.method, before) == ("get", "put_if_absent") else perform()
+
+    with pytest.raises(Contradiction, match=said):
+        world.run(ports=through(world.ports, door))
+    (pending,) = world.ledger.snapshot().pending.values()
+    assert (pending.staged, world.recent.items) == (None, {})
+    world.archive.put([whole])
+    world.settle()
+    assert problems(world) == []
 
 
 def test_a_plan_with_events_of_hundreds_of_hours_becomes_batches_of_few() -> None:

@@ -10,7 +10,7 @@ from analytics_defs.flows.observe import look, observe
 from tests.proof.doors import Call, through
 from tests.proof.world import TOPIC, World, event
 
-READS = {"log.topics", "log.watermarks", "log.committed", "ledger.snapshot"}
+READS = {"log.topics", "log.survey", "log.committed", "ledger.snapshot"}
 
 
 def test_looking_only_reads_and_asks_the_ledger_first() -> None:

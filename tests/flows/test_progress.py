@@ -16,6 +16,7 @@ from analytics_defs.errors import DataLoss, Missing, Unavailable, Unreadable
 from analytics_defs.flows import steps
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.topics import accept_topic
 from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import Reading
 from tests.flows.test_ingest import failing_at, problems
@@ -101,6 +102,76 @@ def test_a_topic_that_vanished_after_the_plan_is_named() -> None:
     world.log.delete_topic(TOPIC)
     with pytest.raises(Missing, match="topic ProductDeleted does not exist any more"):
         ingest(plan, world.ports, conduct())
+
+
+# A partition without leader.
+
+
+def test_a_partition_without_leader_waits_and_the_others_go_on() -> None:
+    world = a_world()
+    world.produce(*events(2))
+    world.produce(*events(2, "f"), partition=1)
+    world.settle()
+    world.produce(event("e2"))
+    world.produce(event("f2"), partition=1)
+    world.log.silence(TOPIC, 0)
+    planning = world.look()
+    assert planning.silent.keys() == {world.partition(0)}
+    assert "ProductDeleted/0 waits, the others go on: ProductDeleted/0: leader not available" in planning.silent.values()
+    assert [lag.topic_partition for lag in planning.lags] == [world.partition(1)]
+    world.settle()
+    assert ("e2" in world.recent.items, "f2" in world.recent.items) == (False, True)
+    world.log.speak(TOPIC, 0)
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_new_topic_waits_until_all_its_partitions_answer_for_there_its_account_begins() -> None:
+    """The group's offset of a silent partition would be forgotten, and what the service before this one did would be done again."""
+    world = a_world()
+    world.produce(*events(5))
+    world.produce(*events(5, "f"), partition=1)
+    world.log.commit({world.partition(0): 3, world.partition(1): 3})
+    plan = world.look().plans[0]
+    world.log.silence(TOPIC, 1)
+    planning = world.look()
+    assert not any(planning.plans)
+    assert "topic ProductDeleted is new to the ledger, and 1 of its partitions do not answer" in planning.notes[0]
+    with pytest.raises(Unavailable, match="is new to the ledger"):
+        ingest(plan, world.ports, conduct())
+    world.log.speak(TOPIC, 1)
+    world.settle()
+    assert problems(world) == []
+    assert audit(world.ports).totals == Tally(stored=4)
+
+
+@pytest.mark.parametrize(("method", "stored"), [("take", 1), ("mark_staged", 3)])
+def test_a_pending_batch_of_a_silent_partition_waits_where_it_has_to_be_read_again_and_holds_nothing_else_back(
+    method: str, stored: int
+) -> None:
+    world = a_world()
+    world.log.add_partition(TOPIC)
+    world.produce(event("e"))
+    world.produce(event("f"), partition=1)
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at(method)))
+    world.produce(event("g"), partition=2)
+    world.log.silence(TOPIC, 0)
+    world.settle()
+    assert audit(world.ports).totals == Tally(stored=stored)
+    world.log.speak(TOPIC, 0)
+    world.settle()
+    assert problems(world) == []
+
+
+def test_a_cut_topic_is_not_accepted_while_a_partition_does_not_answer() -> None:
+    world = a_world()
+    world.produce(*events(3))
+    world.settle()
+    world.log.cut(TOPIC, 0, 1)
+    world.log.silence(TOPIC, 1)
+    with pytest.raises(Unavailable, match="once all of its partitions answer"):
+        accept_topic(TOPIC, world.ports)
 
 
 # What holds no record.

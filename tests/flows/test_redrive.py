@@ -127,6 +127,13 @@ def test_only_what_was_selected_is_put_through(selection: Selection, stored: int
     assert again(a_world(), selection).stored == stored
 
 
+@pytest.mark.parametrize(("hour", "stored"), [("2024-01-15T12", 2), ("2024-01-15T13", 0)])
+def test_of_a_batch_and_an_hour_both_must_fit(hour: str, stored: int) -> None:
+    world = a_world()
+    (record,) = world.ledger.last_batches(1)
+    assert again(world, Selection(batch_id=record.batch.id, hour=hour)).stored == stored
+
+
 def test_a_selection_by_batch_takes_the_letters_of_that_batch_only() -> None:
     world = a_world()
     (first,) = world.ledger.last_batches(1)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from analytics_defs.adapters.memory import MemoryArchive
+from analytics_defs.adapters.memory_tables import memory_table
 from analytics_defs.core.batch import Limits
-from analytics_defs.core.layout import event_key
+from analytics_defs.core.layout import event_dir, event_key, later_event_key
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.plan import Policy, lane_of
 from analytics_defs.flows.audit import audit_hour
+from analytics_defs.flows.compact import compact
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.trace import Fate, trace
+from analytics_defs.ports import Blob
 from tests.flows.test_ingest import failing_at, problems
 from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import HOUR, TOPIC, World, conduct, event
@@ -126,6 +131,81 @@ def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> 
     assert (told.fate, told.item) == (Fate.STORED, f"held by {second}")
     audited = audit_hour(HOUR, world.ports)
     assert (audited.parquet, audited.items, audited.expired, audited.findings) == (2, 1, 0, ())
+
+
+def assert_both_are_whole(world: World, first: Source, second: Source) -> None:
+    """Two stored events of one id in one hour: two counts, two rows, two objects with their own bytes, and one item, of the later one."""
+    assert world.ids(["x"]) == {"x": second}
+    bodies = {blob.metadata["source"]: blob.body for key, blob in world.archive.objects.items() if key.startswith(event_dir(HOUR))}
+    assert bodies == {str(each): world.values[each] for each in (first, second)}
+    assert world.archive.objects[event_key(HOUR, "x")].body == world.values[first]
+    told = [trace(str(each), world.ports) for each in (first, second)]
+    assert [each.event_object for each in told] == [event_key(HOUR, "x"), later_event_key(HOUR, "x", second)]
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.counted, audited.parquet, audited.objects, audited.findings) == (2, 2, 2, ())
+
+
+def a_world_where_it_comes_again() -> tuple[World, Source, Source]:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=29))
+    return world, first, world.produce(OTHER)
+
+
+def test_an_id_stored_again_in_its_hour_writes_over_nobodys_object() -> None:
+    world, first, second = a_world_where_it_comes_again()
+    world.settle()
+    assert_both_are_whole(world, first, second)
+    world.archive.delete([later_event_key(HOUR, "x", second)])
+    assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example x",)
+
+
+class Unasked(MemoryArchive):
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        raise AssertionError(blobs)
+
+
+def test_of_events_on_time_nobody_asks_what_is_there() -> None:
+    world = World()
+    world.create()
+    world.produce(FIRST, event("y"))
+    world.run(ports=replace(world.ports, archive=Unasked()))
+    assert world.ledger.counters()["events"] == 2
+
+
+@pytest.mark.parametrize("method", ["claim", "put_new", "put", "close"])
+def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str) -> None:
+    """The first executor dies behind the call; a zombie of it, and one of the batch before, then write whatever they were about to."""
+    world, first, second = a_world_where_it_comes_again()
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at(method)))
+    plan = world.look().plans[0]
+    late: list[Callable[[], Any]] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.port == "archive" and call.method in ("put", "put_new"):
+            late.append(perform)
+        return perform()
+
+    ingest(plan, through(world.ports, door), conduct())
+    world.settle()
+    before = dict(world.archive.objects)
+    for write in late:
+        write()
+    assert world.archive.objects == before
+    assert_both_are_whole(world, first, second)
+
+
+def test_both_rows_of_an_id_stored_again_are_rebuilt_from_the_json_tree() -> None:
+    world, *_ = a_world_where_it_comes_again()
+    world.settle()
+    for key in [key for key in world.archive.objects if key.startswith("parquet/")]:
+        del world.archive.objects[key]
+    done = compact(HOUR, world.ports, memory_table)
+    assert done.revision is not None
+    assert (done.revision.rows, len(done.mended)) == (2, 2)
 
 
 def test_a_second_before_it_is_forgotten_an_id_is_not_free() -> None:

@@ -163,3 +163,37 @@ def test_a_record_whose_files_were_altered_is_unaccounted() -> None:
     told = trace("ProductDeleted/0/2", world.ports)
     assert told.fate is Fate.UNACCOUNTED
     assert "none of its files names it" in told.detail
+
+
+def alter_letters(world: World, old: bytes, new: bytes) -> None:
+    (key,) = (key for key in world.archive.objects if key.startswith("dead-letters/"))
+    blob = world.archive.objects[key]
+    assert old in blob.body
+    world.archive.put([replace(blob, body=blob.body.replace(old, new))])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"ProductDeleted/0/2", b"ProductDeleted/0/0"), (b"not_json", b"made_up"), (b'"source"', b"source")]
+)
+def test_a_dead_letter_file_that_was_altered_is_no_evidence_and_the_answer_says_so(old: bytes, new: bytes) -> None:
+    world = a_world()
+    alter_letters(world, old, new)
+    told = trace("ProductDeleted/0/2", world.ports)
+    assert told.fate is Fate.UNACCOUNTED
+    assert "is not the file that batch" in told.detail
+    assert [trace(f"ProductDeleted/0/{offset}", world.ports).fate for offset in (0, 1)] == [Fate.STORED, Fate.REPEAT]
+
+
+def test_an_event_that_was_put_through_again_is_found_although_its_dead_letter_file_was_altered_later() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a", padding="." * 400))
+    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    world.clock.advance(timedelta(seconds=1))
+    redrive(Selection(), world.ports, conduct("redrive"))
+    alter_letters(world, b"too_large", b"made_up")
+    told = trace("a", world.ports)
+    assert (told.fate, told.item) == (Fate.STORED, "held")
+    assert told.before is not None
+    assert told.before.fate is Fate.DEAD_LETTER
+    assert "it was put through again" in told.before.detail

@@ -55,6 +55,8 @@ class _Doorway:
         match self._port, method:
             case "archive", "put" | "delete":
                 return lambda items: [one([item]) for item in items]
+            case "archive", "put_new":
+                return lambda items: [there for item in items for there in one([item])]
             case "archive", "download":
                 return lambda key, path: _written(one_of("get")(key), path)
             case "archive", "upload":

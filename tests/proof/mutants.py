@@ -76,6 +76,10 @@ class _Later:
     def put(self, blobs: Sequence[Blob]) -> None:
         self.blobs += blobs
 
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        self.put(blobs)
+        return ()
+
 
 def closing_first(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, watch: Stopwatch | None = None) -> BatchRecord | None:
     """`flows.ingest.finish`, but progress and counters move before the archive has confirmed."""

@@ -44,7 +44,8 @@ class Boundary:
     """One call of one port, and the moment at it."""
 
     call: str
-    """`port.method`; for `archive.put` and `archive.delete` followed by the tree, for example `archive.put parquet`."""
+    """`port.method`; for `archive.put` (which stands for `put_new` too) and `archive.delete` followed by the tree, for example
+    `archive.put parquet`."""
     number: int = 1
     """The how-manieth such call of the process."""
     moment: Literal["before", "within", "after"] = "before"
@@ -151,7 +152,7 @@ class _Watched:
 
 
 def _name(port: str, method: str, args: tuple[Any, ...]) -> str:
-    name = f"{port}.{method}"
+    name = f"{port}.{method}".replace("put_new", "put")
     if name not in ("archive.put", "archive.delete") or not args[0]:
         return name
     first = args[0][0]

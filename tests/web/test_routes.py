@@ -34,7 +34,7 @@ PATHS = (
     "/openapi.json",
 )
 READS = {
-    *("log.topics", "log.watermarks", "log.committed", "log.read"),
+    *("log.topics", "log.survey", "log.watermarks", "log.committed", "log.read"),
     *("recent.held", "archive.keys", "archive.get"),
     *("ledger.snapshot", "ledger.counters_by_lane", "ledger.hourly", "ledger.last_batches", "ledger.range_at", "ledger.record"),
     "ledger.revision",

@@ -1,0 +1,70 @@
+"""Do the JSON objects of an hour hold the bytes that its Parquet holds? One read for each event: asked for, never on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from analytics_defs.core.events import Event
+from analytics_defs.core.layout import batch_time, event_key, later_event_key
+from analytics_defs.flows.hourly_stats import CalculatorBench
+from analytics_defs.flows.hours import Account, bring_all, exactly, sound
+from analytics_defs.flows.restore import event_of
+from analytics_defs.ports import Blob, Ports, StoredRow, may_be_again
+
+AT_ONCE = 100
+"""Objects in memory together."""
+EXAMPLES = 5
+
+
+@dataclass(slots=True)
+class BytesAudit:
+    """What a comparison of one hour found. Objects that are not there are the business of `audit_hour`."""
+
+    hour: str
+    compared: int = 0
+    other_bytes: list[str] = field(default_factory=list)
+    """Ids whose object is not the payload in Parquet, byte for byte."""
+    other_origin: list[str] = field(default_factory=list)
+    """Ids whose object has those bytes, and metadata that name another source or batch."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        said = (("other bytes than Parquet", self.other_bytes), ("another source or batch in its metadata", self.other_origin))
+        return tuple(f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:EXAMPLES])}" for what, ids in said if ids)
+
+
+def compare_bytes(hour: str, ports: Ports, bench: CalculatorBench) -> BytesAudit:
+    """Reads every file and every object of the hour. Raises Contradiction where Parquet itself is damaged."""
+    return exactly(hour, ports, lambda account: _compare(account, ports, bench))
+
+
+def _compare(account: Account, ports: Ports, bench: CalculatorBench) -> BytesAudit:
+    found = BytesAudit(account.hour)
+    with bench() as table:
+        paths = bring_all(account, table, ports)
+        sound(account, paths, table)
+        for rows in table.rows(paths):
+            for start in range(0, len(rows), AT_ONCE):
+                _compare_some(rows[start : start + AT_ONCE], found, ports)
+    return found
+
+
+def _compare_some(rows: Sequence[StoredRow], found: BytesAudit, ports: Ports) -> None:
+    events = [event_of(row, found.hour) for row in rows]
+    blobs = ports.workers.run([partial(_object_of, event, row, ports) for event, row in zip(events, rows, strict=True)])
+    for event, row, blob in zip(events, rows, blobs, strict=True):
+        if blob is None:
+            continue
+        found.compared += 1
+        if blob.body != row.payload:
+            found.other_bytes.append(event.id)
+        elif (blob.metadata.get("source"), blob.metadata.get("batch")) != (str(row.source), row.batch_id):
+            found.other_origin.append(event.id)
+
+
+def _object_of(event: Event, row: StoredRow, ports: Ports) -> Blob | None:
+    """The one that lies under its source's own name, where the plain name may be another event's."""
+    beside = may_be_again(event.hour, batch_time(row.batch_id)) and ports.archive.fetch(later_event_key(event.hour, event.id, row.source))
+    return beside or ports.archive.fetch(event_key(event.hour, event.id))

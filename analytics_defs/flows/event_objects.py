@@ -1,0 +1,30 @@
+"""The JSON objects of claimed events, one each. Nobody's object is written over, also where an id was free again and is stored anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from analytics_defs.core.events import Event
+from analytics_defs.core.layout import event_key, event_metadata, later_event_key
+from analytics_defs.core.ledger import Batch
+from analytics_defs.ports import Blob, Ports, may_be_again
+
+
+def put_event_objects(batch: Batch, events: Sequence[Event], ports: Ports) -> None:
+    """Of events that the batch has claimed. The same objects again, whoever repeats it. Events of old hours alone ask what is there."""
+    old = {hour for hour in {event.hour for event in events} if may_be_again(hour, batch.time)}
+    ports.archive.put([_object(event, batch) for event in events if event.hour not in old])
+    if old:
+        _put_new([event for event in events if event.hour in old], batch, ports)
+
+
+def _put_new(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
+    """So late that an event of the same id and hour may have been stored before, and forgotten: beside its object, not over it."""
+    there = {blob.key: blob.metadata.get("source") for blob in ports.archive.put_new([_object(event, batch) for event in events])}
+    others = [event for event in events if there.get(event_key(event.hour, event.id), str(event.record.source)) != str(event.record.source)]
+    ports.archive.put([replace(_object(event, batch), key=later_event_key(event.hour, event.id, event.record.source)) for event in others])
+
+
+def _object(event: Event, batch: Batch) -> Blob:
+    return Blob(event_key(event.hour, event.id), event.record.value or b"", "application/json", event_metadata(event, batch.id))
