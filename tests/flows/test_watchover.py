@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.plan import Lag
+from analytics_defs.core.waiting import Waiting
 from analytics_defs.flows import watchover
 from analytics_defs.flows.watchover import Doors, ask_waiting
 from tests.proof.doors import Call, through
@@ -27,13 +30,16 @@ class Scene:
             self.append(number, seconds=number)
         self.readings: list[int] = []
         """How many partitions each was about."""
+        self.turns: Counter[int] = Counter()
+        """How often each partition was read."""
         ports = through(self.world.ports, self._door)
         self.doors = Doors((TOPIC,), ports, ports.log, Retention())
-        self.told = watchover.Waiting()
+        self.told = Waiting()
 
     def _door(self, call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "read":
             self.readings.append(len(call.args[0]))
+            self.turns.update(each.topic_partition.partition for each in call.args[0])
         return perform()
 
     def append(self, partition: int, *, seconds: int, aborted: bool = False) -> None:
@@ -70,6 +76,18 @@ def test_every_partition_has_its_turn_also_where_others_are_further_behind(monke
     assert len(scene.ask()) == 20
     assert scene.ask() == {number: number for number in range(25)}
     assert scene.readings == [10, 10, 5]
+
+
+def test_turns_are_equal_also_while_every_head_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchover, "PARTITIONS_AT_ONCE", 10)
+    scene = Scene(partitions=25)
+    for number in range(25):
+        for _ in range(5):
+            scene.append(number, seconds=200)
+    for next in range(5):
+        lags = [Lag(TopicPartition(TOPIC, 0, number), next, 6, 6, 0, next) for number in range(25)]
+        scene.told = ask_waiting(scene.doors, lags, scene.told)
+    assert scene.turns == dict.fromkeys(range(25), 2)
 
 
 def test_offsets_without_a_record_are_passed_over_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,9 @@ def test_in_a_real_browser_it_updates_itself_asks_nobody_else_and_is_readable_da
         assert tab.says("document.querySelector('main').innerText.includes('not_json')") is True
 
 
+ITS_OWN = {"bad gateway": (502, b"<main><h1>Bad gateway</h1></main>"), "another page": (200, b"<h1>Log in, please</h1>")}
+
+
 class Proxy(BaseHTTPRequestHandler):
     """Answers with the page, with a page of its own, or never, as it is told."""
 
@@ -187,8 +190,8 @@ class Proxy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.mood == "never":
             self.free.wait(60)
-        body = self.page if self.mood == "through" else b"<html><body><h1>Bad gateway</h1></body></html>"
-        self.send_response(200 if self.mood == "through" else 502)
+        status, body = ITS_OWN.get(self.mood, (200, self.page))
+        self.send_response(status)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -199,17 +202,19 @@ class Proxy(BaseHTTPRequestHandler):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("mood", ["bad gateway", "never"])
+@pytest.mark.parametrize("mood", [*ITS_OWN, "never"])
 def test_a_proxy_that_answers_itself_or_never_leaves_the_numbers_there_and_says_that_they_are_old(client: Client, mood: str) -> None:
-    wide = "<style>.scroll { width: 200px } .scroll > * { min-width: 900px }</style></body>"
-    Proxy.page, Proxy.mood, Proxy.free = client.get("/").body.replace(b"patience = 10000", b"patience = 500"), "through", threading.Event()
+    wide = "<style>.scroll { width: 200px } .scroll > * { min-width: 900px }</style>"
+    many = b'<details id="more"><summary>1 more</summary></details></main>'
+    Proxy.page = client.get("/").body.replace(b"patience = 10000", b"patience = 500").replace(b"</main>", many)
+    Proxy.mood, Proxy.free = "through", threading.Event()
     with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server, closing_down(server), chromium() as tab:
         tab.go(f"http://127.0.0.1:{server.server_address[1]}/")
         tab.says(f"document.body.insertAdjacentHTML('beforeend', {wide!r}); document.querySelector('.scroll').scrollLeft = 77")
-        before = tab.says("window.seen = document.querySelector('main'); 1")
-        assert before == 1
+        tab.says("document.getElementById('more').open = true; window.seen = document.querySelector('main'); 1")
         until(lambda: tab.says("document.querySelector('main') !== window.seen") is True, seconds=30)
         assert tab.says("document.querySelector('.scroll').scrollLeft") == 77  # where the reader is stays as it is
+        assert tab.says("document.getElementById('more').open") is True
         Proxy.mood = mood
         until(lambda: "cannot be reached" in tab.says("document.getElementById('reach').textContent"), seconds=30)
         assert tab.says("document.getElementById('total').textContent") == "3"

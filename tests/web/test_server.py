@@ -220,18 +220,18 @@ def test_serve_answers_with_everything_down_tells_no_secret_and_ends_with_0(tmp_
 def test_told_to_stop_under_load_it_leaves_no_answer_half_given_and_ends_with_0(tmp_path: Path) -> None:
     answered, cut_off, over = [0] * 4, [0] * 4, threading.Event()
 
-    def poll(place: int) -> None:
+    def poll(place: int, endpoint: Client) -> None:
         while not over.is_set():
             try:
-                assert client.get("/health").status == 503
+                assert endpoint.get("/health").status == 503
                 answered[place] += 1
             except http.client.IncompleteRead:
                 cut_off[place] += 1
             except OSError:  # refused, or closed before a word was said: nobody listens any more
                 pass
 
-    with process(tmp_path) as (running, client, _):
-        threads = [threading.Thread(target=poll, args=(place,)) for place in range(4)]
+    with process(tmp_path) as (running, endpoint, _):
+        threads = [threading.Thread(target=poll, args=(place, endpoint)) for place in range(4)]
         for each in threads:
             each.start()
         try:
