@@ -33,6 +33,7 @@ _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SECRET = re.compile("secret|password")
 _URL = re.compile(r"https?://[^/@?#\s]+/?")
+_PAGE = re.compile(r"https?://[^/@?#\s]+(?:/[^?#\s]*)?")
 _LOGIN = re.compile(r"//[^/@\s]*@")
 _BROKER = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
 
@@ -77,6 +78,12 @@ def _endpoint(value: object) -> object:
     return value
 
 
+def _page(value: object) -> object:
+    if isinstance(value, str) and not _PAGE.fullmatch(value):
+        raise ValueError("a URL such as https://dagster.example.com/prefix, without user and password")
+    return value
+
+
 def _like(pattern: str, expected: str) -> BeforeValidator:
     def look(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
@@ -96,6 +103,7 @@ class Allowed:
 Bucket = Annotated[str, _like(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
 Brokers = Annotated[str, BeforeValidator(_brokers), Allowed("host:port, comma-separated")]
 Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
+Page = Annotated[AnyHttpUrl, BeforeValidator(_page)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
 Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
 Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
@@ -170,7 +178,7 @@ class Settings(BaseSettings):
     )
     stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
     dagster_runs_kept_for: Days = Field(timedelta(days=7), description="how long Dagster keeps finished micro-batch and upkeep runs")
-    dagster_ui_url: Endpoint | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
+    dagster_ui_url: Page | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:

@@ -1,5 +1,6 @@
 """The first process of the one container: prepares Dagster's instance and the stores, then runs supervisor until it is told to stop.
 
+The health endpoint answers from the first moment, and says what is not there yet.
 Ends with 0 when it was stopped by TERM or INT; else with the status of the step that failed, or 1 when supervisor gave a program up.
 """
 
@@ -18,6 +19,7 @@ UNAVAILABLE = 3
 """How `analytics` ends when a broker or store does not answer: they may be starting, too."""
 SETUP_WITHIN_SECONDS = 180.0
 AGAIN = ("sleep", "5")
+SERVE = ("analytics", "serve")
 CREATE_STORAGE = ("sh", "-c", "exec dagster instance info > /dev/null")
 """Opens the instance, which creates its tables: three programs that start together must not all try."""
 SUPERVISOR = ("supervisord", "-c", str(HERE / "supervisord.conf"))
@@ -41,6 +43,8 @@ class Container:
 
     def __init__(self) -> None:
         self.stopping = False
+        self.statuses: dict[int, int | None] = {}
+        """Of the programs that were started and not waited for: how each ended; None while it runs."""
         for number in AWAITED:  # process 1 gets no signal that it has no handler for
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
@@ -51,10 +55,22 @@ class Container:
         production = (HERE / "dagster.yaml").read_text(encoding="utf-8")
         (home / "dagster.yaml").write_text(instance_file(production, os.environ), encoding="utf-8")
         os.environ["CONTAINER_PID"] = str(os.getpid())
-        status = self.set_up() or self.run(CREATE_STORAGE) or self.run(SUPERVISOR) or 1
+        status = self.prepare() or self.run(SUPERVISOR) or 1
         if self.stopping:
             return 0
         return status if status > 0 else 1
+
+    def prepare(self) -> int:
+        """Beside it an endpoint of its own answers, until supervisor's takes its place a second or two later.
+
+        It knows nothing of Dagster: to look at an instance whose storage is being created would be to create it, too.
+        """
+        endpoint = self.start(SERVE, {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"})
+        status = self.set_up() or self.run(CREATE_STORAGE)
+        if self.statuses[endpoint] is None:
+            os.kill(endpoint, signal.SIGTERM)
+        self.wait(endpoint)
+        return status
 
     def set_up(self) -> int:
         """Tries again while something does not answer, for three minutes at most."""
@@ -67,20 +83,26 @@ class Container:
         """The program's exit status, negative for a signal. A signal to stop becomes a TERM for it; once stopped, nothing is started."""
         if self.stopping:
             return 0
-        child = os.posix_spawnp(command[0], command, os.environ, setsigmask=())
-        while True:
+        return self.wait(self.start(command, os.environ))
+
+    def start(self, command: tuple[str, ...], environment: Mapping[str, str]) -> int:
+        child = os.posix_spawnp(command[0], command, environment, setsigmask=())
+        self.statuses[child] = None
+        return child
+
+    def wait(self, child: int) -> int:
+        while self.statuses[child] is None:
             number = signal.sigwait(AWAITED)
             if number == signal.SIGCHLD:
-                ended = dict(_reaped())
-                if child in ended:
-                    return os.waitstatus_to_exitcode(ended[child])
+                self.statuses |= {pid: status for pid, status in _reaped() if pid in self.statuses}
             else:
                 self.stopping = self.stopping or number in STOP
                 os.kill(child, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(self.statuses.pop(child) or 0)
 
 
 def _reaped() -> Iterator[tuple[int, int]]:
-    """Every process that ended: the program itself, and orphans, which the first process of a container inherits."""
+    """Every process that ended: programs of ours, and orphans, which the first process of a container inherits."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

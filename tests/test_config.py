@@ -147,6 +147,15 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_dagsters_ui_may_be_below_a_path_of_its_server_and_holds_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_UI_URL", "https://tools.example.com/dagster/")
+    assert str(load_settings().dagster_ui_url) == "https://tools.example.com/dagster/"
+    for wrong in ("https://user:s3cr3t@tools.example.com/dagster", "ftp://x/y", "https://x/?next=y"):
+        found = problems(monkeypatch, DAGSTER_UI_URL=wrong)
+        assert "DAGSTER_UI_URL" in found[0]
+        assert "s3cr3t" not in found[0]
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -36,6 +36,7 @@ from analytics_defs.adapters.kafka_client import (
     translated,
 )
 from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.waiting import Kept
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Survey, TopicDescription, Watermarks
 
@@ -136,9 +137,9 @@ class KafkaAdmin:
         """`cleanup.policy` of each topic, None where it cannot be learned: no permission, or a broker that does not tell."""
         return {topic: _policy(settings) for topic, settings in self._settings(topics).items()}
 
-    def retention(self, topics: Collection[str]) -> dict[str, timedelta | None]:
-        """By time; None where it cannot be learned, `timedelta.max` where everything is kept."""
-        return {topic: _retention(settings) for topic, settings in self._settings(topics).items()}
+    def retention(self, topics: Collection[str]) -> dict[str, Kept]:
+        """Of the topics for which it can be learned."""
+        return {topic: _kept(settings) for topic, settings in self._settings(topics).items() if settings is not None}
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicShape]:
         """How those of the topics that exist are set up."""
@@ -316,6 +317,15 @@ def _retention(settings: Settings | None) -> timedelta | None:
     if text is None:
         return None
     return timedelta(milliseconds=int(text)) if int(text) >= 0 else timedelta.max
+
+
+def _kept(settings: Settings) -> Kept:
+    """A topic that is compacted and nothing else loses old values, but no record for its age or the size of its log."""
+    policy = _policy(settings)
+    if policy is not None and "delete" not in policy:
+        return Kept(timedelta.max)
+    size = int(_setting(settings, "retention.bytes") or -1)
+    return Kept(_retention(settings), size if size >= 0 else None, int(_setting(settings, "segment.bytes") or 0))
 
 
 def _shape(topic: KafkaTopic, settings: Settings | None) -> TopicShape:

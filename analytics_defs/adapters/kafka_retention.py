@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 from analytics_defs.adapters.kafka_admin import KafkaAdmin
 from analytics_defs.adapters.kafka_client import KafkaConfig
+from analytics_defs.core.waiting import Kept
 from analytics_defs.ports import Clock
 
 ASK_AGAIN_MS = 300_000
@@ -18,13 +18,13 @@ class KafkaRetention:
     def __init__(self, config: KafkaConfig, clock: Clock) -> None:
         self._admin = KafkaAdmin(config)
         self._clock = clock
-        self._known: dict[str, timedelta | None] = {}
+        self._known: dict[str, Kept | None] = {}
         self._asked_ms: int | None = None
 
-    def retention(self, topics: Sequence[str]) -> Mapping[str, timedelta | None]:
+    def retention(self, topics: Sequence[str]) -> Mapping[str, Kept]:
         """A broker that does not describe topics, or not to us, is asked again in five minutes like any other."""
         now = self._clock.elapsed_ms()
         if self._asked_ms is None or now - self._asked_ms > ASK_AGAIN_MS or not set(topics) <= self._known.keys():
             found = self._admin.retention(topics)
             self._known, self._asked_ms = dict.fromkeys(topics) | found, now
-        return {topic: self._known[topic] for topic in topics}
+        return {topic: kept for topic in topics if (kept := self._known[topic]) is not None}

@@ -108,14 +108,24 @@ def processing(batches: Sequence[BatchRecord]) -> dict[str, Any]:
     """How fast the newest batches were. None where there is nothing to measure."""
     ingested = [each for each in batches if each.batch.kind is BatchKind.INGEST]
     seconds = sorted(each.duration_ms / 1000 for each in ingested)
-    worked, stored = sum(seconds), sum(each.tally.stored for each in ingested)
+    worked, stored = _busy_seconds(ingested), sum(each.tally.stored for each in ingested)
     return {
         "recentBatches": len(ingested),
         "eventsPerSecond": round(stored / worked, 1) if worked else None,
         "batchSeconds": {"p50": percentile(seconds, 50), "p95": percentile(seconds, 95)},
         "recordToCommitSeconds": round(sum(each.record_to_close_ms for each in ingested) / stored / 1000, 3) if stored else None,
-        "lastCommit": iso_milliseconds(max(each.closed_at for each in batches)) if batches else None,
+        "lastCommit": iso_milliseconds(max(each.closed_at for each in ingested)) if ingested else None,
     }
+
+
+def _busy_seconds(batches: Sequence[BatchRecord]) -> float:
+    """How long at least one of them was at work: lanes work at the same time."""
+    busy, until = 0.0, float("-inf")
+    spans = ((each.closed_at.timestamp() - each.duration_ms / 1000, each.closed_at.timestamp()) for each in batches)
+    for begin, end in sorted(spans):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return busy
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float | None:

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from analytics_defs.core.ledger import BatchRecord, Snapshot
+from analytics_defs.core import waiting
+from analytics_defs.core.ledger import BatchKind, BatchRecord, Snapshot
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Lag, Planning, Seen
+from analytics_defs.core.waiting import Growth, Pace, Stand, Waiting
 
 T_co = TypeVar("T_co", covariant=True)
 
 KAFKA, DYNAMODB, S3 = SERVICES = ("kafka", "dynamodb", "s3")
+NAMED = 3
+"""Partitions that a reason names at most."""
 DAEMON_SILENT_AFTER = timedelta(minutes=2)
 """Dagster's daemon writes a heartbeat every 30 s."""
 
@@ -60,39 +64,12 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """The oldest committed record that was not read yet, in each partition that has one."""
-
-    since: Mapping[TopicPartition, datetime]
-    """The record's own timestamp, where it carries one."""
-    retention: Mapping[str, timedelta | None]
-    """By topic: how long the broker keeps a record; None where it does not tell, `timedelta.max` where it keeps everything."""
-
-
-@dataclass(frozen=True, slots=True)
 class Scheduler:
     """What Dagster's instance says of those who start the runs."""
 
     sensor_stopped: bool
     heartbeat: datetime | None
     """The newest sign of life of the daemon that evaluates sensors; None where there never was one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Since when the heads stand where they stand although something waits."""
-
-    position: int
-    """Sum of the heads' `next`."""
-    since: datetime
-
-
-def progressed(before: Progress | None, lags: Sequence[Lag], now: datetime) -> Progress | None:
-    """None where nothing waits. It remembers within one process only: after a restart the time counts from then."""
-    position = sum(lag.next for lag in lags)
-    if not any(lag.offsets for lag in lags):
-        return None
-    return before if before is not None and before.position == position else Progress(position, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +87,9 @@ class Picture:
     """None: Dagster's instance is not to be asked."""
     planning: Planning | None = None
     """From the newest watermarks and the snapshot before them; None where Kafka does not answer: an old lag is none."""
-    progress: Progress | None = None
+    stands: Mapping[TopicPartition, Stand] = field(default_factory=dict)
+    """The heads that stand still although something waits."""
+    pace: Pace | None = None
     version: str = ""
     instance: str = ""
     """Which process answers."""
@@ -152,15 +131,12 @@ def verdict(picture: Picture) -> Verdict:
 
 
 def _work(picture: Picture) -> Iterator[str]:
+    if picture.dynamodb.ok and not picture.figures.ok:
+        yield f"counters: {picture.figures.error or 'no answer yet'}"
     if picture.planning is not None:
         yield from picture.planning.stopped.values()
         yield from picture.planning.silent.values()
-    stuck = picture.at - picture.progress.since if picture.progress else timedelta(0)
-    if picture.planning is not None and stuck > picture.stall_after:
-        behind, held = sum(lag.offsets for lag in picture.lags), sum(lag.held_back for lag in picture.lags)
-        why = f", {held} of them behind an open transaction" if held else ""
-        limit = f"STALL_AFTER={_seconds(picture.stall_after)}"
-        yield f"stalled: {behind} offsets wait{why}, and nothing was committed for {_seconds(stuck)} ({limit})"
+        yield from _stalled(picture, picture.planning)
     scheduler = picture.scheduler.value if picture.scheduler and picture.scheduler.ok else None
     if scheduler is not None:
         if scheduler.sensor_stopped:
@@ -171,26 +147,60 @@ def _work(picture: Picture) -> Iterator[str]:
             yield f"Dagster's sensor daemon gave no sign of life for {_seconds(silent)}: no run is asked for"
 
 
-def lag_seconds(lag: Lag, picture: Picture) -> float | None:
-    """Age of the oldest record that waits. 0 where nothing waits; None where it is not known."""
+def _stalled(picture: Picture, planning: Planning) -> Iterator[str]:
+    """By partition: one that waits is not well because the others get on."""
+    stuck = [
+        lag
+        for lag in planning.lags
+        if lag.topic_partition not in planning.stopped and (seconds_standing(lag, picture) or 0) > picture.stall_after.total_seconds()
+    ]
+    if stuck:
+        names = ", ".join(str(lag.topic_partition) for lag in stuck[:NAMED]) + (", …" if len(stuck) > NAMED else "")
+        where = names if len(stuck) == 1 else f"{len(stuck)} partitions ({names})"
+        held = sum(lag.held_back for lag in stuck)
+        why = f", {held} of them behind an open transaction" if held else ""
+        for_seconds = min(seconds_standing(lag, picture) or 0 for lag in stuck)
+        limit = f"STALL_AFTER={_seconds(picture.stall_after)}"
+        behind = sum(lag.offsets for lag in stuck)
+        yield f"stalled: {behind} offsets of {where} wait{why}, and nothing was committed there for {for_seconds:.0f}s ({limit})"
+
+
+def seconds_standing(lag: Lag, picture: Picture) -> float | None:
+    """How long nothing of the partition was committed although something waits. 0 where nothing waits; None where it is not known."""
     if not lag.offsets:
         return 0.0
-    since = picture.waiting.value.since.get(lag.topic_partition) if picture.waiting.value else None
-    return max(0.0, (picture.at - since).total_seconds()) if since else None
+    stand = picture.stands.get(lag.topic_partition)
+    return max(0.0, (picture.at - stand.since).total_seconds()) if stand is not None and stand.next == lag.next else None
+
+
+def lag_seconds(lag: Lag, picture: Picture) -> float | None:
+    """Age of the oldest record that waits. 0 where nothing waits; None where it is not known."""
+    return waiting.age_seconds(lag, _known(lag, picture), picture.at)
 
 
 def seconds_to_loss(lag: Lag, picture: Picture) -> float | None:
-    """Until retention removes the oldest record that waits, by its age. Infinite where none waits or the topic keeps everything.
+    """Until retention removes the oldest record that waits. Infinite where none waits or all is kept; None where it is not known."""
+    pace = picture.pace.by_partition.get(lag.topic_partition) if picture.pace else None
+    return waiting.seconds_to_loss(lag, _known(lag, picture), Growth(pace, _record_bytes(lag, picture)), picture.at)
 
-    None where it is not known. Retention by size can be faster; the lowest offset of the partition tells when it was.
-    """
-    if not lag.offsets:
-        return float("inf")
-    retention = picture.waiting.value.retention.get(lag.topic_partition.topic) if picture.waiting.value else None
-    age = lag_seconds(lag, picture)
-    if retention is None or (age is None and retention != timedelta.max):
-        return None
-    return float("inf") if retention == timedelta.max else retention.total_seconds() - (age or 0.0)
+
+def _known(lag: Lag, picture: Picture) -> Waiting | None:
+    """What Kafka told of the records that wait. Once it does not tell any more, that of a head that moved on is too old."""
+    known = picture.waiting.value
+    if known is None or picture.waiting.ok:
+        return known
+    found = known.oldest.get(lag.topic_partition)
+    return known if found is not None and found.position == waiting.position(lag) else None
+
+
+def _record_bytes(lag: Lag, picture: Picture) -> float | None:
+    """Of the records of the newest batches, or of the one that waits, whichever is larger."""
+    batches = [each for each in (picture.figures.value.batches if picture.figures.value else ()) if each.batch.kind is BatchKind.INGEST]
+    records = sum(each.tally.total - each.tally.gaps - each.tally.lost for each in batches)
+    oldest = picture.waiting.value.oldest.get(lag.topic_partition) if picture.waiting.value else None
+    sizes = [sum(each.bytes for each in batches) / records] if records else []
+    sizes += [float(oldest.size)] if oldest is not None and oldest.since else []
+    return max(sizes, default=None)
 
 
 def _seconds(duration: timedelta) -> str:

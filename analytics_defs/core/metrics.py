@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from analytics_defs.core.counting import added
 from analytics_defs.core.figures import REASON, by_type, named, percentile, unaccounted
-from analytics_defs.core.health import Figures, Picture, lag_seconds, seconds_to_loss, verdict
+from analytics_defs.core.health import Figures, Picture, lag_seconds, seconds_standing, seconds_to_loss, verdict
 from analytics_defs.core.ledger import REDRIVE_LANE, BatchKind
 from analytics_defs.core.plan import Lag
 
@@ -113,8 +113,13 @@ def _partitions(picture: Picture) -> Iterator[Family]:
     )
     yield family(
         "analytics_partition_data_loss_seconds",
-        "Until retention by time removes the oldest record that waits.",
+        "Until retention removes the oldest record that waits, by its age or by the size of its log.",
         {lag: seconds_to_loss(lag, picture) for lag in lags},
+    )
+    yield family(
+        "analytics_partition_standing_seconds",
+        "How long nothing of what waits was committed.",
+        {lag: seconds_standing(lag, picture) for lag in lags},
     )
     yield family("analytics_partition_next_offset", "The next offset to read.", {lag: float(lag.next) for lag in lags})
     yield family("analytics_partition_low_offset", "The oldest offset the broker still has.", {lag: float(lag.low) for lag in lags})
@@ -126,7 +131,10 @@ def _partitions(picture: Picture) -> Iterator[Family]:
 
 
 def _scheduler(picture: Picture) -> Iterator[Family]:
-    found = picture.scheduler.value if picture.scheduler else None
+    told = picture.scheduler
+    if told is not None:
+        yield _one("analytics_dagster_up", Kind.GAUGE, "1 where Dagster's instance answers.", float(told.ok))
+    found = told.value if told is not None and told.ok else None
     if found is not None:
         yield _one("analytics_sensor_running", Kind.GAUGE, "0 where the sensor is stopped.", float(not found.sensor_stopped))
         yield _one(
@@ -183,7 +191,8 @@ def _batches(figures: Figures) -> Iterator[Family]:
         "percentile",
         {str(each): percentile(seconds, each) for each in (50, 95)},
     )
-    last = max((each.closed_at.timestamp() for each in figures.batches), default=None)
+    committed = [each.closed_at.timestamp() for each in figures.batches if each.batch.kind is BatchKind.INGEST]
+    last = max(committed, default=None)
     yield _one("analytics_last_commit_timestamp_seconds", Kind.GAUGE, "When a batch was last closed and committed.", last)
 
 

@@ -9,30 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Protocol
 
 from analytics_defs.core.counting import recent_hours
-from analytics_defs.core.health import Figures, Scheduler, View, Waiting
+from analytics_defs.core.health import Figures, Scheduler, View
 from analytics_defs.core.layout import STAGING
 from analytics_defs.core.ledger import Snapshot
-from analytics_defs.core.offsets import Range, Record
+from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.core.plan import Lag
+from analytics_defs.core.waiting import Kept, Oldest, Waiting, position
 from analytics_defs.flows.observe import observe
 from analytics_defs.ports import EventLog, Ports
 
 LAST_BATCHES = 20
 HOURS = 24
-PARTITIONS_AT_ONCE = 32
-"""Partitions whose oldest record is looked at in one round, those furthest behind first."""
+PARTITIONS_AT_ONCE = 250
+"""Partitions whose oldest record is looked at in one round."""
+SEARCHES = 16
+"""Of them those whose next offset holds no record: each costs a reading of its own."""
 
 
 class Retention(Protocol):
     """How long the broker keeps records."""
 
-    def retention(self, topics: Sequence[str]) -> Mapping[str, timedelta | None]:
-        """None where the broker does not tell; `timedelta.max` where everything is kept."""
+    def retention(self, topics: Sequence[str]) -> Mapping[str, Kept]:
+        """By topic, where the broker tells."""
         ...
 
 
@@ -77,16 +80,43 @@ def ask_figures(doors: Doors) -> Figures:
     return Figures(ledger.counters_by_lane(), ledger.hourly(hours[0], hours[-1]), tuple(ledger.last_batches(LAST_BATCHES)))
 
 
-def ask_waiting(doors: Doors, lags: Sequence[Lag]) -> Waiting:
-    """The first record at or after `next` of every partition that is behind. Offsets without a record are passed over."""
-    behind = sorted((lag for lag in lags if lag.stable > lag.next), key=lambda lag: -lag.offsets)[:PARTITIONS_AT_ONCE]
-    since = {}
-    for lag in behind:
-        first = _first_record(doors.peeking, Range(lag.topic_partition, max(lag.next, lag.low), max(lag.stable, lag.low)))
-        if first is not None and first.timestamp_ms >= 0:
-            since[lag.topic_partition] = datetime.fromtimestamp(first.timestamp_ms / 1000, UTC)
+def ask_waiting(doors: Doors, lags: Sequence[Lag], before: Waiting | None) -> Waiting:
+    """The first record at or after `next` of every partition that is behind, those first that were never looked at, or longest ago.
+
+    What was found before is told again while the head stands where it stood, and of partitions whose turn has not come.
+    """
+    behind = {lag.topic_partition: lag for lag in lags if lag.stable > position(lag)}
+    known = {each: found for each, found in (before.oldest if before else {}).items() if each in behind}
+    due = [lag for each, lag in behind.items() if each not in known or known[each].position != position(lag)]
+    turns = {each: turn for turn, each in enumerate(known)}
+    turn = sorted(due, key=lambda lag: turns.get(lag.topic_partition, -1))[:PARTITIONS_AT_ONCE]
+    looked_at = _oldest(doors.peeking, turn)
     topics = sorted({lag.topic_partition.topic for lag in lags})
-    return Waiting(since, doors.retention.retention(topics) if topics else {})
+    kept = doors.retention.retention(topics) if topics else {}
+    # Those looked at now come last, and so have their next turn last.
+    return Waiting({each: found for each, found in known.items() if each not in looked_at} | looked_at, kept)
+
+
+def _oldest(log: EventLog, lags: Sequence[Lag]) -> dict[TopicPartition, Oldest]:
+    """All partitions in one reading of one offset each; where that offset holds no record, one by one over what follows."""
+    at_once = log.read([_from(lag, position(lag) + 1) for lag in lags], lambda _: True) if lags else None
+    records = {record.source.topic_partition: record for record in (at_once.records if at_once else ())}
+    found, searched = {}, 0
+    for lag in lags:
+        each = lag.topic_partition
+        record = records.get(each)
+        if record is None and at_once is not None and each not in at_once.faults:
+            if searched == SEARCHES:
+                continue
+            searched += 1
+            record = _first_record(log, _from(lag, lag.stable))
+        since = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC) if record is not None and record.timestamp_ms >= 0 else None
+        found[each] = Oldest(position(lag), since, record.size if record is not None else 0)
+    return found
+
+
+def _from(lag: Lag, end: int) -> Range:
+    return Range(lag.topic_partition, position(lag), end)
 
 
 def _first_record(log: EventLog, range: Range) -> Record | None:

@@ -24,7 +24,7 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.plain import plain
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError, NotFound
-from analytics_defs.flows.trace import Trace, trace_event, trace_source
+from analytics_defs.flows.trace import Fate, Trace, trace_event, trace_source
 from analytics_defs.ports import Ports
 from analytics_defs.web.background import begin
 from analytics_defs.web.exposition import Format, asked_for, expose
@@ -123,7 +123,7 @@ async def _trace_source(request: Request) -> Response:
     given = request.path_params
     try:
         source = Source.parse(f"{given['topic']}/{given['partition']}/{given['offset']}")
-        fits = source.offset <= MAX_OFFSET and source.topic_partition.partition <= MAX_PARTITION
+        fits = _fits(source)
     except ValueError:
         fits = False
     if not fits:
@@ -132,10 +132,31 @@ async def _trace_source(request: Request) -> Response:
 
 
 async def _trace_event(request: Request) -> Response:
+    """What looks like a record of a topic that is called `event` is one where there is such a topic; an id with `%2F` in it never is."""
     event_id: str = request.path_params["event_id"]
+    if (source := _of_topic_event(request, event_id)) is not None:
+        return await _traced(request, lambda ports: _source_or_event(source, event_id, ports))
     if not 0 < len(event_id.encode("utf-8", "replace")) <= MAX_ID_BYTES:
         return _fault(HTTPStatus.NOT_FOUND, f"no event has such an id: expected 1 to {MAX_ID_BYTES} bytes")
     return await _traced(request, lambda ports: trace_event(event_id, ports))
+
+
+def _of_topic_event(request: Request, event_id: str) -> Source | None:
+    try:
+        source = Source.parse(f"event/{event_id}")
+    except ValueError:
+        return None
+    return source if _fits(source) and b"%2f" not in request.scope["raw_path"].lower() else None
+
+
+def _source_or_event(source: Source, event_id: str, ports: Ports) -> Trace:
+    told = trace_source(source, ports)
+    return trace_event(event_id, ports) if told.fate is Fate.UNKNOWN_PARTITION else told
+
+
+def _fits(source: Source) -> bool:
+    """Kafka has no larger numbers."""
+    return source.offset <= MAX_OFFSET and source.topic_partition.partition <= MAX_PARTITION
 
 
 async def _traced(request: Request, follow: Callable[[Ports], Trace]) -> Response:

@@ -22,7 +22,8 @@ class Format(StrEnum):
     OPENMETRICS = "openmetrics"
 
 
-_BY_TYPE = {OPENMETRICS: Format.OPENMETRICS, TEXT: Format.PROMETHEUS, "application/json": Format.JSON}
+_OFFERED = {Format.JSON: "application/json", Format.PROMETHEUS: TEXT, Format.OPENMETRICS: OPENMETRICS}
+"""JSON first: it is what those get who take everything alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +33,31 @@ class Exposition:
 
 
 def asked_for(accept: str) -> Format:
-    """The one of the three that the client likes best; JSON for anything else, also for whoever takes everything."""
-    liked: list[tuple[float, int, Format]] = []
-    for place, each in enumerate(accept.split(",")):
-        name, *parameters = (part.strip().lower() for part in each.split(";"))
-        quality = next((_quality(part.removeprefix("q=")) for part in parameters if part.startswith("q=")), 1.0)
-        if name in _BY_TYPE and quality > 0:
-            liked.append((-quality, place, _BY_TYPE[name]))
-    return min(liked)[2] if liked else Format.JSON
+    """The one of the three that the client likes best, the earlier one of two that it likes alike; JSON where it wants none of them."""
+    ranges = [_media_range(each) for each in accept.split(",")]
+    liked = []
+    for offer, (format, media_type) in enumerate(_OFFERED.items()):
+        for pattern in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):  # the most precise one decides
+            fitting = [(-quality, place, offer, format) for place, (name, quality) in enumerate(ranges) if name == pattern]
+            if fitting:
+                liked.append(min(fitting))
+                break
+    best = min(liked, default=None)
+    return best[-1] if best is not None and best[0] < 0 else Format.JSON
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    """`text/plain;version=0.0.4;q=0.5` as name and quality; a quality that is none is 0."""
+    name, *parameters = (part.strip().lower() for part in text.split(";"))
+    return name, next((_quality(part.removeprefix("q=")) for part in parameters if part.startswith("q=")), 1.0)
 
 
 def _quality(text: str) -> float:
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         return 0.0
+    return found if 0 <= found <= 1 else 0.0
 
 
 def expose(families: Sequence[Family], accept: str, wanted: Format) -> Exposition:

@@ -38,6 +38,8 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise CannotStart(f"HEALTH_HOST={host}: {error.strerror}") from error
+    except UnicodeError as error:  # what no name of a host can be
+        raise CannotStart(f"HEALTH_HOST={host}: not the name or address of a host") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and host == "::":

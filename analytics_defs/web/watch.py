@@ -9,9 +9,11 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from analytics_defs.core.health import DYNAMODB, KAFKA, S3, Answer, Figures, Picture, Progress, Scheduler, View, Waiting, progressed
+from analytics_defs.core.health import DYNAMODB, KAFKA, S3, Answer, Figures, Picture, Scheduler, View
 from analytics_defs.core.ledger import Snapshot
+from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Planning, Policy, plan
+from analytics_defs.core.waiting import Pace, Stand, Waiting, paced, standing
 from analytics_defs.flows import watchover
 from analytics_defs.flows.watchover import Doors
 from analytics_defs.web.probe import Probe
@@ -41,7 +43,8 @@ class Watch:
         self._identity = identity
         self._clock = doors.ports.clock
         self._lock = threading.Lock()
-        self._progress: Progress | None = None
+        self._stands: dict[TopicPartition, Stand] = {}
+        self._pace: Pace | None = None
         self._planned: tuple[View, Planning] | None = None
         self._dynamodb: Probe[Snapshot] = Probe(DYNAMODB, partial(watchover.ask_dynamodb, doors), self._clock, SERVICE_FRESH)
         self._kafka: Probe[View] = Probe(KAFKA, self._ask_kafka, self._clock, SERVICE_FRESH, self._ledger_first)
@@ -75,7 +78,8 @@ class Watch:
         planning = self._plan(kafka.value) if kafka.ok else None
         if planning is not None and dynamodb.ok:
             with self._lock:
-                self._progress = progressed(self._progress, planning.lags, now)
+                self._stands = standing(self._stands, planning.lags, now)
+                self._pace = paced(self._pace, planning.lags, now)
         scheduler = self._scheduler.look() if self._scheduler else None
         return Picture(
             at=now,
@@ -87,7 +91,8 @@ class Watch:
             waiting=self._waiting.look(),
             scheduler=_told(scheduler),
             planning=planning,
-            progress=self._progress,
+            stands=self._stands,
+            pace=self._pace,
             version=self._identity.version,
             instance=self._identity.instance,
         )
@@ -111,11 +116,11 @@ class Watch:
         return watchover.ask_kafka(self._doors, self._dynamodb.look().value)
 
     def _ask_waiting(self) -> Waiting:
-        return watchover.ask_waiting(self._doors, self.picture().lags)
+        return watchover.ask_waiting(self._doors, self.picture().lags, self._waiting.look().value)
 
 
 def _told(answer: Answer[Scheduler | None] | None) -> Answer[Scheduler] | None:
-    """None where there is no instance to ask, or where it told nothing yet."""
-    if answer is None or answer.value is None:
+    """None where there is no instance to ask."""
+    if answer is None or (answer.value is None and answer.ok):
         return None
     return Answer(answer.value, answer.error, answer.latency_ms, answer.age_ms, answer.succeeded_at)

@@ -1,4 +1,4 @@
-"""How long Kafka keeps records: asked seldom, and whatever is not told is None."""
+"""How long Kafka keeps records: asked seldom, and what is not told is not in the answer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from datetime import timedelta
 from analytics_defs.adapters.kafka_client import KafkaConfig
 from analytics_defs.adapters.kafka_retention import ASK_AGAIN_MS, KafkaRetention
 from analytics_defs.adapters.memory import ManualClock
+from analytics_defs.core.waiting import Kept
 from tests.proof.world import NOW
 
-WEEK = timedelta(days=7)
+WEEK = Kept(timedelta(days=7), 2**30, 2**28)
 
 
 class Broker:
@@ -19,7 +20,7 @@ class Broker:
     def __init__(self) -> None:
         self.asked = 0
 
-    def retention(self, topics: Collection[str]) -> dict[str, timedelta | None]:
+    def retention(self, topics: Collection[str]) -> dict[str, Kept]:
         self.asked += 1
         return {topic: WEEK for topic in topics if topic == "told"}
 
@@ -28,11 +29,11 @@ def test_an_answer_is_kept_for_five_minutes_and_a_topic_that_is_new_is_asked_for
     clock, broker = ManualClock(NOW), Broker()
     found = KafkaRetention(KafkaConfig(), clock)
     found._admin = broker  # type: ignore[assignment]
-    assert found.retention(["told", "silent"]) == {"told": WEEK, "silent": None}
+    assert found.retention(["told", "silent"]) == {"told": WEEK}
     clock.advance(timedelta(milliseconds=ASK_AGAIN_MS))
     assert found.retention(["told"]) == {"told": WEEK}
     assert broker.asked == 1
-    assert found.retention(["told", "new"]) == {"told": WEEK, "new": None}
+    assert found.retention(["told", "new"]) == {"told": WEEK}
     clock.advance(timedelta(milliseconds=ASK_AGAIN_MS + 1))
     found.retention(["told"])
     assert broker.asked == 3

@@ -34,7 +34,7 @@ def live_until_term(name):
 """
 SERVES = """\
 if sys.argv[1] == "serve":
-    live_until_term("health")
+    live_until_term("health" if "DAGSTER_HOME" in os.environ else "first health")
 """
 DOES_SET_UP = "say('set up')"
 DAGSTER = """\
@@ -80,12 +80,13 @@ class Scene:
             "dagster-daemon": "live_until_term('daemon')",
             "micro_batch": MICRO_BATCH,
         }
+        self.serves = SERVES
         self.container: Program | None = None
 
     def start(self) -> Program:
         for name, script in self.scripts.items():
             path = self._programs / name
-            serving = SERVES if name == "analytics" else ""
+            serving = self.serves if name == "analytics" else ""
             path.write_text(f"#!{sys.executable}\n{PRELUDE}{serving}{script}\n", encoding="utf-8")
             path.chmod(0o755)
         places = {"DAGSTER_HOME": str(self.home), "DAGSTER_GRPC_PORT": str(free_port()), "DAGSTER_WEBSERVER_HOST": LOOPBACK}
@@ -94,9 +95,15 @@ class Scene:
         return self.container
 
     @property
-    def journal(self) -> list[str]:
+    def told(self) -> list[str]:
+        """What the programs said, in order."""
         journal = self._folder / "journal"
         return journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+
+    @property
+    def journal(self) -> list[str]:
+        """The same without the endpoint that answers during set-up."""
+        return [line for line in self.told if not line.startswith("first health")]
 
     def until_said(self, *what: str) -> None:
         until(lambda: {*what} <= {*self.journal})
@@ -119,6 +126,31 @@ def test_programs_start_after_the_code_server_and_end_before_it_daemon_first_and
     assert container.end(20) == 0
     assert scene.journal[5:] == ["daemon ends", "webserver ends", "code ends", "health ends"]
     until(lambda: not container.session())
+
+
+DOES_SET_UP_SLOWLY = """\
+while not (home / "go on").exists():
+    time.sleep(0.05)
+say("set up")
+"""
+
+
+def test_the_endpoint_answers_before_set_up_has_ended_and_another_takes_its_place(scene: Scene, tmp_path: Path) -> None:
+    """It does not know of Dagster's instance, whose storage is not there yet."""
+    scene.scripts["analytics"] = DOES_SET_UP_SLOWLY
+    scene.start()
+    until(lambda: scene.told == ["first health starts"])
+    (tmp_path / "go on").touch()
+    scene.until_said("daemon starts")
+    assert scene.told[:3] == ["first health starts", "set up", "first health ends"]
+    assert "health starts" in scene.told[3:]
+
+
+def test_an_endpoint_that_cannot_start_keeps_nothing_else_from_starting(scene: Scene) -> None:
+    scene.scripts["analytics"] = "say('set up')"
+    scene.serves = "if sys.argv[1] == 'serve' and 'DAGSTER_HOME' not in os.environ:\n    sys.exit(4)\n" + SERVES
+    scene.start()
+    scene.until_said("daemon starts", "health starts")
 
 
 def test_a_run_at_work_is_waited_for_and_hears_of_no_signal(scene: Scene) -> None:

@@ -14,6 +14,7 @@ from tests.deploy.files import dockerfile
 from tests.deploy.programs import Program, succeeds, surroundings
 from tests.deploy.stores import endpoints, keys, own_names
 from tests.local.waiting import until
+from tests.web.served import Client
 
 
 @contextmanager
@@ -24,6 +25,26 @@ def environment(folder: Path) -> Iterator[dict[str, str]]:
     places = {"DAGSTER_HOME": str(folder / "home"), "DAGSTER_WEBSERVER_HOST": LOOPBACK}
     with own_names(servers) as names:
         yield {**dockerfile().environment, **ports, **places, **servers, **names, **surroundings(folder)}
+
+
+def test_while_nothing_that_it_needs_answers_the_one_container_says_so_on_its_port_and_can_be_stopped(tmp_path: Path) -> None:
+    """The image's own programs: set-up tries again and again, and the endpoint answers beside it."""
+    port = free_port()
+    nowhere = {"KAFKA_BROKERS": f"{LOOPBACK}:1", "DYNAMO_ENDPOINT": f"http://{LOOPBACK}:1", "MINIO_ENDPOINT": f"http://{LOOPBACK}:1"}
+    places = {"DAGSTER_HOME": str(tmp_path / "home"), "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(port)}
+    settings = {**dockerfile().environment, **places, **nowhere, **surroundings(tmp_path)}
+    container = Program(dockerfile().command, settings, tmp_path / "container.log")
+    client = Client(port)
+    try:
+        until(lambda: http_status(f"http://{LOOPBACK}:{port}/health/live") == 200, seconds=60)
+        until(lambda: all("no answer yet" not in each for each in client.health()["reasons"]), seconds=30)
+        assert [each.partition(":")[0] for each in client.health()["reasons"]] == ["kafka", "dynamodb", "s3"]
+        assert client.get("/health").status == 503
+        container.tell(signal.SIGTERM)
+        assert container.end(60) == 0, container.output[-3000:]
+        until(lambda: not container.session())
+    finally:
+        container.kill()
 
 
 @pytest.mark.real

@@ -101,32 +101,56 @@ def test_promtool_finds_no_fault_in_rules_their_tests_and_the_metrics() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-@pytest.mark.real
-def test_a_real_prometheus_scrapes_the_endpoint_and_takes_the_rules(tmp_path: Path) -> None:
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[str]:
+    """Its URL: the configuration as published, but for the target and the intervals, which are a second."""
     program = shutil.which("prometheus")
     assert program, "prometheus is not installed (Debian and Ubuntu: apt install prometheus)"
-    with everything() as (client, world):
-        config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
-        config["scrape_configs"][0]["static_configs"] = [{"targets": [f"{LOOPBACK}:{client.port}"]}]
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["rule_files"] = [str(RULES_FILE)]
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        url = f"http://{LOOPBACK}:{free_port()}"
-        command = (program, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}")
-        running = Program((*command, f"--web.listen-address={url.removeprefix('http://')}"), surroundings(tmp_path), tmp_path / "log")
-        try:
-            until(lambda: http_status(f"{url}/-/ready") == 200, seconds=30)
-            until(lambda: bool(queried(url, "analytics_healthy")), seconds=20)
-            assert queried(url, "up")[0]["value"][1] == "1"
-            assert queried(url, "analytics_healthy")[0]["value"][1] == "1"
-            assert queried(url, "sum(analytics_events_total)")[0]["value"][1] == str(len(world.recent.items))
-            assert queried(url, "analytics_partition_lag_offsets")[0]["metric"]["topic"] == TOPIC
-            groups = asked(f"{url}/api/v1/rules")["groups"]
-            assert {(rule["name"], rule["health"]) for group in groups for rule in group["rules"]} <= {
-                (rule["alert"], state) for rule in ALERTS for state in ("ok", "unknown")
-            }
-        finally:
-            running.kill()
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(RULES_FILE)]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    url = f"http://{LOOPBACK}:{free_port()}"
+    command = (program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}")
+    running = Program((*command, f"--web.listen-address={url.removeprefix('http://')}"), surroundings(folder), folder / "log")
+    try:
+        until(lambda: http_status(f"{url}/-/ready") == 200, seconds=30)
+        yield url
+    finally:
+        running.kill()
+
+
+@pytest.mark.real
+def test_a_real_prometheus_scrapes_the_endpoint_and_takes_the_rules(tmp_path: Path) -> None:
+    with everything() as (client, world), prometheus(tmp_path, f"{LOOPBACK}:{client.port}") as url:
+        until(lambda: bool(queried(url, "analytics_healthy")), seconds=20)
+        assert queried(url, "up")[0]["value"][1] == "1"
+        assert queried(url, "analytics_healthy")[0]["value"][1] == "1"
+        assert queried(url, "sum(analytics_events_total)")[0]["value"][1] == str(len(world.recent.items))
+        assert queried(url, "analytics_partition_lag_offsets")[0]["metric"]["topic"] == TOPIC
+        groups = asked(f"{url}/api/v1/rules")["groups"]
+        assert {(rule["name"], rule["health"]) for group in groups for rule in group["rules"]} <= {
+            (rule["alert"], state) for rule in ALERTS for state in ("ok", "unknown")
+        }
+
+
+@pytest.mark.real
+def test_every_panel_of_the_dashboard_has_data_in_a_real_prometheus(tmp_path: Path) -> None:
+    """Each query as Grafana sends it: the chosen instances as an expression, the interval of rates as a duration."""
+    queries = [(panel["title"], target["expr"], target["legendFormat"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    with everything() as (client, _), prometheus(tmp_path, f"{LOOPBACK}:{client.port}") as url:
+        [variable] = [each for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
+        label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
+        assert label
+        until(lambda: bool(queried(url, label[1])), seconds=20)
+        instances = "|".join(each["metric"][label[2]] for each in queried(url, label[1]))
+        for title, expression, legend in queries:
+            sent = expression.replace("$instance", instances).replace("$__rate_interval", "10s")
+            assert "$" not in sent, (title, sent)
+            until(lambda sent=sent: bool(queried(url, sent)), seconds=20)  # type: ignore[misc]
+            labels = set(re.findall(r"{{(\w+)}}", legend))
+            assert labels <= set(queried(url, sent)[0]["metric"]), (title, legend)
 
 
 def queried(url: str, expression: str) -> list[dict[str, Any]]:

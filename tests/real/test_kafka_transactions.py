@@ -15,6 +15,7 @@ from analytics_defs.adapters.kafka import KafkaLog
 from analytics_defs.adapters.kafka_admin import KafkaAdmin, TopicSpec
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, TopicPartition
+from analytics_defs.core.waiting import Kept
 from analytics_defs.errors import GroupInUse, Missing, TopicRecreated, Unavailable
 from analytics_defs.ports import Reading
 from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, impatient, real_broker, real_brokers, send, values
@@ -227,7 +228,9 @@ def test_commits_are_checked_partition_by_partition(broker: RealBroker) -> None:
 def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: RealBroker) -> None:
     a_week = timedelta(days=7)
     existing, admin = (
-        broker.create_topic(**{"retention.ms": str(a_week // timedelta(milliseconds=1))}),
+        broker.create_topic(
+            **{"retention.ms": str(a_week // timedelta(milliseconds=1)), "retention.bytes": "5000000", "segment.bytes": "1048576"}
+        ),
         KafkaAdmin(impatient(real_brokers())),
     )
     created = TopicSpec(f"{existing}-created", 3, 1, {"cleanup.policy": "compact", "retention.ms": "-1"})
@@ -236,6 +239,7 @@ def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: Re
     until(lambda: created.name in admin.topics([created.name]))
     assert admin.create_topics([created]) == []
     shapes = admin.describe([created.name, existing, "never-created"])
+    kept = admin.retention([created.name, existing, "never-created"])
     admin.close()
     assert set(shapes) == {created.name, existing}
     assert (shapes[created.name].partitions, shapes[created.name].replication) == (3, 1)
@@ -243,3 +247,4 @@ def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: Re
     assert shapes[created.name].retention == timedelta.max
     assert (shapes[existing].partitions, shapes[existing].cleanup_policy) == (PARTITIONS, frozenset({"delete"}))
     assert shapes[existing].retention == a_week
+    assert kept == {created.name: Kept(timedelta.max), existing: Kept(a_week, 5_000_000, 1_048_576)}

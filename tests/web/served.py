@@ -13,6 +13,7 @@ from typing import Any
 from analytics_defs.adapters.system import SystemClock
 from analytics_defs.core.health import Scheduler
 from analytics_defs.core.plan import Policy
+from analytics_defs.core.waiting import Kept
 from analytics_defs.flows.watchover import Doors
 from analytics_defs.flows.watchover import Scheduling as AnyScheduling
 from analytics_defs.ports import Ports
@@ -24,11 +25,11 @@ from tests.proof.world import TOPIC, World
 
 
 class Retention:
-    def __init__(self, **topics: timedelta | None) -> None:
-        self.topics: dict[str, timedelta | None] = dict(topics)
+    def __init__(self, **topics: Kept) -> None:
+        self.topics = topics
 
-    def retention(self, topics: Any) -> Mapping[str, timedelta | None]:
-        return {topic: self.topics.get(topic) for topic in topics}
+    def retention(self, topics: Any) -> Mapping[str, Kept]:
+        return {topic: kept for topic, kept in self.topics.items() if topic in topics}
 
 
 class Scheduling:
@@ -36,13 +37,16 @@ class Scheduling:
 
     def __init__(self, says: Scheduler | None) -> None:
         self.says = says
+        self.fault: Exception | None = None
 
     def look(self) -> Scheduler | None:
+        if self.fault:
+            raise self.fault
         return self.says
 
 
 def doors(ports: Ports, scheduling: AnyScheduling | None = None) -> Doors:
-    return Doors((TOPIC,), ports, ports.log, Retention(**{TOPIC: timedelta(days=7)}), scheduling)
+    return Doors((TOPIC,), ports, ports.log, Retention(**{TOPIC: Kept(timedelta(days=7))}), scheduling)
 
 
 def site(

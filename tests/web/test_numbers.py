@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from analytics_defs.core.events import Rules
 from analytics_defs.core.ledger import REDRIVE_HEAD
+from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.flows.redrive import Selection, redrive
 from tests.local.waiting import until
 from tests.proof.world import TOPIC, World, conduct, event
@@ -127,16 +128,20 @@ def test_both_formats_say_the_same_as_the_json_and_as_each_other(world: World) -
 def test_a_redrive_lowers_no_counter_and_is_a_series_of_its_own(world: World) -> None:
     with served(site(real_time(world))) as client:
         before = series(client, "text/plain")
+    last_commit = world.ledger.last_batches(1)[0].closed_at
+    world.clock.advance(timedelta(minutes=20))
     redrive(Selection("too_large", None, None), world.ports, conduct("redrive"))
     assert world.ledger.snapshot().heads[REDRIVE_HEAD].next == 1
     with served(site(real_time(world))) as client:
         after, metrics = series(client, "text/plain"), client.get("/metrics").json
     fallen = {key for key, value in before.items() if key[0].endswith("_total") and after[key] < value}
     assert fallen == set()
+    assert after["analytics_last_commit_timestamp_seconds", ()] == before["analytics_last_commit_timestamp_seconds", ()]  # not a commit
     assert after["analytics_dead_letters_redriven_total", (("reason", "too_large"),)] == 1
     assert after["analytics_dead_letters_total", (("reason", "too_large"),)] == 1
     assert metrics["deadLettersByReason"] == {"not_json": 1, "not_utf8": 1}
     assert metrics["totalEvents"] == len(world.recent.items) == 34
+    assert metrics["processing"]["lastCommit"] == iso_milliseconds(last_commit)
 
 
 def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_that_waits(world: World) -> None:
@@ -173,6 +178,15 @@ def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_tha
         ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"),
         ("text/plain;q=0, */*", "application/json"),
         ("text/plain;q=nonsense", "application/json"),
+        ("text/plain;q=7", "application/json"),
+        ("text/plain;q=0.5, */*", "application/json"),
+        ("text/plain;q=0.5, application/*", "application/json"),
+        ("text/plain;q=0.5, */*;q=0.1", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/json;q=0, */*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("TEXT/PLAIN; Q=0.9, application/json; q=0.8", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/html", "application/json"),
+        (",;q=1,,", "application/json"),
     ],
 )
 def test_who_asks_gets_the_format_that_he_likes_best(world: World, accept: str, kind: str) -> None:

@@ -121,6 +121,31 @@ def test_an_event_is_traced_by_its_id_whatever_is_in_it_and_one_that_is_not_ther
     assert "never stored" in gone.json["error"]
 
 
+def test_a_topic_that_is_called_event_can_be_traced_and_so_can_an_id_that_looks_like_its_records() -> None:
+    world = World(topics=["event"])
+    world.create("event")
+    world.produce(event("0/0"), event("5/7"), topic="event")
+    world.settle()
+    with served(site(real_time(world))) as client:
+        record, by_id = client.get("/trace/event/0/1"), client.get("/trace/event/0%2F0")
+        beyond, no_source = client.get("/trace/event/0/9"), client.get("/trace/event/5/7")
+        generation = client.get("/trace/event@1/0/0")
+    assert (record.json["source"], record.json["event_id"]) == ("event/0/1", "5/7")
+    assert (by_id.json["source"], by_id.json["event_id"]) == ("event/0/0", "0/0")
+    assert beyond.json["fate"] == "not_read"
+    assert no_source.json["event_id"] == "5/7"  # there is no partition 5
+    assert generation.json["fate"] == "unknown_partition"
+
+
+def test_an_id_with_slashes_is_traced_as_it_is_where_no_topic_is_called_event() -> None:
+    world = World()
+    world.create()
+    world.produce(event("0/1"), event("a/b/c"))
+    world.settle()
+    with served(site(real_time(world))) as client:
+        assert [client.get(f"/trace/event/{each}").json["event_id"] for each in ("0/1", "0%2f1", "a/b/c")] == ["0/1", "0/1", "a/b/c"]
+
+
 @pytest.mark.parametrize(
     "what", ["x/y/z", "T/0/-1", f"{TOPIC}/0/9223372036854775808", f"{TOPIC}/2147483648/0", "T/0/%EF%BC%91", "a%00/0/0"]
 )
@@ -191,10 +216,10 @@ def healthy(client: Client) -> bool:
 def test_stalled_is_503_with_the_reason_and_ready_all_the_same(world: World) -> None:
     world.produce(event("b"))
     with served(site(real_time(world), stall_after=timedelta(0))) as client:
-        until(lambda: not healthy(client))
+        until(lambda: any(each.startswith("stalled") for each in client.health()["reasons"]))
         found = client.health()
         assert (found["status"], client.get("/health/ready").status) == ("unhealthy", 200)
-        assert found["reasons"][0].startswith("stalled: 1 offsets wait")
+        assert found["reasons"][0].startswith(f"stalled: 1 offsets of {TOPIC}/0 wait")
         world.settle()
         until(lambda: healthy(client))
 
@@ -229,6 +254,38 @@ def test_what_is_not_known_any_more_is_not_told_as_if_it_were_and_the_rest_says_
         until(lambda: client.health()["metrics"]["ageMs"] > found["metrics"]["ageMs"] > 0)
         assert not {name for name in ("analytics_partition_", "analytics_unaccounted", "analytics_pending") if name in text}
         assert 'analytics_events_total{type="ProductDeleted"} 1.0' in text
+
+
+def test_what_dagster_said_before_it_could_not_be_asked_any_more_is_not_told_as_if_it_were(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old heartbeat of a daemon that is well would be an alarm."""
+    monkeypatch.setattr("analytics_defs.web.watch.SCHEDULER_FRESH", timedelta(seconds=0.1))
+    scheduling = Scheduling(Scheduler(sensor_stopped=True, heartbeat=datetime.now(UTC)))
+
+    def text() -> str:
+        return client.get("/metrics?format=prometheus").text
+
+    with served(site(real_time(world), scheduling=scheduling)) as client:
+        until(lambda: "analytics_sensor_running 0.0" in text())
+        assert "analytics_dagster_up 1.0" in text()
+        scheduling.fault = Unavailable("database is locked")
+        until(lambda: "analytics_dagster_up 0.0" in text())
+        assert "analytics_sensor_running" not in text()
+        assert "analytics_daemon_heartbeat" not in text()
+        assert healthy(client)
+
+
+def test_counters_that_cannot_be_read_make_it_unhealthy_although_the_heads_can(world: World) -> None:
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if str(call) == "ledger.counters_by_lane":
+            raise Unavailable("no table EventAggregates")
+        return perform()
+
+    with served(site(through(real_time(world), door))) as client:
+        until(lambda: client.health()["reasons"] == ["counters: no table EventAggregates"])
+        assert client.get("/health").status == 503
+        assert client.health()["services"]["dynamodb"]["status"] == "healthy"
 
 
 class HangingScheduling(Scheduling):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
@@ -165,8 +166,9 @@ def test_a_taken_port_and_an_address_of_nobody_are_errors_that_name_them() -> No
             server.bound("127.0.0.1", port),
         ):
             pass
-    with pytest.raises(CannotStart, match=r"HEALTH_HOST=nowhere\.invalid"), server.bound("nowhere.invalid", 0):
-        pass
+    for host in ("nowhere.invalid", "a..b", "x" * 70, "[::1]"):
+        with pytest.raises(CannotStart, match=rf"HEALTH_HOST={re.escape(host)}: "), server.bound(host, 0):
+            pass
 
 
 NOWHERE = {
@@ -213,6 +215,34 @@ def test_serve_answers_with_everything_down_tells_no_secret_and_ends_with_0(tmp_
         assert told.endswith("stopped\n")
         assert "sesame" not in told + answers
         assert "Traceback" not in told + answers
+
+
+def test_told_to_stop_under_load_it_leaves_no_answer_half_given_and_ends_with_0(tmp_path: Path) -> None:
+    answered, cut_off, over = [0] * 4, [0] * 4, threading.Event()
+
+    def poll(place: int, endpoint: Client) -> None:
+        while not over.is_set():
+            try:
+                assert endpoint.get("/health").status == 503
+                answered[place] += 1
+            except http.client.IncompleteRead:
+                cut_off[place] += 1
+            except OSError:  # refused, or closed before a word was said: nobody listens any more
+                pass
+
+    with process(tmp_path) as (running, endpoint, _):
+        threads = [threading.Thread(target=poll, args=(place, endpoint)) for place in range(4)]
+        for each in threads:
+            each.start()
+        try:
+            until(lambda: min(answered) > 20, seconds=30)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(20) == 0
+        finally:
+            over.set()
+            for each in threads:
+                each.join(20)
+    assert sum(cut_off) == 0
 
 
 def test_what_is_under_way_when_it_is_told_to_stop_is_still_answered() -> None:
