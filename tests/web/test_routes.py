@@ -124,14 +124,14 @@ def test_an_event_is_traced_by_its_id_whatever_is_in_it_and_one_that_is_not_ther
 def test_a_topic_that_is_called_event_can_be_traced_and_so_can_an_id_that_looks_like_its_records() -> None:
     world = World(topics=["event"])
     world.create("event")
-    world.produce(event("0/0"), event("5/7"), topic="event")
+    world.produce(event("0/1"), event("5/7"), topic="event")
     world.settle()
     with served(site(real_time(world))) as client:
-        record, by_id = client.get("/trace/event/0/1"), client.get("/trace/event/0%2F0")
+        record, by_id = client.get("/trace/event/0/1"), client.get("/trace/event/0%2F1")
         beyond, no_source = client.get("/trace/event/0/9"), client.get("/trace/event/5/7")
         generation = client.get("/trace/event@1/0/0")
     assert (record.json["source"], record.json["event_id"]) == ("event/0/1", "5/7")
-    assert (by_id.json["source"], by_id.json["event_id"]) == ("event/0/0", "0/0")
+    assert (by_id.json["source"], by_id.json["event_id"]) == ("event/0/0", "0/1")
     assert beyond.json["fate"] == "not_read"
     assert no_source.json["event_id"] == "5/7"  # there is no partition 5
     assert generation.json["fate"] == "unknown_partition"
