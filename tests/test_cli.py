@@ -353,3 +353,17 @@ def test_progress_without_a_total_ends_at_what_there_was() -> None:
         os.close(ours)
         os.close(theirs)
     assert shown.rindex("7/7") > shown.rfind("/?")
+
+
+def test_a_replay_says_first_what_would_change_then_changes_it_and_the_second_time_nothing(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.archive.delete([event_key(HOUR, "a")])
+    wanted = ("replay", "--from", HOUR, "--to", "2024-01-15T11")
+    looked = world.answer(*wanted, "--dry-run", exit_code=cli.FINDING)
+    assert looked["counts"]["event_json"] == {"missing": 1, "identical": 1}
+    assert world.archive.get(event_key(HOUR, "a")) is None
+    assert event_key(HOUR, "a") in world.run(*wanted).stdout
+    assert world.archive.get(event_key(HOUR, "a")) is not None
+    assert world.answer(*wanted, "--dry-run")["changes"] == []
+    assert world.run("replay", "--from", HOUR, "--to", HOUR).exit_code == cli.WRONG_USAGE

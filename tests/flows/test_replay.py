@@ -1,0 +1,260 @@
+"""A replay brings back what the batches of a range recorded, byte for byte, and moves nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.core.batch import Limits
+from analytics_defs.core.events import Rules
+from analytics_defs.core.offsets import Range
+from analytics_defs.core.replaying import Hours, State, Store, span
+from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.compact import compact
+from analytics_defs.flows.redrive import Selection, redrive
+from analytics_defs.flows.replay import Means, Replay, replay
+from analytics_defs.ports import KEPT, Ports
+from tests.flows.test_hourly_stats import BENCH
+from tests.proof.doors import Call, Crashed, failing, through
+from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
+
+ALL = Hours("2024-01-15T09", "2024-01-15T13")
+HOURS = ("2024-01-15T09", HOUR)
+WRITES = {"put", "put_if_absent", "upload", "advance", "delete", "claim", "take", "close", "commit", "revise", "mark_staged", "open_topic"}
+
+
+def a_world() -> World:
+    """Three batches: events of two hours, a legacy one, repeats within a batch and across, dead letters, a tombstone, a redrive."""
+    world = World()
+    world.create(partitions=2)
+    world.produce(event("a"), event("b", "2024-01-15T09:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
+    world.produce(event("a", payload="other"), legacy_event(), partition=1)
+    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    world.produce(event("c"), event("b", payload="again"), event("d"))
+    world.settle(conduct(limits=Limits(max_events=2)))
+    world.clock.advance(timedelta(seconds=1))
+    assert redrive(Selection(), world.ports, conduct("redrive")).stored == 1
+    return world
+
+
+def run(world: World, ports: Ports | None = None, wanted: Range | Hours = ALL, write: bool = True) -> Replay:
+    return replay(wanted, Means(ports or world.ports, BENCH, RULES, write))
+
+
+def stores(world: World) -> tuple[Any, ...]:
+    return dict(world.archive.objects), dict(world.recent.items), world.ledger.snapshot(), world.ledger.counters()
+
+
+def agree(world: World) -> None:
+    assert audit(world.ports).balanced
+    assert [audit_hour(hour, world.ports).findings for hour in HOURS] == [(), ()]
+
+
+def spoil(world: World, choice: random.Random) -> int:
+    """Any subset of objects and items gone or altered; answers how many."""
+    spoiled = 0
+    for key in list(world.archive.objects):
+        match choice.randrange(3):
+            case 0:
+                del world.archive.objects[key]
+            case 1:
+                blob = world.archive.objects[key]
+                world.archive.objects[key] = replace(blob, body=blob.body[: len(blob.body) // 2])
+            case _:
+                continue
+        spoiled += 1
+    for key in list(world.recent.items):
+        match choice.randrange(3):
+            case 0:
+                del world.recent.items[key]
+            case 1:
+                world.recent.items[key] = replace(world.recent.items[key], data={"altered": True})
+            case _:
+                continue
+        spoiled += 1
+    return spoiled
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_subset_was_lost_or_altered_comes_back_byte_for_byte_and_twice_is_once(seed: int) -> None:
+    world = a_world()
+    before = stores(world)
+    spoiled = spoil(world, random.Random(seed))
+    done = run(world)
+    assert (done.contradictions, done.lost, done.changed) == ([], [], spoiled)
+    assert stores(world) == before
+    agree(world)
+    assert run(world).changed == 0
+
+
+def test_a_dry_run_names_the_same_changes_and_writes_nothing() -> None:
+    world = a_world()
+    spoil(world, random.Random(1))
+    before, written = stores(world), list[str]()
+
+    def recording(call: Call, perform: Callable[[], Any]) -> Any:
+        written.extend([call.method] if call.method in WRITES else [])
+        return perform()
+
+    looked = run(world, through(world.ports, recording), write=False)
+    assert (written, stores(world) == before) == ([], True)
+    run(world, through(world.ports, recording))
+    assert "put" in written
+    assert looked.changed == len(looked.changes) > 0
+
+
+def test_a_crash_between_any_two_calls_is_mended_by_the_next_replay() -> None:
+    intact = stores(a_world())
+    at = 0
+    while True:
+        world = a_world()
+        spoil(world, random.Random(2))
+        try:
+            run(world, through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+        except Crashed:
+            run(world)
+            assert stores(world) == intact
+            at += 1
+            continue
+        break
+    assert at > 50
+
+
+@pytest.mark.parametrize("kafka", [True, False], ids=["kafka", "retention took it"])
+def test_of_a_compacted_hour_no_part_comes_back_and_a_leftover_goes(kafka: bool) -> None:
+    world = a_world()
+    part = next(blob for key, blob in world.archive.objects.items() if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
+    for hour in HOURS:
+        compact(hour, world.ports, BENCH)
+    before = stores(world)
+    if not kafka:
+        world.log.retain_from(TOPIC, 0, 8)
+        world.log.retain_from(TOPIC, 1, 2)
+    for key in [each for each in world.archive.objects if each.startswith("events/")]:
+        del world.archive.objects[key]
+    world.recent.items.clear()
+    world.archive.put([part])
+    done = run(world)
+    assert (done.contradictions, done.lost) == ([], [])
+    assert (done.counts[Store.PART, State.LEFTOVER], done.counts[Store.PART, State.MISSING]) == (1, 0)
+    assert stores(world) == before
+
+
+def test_a_compaction_that_takes_the_part_while_it_is_put_back_leaves_no_part() -> None:
+    world = a_world()
+    key = next(each for each in world.archive.objects if each.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
+    blob = world.archive.objects.pop(key)
+    compacted = False
+
+    def meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal compacted
+        if call.method == "put" and call.args[0][0].key == key and not compacted:
+            compacted = True
+            world.archive.put([blob])
+            compact(HOUR, world.ports, BENCH)
+        return perform()
+
+    run(world, through(world.ports, meanwhile))
+    assert compacted
+    assert key not in world.archive.objects
+    agree(world)
+
+
+def test_a_damaged_archive_is_compacted_again_from_what_came_back() -> None:
+    world = a_world()
+    for hour in HOURS:
+        compact(hour, world.ports, BENCH)
+    revision = world.ledger.revision(HOUR)
+    assert revision
+    for key in [each for each in world.archive.objects if each.startswith("events/") or each == revision.keys[0]]:
+        del world.archive.objects[key]
+    assert run(world, write=False).counts[Store.ARCHIVE, State.DIFFERENT] > 0
+    done = run(world)
+    assert (done.contradictions, done.lost) == ([], [])
+    agree(world)
+
+
+def test_where_retention_took_the_records_the_stores_mend_each_other() -> None:
+    world = a_world()
+    before = stores(world)
+    world.log.retain_from(TOPIC, 0, 8)
+    world.log.retain_from(TOPIC, 1, 2)
+    objects = sorted(each for each in world.archive.objects if each.startswith("events/"))
+    for key in objects[::2]:
+        del world.archive.objects[key]
+    world.recent.items.clear()
+    done = run(world)
+    assert (done.contradictions, done.lost) == ([], [])
+    assert stores(world) == before
+
+
+def test_parts_that_kafka_and_parquet_lost_come_from_the_json_tree() -> None:
+    world = a_world()
+    world.log.retain_from(TOPIC, 0, 8)
+    world.log.retain_from(TOPIC, 1, 2)
+    for key in [each for each in world.archive.objects if each.startswith("parquet/")]:
+        del world.archive.objects[key]
+    assert run(world).lost == []
+    agree(world)
+
+
+def test_what_no_store_holds_is_named_with_its_batch_and_number_and_the_rest_is_done() -> None:
+    world = a_world()
+    world.log.retain_from(TOPIC, 0, 8)
+    world.log.retain_from(TOPIC, 1, 2)
+    first = world.ledger.record(min(each.batch.id for each in world.ledger.last_batches(10)))
+    assert first
+    later = {key: blob for key, blob in world.archive.objects.items() if key.startswith("events/") and "/d.json" in key}
+    for key in [each for each in world.archive.objects if (first.batch.id in each and each.startswith("parquet/")) or each in later]:
+        del world.archive.objects[key]
+    for key in [each for each, blob in world.archive.objects.items() if blob.metadata.get("batch") == first.batch.id]:
+        del world.archive.objects[key]
+    done = run(world)
+    assert any(f"batch {first.batch.id}: 2 of 2 events of hour {HOUR} are in no store any more" in line for line in done.lost)
+    assert later.items() <= world.archive.objects.items()
+
+
+def test_records_that_contradict_the_ledger_change_nothing_of_their_batch() -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"), b"not one")
+    world.settle()
+    world.recent.items.clear()
+    world.log._topics[TOPIC][0].entries[1].content = replace(world.log.records(TOPIC, 0)[1], value=b"not two")
+    before = stores(world)
+    done = run(world)
+    assert len(done.contradictions) == 1
+    assert "dead letters of SHA-256" in done.contradictions[0]
+    assert stores(world) == before
+
+
+def test_a_range_of_offsets_takes_its_whole_batches_and_the_redrives_of_their_dead_letters() -> None:
+    world = a_world()
+    before = stores(world)
+    world.recent.items.clear()
+    done = run(world, wanted=span(f"{TOPIC}/0/1", f"{TOPIC}/0/2"))
+    assert (done.batches, sorted(world.recent.items)) == (2, sorted(each for each in before[1] if each not in {"c", "d"}))
+
+
+def test_an_id_that_another_source_holds_by_now_is_theirs_and_what_expired_stays_away() -> None:
+    world = a_world()
+    world.recent.items["a"] = other = replace(world.recent.items["a"], source=world.source(99), created_at="2024-02-20T00:00:00.000Z")
+    run(world)
+    assert world.recent.items["a"] == other
+    world.clock.advance(KEPT)
+    world.recent.items.clear()
+    run(world)
+    assert world.recent.items == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "end"), [("a/0/1", "a/1/2"), ("a/0/2", "a/0/2"), (HOUR, HOUR), ("yesterday", HOUR), (HOUR, "a/0/2"), ("a/0/x", "a/0/2")]
+)
+def test_a_range_that_is_none_is_refused_in_words(first: str, end: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|the end is not included|two partitions|not an hour|not a source"):
+        span(first, end)
