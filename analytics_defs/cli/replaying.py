@@ -26,8 +26,8 @@ def replay(first: str, end: str, dry_run: bool, json_wanted: bool) -> None:
 
     Two sources of one partition, or two hours (YYYY-MM-DDTHH): then batches with events of these hours, and batches whose own time lies
     in them. Nothing is claimed anew; no head, counter or offset moves. Twice is once. Exit code 1 where a dry run finds a difference,
-    where records contradict the ledger, or where something is in no store any more. A dry run may call lost what follows from an
-    earlier batch that is to come back first.
+    where records contradict the ledger, or where something is in no store any more. A batch that is not closed is named and passed
+    over.
 
     \b
     Examples:
@@ -41,25 +41,31 @@ def replay(first: str, end: str, dry_run: bool, json_wanted: bool) -> None:
     settings = load_settings()
     rules = wiring.conduct(settings, f"replay-{uuid.uuid4()}").rules
     means = replays.Means(wiring.build_ports(settings), wiring.build_bench(settings), rules, write=not dry_run)
-    with progress("batches", None) as bar:
-        found = replays.replay(wanted, means, lambda _: bar.advance(bar.task_ids[0]))
-    if json_wanted:
-        counts: dict[str, dict[str, int]] = {str(store): {} for store, _ in sorted(found.counts)}
-        for (store, state), count in sorted(found.counts.items()):
-            counts[store][str(state)] = count
-        as_json(
-            {
-                "batches": found.batches,
-                "dry_run": dry_run,
-                "counts": counts,
-                "changes": found.changes,
-                "contradictions": found.contradictions,
-                "lost": found.lost,
-            }
-        )
-    else:
-        _show(found, dry_run)
+    found = replays.Replay()
+    try:
+        with progress("batches", None) as bar:
+            replays.replay(wanted, means, found, lambda _: bar.advance(bar.task_ids[0]))
+    finally:
+        _show_json(found, dry_run) if json_wanted else _show(found, dry_run)
     sys.exit(FINDING if found.contradictions or found.lost or (dry_run and found.changed) else 0)
+
+
+def _show_json(found: replays.Replay, dry_run: bool) -> None:
+    counts: dict[str, dict[str, int]] = {str(store): {} for store, _ in sorted(found.counts)}
+    for (store, state), count in sorted(found.counts.items()):
+        counts[store][str(state)] = count
+    as_json(
+        {
+            "batches": found.batches,
+            "dry_run": dry_run,
+            "counts": counts,
+            "changes": found.changes,
+            "contradictions": found.contradictions,
+            "lost": found.lost,
+            "passed_over": found.passed_over,
+            "unfinished": found.unfinished,
+        }
+    )
 
 
 def _show(found: replays.Replay, dry_run: bool) -> None:
@@ -69,5 +75,7 @@ def _show(found: replays.Replay, dry_run: bool) -> None:
     table(f"{found.batches} batches", ("objects", "store", "found"), [(n, *name) for name, n in sorted(found.counts.items())])
     if found.changed > len(found.changes):
         click.echo(f"{found.changed - len(found.changes)} more changes are counted, and not named")
-    for line in (*found.contradictions, *found.lost):
+    for line in (*found.contradictions, *found.lost, *found.passed_over):
         click.echo(line, err=True)
+    if found.unfinished:
+        click.echo(f"broken off while {found.unfinished} was put back: replay again", err=True)

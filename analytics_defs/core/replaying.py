@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from analytics_defs.core.batch import first_of_each_id
 from analytics_defs.core.events import Event
 from analytics_defs.core.layout import hour_path
 from analytics_defs.core.ledger import BatchRecord
@@ -64,7 +63,8 @@ class Held:
     """Who holds an id by RecentEvents."""
 
     source: Source
-    created_at: str
+    was_first: bool
+    """It came no later than the batch, and was still remembered then: the batch's claim was refused by it."""
 
 
 @dataclass(slots=True)
@@ -72,42 +72,76 @@ class Fates:
     """What became of the events of a batch."""
 
     stored: list[Event] = field(default_factory=list)
-    repeats: dict[Source, Source] = field(default_factory=dict)
+    repeats: dict[Source, Source | None] = field(default_factory=dict)
+    """With who held the id. None: that is not known any more."""
     undecided: list[Event] = field(default_factory=list)
+    lines_agree: bool = False
+    """Whether the file of repeats can be the one that the batch wrote."""
 
 
-def fates(events: Sequence[Event], known: Collection[Source], held: Mapping[str, Held], batch_time: str) -> Fates:
-    """By evidence: of one id in one batch the first source was claimed, or refused. `events` sorted by source.
+def fates(
+    events: Sequence[Event], known: Collection[Source], held: Mapping[str, Held], record: BatchRecord, lines: Sequence[Repeat] | None
+) -> Fates:
+    """Of one id in one batch the first source was claimed, or refused. `events` sorted by source; `lines`: None where they cannot be used.
 
-    `known`: sources whose rows or objects are there. A holder that came after the batch says nothing of it.
+    `known`: sources whose rows or objects are there. What neither they nor RecentEvents prove, the file of repeats decides; without it the
+    record's numbers, where they leave one answer only.
     """
-    found, groups = Fates(), dict[str, list[Event]]()
+    found, open_ = Fates(), list[list[Event]]()
+    groups: dict[str, list[Event]] = {}
     for event in events:
         groups.setdefault(event.id, []).append(event)
-    for event_id, (first, *later) in groups.items():
-        item, source = held.get(event_id), first.record.source
+    for event_id, group in groups.items():
+        item, source = held.get(event_id), group[0].record.source
         if source in known or (item and item.source == source):
-            found.stored.append(first)
-            found.repeats |= {each.record.source: source for each in later}
-        elif item and item.created_at <= batch_time:
-            found.repeats |= {each.record.source: item.source for each in (first, *later)}
+            found.stored.append(group[0])
+            found.repeats |= {each.record.source: source for each in group[1:]}
         else:
-            found.undecided += [first, *later]
-    return found
+            open_.append(group)
+    holders = {each: item.source for each, item in held.items() if item.was_first}
+    if lines is not None and (decided := _by_lines(found, open_, holders, lines)):
+        return decided
+    return _by_numbers(found, open_, holders, record)
 
 
-def settled(found: Fates, record: BatchRecord, lines: Sequence[Repeat] | None) -> Fates:
-    """With the file of repeats, or the record's numbers, where evidence alone does not decide. `lines`: None where it cannot be used."""
-    if not found.undecided:
-        return found
-    if lines is not None:
-        holders = {line.source: line.held_by for line in lines}
-        stored = [each for each in found.undecided if each.record.source not in holders]
-        return Fates(found.stored + stored, found.repeats | {each: holders[each] for each in holders}, [])
-    first, later = first_of_each_id(found.undecided)
-    if (len(found.stored) + len(first), len(found.repeats) + len(later)) == (record.tally.stored, record.tally.repeats):
-        return Fates([*found.stored, *first], found.repeats | later, [])
-    return found
+def _by_lines(found: Fates, open_: Sequence[list[Event]], holders: Mapping[str, Source], lines: Sequence[Repeat]) -> Fates | None:
+    """None where the lines contradict what is proven: then they are not those that the batch wrote."""
+    named = {line.source: line for line in lines}
+    if any(each.record.source in named for each in found.stored) or not named.keys() >= found.repeats.keys():
+        return None
+    became = Fates(list(found.stored), dict(found.repeats), lines_agree=True)
+    for group in open_:
+        free = [each for each in group if each.record.source not in named]
+        if free not in ([], group[:1]) or any(named[each.record.source].event_id != each.id for each in group[len(free) :]):
+            return None
+        became.stored += free
+        for each in group[len(free) :]:
+            source = each.record.source
+            became.repeats[source] = free[0].record.source if free else holders.get(each.id, named[source].held_by)
+    return became
+
+
+def _by_numbers(found: Fates, open_: Sequence[list[Event]], holders: Mapping[str, Source], record: BatchRecord) -> Fates:
+    events = len(found.stored) + len(found.repeats) + sum(map(len, open_))
+    is_all_there = events == record.tally.stored + record.tally.repeats
+    refused = [group for group in open_ if group[0].id in holders]
+    others = [group for group in open_ if group[0].id not in holders]
+    missing = record.tally.stored - len(found.stored)
+    if missing == 0:
+        return _with(found, [], open_, holders)
+    if is_all_there and missing == len(others):
+        return _with(found, others, refused, holders)
+    if is_all_there and missing == len(open_):
+        return _with(found, open_, [], holders)
+    became = _with(found, [], refused, holders)
+    became.undecided = [each for group in others for each in group]
+    return became
+
+
+def _with(found: Fates, stored: Sequence[list[Event]], refused: Sequence[list[Event]], holders: Mapping[str, Source]) -> Fates:
+    within = {each.record.source: group[0].record.source for group in stored for each in group[1:]}
+    elsewhere = {each.record.source: holders.get(each.id) for group in refused for each in group}
+    return Fates([*found.stored, *(group[0] for group in stored)], found.repeats | within | elsewhere)
 
 
 def usable(lines: Sequence[Repeat], record: BatchRecord) -> bool:

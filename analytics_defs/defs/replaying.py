@@ -30,6 +30,10 @@ def metadata_of(found: Replay) -> dict[str, dg.MetadataValue]:
     metadata: dict[str, dg.MetadataValue] = {"batches": dg.MetadataValue.int(found.batches), "changes": dg.MetadataValue.int(found.changed)}
     if counts:
         metadata["by store"] = dg.MetadataValue.table(counts)
+    if found.passed_over:
+        metadata["passed over"] = dg.MetadataValue.text("\n".join(found.passed_over))
+    if found.unfinished:
+        metadata["unfinished"] = dg.MetadataValue.text(found.unfinished)
     if changes:
         metadata["what changes"] = dg.MetadataValue.table(changes)
     return metadata
@@ -42,9 +46,16 @@ def replay_range(context: dg.OpExecutionContext, config: ReplayConfig, platform:
         wanted = span(config.first, config.end)
     except ValueError as fault:
         raise dg.Failure(description=str(fault), allow_retries=False) from fault
-    with failures():
-        means = Means(platform.ports(), platform.bench(), platform.conduct(context.run.run_id).rules, write=not config.dry_run)
-        found = replay(wanted, means, lambda record: context.log.info("batch %s", record.batch.id))
+    found = Replay()
+    try:
+        with failures():
+            means = Means(platform.ports(), platform.bench(), platform.conduct(context.run.run_id).rules, write=not config.dry_run)
+            replay(wanted, means, found, lambda batch: context.log.info("batch %s", batch))
+    except dg.Failure as fault:
+        told = {**fault.metadata, **metadata_of(found)}
+        raise dg.Failure(description=fault.description, metadata=told, allow_retries=fault.allow_retries) from fault
+    for line in found.passed_over:
+        context.log.warning(line)
     if problems := [*found.contradictions, *found.lost]:
         raise dg.Failure(description="\n".join(problems), metadata=metadata_of(found), allow_retries=False)
     return dg.Output(None, metadata=metadata_of(found))

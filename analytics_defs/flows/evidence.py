@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -11,22 +13,25 @@ from itertools import islice
 from analytics_defs.core import letters, tables
 from analytics_defs.core.batch import holes, one
 from analytics_defs.core.events import Event, Rules, Verdict, judge
-from analytics_defs.core.hours import Revision, together
-from analytics_defs.core.layout import event_dir, event_key
+from analytics_defs.core.hours import Revision, marked, marker, together
+from analytics_defs.core.layout import event_dir, event_key, success_key
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.letters import Repeat
 from analytics_defs.core.offsets import Range, Record, Source
-from analytics_defs.core.replaying import usable
+from analytics_defs.core.replaying import State, usable
 from analytics_defs.core.staging import microseconds
 from analytics_defs.errors import Contradiction, Missing, TopicRecreated
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Moved, bring
+from analytics_defs.flows.passed import has_passed
 from analytics_defs.flows.rebuild import ANY
 from analytics_defs.flows.steps import letters_of, same_topics
 from analytics_defs.ports import Blob, Ports
 
 CHUNK = 500
 """Objects in memory at once."""
+HOURS_HERE = 2
+"""Archives on the local disk at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +104,97 @@ def belongs(source: Source, record: BatchRecord) -> bool:
     return any(source.topic_partition == each.topic_partition and source.offset in each for each in record.batch.ranges)
 
 
-def rows_of_archive(revision: Revision, record: BatchRecord, ports: Ports, bench: CalculatorBench) -> dict[Source, Event]:
-    """The batch's events in a compacted hour. Raises Moved where a file is gone because somebody compacts."""
-    found: dict[Source, Event] = {}
-    with bench() as table:
-        paths = bring(revision.keys, table, ports)
-        _not_moved(revision, paths, ports)
-        seen = table.look(list(paths.values()))
-        for rows in table.rows([path for path in paths.values() if seen[path] is not None]):
-            mine = (row for row in rows if row.batch_id == record.batch.id)
-            events = (judge(Record(row.source, row.record_timestamp_ms, None, row.payload), ANY, record.batch.time) for row in mine)
-            found |= _inside(events, record, revision.hour)
-    return found
+class Archives:
+    """Compacted hours of a replay, each brought here and proven once. Only a few are kept: batches come in the order of their time."""
+
+    def __init__(self, ports: Ports, bench: CalculatorBench) -> None:
+        self._ports, self._bench = ports, bench
+        self._open: OrderedDict[str, _ArchivedHour] = OrderedDict()
+
+    def __enter__(self) -> Archives:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def is_sound(self, revision: Revision) -> bool:
+        """Whether its files hold what the ledger says. Raises Moved where a file is gone because somebody compacts."""
+        return self._of(revision).is_sound
+
+    def rows(self, revision: Revision, record: BatchRecord) -> dict[Source, Event]:
+        """The batch's events in the hour, if the archive is sound. Raises Moved as above."""
+        hour = self._of(revision)
+        if not hour.is_sound:
+            return {}
+        events = (
+            judge(Record(row.source, row.record_timestamp_ms, None, row.payload), ANY, record.batch.time)
+            for rows in hour.table.rows(hour.paths, record.batch.id)
+            for row in rows
+        )
+        return _inside(events, record, revision.hour)
+
+    def _of(self, revision: Revision) -> _ArchivedHour:
+        found = self._open.pop(revision.hour, None)
+        if found is not None and found.revision.number != revision.number:
+            found.close()
+            found = None
+        found = found or _ArchivedHour(revision, self._ports, self._bench)
+        self._open[revision.hour] = found
+        if len(self._open) > HOURS_HERE:
+            self._open.popitem(last=False)[1].close()
+        return found
 
 
-def archive_is_sound(revision: Revision, ports: Ports, bench: CalculatorBench) -> bool:
-    """Whether its files hold what the ledger says. Raises Moved where a file is gone because somebody compacts."""
-    with bench() as table:
-        paths = bring(revision.keys, table, ports)
-        _not_moved(revision, paths, ports)
-        seen = [rows for rows in table.look(list(paths.values())).values() if rows is not None]
-        found = together(seen)
-        return len(seen) == len(revision.keys) and (found.count, found.digest) == (revision.rows, revision.digest)
+class _ArchivedHour:
+    def __init__(self, revision: Revision, ports: Ports, bench: CalculatorBench) -> None:
+        self.revision = revision
+        with ExitStack() as stack:
+            self.table = stack.enter_context(bench())
+            paths = bring(revision.keys, self.table, ports)
+            now = ports.ledger.revision(revision.hour)
+            if len(paths) != len(revision.keys) and now and now.number != revision.number:
+                raise Moved(f"hour {revision.hour}: another executor made revision {now.number}")
+            self.paths = list(paths.values())
+            seen = [rows for rows in self.table.look(self.paths).values() if rows is not None]
+            found = together(seen)
+            self.is_sound = len(seen) == len(revision.keys) and (found.count, found.digest) == (revision.rows, revision.digest)
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
 
 
-def _not_moved(revision: Revision, paths: Mapping[str, str], ports: Ports) -> None:
+def marker_state(revision: Revision, ports: Ports) -> State:
+    """Of `_SUCCESS.json`. Raises Moved where somebody has compacted the hour since."""
+    held = ports.archive.get(success_key(revision.hour))
+    if not _is_to_be_marked(held, revision):
+        return State.IDENTICAL
     now = ports.ledger.revision(revision.hour)
-    if len(paths) != len(revision.keys) and now and now.number != revision.number:
+    if now and now.number != revision.number:
         raise Moved(f"hour {revision.hour}: another executor made revision {now.number}")
+    return State.MISSING if held is None else State.DIFFERENT
+
+
+def mark_again(hour: str, ports: Ports) -> None:
+    """Afterwards the marker names the newest revision, or a later one: none of its readers looks for a part that is in any more."""
+    revision = ports.ledger.revision(hour)
+    if revision is None:
+        return
+
+    def over(held: bytes | None) -> bool:
+        now = ports.ledger.revision(hour)
+        return (now is None or now.number == revision.number) and _is_to_be_marked(held, revision)
+
+    if _is_to_be_marked(ports.archive.get(success_key(hour)), revision):
+        ports.archive.advance(Blob(success_key(hour), marker(revision, has_passed(hour, ports)), "application/json", {}), over)
+
+
+def _is_to_be_marked(held: bytes | None, revision: Revision) -> bool:
+    try:
+        return held is None or held != marker(revision, marked(held, success_key(revision.hour)).complete)
+    except Contradiction:
+        return True
 
 
 def rows_of_tree(record: BatchRecord, hour: str, ports: Ports) -> dict[Source, Event]:

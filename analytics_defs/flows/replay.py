@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 from analytics_defs.core import letters
 from analytics_defs.core.events import Rules
-from analytics_defs.core.ledger import BatchRecord
+from analytics_defs.core.hours import Revision
+from analytics_defs.core.layout import success_key
+from analytics_defs.core.ledger import Batch, BatchRecord
 from analytics_defs.core.offsets import Range
 from analytics_defs.core.replaying import Hours, State, Store
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Contradiction, TakenOver
+from analytics_defs.flows.ahead import ahead_of
 from analytics_defs.flows.compact import compact
-from analytics_defs.flows.evidence import archive_is_sound
+from analytics_defs.flows.evidence import Archives, mark_again, marker_state
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import READINGS, Moved
 from analytics_defs.flows.mending import Mending
@@ -56,6 +59,10 @@ class Replay:
     """Batches of which nothing was changed, and why."""
     lost: list[str] = field(default_factory=list)
     """What no store holds any more. The rest was done."""
+    passed_over: list[str] = field(default_factory=list)
+    """Batches that are not closed yet: whoever works on them finishes them."""
+    unfinished: str | None = None
+    """What was being put back when it broke off: some of it may be back."""
 
     @property
     def changed(self) -> int:
@@ -74,25 +81,60 @@ class Means:
     """False: only look."""
 
 
-def replay(wanted: Range | Hours, means: Means, on_batch: Callable[[BatchRecord], None] = lambda _: None) -> Replay:
-    """Raises TakenOver where an hour is compacted again and again meanwhile; what was put back stays."""
-    report, archives = Replay(), dict[str, bool]()
-    for record in batches_of(wanted, means.ports):
-        try:
-            _replayed(record, means, report, archives)
-        except Contradiction as error:
-            report.contradictions.append(str(error))
-        report.batches += 1
-        on_batch(record)
-    for hour in sorted(hour for hour, is_sound in archives.items() if not is_sound and means.write):
+def replay(wanted: Range | Hours, means: Means, report: Replay | None = None, on_batch: Callable[[str], None] = lambda _: None) -> Replay:
+    """`report` is filled on the way: who hands one in sees what was done before this raised.
+
+    Raises TakenOver where an hour is compacted again and again meanwhile; what was put back stays.
+    """
+    report = report or Replay()
+    means = means if means.write else replace(means, ports=ahead_of(means.ports))
+    pending, done = pending_of(wanted, means), set[str]()
+    with Archives(means.ports, means.bench) as archives:
+        hours = _Hours(archives, means, report)
+        for batch_id in batches_of(wanted, means.ports):
+            try:
+                _replayed(batch_id, hours, means, report)
+            except Contradiction as error:
+                report.contradictions.append(str(error))
+            report.batches += 1
+            done |= {batch_id} & pending.keys()
+            on_batch(batch_id)
+    for hour in sorted(hours.damaged) if means.write else ():
+        report.unfinished = f"hour {hour}"
         try:
             compact(hour, means.ports, means.bench)
         except Contradiction as error:
             report.lost.append(str(error))
+        report.unfinished = None
+    pending |= pending_of(wanted, means)
+    report.passed_over += [f"batch {each}: {pending[each]}" for each in sorted(pending.keys() - done)]
     return report
 
 
-def batches_of(wanted: Range | Hours, ports: Ports) -> Iterator[BatchRecord]:
+# Which batches.
+
+
+def pending_of(wanted: Range | Hours, means: Means) -> dict[str, str]:
+    """Batches of the range that are taken and not closed, with what is said of them."""
+    found = {}
+    for batch in means.ports.ledger.snapshot().pending.values():
+        what = f"pending, with {', '.join(map(str, batch.ranges))}"
+        if isinstance(wanted, Range):
+            if _touches(batch, wanted):
+                found[batch.id] = f"{what}. Passed over; replay again when it is closed"
+        elif hour_of(batch.time + means.rules.max_future_skew) >= wanted.first:
+            found[batch.id] = f"{what}; it may hold events of these hours. Passed over; replay again when it is closed"
+    return found
+
+
+def _touches(batch: Batch, wanted: Range) -> bool:
+    ranges = any(
+        each.topic_partition == wanted.topic_partition and each.start < wanted.end and wanted.start < each.end for each in batch.ranges
+    )
+    return ranges or any(each.topic_partition == wanted.topic_partition and each.offset in wanted for each in batch.redrives)
+
+
+def batches_of(wanted: Range | Hours, ports: Ports) -> Iterator[str]:
     """Closed batches of the range, oldest first; after each batch the redrives of its dead letters, where offsets were named."""
     if isinstance(wanted, Hours):
         yield from _of_hours(wanted, ports)
@@ -102,18 +144,16 @@ def batches_of(wanted: Range | Hours, ports: Ports) -> Iterator[BatchRecord]:
         for each in found:
             if each.range.start >= wanted.end:
                 return
-            record = ports.ledger.record(each.batch_id)
-            if record is None:
-                raise Contradiction(f"batch {each.batch_id} closed {each.range}, and has no record in the ledger")
-            yield record
-            again = _redrives_of(record, ports) - done
+            yield each.batch_id
+            again = _redrives_of(each.batch_id, ports) - done
             done |= again
-            yield from (other for name in sorted(again) if (other := ports.ledger.record(name)))
+            yield from sorted(again)
         at = found[-1].range.end
 
 
-def _redrives_of(record: BatchRecord, ports: Ports) -> set[str]:
-    if record.dead_letters_key is None:
+def _redrives_of(batch_id: str, ports: Ports) -> set[str]:
+    record = ports.ledger.record(batch_id)
+    if record is None or record.dead_letters_key is None:
         return set()
     try:
         kept = letters.kept_letters(record, ports.archive.get(record.dead_letters_key))
@@ -122,42 +162,71 @@ def _redrives_of(record: BatchRecord, ports: Ports) -> set[str]:
     return set(ports.ledger.redriven([each.record.source for each in kept]).values())
 
 
-def _of_hours(wanted: Hours, ports: Ports) -> Iterator[BatchRecord]:
+def _of_hours(wanted: Hours, ports: Ports) -> Iterator[str]:
     last = wanted.end
     ids = {batch for hour in ports.ledger.hourly(wanted.first, last) if hour < last for batch in ports.ledger.batches_of_hour(hour)}
     day, today = date.fromisoformat(wanted.first[:10]), ports.clock.now().date()
     while day <= min(today, date.fromisoformat(last[:10])):
         ids |= {each.batch.id for each in ports.ledger.batches_of_day(day.isoformat()) if wanted.first <= hour_of(each.batch.time) < last}
         day += timedelta(days=1)
-    yield from (record for each in sorted(ids) if (record := ports.ledger.record(each)))
+    yield from sorted(ids)
 
 
 # One batch.
 
 
-def _replayed(record: BatchRecord, means: Means, report: Replay, archives: dict[str, bool]) -> None:
+def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay) -> None:
     """Looked at again where an hour of it is compacted meanwhile."""
+    record = means.ports.ledger.record(batch_id)
+    if record is None:
+        raise Contradiction(f"batch {batch_id} is closed by a range or an hour of the ledger, and has no record there")
     for _ in range(READINGS):
         try:
-            found = Mending(record, means.ports, means.bench, means.rules)
-            for hour, revision in found.archived().items():
-                if hour not in archives:
-                    archives[hour] = archive_is_sound(revision, means.ports, means.bench)
-            found.look(archives)
+            found = Mending(record, means.ports, hours.archives, means.rules)
+            found.look()
+            for revision in found.revisions.values():
+                hours.see(record, revision)
         except Moved:
             continue
-        _told(found, report, archives)
-        if means.write:
-            found.put_back()
+        _tell(found, record, report)
+        report.unfinished = f"batch {batch_id}"
+        found.put_back()
+        report.unfinished = None
         return
-    raise TakenOver(f"batch {record.batch.id}: its hours were compacted {READINGS} times while it was looked at. Try again.")
+    raise TakenOver(f"batch {batch_id}: its hours were compacted {READINGS} times while it was looked at. Try again.")
 
 
-def _told(found: Mending, report: Replay, archives: dict[str, bool]) -> None:
-    for hour, revision in found.revisions.items():
-        found.note(Store.ARCHIVE, State.IDENTICAL if archives[hour] else State.DIFFERENT, revision.keys[0])
+def _tell(found: Mending, record: BatchRecord, report: Replay) -> None:
     report.lost += found.lost
     for store, state, key in found.notes:
         report.counts[store, state] += 1
         if state is not State.IDENTICAL and len(report.changes) < NAMED:
-            report.changes.append(Change(found.record.batch.id, store, state, key))
+            report.changes.append(Change(record.batch.id, store, state, key))
+
+
+class _Hours:
+    """Archives and markers of the hours that a replay met, each told once."""
+
+    def __init__(self, archives: Archives, means: Means, report: Replay) -> None:
+        self.archives, self._means, self._report = archives, means, report
+        self.damaged = set[str]()
+        """Compacted again at the end, once their batches are back."""
+        self._seen = set[tuple[str, int]]()
+
+    def see(self, record: BatchRecord, revision: Revision) -> None:
+        """Raises Moved where somebody compacts the hour."""
+        if (revision.hour, revision.number) in self._seen:
+            return
+        is_sound, marked = self.archives.is_sound(revision), marker_state(revision, self._means.ports)
+        self._seen.add((revision.hour, revision.number))
+        self._note(record, State.IDENTICAL if is_sound else State.DIFFERENT, revision.keys[0])
+        self._note(record, marked, success_key(revision.hour))
+        if not is_sound:
+            self.damaged.add(revision.hour)
+        elif marked is not State.IDENTICAL:
+            mark_again(revision.hour, self._means.ports)
+
+    def _note(self, record: BatchRecord, state: State, key: str) -> None:
+        self._report.counts[Store.ARCHIVE, state] += 1
+        if state is not State.IDENTICAL and len(self._report.changes) < NAMED:
+            self._report.changes.append(Change(record.batch.id, Store.ARCHIVE, state, key))
