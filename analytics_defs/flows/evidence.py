@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,9 +21,9 @@ from analytics_defs.core.letters import Repeat
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.replaying import State, usable
 from analytics_defs.core.staging import microseconds
-from analytics_defs.errors import Contradiction, Missing, TopicRecreated
+from analytics_defs.errors import Contradiction, Missing, TakenOver, TopicRecreated
 from analytics_defs.flows.hourly_stats import CalculatorBench
-from analytics_defs.flows.hours import Moved, bring
+from analytics_defs.flows.hours import READINGS, Moved, bring
 from analytics_defs.flows.passed import has_passed
 from analytics_defs.flows.rebuild import ANY
 from analytics_defs.flows.steps import letters_of, same_topics
@@ -177,17 +178,20 @@ def marker_state(revision: Revision, ports: Ports) -> State:
 
 
 def mark_again(hour: str, ports: Ports) -> None:
-    """Afterwards the marker names the newest revision, or a later one: none of its readers looks for a part that is in any more."""
-    revision = ports.ledger.revision(hour)
-    if revision is None:
-        return
+    """Afterwards the marker names the newest revision, or a later one: none of its readers looks for a part that is in any more.
 
-    def over(held: bytes | None) -> bool:
-        now = ports.ledger.revision(hour)
-        return (now is None or now.number == revision.number) and _is_to_be_marked(held, revision)
-
-    if _is_to_be_marked(ports.archive.get(success_key(hour)), revision):
-        ports.archive.advance(Blob(success_key(hour), marker(revision, has_passed(hour, ports)), "application/json", {}), over)
+    Whatever a marker names is in the ledger when it is read: what names more than that is no marker. Raises TakenOver where somebody
+    writes another one each time.
+    """
+    key = success_key(hour)
+    for _ in range(READINGS):
+        seen, revision = ports.archive.get(key), ports.ledger.revision(hour)
+        if revision is None or not _is_to_be_marked(seen, revision):
+            return
+        blob = Blob(key, marker(revision, has_passed(hour, ports)), "application/json", {})
+        if ports.archive.advance(blob, partial(operator.eq, seen)):
+            return
+    raise TakenOver(f"{key} was written {READINGS} times while it was looked at. Try again.")
 
 
 def _is_to_be_marked(held: bytes | None, revision: Revision) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -277,4 +278,4 @@ class Mending:
 
 
 def _write_over(blob: Blob, seen: bytes | None, ports: Ports) -> bool:
-    return ports.archive.advance(blob, lambda held: held == seen)
+    return ports.archive.advance(blob, partial(operator.eq, seen))
