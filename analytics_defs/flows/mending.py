@@ -46,6 +46,8 @@ class Mending:
         self._leftovers: list[str] = []
         self._pointed: dict[Source, Blob] = {}
         """Objects that are there only where an item cannot hold its event."""
+        self._there: dict[str, Blob] = {}
+        """What lay under the events' keys: asked once, so that nobody's object comes in between unseen."""
         self._foreign = set[str]()
         """Keys that another batch wrote over."""
 
@@ -75,7 +77,7 @@ class Mending:
         self._dead_letters([each for _, each in sorted(kafka.verdicts.items()) if isinstance(each, Rejection)], bool(kafka.missing))
         self._repeats(events, became)
         self._look_items(stored, items)
-        self._look_objects(stored, bodies, items)
+        self._look_objects(stored, items)
         for hour in record.parts:
             self._look_part(hour, parts[hour], [each for each in stored if each.hour == hour], hour in less)
 
@@ -96,6 +98,7 @@ class Mending:
         """Objects of these events, as far as they are there and name this batch and source."""
         blobs = self._ports.workers.run([partial(self._ports.archive.fetch, event_key(each.hour, each.id)) for each in events])
         found = [(each, blob) for each, blob in zip(events, blobs, strict=True) if blob]
+        self._there = {blob.key: blob for _, blob in found}
         self._foreign = {blob.key for each, blob in found if self._is_foreign(blob, items.get(each.id))}
         return {
             each.record.source: blob
@@ -222,7 +225,7 @@ class Mending:
             self.note(Store.ITEM, state, event.id)
             self._items += [] if state is State.IDENTICAL else [event]
 
-    def _look_objects(self, stored: Sequence[Event], bodies: dict[Source, Blob], items: dict[str, StoredEvent]) -> None:
+    def _look_objects(self, stored: Sequence[Event], items: dict[str, StoredEvent]) -> None:
         for event in stored:
             key, source = event_key(event.hour, event.id), event.record.source
             if key in self._foreign:
@@ -231,7 +234,7 @@ class Mending:
             if not self.record.event_objects and not self._points(event, items.get(event.id)):
                 self._pointed[source] = blob
                 continue
-            there = bodies.get(source) or self._ports.archive.fetch(key)
+            there = self._there.get(key)
             same = there and (there.body, there.metadata) == (blob.body, {name.lower(): each for name, each in blob.metadata.items()})
             self.note(Store.OBJECT, State.IDENTICAL if same else State.DIFFERENT if there else State.MISSING, key)
             self._objects += [] if same else [(blob, there.body if there else None)]

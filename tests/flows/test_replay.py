@@ -480,7 +480,7 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
     spoil(world, random.Random(3))
     world.recent.items |= before[1]
 
-    def meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
+    def meanwhile(_: Call, perform: Callable[[], Any]) -> Any:
         nonlocal calls
         calls += 1
         if calls == at + 1:

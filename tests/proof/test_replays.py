@@ -13,6 +13,7 @@ import pytest
 
 from analytics_defs.adapters.memory import MemoryArchive
 from analytics_defs.flows import mending
+from analytics_defs.flows import replay as flow
 from analytics_defs.flows.mending import Mending
 from analytics_defs.ports import Blob, StoredEvent
 from tests.proof.replay import replay
@@ -54,7 +55,12 @@ def foreign_once_closed(self: Mending, blob: Blob, item: StoredEvent | None) -> 
 @pytest.mark.parametrize(
     ("scene", "kinds", "patched"),
     [
-        pytest.param(replayed_hours, Kinds(), {(mending, "mark_again"): not_marked}, id="parts go before the marker"),
+        pytest.param(
+            replayed_hours,
+            Kinds(),
+            {(mending, "mark_again"): not_marked, (flow, "mark_again"): not_marked},
+            id="parts go before the marker",
+        ),
         pytest.param(replayed_id, Kinds(archive=WrittenOverAnything), {}, id="objects are written over anything"),
         pytest.param(replayed_id, Kinds(), {(Mending, "_is_foreign"): foreign_once_closed}, id="objects of pending batches do not count"),
     ],

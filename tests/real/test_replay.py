@@ -1,4 +1,4 @@
-"""A replay on real servers: what was deleted or altered comes back byte for byte, from Kafka, and from the stores once retention took the range."""
+"""A replay on real servers: what was deleted or altered comes back byte for byte, from Kafka or, after retention, from the stores."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def mended(found: World, topics: tuple[str, ...], expected: Picture, changed: se
     before, spoilt = progress(found, topics), picture(found.settings)
     looked = run(found, write=False)
     assert differences(picture(found.settings), spoilt) == []
-    assert ({each.key for each in looked.changes}, looked.contradictions, looked.lost) == (changed, [], [])
+    assert (looked.contradictions, looked.lost) == ([], [])
+    assert {each.key for each in looked.changes} ^ changed == set()
     done = run(found, write=True)
     assert (done.changes, done.counts, done.lost) == (looked.changes, looked.counts, [])
     assert differences(picture(found.settings), expected) == []
@@ -99,7 +100,6 @@ def test_after_retention_took_the_range_parquet_and_json_mend_each_other(drained
     changed = spoiled(found, ("parquet/",))
     done = run(found, write=True)
     assert (done.contradictions, done.lost, {each.key for each in done.changes}) == ([], [], changed)
-    assert done.counts[Store.PART, State.DIFFERENT] + done.counts[Store.PART, State.MISSING] == len(
-        [each for each in changed if "/" in each]
-    )
+    parts = done.counts[Store.PART, State.DIFFERENT], done.counts[Store.PART, State.MISSING]
+    assert parts == (2, 2)
     found.assert_sound()
