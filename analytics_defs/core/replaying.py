@@ -101,7 +101,7 @@ def fates(
     holders = {each: item.source for each, item in held.items() if item.was_first}
     if lines is not None and (decided := _by_lines(found, open_, holders, lines)):
         return decided
-    return _by_numbers(found, open_, holders, record)
+    return _by_numbers(found, open_, holders, {each: item.source for each, item in held.items()}, record)
 
 
 def _by_lines(found: Fates, open_: Sequence[list[Event]], holders: Mapping[str, Source], lines: Sequence[Repeat]) -> Fates | None:
@@ -121,7 +121,10 @@ def _by_lines(found: Fates, open_: Sequence[list[Event]], holders: Mapping[str, 
     return became
 
 
-def _by_numbers(found: Fates, open_: Sequence[list[Event]], holders: Mapping[str, Source], record: BatchRecord) -> Fates:
+def _by_numbers(
+    found: Fates, open_: Sequence[list[Event]], holders: Mapping[str, Source], later: Mapping[str, Source], record: BatchRecord
+) -> Fates:
+    """`later`: who holds an id, also by a batch that was cut later: of two at once it may have claimed first."""
     events = len(found.stored) + len(found.repeats) + sum(map(len, open_))
     is_all_there = events == record.tally.stored + record.tally.repeats
     refused = [group for group in open_ if group[0].id in holders]
@@ -131,6 +134,9 @@ def _by_numbers(found: Fates, open_: Sequence[list[Event]], holders: Mapping[str
         return _with(found, [], open_, holders)
     if is_all_there and missing == len(others):
         return _with(found, others, refused, holders)
+    if is_all_there and missing == sum(group[0].id not in later for group in open_):
+        free = [group for group in open_ if group[0].id not in later]
+        return _with(found, free, [group for group in open_ if group[0].id in later], later)
     if is_all_there and missing == len(open_):
         return _with(found, open_, [], holders)
     became = _with(found, [], refused, holders)

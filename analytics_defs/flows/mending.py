@@ -39,6 +39,8 @@ class Mending:
                 self.revisions[hour] = revision
         self.notes: list[tuple[Store, State, str]] = []
         self.lost: list[str] = []
+        self.is_undecided = False
+        """Whether its events were stored or are repeats: an item of another batch may tell, once it is back."""
         self._items: list[Event] = []
         self._objects: list[tuple[Blob, bytes | None]] = []
         """Each with what its key held instead."""
@@ -71,6 +73,7 @@ class Mending:
         self._agree(events, rows, bodies, kafka)
         lines = repeats_in(ports.archive.get(record.repeats_key) if record.repeats_key else None, record)
         became = fates(ordered, {*rows, *bodies}, {each: self._held(item) for each, item in items.items()}, record, lines)
+        self.is_undecided = bool(became.undecided)
         stored = sorted(became.stored, key=lambda event: event.record.source)
         less = short(record, stored, whole=not kafka.missing and not became.undecided)
         self._say_lost(became, less, kafka)

@@ -10,7 +10,7 @@ rows are in the hour's archive stays gone; an archive that is damaged is compact
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
@@ -91,11 +91,16 @@ def replay(wanted: Range | Hours, means: Means, report: Replay | None = None, on
     pending, done = pending_of(wanted, means), set[str]()
     with Archives(means.ports, means.bench) as archives:
         hours = _Hours(archives, means, report)
-        for batch_id in batches_of(wanted, means.ports):
+        later = list[str]()
+        for batch_id, is_last in _once_more(batches_of(wanted, means.ports), later):
             try:
-                _replayed(batch_id, hours, means, report)
+                is_done = _replayed(batch_id, hours, means, report, is_last)
             except Contradiction as error:
                 report.contradictions.append(str(error))
+                is_done = True
+            if not is_done:
+                later.append(batch_id)
+                continue
             report.batches += 1
             done |= {batch_id} & pending.keys()
             on_batch(batch_id)
@@ -109,6 +114,12 @@ def replay(wanted: Range | Hours, means: Means, report: Replay | None = None, on
     pending |= pending_of(wanted, means)
     report.passed_over += [f"batch {each}: {pending[each]}" for each in sorted(pending.keys() - done)]
     return report
+
+
+def _once_more(ids: Iterator[str], later: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Those that were put off come again when all the others are done, and are then done as far as can be."""
+    yield from ((each, False) for each in ids)
+    yield from ((each, True) for each in later)
 
 
 # Which batches.
@@ -175,8 +186,8 @@ def _of_hours(wanted: Hours, ports: Ports) -> Iterator[str]:
 # One batch.
 
 
-def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay) -> None:
-    """Looked at again where an hour of it is compacted meanwhile."""
+def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay, is_last: bool) -> bool:
+    """Looked at again where an hour of it is compacted meanwhile. False, and nothing was done: the items of other batches may decide it."""
     record = means.ports.ledger.record(batch_id)
     if record is None:
         raise Contradiction(f"batch {batch_id} is closed by a range or an hour of the ledger, and has no record there")
@@ -184,6 +195,8 @@ def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay) -> Non
         try:
             found = Mending(record, means.ports, hours.archives, means.rules)
             found.look()
+            if found.is_undecided and not is_last:
+                return False
             for revision in found.revisions.values():
                 hours.see(record, revision)
         except Moved:
@@ -192,7 +205,7 @@ def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay) -> Non
         report.unfinished = f"batch {batch_id}"
         found.put_back()
         report.unfinished = None
-        return
+        return True
     raise TakenOver(f"batch {batch_id}: its hours were compacted {READINGS} times while it was looked at. Try again.")
 
 

@@ -20,6 +20,7 @@ from analytics_defs.core.replaying import Hours, State, Store, span
 from analytics_defs.errors import Contradiction, Unavailable
 from analytics_defs.flows.audit import audit, audit_hour
 from analytics_defs.flows.compact import compact
+from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.replay import Means, Replay, replay
 from analytics_defs.ports import KEPT, REMEMBERED, Ports
@@ -417,6 +418,27 @@ def test_events_whose_fate_nobody_knows_do_not_hold_back_the_rest_of_their_batch
     assert any(key.startswith("dead-letters/") for key in world.archive.objects)
     assert (a in world.archive.objects, list(world.recent.items)) == (False, ["b"])
     assert run(world).lost == []
+    assert stores(world) == before
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_batches_cut_at_once_either_may_hold_the_id_that_the_other_repeats(first: int) -> None:
+    world = World()
+    world.create(partitions=2)
+    for partition in (first, 1 - first):
+        world.produce(event("x", of=partition), event(f"own {partition}"), partition=partition)
+        if partition == first:
+            world.clock.advance(timedelta(seconds=1))
+            (plan,) = [each for each in world.look().plans if each]
+            ingest(plan, world.ports, conduct())
+    (plan,) = [each for each in world.look().plans if each]
+    ingest(plan, world.ports, conduct())
+    before = stores(world)
+    assert len({each.batch.time for each in world.ledger.last_batches(9)}) == 1
+    world.archive.objects.clear()
+    world.recent.items.clear()
+    looked, done = run(world, write=False), run(world)
+    assert (looked.lost, looked.counts, done.lost, done.contradictions) == ([], done.counts, [], [])
     assert stores(world) == before
 
 
