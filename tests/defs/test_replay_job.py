@@ -47,6 +47,7 @@ def test_a_job_that_a_store_breaks_off_shows_what_was_done() -> None:
         )
     (failed,) = [each for each in done.all_events if each.event_type is dg.DagsterEventType.STEP_FAILURE]
     said = failed.step_failure_data.user_failure_data
+    assert said is not None
     assert said.description == "the bucket does not answer"
     assert said.metadata["changes"].value == 1
-    assert said.metadata["unfinished"].value.startswith("batch ")
+    assert str(said.metadata["unfinished"].value).startswith("batch ")
