@@ -395,8 +395,8 @@ class Calculator(Table, Protocol):
         """Those with the most events in a file of `ProductStats`; by id where there are as many."""
         ...
 
-    def rows(self, paths: Sequence[str]) -> Iterator[Sequence[StoredRow]]:
-        """All rows, batch by batch, some at a time. To be read to the end, or closed, before the table does anything else."""
+    def rows(self, paths: Sequence[str], batch_id: str | None = None) -> Iterator[Sequence[StoredRow]]:
+        """All rows, or those of one batch; batch by batch, some at a time. To be read to the end before the table does anything else."""
         ...
 
 

@@ -374,3 +374,39 @@ def test_progress_without_a_total_ends_at_what_there_was() -> None:
         os.close(ours)
         os.close(theirs)
     assert shown.rindex("7/7") > shown.rfind("/?")
+
+
+def test_a_replay_says_first_what_would_change_then_changes_it_and_the_second_time_nothing(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.archive.delete([event_key(HOUR, "a")])
+    wanted = ("replay", "--from", HOUR, "--to", "2024-01-15T11")
+    looked = world.answer(*wanted, "--dry-run", exit_code=cli.FINDING)
+    assert looked["counts"]["event_json"] == {"missing": 1, "identical": 1}
+    assert world.archive.get(event_key(HOUR, "a")) is None
+    assert event_key(HOUR, "a") in world.run(*wanted).stdout
+    assert world.archive.get(event_key(HOUR, "a")) is not None
+    assert world.answer(*wanted, "--dry-run")["changes"] == []
+    assert world.run("replay", "--from", HOUR, "--to", HOUR).exit_code == cli.WRONG_USAGE
+
+
+def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_done(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    key = event_key(HOUR, "a")
+    world.archive.delete([key])
+
+    def down(*_: object) -> None:
+        raise Unavailable("the bucket does not answer")
+
+    monkeypatch.setattr(world.archive, "advance", down)
+    wanted = ("replay", "--from", HOUR, "--to", "2024-01-15T11")
+    assert ended(monkeypatch, *wanted) == cli.UNAVAILABLE
+    shown = capsys.readouterr()
+    assert key in shown.out
+    assert "broken off while batch " in shown.err
+    assert "error: the bucket does not answer" in shown.err
+    assert ended(monkeypatch, *wanted, "--json") == cli.UNAVAILABLE
+    assert json.loads(capsys.readouterr().out)["unfinished"].startswith("batch ")

@@ -94,7 +94,7 @@ ORDER BY counted.product_id NULLS FIRST
 
 _ROWS = """
 SELECT topic, partition, "offset", payload, epoch_ms(record_timestamp) AS ms, batch_id
-FROM read_parquet($1) ORDER BY batch_id, topic, partition, "offset"
+FROM read_parquet($1) WHERE $2::VARCHAR IS NULL OR batch_id = $2 ORDER BY batch_id, topic, partition, "offset"
 """
 
 
@@ -144,11 +144,11 @@ class DuckCalculator(DuckTable):
             found = self.connection.execute(query, [path, limit]).fetchall()
         return [ProductStats(row[0], tuple(row[1]), *row[2:]) for row in found]
 
-    def rows(self, paths: Sequence[str]) -> Iterator[Sequence[StoredRow]]:
+    def rows(self, paths: Sequence[str], batch_id: str | None = None) -> Iterator[Sequence[StoredRow]]:
         if not paths:
             return
         with failures():
-            reader = self.connection.sql(_ROWS, params=[list(paths)]).to_arrow_reader(_ROWS_AT_ONCE)
+            reader = self.connection.sql(_ROWS, params=[list(paths), batch_id]).to_arrow_reader(_ROWS_AT_ONCE)
         for batch in reader:
             yield [
                 StoredRow(
