@@ -295,6 +295,19 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
         assert "1969-12-31T23" in shown.output
 
 
+def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    assert world.answer("rebuild-aggregates", "--diff") == {"batches": 1, "hours": [HOUR], "counters": [], "archive": []}
+    world.ledger._hourly[HOUR, 0]["events"] -= 2
+    (found,) = world.answer("rebuild-aggregates", "--diff", exit_code=1)["counters"]
+    assert (found["counter"], found["live"], found["recorded"], found["difference"]) == (f"{HOUR} events", 1, 3, -2)
+    shown = world.run("rebuild-aggregates", "--diff")
+    assert (shown.exit_code, "1 differences in 1 batches and 1 hours" in shown.output) == (1, True)
+    assert found["batches"][0] in shown.output.replace("\n", "")
+    assert CliRunner().invoke(analytics, ["rebuild-aggregates"]).exit_code == 2
+
+
 @pytest.mark.parametrize("command", ["compact", "stats", "restore"])
 def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
     found = CliRunner().invoke(analytics, [command, "2024-01-15"])

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from analytics_defs.cli import CLOSED_PIPE, hours, looking, moving, preparing, rejected, serving
+from analytics_defs.cli import CLOSED_PIPE, hours, looking, moving, preparing, recomputing, rejected, serving
 
 
 class Pipeable(click.Group):
@@ -42,6 +42,7 @@ for _command in (
     *(preparing.setup, preparing.check),
     *(looking.lag, looking.audit, looking.trace),
     *(rejected.dead_letters, rejected.redrive),
+    recomputing.rebuild_aggregates,
     serving.serve,
     *(hours.compact, hours.stats, hours.restore),
     *(moving.ingest, moving.accept, moving.produce),
