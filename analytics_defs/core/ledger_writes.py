@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from analytics_defs.core import ledger_keys as keys
+from analytics_defs.core.adjusting import Adjustment
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.hours_items import revision_item
 from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
-from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, topic_item
+from analytics_defs.core.ledger_items import adjustment_item, attribute, item_of, pending_item, range_item, record_item, topic_item
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import AnalyticsError
 
@@ -100,6 +101,11 @@ def revision_action(revision: Revision, table: str) -> Action:
             f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. Larger batches make fewer: BATCH_MAX_WAIT."
         )
     return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def adjustment_action(adjustment: Adjustment, table: str) -> Action:
+    """The next adjustment of a counter item, unless its number is taken: a refusal shows who has it."""
+    return {"Put": _put(table, adjustment_item(adjustment), _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
 def _take(each: Range, batch_id: str, table: str) -> Action:

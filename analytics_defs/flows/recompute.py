@@ -1,43 +1,53 @@
-"""What the live counters should say, from the closed batches, and where the archive holds other rows than those batches recorded.
+"""The live counters against the archive, closed batch by closed batch, and their mending.
 
-the records of all closed batches ──► their sums against the counters ──► rows by batch, of every hour, against the records
+records of closed batches ──► each counter item, at one moment, against their sum ──► rows by batch against the records ──► adjustments
 
-It writes nothing.
+Ingest goes on meanwhile. `compare` only reads.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
 
-from analytics_defs.core.counting import added, hourly, totals
+from analytics_defs.core.adjusting import BATCHES, FIRST, Adjusted, Adjustment, CounterItem, Recorded
+from analytics_defs.core.counting import added
 from analytics_defs.core.hours import together
-from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.errors import TakenOver
+from analytics_defs.core.timestamps import whole_milliseconds
+from analytics_defs.errors import Contradiction, TakenOver
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Account, bring_all, exactly, expected, records_of, sound
-from analytics_defs.ports import Ports
+from analytics_defs.ports import AT_ONCE, Ports
 
 READINGS = 10
-FIRST_HOUR, LAST_HOUR = "0000", "9999-12-31T23"
-ALL = 2**31 - 1
+
+Counted = Mapping[CounterItem, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class CounterDifference:
-    """One counter that is not the sum of the batch records."""
+    """A counter item that is not the sum of its lane's batch records, at one moment."""
 
-    counter: str
-    """`lane <lane> <name>`, or `<hour> <name>` over all lanes."""
-    live: int
-    recorded: int
+    of: CounterItem
+    live: Mapping[str, int]
+    """The counters that differ, with the adjustments that were made; and no others."""
+    recorded: Mapping[str, int]
+    """The same counters, from the records."""
+    over: int
+    """Closed batches of the lane at that moment."""
+    number: int
+    """Of the adjustment that would mend it."""
     batches: tuple[str, ...]
-    """Those that have a share in it, sorted."""
+    """Of an hour: those of the lane that changed it, sorted."""
 
     @property
-    def difference(self) -> int:
-        return self.live - self.recorded
+    def difference(self) -> dict[str, int]:
+        return {name: count - self.recorded[name] for name, count in self.live.items()}
+
+    def adjustment(self, made_at: datetime) -> Adjustment:
+        return Adjustment(self.of, self.number, {name: -count for name, count in self.difference.items()}, self.over, made_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,55 +73,118 @@ class Recomputed:
         return not self.counters and not self.archive
 
 
-@dataclass(frozen=True, slots=True)
-class _Quiet:
-    """The ledger while no batch was closed."""
-
-    records: Sequence[BatchRecord]
-    lanes: Mapping[int, Mapping[str, int]]
-    hours: Mapping[str, Mapping[str, int]]
-
-
 def compare(ports: Ports, bench: CalculatorBench, done: Callable[[int, int], None]) -> Recomputed:
     """`done` hears how many hours of how many were read.
 
-    Raises TakenOver where batches close during every reading, Contradiction where a file of a closed batch is missing or damaged.
+    Raises TakenOver where a lane's count of batches fits its records at no moment and the lane is not idle, Contradiction where a file
+    of a closed batch is missing or damaged.
     """
-    quiet = _quiet(ports)
-    hours = sorted({hour for record in quiet.records for hour in record.hours})
+    recorded = Recorded()
+    recorded.add(ports.ledger.records_from(FIRST))
+    counters = tuple(_counter_differences(recorded, ports))
+    hours = sorted({item.hour for item in recorded.items if item.hour})
     archive = list[ArchiveDifference]()
     for number, hour in enumerate(hours, 1):
         archive += _archive_differences(hour, ports, bench)
         done(number, len(hours))
-    return Recomputed(len(quiet.records), tuple(hours), tuple(_counter_differences(quiet)), tuple(archive))
+    return Recomputed(sum(map(recorded.batches, recorded.lanes)), tuple(hours), counters, tuple(archive))
 
 
-def _quiet(ports: Ports) -> _Quiet:
-    """Every close adds 1 to its lane's `batches`: totals that are the same before and after mean that none came between.
+def mend(found: Recomputed, ports: Ports) -> list[Adjustment]:
+    """One adjustment for each counter item that differs, once, whatever closes meanwhile: from then on counters are the sum of the records.
 
-    Records and counters read inside are then of one moment, but for a transaction that DynamoDB shows by half: asking again tells.
+    Raises Contradiction where archive and records differ, before anything is written: mended counters would hide it. Raises TakenOver
+    where somebody else adjusted an item since it was compared: that one is left alone, those before it are mended.
     """
-    for _ in range(READINGS):
-        before = ports.ledger.counters_by_lane()
-        found = _Quiet(ports.ledger.last_batches(ALL), before, ports.ledger.hourly(FIRST_HOUR, LAST_HOUR))
-        if ports.ledger.counters_by_lane() == before:
-            return found
-    raise TakenOver(f"batches were closed during each of {READINGS} readings of the ledger. Nothing was changed; try again.")
+    if found.archive:
+        named = ", ".join(f"{each.hour} {each.batch}" for each in found.archive[:3])
+        raise Contradiction(
+            f"{len(found.archive)} batches have other rows in the archive than in their records ({named}): no counter was adjusted. "
+            "Bring the archive back first, `analytics audit --hour` names the events; then apply again."
+        )
+    made = list[Adjustment]()
+    for each in found.counters:
+        ours = each.adjustment(whole_milliseconds(ports.clock.now()))
+        if ports.ledger.adjust(ours) != ours:
+            raise TakenOver(f"{ours.of}: somebody else made adjustment {ours.number}; {len(made)} items were adjusted here. Compare again.")
+        made.append(ours)
+    return made
 
 
-def _counter_differences(quiet: _Quiet) -> Iterator[CounterDifference]:
-    shares: defaultdict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
-    for record in quiet.records:
-        shares[f"lane {record.batch.lane}"][record.batch.id] = totals(record)
-        for hour, counts in hourly(record).items():
-            shares[hour][record.batch.id] = counts
-    live = {f"lane {lane}": counts for lane, counts in quiet.lanes.items()} | dict(quiet.hours)
-    for where in sorted({*shares, *live}):
-        counted, recorded = live.get(where, {}), added(list(shares[where].values()))
-        for name in sorted({*counted, *recorded}):
-            if counted.get(name, 0) != recorded.get(name, 0):
-                involved = tuple(sorted(batch for batch, counts in shares[where].items() if counts.get(name)))
-                yield CounterDifference(f"{where} {name}", counted.get(name, 0), recorded.get(name, 0), involved)
+def _counter_differences(recorded: Recorded, ports: Ports) -> Iterator[CounterDifference]:
+    adjusted = Adjusted(ports.ledger.adjustments())
+    items = sorted({*recorded.items, *ports.ledger.counter_items()})
+    for lane, of_lane in groupby(items, lambda item: item.lane):
+        moments = _Moments(CounterItem(lane), adjusted, recorded, ports)
+        hours = [item for item in of_lane if item.hour]
+        for start in range(0, max(1, len(hours)), AT_ONCE - 1):
+            counted = moments.read(hours[start : start + AT_ONCE - 1])
+            for item in sorted(counted if start == 0 else counted.keys() - {CounterItem(lane)}):
+                yield from _difference(item, counted[item], adjusted, recorded, ports)
+
+
+class _Moments:
+    """Moments at which a lane's counters hold exactly the batches whose records were read.
+
+    The totals of the lane say how many they hold. The records are read before: each of them is then in the counters, so the number alone
+    proves that there are no others.
+    """
+
+    def __init__(self, lane: CounterItem, adjusted: Adjusted, recorded: Recorded, ports: Ports) -> None:
+        self._lane, self._ports, self._recorded = lane, ports, recorded
+        self._adjusted = adjusted.counts(lane).get(BATCHES, 0)
+        self._idle: Mapping[str, int] | None = None
+        """The lane's totals while nothing closed, where the number of batches in them is wrong."""
+
+    def read(self, hours: Sequence[CounterItem]) -> Counted:
+        items = [self._lane, *hours]
+        for _ in range(READINGS):
+            counted = self._ports.ledger.counters_at_once(items)
+            if self._fits(counted[self._lane]):
+                return counted
+            self._recorded.add(self._ports.ledger.records_from(self._recorded.since))
+        return self._while_idle(items)
+
+    def _fits(self, totals: Mapping[str, int]) -> bool:
+        return totals == self._idle or totals.get(BATCHES, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
+
+    def _while_idle(self, items: Sequence[CounterItem]) -> Counted:
+        """The number of batches is itself what differs, or a record came late: all of them are read, and nothing may close meanwhile."""
+        before = self._ports.ledger.counters_at_once(items)
+        self._recorded.clear()
+        self._recorded.add(self._ports.ledger.records_from(FIRST))
+        pending = sorted(each.id for each in self._ports.ledger.snapshot().pending.values() if each.lane == self._lane.lane)
+        counted = self._ports.ledger.counters_at_once(items)
+        if not self._fits(counted[self._lane]):
+            if pending or counted != before:
+                raise TakenOver(
+                    f"{self._lane}: its counters hold {counted[self._lane].get(BATCHES, 0) + self._adjusted} batches, and there are "
+                    f"{self._recorded.batches(self._lane.lane)} records, while batches are closed (pending: {', '.join(pending) or 'none'}). "
+                    "Nothing was changed. Stop the sensor, let `analytics ingest` finish what is pending, and try again."
+                )
+            self._idle = counted[self._lane]
+        return counted
+
+
+def _difference(
+    item: CounterItem, counted: Mapping[str, int], adjusted: Adjusted, recorded: Recorded, ports: Ports
+) -> Iterator[CounterDifference]:
+    live, expected_counts = added([counted, adjusted.counts(item)]), recorded.counts(item)
+    names = [name for name in sorted({*live, *expected_counts}) if live.get(name, 0) != expected_counts.get(name, 0)]
+    if names:
+        yield CounterDifference(
+            item,
+            {name: live.get(name, 0) for name in names},
+            {name: expected_counts.get(name, 0) for name in names},
+            recorded.batches(item.lane),
+            adjusted.next_number(item),
+            tuple(_batches(item, ports)) if item.hour else (),
+        )
+
+
+def _batches(item: CounterItem, ports: Ports) -> list[str]:
+    records = records_of(ports.ledger.batches_of_hour(item.hour), ports)
+    return sorted(batch for batch, record in records.items() if record.batch.lane == item.lane)
 
 
 def _archive_differences(hour: str, ports: Ports, bench: CalculatorBench) -> list[ArchiveDifference]:
