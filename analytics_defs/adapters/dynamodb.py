@@ -126,7 +126,7 @@ class Dynamo:
         return self._patiently(attempt)
 
     def get_at_once(self, table: str, keys: Sequence[Item]) -> list[Item | None]:
-        """The items of these keys at one moment, in their order: of a transaction they show all or nothing. At most 100 (moto: 25), distinct."""
+        """The items of these keys, in their order, at one moment: all of a transaction or nothing. Distinct, at most 100 (moto: 25)."""
         request = self._request("transact_get_items", [table])
         params = {"TransactItems": [{"Get": {"TableName": table, "Key": key}} for key in keys]}
 

@@ -500,7 +500,9 @@ class MemoryLedger(_Locked):
 
     @_atomic
     def counters_at_once(self, wanted: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
-        return {each: dict(self._hourly.get((each.hour, each.lane), {}) if each.hour else self._totals.get(each.lane, {})) for each in wanted}
+        return {
+            each: dict(self._hourly.get((each.hour, each.lane), {}) if each.hour else self._totals.get(each.lane, {})) for each in wanted
+        }
 
     @_atomic
     def counter_items(self) -> Sequence[CounterItem]:
@@ -514,7 +516,9 @@ class MemoryLedger(_Locked):
     def adjust(self, adjustment: Adjustment) -> Adjustment:
         made = self._adjustments.get(adjustment.of, [])
         if adjustment.number > len(made) + 1:
-            raise Contradiction(f"{adjustment.of}: expected adjustment {len(made) + 1} next, found {adjustment.number}. Nothing was changed.")
+            raise Contradiction(
+                f"{adjustment.of}: expected adjustment {len(made) + 1} next, found {adjustment.number}. Nothing was changed."
+            )
         if adjustment.number == len(made) + 1:
             made = self._adjustments[adjustment.of] = [*made, adjustment]
         return made[adjustment.number - 1]

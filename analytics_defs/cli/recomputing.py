@@ -19,9 +19,9 @@ from analytics_defs.flows.recompute import Recomputed, compare, mend
 
 
 @click.command("rebuild-aggregates")
-@click.option("--diff/--apply", "only_look", required=True, default=None, help="Show what differs; or also mend it.")
+@click.option("--diff/--apply", "only_look", default=None, help="Show what differs; or also mend it.")
 @json_option
-def rebuild_aggregates(only_look: bool, json_wanted: bool) -> None:
+def rebuild_aggregates(only_look: bool | None, json_wanted: bool) -> None:
     """The live counters against the records of all closed batches, and those against the archive, while ingest goes on.
 
     --diff writes nothing; exit code 1 where anything differs. --apply makes one adjustment for each lane or hour that differs, and none
@@ -31,6 +31,8 @@ def rebuild_aggregates(only_look: bool, json_wanted: bool) -> None:
     Example:
       analytics rebuild-aggregates --diff
     """
+    if only_look is None:
+        raise click.UsageError("expected --diff or --apply")
     settings = load_settings()
     ports, bench = wiring.build_ports(settings), wiring.build_bench(settings)
     with progress("hours compared", None) as bar:
@@ -56,7 +58,7 @@ def _rows(found: Recomputed) -> list[dict[str, Any]]:
 def _show(found: Recomputed) -> None:
     if rows := _rows(found):
         names = ("live", "recorded", "difference", "counter", "lane", "hour", "batches")
-        table("Counters", names, [tuple(row[name] for name in names[:-1]) + (_few(row["batches"]),) for row in rows])
+        table("Counters", names, [(*(row[name] for name in names[:-1]), _few(row["batches"])) for row in rows])
     if found.archive:
         lines = [(each.archived, each.recorded, each.archived - each.recorded, each.hour, each.batch) for each in found.archive]
         table("Archive", ("archived", "recorded", "difference", "hour", "batch"), lines)

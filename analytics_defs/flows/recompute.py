@@ -17,7 +17,7 @@ from analytics_defs.core.counting import added
 from analytics_defs.core.hours import together
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Contradiction, TakenOver
-from analytics_defs.flows.hourly_stats import CalculatorBench
+from analytics_defs.flows.compact import Bench
 from analytics_defs.flows.hours import Account, bring_all, exactly, expected, records_of, sound
 from analytics_defs.ports import AT_ONCE, Ports
 
@@ -73,7 +73,7 @@ class Recomputed:
         return not self.counters and not self.archive
 
 
-def compare(ports: Ports, bench: CalculatorBench, done: Callable[[int, int], None]) -> Recomputed:
+def compare(ports: Ports, bench: Bench, done: Callable[[int, int], None]) -> Recomputed:
     """`done` hears how many hours of how many were read.
 
     Raises TakenOver where a lane's count of batches fits its records at no moment and the lane is not idle, Contradiction where a file
@@ -157,10 +157,11 @@ class _Moments:
         counted = self._ports.ledger.counters_at_once(items)
         if not self._fits(counted[self._lane]):
             if pending or counted != before:
+                held, records = counted[self._lane].get(BATCHES, 0) + self._adjusted, self._recorded.batches(self._lane.lane)
                 raise TakenOver(
-                    f"{self._lane}: its counters hold {counted[self._lane].get(BATCHES, 0) + self._adjusted} batches, and there are "
-                    f"{self._recorded.batches(self._lane.lane)} records, while batches are closed (pending: {', '.join(pending) or 'none'}). "
-                    "Nothing was changed. Stop the sensor, let `analytics ingest` finish what is pending, and try again."
+                    f"{self._lane}: its counters hold {held} batches, and there are {records} records, while batches are closed "
+                    f"(pending: {', '.join(pending) or 'none'}). Nothing was changed. "
+                    "Stop the sensor, let `analytics ingest` finish what is pending, and try again."
                 )
             self._idle = counted[self._lane]
         return counted
@@ -187,7 +188,7 @@ def _batches(item: CounterItem, ports: Ports) -> list[str]:
     return sorted(batch for batch, record in records.items() if record.batch.lane == item.lane)
 
 
-def _archive_differences(hour: str, ports: Ports, bench: CalculatorBench) -> list[ArchiveDifference]:
+def _archive_differences(hour: str, ports: Ports, bench: Bench) -> list[ArchiveDifference]:
     def read(account: Account) -> list[ArchiveDifference]:
         with bench() as table:
             paths = bring_all(account, table, ports)

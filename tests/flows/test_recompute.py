@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics_defs.adapters.duck_statistics import duck_calculator
 from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.adapters.memory_tables import memory_table
 from analytics_defs.core.adjusting import FIRST, CounterItem
 from analytics_defs.core.counting import added, hourly, totals
 from analytics_defs.core.layout import part_key
@@ -28,7 +27,6 @@ from tests.contracts.ledger_fixtures import all_stored, batch
 from tests.flows.test_compact import lose
 from tests.proof.world import HOUR, SECOND, World, event
 
-BENCH = partial(duck_calculator, 128, 1)
 EARLIER = "2024-01-15T09"
 LANE, LANE_HOUR, LANE_EARLIER = CounterItem(0), CounterItem(0, HOUR), CounterItem(0, EARLIER)
 
@@ -45,7 +43,7 @@ def a_world() -> World:
 
 
 def compared(world: World, ports: Ports | None = None) -> Recomputed:
-    return compare(ports or world.ports, BENCH, lambda *_: None)
+    return compare(ports or world.ports, memory_table, lambda *_: None)
 
 
 def item(ledger: MemoryLedger, of: CounterItem) -> dict[str, int]:
@@ -107,10 +105,10 @@ def ports_of(world: World, ledger: object) -> Ports:
 def test_counters_that_nobody_changed_agree_and_nothing_is_written(compacted: bool) -> None:
     world = a_world()
     if compacted:
-        compact(HOUR, world.ports, BENCH)
+        compact(HOUR, world.ports, memory_table)
     before = dict(world.archive.objects)
     heard = list[tuple[int, int]]()
-    found = compare(ports_of(world, Meddling(world.ledger, lambda _: None)), BENCH, lambda done, of: heard.append((done, of)))
+    found = compare(ports_of(world, Meddling(world.ledger, lambda _: None)), memory_table, lambda done, of: heard.append((done, of)))
     assert found == Recomputed(2, (EARLIER, HOUR), (), ())
     assert heard == [(1, 2), (2, 2)]
     assert world.archive.objects == before
@@ -216,7 +214,8 @@ def test_records_are_not_all_read_again_because_a_batch_closed() -> None:
     world = a_world()
     for number in range(50):
         taken = no_events(number, minute=-3000 + number)
-        assert world.ledger.take(taken) and world.ledger.close(repeats_only(taken))
+        assert world.ledger.take(taken)
+        assert world.ledger.close(repeats_only(taken))
     ledger = closing(world, "counters_at_once", 3)
     assert compared(world, ports_of(world, ledger)).agrees
     assert ledger.read_from[0] == FIRST
@@ -319,7 +318,7 @@ CORRUPTIONS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), CORRUPTIONS)
 def test_closes_and_rivals_at_any_moment_leave_each_counter_mended_exactly_once(
     data: st.DataObject, corruptions: dict[tuple[CounterItem, str], int]

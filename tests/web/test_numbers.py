@@ -196,7 +196,9 @@ def test_an_adjustment_lowers_no_counter_and_is_a_series_of_its_own(world: World
     world.ledger.adjust(Adjustment(CounterItem(0), 1, {"events": -3, "type.ProductCreated": -3, "bytes": 5}, 2, world.clock.now()))
     with served(site(real_time(world))) as client:
         after, metrics = series(client, "text/plain"), client.get("/metrics").json
-    assert {key: after[key] for key in before if key[0].endswith("_total")} == {key: before[key] for key in before if key[0].endswith("_total")}
+    assert {key: after[key] for key in before if key[0].endswith("_total")} == {
+        key: before[key] for key in before if key[0].endswith("_total")
+    }
     adjusted = {dict(labels)["counter"]: value for (name, labels), value in after.items() if name == "analytics_counter_adjustments"}
     assert adjusted == {"events": -3, "type.ProductCreated": -3, "bytes": 5}
     assert (metrics["totalEvents"], after["analytics_products", ()]) == (numbers["totalEvents"] - 3, metrics["totalProducts"])
