@@ -7,7 +7,7 @@ from datetime import date
 from itertools import chain
 
 from analytics_defs.adapters.dynamodb import Dynamo
-from analytics_defs.core import hours_items
+from analytics_defs.core import adjusting_items, hours_items
 from analytics_defs.core import ledger_items as items
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core import ledger_writes as writes
@@ -162,17 +162,19 @@ class DynamoLedger:
 
     def counter_items(self) -> Sequence[CounterItem]:
         found = (item for item in self._all_aggregates() if keys.lane_of(item) != ADJUSTING_LANE)
-        return sorted(items.decoded(items.counter_item_of, item) for item in found)
+        return sorted(items.decoded(adjusting_items.counter_item_of, item) for item in found)
 
     def adjustments(self) -> Sequence[Adjustment]:
-        return [items.decoded(items.adjustment_of, item) for item in self._all_aggregates() if keys.lane_of(item) == ADJUSTING_LANE]
+        return [
+            items.decoded(adjusting_items.adjustment_of, item) for item in self._all_aggregates() if keys.lane_of(item) == ADJUSTING_LANE
+        ]
 
     def adjust(self, adjustment: Adjustment) -> Adjustment:
         before = keys.adjustment_key(adjustment.of, adjustment.number - 1)
         if adjustment.number > 1 and not self._dynamo.get(self._tables.aggregates, before):
             raise Contradiction(f"{adjustment.of}: there is no adjustment before {adjustment.number}. Nothing was changed.")
         refused = self._dynamo.transact([writes.adjustment_action(adjustment, self._tables.aggregates)])
-        return items.decoded(items.adjustment_of, refused[0]) if refused and refused[0] else adjustment
+        return items.decoded(adjusting_items.adjustment_of, refused[0]) if refused and refused[0] else adjustment
 
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         between = {":pk": keys.HOURS, ":first": first, ":last": f"{last}~"}

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
 from analytics_defs.core import ledger_keys as keys
-from analytics_defs.core.adjusting import Adjustment, CounterItem
 from analytics_defs.core.attribute_values import AttributeValue, Item
 from analytics_defs.core.batch import one
 from analytics_defs.core.events import Rules
@@ -209,24 +208,8 @@ def redriven_of(fields: Fields) -> tuple[Source, str]:
 def counters_of(fields: Fields) -> dict[str, int]:
     """Of a counter item, or of an adjustment."""
     if "counts" in fields:
-        return dict(adjustment_of(fields).counts)
+        return dict(fields["counts"])
     return {name: count for name, count in fields.items() if name not in ("pk", "sk")}
-
-
-def counter_item_of(fields: Fields) -> CounterItem:
-    where, lane = fields["sk"].split("#")
-    return CounterItem(int(lane), where if fields["pk"] == keys.HOURS else "")
-
-
-def adjustment_item(adjustment: Adjustment) -> Item:
-    fields = {"counts": adjustment.counts, "over": adjustment.batches, "made_at": iso_milliseconds(adjustment.made_at)}
-    return item_of(keys.adjustment_key(adjustment.of, adjustment.number), fields)
-
-
-def adjustment_of(fields: Fields) -> Adjustment:
-    where, _, lane, number = fields["sk"].split("#")
-    item = CounterItem(int(lane), where if fields["pk"] == keys.HOURS else "")
-    return Adjustment(item, int(number), fields["counts"], fields["over"], datetime.fromisoformat(fields["made_at"]))
 
 
 _AS_THEY_ARE = (

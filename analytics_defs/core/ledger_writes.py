@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core.adjusting import Adjustment
+from analytics_defs.core.adjusting_items import adjustment_item
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.hours_items import revision_item
 from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
-from analytics_defs.core.ledger_items import adjustment_item, attribute, item_of, pending_item, range_item, record_item, topic_item
+from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, topic_item
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import AnalyticsError
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from analytics_defs.core.adjusting import ADJUSTING_LANE, FIRST, Adjustment, CounterItem
+from analytics_defs.core.ledger import REDRIVE_LANE
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import Contradiction
 from analytics_defs.ports import AT_ONCE, Ledger
@@ -44,11 +45,11 @@ def test_records_come_from_an_id_on_in_order(ledger: Ledger) -> None:
 
 def test_counter_items_are_those_of_lanes_and_of_hours_in_lanes(ledger: Ledger) -> None:
     close(ledger, batch(Range(ONE, 0, 10), lane=3))
-    close(ledger, batch(Range(TWO, 0, 7), lane=12))
-    assert ledger.counter_items() == sorted([LANE, LANE_HOUR, CounterItem(12), CounterItem(12, HOUR)])
-    assert ledger.counters_at_once([LANE_HOUR, CounterItem(12), CounterItem(4)]) == {
+    close(ledger, batch(Range(TWO, 0, 7), lane=REDRIVE_LANE))
+    assert ledger.counter_items() == [CounterItem(REDRIVE_LANE), CounterItem(REDRIVE_LANE, HOUR), LANE, LANE_HOUR]
+    assert ledger.counters_at_once([LANE_HOUR, CounterItem(REDRIVE_LANE), CounterItem(4)]) == {
         LANE_HOUR: {"events": 10, "type.ProductDeleted": 10},
-        CounterItem(12): {"events": 7, "type.ProductDeleted": 7, "batches": 1},
+        CounterItem(REDRIVE_LANE): {"events": 7, "type.ProductDeleted": 7, "batches": 1},
         CounterItem(4): {},
     }
 
