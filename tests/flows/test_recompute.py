@@ -257,6 +257,16 @@ def test_a_number_of_batches_that_is_wrong_is_found_while_the_lane_is_idle_and_f
     assert FIRST not in ledger.read_from[1:]
 
 
+def test_all_records_are_read_again_once_where_the_number_of_batches_is_wrong() -> None:
+    world = a_world()
+    corrupt(world.ledger, LANE, batches=1)
+    for hour in range(3 * AT_ONCE):
+        corrupt(world.ledger, CounterItem(0, f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}"), events=1)
+    ledger = Meddling(world.ledger, lambda _: None)
+    assert len(compared(world, ports_of(world, ledger)).counters) == 1 + 3 * AT_ONCE
+    assert ledger.read_from.count(FIRST) == 2
+
+
 def test_a_wrong_number_of_batches_beside_a_pending_batch_is_an_error_that_says_what_to_do() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=1)
