@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
+from analytics_defs.core.adjusting import Adjustment, CounterItem
 from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision, Rows
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
@@ -37,6 +38,8 @@ def may_be_again(hour: str, batch_time: datetime) -> bool:
     stored one is always such a one, whoever works on it.
     """
     return batch_time - datetime.fromisoformat(f"{hour}:00+00:00") >= REMEMBERED - timedelta(days=2)
+AT_ONCE = 25
+"""Counter items of one isolated reading. DynamoDB takes 100 (AWS, "Quotas in Amazon DynamoDB"), moto and older servers 25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +268,10 @@ class Ledger(Protocol):
         """The newest records by batch time, newest first."""
         ...
 
+    def records_from(self, batch_id: str) -> Iterator[BatchRecord]:
+        """Records of batches with this id or a later one, in the order of their ids. One whose close is under way may be among them."""
+        ...
+
     def batches_of_day(self, day: str) -> Iterator[BatchRecord]:
         """Records of batches whose time lies in the UTC day `YYYY-MM-DD`, oldest first."""
         ...
@@ -290,7 +297,28 @@ class Ledger(Protocol):
         ...
 
     def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
-        """The same, lane by lane. Only those of `REDRIVE_LANE` may go down."""
+        """The same, lane by lane. Only those of `REDRIVE_LANE` and `ADJUSTING_LANE` may go down."""
+        ...
+
+    def counters_at_once(self, items: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
+        """What at most `AT_ONCE` counter items, all distinct, hold at one moment, without their adjustments. Of each close they show
+        all or nothing, and all of it where its record was seen before. An item that is not there is empty.
+        """
+        ...
+
+    def counter_items(self) -> Sequence[CounterItem]:
+        """The counter items that are there, sorted."""
+        ...
+
+    def adjustments(self) -> Sequence[Adjustment]:
+        """All that were made, those of one item in the order of their numbers."""
+        ...
+
+    def adjust(self, adjustment: Adjustment) -> Adjustment:
+        """Put the adjustment unless its number is taken; answer the one that has the number. All counters show it from then on.
+
+        Raises Contradiction where none stands before it.
+        """
         ...
 
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:

@@ -316,6 +316,35 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
         assert "1969-12-31T23" in shown.output
 
 
+def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "adjustments": []}
+    assert world.answer("rebuild-aggregates", "--diff") == nothing
+    world.ledger._hourly[HOUR, 0]["events"] -= 2
+    (found,) = world.answer("rebuild-aggregates", "--diff", exit_code=1)["counters"]
+    batches = found.pop("batches")
+    assert found == {"lane": 0, "hour": HOUR, "counter": "events", "live": 1, "recorded": 3, "difference": -2}
+    shown = world.run("rebuild-aggregates", "--diff")
+    assert (shown.exit_code, "1 differences in 1 batches and 1 hours" in shown.output) == (1, True)
+    assert batches[0] in shown.output.replace("\n", "")
+    assert world.ledger.adjustments() == []
+    assert CliRunner().invoke(analytics, ["rebuild-aggregates"]).exit_code == 2
+
+
+def test_counters_are_mended_by_command_once(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    world.ledger._hourly[HOUR, 0]["events"] -= 2
+    world.ledger._totals[0]["events"] += 1
+    shown = world.run("rebuild-aggregates", "--apply")
+    assert shown.exit_code == 0
+    assert f"{HOUR} lane 0: adjustment 1 over 1 batches: events +2\n2 adjustments made\n" in shown.output
+    assert (world.ledger.counters()["events"], world.ledger.hourly(HOUR, HOUR)[HOUR]["events"]) == (3, 3)
+    assert world.answer("rebuild-aggregates", "--apply")["adjustments"] == []
+    assert len(world.ledger.adjustments()) == 2
+
+
 @pytest.mark.parametrize("command", ["compact", "stats", "restore"])
 def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
     found = CliRunner().invoke(analytics, [command, "2024-01-15"])

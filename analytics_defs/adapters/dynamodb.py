@@ -125,6 +125,21 @@ class Dynamo:
 
         return self._patiently(attempt)
 
+    def get_at_once(self, table: str, keys: Sequence[Item]) -> list[Item | None]:
+        """The items of these keys, in their order, at one moment: all of a transaction or nothing. Distinct, at most 100 (moto: 25)."""
+        request = self._request("transact_get_items", [table])
+        params = {"TransactItems": [{"Get": {"TableName": table, "Key": key}} for key in keys]}
+
+        def attempt() -> list[Item | None]:
+            try:
+                answer = self._answer(request, "transact_get_items", params)
+            except faults_of_client() as error:
+                _refusals(error, request)
+                raise translated(error, request) from error
+            return [each.get("Item") for each in answer["Responses"]]
+
+        return self._patiently(attempt)
+
     def _get_chunk(self, table: str, keys: Sequence[Item]) -> list[Item]:
         request = self._request("batch_get_item", [table])
         found: list[Item] = []

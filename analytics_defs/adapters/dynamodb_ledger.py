@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from itertools import chain
 
 from analytics_defs.adapters.dynamodb import Dynamo
-from analytics_defs.core import hours_items
+from analytics_defs.core import adjusting_items, hours_items
 from analytics_defs.core import ledger_items as items
 from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core import ledger_writes as writes
+from analytics_defs.core.adjusting import ADJUSTING_LANE, Adjustment, CounterItem
 from analytics_defs.core.attribute_values import Item
 from analytics_defs.core.counting import added
 from analytics_defs.core.hours import Revision
@@ -112,6 +114,11 @@ class DynamoLedger:
         found = self._dynamo.query(self._tables.ledger, _PK, {":pk": keys.BATCHES}, limit=limit, descending=True)
         return [items.decoded(items.record_of, item) for item in found]
 
+    def records_from(self, batch_id: str) -> Iterator[BatchRecord]:
+        """Read page by page as it is consumed."""
+        found = self._dynamo.query(self._tables.ledger, f"{_PK} AND sk >= :from", {":pk": keys.BATCHES, ":from": batch_id})
+        return (items.decoded(items.record_of, item) for item in found)
+
     def batches_of_day(self, day: str) -> Iterator[BatchRecord]:
         """Read page by page as it is consumed. Raises ValueError where `day` is none."""
         begin = date.fromisoformat(day).strftime("%Y%m%d")
@@ -142,8 +149,32 @@ class DynamoLedger:
         return added(list(self.counters_by_lane().values()))
 
     def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
-        found = self._aggregates(_PK, {":pk": keys.TOTALS})
-        return {int(item["sk"]["S"].partition("#")[2]): items.decoded(items.counters_of, item) for item in found}
+        lanes: dict[int, dict[str, int]] = {}
+        for item in self._aggregates(_PK, {":pk": keys.TOTALS}):
+            lane = keys.lane_of(item)
+            lanes[lane] = added([lanes.get(lane, {}), items.decoded(items.counters_of, item)])
+        return lanes
+
+    def counters_at_once(self, wanted: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
+        """A transaction that was seen by half, by a query, is waited for: DynamoDB refuses to read what one is still changing."""
+        found = self._dynamo.get_at_once(self._tables.aggregates, [keys.counter_key(each) for each in wanted])
+        return {each: items.decoded(items.counters_of, item) if item else {} for each, item in zip(wanted, found, strict=True)}
+
+    def counter_items(self) -> Sequence[CounterItem]:
+        found = (item for item in self._all_aggregates() if keys.lane_of(item) != ADJUSTING_LANE)
+        return sorted(items.decoded(adjusting_items.counter_item_of, item) for item in found)
+
+    def adjustments(self) -> Sequence[Adjustment]:
+        return [
+            items.decoded(adjusting_items.adjustment_of, item) for item in self._all_aggregates() if keys.lane_of(item) == ADJUSTING_LANE
+        ]
+
+    def adjust(self, adjustment: Adjustment) -> Adjustment:
+        before = keys.adjustment_key(adjustment.of, adjustment.number - 1)
+        if adjustment.number > 1 and not self._dynamo.get(self._tables.aggregates, before):
+            raise Contradiction(f"{adjustment.of}: there is no adjustment before {adjustment.number}. Nothing was changed.")
+        refused = self._dynamo.transact([writes.adjustment_action(adjustment, self._tables.aggregates)])
+        return items.decoded(adjusting_items.adjustment_of, refused[0]) if refused and refused[0] else adjustment
 
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         between = {":pk": keys.HOURS, ":first": first, ":last": f"{last}~"}
@@ -152,6 +183,9 @@ class DynamoLedger:
             hour = item["sk"]["S"].partition("#")[0]
             hours[hour] = added([hours.get(hour, {}), items.decoded(items.counters_of, item)])
         return hours
+
+    def _all_aggregates(self) -> Iterator[Item]:
+        return chain.from_iterable(self._aggregates(_PK, {":pk": pk}) for pk in (keys.TOTALS, keys.HOURS))
 
     def _query(self, pk: str) -> Iterator[Item]:
         return self._dynamo.query(self._tables.ledger, _PK, {":pk": pk})

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from analytics_defs.core.adjusting import ADJUSTING_LANE, Adjustment, CounterItem
 from analytics_defs.core.attribute_values import parse_document
 from analytics_defs.core.counting import added, distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.events import Event
@@ -409,6 +410,7 @@ class MemoryLedger(_Locked):
         self._revisions: dict[str, list[Revision]] = {}
         self._totals: dict[int, dict[str, int]] = {}
         self._hourly: dict[tuple[str, int], dict[str, int]] = {}
+        self._adjustments: dict[CounterItem, list[Adjustment]] = {}
 
     @_atomic
     def snapshot(self) -> Snapshot:
@@ -492,6 +494,10 @@ class MemoryLedger(_Locked):
         return [self._records[each] for each in sorted(self._records, reverse=True)[:limit]]
 
     @_atomic
+    def records_from(self, batch_id: str) -> Iterator[BatchRecord]:
+        return iter([self._records[each] for each in sorted(self._records) if each >= batch_id])
+
+    @_atomic
     def batches_of_day(self, day: str) -> Iterator[BatchRecord]:
         return iter([self._records[each] for each in sorted(self._records) if self._records[each].batch.time.date().isoformat() == day])
 
@@ -521,16 +527,44 @@ class MemoryLedger(_Locked):
 
     @_atomic
     def counters(self) -> Mapping[str, int]:
-        return added(list(self._totals.values()))
+        return added(list(self.counters_by_lane().values()))
 
     @_atomic
     def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
-        return {lane: dict(counts) for lane, counts in self._totals.items()}
+        adjusted = [each.counts for item, made in self._adjustments.items() if not item.hour for each in made]
+        return {lane: dict(counts) for lane, counts in self._totals.items()} | ({ADJUSTING_LANE: added(adjusted)} if adjusted else {})
+
+    @_atomic
+    def counters_at_once(self, wanted: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
+        return {
+            each: dict(self._hourly.get((each.hour, each.lane), {}) if each.hour else self._totals.get(each.lane, {})) for each in wanted
+        }
+
+    @_atomic
+    def counter_items(self) -> Sequence[CounterItem]:
+        return sorted([*map(CounterItem, self._totals), *(CounterItem(lane, hour) for hour, lane in self._hourly)])
+
+    @_atomic
+    def adjustments(self) -> Sequence[Adjustment]:
+        return [each for made in self._adjustments.values() for each in made]
+
+    @_atomic
+    def adjust(self, adjustment: Adjustment) -> Adjustment:
+        made = self._adjustments.get(adjustment.of, [])
+        if adjustment.number > len(made) + 1:
+            raise Contradiction(
+                f"{adjustment.of}: expected adjustment {len(made) + 1} next, found {adjustment.number}. Nothing was changed."
+            )
+        if adjustment.number == len(made) + 1:
+            made = self._adjustments[adjustment.of] = [*made, adjustment]
+        return made[adjustment.number - 1]
 
     @_atomic
     def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
-        hours = sorted({hour for hour, _ in self._hourly if first <= hour <= last})
-        return {each: added([counts for (hour, _), counts in self._hourly.items() if hour == each]) for each in hours}
+        adjusted = ((item.hour, each.counts) for item, made in self._adjustments.items() for each in made)
+        found = [*((hour, counts) for (hour, _), counts in self._hourly.items()), *adjusted]
+        hours = sorted({hour for hour, _ in found if hour and first <= hour <= last})
+        return {each: added([counts for hour, counts in found if hour == each]) for each in hours}
 
     @_atomic
     def renew(self, lease: Lease) -> None:

@@ -213,6 +213,9 @@ def redriven_of(fields: Fields) -> tuple[Source, str]:
 
 
 def counters_of(fields: Fields) -> dict[str, int]:
+    """Of a counter item, or of an adjustment."""
+    if "counts" in fields:
+        return dict(fields["counts"])
     return {name: count for name, count in fields.items() if name not in ("pk", "sk")}
 
 

@@ -22,11 +22,14 @@ EventAggregates, one item a lane, so that closing lanes never meet in one:
 | `totals` | `lane#<lane>`   | the counters of `core.counting.totals` | the totals                      |
 | `hours`  | `<hour>#<lane>` | the counters of `core.counting.hourly` | the counters of a span of hours |
 
+Beside them, `#<lane>#<number, 20 digits>` behind the key of lane -2: an adjustment of the item of that lane, never changed.
+
 Batch ids begin with their time and have one width, so they sort by time; so do hours. Offsets are padded to sort as numbers.
 """
 
 from __future__ import annotations
 
+from analytics_defs.core.adjusting import ADJUSTING_LANE, CounterItem
 from analytics_defs.core.attribute_values import Item
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 
@@ -37,6 +40,7 @@ HOURS = "hours"
 RANGE = "range#"
 REDRIVEN = "redriven#"
 ARCHIVE = "archive#"
+LANE = "lane"
 
 TOPIC, HEAD, PENDING, LEASE = "topic#", "head#", "pending#", "lease#"
 
@@ -97,11 +101,26 @@ def revision_pk(hour: str) -> str:
 
 
 def totals_key(lane: int) -> Item:
-    return key(TOTALS, f"lane#{lane}")
+    return key(TOTALS, f"{LANE}#{lane}")
 
 
 def hourly_key(hour: str, lane: int) -> Item:
     return key(HOURS, f"{hour}#{lane}")
+
+
+def counter_key(item: CounterItem) -> Item:
+    return hourly_key(item.hour, item.lane) if item.hour else totals_key(item.lane)
+
+
+def adjustment_key(item: CounterItem, number: int) -> Item:
+    """Numbers follow each other: putting the next one, if absent, is how an item is adjusted once."""
+    pk, where = (HOURS, item.hour) if item.hour else (TOTALS, LANE)
+    return key(pk, f"{where}#{ADJUSTING_LANE}#{item.lane}#{padded(number)}")
+
+
+def lane_of(item: Item) -> int:
+    """Of a counter item or an adjustment, the lane in which it counts."""
+    return int(item["sk"]["S"].split("#")[1])
 
 
 def padded(offset: int) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from analytics_defs.core import ledger_keys as keys
+from analytics_defs.core.adjusting import Adjustment
+from analytics_defs.core.adjusting_items import adjustment_item
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
@@ -100,6 +102,11 @@ def revision_action(revision: Revision, table: str) -> Action:
             f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. Larger batches make fewer: BATCH_MAX_WAIT."
         )
     return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def adjustment_action(adjustment: Adjustment, table: str) -> Action:
+    """The next adjustment of a counter item, unless its number is taken: a refusal shows who has it."""
+    return {"Put": _put(table, adjustment_item(adjustment), _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
 def _take(each: Range, batch_id: str, table: str) -> Action:

@@ -1,7 +1,7 @@
 """The metric families of `/metrics`, as values. Names `analytics_*`, base units, bounded labels. Pure.
 
 Counters come from the ledger, so a restart does not reset them, and they never go down: what a redrive takes away from the dead
-letters is a series of its own. What is not known has no sample; it is never 0.
+letters, and what adjustments add to any counter, are series of their own. What is not known has no sample; it is never 0.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from analytics_defs.core.adjusting import ADJUSTING_LANE
 from analytics_defs.core.counting import added
 from analytics_defs.core.figures import REASON, by_type, named, percentile, unaccounted
 from analytics_defs.core.health import Figures, Picture, lag_seconds, seconds_standing, seconds_to_loss, verdict
@@ -156,7 +157,8 @@ _TOTALS = (
 
 
 def _counters(figures: Figures) -> Iterator[Family]:
-    grown = added([counts for lane, counts in figures.lanes.items() if lane != REDRIVE_LANE])
+    grown = added([counts for lane, counts in figures.lanes.items() if lane not in (REDRIVE_LANE, ADJUSTING_LANE)])
+    adjusted = dict(figures.lanes.get(ADJUSTING_LANE, {}))
     redriven = dict(figures.lanes.get(REDRIVE_LANE, {}))
     everything = added([grown, {name: count for name, count in redriven.items() if not name.startswith((REASON, "dead_letters"))}])
     yield _by("analytics_events", Kind.COUNTER, "Stored events by type.", "type", _floats(by_type(everything)))
@@ -177,7 +179,14 @@ def _counters(figures: Figures) -> Iterator[Family]:
         "Seconds from record to commit, summed over stored events.",
         everything.get("record_to_close_ms", 0) / 1000,
     )
-    types = by_type(everything)
+    yield _by(
+        "analytics_counter_adjustments",
+        Kind.GAUGE,
+        "What adjustments add to the counters, which are shown without them.",
+        "counter",
+        _floats(adjusted),
+    )
+    types = by_type(added([everything, adjusted]))
     created, deleted = types["ProductCreated"], types["ProductDeleted"]
     yield _one("analytics_products", Kind.GAUGE, "Products created and not deleted.", float(max(0, created - deleted)))
 

@@ -75,6 +75,22 @@ def test_an_action_that_is_wrong_is_named_by_its_position() -> None:
     assert not raised.value.retryable
 
 
+def test_items_of_one_moment_are_asked_for_again_while_a_transaction_changes_them() -> None:
+    keys = [{"id": {"S": each}} for each in "ab"]
+    answer = Answer({"Responses": [{"Item": keys[0]}, {}]})
+    with scripted(CONFLICT, Answer.error("TransactionInProgressException"), answer) as server:
+        assert server.dynamo.get_at_once("t", keys) == [keys[0], None]
+    sent = {"TransactItems": [{"Get": {"TableName": "t", "Key": key}} for key in keys]}
+    assert server.requests == [("TransactGetItems", sent)] * 3
+    assert len(server.pauses) == 2
+
+
+def test_patience_with_items_that_never_rest_ends() -> None:
+    with scripted(CONFLICT, conflict_attempts=3) as server, pytest.raises(Unavailable, match="TransactGetItems on t at http"):
+        server.dynamo.get_at_once("t", [{"id": {"S": "a"}}])
+    assert len(server.requests) == 3
+
+
 # Requests.
 
 

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from analytics_defs.core.adjusting import Adjustment, CounterItem
 from analytics_defs.core.events import Rules
 from analytics_defs.core.ledger import REDRIVE_HEAD
 from analytics_defs.core.timestamps import iso_milliseconds
@@ -201,3 +202,18 @@ def test_a_format_can_be_named_and_only_one_that_there_is(world: World) -> None:
         assert client.get("/metrics?format=json", accept="text/plain").json["totalEvents"] == 33
         wrong = client.get("/metrics?format=xml")
         assert (wrong.status, wrong.json["error"]) == (400, "format: expected one of json, prometheus, openmetrics")
+
+
+def test_an_adjustment_lowers_no_counter_and_is_a_series_of_its_own(world: World) -> None:
+    with served(site(real_time(world))) as client:
+        before, numbers = series(client, "text/plain"), client.get("/metrics").json
+    world.ledger.adjust(Adjustment(CounterItem(0), 1, {"events": -3, "type.ProductCreated": -3, "bytes": 5}, 2, world.clock.now()))
+    with served(site(real_time(world))) as client:
+        after, metrics = series(client, "text/plain"), client.get("/metrics").json
+    assert {key: after[key] for key in before if key[0].endswith("_total")} == {
+        key: before[key] for key in before if key[0].endswith("_total")
+    }
+    adjusted = {dict(labels)["counter"]: value for (name, labels), value in after.items() if name == "analytics_counter_adjustments"}
+    assert adjusted == {"events": -3, "type.ProductCreated": -3, "bytes": 5}
+    assert (metrics["totalEvents"], after["analytics_products", ()]) == (numbers["totalEvents"] - 3, metrics["totalProducts"])
+    assert metrics["totalProducts"] == numbers["totalProducts"] - 3 >= 0
