@@ -38,6 +38,8 @@ def may_be_again(hour: str, batch_time: datetime) -> bool:
     stored one is always such a one, whoever works on it.
     """
     return batch_time - datetime.fromisoformat(f"{hour}:00+00:00") >= REMEMBERED - timedelta(days=2)
+
+
 AT_ONCE = 25
 """Counter items of one isolated reading. DynamoDB takes 100 (AWS, "Quotas in Amazon DynamoDB"), moto and older servers 25."""
 

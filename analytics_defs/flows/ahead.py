@@ -50,6 +50,9 @@ class _ArchiveAhead:
             if blob.key.startswith(DEAD_LETTERS) and sum(map(len, self._letters.values())) + len(blob.body) <= MOST_BYTES:
                 self._letters[blob.key] = blob.body
 
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        return [found for blob in blobs if (found := self._under.fetch(blob.key))]
+
     def put_if_absent(self, blob: Blob) -> bytes:
         return blob.body
 
