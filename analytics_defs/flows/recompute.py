@@ -149,7 +149,10 @@ class _Moments:
         return totals == self._idle or totals.get(BATCHES, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
 
     def _while_idle(self, items: Sequence[CounterItem]) -> Counted:
-        """The number of batches is itself what differs, or a record came late: all of them are read, and nothing may close meanwhile."""
+        """The number of batches is itself what differs, or a record came late: all of them are read, and nothing may close meanwhile.
+
+        Weaker than a number that fits: a close that is done, and whose record DynamoDB's query does not show yet, is missed.
+        """
         before = self._ports.ledger.counters_at_once(items)
         self._recorded.clear()
         self._recorded.add(self._ports.ledger.records_from(FIRST))
