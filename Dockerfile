@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 
 # One image for every service of docker-compose.yml, and for one container that does the whole job:
-#   docker run -p 8080:8080 -p 3000:3000 -e KAFKA_BROKERS=… -e DYNAMO_ENDPOINT=… -e MINIO_ENDPOINT=… IMAGE
+#   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:3000:3000 -e KAFKA_BROKERS=… -e DYNAMO_ENDPOINT=… -e MINIO_ENDPOINT=… IMAGE
 # The same Python as the tests'.
 ARG PYTHON=3.11-slim-bookworm
 

@@ -43,7 +43,7 @@ dev: venv ## Run the whole platform with embedded servers and a simulated shop; 
 	@$(LOCAL) dev --port $(PORT) --rate $(RATE)
 
 bench: venv ## Measure speed, latency and memory on real servers, beside what these give at most (half an hour)
-	$(BIN)/python -m bench --save bench/results.md
+	$(BIN)/python -m bench --save .bench/results.md
 
 lint: venv ## Check format, style and types
 	$(BIN)/ruff format --check

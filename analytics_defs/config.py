@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     kafka_group_id: str = Field("analytics-group", min_length=1, description="the group whose offsets show the progress")
     kafka_topics: Topics = Field(EVENT_TYPES, description="topics to read")
     kafka_session_timeout: Duration = Field(timedelta(seconds=30), description="of the consumer's session")
-    kafka_heartbeat_interval: Duration = Field(timedelta(seconds=3), description="of the consumer's session")
+    kafka_heartbeat_interval: Duration = Field(timedelta(seconds=3), gt=timedelta(0), description="of the consumer's session")
     kafka_rebalance_timeout: Duration = Field(timedelta(seconds=60), description="longest time between two polls of the consumer")
     kafka_request_timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(0), description="one request to Kafka with its retries")
     kafka_security_protocol: Protocol = Field("PLAINTEXT", description="how the brokers are spoken to")
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
                 "what one transaction of the ledger holds"
             )
         if self.kafka_heartbeat_interval >= self.kafka_session_timeout:
-            yield "KAFKA_HEARTBEAT_INTERVAL: expected less than KAFKA_SESSION_TIMEOUT, a third of it at most"
+            yield "KAFKA_HEARTBEAT_INTERVAL: expected less than KAFKA_SESSION_TIMEOUT"
         tables = [self.recent_events_table_name, self.ledger_table_name, self.aggregates_table_name]
         if len(set(tables)) < len(tables):
             yield f"RECENT_EVENTS_TABLE_NAME, LEDGER_TABLE_NAME, AGGREGATES_TABLE_NAME={','.join(tables)}: expected three different tables"

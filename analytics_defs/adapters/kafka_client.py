@@ -51,7 +51,7 @@ class KafkaConfig:
     session_timeout: timedelta = timedelta(seconds=30)
     heartbeat_interval: timedelta = timedelta(seconds=3)
     rebalance_timeout: timedelta = timedelta(seconds=60)
-    request_timeout: timedelta = timedelta(seconds=15)
+    request_timeout: timedelta = timedelta(seconds=10)
     """One request with all its retries."""
     read_timeout: timedelta = timedelta(seconds=30)
     """How long a reading may go without getting any further."""

@@ -34,7 +34,7 @@ def analytics() -> None:
         set -a; . .dev/env; set +a
 
     Exit codes: 0 well, 1 a finding or another run was first, 2 wrong usage or settings, 3 something does not answer, 4 refused
-    or missing.
+    or missing, 130 interrupted, 141 who read the output went away.
     """
 
 

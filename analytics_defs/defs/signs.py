@@ -73,7 +73,8 @@ def vital_signs(platform: dg.ResourceParam[Platform]):  # type: ignore[no-untype
     asset=ARCHIVE,
     name="stores_agree",
     description="DynamoDB, JSON, Parquet and counters hold the same events, hour by hour, over the last day's hours and those that the "
-    "newest batches added to. Lists every hour that disagrees, with both numbers and the batches.",
+    "newest batches added to; hours of more than 20,000 events by numbers alone. Lists every hour that disagrees, with both numbers and "
+    "the batches.",
 )
 def stores_agree(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     with failures():
