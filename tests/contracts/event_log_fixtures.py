@@ -269,7 +269,12 @@ class RealBroker:
         return topic
 
     def write(self, topic: str, partition: int, records: Sequence[Written]) -> None:
-        send(self._producer, topic, partition, records)
+        self._send(self._producer, topic, partition, records)
+
+    def _send(self, producer: Producer, topic: str, partition: int, records: Sequence[Written]) -> None:
+        """Until readers see them: a partition that was just made has shown a shorter log than what was confirmed, for a moment."""
+        end = send(producer, topic, partition, records)
+        until(lambda: self.high(TopicPartition(topic, partition)) >= end)
 
     def transactional(self) -> Producer:
         """A producer of its own transactional id, ready to begin."""
@@ -280,7 +285,7 @@ class RealBroker:
     def begin(self, topic: str, partition: int, records: Sequence[Written]) -> OpenTransaction:
         producer = self.transactional()
         producer.begin_transaction()
-        send(producer, topic, partition, records)
+        self._send(producer, topic, partition, records)
         return _KafkaTransaction(self, producer, TopicPartition(topic, partition))
 
     def high(self, partition: TopicPartition) -> int:
@@ -400,22 +405,31 @@ def impatient(brokers: str) -> KafkaConfig:
     return KafkaConfig(brokers, group_id=_name(), request_timeout=timedelta(seconds=10), read_timeout=timedelta(seconds=2))
 
 
-def send(producer: Producer, topic: str, partition: int, records: Sequence[Written]) -> None:
-    """Write the records and wait for every confirmation."""
+def send(producer: Producer, topic: str, partition: int, records: Sequence[Written]) -> int:
+    """Write the records and wait for every confirmation. Answers the offset behind the last one, 0 where there is none."""
     failed: list[object] = []
+    ends = [0]
+
+    def confirmed(error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            ends.append((message.offset() or 0) + 1)
+        else:
+            failed.append(error)
+
     for each in records:
         producer.produce(
             topic,
             each.value,
             each.key,
             partition,
-            on_delivery=lambda error, _: failed.append(error) if error else None,
+            on_delivery=confirmed,
             timestamp=each.timestamp_ms,
             headers=list(each.headers),
         )
         producer.poll(0)
     assert producer.flush(TEN_SECONDS) == 0
     assert failed == []
+    return max(ends)
 
 
 def values(records: Sequence[Record]) -> list[bytes | None]:
