@@ -52,6 +52,7 @@ def latency(folder: Path, rate: float, events: int, on_progress: Callable[[int],
             return len(waits) >= events
 
         stack.wait_until(all_seen, what="events to become queryable", limit=timedelta(seconds=events / rate) + PATIENCE)
+        stack.wait_until(partial(_closed, world, events + 2), what="the last batch's close", limit=PATIENCE)
     world.prove(events + 2)
     waits.sort()
     return Latency(events, rate, waits[len(waits) // 2], waits[len(waits) * 99 // 100], waits[-1])
