@@ -6,9 +6,11 @@ Dagster makes the instance's compute log manager in every run's own process. dag
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import dagster as dg
@@ -74,8 +76,18 @@ class BucketComputeLogs(ComputeLogManager[dg.DagsterInstance], ConfigurableClass
 
     @contextmanager
     def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
-        with self._of(log_key).capture_logs(log_key) as context:
+        logs = self._of(log_key)
+        with logs.capture_logs(log_key) as context:
             yield context
+        if logs is not self._nowhere and list(log_key[1:2]) == [_RUNS]:
+            self._forget_folder(log_key)
+
+    def _forget_folder(self, log_key: Sequence[str]) -> None:
+        """What was staged on disk is uploaded and gone; Dagster leaves the run's empty folders, two for each run for ever."""
+        staged = Path(self._bucket.local_manager.get_captured_local_path(log_key, "out"))
+        with suppress(OSError):
+            staged.parent.rmdir()
+            staged.parent.parent.rmdir()
 
     @contextmanager
     def open_log_stream(self, log_key: Sequence[str], io_type: ComputeIOType) -> Iterator[IO[bytes] | None]:
@@ -137,6 +149,12 @@ def _s3_compute_logs(config: ObjectStoreConfig, prefix: str) -> S3ComputeLogMana
             aws_access_key_id=config.keys.access_key_id if config.keys else None,
             aws_secret_access_key=config.keys.secret_access_key if config.keys else None,
         )
-        return S3ComputeLogManager(bucket=config.bucket, prefix=prefix, endpoint_url=config.endpoint, skip_empty_files=True)
+        return S3ComputeLogManager(
+            bucket=config.bucket,
+            local_dir=tempfile.gettempdir(),  # its default is /tmp, whatever TMPDIR says
+            prefix=prefix,
+            endpoint_url=config.endpoint,
+            skip_empty_files=True,
+        )
     finally:
         boto3.DEFAULT_SESSION = default

@@ -21,7 +21,7 @@ from tests.contracts.archive_fixtures import moto_endpoint
 
 BUCKET = "logs-of-runs"
 RUNS = """\
-import json, sys
+import json, os, pathlib, sys
 import dagster as dg
 from dagster._core.storage.compute_log_manager import ComputeIOType
 
@@ -40,11 +40,12 @@ def run(name):
     done = job(name).execute_in_process(instance=instance)
     (captured,) = [event.logs_captured_data for event in done.all_events if event.event_type_value == "LOGS_CAPTURED"]
     imported = "dagster_aws" in sys.modules
+    left = [str(each) for each in pathlib.Path(os.environ["TMPDIR"]).rglob("compute_logs")]
     reader = dg.DagsterInstance.get()
     logs = reader.compute_log_manager
     key = [done.run_id, "compute_logs", captured.file_key]
     read, _ = logs.get_log_data_for_type(key, ComputeIOType.STDOUT, 0, None)
-    return {"imported": imported, "complete": logs.is_capture_complete(key), "read": read and read.decode()}
+    return {"imported": imported, "left on disk": left, "complete": logs.is_capture_complete(key), "read": read and read.decode()}
 
 print(json.dumps([run("micro_batch"), run("another")]), file=sys.stderr)
 """
@@ -66,8 +67,8 @@ def test_what_a_run_prints_can_be_read_from_the_bucket_and_a_micro_batch_never_i
         done = subprocess.run([sys.executable, "-c", RUNS], env=os.environ | settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     micro_batch, another = json.loads(done.stderr.splitlines()[-1])
-    assert micro_batch == {"imported": False, "complete": True, "read": None}
-    assert another == {"imported": True, "complete": True, "read": "said by a run\n"}
+    assert micro_batch == {"imported": False, "left on disk": [], "complete": True, "read": None}
+    assert another == {"imported": True, "left on disk": [], "complete": True, "read": "said by a run\n"}
     assert done.stdout.count("said by a run") == 2
 
 
