@@ -98,7 +98,9 @@ def drain_large(folder: Path, records: int, *, on_progress: Callable[[int], None
 
 def _produce_large(world: World, records: int) -> None:
     settings = world.settings
-    producer = Producer({"bootstrap.servers": settings.kafka_brokers, "message.max.bytes": 1_000_000, "enable.idempotence": True})
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka_brokers, "message.max.bytes": 1_000_000, "enable.idempotence": True, "max.in.flight": 1}
+    )
     for number in range(records):
         event = {"id": f"large-{number}", "timestamp": datetime.now(UTC).isoformat(), "type": "ProductDeleted", "productId": "p"}
         text = json.dumps(event | {"sellerId": "s", "note": "x" * LARGE_BYTES})

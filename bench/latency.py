@@ -71,7 +71,9 @@ class _Produced:
         self._since: dict[str, float] = {}
         self._lock = threading.Lock()
         settings = world.settings
-        self._producer = Producer({"bootstrap.servers": settings.kafka_brokers, "linger.ms": 0, "enable.idempotence": True})
+        self._producer = Producer(
+            {"bootstrap.servers": settings.kafka_brokers, "linger.ms": 0, "enable.idempotence": True, "max.in.flight": 1}
+        )
         records = islice(outgoing(int(datetime.now(UTC).timestamp()), FLAWLESS, settings.kafka_topics), events)
         threading.Thread(target=self._produce, args=(records, rate), daemon=True).start()
 

@@ -68,7 +68,13 @@ def admin() -> AdminClient:
 @cache
 def _producer() -> Producer:
     require_servers()
-    settings = {"bootstrap.servers": os.environ["KAFKA_BROKERS"], "linger.ms": 5, "enable.idempotence": True, "logger": _quiet}
+    settings = {
+        "bootstrap.servers": os.environ["KAFKA_BROKERS"],
+        "linger.ms": 5,
+        "enable.idempotence": True,
+        "max.in.flight": 1,
+        "logger": _quiet,
+    }
     return Producer(settings)
 
 
