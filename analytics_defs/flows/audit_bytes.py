@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from analytics_defs.core.events import Event
-from analytics_defs.core.layout import batch_time, event_key, later_event_key
+from analytics_defs.core.layout import batch_time
+from analytics_defs.flows.event_objects import object_of
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Account, bring_all, exactly, sound
 from analytics_defs.flows.restore import event_of
-from analytics_defs.ports import Blob, Ports, StoredRow, may_be_again
+from analytics_defs.ports import Ports, StoredRow
 
 AT_ONCE = 100
 """Objects in memory together."""
@@ -53,8 +53,8 @@ def _compare(account: Account, ports: Ports, bench: CalculatorBench) -> BytesAud
 
 def _compare_some(rows: Sequence[StoredRow], found: BytesAudit, ports: Ports) -> None:
     events = [event_of(row, found.hour) for row in rows]
-    blobs = ports.workers.run([partial(_object_of, event, row, ports) for event, row in zip(events, rows, strict=True)])
-    for event, row, blob in zip(events, rows, blobs, strict=True):
+    looks = [partial(object_of, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
+    for event, row, (_, blob) in zip(events, rows, ports.workers.run(looks), strict=True):
         if blob is None:
             continue
         found.compared += 1
@@ -62,9 +62,3 @@ def _compare_some(rows: Sequence[StoredRow], found: BytesAudit, ports: Ports) ->
             found.other_bytes.append(event.id)
         elif (blob.metadata.get("source"), blob.metadata.get("batch")) != (str(row.source), row.batch_id):
             found.other_origin.append(event.id)
-
-
-def _object_of(event: Event, row: StoredRow, ports: Ports) -> Blob | None:
-    """The one that lies under its source's own name, where the plain name may be another event's."""
-    beside = may_be_again(event.hour, batch_time(row.batch_id)) and ports.archive.fetch(later_event_key(event.hour, event.id, row.source))
-    return beside or ports.archive.fetch(event_key(event.hour, event.id))

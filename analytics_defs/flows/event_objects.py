@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from analytics_defs.core.events import Event
 from analytics_defs.core.layout import event_key, event_metadata, later_event_key
@@ -17,6 +18,20 @@ def put_event_objects(batch: Batch, events: Sequence[Event], ports: Ports) -> No
     ports.archive.put([_object(event, batch) for event in events if event.hour not in old])
     if old:
         _put_new([event for event in events if event.hour in old], batch, ports)
+
+
+def object_of(event: Event, batch_time: datetime, ports: Ports) -> tuple[str, Blob | None]:
+    """The key of the object of an event that was stored at that time, and what lies there. Reads only.
+
+    Its own name beside another event's, where one lies there or another event's object holds the plain name.
+    """
+    key, source = event_key(event.hour, event.id), str(event.record.source)
+    found = ports.archive.fetch(key)
+    if not may_be_again(event.hour, batch_time) or (found and found.metadata.get("source") == source):
+        return key, found
+    beside = later_event_key(event.hour, event.id, event.record.source)
+    own = ports.archive.fetch(beside)
+    return (beside, own) if own or found else (key, None)
 
 
 def _put_new(events: Sequence[Event], batch: Batch, ports: Ports) -> None:

@@ -15,7 +15,7 @@ from analytics_defs.core import letters, tables
 from analytics_defs.core.batch import holes, one
 from analytics_defs.core.events import Event, Rules, Verdict, judge
 from analytics_defs.core.hours import Revision, marked, marker, together
-from analytics_defs.core.layout import event_dir, event_key, success_key
+from analytics_defs.core.layout import event_dir, event_key, later_event_key, success_key
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.letters import Repeat
 from analytics_defs.core.offsets import Range, Record, Source
@@ -219,7 +219,10 @@ def _judged_blobs(blobs: Sequence[Blob | None], record: BatchRecord) -> Iterator
             except ValueError:
                 continue
             verdict = _event(source, blob.body, None, record)
-            if isinstance(verdict, Event) and event_key(verdict.hour, verdict.id) == blob.key:
+            if isinstance(verdict, Event) and blob.key in (
+                event_key(verdict.hour, verdict.id),
+                later_event_key(verdict.hour, verdict.id, source),
+            ):
                 yield verdict
 
 

@@ -11,12 +11,13 @@ from analytics_defs.core import letters, tables
 from analytics_defs.core.attribute_values import parse_document, pointer_key, recent_event_item
 from analytics_defs.core.events import Event, Rejection, Rules, judge
 from analytics_defs.core.hours import Revision
-from analytics_defs.core.layout import event_key, event_metadata, part_key
+from analytics_defs.core.layout import event_metadata, part_key
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Record, Source
 from analytics_defs.core.replaying import Fates, Held, State, Store, fates, short
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import Contradiction
+from analytics_defs.flows.event_objects import object_of
 from analytics_defs.flows.evidence import Archives, FromKafka, from_kafka, mark_again, repeats_in, rows_of_part, rows_of_tree
 from analytics_defs.flows.hours import Moved
 from analytics_defs.flows.rebuild import ANY
@@ -48,8 +49,10 @@ class Mending:
         self._leftovers: list[str] = []
         self._pointed: dict[Source, Blob] = {}
         """Objects that are there only where an item cannot hold its event."""
+        self._keys: dict[Source, str] = {}
+        """Where the object of each event belongs."""
         self._there: dict[str, Blob] = {}
-        """What lay under the events' keys: asked once, so that nobody's object comes in between unseen."""
+        """What lay under these keys: asked once, so that nobody's object comes in between unseen."""
         self._foreign = set[str]()
         """Keys that another batch wrote over."""
 
@@ -99,8 +102,10 @@ class Mending:
 
     def _bodies(self, events: Sequence[Event], items: Mapping[str, StoredEvent]) -> dict[Source, Blob]:
         """Objects of these events, as far as they are there and name this batch and source."""
-        blobs = self._ports.workers.run([partial(self._ports.archive.fetch, event_key(each.hour, each.id)) for each in events])
-        found = [(each, blob) for each, blob in zip(events, blobs, strict=True) if blob]
+        looks = [partial(object_of, each, self.record.batch.time, self._ports) for each in events]
+        places = list(zip(events, self._ports.workers.run(looks), strict=True))
+        self._keys = {each.record.source: key for each, (key, _) in places}
+        found = [(each, blob) for each, (_, blob) in places if blob]
         self._there = {blob.key: blob for _, blob in found}
         self._foreign = {blob.key for each, blob in found if self._is_foreign(blob, items.get(each.id))}
         return {
@@ -230,7 +235,8 @@ class Mending:
 
     def _look_objects(self, stored: Sequence[Event], items: dict[str, StoredEvent]) -> None:
         for event in stored:
-            key, source = event_key(event.hour, event.id), event.record.source
+            source = event.record.source
+            key = self._keys[source]
             if key in self._foreign:
                 continue
             blob = Blob(key, event.record.value or b"", "application/json", event_metadata(event, self.record.batch.id))

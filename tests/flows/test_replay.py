@@ -14,7 +14,7 @@ import pytest
 from analytics_defs.adapters.memory import MemoryRecentEvents
 from analytics_defs.core.batch import Limits
 from analytics_defs.core.events import Rules
-from analytics_defs.core.layout import event_key, success_key
+from analytics_defs.core.layout import event_key, later_event_key, part_key, success_key
 from analytics_defs.core.offsets import Range
 from analytics_defs.core.replaying import Hours, State, Store, span
 from analytics_defs.errors import Contradiction, Unavailable
@@ -96,6 +96,41 @@ def test_whatever_subset_was_lost_or_altered_comes_back_byte_for_byte_and_twice_
     assert stores(world) == before
     agree(world)
     assert run(world).changed == 0
+
+
+def a_world_with_an_id_that_came_again() -> tuple[World, str, str]:
+    """Its older object, and the newer one beside it."""
+    world = World()
+    world.create()
+    world.produce(event("x"))
+    world.settle()
+    world.clock.advance(timedelta(days=29))
+    second = world.produce(event("x", payload="other"))
+    world.settle()
+    return world, event_key(HOUR, "x"), later_event_key(HOUR, "x", second)
+
+
+@pytest.mark.parametrize("gone", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("from_parquet", [False, True])
+def test_the_objects_of_an_id_that_came_again_come_back_beside_each_other(gone: tuple[int, ...], from_parquet: bool) -> None:
+    world, *keys = a_world_with_an_id_that_came_again()
+    before = stores(world)
+    world.archive.delete([keys[each] for each in gone])
+    if from_parquet:
+        world.log.retain_from(TOPIC, 0, 2)
+    done = run(world)
+    assert (done.contradictions, done.lost, done.changed) == ([], [], len(gone))
+    assert stores(world) == before
+
+
+def test_a_part_of_an_id_that_came_again_comes_back_from_its_own_object() -> None:
+    world, *_ = a_world_with_an_id_that_came_again()
+    before = audit_hour(HOUR, world.ports)
+    world.log.retain_from(TOPIC, 0, 2)
+    world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
+    done = run(world)
+    assert (done.contradictions, done.lost, done.changed) == ([], [], 2)
+    assert audit_hour(HOUR, world.ports) == before
 
 
 def test_a_dry_run_names_the_same_changes_and_writes_nothing() -> None:
