@@ -9,7 +9,7 @@ from functools import partial
 from analytics_defs.core.layout import batch_time
 from analytics_defs.flows.event_objects import object_of
 from analytics_defs.flows.hourly_stats import CalculatorBench
-from analytics_defs.flows.hours import Account, bring_all, exactly, sound
+from analytics_defs.flows.hours import Account, bring_sound, exactly
 from analytics_defs.flows.restore import event_of
 from analytics_defs.ports import Ports, StoredRow
 
@@ -43,8 +43,7 @@ def compare_bytes(hour: str, ports: Ports, bench: CalculatorBench) -> BytesAudit
 def _compare(account: Account, ports: Ports, bench: CalculatorBench) -> BytesAudit:
     found = BytesAudit(account.hour)
     with bench() as table:
-        paths = bring_all(account, table, ports)
-        sound(account, paths, table)
+        paths = bring_sound(account, table, ports)
         for rows in table.rows(paths):
             for start in range(0, len(rows), AT_ONCE):
                 _compare_some(rows[start : start + AT_ONCE], found, ports)

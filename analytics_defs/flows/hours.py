@@ -90,6 +90,13 @@ def bring_all(account: Account, table: Table, ports: Ports) -> list[str]:
     return list(found.values())
 
 
+def bring_sound(account: Account, table: Table, ports: Ports) -> list[str]:
+    """`bring_all`, and none of the files is damaged. Raises Contradiction where one is."""
+    paths = bring_all(account, table, ports)
+    sound(account, paths, table)
+    return paths
+
+
 @contextmanager
 def damage_named(account: Account, paths: Sequence[str], table: Table) -> Iterator[None]:
     """Where reading these files of the hour fails inside, and one of them is damaged, that is said: trying again would not help."""

@@ -18,7 +18,7 @@ from analytics_defs.core.hours import together
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Contradiction, TakenOver
 from analytics_defs.flows.compact import Bench
-from analytics_defs.flows.hours import Account, bring_all, exactly, expected, records_of, sound
+from analytics_defs.flows.hours import Account, bring_sound, exactly, expected, records_of
 from analytics_defs.ports import AT_ONCE, Ports
 
 READINGS = 10
@@ -194,8 +194,7 @@ def _batches(item: CounterItem, ports: Ports) -> list[str]:
 def _archive_differences(hour: str, ports: Ports, bench: Bench) -> list[ArchiveDifference]:
     def read(account: Account) -> list[ArchiveDifference]:
         with bench() as table:
-            paths = bring_all(account, table, ports)
-            sound(account, paths, table)
+            paths = bring_sound(account, table, ports)
             archived = together(rows for rows in table.look(paths).values() if rows is not None).by_batch
         recorded = expected(hour, records_of(account.batches, ports))
         return [

@@ -17,7 +17,7 @@ from analytics_defs.core.layout import batch_time, hour_path
 from analytics_defs.core.offsets import Record
 from analytics_defs.errors import Contradiction
 from analytics_defs.flows.hourly_stats import CalculatorBench
-from analytics_defs.flows.hours import Account, bring_all, exactly, sound
+from analytics_defs.flows.hours import Account, bring_sound, exactly
 from analytics_defs.flows.rebuild import ANY
 from analytics_defs.flows.steps import CHUNK
 from analytics_defs.ports import KEPT, Ports, StoredRow
@@ -49,8 +49,7 @@ def restore(hour: str, ports: Ports, bench: CalculatorBench) -> Restored:
 def _restore(account: Account, ports: Ports, bench: CalculatorBench) -> Restored:
     done = Restored(account.hour)
     with bench() as table:
-        paths = bring_all(account, table, ports)
-        sound(account, paths, table)
+        paths = bring_sound(account, table, ports)
         for rows in table.rows(paths):
             for batch_id, some in groupby(rows, lambda row: row.batch_id):
                 done = _restore_some(batch_id, list(some), done, ports)

@@ -95,13 +95,19 @@ def test_an_id_that_looks_like_a_source_is_found() -> None:
     assert trace("orders/7/6", world.ports).fate is Fate.UNKNOWN_PARTITION
 
 
-def test_an_event_that_was_put_through_again_is_what_it_is_now_and_its_rejection_stands_below() -> None:
+def a_redriven_world() -> World:
+    """One event, too large at first."""
     world = World()
     world.create()
     world.produce(event("a", padding="." * 400))
     world.settle(conduct(rules=Rules(max_event_bytes=300)))
     world.clock.advance(timedelta(seconds=1))
     redrive(Selection(), world.ports, conduct("redrive"))
+    return world
+
+
+def test_an_event_that_was_put_through_again_is_what_it_is_now_and_its_rejection_stands_below() -> None:
+    world = a_redriven_world()
     told = trace("a", world.ports)
     assert (told.fate, told.item, told.redrive) == (Fate.STORED, "held", None)
     assert told.before is not None
@@ -185,12 +191,7 @@ def test_a_dead_letter_file_that_was_altered_is_no_evidence_and_the_answer_says_
 
 
 def test_an_event_that_was_put_through_again_is_found_although_its_dead_letter_file_was_altered_later() -> None:
-    world = World()
-    world.create()
-    world.produce(event("a", padding="." * 400))
-    world.settle(conduct(rules=Rules(max_event_bytes=300)))
-    world.clock.advance(timedelta(seconds=1))
-    redrive(Selection(), world.ports, conduct("redrive"))
+    world = a_redriven_world()
     alter_letters(world, b"too_large", b"made_up")
     told = trace("a", world.ports)
     assert (told.fate, told.item) == (Fate.STORED, "held")
