@@ -10,13 +10,12 @@ from pydantic import Field
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
-from analytics_defs.defs.checks import balance
+from analytics_defs.defs.checks import glance
 from analytics_defs.defs.metadata import batch_line, ingest_metadata
 from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.topics import topic_assets
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import steps
-from analytics_defs.flows.audit import audit
 from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
@@ -121,7 +120,7 @@ def move_events(
 def _report_balance(context: dg.AssetExecutionContext, ports: Ports) -> None:
     """The UI shows a check as not evaluated once its asset is materialized again: so the run says it too, after its materializations."""
     try:
-        context.log_event(balance(audit(ports)))
+        context.log_event(glance(ports))
     except AnalyticsError as error:
         context.log.info("the balance is left to the sensor's next look: %s", error)
 

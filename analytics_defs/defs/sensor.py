@@ -11,13 +11,12 @@ from analytics_defs.config import Settings
 from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, dead_runs, dispatch, silent_since, too_small
 from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.plan import Plan, Planning
-from analytics_defs.defs.checks import balance
+from analytics_defs.defs.checks import glance
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.signs import bounds_of, evaluations
 from analytics_defs.defs.topics import HOURS, event_parts, lag_observations
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.flows.audit import audit
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.report import Changes, changes_since
 from analytics_defs.ports import Ports
@@ -127,7 +126,7 @@ def _vital_signs(
 ) -> list[dg.AssetCheckEvaluation]:
     """The balance, and the signs beside it. A ledger that does not answer for a moment keeps no plan from running."""
     asked: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
-        lambda: [balance(audit(ports))],
+        lambda: [glance(ports)],
         lambda: evaluations(planning, ports, bounds_of(settings)),
     )
     found: list[dg.AssetCheckEvaluation] = []

@@ -52,18 +52,18 @@ class Audit:
         return not (self.unaccounted or self.differences or self.stuck or self.unreadable)
 
 
-def audit(ports: Ports) -> Audit:
+def audit(ports: Ports, readings: int = READINGS) -> Audit:
     """Counters are read between two readings of the heads, until no batch closed meanwhile.
 
-    Raises Unavailable where batches close faster than that, a hundred times in a row.
+    Raises Unavailable where batches close faster than that, so many times in a row.
     """
-    for _ in range(READINGS):
+    for _ in range(readings):
         before = ports.ledger.snapshot()
         counters = dict(ports.ledger.counters())
         after = ports.ledger.snapshot()
         if before.heads == after.heads:
             return _audit(after, counters, ports.clock.now())
-    raise Unavailable(f"batches close faster than the counters can be read ({READINGS} readings): audit again when ingest is quieter")
+    raise Unavailable(f"batches close faster than the counters can be read ({readings} readings): audit again when ingest is quieter")
 
 
 def _audit(after: Snapshot, counters: dict[str, int], now: datetime) -> Audit:

@@ -13,7 +13,7 @@ import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
 from analytics_defs.core.layout import staging_key
-from analytics_defs.core.ledger import BatchRecord, Lease, RangeRecord
+from analytics_defs.core.ledger import BatchRecord, Head, Lease, RangeRecord, Snapshot
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Policy
 from analytics_defs.definitions import defs
@@ -190,6 +190,29 @@ def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlat
     platform.clock.advance(timedelta(minutes=1))
     again = platform.tick(instance, first.cursor).asset_events
     assert [type(event) for event in again] == [dg.AssetObservation, *[dg.AssetCheckEvaluation] * 4]
+
+
+class RestlessLedger(MemoryLedger):
+    """A batch closes elsewhere before each look at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+
+    def snapshot(self) -> Snapshot:
+        found = super().snapshot()
+        self.looks += 1
+        elsewhere = TopicPartition("elsewhere", 0, 0)
+        return replace(found, heads={**found.heads, elsewhere: Head(elsewhere, 0, self.looks)})
+
+
+def test_a_ledger_that_never_rests_costs_a_tick_few_requests_and_no_plan(instance: dg.DagsterInstance) -> None:
+    platform, ledger = MemoryPlatform(), RestlessLedger()
+    platform._ports = replace(platform._ports, ledger=ledger)
+    platform.produce(10)
+    tick = platform.tick(instance)
+    assert len(requests(tick)) == 1
+    assert ledger.looks < 10
 
 
 class UnreadableLedger(MemoryLedger):
