@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Job:
 
 def work(job: Job) -> None:
     """The process's whole life."""
+    tempfile.tempdir = str(job.folder)  # who is killed removes nothing
     ports = wiring.build_ports(job.settings)
 
     def watch(name: str, perform: object, args: tuple[object, ...]) -> object:
