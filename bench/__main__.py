@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from analytics_defs.cli.shown import progress
-from bench import ceilings, report
+from bench import report
+from bench.ceilings import ceilings
 from bench.drain import drain, drain_large
 from bench.latency import latency
 from bench.report import Results
@@ -77,11 +78,8 @@ def _memory(results: Results, records: int) -> None:
 
 
 def _ceilings(results: Results, events: int) -> None:
-    with _bar("raw ceilings", 2) as advance:
-        results.claims_per_second = ceilings.claims_per_second(events)
-        advance(1)
-        results.puts_per_second = ceilings.puts_per_second(events)
-        advance(2)
+    with _bar("raw ceilings", 3) as advance:
+        results.ceilings = ceilings(events, advance)
 
 
 def _drain(results: Results, events: int, lanes: int, *, event_objects: bool) -> None:

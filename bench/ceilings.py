@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -16,6 +17,7 @@ from analytics_defs.adapters.dynamodb_client import DynamoConfig
 from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
 from analytics_defs.adapters.object_store import ObjectStoreArchive
 from analytics_defs.adapters.system import ThreadWorkers
+from analytics_defs.config import Settings
 from analytics_defs.core.attribute_values import Item
 from analytics_defs.core.events import Event, Rules, judge
 from analytics_defs.core.layout import batch_id, event_key, event_metadata
@@ -34,17 +36,32 @@ PROBE_SHARE = 25
 Action = Mapping[str, Mapping[str, Any]]
 
 
-def claims_per_second(count: int) -> float:
-    """Events a second, claimed by transactions of 100 conditional puts, into an empty table, with the best of several numbers of threads.
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Events a second that the stores take, each into a table or bucket that was empty."""
 
-    `count` is that of the drains beside it: a table of 100,000 items takes longer for one more than a table of 10,000.
+    claims: float
+    """By transactions of 100 conditional puts, with the best of several numbers of threads."""
+    puts: float
+    """By single PUTs, with the best of several numbers in flight."""
+    both: float
+    """Claims and PUTs of the same events side by side: what is left of the two where stores and clients share a machine."""
+
+
+def ceilings(count: int, on_progress: Callable[[int], None]) -> Ceilings:
+    """`count` is that of the drains beside it: a table of 100,000 items takes longer for one more than a table of 10,000.
+
+    `on_progress` is told how many of the three are known.
     """
-    return _claims(count, max(CLAIM_THREADS, key=partial(_claims, count // PROBE_SHARE)))
-
-
-def puts_per_second(count: int) -> float:
-    """Objects a second by single PUTs, into an empty bucket, with the best of several numbers in flight. `count` as above."""
-    return _puts(count, max(PUTS_IN_FLIGHT, key=partial(_puts, count // PROBE_SHARE)))
+    threads = max(CLAIM_THREADS, key=partial(_rate, count // PROBE_SHARE, 0))
+    claims = _rate(count, 0, threads)
+    on_progress(1)
+    in_flight = max(PUTS_IN_FLIGHT, key=lambda each: _rate(count // PROBE_SHARE, each, 0))
+    puts = _rate(count, in_flight, 0)
+    on_progress(2)
+    both = _rate(count, in_flight, threads)
+    on_progress(3)
+    return Ceilings(claims, puts, both)
 
 
 class _Recorder(Dynamo):
@@ -59,38 +76,42 @@ class _Recorder(Dynamo):
         return {}
 
 
-def _claims(count: int, threads: int) -> float:
-    settings = new_world(store_threads=str(threads)).settings
+def _rate(count: int, puts_in_flight: int, claim_threads: int) -> float:
+    """Of `count` events in a world of their own; 0: without these requests."""
+    settings = new_world(store_threads=str(max(claim_threads, 1))).settings
     events = _events(count, settings.rules())
+    claims = _claims(settings, events) if claim_threads else []
+    workers = ThreadWorkers(claim_threads + 1)
+    with _puts(settings, events, puts_in_flight) as puts:
+        jobs = [*([puts] if puts_in_flight else []), *claims]
+        begun = time.monotonic()
+        workers.run(jobs)
+        seconds = time.monotonic() - begun
+    workers.close()
+    return count / seconds
+
+
+def _claims(settings: Settings, events: Sequence[Event]) -> list[Callable[[], object]]:
     recorder, now = _Recorder(), whole_milliseconds(datetime.now(UTC))
     recent = DynamoRecentEvents(recorder, settings.recent_events_table_name)
-    for start in range(0, count, CHUNK):
+    for start in range(0, len(events), CHUNK):
         recent.claim(events[start : start + CHUNK], now)
     dynamo = Dynamo(wiring.dynamo_config(settings))
-    return _rate(count, threads, [partial(dynamo.transact, each) for each in recorder.transactions])
+    return [partial(dynamo.transact, each) for each in recorder.transactions]
 
 
-def _puts(count: int, in_flight: int) -> float:
-    settings = new_world().settings
-    events = _events(count, settings.rules())
-    batch = batch_id(datetime.now(UTC), [Range(TopicPartition("bench", 0, 0), 0, count)])
+@contextmanager
+def _puts(settings: Settings, events: Sequence[Event], in_flight: int) -> Iterator[Callable[[], object]]:
+    """One job: the archive itself keeps so many in flight."""
+    batch = batch_id(datetime.now(UTC), [Range(TopicPartition("bench", 0, 0), 0, len(events))])
     blobs = [
         Blob(event_key(each.hour, each.id), each.record.value or b"", "application/json", event_metadata(each, batch)) for each in events
     ]
-    archive = ObjectStoreArchive(replace(wiring.object_store_config(settings), max_in_flight=in_flight))
+    archive = ObjectStoreArchive(replace(wiring.object_store_config(settings), max_in_flight=max(in_flight, 1)))
     try:
-        return _rate(count, 1, [partial(archive.put, blobs)])
+        yield partial(archive.put, blobs)
     finally:
         archive.close()
-
-
-def _rate(count: int, threads: int, jobs: Sequence[Callable[[], object]]) -> float:
-    workers = ThreadWorkers(threads)
-    begun = time.monotonic()
-    workers.run(jobs)
-    seconds = time.monotonic() - begun
-    workers.close()
-    return count / seconds
 
 
 def _events(count: int, rules: Rules) -> list[Event]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.ceilings import Ceilings
 from bench.drain import Drained
 from bench.latency import Latency
 
@@ -17,30 +18,25 @@ MOST_STEPS = 8
 
 @dataclass(slots=True)
 class Results:
-    claims_per_second: float | None = None
-    """The raw ceiling, measured between the drains."""
-    puts_per_second: float | None = None
+    ceilings: Ceilings | None = None
+    """Measured between the drains."""
     drained: list[Drained] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     large_records_mib: float | None = None
     """Peak memory of runs that drained records of 900 KB."""
-
-    def ceiling(self, *, event_objects: bool) -> float | None:
-        """Of the store that limits such a drain."""
-        return self.puts_per_second if event_objects else self.claims_per_second
 
 
 def markdown(results: Results) -> str:
     lines = [
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {machine()}. Servers and clients share it.",
         "",
-        "| drain | events | events/s | in batches | of the raw ceiling | runs | peak memory of a run |",
-        "|---|---|---|---|---|---|---|",
-        *(_drain_line(each, results) for each in results.drained),
+        "| drain | events | events/s | in batches | of its raw ceiling | of the stores' side by side | runs | peak memory of a run |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_drain_line(each, results.ceilings) for each in results.drained),
         "",
         "| raw ceiling, same requests, no pipeline | a second |",
         "|---|---|",
-        *(f"| {what} | {found:,.0f} |" for what, found in _raw(results) if found),
+        *(f"| {what} | {found:,.0f} |" for what, found in _raw(results.ceilings)),
     ]
     if results.latencies:
         lines += ["", "| record to queryable item | p50 | p99 | worst |", "|---|---|---|---|"]
@@ -66,24 +62,29 @@ def machine() -> str:
     return f"{cores} cores ({kind}), {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
 
 
-def _drain_line(each: Drained, results: Results) -> str:
+def _drain_line(each: Drained, ceilings: Ceilings | None) -> str:
     name = f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {'with' if each.event_objects else 'without'} JSON objects"
-    ceiling = results.ceiling(event_objects=each.event_objects)
-    share = (
-        f"{each.per_second / ceiling:.2f} ({each.per_second_in_batches * each.lanes / ceiling:.2f} in batches)"
-        if ceiling
-        else "not measured"
-    )
+    shares = ["not measured"] * 2
+    if ceilings:
+        limits = (ceilings.puts, ceilings.both) if each.event_objects else (ceilings.claims, ceilings.claims)
+        shares = [_share(each, limit) for limit in limits]
     return (
-        f"| {name} | {each.events:,} | {each.per_second:,.0f} | {each.per_second_in_batches * each.lanes:,.0f} | {share} | {each.runs} | "
-        f"{each.peak_mib:.0f} MiB |"
+        f"| {name} | {each.events:,} | {each.per_second:,.0f} | {each.per_second_in_batches * each.lanes:,.0f} | "
+        f"{' | '.join(shares)} | {each.runs} | {each.peak_mib:.0f} MiB |"
     )
 
 
-def _raw(results: Results) -> list[tuple[str, float | None]]:
+def _share(each: Drained, ceiling: float) -> str:
+    return f"{each.per_second / ceiling:.2f} ({each.per_second_in_batches * each.lanes / ceiling:.2f} in batches)"
+
+
+def _raw(ceilings: Ceilings | None) -> list[tuple[str, float]]:
+    if ceilings is None:
+        return []
     return [
-        ("claims (transactions of 100 conditional puts, DynamoDB Local)", results.claims_per_second),
-        ("single PUTs (MinIO)", results.puts_per_second),
+        ("claims (transactions of 100 conditional puts, DynamoDB Local)", ceilings.claims),
+        ("single PUTs (MinIO)", ceilings.puts),
+        ("both for each event, side by side", ceilings.both),
     ]
 
 
