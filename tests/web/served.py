@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from analytics_defs.adapters.system import SystemClock
@@ -106,6 +106,16 @@ def served(site: Site, host: str = "127.0.0.1") -> Iterator[Client]:
     assert not thread.is_alive()
 
 
+class Running(SystemClock):
+    """Runs on from a moment of a test's own choice, so that no test depends on the time of the day."""
+
+    def __init__(self, start: datetime) -> None:
+        self._ahead = start - super().now()
+
+    def now(self) -> datetime:
+        return super().now() + self._ahead
+
+
 def real_time(world: World) -> Ports:
-    """The world's ports under the clock of this machine."""
-    return Ports(world.log, world.recent, world.archive, world.ledger, SystemClock(), world.ports.workers)
+    """The world's ports under a clock that runs."""
+    return Ports(world.log, world.recent, world.archive, world.ledger, Running(world.clock.now()), world.ports.workers)

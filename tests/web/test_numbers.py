@@ -20,7 +20,7 @@ from tests.local.waiting import until
 from tests.proof.world import TOPIC, World, conduct, event
 from tests.web.served import Client, real_time, served, site
 
-HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+HOUR = datetime(2026, 3, 1, 10, tzinfo=UTC)
 TYPES = ("ProductCreated", "ProductUpdated", "ProductDeleted", "LowStockWarning")
 PRODUCT = {"id": "p", "name": "n", "price": 1, "stock": 1, "sellerId": "s"}
 PROMETHEUS = (
@@ -146,7 +146,7 @@ def test_a_redrive_lowers_no_counter_and_is_a_series_of_its_own(world: World) ->
 
 
 def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_that_waits(world: World) -> None:
-    written = int((datetime.now(UTC) - timedelta(minutes=2)).timestamp() * 1000)
+    written = int((world.clock.now() - timedelta(minutes=2)).timestamp() * 1000)
     world.log.append(TOPIC, 0, event("late"), timestamp_ms=written)
     world.log.append(TOPIC, 0, event("later"))
     with served(site(real_time(world))) as client:
