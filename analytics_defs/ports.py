@@ -341,6 +341,8 @@ class Clock(Protocol):
         """Milliseconds of a clock that never jumps, for durations."""
         ...
 
+    def sleep(self, duration: timedelta) -> None: ...
+
 
 class Workers(Protocol):
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
+from analytics_defs.flows.follow import Following
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
 
@@ -94,6 +95,20 @@ def grounds(settings: Settings, new: NewTopics | None = None) -> Iterator[tuple[
 
 def conduct(settings: Settings, run_id: str) -> Conduct:
     return Conduct(run_id, settings.rules(), settings.limits(), settings.event_objects, code_version(), settings.on_data_loss)
+
+
+def following(settings: Settings) -> Following:
+    """What is smaller than a batch waits here as it does at the sensor.
+
+    Pauses grow with the lanes: the archive of an hour lists its batches in one item of 400 KB, about 24,000 of them.
+    """
+    policy = replace(settings.policy(), max_offsets=settings.batch_max_events)
+    every = max(settings.follow_every, settings.batch_max_wait, settings.lanes * FOLLOWED_LANE)
+    return Following(settings.kafka_topics, policy, settings.follow_for, every)
+
+
+FOLLOWED_LANE = timedelta(milliseconds=200)
+"""At most five batches a second over all lanes together."""
 
 
 @functools.cache

@@ -227,3 +227,13 @@ def test_wrong_settings_do_not_keep_definitions_from_loading(monkeypatch: pytest
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_a_run_follows_more_slowly_the_more_lanes_there_are_and_no_faster_than_small_plans_may_wait() -> None:
+    def every(**settings: object) -> float:
+        return wiring.following(Settings(**settings)).every.total_seconds()  # type: ignore[arg-type]
+
+    assert every() == 1
+    assert every(lanes=20) == 4
+    assert every(batch_max_wait=timedelta(seconds=30)) == 30
+    assert wiring.following(Settings(batch_max_events=7)).policy.max_offsets == 7

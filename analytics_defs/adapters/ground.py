@@ -15,7 +15,8 @@ from analytics_defs.adapters.bucket import bucket_exists, create_bucket
 from analytics_defs.adapters.dynamodb import Dynamo
 from analytics_defs.adapters.dynamodb_tables import Table, create_tables, table_faults
 from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
-from analytics_defs.adapters.kafka_admin import KafkaAdmin, TopicShape, TopicSpec
+from analytics_defs.adapters.kafka_admin import KafkaAdmin
+from analytics_defs.adapters.kafka_topics import TopicShape, TopicSpec
 from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig
 from analytics_defs.core.layout import staging_key
 from analytics_defs.core.offsets import Range, TopicPartition

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import (
     AdminClient,
-    ConfigEntry,
     ConfigResource,
     ListOffsetsResultInfo,
     NewTopic,
@@ -35,6 +30,8 @@ from analytics_defs.adapters.kafka_client import (
     connect,
     translated,
 )
+from analytics_defs.adapters.kafka_moving import MOVING, while_moving
+from analytics_defs.adapters.kafka_topics import Settings, TopicShape, TopicSpec, description, kept, policy, shape
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.waiting import Kept
 from analytics_defs.errors import AnalyticsError
@@ -42,52 +39,9 @@ from analytics_defs.ports import Survey, TopicDescription, Watermarks
 
 K = TypeVar("K")
 V = TypeVar("V")
-Settings = Mapping[str, ConfigEntry]
 
 EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-PAUSES_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Each is cut at random, so that executors do not ask in step."""
-MOVING: Final = frozenset(
-    {
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_CONTROLLER,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.REPLICA_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-    }
-)
-"""What a broker answers while leaders or coordinators change."""
-NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
-"""What brokers older than topic ids answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """A topic to create."""
-
-    name: str
-    partitions: int
-    replication: int = -1
-    """-1: the broker's default."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TopicShape:
-    """A topic as it was set up. None where the broker does not tell, or not to us."""
-
-    partitions: int
-    replication: int
-    cleanup_policy: frozenset[str] | None
-    retention: timedelta | None
-    """By time; `timedelta.max` for one that keeps everything."""
-    max_message_bytes: int | None
 
 
 class KafkaAdmin:
@@ -109,7 +63,7 @@ class KafkaAdmin:
 
         def ask(client: AdminClient) -> dict[str, TopicDescription]:
             if self._tells_all(client, names[0]):
-                return {name: _description(topic) for name, topic in self._described(client, names).items()}
+                return {name: description(topic) for name, topic in self._described(client, names).items()}
             found = {name: self._partitions(client, name) for name in names}
             return {name: TopicDescription(name, partitions, None) for name, partitions in found.items() if partitions}
 
@@ -135,11 +89,11 @@ class KafkaAdmin:
 
     def cleanup_policies(self, topics: Collection[str]) -> dict[str, frozenset[str] | None]:
         """`cleanup.policy` of each topic, None where it cannot be learned: no permission, or a broker that does not tell."""
-        return {topic: _policy(settings) for topic, settings in self._settings(topics).items()}
+        return {topic: policy(settings) for topic, settings in self._settings(topics).items()}
 
     def retention(self, topics: Collection[str]) -> dict[str, Kept]:
         """Of the topics for which it can be learned."""
-        return {topic: _kept(settings) for topic, settings in self._settings(topics).items() if settings is not None}
+        return {topic: kept(settings) for topic, settings in self._settings(topics).items() if settings is not None}
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicShape]:
         """How those of the topics that exist are set up."""
@@ -147,7 +101,7 @@ class KafkaAdmin:
             return {}
         found = self._ask(f"describing the topics {', '.join(names)}", lambda client: self._described(client, names))
         settings = self._settings(found)
-        return {name: _shape(topic, settings[name]) for name, topic in found.items()}
+        return {name: shape(topic, settings[name]) for name, topic in found.items()}
 
     def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create those that are missing; answers their names. A topic that exists is left as it is."""
@@ -164,20 +118,21 @@ class KafkaAdmin:
         return True
 
     def _ask(self, doing: str, ask: Callable[[AdminClient], V]) -> V:
-        """One request. Where leaders or coordinators are on the move it is repeated, which every request here bears."""
-        deadline = time.monotonic() + self._seconds
-        pauses = iter(PAUSES_SECONDS)
+        """One request, which must bear to be repeated."""
+
+        def once() -> V:
+            try:
+                return ask(self._admin())
+            except KafkaException:
+                self._admin()  # to hear why
+                raise
+
         with translated(self._config.brokers, doing, self._faults):
-            while True:
-                try:
-                    return ask(self._admin())
-                except KafkaException as error:
-                    self._admin()  # to hear why
-                    pause = next(pauses, None)
-                    if pause is None or error.args[0].code() not in MOVING or time.monotonic() + pause > deadline:
-                        self.close()  # what it knows of leaders and brokers is of no use any more
-                        raise
-                time.sleep(random.uniform(0, pause))
+            try:
+                return while_moving(self._seconds, once)
+            except KafkaException:
+                self.close()  # what it knows of leaders and brokers is of no use any more
+                raise
 
     def _admin(self) -> AdminClient:
         if self._client is None:
@@ -296,44 +251,3 @@ def _named(what: object, error: KafkaError) -> KafkaException:
 def _kafka(topic_partition: TopicPartition) -> KafkaPartition:
     """Generations are our own business: Kafka knows the name alone."""
     return KafkaPartition(topic_partition.topic, topic_partition.partition)
-
-
-def _description(topic: KafkaTopic) -> TopicDescription:
-    topic_id = str(topic.topic_id)
-    return TopicDescription(topic.name, tuple(sorted(each.id for each in topic.partitions)), None if topic_id == NO_TOPIC_ID else topic_id)
-
-
-def _setting(settings: Settings | None, name: str) -> str | None:
-    return settings[name].value if settings is not None and name in settings else None
-
-
-def _policy(settings: Settings | None) -> frozenset[str] | None:
-    text = _setting(settings, "cleanup.policy")
-    return None if text is None else frozenset(each.strip() for each in text.split(",") if each.strip())
-
-
-def _retention(settings: Settings | None) -> timedelta | None:
-    text = _setting(settings, "retention.ms")
-    if text is None:
-        return None
-    return timedelta(milliseconds=int(text)) if int(text) >= 0 else timedelta.max
-
-
-def _kept(settings: Settings) -> Kept:
-    """A topic that is compacted and nothing else loses old values, but no record for its age or the size of its log."""
-    policy = _policy(settings)
-    if policy is not None and "delete" not in policy:
-        return Kept(timedelta.max)
-    size = int(_setting(settings, "retention.bytes") or -1)
-    return Kept(_retention(settings), size if size >= 0 else None, int(_setting(settings, "segment.bytes") or 0))
-
-
-def _shape(topic: KafkaTopic, settings: Settings | None) -> TopicShape:
-    max_message_bytes = _setting(settings, "max.message.bytes")
-    return TopicShape(
-        partitions=len(topic.partitions),
-        replication=min((len(each.replicas) for each in topic.partitions), default=0),
-        cleanup_policy=_policy(settings),
-        retention=_retention(settings),
-        max_message_bytes=None if max_message_bytes is None else int(max_message_bytes),
-    )

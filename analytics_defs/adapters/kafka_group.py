@@ -6,7 +6,6 @@ one (librdkafka 2.16, its issues 3663 and 4605; seen here whenever a broker was 
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -15,8 +14,8 @@ from typing import Final, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from analytics_defs.adapters.kafka_admin import MOVING, PAUSES_SECONDS
 from analytics_defs.adapters.kafka_client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, milliseconds, translated
+from analytics_defs.adapters.kafka_moving import while_moving
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import GroupInUse
 
@@ -95,22 +94,18 @@ class KafkaGroup:
         After a fault the client is dropped, with what it would still try: an offset set late would undo a newer one. It is not closed:
         closing waits, without a limit, for the coordinator.
         """
-        deadline = time.monotonic() + self._seconds
-        pauses = iter(PAUSES_SECONDS)
+
+        def once() -> V:
+            try:
+                return ask(self._consumer())
+            except BaseException:
+                self._drop()
+                raise
+
         with translated(self._config.brokers, doing, self._faults):
-            while True:
-                try:
-                    answer = ask(self._consumer())
-                except BaseException as error:
-                    self._drop()
-                    pause = next(pauses, None)
-                    moving = isinstance(error, KafkaException) and error.args[0].code() in MOVING
-                    if not moving or pause is None or time.monotonic() + pause > deadline:
-                        raise
-                else:
-                    self._faults.clear()
-                    return answer
-                time.sleep(random.uniform(0, pause))
+            answer = while_moving(self._seconds, once)
+            self._faults.clear()
+            return answer
 
     def _consumer(self) -> Consumer:
         if self._client is None:

@@ -588,6 +588,10 @@ class ManualClock:
     def elapsed_ms(self) -> int:
         return self.ms
 
+    def sleep(self, duration: timedelta) -> None:
+        """Time passes at once."""
+        self.advance(duration)
+
     def advance(self, by: timedelta) -> None:
         self.time += by
         self.ms += int(by.total_seconds() * 1000)

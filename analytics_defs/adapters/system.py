@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +20,9 @@ class SystemClock:
 
     def elapsed_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000
+
+    def sleep(self, duration: timedelta) -> None:
+        time.sleep(duration.total_seconds())
 
 
 class ThreadWorkers:

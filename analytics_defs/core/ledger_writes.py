@@ -99,7 +99,8 @@ def revision_action(revision: Revision, table: str) -> Action:
     if (size := _stored_bytes(item)) > MAX_ITEM_BYTES:
         raise AnalyticsError(
             f"hour {revision.hour}: revision {revision.number} of {len(revision.batches)} batches takes {size} bytes in the ledger, "
-            f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. Larger batches make fewer: BATCH_MAX_WAIT."
+            f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. "
+            "Larger batches make fewer: BATCH_MAX_WAIT, FOLLOW_EVERY."
         )
     return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 

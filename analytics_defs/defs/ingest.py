@@ -17,6 +17,7 @@ from analytics_defs.defs.topics import topic_assets
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import steps
 from analytics_defs.flows.deferred import Deferred, raise_first
+from analytics_defs.flows.follow import follow
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.ports import Ports
@@ -92,7 +93,10 @@ def _spec(name: str, description: str, kinds: set[str]) -> dg.AssetSpec:
 def move_events(
     context: dg.AssetExecutionContext, config: PlanConfig, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
-    """Move the plan's records into every store, then commit. A plan that is closed already yields nothing and succeeds."""
+    """Move the plan's records into every store and commit; go on for a while with what arrives in the lane meanwhile.
+
+    A plan that is closed already yields nothing and succeeds.
+    """
     closed: list[BatchRecord] = []
 
     def on_closed(record: BatchRecord) -> None:
@@ -101,13 +105,17 @@ def move_events(
 
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
         conduct, deferred = platform.conduct(context.run.run_id), Deferred()
+        reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
             with deferred.every():
-                report = ingest(plan, ports, conduct, on_closed)
-                if report.stopped_because:
-                    context.log.info("lane %s stops: %s", plan.lane, report.stopped_because)
+                reports.append(ingest(plan, ports, conduct, on_closed))
+        if config.plan() and not deferred.faults and reports[0].closed and not reports[0].stopped_because:
+            with deferred.every():
+                reports.append(follow(config.lane, platform.following(), ports, conduct, on_closed))
         with deferred.every():
             steps.sweep(ports)
+        for why in (report.stopped_because for report in reports if report.stopped_because):
+            context.log.info("stopped: %s", why)
         raise_first(deferred.faults)
     if not closed:
         context.log.info("nothing was left to do")

@@ -11,6 +11,7 @@ import dagster as dg
 
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.follow import Following
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
@@ -55,6 +56,11 @@ class Platform:
         from analytics_defs.wiring import conduct
 
         return conduct(self.settings(), run_id)
+
+    def following(self) -> Following:
+        from analytics_defs.wiring import following
+
+        return following(self.settings())
 
     def site(self, run_id: str, scheduling: Scheduling) -> Site:
         """What the always-on job shows, over clients of its own."""

@@ -12,7 +12,7 @@ import pytest
 
 from analytics_defs.adapters.ground import NO_PARTITION, BucketGround, DynamoGround, KafkaGround, TopicsWanted
 from analytics_defs.adapters.kafka import KafkaConfig
-from analytics_defs.adapters.kafka_admin import TopicSpec
+from analytics_defs.adapters.kafka_topics import TopicSpec
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.object_store import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.core.offsets import TopicPartition

@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
-from analytics_defs.adapters.kafka_admin import KafkaAdmin, TopicSpec
+from analytics_defs.adapters.kafka_admin import KafkaAdmin
 from analytics_defs.adapters.kafka_client import (
     ALL_BROKERS_DOWN,
     DENIED,
@@ -30,6 +30,7 @@ from analytics_defs.adapters.kafka_client import (
     translated,
 )
 from analytics_defs.adapters.kafka_producer import KafkaProducer
+from analytics_defs.adapters.kafka_topics import TopicSpec
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
 from tests.adapters.scripted_kafka import broker_that_is_down, broker_that_never_answers, broker_that_refuses_credentials

@@ -11,15 +11,18 @@ from functools import partial
 import dagster as dg
 
 from analytics_defs.adapters.duck_statistics import duck_calculator
-from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.adapters.memory import InlineWorkers, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Lease
 from analytics_defs.definitions import defs
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.flows.follow import Following
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
+from analytics_defs.wiring import following
+from tests.proof.clocks import Eventful
 
 TOPIC = "ProductDeleted"
 HOUR = "2024-01-15T10"
@@ -31,7 +34,7 @@ class MemoryPlatform(Platform):
     def __init__(self, partitions: int = 2, **settings: object) -> None:
         self.log = MemoryLog()
         self.log.create_topic(TOPIC, partitions)
-        self.clock = ManualClock(datetime.now(UTC))
+        self.clock = Eventful(datetime.now(UTC))
         self._ports = Ports(self.log, MemoryRecentEvents(), MemoryArchive(), MemoryLedger(), self.clock, InlineWorkers())
         self._settings = Settings(**({"kafka_topics": (TOPIC,)} | settings))  # type: ignore[arg-type]
 
@@ -55,6 +58,9 @@ class MemoryPlatform(Platform):
 
     def conduct(self, run_id: str) -> Conduct:
         return Conduct(run_id, self._settings.rules(), self._settings.limits())
+
+    def following(self) -> Following:
+        return following(self._settings)
 
     def produce(self, count: int, start: int = 0, hour: str = HOUR) -> None:
         """Valid events with ids `event-<n>`, over the partitions in turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import dagster as dg
 import pytest
@@ -65,6 +66,30 @@ def test_a_run_of_a_closed_plan_yields_nothing_and_succeeds(instance: dg.Dagster
     again = platform.run(instance, request)
     assert again.success
     assert materialized(again) == {}
+    assert platform.ports().ledger.counters()["events"] == 10
+
+
+def test_a_run_of_the_sensors_goes_on_with_what_arrives_and_tells_all_of_it(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform()
+    platform.produce(10)
+    first = platform.tick(instance)
+    (request,) = first.run_requests or []
+    platform.clock.happens = [lambda: platform.produce(5, start=10)]
+    found = materialized(platform.run(instance, request))
+    assert (found["recent_events"]["events"], found["recent_events"]["batches"]) == (15, 2)
+    assert platform.tick(instance, first.cursor).run_requests == []
+
+
+@pytest.mark.parametrize("who", ["an old plan", "the button", "no time"])
+def test_nobody_else_goes_on_with_what_arrives(instance: dg.DagsterInstance, who: str) -> None:
+    platform = MemoryPlatform(follow_for=timedelta(0) if who == "no time" else timedelta(seconds=20))
+    platform.produce(10)
+    request = None if who == "the button" else (platform.tick(instance).run_requests or [])[0]
+    if who == "an old plan":
+        platform.run(instance, request)
+    platform.clock.happens, platform.clock.slept = [lambda: platform.produce(5, start=10)], []
+    assert platform.run(instance, request).success
+    assert platform.clock.slept == []
     assert platform.ports().ledger.counters()["events"] == 10
 
 

@@ -19,6 +19,7 @@ from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.core.plan import Plan, Policy
 from analytics_defs.errors import AnalyticsError, NotFound, Unavailable
 from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.follow import Following, follow
 from analytics_defs.flows.ingest import Conduct, ingest
 from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.topics import accept_topic
@@ -199,6 +200,12 @@ class Histories(RuleBasedStateMachine):
     @rule(lane=lanes, fault=store_faults)
     def a_run_fails(self, lane: int, fault: Fault) -> None:
         self._ingest(self._plan(lane), fault)
+
+    @rule(lane=lanes, fault=st.none() | store_faults)
+    def a_run_follows_its_lane(self, lane: int, fault: Fault | None) -> None:
+        following = Following(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_events), 3 * SECOND, SECOND)
+        conduct = self._conduct()
+        self._execute(lambda door: follow(lane, following, through(self.world.ports, door), conduct, lambda _: None), fault)
 
     @precondition(lambda self: self.plans)
     @rule(which=st.integers(0, 1000), fault=st.none() | store_faults)

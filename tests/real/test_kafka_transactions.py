@@ -12,7 +12,8 @@ from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka import KafkaLog
-from analytics_defs.adapters.kafka_admin import KafkaAdmin, TopicSpec
+from analytics_defs.adapters.kafka_admin import KafkaAdmin
+from analytics_defs.adapters.kafka_topics import TopicSpec
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.core.waiting import Kept

@@ -1,0 +1,23 @@
+"""Clocks that tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from analytics_defs.adapters.memory import ManualClock
+
+
+@dataclass(slots=True)
+class Eventful(ManualClock):
+    """While somebody sleeps, the next of these happens."""
+
+    happens: list[Callable[[], object]] = field(default_factory=list)
+    slept: list[timedelta] = field(default_factory=list)
+
+    def sleep(self, duration: timedelta) -> None:
+        self.advance(duration)
+        self.slept.append(duration)
+        if self.happens:
+            self.happens.pop(0)()
