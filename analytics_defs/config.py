@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from analytics_defs.core.batch import MAX_HOURS, MAX_RANGES, Limits
@@ -291,10 +292,21 @@ def _in_words(error: ValidationError) -> Iterator[str]:
             continue
         field = str(problem["loc"][0])
         value = "(secret)" if _SECRET.search(field) else _LOGIN.sub("//(secret)@", os.environ.get(field.upper(), str(problem["input"])))
-        expected = str(problem["ctx"]["error"]) if problem["type"] == "value_error" else problem["msg"]
+        expected = _expected(problem)
         for start, shorter in _WORDS.items():
             expected = expected.replace(start, shorter)
         yield f"{field.upper()}={value}: expected {expected} ({Settings.model_fields[field].description})"
+
+
+def _expected(problem: ErrorDetails) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    bounds = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt"), "less_than_equal": ("at most", "le")}
+    words, name = bounds.get(problem["type"], ("", ""))
+    # pydantic tells the bound of a duration in microseconds, as text
+    info = Settings.model_fields[str(problem["loc"][0])]
+    durations = [getattr(each, name) for each in info.metadata if isinstance(getattr(each, name, None), timedelta)]
+    return f"{words} {_shown(durations[0]).strip('`')}" if durations else problem["msg"]
 
 
 _WORDS = {"Input should be ": "", "String should ": "to ", ", unable to parse string as an integer": "", ", unable to interpret input": ""}
@@ -337,7 +349,7 @@ def _allowed(field: str) -> str:
     info = Settings.model_fields[field]
     words = [each.words for each in info.metadata if isinstance(each, Allowed)]
     at_least, above, at_most = (
-        next((_shown(getattr(each, bound)) for each in reversed(info.metadata) if hasattr(each, bound)), None)
+        next((_shown(getattr(each, bound)) for each in info.metadata if hasattr(each, bound)), None)
         for bound in ("ge", "gt", "le")
     )
     if at_most:

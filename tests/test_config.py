@@ -237,3 +237,14 @@ def test_a_run_follows_more_slowly_the_more_lanes_there_are_and_no_faster_than_s
     assert every(lanes=20) == 4
     assert every(batch_max_wait=timedelta(seconds=30)) == 30
     assert wiring.following(Settings(batch_max_events=7)).policy.max_offsets == 7
+
+
+def test_a_duration_out_of_bounds_is_told_the_bound_as_one_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLLOW_EVERY", "50ms")
+    monkeypatch.setenv("MAX_FUTURE_SKEW", "30h")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert [line.partition(" (")[0] for line in str(caught.value).splitlines()] == [
+        "FOLLOW_EVERY=50ms: expected at least 0.1s",
+        "MAX_FUTURE_SKEW=30h: expected at most 24h",
+    ]
