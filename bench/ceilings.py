@@ -28,6 +28,7 @@ from bench.world import new_world
 
 CLAIM_THREADS = (4, 8, 16)
 PUTS_IN_FLIGHT = (16, 32, 64)
+TARS_IN_FLIGHT = (2, 4, 8)
 PROBE_SHARE = 25
 """One in so many requests is made with each of these, to see which is best."""
 
@@ -45,6 +46,11 @@ def claims_per_second(count: int) -> float:
 def puts_per_second(count: int) -> float:
     """Objects a second by single PUTs, into an empty bucket, with the best of several numbers in flight. `count` as above."""
     return _puts(count, max(PUTS_IN_FLIGHT, key=partial(_puts, count // PROBE_SHARE)))
+
+
+def tarred_per_second(count: int) -> float:
+    """The same objects in tars of one claim's events each, with the best of several numbers in flight."""
+    return _tarred(count, max(TARS_IN_FLIGHT, key=partial(_tarred, count // PROBE_SHARE)))
 
 
 class _Recorder(Dynamo):
@@ -71,17 +77,31 @@ def _claims(count: int, threads: int) -> float:
 
 
 def _puts(count: int, in_flight: int) -> float:
-    settings = new_world().settings
-    events = _events(count, settings.rules())
-    batch = batch_id(datetime.now(UTC), [Range(TopicPartition("bench", 0, 0), 0, count)])
-    blobs = [
-        Blob(event_key(each.hour, each.id), each.record.value or b"", "application/json", event_metadata(each, batch)) for each in events
-    ]
+    settings = new_world(tar_unpacking="off").settings
     archive = ObjectStoreArchive(replace(wiring.object_store_config(settings), max_in_flight=in_flight))
     try:
-        return _rate(count, 1, [partial(archive.put, blobs)])
+        return _rate(count, 1, [partial(archive.put, _blobs(count, settings.rules()))])
     finally:
         archive.close()
+
+
+def _tarred(count: int, in_flight: int) -> float:
+    """As runs put them: from so many threads, each with the objects of one claim."""
+    settings = new_world(tar_unpacking="auto").settings
+    blobs = _blobs(count, settings.rules())
+    archive = ObjectStoreArchive(wiring.object_store_config(settings))
+    try:
+        return _rate(count, in_flight, [partial(archive.put, blobs[start : start + CHUNK]) for start in range(0, count, CHUNK)])
+    finally:
+        archive.close()
+
+
+def _blobs(count: int, rules: Rules) -> list[Blob]:
+    batch = batch_id(datetime.now(UTC), [Range(TopicPartition("bench", 0, 0), 0, count)])
+    return [
+        Blob(event_key(each.hour, each.id), each.record.value or b"", "application/json", event_metadata(each, batch))
+        for each in _events(count, rules)
+    ]
 
 
 def _rate(count: int, threads: int, jobs: Sequence[Callable[[], object]]) -> float:

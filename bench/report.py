@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.drain import Drained
+from bench.drain import Drained, EventObjects
 from bench.latency import Latency
 
 MOST_STEPS = 8
@@ -20,14 +20,19 @@ class Results:
     claims_per_second: float | None = None
     """The raw ceiling, measured between the drains."""
     puts_per_second: float | None = None
+    tarred_per_second: float | None = None
     drained: list[Drained] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
     large_records_mib: float | None = None
     """Peak memory of runs that drained records of 900 KB."""
 
-    def ceiling(self, *, event_objects: bool) -> float | None:
+    def ceiling(self, event_objects: EventObjects) -> float | None:
         """Of the store that limits such a drain."""
-        return self.puts_per_second if event_objects else self.claims_per_second
+        return {
+            EventObjects.BY_PUT: self.puts_per_second,
+            EventObjects.BY_TAR: self.tarred_per_second,
+            EventObjects.OFF: self.claims_per_second,
+        }[event_objects]
 
 
 def markdown(results: Results) -> str:
@@ -67,23 +72,27 @@ def machine() -> str:
 
 
 def _drain_line(each: Drained, results: Results) -> str:
-    name = f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {'with' if each.event_objects else 'without'} JSON objects"
-    ceiling = results.ceiling(event_objects=each.event_objects)
+    ceiling = results.ceiling(each.event_objects)
     share = (
         f"{each.per_second / ceiling:.2f} ({each.per_second_in_batches * each.lanes / ceiling:.2f} in batches)"
         if ceiling
         else "not measured"
     )
     return (
-        f"| {name} | {each.events:,} | {each.per_second:,.0f} | {each.per_second_in_batches * each.lanes:,.0f} | {share} | {each.runs} | "
-        f"{each.peak_mib:.0f} MiB |"
+        f"| {_name(each)} | {each.events:,} | {each.per_second:,.0f} | {each.per_second_in_batches * each.lanes:,.0f} | {share} | "
+        f"{each.runs} | {each.peak_mib:.0f} MiB |"
     )
+
+
+def _name(each: Drained) -> str:
+    return f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {each.event_objects.value}"
 
 
 def _raw(results: Results) -> list[tuple[str, float | None]]:
     return [
         ("claims (transactions of 100 conditional puts, DynamoDB Local)", results.claims_per_second),
         ("single PUTs (MinIO)", results.puts_per_second),
+        ("objects in tars (MinIO)", results.tarred_per_second),
     ]
 
 
@@ -97,7 +106,7 @@ def _steps(drained: Sequence[Drained]) -> list[str]:
         "".join(head),
         "|---|" + "---|" * len(names),
         *(
-            f"| {each.events:,}, {each.lanes} lane{'s' if each.lanes > 1 else ''}, {'with' if each.event_objects else 'without'} JSON |"
+            f"| {each.events:,}, {_name(each)} |"
             + "".join(f" {each.steps_seconds.get(name, 0.0) * 100_000 / each.events:,.1f} |" for name in names)
             for each in drained
         ),
