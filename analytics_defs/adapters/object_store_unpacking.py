@@ -79,7 +79,7 @@ class Unpacking:
         bodies = (b"", name.encode(), name.encode() * 256)
         blobs = [Blob(unpacking_key(f"{name}/%2E.{number}.json"), body, "application/json", metadata) for number, body in enumerate(bodies)]
         try:
-            return self._fault_of(tar(blobs)) or self._fault_in(blobs) or self._fault_with(blobs)
+            return self._fault_of(tar(blobs)) or self._fault_in(blobs) or self._fault_with(blobs[0])
         except AnalyticsError as error:
             return str(error)
         finally:
@@ -107,12 +107,15 @@ class Unpacking:
         same = found == [replace(blob, metadata={name.lower(): value for name, value in blob.metadata.items()}) for blob in blobs]
         return None if same else "the objects in it did not become the objects they were"
 
-    def _fault_with(self, blobs: Sequence[Blob]) -> str | None:
-        """A store that answers 200 although a member cannot be written must not be trusted: one of these has a key that is too long."""
-        beyond = replace(blobs[0], key=blobs[0].key + "/x" * MAX_KEY_BYTES)
+    def _fault_with(self, blob: Blob) -> str | None:
+        """A store that answers 200 although a member cannot be written must not be trusted: this one's key is too long.
+
+        It is alone in its tar: after a refusal MinIO may still be writing others, which would come back after they were removed.
+        """
+        beyond = replace(blob, key=blob.key + "/x" * MAX_KEY_BYTES)
         key = unpacking_key(f"{uuid.uuid4().hex}.tar")
         try:
-            self._send(key, tar([*blobs, beyond]))
+            self._send(key, tar([beyond]))
         except AnalyticsError as error:
             return None if refused(error) else str(error)
         self._remove([key])
