@@ -12,7 +12,7 @@ from analytics_defs.ports import Blob
 MAX_MEMBER_BYTES = 128 * 2**10
 """MinIO unpacks up to 16 objects of at most this size side by side, and larger ones one after the other (`cmd/untar.go`)."""
 MAX_TAR_BYTES = 2**20
-"""What is in memory once more while a tar is under way. One object more than this in one tar at most."""
+"""What is in memory once more while a tar is under way."""
 MAX_MEMBERS = 200
 MIN_MEMBERS = 4
 """Fewer are as fast one by one."""
@@ -29,13 +29,14 @@ _VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 def lots(blobs: Sequence[Blob]) -> tuple[list[list[Blob]], list[Blob]]:
     """Objects to be put in one tar each, and those to be put one by one. Nothing is left out."""
-    small, others = [], []
+    small: list[Blob] = []
+    others: list[Blob] = []
     for blob in blobs:
         (small if fits(blob) else others).append(blob)
     found: list[list[Blob]] = []
     room = 0
     for blob in small:
-        size = len(blob.body) + 4 * _BLOCK
+        size = len(blob.body) + sum(map(len, blob.metadata.values())) + 4 * _BLOCK
         if not found or room < size or len(found[-1]) == MAX_MEMBERS:
             found.append([])
             room = MAX_TAR_BYTES

@@ -1,20 +1,26 @@
-"""A store that unpacks tars as MinIO does, or does it badly: moto's, behind a proxy that unpacks on the way."""
+"""A store that unpacks tars as MinIO does, or does it badly: moto's, with somebody before it who unpacks."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import tarfile
+import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
 
 from analytics_defs.adapters.bucket import create_bucket
 from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.local.swift_moto import App
 from analytics_defs.ports import Blob
 from tests.contracts.archive_fixtures import ArchiveUnderTest, look, moto_endpoint
-from tests.real.proxy import Answer, Exchange, http_proxy, passing
+from tests.real.proxy import Answer
 
 MARK = "x-amz-meta-snowball-auto-extract"
 _RECORD, _METADATA = "minio.metadata.", "x-amz-meta-"
@@ -38,12 +44,12 @@ Behaviour = Callable[["Unpacker", bytes], Answer]
 
 @dataclass(slots=True)
 class Unpacker:
-    """A proxy's rule. `behave` decides what becomes of a tar; whatever is no tar passes."""
+    """Stands before a server. `behave` decides what becomes of a tar; whatever is no tar passes."""
 
-    bucket: str
+    app: App
     behave: Behaviour
     single: ObjectStoreArchive | None = None
-    """Puts what was unpacked, past the proxy."""
+    """Puts what was unpacked, into the same bucket."""
     tars: list[list[Blob]] = field(default_factory=list)
     """Those that came."""
     tar_key: str = ""
@@ -51,15 +57,17 @@ class Unpacker:
     puts: list[str] = field(default_factory=list)
     """Keys of single PUTs that came."""
 
-    def __call__(self, exchange: Exchange) -> None:
-        key = exchange.path.removeprefix(f"/{self.bucket}/")
-        if MARK not in exchange.headers:
-            self.puts += [key] if exchange.method == "PUT" else []
-            passing(exchange)
-            return
-        self.tars.append(members(exchange.body))
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        key = environ["PATH_INFO"].partition("/")[2].partition("/")[2]
+        if f"HTTP_{MARK.upper().replace('-', '_')}" not in environ:
+            self.puts += [key] if key and environ["REQUEST_METHOD"] == "PUT" else []
+            return self.app(environ, start_response)
+        packed = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        self.tars.append(members(packed))
         self.tar_key = key
-        exchange.answer(self.behave(self, exchange.body))
+        answer = self.behave(self, packed)
+        start_response(f"{answer.status} as the test says", [*answer.headers.items(), ("Content-Length", str(len(answer.body)))])
+        return [answer.body]
 
     def write(self, blobs: list[Blob]) -> None:
         assert self.single
@@ -91,18 +99,31 @@ class UnpackingArchive:
 @contextmanager
 def unpacking_archive(behave: Behaviour = whole) -> Iterator[UnpackingArchive]:
     """The adapter, told to find out about tars, before such a store. The bucket is gone with the store."""
-    with moto_endpoint() as endpoint, http_proxy(endpoint) as proxy:
-        direct = ObjectStoreConfig(f"unpacking-{uuid.uuid4().hex[:12]}", endpoint, keys=ObjectStoreKeys("fake", "fake"))
+    with moto_endpoint() as plain, _before(DomainDispatcherApplication(create_backend_app), behave) as (store, endpoint):
+        direct = ObjectStoreConfig(f"unpacking-{uuid.uuid4().hex[:12]}", plain, keys=ObjectStoreKeys("fake", "fake"))
         create_bucket(direct)
-        store = Unpacker(direct.bucket, behave, ObjectStoreArchive(direct))
-        proxy.rule = store
-        archive = ObjectStoreArchive(replace(direct, endpoint=proxy.url, unpacks_tars=True))
+        store.single = ObjectStoreArchive(direct)
+        archive = ObjectStoreArchive(replace(direct, endpoint=endpoint, unpacks_tars=True))
         try:
             yield UnpackingArchive(archive, store, lambda: look(direct))
         finally:
             archive.close()
-            assert store.single
             store.single.close()
+
+
+@contextmanager
+def _before(app: App, behave: Behaviour) -> Iterator[tuple[Unpacker, str]]:
+    """moto's backends are the process's: what is written to one of its servers is in all of them."""
+    store = Unpacker(app, behave)
+    server = make_server("127.0.0.1", 0, store, threaded=True, request_handler=MotoRequestHandler)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    try:
+        yield store, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
 
 
 @contextmanager
