@@ -64,9 +64,9 @@ def test_the_object_of_every_id_fits(event_id: str) -> None:
         blob(body=bytes(MAX_MEMBER_BYTES + 1)),
         *(blob(content_type=text) for text in ("", " text/plain", "text/plain ", "Ü")),
         *(blob(batch=text) for text in ("", " a", "a ", "a\nb", "Ü")),
-        blob(**{"cache-control": "no-cache"}),
-        blob(**{"Content-Type": "text/plain"}),
-        blob(**{"a=b": "c"}),
+        Blob("a", b"", "text/plain", {"cache-control": "no-cache"}),
+        Blob("a", b"", "text/plain", {"Content-Type": "text/html"}),
+        Blob("a", b"", "text/plain", {"a=b": "c"}),
     ],
     ids=lambda odd: f"{odd.key[:20]!r} {odd.content_type!r} {dict(odd.metadata)}",
 )
