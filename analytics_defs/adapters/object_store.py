@@ -92,6 +92,10 @@ class ObjectStoreArchive:
         with translated(self._where, "write", blob.key):
             obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
 
+    def why_no_tars(self) -> str | None:
+        """Why `put` never puts small objects in tars. None: it does. The first call may write, and removes what it wrote."""
+        return self._unpacking.fault() if self._unpacking else "TAR_UNPACKING=off, or Amazon S3 itself"
+
     def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
         return list(filter(None, self._writers.run([partial(self._put_new, blob) for blob in blobs])))
 

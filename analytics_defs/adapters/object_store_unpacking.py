@@ -45,32 +45,36 @@ class Unpacking:
         """`impatient`: a client that repeats nothing."""
         self._archive, self._impatient, self._where = archive, impatient, where
         self._once = threading.Lock()
-        self._proven: bool | None = None
+        self._asked = False
+        self._fault: str | None = None
 
     def share_out(self, blobs: Sequence[Blob]) -> tuple[list[list[Blob]], Sequence[Blob]]:
         """Those for a tar each, and those to be put one by one."""
+        if self._fault:
+            return [], blobs
         packed, others = lots(blobs)
-        return (packed, others) if packed and self._is_proven() else ([], blobs)
+        return ([], blobs) if packed and self.fault() else (packed, others)
 
     def put(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
         """In one tar. Answers what is not proven to be there, and has to be put one by one: nothing or everything."""
-        fault = self._fault_of(tar(blobs)) if self._proven else "it did not unpack another one"
+        fault = self._fault or self._fault_of(tar(blobs))
         if fault is None:
             return ()
         with self._once:
-            if self._proven:
+            if not self._fault:
                 _log.warning("%s: a tar was not unpacked: %s. From here on every object is put by itself.", self._where.of(), fault)
-            self._proven = False
+            self._fault = self._fault or fault
         return blobs
 
-    def _is_proven(self) -> bool:
+    def fault(self) -> str | None:
+        """Why small objects are put one by one. None: they go in tars. The first call finds out; it writes, and removes what it wrote."""
         with self._once:
-            if self._proven is None:
-                fault = self._probe()
-                self._proven = fault is None
-                how = f"one by one ({fault})" if fault else "in tars, which the store unpacks"
+            if not self._asked:
+                self._fault = self._probe()
+                self._asked = True
+                how = f"one by one: {self._fault}" if self._fault else "in tars, which the store unpacks"
                 _log.info("%s: small objects are put %s.", self._where.of(), how)
-            return self._proven
+            return self._fault
 
     def _probe(self) -> str | None:
         """Why tars are of no use here. Whatever it writes is removed, as far as the store lets us."""

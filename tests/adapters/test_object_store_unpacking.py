@@ -12,6 +12,7 @@ from datetime import timedelta
 import pytest
 
 from analytics_defs.adapters import object_store_tars, object_store_unpacking
+from analytics_defs.adapters.ground import BucketGround
 from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig
 from analytics_defs.adapters.object_store_tars import MAX_MEMBER_BYTES, MIN_MEMBERS
 from analytics_defs.core.layout import UNPACKING, event_key, unpacking_key
@@ -205,6 +206,22 @@ def test_a_store_that_is_overloaded_costs_one_try_of_a_tar_and_then_the_patience
             archive.put(blobs(10))
         archive.close()
         assert [request.path for request in s3.requests if MARK in request.headers] == [s3.requests[0].path]
+
+
+@pytest.mark.parametrize(
+    ("behave", "unpacks_tars", "told"),
+    [
+        (whole, True, "in tars, which the store unpacks"),
+        (storing, True, "one by one: it stored the tar as an object"),
+        (whole, False, "one by one: TAR_UNPACKING=off, or Amazon S3 itself"),
+    ],
+)
+def test_the_check_tells_how_small_objects_go_and_leaves_nothing(behave: Behaviour, unpacks_tars: bool, told: str) -> None:
+    with unpacking_archive(behave) as found:
+        ground = BucketGround(replace(found.port.config, unpacks_tars=unpacks_tars))
+        assert dict(ground.questions())["small objects"]() == told
+        ground.close()
+        assert found.look() == {}
 
 
 READS_AND_SMALL_WRITES: dict[str, Callable[[ObjectStoreArchive], object]] = {
