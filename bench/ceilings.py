@@ -91,6 +91,7 @@ def _tarred(count: int, in_flight: int) -> float:
     blobs = _blobs(count, settings.rules())
     archive = ObjectStoreArchive(wiring.object_store_config(settings))
     try:
+        assert (why := archive.why_no_tars()) is None, f"nothing to measure: objects go one by one: {why}"
         return _rate(count, in_flight, [partial(archive.put, blobs[start : start + CHUNK]) for start in range(0, count, CHUNK)])
     finally:
         archive.close()
