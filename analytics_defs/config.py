@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     minio_access_key: str = Field("minio", description="sent to MINIO_ENDPOINT only")
     minio_secret_key: SecretStr = Field(SecretStr("minio123"), description="sent to MINIO_ENDPOINT only")
     archive_bucket_name: Bucket = Field("event-archive", description="bucket of the archive")
+    tar_unpacking: Literal["auto", "off"] = Field(
+        "auto", description="`auto`: small objects go in tars where the store of MINIO_ENDPOINT proves that it unpacks them; `off`: never"
+    )
     archive_start: Hour = Field("2024-01-01T00", description="first hour (UTC) of the partitioned assets")
     event_objects: bool = Field(True, description="one JSON object for each event; Parquet is written in any case")
 

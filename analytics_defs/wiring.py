@@ -159,6 +159,7 @@ def object_store_config(settings: Settings) -> ObjectStoreConfig:
         region=settings.region or (LOCAL_REGION if endpoint else None),
         keys=ObjectStoreKeys(settings.minio_access_key, settings.minio_secret_key.get_secret_value()) if endpoint else None,
         max_in_flight=settings.puts_in_flight,
+        unpacks_tars=endpoint is not None and settings.tar_unpacking == "auto",
     )
 
 
@@ -208,7 +209,9 @@ def _doors(settings: Settings, scheduling: Scheduling | None) -> Doors:
     kafka, clock = kafka_config(settings), SystemClock()
     kafka = replace(kafka, request_timeout=min(kafka.request_timeout, WATCH_REQUEST), read_timeout=WATCH_REQUEST, prefetch_bytes=2**18)
     dynamo = Dynamo(replace(dynamo_config(settings), connect_timeout=WATCH_CONNECT, read_timeout=WATCH_REQUEST, attempts=2))
-    bucket = replace(object_store_config(settings), connect_timeout=WATCH_CONNECT, request_timeout=WATCH_READ, max_retries=1)
+    bucket = replace(
+        object_store_config(settings), connect_timeout=WATCH_CONNECT, request_timeout=WATCH_READ, max_retries=1, unpacks_tars=False
+    )
     ports = Ports(
         log=KafkaLog(kafka),
         recent=DynamoRecentEvents(dynamo, settings.recent_events_table_name),

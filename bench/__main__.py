@@ -13,7 +13,7 @@ import click
 from analytics_defs.cli.shown import progress
 from bench import report
 from bench.ceilings import ceilings
-from bench.drain import drain, drain_large
+from bench.drain import EventObjects, drain, drain_large
 from bench.latency import latency
 from bench.report import Results
 from bench.world import servers
@@ -55,8 +55,8 @@ def main(quick: bool, only: tuple[str, ...], save: Path | None) -> None:
 def _parts(results: Results, sizes: Sizes, only: tuple[str, ...]) -> Iterator[Callable[[], None]]:
     if "drains" in only:
         for lanes in (1, 2):
-            for event_objects in (True, False):
-                yield partial(_drain, results, sizes.drained, lanes, event_objects=event_objects)
+            for event_objects in EventObjects:
+                yield partial(_drain, results, sizes.drained, lanes, event_objects)
             if lanes == 1:  # in the middle: a machine that gets slower or faster meanwhile does so on both sides
                 yield partial(_ceilings, results, sizes.drained)
     if "latency" in only:
@@ -64,7 +64,7 @@ def _parts(results: Results, sizes: Sizes, only: tuple[str, ...]) -> Iterator[Ca
     if "memory" in only:
         yield partial(_memory, results, sizes.large)
     for size in sizes.scale if "scale" in only else ():
-        yield partial(_drain, results, size, 1, event_objects=False)
+        yield partial(_drain, results, size, 1, EventObjects.OFF)
 
 
 def _latency(results: Results, events: int) -> None:
@@ -78,12 +78,12 @@ def _memory(results: Results, records: int) -> None:
 
 
 def _ceilings(results: Results, events: int) -> None:
-    with _bar("raw ceilings", 3) as advance:
+    with _bar("raw ceilings", 5) as advance:
         results.ceilings = ceilings(events, advance)
 
 
-def _drain(results: Results, events: int, lanes: int, *, event_objects: bool) -> None:
-    name = f"drained: {lanes} lane{'s' if lanes > 1 else ''}, {'with' if event_objects else 'without'} JSON objects"
+def _drain(results: Results, events: int, lanes: int, event_objects: EventObjects) -> None:
+    name = f"drained: {lanes} lane{'s' if lanes > 1 else ''}, {event_objects.value}"
     with _bar(name, events) as advance:
         results.drained.append(drain(FOLDER / "stack", events, lanes=lanes, event_objects=event_objects, on_progress=advance))
 

@@ -26,10 +26,12 @@ from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.flows.steps import CHUNK
 from analytics_defs.ports import Blob
 from analytics_defs.shop import FLAWLESS, messages
+from bench.drain import EventObjects
 from bench.world import new_world
 
 CLAIM_THREADS = (4, 8, 16)
 PUTS_IN_FLIGHT = (16, 32, 64)
+TARS_IN_FLIGHT = (2, 4, 8)
 PROBE_SHARE = 25
 """One in so many requests is made with each of these, to see which is best."""
 
@@ -38,30 +40,50 @@ Action = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Events a second that the stores take, each into a table or bucket that was empty."""
+    """Events a second that the stores take, each into a table or bucket that was empty, with the best of several numbers in flight."""
 
     claims: float
-    """By transactions of 100 conditional puts, with the best of several numbers of threads."""
+    """Transactions of 100 conditional puts."""
     puts: float
-    """By single PUTs, with the best of several numbers in flight."""
-    both: float
-    """Claims and PUTs of the same events side by side: what is left of the two where stores and clients share a machine."""
+    """Single PUTs."""
+    tars: float
+    """The same objects in tars of one claim's events each."""
+    claims_and_puts: float
+    """Side by side, for the same events: what is left of the two where stores and clients share a machine."""
+    claims_and_tars: float
+
+    def of(self, event_objects: EventObjects) -> float:
+        """Of the store that limits such a drain."""
+        return {EventObjects.BY_PUT: self.puts, EventObjects.BY_TAR: self.tars, EventObjects.OFF: self.claims}[event_objects]
+
+    def side_by_side(self, event_objects: EventObjects) -> float:
+        """Of everything that such a drain asks of the stores for each event."""
+        both = {EventObjects.BY_PUT: self.claims_and_puts, EventObjects.BY_TAR: self.claims_and_tars, EventObjects.OFF: self.claims}
+        return both[event_objects]
 
 
 def ceilings(count: int, on_progress: Callable[[int], None]) -> Ceilings:
     """`count` is that of the drains beside it: a table of 100,000 items takes longer for one more than a table of 10,000.
 
-    `on_progress` is told how many of the three are known.
+    `on_progress` is told how many of the five are known.
     """
-    threads = max(CLAIM_THREADS, key=partial(_rate, count // PROBE_SHARE, 0))
-    claims = _rate(count, 0, threads)
-    on_progress(1)
-    in_flight = max(PUTS_IN_FLIGHT, key=lambda each: _rate(count // PROBE_SHARE, each, 0))
-    puts = _rate(count, in_flight, 0)
-    on_progress(2)
-    both = _rate(count, in_flight, threads)
-    on_progress(3)
-    return Ceilings(claims, puts, both)
+    some = count // PROBE_SHARE
+    threads = max(CLAIM_THREADS, key=lambda each: _rate(some, claims=each))
+    puts = partial(_rate, event_objects=EventObjects.BY_PUT)
+    puts_in_flight = max(PUTS_IN_FLIGHT, key=lambda each: puts(some, in_flight=each))
+    tars = partial(_rate, event_objects=EventObjects.BY_TAR)
+    tars_in_flight = max(TARS_IN_FLIGHT, key=lambda each: tars(some, in_flight=each))
+    found = []
+    for rate in (
+        partial(_rate, count, claims=threads),
+        partial(puts, count, in_flight=puts_in_flight),
+        partial(tars, count, in_flight=tars_in_flight),
+        partial(puts, count, in_flight=puts_in_flight, claims=threads),
+        partial(tars, count, in_flight=tars_in_flight, claims=threads),
+    ):
+        found.append(rate())
+        on_progress(len(found))
+    return Ceilings(*found)
 
 
 class _Recorder(Dynamo):
@@ -76,19 +98,25 @@ class _Recorder(Dynamo):
         return {}
 
 
-def _rate(count: int, puts_in_flight: int, claim_threads: int) -> float:
-    """Of `count` events in a world of their own; 0: without these requests."""
-    settings = new_world(store_threads=str(max(claim_threads, 1))).settings
+def _rate(count: int, *, claims: int = 0, event_objects: EventObjects = EventObjects.OFF, in_flight: int = 1) -> float:
+    """Of `count` events in a world of their own: claimed by so many threads (0: not at all), their objects put with so many in flight."""
+    settings = new_world(store_threads=str(max(claims, 1)), **event_objects.settings).settings
     events = _events(count, settings.rules())
-    claims = _claims(settings, events) if claim_threads else []
-    workers = ThreadWorkers(claim_threads + 1)
-    with _puts(settings, events, puts_in_flight) as puts:
-        jobs = [*([puts] if puts_in_flight else []), *claims]
+    with _puts(settings, events, event_objects, in_flight) as puts:
+        sides = [_beside(1 if event_objects is EventObjects.BY_PUT else in_flight, puts)]
+        sides += [_beside(claims, _claims(settings, events))] if claims else []
         begun = time.monotonic()
+        _beside(len(sides), sides)()
+        return count / (time.monotonic() - begun)
+
+
+def _beside(threads: int, jobs: Sequence[Callable[[], object]]) -> Callable[[], None]:
+    def run() -> None:
+        workers = ThreadWorkers(threads)
         workers.run(jobs)
-        seconds = time.monotonic() - begun
-    workers.close()
-    return count / seconds
+        workers.close()
+
+    return run
 
 
 def _claims(settings: Settings, events: Sequence[Event]) -> list[Callable[[], object]]:
@@ -101,15 +129,20 @@ def _claims(settings: Settings, events: Sequence[Event]) -> list[Callable[[], ob
 
 
 @contextmanager
-def _puts(settings: Settings, events: Sequence[Event], in_flight: int) -> Iterator[Callable[[], object]]:
-    """One job: the archive itself keeps so many in flight."""
+def _puts(settings: Settings, events: Sequence[Event], how: EventObjects, in_flight: int) -> Iterator[list[Callable[[], object]]]:
+    """Single PUTs as one job, for the archive itself keeps so many in flight; tars as one job for each claim's events, as runs put them."""
     batch = batch_id(datetime.now(UTC), [Range(TopicPartition("bench", 0, 0), 0, len(events))])
     blobs = [
         Blob(event_key(each.hour, each.id), each.record.value or b"", "application/json", event_metadata(each, batch)) for each in events
     ]
-    archive = ObjectStoreArchive(replace(wiring.object_store_config(settings), max_in_flight=max(in_flight, 1)))
+    config = wiring.object_store_config(settings)
+    archive = ObjectStoreArchive(replace(config, max_in_flight=in_flight) if how is EventObjects.BY_PUT else config)
     try:
-        yield partial(archive.put, blobs)
+        if how is EventObjects.BY_TAR:
+            assert (why := archive.why_no_tars()) is None, f"nothing to measure: objects go one by one: {why}"
+            yield [partial(archive.put, blobs[start : start + CHUNK]) for start in range(0, len(blobs), CHUNK)]
+        else:
+            yield [partial(archive.put, blobs)] if how is EventObjects.BY_PUT else []
     finally:
         archive.close()
 

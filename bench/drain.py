@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 
 import dagster as dg
@@ -32,13 +33,28 @@ ASK_SECONDS = 2.0
 TOO_LONG = timedelta(minutes=40)
 
 
+class EventObjects(Enum):
+    """How each event's JSON object is written, in words for the table."""
+
+    BY_PUT = "JSON by PUT"
+    BY_TAR = "JSON by tar"
+    OFF = "JSON off"
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {
+            "event_objects": str(self is not EventObjects.OFF).lower(),
+            "tar_unpacking": "auto" if self is EventObjects.BY_TAR else "off",
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Drained:
     """What one drain took."""
 
     events: int
     lanes: int
-    event_objects: bool
+    event_objects: EventObjects
     seconds: float
     """From the creation of the first run to the close of the last batch: starts of processes and waits between runs included."""
     batch_seconds: float
@@ -59,9 +75,9 @@ class Drained:
         return self.events / self.batch_seconds
 
 
-def drain(folder: Path, events: int, *, lanes: int, event_objects: bool, on_progress: Callable[[int], None]) -> Drained:
+def drain(folder: Path, events: int, *, lanes: int, event_objects: EventObjects, on_progress: Callable[[int], None]) -> Drained:
     """Produce first, then start the daemon, then wait. Raises AssertionError where the account does not balance afterwards."""
-    world = new_world(lanes=str(lanes), event_objects=str(event_objects).lower())
+    world = new_world(lanes=str(lanes), **event_objects.settings)
     world.produce(events)
     with daemon(folder, world) as (stack, home), peak_memory(stack) as peaks:
         _await(stack, world, events, on_progress)

@@ -63,15 +63,17 @@ def machine() -> str:
 
 
 def _drain_line(each: Drained, ceilings: Ceilings | None) -> str:
-    name = f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {'with' if each.event_objects else 'without'} JSON objects"
     shares = ["not measured"] * 2
     if ceilings:
-        limits = (ceilings.puts, ceilings.both) if each.event_objects else (ceilings.claims, ceilings.claims)
-        shares = [_share(each, limit) for limit in limits]
+        shares = [_share(each, limit(each.event_objects)) for limit in (ceilings.of, ceilings.side_by_side)]
     return (
-        f"| {name} | {each.events:,} | {each.per_second:,.0f} | {each.per_second_in_batches * each.lanes:,.0f} | "
+        f"| {_name(each)} | {each.events:,} | {each.per_second:,.0f} | {each.per_second_in_batches * each.lanes:,.0f} | "
         f"{' | '.join(shares)} | {each.runs} | {each.peak_mib:.0f} MiB |"
     )
+
+
+def _name(each: Drained) -> str:
+    return f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {each.event_objects.value}"
 
 
 def _share(each: Drained, ceiling: float) -> str:
@@ -84,7 +86,9 @@ def _raw(ceilings: Ceilings | None) -> list[tuple[str, float]]:
     return [
         ("claims (transactions of 100 conditional puts, DynamoDB Local)", ceilings.claims),
         ("single PUTs (MinIO)", ceilings.puts),
-        ("both for each event, side by side", ceilings.both),
+        ("objects in tars (MinIO)", ceilings.tars),
+        ("claim and single PUT of each event, side by side", ceilings.claims_and_puts),
+        ("claim and object in a tar of each event, side by side", ceilings.claims_and_tars),
     ]
 
 
@@ -98,7 +102,7 @@ def _steps(drained: Sequence[Drained]) -> list[str]:
         "".join(head),
         "|---|" + "---|" * len(names),
         *(
-            f"| {each.events:,}, {each.lanes} lane{'s' if each.lanes > 1 else ''}, {'with' if each.event_objects else 'without'} JSON |"
+            f"| {each.events:,}, {_name(each)} |"
             + "".join(f" {each.steps_seconds.get(name, 0.0) * 100_000 / each.events:,.1f} |" for name in names)
             for each in drained
         ),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from analytics_defs import wiring
+from analytics_defs.adapters.object_store import ObjectStoreArchive
 from analytics_defs.config import Settings, archive_start_at_load, load_settings, names, topics_at_load
 from analytics_defs.core.events import EVENT_TYPES
 from analytics_defs.core.plan import OnDataLoss
@@ -211,6 +212,20 @@ def test_either_name_of_the_region_counts_the_older_one_first(monkeypatch: pytes
     assert wiring.dynamo_config(load_settings()).region == "eu-west-1"
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     assert wiring.object_store_config(load_settings()).region == "eu-central-1"
+
+
+def test_only_who_writes_to_a_store_of_one_s_own_finds_out_whether_it_unpacks_tars(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not wiring.object_store_config(load_settings()).unpacks_tars
+    monkeypatch.setenv("MINIO_ENDPOINT", "http://localhost:9000")
+    assert wiring.object_store_config(load_settings()).unpacks_tars
+    watching = wiring.site(load_settings(), "this one", None).ports.archive
+    assert isinstance(watching, ObjectStoreArchive)
+    assert not watching.config.unpacks_tars
+    monkeypatch.setenv("TAR_UNPACKING", "off")
+    assert not wiring.object_store_config(load_settings()).unpacks_tars
+    monkeypatch.setenv("TAR_UNPACKING", "on")
+    with pytest.raises(SettingsError, match="TAR_UNPACKING=on: expected 'auto' or 'off'"):
+        load_settings()
 
 
 def test_ports_are_made_once_for_the_same_settings_and_connect_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,12 @@ class BucketGround:
             ("bucket", self._bucket),
             ("writing, reading, listing and deleting objects", self._round),
             ("conditional writes", self._conditional),
+            ("small objects", self._tars),
         ]
+
+    def _tars(self) -> str:
+        fault = self._archive.why_no_tars()
+        return f"one by one: {fault}" if fault else "in tars, which the store unpacks"
 
     def _bucket(self) -> str:
         if not bucket_exists(self._config):

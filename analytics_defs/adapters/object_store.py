@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.adapters.object_store_faults import Where, translated
+from analytics_defs.adapters.object_store_unpacking import Unpacking
 from analytics_defs.adapters.system import ThreadWorkers
 from analytics_defs.errors import Denied, Unavailable
 from analytics_defs.ports import Blob
@@ -56,6 +57,8 @@ class ObjectStoreConfig:
     """No retry starts later than this after the first try."""
     max_in_flight: int = 32
     """Requests of `put` at the same moment, over all callers."""
+    unpacks_tars: bool = False
+    """Whether to find out if the store unpacks tars, when many small objects are to be put, and to use it."""
 
 
 class ObjectStoreArchive:
@@ -66,16 +69,21 @@ class ObjectStoreArchive:
         self._where = Where(config.endpoint or "Amazon S3", config.bucket)
         self._writers = ThreadWorkers(config.max_in_flight, "archive")
         self._once = threading.Lock()
+        self._unpacking = Unpacking(self, self._impatient, self._where) if config.unpacks_tars else None
 
     def close(self) -> None:
         """Waits for the writes under way. Not to be used afterwards; never needed for what was written."""
         self._writers.close()
 
     def put(self, blobs: Sequence[Blob]) -> None:
-        """One PUT an object. Objects not begun when one fails are left out.
+        """One PUT an object, or one tar many. Objects not begun when one fails are left out.
 
         Threads measured better than one event loop here: two thirds of the CPU for a PUT, also beside threads that compute.
         """
+        if self._unpacking:
+            packed, blobs = self._unpacking.share_out(blobs)
+            unproven = self._writers.run([partial(self._unpacking.put, each) for each in packed])
+            blobs = [*blobs, *(blob for each in unproven for blob in each)]
         self._writers.run([partial(self._put, blob) for blob in blobs])
 
     def _put(self, blob: Blob) -> None:
@@ -83,6 +91,10 @@ class ObjectStoreArchive:
 
         with translated(self._where, "write", blob.key):
             obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
+
+    def why_no_tars(self) -> str | None:
+        """Why `put` never puts small objects in tars. None: it does. The first call may write, and removes what it wrote."""
+        return self._unpacking.fault() if self._unpacking else "TAR_UNPACKING=off, or Amazon S3 itself"
 
     def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
         return list(filter(None, self._writers.run([partial(self._put_new, blob) for blob in blobs])))
@@ -195,17 +207,28 @@ class ObjectStoreArchive:
         with self._once:
             return self._connected
 
+    def _impatient(self) -> S3Store:
+        with self._once:
+            return self._connected_once
+
     @cached_property
     def _connected(self) -> S3Store:
+        return self._connect(self.config)
+
+    @cached_property
+    def _connected_once(self) -> S3Store:
+        return self._connect(replace(self.config, max_retries=0))
+
+    def _connect(self, config: ObjectStoreConfig) -> S3Store:
         from obstore.store import S3Store
 
         with translated(self._where, "use"):
             return S3Store(
-                self.config.bucket,
-                config=_s3(self.config),
-                client_options=_client(self.config),
-                retry_config=_retries(self.config),
-                credential_provider=_credentials(self.config),
+                config.bucket,
+                config=_s3(config),
+                client_options=_client(config),
+                retry_config=_retries(config),
+                credential_provider=_credentials(config),
             )
 
 

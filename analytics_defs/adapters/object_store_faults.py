@@ -55,6 +55,11 @@ def translated(where: Where, doing: str, *keys: str, but: tuple[type[Exception],
         raise _fault(f"{where.of(*keys)}: {doing} failed", error) from error
 
 
+def refused(error: AnalyticsError) -> bool:
+    """Whether the store answered that this request is wrong or not allowed, rather than that it cannot now, or nothing at all."""
+    return (_found(_STATUS, str(error.__cause__)) or "").startswith("4") or isinstance(error, Denied)
+
+
 def _fault(what: str, error: Exception) -> AnalyticsError:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 

@@ -5,6 +5,7 @@
     dead-letters/2024/01/15/10/<batch id>.ndjson     the hour is that of the batch's own time
     repeats/2024/01/15/10/<batch id>.ndjson          the same
     staging/<batch id>
+    unpacking/<name>                                 while a store is asked whether it unpacks tars
     aggregates/<asset>/year=2024/month=01/day=15/hour=10/<asset>.parquet
 
 An hour is `2024-01-15T10`, always UTC. Keys are ASCII; no segment of one is longer than `MAX_SEGMENT_BYTES`.
@@ -29,7 +30,7 @@ MAX_METADATA_BYTES = 2048
 """Of an object's own metadata, names and values together (Amazon S3, "Working with object metadata")."""
 
 EVENTS, PARQUET, DEAD_LETTERS, REPEATS, STAGING = "events/", "parquet/", "dead-letters/", "repeats/", "staging/"
-AGGREGATES = "aggregates/"
+AGGREGATES, UNPACKING = "aggregates/", "unpacking/"
 
 _JSON, _PARQUET, _NDJSON = ".json", ".parquet", ".ndjson"
 _ARCHIVE = "archive-"
@@ -173,6 +174,10 @@ def repeats_key(batch_id: str) -> str:
 
 def staging_key(batch_id: str) -> str:
     return f"{STAGING}{batch_id}"
+
+
+def unpacking_key(name: str) -> str:
+    return f"{UNPACKING}{name}"
 
 
 def _exact(each: Range) -> str:

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import boto3
@@ -46,10 +46,18 @@ def real_archive() -> Iterator[ArchiveUnderTest]:
         yield archive
 
 
+@contextmanager
+def real_unpacking_archive() -> Iterator[ArchiveUnderTest]:
+    """Where the store is MinIO, small objects go in tars."""
+    with _bucket(replace(real_config(), unpacks_tars=True)) as archive:
+        yield archive
+
+
 ARCHIVES: dict[str, Callable[[], AbstractContextManager[ArchiveUnderTest]]] = {
     "memory": memory_archive,
     "moto": moto_archive,
     "real": real_archive,
+    "real-unpacking": real_unpacking_archive,
 }
 
 
@@ -78,13 +86,14 @@ def _bucket(config: ObjectStoreConfig) -> Iterator[ArchiveUnderTest]:
     assert create_bucket(config)
     archive = ObjectStoreArchive(config)
     try:
-        yield ArchiveUnderTest(archive, lambda: _objects(config))
+        yield ArchiveUnderTest(archive, lambda: look(config))
     finally:
         archive.close()
         _remove(config)
 
 
-def _objects(config: ObjectStoreConfig) -> dict[str, Blob]:
+def look(config: ObjectStoreConfig) -> dict[str, Blob]:
+    """Everything in the bucket, read without the adapter."""
     with s3_client(config) as s3:
         found = {}
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=config.bucket):

@@ -11,6 +11,7 @@ import pytest
 
 from analytics_defs.core.layout import event_key, part_key, staging_key, success_key
 from analytics_defs.ports import Blob
+from tests.adapters.unpacking_s3 import unpacking_contract
 from tests.contracts.archive_fixtures import ARCHIVES, ArchiveUnderTest
 
 HOUR = "2024-01-15T10"
@@ -39,9 +40,11 @@ ODD_IDS = [
 ]
 
 
-@pytest.fixture(params=["memory", "moto", pytest.param("real", marks=pytest.mark.real)])
+@pytest.fixture(
+    params=["memory", "moto", "moto-unpacking", *(pytest.param(name, marks=pytest.mark.real) for name in ("real", "real-unpacking"))]
+)
 def archive(request: pytest.FixtureRequest) -> Iterator[ArchiveUnderTest]:
-    with ARCHIVES[request.param]() as found:
+    with (ARCHIVES | {"moto-unpacking": unpacking_contract})[request.param]() as found:
         yield found
 
 

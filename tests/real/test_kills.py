@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import doomed
+from tests.real import doomed, plain
 from tests.real.doomed import Boundary, Mission
 from tests.real.proxy import Exchange, http_proxy, passing
 from tests.real.scene import Scene, prepared
@@ -158,9 +158,27 @@ def test_a_run_that_is_killed_while_an_object_is_in_flight_leaves_no_trace_after
     with scene.founded() as settings, http_proxy(settings.minio_endpoint) as proxy:
         assassin = Assassin(f"PUT /{settings.archive_bucket_name}/{tree}/".encode(), number, done=done)
         proxy.rule = assassin
+        through = settings.model_copy(update={"minio_endpoint": proxy.url, "tar_unpacking": "off"})
+        mission = Mission(through, scene.plan, scene.now, tmp_path)
+        killed_in_flight(mission, assassin)
+        recover(scene, Mission(settings, scene.plan, scene.now, tmp_path))
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "half sent"])
+@pytest.mark.parametrize("number", [1, 2, 3, 5], ids=["probe", "impossible probe", "first tar", "third tar"])
+def test_a_run_that_is_killed_while_a_tar_is_in_flight_leaves_no_trace_after_recovery_but_the_probe_s_own(
+    scene: Scene, number: int, done: bool, tmp_path: Path
+) -> None:
+    with scene.founded() as settings, http_proxy(settings.minio_endpoint) as proxy:
+        assassin = Assassin(f"PUT /{settings.archive_bucket_name}/unpacking/".encode(), number, done=done)
+        proxy.rule = assassin
         through = settings.model_copy(update={"minio_endpoint": proxy.url})
         mission = Mission(through, scene.plan, scene.now, tmp_path)
         killed_in_flight(mission, assassin)
+        left = plain.keys(settings.archive_bucket_name, "unpacking/")
+        assert len(left) <= 3 * (number <= 2), left
+        for key in left:
+            plain.s3().delete_object(Bucket=settings.archive_bucket_name, Key=key)
         recover(scene, Mission(settings, scene.plan, scene.now, tmp_path))
 
 
