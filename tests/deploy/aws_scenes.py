@@ -1,0 +1,343 @@
+"""What each role does, on a recorded cloud: every flow it can run, with the crashes, repeats and damages that make it ask for more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.storage.compute_log_manager import ComputeIOType
+
+from analytics_defs import wiring
+from analytics_defs.adapters.dynamodb import Dynamo
+from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+from analytics_defs.adapters.dynamodb_tables import expected_tables
+from analytics_defs.adapters.ground import BucketGround, DynamoGround
+from analytics_defs.adapters.memory_tables import memory_table
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.system import ThreadWorkers
+from analytics_defs.config import Settings
+from analytics_defs.core.adjusting import CounterItem
+from analytics_defs.core.batch import Limits
+from analytics_defs.core.events import Rules
+from analytics_defs.core.layout import event_key, part_key, repeats_key
+from analytics_defs.core.ledger_writes import LedgerTables
+from analytics_defs.core.replaying import Hours
+from analytics_defs.defs import upkeep
+from analytics_defs.defs.compute_logs import BucketComputeLogs
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.agreement import compare_stores
+from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.check import check
+from analytics_defs.flows.compact import compact
+from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats, product_activity
+from analytics_defs.flows.recompute import compare, mend
+from analytics_defs.flows.redrive import Selection, dead_letters, redrive
+from analytics_defs.flows.replay import Means, replay
+from analytics_defs.flows.restore import restore
+from analytics_defs.flows.setup import setup
+from analytics_defs.flows.topics import accept_topic
+from analytics_defs.flows.trace import trace
+from analytics_defs.flows.watchover import Doors, ask_dynamodb, ask_figures, ask_s3
+from analytics_defs.ports import Ports
+from tests.defs.memory_platform import MemoryPlatform
+from tests.deploy.aws import BUCKET, Cloud
+from tests.flows.test_hourly_stats import BENCH
+from tests.flows.test_recompute_in_dynamodb import corrupt
+from tests.proof.doors import Call, Crashed, failing, through
+from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
+
+STRICT = Rules(max_event_bytes=300)
+BEFORE = "2024-01-15T09"
+ALL = Hours("2024-01-15T09", "2024-01-15T13")
+SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,)}
+
+
+@dataclass
+class Scene:
+    """A platform of production's adapters on the cloud, and Kafka in memory."""
+
+    cloud: Cloud
+    folder: Path
+    closing: list[Callable[[], None]] = field(default_factory=list)
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings(dynamo_endpoint=self.cloud.endpoint, minio_endpoint=self.cloud.endpoint, **SETTINGS)  # type: ignore[arg-type]
+
+    @cached_property
+    def grounds(self) -> tuple[DynamoGround, BucketGround]:
+        tables = expected_tables(self.settings.recent_events_table_name, self.tables)
+        found = DynamoGround(self.dynamo, tables), BucketGround(wiring.object_store_config(self.settings))
+        self.closing.append(found[1].close)
+        return found
+
+    @cached_property
+    def tables(self) -> LedgerTables:
+        return LedgerTables(self.settings.ledger_table_name, self.settings.aggregates_table_name)
+
+    @cached_property
+    def dynamo(self) -> Dynamo:
+        found = Dynamo(wiring.dynamo_config(self.settings))
+        self.closing.append(found.close)
+        return found
+
+    @cached_property
+    def world(self) -> World:
+        """Empty, with its one topic of two partitions."""
+        archive = ObjectStoreArchive(wiring.object_store_config(self.settings))
+        self.closing.append(archive.close)
+        recent = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
+        made: Any = World
+        world: World = made(recent=recent, archive=archive, ledger=DynamoLedger(self.dynamo, self.tables))
+        world.create(partitions=2)
+        return world
+
+    @property
+    def ports(self) -> Ports:
+        """With threads, as in production."""
+        return replace(self.world.ports, workers=ThreadWorkers(4))
+
+    @cached_property
+    def platform(self) -> MemoryPlatform:
+        """What Dagster's definitions reach, on the same stores."""
+        found = MemoryPlatform()
+        found.log, found.clock = self.world.log, self.world.clock
+        found._ports, found._settings = self.world.ports, self.settings
+        return found
+
+    def history(self) -> None:
+        """Batches of two hours: a legacy event, repeats, dead letters, a tombstone, an item that points to its object."""
+        world = self.world
+        world.produce(event("a"), event("b", f"{BEFORE}:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
+        world.produce(event("a", payload="other"), legacy_event(), event("huge", padding=["."] * 150_000), partition=1)
+        world.settle(conduct(rules=Rules(max_event_bytes=300)))
+        world.produce(event("c"), event("b", payload="again"), event("d"), event("huge", padding=["."] * 150_000))
+        world.settle(conduct(limits=Limits(max_events=2)))
+
+    def close(self) -> None:
+        for each in self.closing:
+            each()
+
+
+@contextmanager
+def scene(cloud: Cloud, folder: Path) -> Iterator[Scene]:
+    """Tables and bucket are there."""
+    found = Scene(cloud, folder)
+    try:
+        assert all(each.fault is None for each in setup(found.grounds))
+        yield found
+    finally:
+        found.close()
+
+
+def set_up(scene: Scene) -> None:
+    """Once more where all is there, and once from nothing."""
+    setup(scene.grounds)
+    for table in expected_tables("RecentEvents", scene.tables):
+        scene.dynamo.call("delete_table", [], TableName=table.name)
+    scene.cloud.seen.clear()
+    assert all(each.fault is None for each in setup(scene.grounds))
+    scene.cloud.seen.add(("s3:CreateBucket", "bucket"))  # asked for before this scene began: see the test of its own
+
+
+def micro_batches(scene: Scene) -> None:
+    world = scene.world
+    scene.history()
+    with dg.DagsterInstance.ephemeral() as instance:
+        world.produce(event("e"), event("e"))
+        assert scene.platform.run(instance).success
+    _crashes_everywhere(world)
+    world.clock.advance(timedelta(days=30))
+    world.produce(event("a", payload="after its item was forgotten"))
+    world.settle()
+    assert audit(world.ports).unaccounted == 0
+
+
+def _crashes_everywhere(world: World) -> None:
+    """At every call of an executor, before and after it took effect; another one goes on."""
+    at = 0
+    while True:
+        world.produce(event(f"x{at}"), event("a", payload=f"{at}"), b"{")
+        try:
+            world.run(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+        except Crashed:
+            world.settle()
+            at += 1
+            continue
+        break
+    assert at > 10
+
+
+def hours(scene: Scene) -> None:
+    world, ports = scene.world, scene.ports
+    scene.history()
+    for hour in (BEFORE, HOUR):
+        compact(hour, ports, memory_table)
+        hourly_stats(hour, ports, BENCH)
+    daily_stats(HOUR[:10], ports, BENCH)
+    product_activity(HOUR[:10], ports, BENCH)
+    world.produce(event("late"), event("later"))
+    world.settle()
+    world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
+    compact(HOUR, ports, memory_table)
+    for item in ("a", "d"):
+        scene.dynamo.delete("RecentEvents", {"id": {"S": item}})
+    restore(HOUR, ports, BENCH)
+    compare_stores(ports)
+    _replays(scene)
+    _uploads_that_break_off(scene)
+
+
+def _replays(scene: Scene) -> None:
+    """Everything is damaged, one tree after the other, and comes back: from Kafka, and from the other stores where retention took it."""
+    world, means = scene.world, Means(scene.ports, BENCH, RULES)
+    for tree in ("events/", "parquet/", "dead-letters/", "repeats/"):
+        for key in list(world.archive.keys(tree)):
+            world.archive.delete([key])
+        replay(ALL, means)
+        replay(ALL, replace(means, write=False))
+    world.log.retain_from(TOPIC, 0, 5)
+    for tree in ("parquet/", "repeats/"):
+        for key in list(world.archive.keys(tree)):
+            world.archive.delete([key])
+    replay(ALL, means)
+
+
+def _uploads_that_break_off(scene: Scene) -> None:
+    """Larger than one piece; the second piece is refused, then all are taken."""
+    file = scene.folder / "large"
+    file.write_bytes(b"." * 20 * 2**20)
+    for key in ("parquet/large", "aggregates/large"):
+        scene.cloud.refuse = lambda method, query: method == "PUT" and "partNumber=2" in query
+        with pytest.raises(AnalyticsError):
+            scene.world.archive.upload(key, str(file), "application/octet-stream")
+        scene.cloud.refuse = lambda method, query: False
+        scene.world.archive.upload(key, str(file), "application/octet-stream")
+
+
+def run_logs(scene: Scene) -> None:
+    """What every run but a micro-batch writes, and what `forget_old_runs` removes."""
+    with _instance(scene) as instance:
+
+        @dg.job(executor_def=dg.in_process_executor)
+        def speaking() -> None:
+            dg.op(name="speak")(lambda: print("said"))()  # noqa: T201
+
+        done = speaking.execute_in_process(instance=instance)
+        upkeep.forget(instance, done.dagster_run.create_timestamp if False else scene.platform.now() + timedelta(days=36_500))  # type: ignore[attr-defined]
+        assert instance.get_run_by_id(done.run_id) is not None
+        instance.compute_log_manager.delete_logs(prefix=[done.run_id])
+
+
+def ticks(scene: Scene) -> None:
+    """The code server: sensors, and what a tick logs."""
+    scene.history()
+    with _instance(scene) as instance:
+        scene.world.ledger.renew(_lease(scene))
+        scene.world.produce(event("waits"))
+        scene.cloud.seen.clear()
+        first = scene.platform.tick(instance)
+        scene.platform.tick(instance, first.cursor)
+        scene.world.clock.advance(timedelta(minutes=5))
+        scene.platform.tick(instance, first.cursor)
+        with instance.compute_log_manager.open_log_stream(["repository", "kafka_micro_batches", "1"], ComputeIOType.STDERR) as stream:
+            assert stream
+            stream.write(b"a tick's log")
+
+
+def interface(scene: Scene) -> None:
+    """The webserver shows what runs and ticks printed."""
+    with _instance(scene) as instance:
+        logs = instance.compute_log_manager
+        key = ["a run", "compute_logs", "step"]
+        with logs.open_log_stream(key, ComputeIOType.STDERR) as stream:
+            assert stream
+            stream.write(b"said")
+        scene.cloud.seen.clear()
+        reader: Any = BucketComputeLogs("compute-logs", ["micro_batch"])
+        reader.register_instance(instance)
+        assert reader.get_log_data_for_type(key, ComputeIOType.STDERR, 0, None)[0] == b"said"
+        reader.get_log_data_for_type(["a run", "compute_logs", "none"], ComputeIOType.STDERR, 0, None)
+        reader.get_log_metadata(key)
+        assert list(reader.get_log_keys_for_log_key_prefix(key[:2], ComputeIOType.STDERR))
+
+
+def watch(scene: Scene) -> None:
+    """The health endpoint: checks, figures, and the trace of every record and id in every state."""
+    world = scene.world
+    scene.history()
+    redrive(Selection(), world.ports, conduct("redrive"))
+    compact(HOUR, scene.ports, memory_table)
+    world.produce(event("pending"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
+    world.produce(event("not read yet"))
+    scene.cloud.seen.clear()
+    doors = Doors((TOPIC,), scene.ports, world.log, None)  # type: ignore[arg-type]
+    ask_dynamodb(doors)
+    ask_s3(doors)
+    ask_figures(doors)
+    for what in [*map(str, world.values), *"abcd", "big", "huge", "pending"]:
+        trace(what, scene.ports)
+
+
+def by_hand(scene: Scene) -> None:
+    """What an operator's commands do beyond what runs do."""
+    world, ports = scene.world, scene.ports
+    scene.history()
+    assert all(each.holds for each in check(scene.grounds))
+    list(dead_letters(Selection(), ports))
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing("claim", True, lambda _: Crashed())), conduct("redrive"))
+    redrive(Selection(), world.ports, conduct("redrive"))
+    compact(HOUR, ports, memory_table)
+    compare_bytes(HOUR, ports, BENCH)
+    audit_hour(HOUR, ports)
+    corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]
+    scene.cloud.seen.discard(("dynamodb:UpdateItem", "EventAggregates"))
+    mend(compare(ports, memory_table, lambda *_: None), ports)
+    corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]
+    mend(compare(ports, memory_table, lambda *_: None), ports)
+    world.create_again(partitions=2)
+    accept_topic(TOPIC, ports)
+
+
+@contextmanager
+def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
+    """SQLite, with production's compute logs, by the environment's settings."""
+    production = {"module": "analytics_defs.defs.compute_logs", "class": "BucketComputeLogs", "config": {"without_jobs": ["micro_batch"]}}
+    (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": production}), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIO_ENDPOINT", scene.cloud.endpoint)
+        patch.setenv("ARCHIVE_BUCKET_NAME", BUCKET)
+        patch.setattr("tempfile.tempdir", str(scene.folder))
+        with dg.DagsterInstance.from_config(str(scene.folder)) as instance:
+            yield instance
+
+
+def _lease(scene: Scene) -> Any:
+    from analytics_defs.core.ledger import Lease
+
+    return Lease("a run", 0, scene.world.clock.now())
+
+
+SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
+    "setup": (set_up,),
+    "micro-batches": (micro_batches,),
+    "hours": (hours, run_logs),
+    "code": (ticks,),
+    "webserver": (interface,),
+    "health": (watch,),
+    "operator": (micro_batches, hours, by_hand),
+}
+"""By policy: what must be possible under it, and under which nothing more is."""
