@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
@@ -92,6 +93,7 @@ class Cloud:
 def cloud() -> Iterator[Cloud]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     swift_transactions()
+    moto_api_backend.reset()  # its stores are the process's
     found = Cloud()
     app = one_at_a_time(found.app(DomainDispatcherApplication(create_backend_app)))
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=MotoRequestHandler)
