@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ def of_s3(method: str, path: str, query: str, body: bytes) -> set[Right]:
     asked = parse_qs(query, keep_blank_values=True)
     if not key:
         if method == "POST" and "delete" in asked:
-            keys = [each.text or "" for each in ElementTree.fromstring(body).iter() if each.tag.endswith("Key")]  # noqa: S314 - our own request
+            keys = [each.text or "" for each in ET.fromstring(body).iter() if each.tag.endswith("Key")]  # noqa: S314 - our own request
             return {("s3:DeleteObject", _folder(each)) for each in keys}
         return {("s3:CreateBucket" if method == "PUT" else "s3:ListBucket", "bucket")}
     if method == "DELETE" and "uploadId" in asked:
@@ -62,7 +62,7 @@ class Cloud:
 
     endpoint: str = ""
     seen: set[Right] = field(default_factory=set)
-    refuse: Callable[[str, str], bool] = lambda method, query: False
+    refuse: Callable[[str, str], bool] = lambda *_: False
     """Requests that get a 400 instead of an answer, by method and query."""
 
     @contextmanager

@@ -28,7 +28,7 @@ from analytics_defs.config import Settings
 from analytics_defs.core.adjusting import CounterItem
 from analytics_defs.core.batch import Limits
 from analytics_defs.core.events import Rules
-from analytics_defs.core.layout import event_key, part_key, repeats_key
+from analytics_defs.core.layout import part_key
 from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.replaying import Hours
 from analytics_defs.defs import upkeep
@@ -53,7 +53,7 @@ from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.aws import BUCKET, Cloud
 from tests.flows.test_hourly_stats import BENCH
 from tests.flows.test_recompute_in_dynamodb import corrupt
-from tests.proof.doors import Call, Crashed, failing, through
+from tests.proof.doors import Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
 
 STRICT = Rules(max_event_bytes=300)
@@ -223,7 +223,7 @@ def _uploads_that_break_off(scene: Scene) -> None:
         scene.cloud.refuse = lambda method, query: method == "PUT" and "partNumber=2" in query
         with pytest.raises(AnalyticsError):
             scene.world.archive.upload(key, str(file), "application/octet-stream")
-        scene.cloud.refuse = lambda method, query: False
+        scene.cloud.refuse = lambda *_: False
         scene.world.archive.upload(key, str(file), "application/octet-stream")
 
 
