@@ -66,11 +66,13 @@ class Cloud:
     """Requests that get a 400 instead of an answer, by method and query."""
 
     @contextmanager
-    def recorded(self) -> Iterator[set[Right]]:
-        """What is asked for within the block."""
-        self.seen = set()
-        yield self.seen
-        self.seen = set()
+    def aside(self) -> Iterator[None]:
+        """What is asked for within the block is somebody else's doing, and not written down."""
+        before, self.seen = self.seen, set()
+        try:
+            yield
+        finally:
+            self.seen = before
 
     def app(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         def recording(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -78,9 +80,9 @@ class Cloud:
             environ["wsgi.input"] = BytesIO(body)
             target, query = environ.get("HTTP_X_AMZ_TARGET", ""), environ["QUERY_STRING"]
             if target.startswith("DynamoDB_"):
-                self.seen |= of_dynamodb(target.rpartition(".")[2], json.loads(body))
+                self.seen.update(of_dynamodb(target.rpartition(".")[2], json.loads(body)))
             else:
-                self.seen |= of_s3(environ["REQUEST_METHOD"], environ["PATH_INFO"], query, body)
+                self.seen.update(of_s3(environ["REQUEST_METHOD"], environ["PATH_INFO"], query, body))
             if self.refuse(environ["REQUEST_METHOD"], query):
                 start_response("400 Bad Request", [("Content-Length", "0")])
                 return []
@@ -125,6 +127,6 @@ def _place(resource: str) -> str:
         return "bucket"
     for start, end in ((f"arn:aws:s3:::{BUCKET}/", "*"), ("arn:aws:dynamodb:REGION:ACCOUNT_ID:table/", "")):
         place = resource.removeprefix(start).removesuffix(end)
-        if resource == start + place + end and "*" not in place:
+        if place and resource == start + place + end and "*" not in place:
             return place
     raise ValueError(f"{resource} is neither a table, the bucket, nor a folder of it")
