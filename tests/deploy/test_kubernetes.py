@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -15,11 +20,26 @@ import pytest
 import yaml
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, RepositoryPythonOrigin
-from dagster_k8s.container_context import K8sContainerContext
-from dagster_k8s.job import construct_dagster_k8s_job
+from dagster_k8s.client import DagsterKubernetesClient
 from jsonschema import Draft202012Validator
-from kubernetes.client import ApiClient
+from kubernetes.client import (
+    ApiClient,
+    CoreV1EventList,
+    V1Container,
+    V1ContainerState,
+    V1ContainerStateTerminated,
+    V1ContainerStatus,
+    V1Job,
+    V1JobList,
+    V1JobStatus,
+    V1ObjectMeta,
+    V1Pod,
+    V1PodList,
+    V1PodSpec,
+    V1PodStatus,
+)
 
 from analytics_defs.config import load_settings, names
 from tests.deploy.files import DEPLOY, compose, dockerfile, environment_of_dagster
@@ -95,25 +115,72 @@ def _environment() -> Iterator[None]:
         yield
 
 
-def run_job() -> dict[str, Any]:
-    """The Job that the launcher would make for a run: its own code, the instance's file, the image that the code server tells."""
-    launcher: Any = InstanceRef.from_dir(str(FOLDER)).run_launcher
+def a_run() -> dg.DagsterRun:
     repository = RepositoryPythonOrigin(
         executable_path="python",
         code_pointer=ModuleCodePointer("analytics_defs.definitions", "defs", None),
         container_image="registry/analytics:1",
         entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
     )
-    run = dg.DagsterRun(job_name="micro_batch", job_code_origin=JobPythonOrigin("micro_batch", repository))
-    context = K8sContainerContext.create_for_run(run, launcher, include_run_tags=True)
-    job = construct_dagster_k8s_job(
-        job_config=context.get_k8s_job_config(repository.container_image, launcher),
-        args=["dagster", "api", "execute_run", "{}"],
-        job_name=f"dagster-run-{run.run_id}",
-        component="run_worker",
-        user_defined_k8s_config=context.run_k8s_config,
-    )
-    return dict(ApiClient().sanitize_for_serialization(job))
+    return dg.DagsterRun(job_name="micro_batch", job_code_origin=JobPythonOrigin("micro_batch", repository))
+
+
+class Cluster:
+    """Both of the client's APIs: writes down what is called, and answers that there is one pod, which failed."""
+
+    def __init__(self) -> None:
+        self.calls: set[tuple[str, str]] = set()
+        self.jobs: list[dict[str, Any]] = []
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        verb, _, noun = method.partition("_namespaced_")
+        resource = {"job_status": "jobs/status", "pod_log": "pods/log"}.get(noun, f"{noun}s")
+
+        def call(*_: Any, **arguments: Any) -> Any:
+            self.calls.add(({"read": "get"}.get(verb, verb), resource))
+            if method == "create_namespaced_job":
+                self.jobs.append(ApiClient().sanitize_for_serialization(arguments["body"]))
+            return ANSWERS.get(method)
+
+        return call
+
+
+_ENDED = V1ContainerState(terminated=V1ContainerStateTerminated(exit_code=137, finished_at=datetime.now(UTC)))
+_STATUS = V1ContainerStatus(name="dagster", image="i", image_id="i", ready=False, restart_count=0, state=_ENDED)
+_POD = V1Pod(
+    metadata=V1ObjectMeta(name="a-pod"),
+    spec=V1PodSpec(containers=[V1Container(name="dagster")]),
+    status=V1PodStatus(phase="Failed", container_statuses=[_STATUS]),
+)
+_JOB = V1Job(metadata=V1ObjectMeta(name="a-job"), status=V1JobStatus(failed=1))
+ANSWERS: dict[str, Any] = {
+    "list_namespaced_pod": V1PodList(items=[_POD]),
+    "list_namespaced_job": V1JobList(items=[_JOB]),
+    "list_namespaced_event": CoreV1EventList(items=[]),
+    "read_namespaced_job_status": _JOB,
+    "read_namespaced_pod_log": SimpleNamespace(data=b"out of memory"),
+}
+
+
+@contextmanager
+def launching() -> Iterator[tuple[Any, Cluster, dg.DagsterRun]]:
+    """The launcher of the instance's file on a recorded cluster, and a run that Dagster knows."""
+    launcher: Any = InstanceRef.from_dir(str(FOLDER)).run_launcher
+    cluster, run = Cluster(), a_run()
+    launcher._api_client = DagsterKubernetesClient.production_client(cluster, cluster)
+    with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder) as instance:
+        instance.add_run(run)
+        launcher.register_instance(instance)
+        yield launcher, cluster, run
+
+
+@functools.cache
+def run_job() -> dict[str, Any]:
+    """The Job that the launcher makes for a run: its own code, the instance's file, the image that the code server tells."""
+    with launching() as (launcher, cluster, run):
+        launcher.launch_run(LaunchRunContext(run, None))
+    (job,) = cluster.jobs
+    return job
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
@@ -218,6 +285,26 @@ def test_only_those_that_start_or_end_runs_may_speak_to_the_cluster() -> None:
     assert {pod(name)["spec"]["serviceAccountName"] for name in (*PARTS, "setup", "run")} == accounts
     (binding,) = [each for each in RESOURCES if each["kind"] == "RoleBinding"]
     assert [each["name"] for each in binding["subjects"]] == ["analytics-dagster"]
+
+
+def test_the_role_allows_what_the_launcher_asks_the_cluster_for_and_nothing_more() -> None:
+    with launching() as (launcher, cluster, run):
+        launcher.launch_run(LaunchRunContext(run, None))
+        assert launcher.check_run_worker_health(run).status is WorkerStatus.FAILED
+        assert "out of memory" in launcher.get_run_worker_debug_info(run)
+        assert launcher.terminate(run.run_id)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(ANSWERS, "list_namespaced_pod", V1PodList(items=[]))
+            launcher.get_run_worker_debug_info(run)
+    rules = the("Role", "analytics-dagster")["rules"]
+    allowed = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
+    assert allowed == cluster.calls
+
+
+@pytest.mark.parametrize("name", [*PARTS, "setup", "run"])
+def test_no_service_of_the_namespace_sets_a_setting(name: str) -> None:
+    """The Service `health` would make `HEALTH_PORT=tcp://…` in every pod."""
+    assert pod(name)["spec"]["enableServiceLinks"] is False
 
 
 def test_the_environment_makes_valid_settings_and_all_that_dagster_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
