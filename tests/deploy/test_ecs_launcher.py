@@ -1,4 +1,4 @@
-"""What the launcher of deploy/ecs asks AWS for, recorded while it starts, watches and ends a run on moto: its policy allows that, and no more."""
+"""What the launcher of deploy/ecs asks AWS for, recorded while it starts, watches and ends a run on moto: its policy allows just that."""
 
 from __future__ import annotations
 

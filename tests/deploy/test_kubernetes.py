@@ -152,7 +152,7 @@ _POD = V1Pod(
     spec=V1PodSpec(containers=[V1Container(name="dagster")]),
     status=V1PodStatus(phase="Failed", container_statuses=[_STATUS]),
 )
-_JOB = V1Job(metadata=V1ObjectMeta(name="a-job"), status=V1JobStatus(failed=1))
+_JOB = V1Job(metadata=V1ObjectMeta(name="a-job"), status=V1JobStatus(failed=1, start_time=datetime.now(UTC)))
 ANSWERS: dict[str, Any] = {
     "list_namespaced_pod": V1PodList(items=[_POD]),
     "list_namespaced_job": V1JobList(items=[_JOB]),
