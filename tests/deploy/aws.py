@@ -62,17 +62,19 @@ class Cloud:
 
     endpoint: str = ""
     seen: set[Right] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+    """Methods of the ports, as `ledger.take`: filled by whoever makes the ports."""
     refuse: Callable[[str, str], bool] = lambda *_: False
     """Requests that get a 400 instead of an answer, by method and query."""
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is asked for within the block is somebody else's doing, and not written down."""
-        before, self.seen = self.seen, set()
+        before, self.seen, self.called = (self.seen, self.called), set(), set()
         try:
             yield
         finally:
-            self.seen = before
+            self.seen, self.called = before
 
     def app(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         def recording(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

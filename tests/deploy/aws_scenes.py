@@ -31,6 +31,7 @@ from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import part_key
 from analytics_defs.core.ledger import Lease
 from analytics_defs.core.ledger_writes import LedgerTables
+from analytics_defs.core.offsets import Range
 from analytics_defs.core.replaying import Hours
 from analytics_defs.defs import upkeep
 from analytics_defs.errors import AnalyticsError
@@ -63,6 +64,18 @@ ALL = Hours("2024-01-15T09", "2024-01-15T13")
 DEEP: Any = json.loads("[" * 40 + "]" * 40)
 """DynamoDB holds 32 levels: the item points to its object."""
 SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,)}
+
+
+class Noted:
+    """A store whose methods are written down where they are called."""
+
+    def __init__(self, store: object, name: str, cloud: Cloud) -> None:
+        self._store, self._name, self._noting = store, name, cloud
+
+    def __getattr__(self, method: str) -> Any:
+        if not method.startswith("_"):
+            self._noting.called.add(f"{self._name}.{method}")
+        return getattr(self._store, method)
 
 
 @dataclass
@@ -101,7 +114,8 @@ class Scene:
         self.closing.append(archive.close)
         recent = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
         made: Any = World
-        world: World = made(recent=recent, archive=archive, ledger=DynamoLedger(self.dynamo, self.tables))
+        stores = {"recent": recent, "archive": archive, "ledger": DynamoLedger(self.dynamo, self.tables)}
+        world: World = made(**{name: Noted(store, name, self.cloud) for name, store in stores.items()})
         world.create(partitions=2)
         return world
 
@@ -186,6 +200,7 @@ def hours(scene: Scene) -> None:
     world, ports = scene.world, scene.ports
     with scene.cloud.aside():
         scene.history()
+        assert redrive(Selection(), world.ports, conduct("redrive")).stored
     for hour in (BEFORE, HOUR):
         compact(hour, ports, memory_table)
         hourly_stats(hour, ports, BENCH)
@@ -211,6 +226,7 @@ def _replays(scene: Scene) -> None:
         _lose(scene, tree)
         assert replay(ALL, means).changed
     replay(ALL, replace(means, write=False))
+    assert replay(Range(world.partition(), 0, 5), means).batches
     world.log.retain_from(TOPIC, 0, 5)
     for tree in ("parquet/", "repeats/"):
         _lose(scene, tree)
@@ -340,4 +356,12 @@ SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
     "health": (watch,),
     "operator": (micro_batches, hours, by_hand),
 }
-"""By policy: what must be possible under it, and under which nothing more is."""
+"""By policy: what must be possible under it, and nothing more."""
+FLOWS = {
+    "micro-batches": ("ingest", "steps", "event_objects"),
+    "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement"),
+    "code": ("observe", "report"),
+    "health": ("watchover", "trace"),
+    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
+}
+"""Modules of `flows` whose every call to a store happens in the policy's scenes."""

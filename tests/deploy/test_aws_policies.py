@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.aws import cloud, of_dynamodb, of_s3, rights
-from tests.deploy.aws_scenes import SCENES, scene
-from tests.deploy.files import DEPLOY
+from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from tests.deploy.aws import Cloud, cloud, of_dynamodb, of_s3, rights
+from tests.deploy.aws_scenes import FLOWS, SCENES, scene
+from tests.deploy.files import DEPLOY, ROOT
 
 POLICIES = DEPLOY / "aws/policies"
 TABLES = {"RecentEvents", "IngestLedger", "EventAggregates"}
 READS = {"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query", "s3:GetObject", "s3:ListBucket"}
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_a_policy_allows_what_its_role_asks_for_and_nothing_more(name: str, tmp_path: Path) -> None:
-    seen = set()
-    for number, play in enumerate(SCENES[name]):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        with cloud() as found, scene(found, folder) as played:
+@functools.cache
+def played(name: str) -> Cloud:
+    """What the role's scenes asked for."""
+    together = Cloud()
+    for play in SCENES[name]:
+        with cloud() as found, tempfile.TemporaryDirectory() as folder, scene(found, Path(folder)) as ground:
             found.seen.clear()
-            play(played)
-            seen |= found.seen
-    assert rights(POLICIES / f"{name}.json") == seen
+            found.called.clear()
+            play(ground)
+            together.seen |= found.seen
+            together.called |= found.called
+    return together
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_policy_allows_what_its_role_asks_for_and_nothing_more(name: str) -> None:
+    assert rights(POLICIES / f"{name}.json") == played(name).seen
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_call_to_a_store_that_a_roles_flows_have_was_made_while_it_was_watched(name: str) -> None:
+    """Else a rare path would want a right that nobody saw."""
+    stores = {"recent": DynamoRecentEvents, "archive": ObjectStoreArchive, "ledger": DynamoLedger}
+    text = "".join((ROOT / f"analytics_defs/flows/{each}.py").read_text(encoding="utf-8") for each in FLOWS[name])
+    named = {
+        f"{store}.{method}" for store, method in re.findall(r"\b(recent|archive|ledger)\.(\w+)", text) if hasattr(stores[store], method)
+    }
+    assert named
+    assert named <= played(name).called
 
 
 def test_every_policy_has_a_role_that_was_watched() -> None:
