@@ -276,7 +276,7 @@ def ticks(scene: Scene) -> None:
         scene.world.clock.advance(timedelta(minutes=5))
         scene.platform.tick(instance, first.cursor)
         with instance.compute_log_manager.open_log_stream(["repository", "kafka_micro_batches", "1"], ComputeIOType.STDERR) as stream:
-            stream.write("a tick's log")  # type: ignore[union-attr, arg-type]
+            _write(stream, "a tick's log")
 
 
 def interface(scene: Scene) -> None:
@@ -285,7 +285,7 @@ def interface(scene: Scene) -> None:
     with _instance(scene) as instance:
         logs = instance.compute_log_manager
         with scene.cloud.aside(), logs.open_log_stream(key, ComputeIOType.STDERR) as stream:
-            stream.write("said")  # type: ignore[union-attr, arg-type]
+            _write(stream, "said")
         for name in ("step", "none"):
             logs.get_log_data_for_type([*key[:2], name], ComputeIOType.STDERR, 0, None)
         logs.get_log_metadata(key)
@@ -332,6 +332,11 @@ def by_hand(scene: Scene) -> None:
         assert mend(compare(ports, memory_table, lambda *_: None), ports)
     world.create_again(partitions=2)
     accept_topic(TOPIC, ports)
+
+
+def _write(stream: Any, text: str) -> None:
+    """Dagster opens text, and says bytes."""
+    stream.write(text)
 
 
 @contextmanager

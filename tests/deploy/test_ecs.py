@@ -40,7 +40,7 @@ def test_there_is_a_definition_for_every_part() -> None:
 
 @pytest.mark.parametrize("name", ROLES)
 def test_a_definition_is_what_the_api_takes(name: str) -> None:
-    model = botocore.session.get_session().get_service_model("ecs").operation_model("RegisterTaskDefinition").input_shape
+    model: Any = botocore.session.get_session().get_service_model("ecs").operation_model("RegisterTaskDefinition").input_shape
     report = ParamValidator().validate(DEFINITIONS[name], model)
     assert not report.has_errors(), report.generate_report()
     assert _unknown(DEFINITIONS[name], model) == []

@@ -21,6 +21,7 @@ from tests.deploy.files import DEPLOY, compose, environment_of_dagster
 
 ECS = DEPLOY / "ecs"
 REGION = "eu-west-1"
+CLIENT: Any = botocore.client.BaseClient
 POLICY = json.loads((ECS / "policies/launcher.json").read_text(encoding="utf-8"))["Statement"]
 IMPLIED = {"iam:PassRole", "ecs:TagResource"}
 """Asked for by AWS within `RunTask`: for the roles of the definition, and for the tags of the task."""
@@ -35,13 +36,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, dict[str,
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ANALYTICS_RUN_TASK_DEFINITION", "analytics-run")
     made: list[tuple[str, dict[str, Any]]] = []
-    original: Callable[..., Any] = botocore.client.BaseClient._make_api_call
+    original: Callable[..., Any] = CLIENT._make_api_call
 
     def recording(self: Any, operation: str, params: dict[str, Any]) -> Any:
         made.append((f"{self.meta.service_model.service_name}:{operation}", params))
         return original(self, operation, params)
 
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", recording)
+    monkeypatch.setattr(CLIENT, "_make_api_call", recording)
     with mock_aws():
         yield made
 
@@ -100,7 +101,7 @@ def test_the_policy_allows_what_the_launcher_asks_for_and_nothing_more(
 
 def fail_its_container(calls: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
     """moto's tasks never fail: this one ended by a kill, so that the launcher looks for its last lines."""
-    recording: Callable[..., Any] = botocore.client.BaseClient._make_api_call
+    recording: Callable[..., Any] = CLIENT._make_api_call
 
     def killed(self: Any, operation: str, params: dict[str, Any]) -> Any:
         if operation == "GetLogEvents":
@@ -112,4 +113,4 @@ def fail_its_container(calls: list[tuple[str, dict[str, Any]]], monkeypatch: pyt
                 task |= {"lastStatus": "STOPPED", "containers": [{"name": "run", "exitCode": 137}]}
         return answer
 
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", killed)
+    monkeypatch.setattr(CLIENT, "_make_api_call", killed)

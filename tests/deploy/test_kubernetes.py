@@ -167,7 +167,8 @@ def launching() -> Iterator[tuple[Any, Cluster, dg.DagsterRun]]:
     """The launcher of the instance's file on a recorded cluster, and a run that Dagster knows."""
     launcher: Any = InstanceRef.from_dir(str(FOLDER)).run_launcher
     cluster, run = Cluster(), a_run()
-    launcher._api_client = DagsterKubernetesClient.production_client(cluster, cluster)
+    client: Any = DagsterKubernetesClient
+    launcher._api_client = client.production_client(cluster, cluster)
     with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder) as instance:
         instance.add_run(run)
         launcher.register_instance(instance)
