@@ -33,7 +33,7 @@ def of_dynamodb(operation: str, body: dict[str, Any]) -> set[Right]:
     """Transactions need the rights of their parts, and no other (AWS, "Using IAM with DynamoDB transactions")."""
     if operation in ("TransactWriteItems", "TransactGetItems"):
         parts = [(kind, each["TableName"]) for item in body["TransactItems"] for kind, each in item.items()]
-        return {(f"dynamodb:{kind if kind == 'ConditionCheck' else kind + 'Item'}", table) for kind, table in parts}
+        return {(f"dynamodb:{kind}Item", table) for kind, table in parts}
     tables = body["RequestItems"] if "RequestItems" in body else [body["TableName"]]
     return {(f"dynamodb:{operation}", table) for table in tables}
 

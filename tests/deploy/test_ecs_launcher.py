@@ -53,7 +53,9 @@ def daemon_task() -> SimpleNamespace:
     subnet, group = ec2.describe_subnets()["Subnets"][0], ec2.describe_security_groups()["SecurityGroups"][0]
     ecs.create_cluster(clusterName="analytics")
     for name in ("daemon", "run"):
-        ecs.register_task_definition(**json.loads((ECS / f"task-definitions/{name}.json").read_text(encoding="utf-8")))
+        definition = json.loads((ECS / f"task-definitions/{name}.json").read_text(encoding="utf-8"))
+        definition["containerDefinitions"][0]["memory"] = int(definition["memory"])  # moto asks for it, Fargate does not
+        ecs.register_task_definition(**definition)
     logs.create_log_group(logGroupName="/analytics")
     network = {"awsvpcConfiguration": {"subnets": [subnet["SubnetId"]], "securityGroups": [group["GroupId"]]}}
     (task,) = ecs.run_task(cluster="analytics", launchType="FARGATE", taskDefinition="analytics-daemon", networkConfiguration=network)[
