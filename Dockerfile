@@ -4,8 +4,11 @@
 #   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:3000:3000 -e KAFKA_BROKERS=… -e DYNAMO_ENDPOINT=… -e MINIO_ENDPOINT=… IMAGE
 # The same Python as the tests'.
 ARG PYTHON=3.11-slim-bookworm
+# For Kubernetes: `docker build --build-arg EXTRAS=production,kubernetes`.
+ARG EXTRAS=production
 
 FROM python:${PYTHON} AS build
+ARG EXTRAS
 WORKDIR /src
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
@@ -14,7 +17,7 @@ ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir analytics_defs && touch analytics_defs/__init__.py \
-    && pip install --disable-pip-version-check --constraint constraints.txt '.[production]' \
+    && pip install --disable-pip-version-check --constraint constraints.txt ".[${EXTRAS}]" \
     && rm -rf analytics_defs build *.egg-info
 COPY analytics_defs analytics_defs
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -24,7 +24,7 @@ venv: .venv/ready ## Create .venv with everything that development and tests nee
 		{ echo "error: $(PYTHON) cannot make virtual environments here (Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@echo "creating .venv with $$($(PYTHON) -V); this takes 1 to 5 minutes, once"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,production]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,kubernetes,production]'
 	@touch $@
 
 test: venv ## Run every test that needs no outside server
@@ -57,7 +57,7 @@ format: venv ## Write the format and the safe fixes
 constraints: ## Choose the newest versions that fit pyproject.toml and pin them all in constraints.txt
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(PYTHON) -m venv "$$folder" && \
-	"$$folder/bin/pip" install --quiet --disable-pip-version-check '.[dev,production]' && \
+	"$$folder/bin/pip" install --quiet --disable-pip-version-check '.[dev,kubernetes,production]' && \
 	{ echo '# Every version that development, tests and the container image use. Written by `make constraints`.'; \
 	  "$$folder/bin/pip" freeze --disable-pip-version-check --exclude analytics-defs; } > "$$folder/constraints.txt" && \
 	cp "$$folder/constraints.txt" constraints.txt && \

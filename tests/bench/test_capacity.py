@@ -1,0 +1,77 @@
+"""The capacity model: its arithmetic by hand, its weights against the code's own requests, its tables against the documents."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_defs.config import Settings
+from bench.capacity import MONTH, RATES, Assumed, Prices, costs, event_units, ledger_units, need, sample, table
+from tests.core.made import reproducibly
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_thousand_events_a_second_by_hand() -> None:
+    with_objects, without = (need(1_000, event_objects=kind) for kind in (True, False))
+    assert (with_objects.lanes, without.lanes) == (3, 2)  # 1000 / (0.7 * 621), 1000 / (0.7 * 1335)
+    seconds = MONTH.total_seconds()
+    assert with_objects.monthly["PUTs"] == pytest.approx(seconds * 1_000 * 0.005 / 1000, rel=0.01)
+    assert without.monthly["PUTs"] < with_objects.monthly["PUTs"] / 500
+    assert without.monthly["claims and ledger"] == pytest.approx(seconds * 1_000 * 2 * 0.625e-6, rel=0.01)
+    assert without.monthly["workers"] == pytest.approx(730 * 3 * (0.04048 + 2 * 0.004445))
+
+
+def test_a_claim_weighs_two_units_as_long_as_its_item_fits_a_kilobyte() -> None:
+    assert event_units() == 2
+
+
+def test_the_sampled_events_are_of_the_size_that_was_measured() -> None:
+    sizes = [len(each.data) for each in sample()]
+    assert sum(sizes) / len(sizes) == pytest.approx(410, rel=0.1)
+
+
+def test_a_batch_weighs_two_units_for_each_action_of_its_two_transactions_and_its_mark() -> None:
+    """Four ranges: taken (4 heads, an entry), marked, closed (4 heads, 4 ranges, record, entry, totals, 2 hours with their marks)."""
+    units, progress = ledger_units(10_000, ranges=4, hours=2)
+    assert units >= 2 * (5 + 1 + 4 + 4 + 1 + 1 + 1 + 4)
+    assert units <= 2 * (5 + 1 + 4 + 4 + 1 + 1 + 1 + 4) + 6  # the record may take more than one kilobyte
+    assert progress == 2 * (5 + 1 + 4 + 1)
+
+
+@pytest.mark.parametrize("event_objects", [True, False])
+def test_more_events_never_take_less(event_objects: bool) -> None:
+    for one, more in pairwise(need(rate, event_objects=event_objects) for rate in RATES):
+        assert (one.lanes, one.write_units, one.puts, one.cost) <= (more.lanes, more.write_units, more.puts, more.cost)
+        assert one.progress_units <= more.progress_units
+
+
+@reproducibly
+@given(st.sampled_from(RATES), st.booleans(), st.floats(1.1, 5))
+def test_a_faster_lane_needs_no_more_lanes_and_a_dearer_write_costs_more(rate: int, event_objects: bool, factor: float) -> None:
+    plain = need(rate, event_objects=event_objects)
+    faster = Assumed(lane_with_objects=621 * factor, lane_without=1_335 * factor)
+    assert need(rate, event_objects=event_objects, assumed=faster).lanes <= plain.lanes
+    dearer = Assumed(prices=Prices(write_units=0.625e-6 * factor))
+    assert need(rate, event_objects=event_objects, assumed=dearer).cost > plain.cost
+
+
+def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_readme_measured() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert Assumed().batch_events == Settings.model_fields["batch_max_events"].default
+    assert f"| with one JSON object for each event | {Assumed().lane_with_objects:.0f} |" in readme
+    assert f"| without | {Assumed().lane_without:,.0f} |" in readme
+    assert "| 3,000,000 (750 parts, 175 MB) | 66.8 s | 28.1 s |" in readme
+    assert Assumed().hourly_events_per_second == pytest.approx(3_000_000 / (66.8 + 28.1), rel=0.01)
+    assert Assumed().parquet_bytes == pytest.approx(175e6 / 3e6, rel=0.05)
+
+
+def test_the_documents_show_what_the_model_says() -> None:
+    hint = "replace the tables by the output of: python -m bench.capacity"
+    assert table() in (ROOT / "README.md").read_text(encoding="utf-8"), hint
+    document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
+    assert costs(1_000) in document, hint

@@ -1,0 +1,381 @@
+"""What each role does, on a recorded cloud: every flow it can run, with the crashes, repeats and damages that make it ask for more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.storage.compute_log_manager import ComputeIOType
+
+from analytics_defs import wiring
+from analytics_defs.adapters.dynamodb import Dynamo
+from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+from analytics_defs.adapters.dynamodb_tables import expected_tables
+from analytics_defs.adapters.ground import BucketGround, DynamoGround
+from analytics_defs.adapters.memory_tables import memory_table
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.system import ThreadWorkers
+from analytics_defs.config import Settings
+from analytics_defs.core.adjusting import CounterItem
+from analytics_defs.core.batch import Limits
+from analytics_defs.core.events import Rules
+from analytics_defs.core.layout import part_key
+from analytics_defs.core.ledger import Lease
+from analytics_defs.core.ledger_writes import LedgerTables
+from analytics_defs.core.offsets import Range
+from analytics_defs.core.replaying import Hours
+from analytics_defs.defs import upkeep
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.agreement import compare_stores
+from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.check import check
+from analytics_defs.flows.compact import compact
+from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats, product_activity
+from analytics_defs.flows.recompute import compare, mend
+from analytics_defs.flows.redrive import Selection, dead_letters, redrive
+from analytics_defs.flows.replay import Means, replay
+from analytics_defs.flows.restore import restore
+from analytics_defs.flows.setup import setup
+from analytics_defs.flows.topics import accept_topic
+from analytics_defs.flows.trace import trace
+from analytics_defs.flows.watchover import Doors, ask_dynamodb, ask_figures, ask_s3
+from analytics_defs.ports import Ports
+from tests.contracts.archive_fixtures import s3_client
+from tests.defs.memory_platform import MemoryPlatform
+from tests.deploy.aws import BUCKET, Cloud
+from tests.flows.test_hourly_stats import BENCH
+from tests.flows.test_recompute_in_dynamodb import corrupt
+from tests.proof.doors import Call, Crashed, failing, through
+from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
+
+STRICT = Rules(max_event_bytes=300)
+BEFORE = "2024-01-15T09"
+ALL = Hours("2024-01-15T09", "2024-01-15T13")
+DEEP: Any = json.loads("[" * 40 + "]" * 40)
+"""DynamoDB holds 32 levels: the item points to its object."""
+SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,)}
+
+
+class Noted:
+    """A store whose methods are written down where they are called."""
+
+    def __init__(self, store: object, name: str, cloud: Cloud) -> None:
+        self._store, self._name, self._noting = store, name, cloud
+
+    def __getattr__(self, method: str) -> Any:
+        if not method.startswith("_"):
+            self._noting.called.add(f"{self._name}.{method}")
+        return getattr(self._store, method)
+
+
+@dataclass
+class Scene:
+    """A platform of production's adapters on the cloud, and Kafka in memory."""
+
+    cloud: Cloud
+    folder: Path
+    closing: list[Callable[[], None]] = field(default_factory=list)
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings(dynamo_endpoint=self.cloud.endpoint, minio_endpoint=self.cloud.endpoint, **SETTINGS)  # type: ignore[arg-type]
+
+    @cached_property
+    def grounds(self) -> tuple[DynamoGround, BucketGround]:
+        tables = expected_tables(self.settings.recent_events_table_name, self.tables)
+        found = DynamoGround(self.dynamo, tables), BucketGround(wiring.object_store_config(self.settings))
+        self.closing.append(found[1].close)
+        return found
+
+    @cached_property
+    def tables(self) -> LedgerTables:
+        return LedgerTables(self.settings.ledger_table_name, self.settings.aggregates_table_name)
+
+    @cached_property
+    def dynamo(self) -> Dynamo:
+        found = Dynamo(wiring.dynamo_config(self.settings))
+        self.closing.append(found.close)
+        return found
+
+    @cached_property
+    def world(self) -> World:
+        """Empty, with its one topic of two partitions."""
+        archive = ObjectStoreArchive(wiring.object_store_config(self.settings))
+        self.closing.append(archive.close)
+        recent = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
+        made: Any = World
+        stores = {"recent": recent, "archive": archive, "ledger": DynamoLedger(self.dynamo, self.tables)}
+        world: World = made(**{name: Noted(store, name, self.cloud) for name, store in stores.items()})
+        world.create(partitions=2)
+        return world
+
+    @property
+    def ports(self) -> Ports:
+        """With threads, as in production."""
+        return replace(self.world.ports, workers=ThreadWorkers(4))
+
+    @cached_property
+    def platform(self) -> MemoryPlatform:
+        """What Dagster's definitions reach, on the same stores."""
+        found = MemoryPlatform()
+        found.log, found.clock = self.world.log, self.world.clock
+        found._ports, found._settings = self.world.ports, self.settings
+        return found
+
+    def history(self) -> None:
+        """Batches of two hours: a legacy event, repeats, dead letters, a tombstone, an item that points to its object."""
+        world = self.world
+        world.produce(event("a"), event("b", f"{BEFORE}:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
+        world.produce(event("a", payload="other"), legacy_event(), event("deep", padding=DEEP), partition=1)
+        world.settle(conduct(rules=Rules(max_event_bytes=300)))
+        world.produce(event("c"), event("b", payload="again"), event("d"), event("deep", padding=DEEP))
+        world.settle(conduct(limits=Limits(max_events=2)))
+
+    def close(self) -> None:
+        for each in self.closing:
+            each()
+
+
+@contextmanager
+def scene(cloud: Cloud, folder: Path) -> Iterator[Scene]:
+    """Tables and bucket are there."""
+    found = Scene(cloud, folder)
+    try:
+        assert all(each.fault is None for each in setup(found.grounds))
+        yield found
+    finally:
+        found.close()
+
+
+def set_up(scene: Scene) -> None:
+    """From nothing, and once more where all is there."""
+    with scene.cloud.aside():
+        for table in expected_tables("RecentEvents", scene.tables):
+            scene.dynamo.call("delete_table", [], TableName=table.name)
+        with s3_client(wiring.object_store_config(scene.settings)) as s3:
+            s3.delete_bucket(Bucket=BUCKET)
+    for _ in range(2):
+        assert all(each.fault is None for each in setup(scene.grounds))
+
+
+def micro_batches(scene: Scene) -> None:
+    world = scene.world
+    scene.history()
+    with dg.DagsterInstance.ephemeral() as instance:
+        world.produce(event("e"), event("e"))
+        assert scene.platform.run(instance).success
+    _crashes_everywhere(world)
+    world.produce(event("closed by another"))
+    world.run(ports=through(world.ports, _closed_by_another))
+    world.clock.advance(timedelta(days=30))
+    world.produce(event("a", payload="after its item was forgotten"))
+    world.settle()
+    assert audit(world.ports).unaccounted == 0
+
+
+def _crashes_everywhere(world: World) -> None:
+    """At every call of an executor, before and after it took effect; another one goes on."""
+    at = 0
+    while True:
+        world.produce(event(f"x{at}"), event("a", payload=f"{at}"), b"{")
+        try:
+            world.run(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+        except Crashed:
+            world.settle()
+            at += 1
+            continue
+        break
+    assert at > 10
+
+
+def _closed_by_another(call: Call, perform: Callable[[], Any]) -> Any:
+    """Somebody else closes each batch a moment earlier."""
+    if call.method == "close":
+        assert perform()
+    return perform()
+
+
+def hours(scene: Scene) -> None:
+    world, ports = scene.world, scene.ports
+    with scene.cloud.aside():
+        scene.history()
+        assert redrive(Selection(), world.ports, conduct("redrive")).stored
+    for hour in (BEFORE, HOUR):
+        compact(hour, ports, memory_table)
+        hourly_stats(hour, ports, BENCH)
+    daily_stats(HOUR[:10], ports, BENCH)
+    product_activity(HOUR[:10], ports, BENCH)
+    with scene.cloud.aside():
+        world.produce(event("late"), event("later"))
+        world.settle()
+        world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
+        for item in ("a", "d"):
+            scene.dynamo.delete("RecentEvents", {"id": {"S": item}})
+    assert compact(HOUR, ports, memory_table).mended
+    restore(HOUR, ports, BENCH)
+    compare_stores(ports)
+    _replays(scene)
+    _uploads_that_break_off(scene)
+
+
+def _replays(scene: Scene) -> None:
+    """Everything is lost, one tree after the other, and comes back: from Kafka, and from the other stores where retention took it."""
+    world, means = scene.world, Means(scene.ports, BENCH, RULES)
+    for tree in ("events/", "parquet/", "dead-letters/", "repeats/"):
+        _lose(scene, tree)
+        assert replay(ALL, means).changed
+    replay(ALL, replace(means, write=False))
+    assert replay(Range(world.partition(), 0, 5), means).batches
+    world.log.retain_from(TOPIC, 0, 5)
+    for tree in ("parquet/", "repeats/"):
+        _lose(scene, tree)
+        replay(ALL, means)
+    assert replay(ALL, means).batches
+
+
+def _lose(scene: Scene, tree: str) -> None:
+    with scene.cloud.aside():
+        scene.world.archive.delete(list(scene.world.archive.keys(tree)))
+
+
+def _uploads_that_break_off(scene: Scene) -> None:
+    """Larger than one piece; the second piece is refused, then all are taken."""
+    file = scene.folder / "large"
+    file.write_bytes(b"." * 15 * 2**20)
+    for key in ("parquet/large", "aggregates/large"):
+        scene.cloud.refuse = lambda method, query: method == "PUT" and "partNumber=2" in query
+        with pytest.raises(AnalyticsError):
+            scene.world.archive.upload(key, str(file), "application/octet-stream")
+        scene.cloud.refuse = lambda *_: False
+        scene.world.archive.upload(key, str(file), "application/octet-stream")
+
+
+def run_logs(scene: Scene) -> None:
+    """What every run but a micro-batch writes, and what `forget_old_runs` removes."""
+    with _instance(scene) as instance:
+
+        @dg.job(executor_def=dg.in_process_executor)
+        def speaking() -> None:
+            dg.op(name="speak")(lambda: print("said"))()  # noqa: T201
+
+        done = speaking.execute_in_process(instance=instance)
+        upkeep._forget_run(instance, done.dagster_run)
+        assert instance.get_run_by_id(done.run_id) is None
+
+
+def ticks(scene: Scene) -> None:
+    """The code server: sensors, and what a tick logs."""
+    with scene.cloud.aside():
+        scene.history()
+        scene.world.ledger.renew(Lease("a run", 0, scene.world.clock.now()))
+        scene.world.produce(event("waits"))
+    with _instance(scene) as instance:
+        first = scene.platform.tick(instance)
+        assert first.run_requests
+        scene.world.clock.advance(timedelta(minutes=5))
+        scene.platform.tick(instance, first.cursor)
+        with instance.compute_log_manager.open_log_stream(["repository", "kafka_micro_batches", "1"], ComputeIOType.STDERR) as stream:
+            _write(stream, "a tick's log")
+
+
+def interface(scene: Scene) -> None:
+    """The webserver shows what runs and ticks printed."""
+    key = ["a run", "compute_logs", "step"]
+    with _instance(scene) as instance:
+        logs = instance.compute_log_manager
+        with scene.cloud.aside(), logs.open_log_stream(key, ComputeIOType.STDERR) as stream:
+            _write(stream, "said")
+        for name in ("step", "none"):
+            logs.get_log_data_for_type([*key[:2], name], ComputeIOType.STDERR, 0, None)
+        logs.get_log_metadata(key)
+        logs.is_capture_complete(key)
+        assert list(logs.get_log_keys_for_log_key_prefix(key[:2], ComputeIOType.STDERR))
+
+
+def watch(scene: Scene) -> None:
+    """The health endpoint: checks, figures, and the trace of every record and id in every state."""
+    world = scene.world
+    with scene.cloud.aside():
+        scene.history()
+        redrive(Selection(), world.ports, conduct("redrive"))
+        compact(HOUR, scene.ports, memory_table)
+        world.produce(event("pending"))
+        with pytest.raises(Crashed):
+            world.run(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
+        world.produce(event("not read yet"))
+    doors = Doors((TOPIC,), scene.ports, world.log, None)  # type: ignore[arg-type]
+    ask_dynamodb(doors)
+    ask_s3(doors)
+    ask_figures(doors)
+    for what in [*map(str, world.values), *"abcd", "big", "deep", "pending"]:
+        trace(what, scene.ports)
+
+
+def by_hand(scene: Scene) -> None:
+    """What an operator's commands do beyond what runs do."""
+    world, ports = scene.world, scene.ports
+    with scene.cloud.aside():
+        scene.history()
+    assert all(each.holds for each in check(scene.grounds[:2]))
+    list(dead_letters(Selection(), ports))
+    with pytest.raises(Crashed):
+        redrive(Selection(), through(world.ports, failing("claim", True, lambda _: Crashed())), conduct("redrive"))
+    redrive(Selection(), world.ports, conduct("redrive"))
+    with scene.cloud.aside():
+        compact(HOUR, ports, memory_table)
+    compare_bytes(HOUR, ports, BENCH)
+    audit_hour(HOUR, ports)
+    for _ in range(2):
+        with scene.cloud.aside():
+            corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]
+        assert mend(compare(ports, memory_table, lambda *_: None), ports)
+    world.create_again(partitions=2)
+    accept_topic(TOPIC, ports)
+
+
+def _write(stream: Any, text: str) -> None:
+    """Dagster opens text, and says bytes."""
+    stream.write(text)
+
+
+@contextmanager
+def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
+    """SQLite, with production's compute logs, by the environment's settings."""
+    production = {"module": "analytics_defs.defs.compute_logs", "class": "BucketComputeLogs", "config": {"without_jobs": ["micro_batch"]}}
+    (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": production}), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIO_ENDPOINT", scene.cloud.endpoint)
+        patch.setenv("ARCHIVE_BUCKET_NAME", BUCKET)
+        patch.setattr("tempfile.tempdir", str(scene.folder))
+        with dg.DagsterInstance.from_config(str(scene.folder)) as instance:
+            yield instance
+
+
+SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
+    "setup": (set_up,),
+    "micro-batches": (micro_batches,),
+    "hours": (hours, run_logs),
+    "code": (ticks,),
+    "webserver": (interface,),
+    "health": (watch,),
+    "operator": (micro_batches, hours, by_hand),
+}
+"""By policy: what must be possible under it, and nothing more."""
+FLOWS = {
+    "micro-batches": ("ingest", "steps"),
+    "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement"),
+    "code": ("observe", "report"),
+    "health": ("watchover", "trace"),
+    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
+}
+"""Modules of `flows` whose every call to a store happens in the policy's scenes."""
