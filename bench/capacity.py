@@ -60,8 +60,14 @@ class Assumed:
     """Share of its speed a lane is planned for: the rest catches up after a pause."""
     batch_events: int = 10_000
     """`BATCH_MAX_EVENTS`; lanes with less close what there is."""
+    follow_for_seconds: float = 20
+    """`FOLLOW_FOR`."""
+    follow_every_seconds: float = 1
+    """`FOLLOW_EVERY`: how often a lane that keeps up makes a batch at most."""
+    followed_lane_seconds: float = 0.2
+    """And not more often than this for each lane."""
     run_every_seconds: float = 10
-    """How often an idle lane makes a batch at most: a tick of 5 s and the start of a run."""
+    """The same where there are too many lanes to follow any: a tick of 5 s and the start of a run."""
     ranges: int = 4
     """Partitions a lane reads: one of each of the four topics, so there are four times as many partitions as lanes."""
     hours: int = 2
@@ -77,6 +83,11 @@ class Assumed:
     service_gb: float = 3.5
     """Code server, daemon, webserver, health endpoint: as in deploy/ecs."""
     prices: Prices = field(default_factory=Prices)
+
+    def batch_every_seconds(self, lanes: int) -> float:
+        """How often a lane that keeps up makes a batch."""
+        every = max(self.follow_every_seconds, lanes * self.followed_lane_seconds)
+        return every if every < self.follow_for_seconds else self.run_every_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,7 @@ class Need:
 def need(rate: int, *, event_objects: bool, assumed: Assumed | None = None) -> Need:
     a = assumed or Assumed()
     lanes = math.ceil(rate / (a.busy * (a.lane_with_objects if event_objects else a.lane_without)))
-    batches = min(max(rate / a.batch_events, lanes / a.run_every_seconds), float(rate))
+    batches = min(max(rate / a.batch_events, lanes / a.batch_every_seconds(lanes)), float(rate))
     ledger, progress = ledger_units(max(1, round(rate / batches)), a.ranges, a.hours)
     leases = lanes / 5
     units = rate * event_units() + batches * ledger + leases

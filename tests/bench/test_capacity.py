@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.config import Settings
+from analytics_defs.wiring import FOLLOWED_LANE
 from bench.capacity import MONTH, RATES, Assumed, Prices, costs, event_units, ledger_units, need, sample, table
 from tests.core.made import reproducibly
 
@@ -62,7 +63,11 @@ def test_a_faster_lane_needs_no_more_lanes_and_a_dearer_write_costs_more(rate: i
 
 def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_readme_measured() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert Assumed().batch_events == Settings.model_fields["batch_max_events"].default
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert Assumed().batch_events == defaults["batch_max_events"]
+    assert Assumed().follow_for_seconds == defaults["follow_for"].total_seconds()
+    assert Assumed().follow_every_seconds == defaults["follow_every"].total_seconds()
+    assert Assumed().followed_lane_seconds == FOLLOWED_LANE.total_seconds()
     assert f"| with one JSON object for each event | {Assumed().lane_with_objects:.0f} |" in readme
     assert f"| without | {Assumed().lane_without:,.0f} |" in readme
     assert "| 3,000,000 (750 parts, 175 MB) | 66.8 s | 28.1 s |" in readme
