@@ -21,9 +21,11 @@ def test_a_thousand_events_a_second_by_hand() -> None:
     with_objects, without = (need(1_000, event_objects=kind) for kind in (True, False))
     assert (with_objects.lanes, without.lanes) == (3, 2)  # 1000 / (0.7 * 621), 1000 / (0.7 * 1335)
     seconds = MONTH.total_seconds()
-    assert with_objects.monthly["PUTs"] == pytest.approx(seconds * 1_000 * 0.005 / 1000, rel=0.01)
-    assert without.monthly["PUTs"] < with_objects.monthly["PUTs"] / 500
-    assert without.monthly["claims and ledger"] == pytest.approx(seconds * 1_000 * 2 * 0.625e-6, rel=0.01)
+    assert (with_objects.batches, without.batches) == (3, 2)  # one a second in each lane
+    assert with_objects.monthly["PUTs"] - without.monthly["PUTs"] == pytest.approx(seconds * (1_000 + 5) * 0.005 / 1000, rel=0.001)
+    assert without.monthly["PUTs"] == pytest.approx(seconds * 2 * 5 * 0.005 / 1000, rel=0.01)
+    ledger, _ = ledger_units(500, ranges=4, hours=2)
+    assert without.monthly["claims and ledger"] == pytest.approx(seconds * (1_000 * 2 + 2 * ledger) * 0.625e-6, rel=0.001)
     assert without.monthly["workers"] == pytest.approx(730 * 3 * (0.04048 + 2 * 0.004445))
 
 
