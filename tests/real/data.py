@@ -27,7 +27,7 @@ def legacy_event(number: int, hour: str = HOUR) -> bytes:
     return text({"version": "1", "type": "LowStockWarning", "occurredAt": f"{hour}:31:00Z", **stock})
 
 
-def mixture(first: str, second: str, hours: tuple[str, str, str] = HOURS) -> list[Written]:
+def mixture(first: str, second: str, *, hours: tuple[str, str, str] = HOURS) -> list[Written]:
     """Two topics, the first of two partitions, the second of one: several hours, repeats inside a batch and across batches, dead letters,
     tombstones, legacy events, ids that differ only by case or by percent-encoding, an event of 320 KB."""
     main: list[bytes | None] = [event(f"event-{number}", hours[number % 3], price=number / 8) for number in range(50)]

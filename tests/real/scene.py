@@ -56,7 +56,7 @@ def prepared(hours: tuple[str, str, str] = data.HOURS) -> Iterator[Scene]:
     """`hours`: of the events. Objects of old ones, as these are, are written only where none is."""
     now = world.this_second()
     with plain.topics(2, 1) as topics:
-        plain.produce(data.mixture(*topics, hours))
+        plain.produce(data.mixture(*topics, hours=hours))
         with world.new_world(topics, ManualClock(now), batch_max_ranges=2) as undisturbed:
             plan = undisturbed.whole_plan()
             closed = undisturbed.run(plan).closed
