@@ -21,22 +21,24 @@ def event(event_id: str, hour: str = HOUR, **fields: Any) -> bytes:
     return text(document | fields)
 
 
-def legacy_event(number: int) -> bytes:
+def legacy_event(number: int, hour: str = HOUR) -> bytes:
     """A valid event in legacy form: without an id of its own."""
     stock = {"productId": f"p-{number}", "quantity": 2, "threshold": 10, "category": "küche"}
-    return text({"version": "1", "type": "LowStockWarning", "occurredAt": f"{HOUR}:31:00Z", **stock})
+    return text({"version": "1", "type": "LowStockWarning", "occurredAt": f"{hour}:31:00Z", **stock})
 
 
-def mixture(first: str, second: str) -> list[Written]:
+def mixture(first: str, second: str, *, hours: tuple[str, str, str] = HOURS) -> list[Written]:
     """Two topics, the first of two partitions, the second of one: several hours, repeats inside a batch and across batches, dead letters,
     tombstones, legacy events, ids that differ only by case or by percent-encoding, an event of 320 KB."""
-    main: list[bytes | None] = [event(f"event-{number}", HOURS[number % 3], price=number / 8) for number in range(50)]
-    twins = [event(each, note="ü") for each in ("Twin", "twin", "a/b", "a%2Fb", "a%2fb", "../up", "großer Name")]
-    main += [*twins, legacy_event(1), event("large", text="x" * 320_000), b"{cut of", None, event("event-3", again=True)]
-    side: list[bytes | None] = [event(f"side-{number}", HOURS[number % 2]) for number in range(12)]
-    side += [event("event-5", HOURS[2], other="payload"), legacy_event(2), b"\xff\xfe", None, event("side-0")]
-    late: list[bytes | None] = [event(f"late-{number}", HOURS[number % 3]) for number in range(15)]
-    late += [event("event-7", topic="another"), event("side-1"), legacy_event(3), text([1, 2]), None, event("", why="no id")]
+    main: list[bytes | None] = [event(f"event-{number}", hours[number % 3], price=number / 8) for number in range(50)]
+    twins = [event(each, hours[0], note="ü") for each in ("Twin", "twin", "a/b", "a%2Fb", "a%2fb", "../up", "großer Name")]
+    main += [*twins, legacy_event(1, hours[0]), event("large", hours[0], text="x" * 320_000)]
+    main += [b"{cut of", None, event("event-3", hours[0], again=True)]
+    side: list[bytes | None] = [event(f"side-{number}", hours[number % 2]) for number in range(12)]
+    side += [event("event-5", hours[2], other="payload"), legacy_event(2, hours[0]), b"\xff\xfe", None, event("side-0", hours[0])]
+    late: list[bytes | None] = [event(f"late-{number}", hours[number % 3]) for number in range(15)]
+    late += [event("event-7", hours[0], topic="another"), event("side-1", hours[0]), legacy_event(3, hours[0])]
+    late += [text([1, 2]), None, event("", hours[0], why="no id")]
     return [
         *(Written(first, 0, value, key=b"main", headers=(("trace", b"\x00\xff"), ("none", None))) for value in main),
         *(Written(first, 1, value) for value in side),

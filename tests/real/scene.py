@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
@@ -44,11 +44,19 @@ class Scene:
         found.assert_sound()
 
 
+def last_hours() -> tuple[str, str, str]:
+    """Of events whose objects are put, and go in tars where the store unpacks them."""
+    now = world.this_second()
+    latest, middle, oldest = (f"{now - timedelta(hours=ago):%Y-%m-%dT%H}" for ago in (1, 2, 3))
+    return latest, middle, oldest
+
+
 @contextmanager
-def prepared() -> Iterator[Scene]:
+def prepared(hours: tuple[str, str, str] = data.HOURS) -> Iterator[Scene]:
+    """`hours`: of the events. Objects of old ones, as these are, are written only where none is."""
     now = world.this_second()
     with plain.topics(2, 1) as topics:
-        plain.produce(data.mixture(*topics))
+        plain.produce(data.mixture(*topics, hours=hours))
         with world.new_world(topics, ManualClock(now), batch_max_ranges=2) as undisturbed:
             plan = undisturbed.whole_plan()
             closed = undisturbed.run(plan).closed

@@ -12,7 +12,7 @@ import pytest
 from tests.real import doomed, plain
 from tests.real.doomed import Boundary, Mission
 from tests.real.proxy import Exchange, http_proxy, passing
-from tests.real.scene import Scene, prepared
+from tests.real.scene import Scene, last_hours, prepared
 
 pytestmark = pytest.mark.real
 
@@ -56,6 +56,12 @@ def scene() -> Iterator[Scene]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def new_events() -> Iterator[Scene]:
+    with prepared(last_hours()) as found:
+        yield found
+
+
 def die(mission: Mission) -> None:
     """Run to the mission's boundary, and see that it was the boundary that ended the process."""
     with doomed.launched(mission) as process:
@@ -74,12 +80,21 @@ def recover(scene: Scene, mission: Mission) -> None:
         scene.assert_whole(world)
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES, ids=str)
-def test_a_run_that_is_killed_at_a_boundary_leaves_no_trace_after_recovery(scene: Scene, boundary: Boundary, tmp_path: Path) -> None:
+def die_and_recover(scene: Scene, boundary: Boundary, folder: Path) -> None:
     with scene.founded() as settings:
-        mission = Mission(settings, scene.plan, scene.now, tmp_path, boundary=boundary)
+        mission = Mission(settings, scene.plan, scene.now, folder, boundary=boundary)
         die(mission)
         recover(scene, mission)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=str)
+def test_a_run_that_is_killed_at_a_boundary_leaves_no_trace_after_recovery(scene: Scene, boundary: Boundary, tmp_path: Path) -> None:
+    die_and_recover(scene, boundary, tmp_path)
+
+
+@pytest.mark.parametrize("boundary", [Boundary("archive.put events", 3, moment) for moment in ("before", "within", "after")], ids=str)
+def test_a_run_that_is_killed_between_tars_leaves_no_trace_after_recovery(new_events: Scene, boundary: Boundary, tmp_path: Path) -> None:
+    die_and_recover(new_events, boundary, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +182,9 @@ def test_a_run_that_is_killed_while_an_object_is_in_flight_leaves_no_trace_after
 @pytest.mark.parametrize("done", [True, False], ids=["done", "half sent"])
 @pytest.mark.parametrize("number", [1, 2, 3, 5], ids=["probe", "impossible probe", "first tar", "third tar"])
 def test_a_run_that_is_killed_while_a_tar_is_in_flight_leaves_no_trace_after_recovery_but_the_probe_s_own(
-    scene: Scene, number: int, done: bool, tmp_path: Path
+    new_events: Scene, number: int, done: bool, tmp_path: Path
 ) -> None:
+    scene = new_events
     with scene.founded() as settings, http_proxy(settings.minio_endpoint) as proxy:
         assassin = Assassin(f"PUT /{settings.archive_bucket_name}/unpacking/".encode(), number, done=done)
         proxy.rule = assassin

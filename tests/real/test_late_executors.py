@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.real import doomed
 from tests.real.doomed import SUCCEEDED, Boundary, Mission
 from tests.real.picture import differences, picture
-from tests.real.scene import Scene, prepared
+from tests.real.scene import Scene, last_hours, prepared
 
 pytestmark = pytest.mark.real
 
@@ -97,6 +98,17 @@ def folder(parent: Path, name: str) -> Path:
 def test_a_process_that_sleeps_while_another_finishes_its_plan_changes_nothing_when_it_wakes_up(
     scene: Scene, boundary: Boundary, tmp_path: Path
 ) -> None:
+    sleep_and_wake_up(scene, boundary, tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["before", "within"])
+def test_a_process_that_sleeps_between_tars_changes_nothing_when_it_wakes_up(moment: Literal["before", "within"], tmp_path: Path) -> None:
+    with prepared(last_hours()) as new_events:
+        sleep_and_wake_up(new_events, Boundary("archive.put events", 2, moment), tmp_path)
+
+
+def sleep_and_wake_up(scene: Scene, boundary: Boundary, tmp_path: Path) -> None:
+    """Meanwhile another finishes the plan."""
     with scene.founded() as settings, scene.opened(settings) as world:
         sleeper = Mission(settings, scene.plan, scene.now, tmp_path, boundary=boundary, number=signal.SIGSTOP)
         with doomed.launched(sleeper) as process:
