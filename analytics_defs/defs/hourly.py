@@ -89,6 +89,7 @@ def _archive_metadata(done: Compaction, bucket: str) -> shown.Metadata:
         "files mended": dg.MetadataValue.json(list(done.mended)),
         "objects swept": done.swept,
         "foreign objects": dg.MetadataValue.json(list(done.strangers)),
+        **({"frozen": str(revision.taken)} if revision.taken else {}),
         "types": dg.MetadataValue.json(dict(revision.types)),
         "offsets": dg.MetadataValue.json({name: list(bounds) for name, bounds in revision.offsets.items()}),
         **shown.links(bucket, revision.keys),
@@ -150,6 +151,7 @@ def _restored_metadata(done: Restored) -> shown.Metadata:
         "there already": done.there,
         "held by others": done.held_by_others,
         "expired": done.expired,
+        "taken by retention": done.taken,
     }
 
 
