@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from analytics_defs.core.batch import MAX_HOURS, MAX_RANGES, Limits
 from analytics_defs.core.events import EVENT_TYPES, Rules
 from analytics_defs.core.plan import OnDataLoss, Policy
+from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import SettingsError
 
 LOCAL_KEY = "fake"
@@ -106,6 +107,8 @@ Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
 Page = Annotated[AnyHttpUrl, BeforeValidator(_page)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
 Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
+_Age = Annotated[timedelta, BeforeValidator(_duration), Field(ge=LEAST)]
+KeptFor = Annotated[_Age | None, Allowed(f"a duration, at least `{LEAST.days}d`")]
 Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
 PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -178,6 +181,9 @@ class Settings(BaseSettings):
     )
     stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
     dagster_runs_kept_for: Days = Field(timedelta(days=7), description="how long Dagster keeps finished micro-batch and upkeep runs")
+    event_objects_kept_for: KeptFor = Field(None, description="age at which JSON objects go, from batch time; not set: never")
+    parquet_kept_for: KeptFor = Field(None, description="age at which an hour's Parquet goes, from its newest batch's time; not set: never")
+    dead_letters_kept_for: KeptFor = Field(None, description="age at which files of dead letters and repeats go; not set: never")
     dagster_ui_url: Page | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")
@@ -217,6 +223,9 @@ class Settings(BaseSettings):
 
     def limits(self) -> Limits:
         return Limits(self.batch_max_events, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)
+
+    def ages(self) -> Ages:
+        return Ages(self.event_objects_kept_for, self.parquet_kept_for, self.dead_letters_kept_for)
 
     def rules(self) -> Rules:
         return Rules(max_event_bytes=self.max_event_bytes, max_future_skew=self.max_future_skew)
@@ -266,6 +275,14 @@ def topics_at_load() -> tuple[str, ...]:
 def health_in_dagster_at_load() -> bool:
     try:
         return load_settings().health_in_dagster
+    except SettingsError:
+        return False
+
+
+def anything_goes_at_load() -> bool:
+    """Whether a setting says that anything of the archive goes, some day."""
+    try:
+        return bool(load_settings().ages())
     except SettingsError:
         return False
 
