@@ -46,6 +46,13 @@ def _duration(value: object) -> object:
     return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])}) if match else value
 
 
+def _age(value: object) -> object:
+    found = _duration(value)
+    if isinstance(found, timedelta) and found < LEAST:
+        raise ValueError(f"at least {LEAST.days}d, until when the stores need each other; or nothing: kept for ever")
+    return found
+
+
 def _topics(value: object) -> object:
     names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
     if isinstance(names, tuple) and not (all(map(_TOPIC.fullmatch, names)) and len(set(names)) == len(names) > 0):
@@ -107,8 +114,7 @@ Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
 Page = Annotated[AnyHttpUrl, BeforeValidator(_page)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
 Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
-_Age = Annotated[timedelta, BeforeValidator(_duration), Field(ge=LEAST)]
-KeptFor = Annotated[_Age | None, Allowed(f"a duration, at least `{LEAST.days}d`")]
+KeptFor = Annotated[timedelta | None, BeforeValidator(_age), Allowed(f"a duration, at least `{LEAST.days}d`")]
 Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
 PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
