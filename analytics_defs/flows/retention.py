@@ -43,6 +43,7 @@ from analytics_defs.core.layout import (
     object_keys,
     parquet_dir,
     revision_of_archive,
+    success_key,
 )
 from analytics_defs.core.retention import Ages, LettersTaken, limit, newest
 from analytics_defs.core.timestamps import hour_of, whole_milliseconds
@@ -222,8 +223,8 @@ def _take_parquet_of(hour: str, keys: Sequence[str], turn: _Turn) -> None:
     taken = revision.taken.batches if revision else ()
     if set(batches) - set(taken) and turn.old(hour, batches):
         if not turn.write:
-            swept = [key for key in keys if batch_of_part(key) in batches or revision_of_archive(key) is not None]
-            turn.went(PARQUET, hour, turn.sizes(swept))
+            turn.leave([key for key in keys if not (batch_of_part(key) or revision_of_archive(key) or key == success_key(hour))])
+            turn.went(PARQUET, hour, turn.sizes([key for key in keys if batch_of_part(key) in batches or revision_of_archive(key)]))
             return
         revision = _frozen(hour, partial(_without_rows, turn=turn), turn)
         keys = list(ports.archive.keys(parquet_dir(hour)))

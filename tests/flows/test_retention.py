@@ -12,7 +12,8 @@ import pytest
 
 from analytics_defs.adapters.memory import MemoryRecentEvents
 from analytics_defs.core.events import Rules
-from analytics_defs.core.layout import event_dir, event_key, later_event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.layout import batch_time, event_dir, event_key, later_event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.offsets import Source
 from analytics_defs.core.replaying import Hours
 from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import Contradiction, Frozen, TakenOver, Unavailable
@@ -77,6 +78,15 @@ def came_late(world: World, *ids: str, timestamp: str = "2024-01-15T10:45:00Z", 
     world.settle()
 
 
+def produce_now(world: World, value: bytes, partition: int = 0) -> Source:
+    """A record whose own time is now: Kafka's heads before it have passed every hour before."""
+    at = world.source(
+        world.log.append("ProductDeleted", partition, value, timestamp_ms=int(world.clock.now().timestamp() * 1000)), partition
+    )
+    world.values[at] = value
+    return at
+
+
 def balanced(world: World) -> None:
     """What nobody may see moved: the equation, and the stores' agreement."""
     assert audit(world.ports).balanced
@@ -130,6 +140,8 @@ def test_bytes_are_those_of_the_objects_that_went() -> None:
 @pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS])
 def test_each_kind_has_its_own_age(ages: Ages) -> None:
     world = a_world()
+    for hour in (HOUR, NEXT):
+        compact(hour, world.ports, BENCH)
     grow_old(world)
     before = set(keys(world))
     run(world, ages)
@@ -244,7 +256,8 @@ def test_late_parts_are_added_to_the_archive_where_only_objects_went() -> None:
     done = compact(HOUR, world.ports, BENCH)
     assert done.revision
     assert (done.revision.rows, done.revision.taken.batches) == (4, ())
-    assert done.revision.taken.has_objects_of(world.clock.now() - LEAST)
+    assert done.revision.taken.has_objects_of(batch_time(done.revision.batches[2]))
+    assert not done.revision.taken.has_objects_of(batch_time(done.revision.batches[3]))
     assert hourly_stats(HOUR, world.ports, BENCH).stats.events == 4
     balanced(world)
 
@@ -380,7 +393,7 @@ def test_what_a_late_riser_writes_again_goes_with_the_next_run(ages: Ages) -> No
     grow_old(world)
     run(world, ages)
     after = dict(world.archive.objects)
-    came_back = {key: blob for key, blob in before.items() if key not in after}
+    came_back = {key: blob for key, blob in before.items() if key not in after and (ages.parquet or not key.startswith("parquet/"))}
     assert came_back
     world.archive.put(list(came_back.values()))
     assert run(world, ages).objects == len(came_back)
@@ -415,7 +428,7 @@ def test_a_retention_that_sleeps_over_its_delete_cannot_reach_an_id_that_came_ag
 def test_objects_stay_while_a_batch_is_pending_that_may_have_asked_before_the_freeze() -> None:
     """Such a batch writes the plain name alone, if that is free by then; the next retention could take it for the old one."""
     world = _old_world()
-    source = world.produce(event("a", payload="late"))
+    source = produce_now(world, event("a", payload="late"))
     looked = False
 
     def freeze_meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
@@ -488,7 +501,7 @@ def test_a_younger_batch_waits_for_a_pending_one_and_an_older_one_goes() -> None
     world.create(partitions=2)
     world.produce(event("older", "2024-01-15T09:00:00Z"))
     world.settle()
-    world.produce(event("stuck"), partition=1)
+    produce_now(world, event("stuck"), partition=1)
     world.clock.advance(timedelta(seconds=1))
     with pytest.raises(Crashed):
         ingest(world.look().plans[0], through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())), conduct())  # type: ignore[arg-type]
