@@ -39,7 +39,7 @@ def main(events: int = 40_000, in_batch: int = 4_000) -> None:
             log.append(message.topic, 0, message.value, key=message.key, timestamp_ms=int(clock.now().timestamp() * 1000))
             clock.advance(step)
         (plan,) = filter(None, look(EVENT_TYPES, Policy(), ports).plans)
-        ingest(plan, ports, Conduct("bench", Rules(), Limits(max_events=in_batch)))
+        ingest(plan, ports, Conduct("bench", Rules(max_event_bytes=2**20), Limits(max_events=in_batch)))
     trees = {name: _bytes(archive, prefix) for name, prefix in (("JSON objects", "events/"), ("parts", "parquet/"))}
     count = ledger.counters()["events"]
     compact(HOUR, ports, partial(duck_calculator, 384, 2))

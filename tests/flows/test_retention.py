@@ -270,7 +270,7 @@ def test_a_late_event_between_any_two_calls_is_stored_and_stays(ages: Ages) -> N
     for number in range(calls):
         world = World(recent=MemoryRecentEvents(lambda event: event.id == "large"))
         world = _old_world(world)
-        came = False
+        came, left = False, number
 
         def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a door
             nonlocal came, left
@@ -280,7 +280,6 @@ def test_a_late_event_between_any_two_calls_is_stored_and_stays(ages: Ages) -> N
             left -= 1
             return perform()
 
-        left = number
         done = run(world, ages, through(world.ports, meddle))
         assert came, number
         _late_is_whole(world, f"{number} {done.waiting}")
@@ -441,7 +440,7 @@ def test_objects_stay_while_a_batch_is_pending_that_may_have_asked_before_the_fr
             assert world.archive.get(event_key(HOUR, "a")) is not None
         return perform()
 
-    ingest(world.look().plans[0], through(world.ports, freeze_meanwhile), conduct("late"))  # type: ignore[arg-type]
+    ingest(world.look().plans[0], through(world.ports, freeze_meanwhile), conduct("late"))
     assert looked
     assert world.archive.get(later_event_key(HOUR, "a", source)) == world.values[source]
     run(world, OBJECTS)
@@ -483,7 +482,7 @@ def test_nothing_goes_that_is_younger_than_a_pending_batch() -> None:
     world.clock.advance(timedelta(seconds=1))
     plan = world.look().plans[0]
     with pytest.raises(Crashed):
-        ingest(plan, through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())), conduct())  # type: ignore[arg-type]
+        ingest(plan, through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())), conduct())
     (stuck,) = world.ledger.snapshot().pending
     world.log.add_partition("ProductDeleted")
     before = dict(world.archive.objects)
@@ -504,7 +503,7 @@ def test_a_younger_batch_waits_for_a_pending_one_and_an_older_one_goes() -> None
     produce_now(world, event("stuck"), partition=1)
     world.clock.advance(timedelta(seconds=1))
     with pytest.raises(Crashed):
-        ingest(world.look().plans[0], through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())), conduct())  # type: ignore[arg-type]
+        ingest(world.look().plans[0], through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())), conduct())
     world.produce(event("younger", "2024-01-15T08:00:00Z"))
     world.clock.advance(timedelta(seconds=1))
     plan = world.look().plans[0]
