@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.events import Rules
+from analytics_defs.core.hours import Taken
 from analytics_defs.core.layout import parquet_dir
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Plan, Policy, lane_of
@@ -126,22 +128,31 @@ def replayed_id(kinds: Kinds = REAL) -> Scene:
     return Scene(ground._stores, executors, lambda _: iter(()), ground._faults_of_who_holds, (TakenOver,))
 
 
-def forgotten_hours(kinds: Kinds = REAL) -> Scene:
-    """Two retentions of an hour that has an archive and a part, while a lane stores an id of it anew: it is old enough to be free."""
+def forgotten_objects(kinds: Kinds = REAL) -> Scene:
+    """Two retentions of an archived hour's JSON objects, while a lane stores an id of it anew: it is old enough to be free."""
+    return _forgotten(kinds, Ages(objects=LEAST))
+
+
+def forgotten_parquet(kinds: Kinds = REAL) -> Scene:
+    """The same of its Parquet."""
+    return _forgotten(kinds, Ages(parquet=LEAST))
+
+
+def _forgotten(kinds: Kinds, ages: Ages) -> Scene:
     ground = Ground(kinds)
     world, topic = ground.world, ground.topics[0]
     for event_id in ("again", "in a part"):
         world.produce(event(event_id), topic=topic)
         world.settle(Conduct("before", RULES))
-        if event_id == "again":
-            compact(HOUR, world.ports, remembering_table)
+    compact(HOUR, world.ports, remembering_table)
     ground.later = LEAST + timedelta(hours=1)
     now = int((NOW + ground.later).timestamp() * 1000)
     source = world.source(world.log.append(topic, 0, event("again", lane="late"), timestamp_ms=now), topic=topic)
     world.values[source] = event("again", lane="late")
     ground.open_topics()
-    executors = {"f1": ground.retention("f1"), "f2": ground.retention("f2"), "a1": ground.lane(0, "a1")}
-    return Scene(ground._stores, executors, ground._faults_while_forgetting, ground._faults_once_forgotten, (TakenOver,))
+    executors = {"f1": ground.retention("f1", ages), "f2": ground.retention("f2", ages), "a1": ground.lane(0, "a1")}
+    at_end = partial(ground._faults_once_forgotten, ages)
+    return Scene(ground._stores, executors, ground._faults_while_forgetting, at_end, (TakenOver,))
 
 
 class Ground:
@@ -184,14 +195,11 @@ class Ground:
 
         return run
 
-    def retention(self, name: str) -> Callable[[Door], None]:
+    def retention(self, name: str, ages: Ages) -> Callable[[Door], None]:
         def run(door: Door) -> None:
-            retain(self._forgetting(through(self._ports(name), door)))
+            retain(ForgetMeans(through(self._ports(name), door), cast(CalculatorBench, remembering_table), ages))
 
         return run
-
-    def _forgetting(self, ports: Ports) -> ForgetMeans:
-        return ForgetMeans(ports, cast(CalculatorBench, remembering_table), Ages(objects=LEAST, parquet=LEAST))
 
     def _faults_while_forgetting(self, stores: dict[str, Any]) -> Iterator[str]:
         """Readers find every row that retention did not take, once, and no file gone; the late event has its object once it is closed."""
@@ -212,22 +220,27 @@ class Ground:
                 if f"{each.topic_partition}/{each.start}" not in there:
                     yield f"the object of the late event {each} is gone: there are those of {sorted(there)}"
 
-    def _faults_once_forgotten(self, stores: dict[str, Any]) -> Iterator[str]:
-        """The lane goes on, and retention runs once more; then the late event is all that is left, and the next run finds nothing."""
+    def _faults_once_forgotten(self, ages: Ages, stores: dict[str, Any]) -> Iterator[str]:
+        """The lane goes on, and retention runs once more: of a frozen hour the late event is all that is left, and the next run finds
+        nothing. What was not frozen before the late event came is as young as that, and whole.
+        """
         recovered = World(
             **stores, clock=ManualClock(NOW + self.later + timedelta(hours=2)), topics=list(TOPICS), policy=POLICY, values=self.world.values
         )
         recovered.settle()
-        done, again = (retain(self._forgetting(recovered.ports)) for _ in range(2))
+        means = ForgetMeans(recovered.ports, cast(CalculatorBench, remembering_table), ages)
+        done, again = retain(means), retain(means)
         if done.waiting or again.gone or again.waiting:
             yield f"{done.waiting}, and then {again.gone} {again.waiting}"
         yield from self._faults_while_forgetting(stores)
+        revision = recovered.ledger.revision(HOUR)
+        taken = revision.taken if revision else Taken()
         rows = rows_by_ledger(self._seen(stores), HOUR) or []
-        if [event_id for event_id, _ in rows] != ["again"]:
-            yield f"the archive holds {rows}"
+        if len(rows) != (1 if taken.batches else 3):
+            yield f"{taken}, and the archive holds {rows}"
         left = {blob.metadata["batch"] for key, blob in recovered.archive.objects.items() if key.startswith("events/")}
-        if len(left) != 1:
-            yield f"objects of {sorted(left)} are left"
+        if len(left) != (1 if taken.objects_through else 3):
+            yield f"{taken}, and objects of {sorted(left)} are left"
 
     def replay(self, name: str) -> Callable[[Door], None]:
         def run(door: Door) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +18,8 @@ from analytics_defs.flows import event_objects, retention
 from analytics_defs.flows.retention import _Turn
 from analytics_defs.ports import Ports
 from tests.proof.replay import replay
-from tests.proof.scene import forgotten_hours
-from tests.proof.schedules import Search
+from tests.proof.scene import forgotten_objects, forgotten_parquet
+from tests.proof.schedules import Scene, Search
 
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "1"))
 CRASHES = int(os.environ.get("CRASHES", "1"))
@@ -31,8 +32,9 @@ def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
-def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_an_hour_half() -> None:
-    verdict = Search(forgotten_hours(), PREEMPTIONS, CRASHES).run()
+@pytest.mark.parametrize("scene", [forgotten_objects, forgotten_parquet])
+def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_an_hour_half(scene: Callable[[], Scene]) -> None:
+    verdict = Search(scene(), PREEMPTIONS, CRASHES).run()
     assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
     print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
 
@@ -57,21 +59,21 @@ def of_any_batch(found: Revision, turn: _Turn) -> Revision | None:
 
 
 @pytest.mark.parametrize(
-    "patched",
+    ("scene", "patched"),
     [
-        pytest.param({(event_objects, "_is_touched"): never_touched}, id="batches do not ask for the freeze"),
-        pytest.param({(retention, "CLOCKS"): timedelta(days=-1)}, id="nobody waits for batches that asked before"),
-        pytest.param({(retention, "mark"): deleted_before_the_marker}, id="files go before the marker"),
-        pytest.param({(retention, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
-        pytest.param({(retention, "_without_rows"): of_any_batch}, id="rows go however young"),
+        pytest.param(forgotten_objects, {(event_objects, "_is_touched"): never_touched}, id="batches do not ask for the freeze"),
+        pytest.param(forgotten_objects, {(retention, "CLOCKS"): timedelta(days=-1)}, id="nobody waits for batches that asked before"),
+        pytest.param(forgotten_parquet, {(retention, "mark"): deleted_before_the_marker}, id="files go before the marker"),
+        pytest.param(forgotten_objects, {(retention, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
+        pytest.param(forgotten_parquet, {(retention, "_without_rows"): of_any_batch}, id="rows go however young"),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
-    patched: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
+    scene: Callable[[], Scene], patched: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for (module, name), mutant in patched.items():
         monkeypatch.setattr(module, name, mutant)
-    findings = (Search(forgotten_hours(), preemptions, crashes=1).run().finding for preemptions in range(4))
+    findings = (Search(scene(), preemptions, crashes=1).run().finding for preemptions in range(4))
     finding = next(filter(None, findings), None)
     assert finding is not None
-    assert replay(forgotten_hours(), finding.schedule) == finding.fault
+    assert replay(scene(), finding.schedule) == finding.fault
