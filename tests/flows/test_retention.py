@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,11 +17,12 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.replaying import Hours
 from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import Contradiction, Frozen, TakenOver, Unavailable
+from analytics_defs.flows import retention
 from analytics_defs.flows.agreement import compare_stores
 from analytics_defs.flows.audit import audit, audit_hour
 from analytics_defs.flows.audit_bytes import compare_bytes
 from analytics_defs.flows.compact import compact
-from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats
+from analytics_defs.flows.hourly_stats import CalculatorBench, daily_stats, hourly_stats
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.recompute import compare, mend
 from analytics_defs.flows.redrive import Selection, redrive
@@ -32,6 +33,7 @@ from analytics_defs.flows.retention import Means, Retention, retain
 from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import KEPT, Blob, Ports
 from tests.flows.test_hourly_stats import BENCH
+from tests.proof.archived import remembering_table
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
 
@@ -63,6 +65,19 @@ def grow_old(world: World, by: timedelta = LEAST + timedelta(hours=1)) -> None:
 
 def run(world: World, ages: Ages = ALL, ports: Ports | None = None, write: bool = True) -> Retention:
     return retain(Means(ports or world.ports, BENCH, ages, write))
+
+
+SWIFT = cast(CalculatorBench, remembering_table)
+
+
+def run_swiftly(world: World, ages: Ages, ports: Ports | None = None) -> Retention:
+    return retain(Means(ports or world.ports, SWIFT, ages))
+
+
+@pytest.fixture
+def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of hundreds of runs. Statistics take a database each, and touch nothing of the hour's files."""
+    monkeypatch.setattr(retention, "hourly_stats", lambda *_: None)
 
 
 def keys(world: World, prefix: str = "") -> list[str]:
@@ -262,6 +277,7 @@ def test_late_parts_are_added_to_the_archive_where_only_objects_went() -> None:
     balanced(world)
 
 
+@pytest.mark.usefixtures("without_statistics")
 @pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
 def test_a_late_event_between_any_two_calls_is_stored_and_stays(ages: Ages) -> None:
     """Of an id that was in the hour before, and of a new one, too large for its item."""
@@ -280,14 +296,14 @@ def test_a_late_event_between_any_two_calls_is_stored_and_stays(ages: Ages) -> N
             left -= 1
             return perform()
 
-        done = run(world, ages, through(world.ports, meddle))
+        done = run_swiftly(world, ages, through(world.ports, meddle))
         assert came, number
         _late_is_whole(world, f"{number} {done.waiting}")
-        run(world, ages)
+        run_swiftly(world, ages)
         _late_is_whole(world, f"{number} afterwards")
         balanced(world)
         for each in (HOUR, NEXT):
-            compact(each, world.ports, BENCH)
+            compact(each, world.ports, SWIFT)
         _late_is_whole(world, f"{number} compacted")
         balanced(world)
 
@@ -312,7 +328,7 @@ def _calls(ages: Ages) -> int:
         return perform()
 
     world = _old_world()
-    run(world, ages, through(world.ports, count))
+    run_swiftly(world, ages, through(world.ports, count))
     return calls
 
 
@@ -334,23 +350,25 @@ def _late_is_whole(world: World, when: str) -> None:
 # Crashes, and two at once.
 
 
+@pytest.mark.usefixtures("without_statistics")
 @pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
 @pytest.mark.parametrize("effect", [False, True], ids=["before", "after"])
 def test_a_crash_at_any_call_is_gone_on_with_by_the_next_run(ages: Ages, effect: bool) -> None:
     world = _old_world()
-    run(world, ages)
+    run_swiftly(world, ages)
     expected = {key: blob.body for key, blob in world.archive.objects.items() if not key.endswith("_SUCCESS.json")}
     for number in range(_calls(ages)):
         world = _old_world()
         with pytest.raises(Crashed):
-            run(world, ages, through(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
+            run_swiftly(world, ages, through(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
         balanced(world)
-        assert run(world, ages).waiting == [], number
+        assert run_swiftly(world, ages).waiting == [], number
         found = {key: blob.body for key, blob in world.archive.objects.items() if not key.endswith("_SUCCESS.json")}
         assert found == expected, number
         balanced(world)
 
 
+@pytest.mark.usefixtures("without_statistics")
 @pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
 def test_a_second_run_between_any_two_calls_does_no_harm(ages: Ages) -> None:
     for number in range(_calls(ages)):
@@ -360,14 +378,14 @@ def test_a_second_run_between_any_two_calls_does_no_harm(ages: Ages) -> None:
             nonlocal left
             left -= 1
             if left == -1:
-                run(world, ages)
+                run_swiftly(world, ages)
             return perform()
 
-        run(world, ages, through(world.ports, meddle))
+        run_swiftly(world, ages, through(world.ports, meddle))
         assert left < 0
-        run(world, ages)
+        run_swiftly(world, ages)
         wanted = _old_world()
-        run(wanted, ages)
+        run_swiftly(wanted, ages)
         assert keys(world) == keys(wanted), number
         revision = world.ledger.revision(HOUR)
         assert revision is None or revision.number <= 4
