@@ -41,8 +41,10 @@ def test_the_job_says_what_went_of_which_hours() -> None:
         shown = output(execute(platform, instance))
     assert (shown["objects removed"], shown["hours that wait"], shown["foreign objects"]) == (4, 0, 0)
     assert int(str(shown["bytes removed"])) > 400
-    (row,) = shown["by hour"]  # type: ignore[misc]
-    assert (row.data["tree"], row.data["hour"], row.data["objects"]) == ("events", HOUR, 4)  # type: ignore[has-type]
+    table = shown["by hour"]
+    assert isinstance(table, dg.TableMetadataValue)
+    (row,) = table.records
+    assert (row.data["tree"], row.data["hour"], row.data["objects"]) == ("events", HOUR, 4)
     assert platform.ports().archive.get(event_key(HOUR, "event-0")) is None
 
 
