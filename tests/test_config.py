@@ -227,3 +227,14 @@ def test_wrong_settings_do_not_keep_definitions_from_loading(monkeypatch: pytest
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("name", ["EVENT_OBJECTS_KEPT_FOR", "PARQUET_KEPT_FOR", "DEAD_LETTERS_KEPT_FOR"])
+def test_an_age_is_never_or_long_enough(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert not load_settings().ages()
+    monkeypatch.setenv(name, "31d")
+    assert load_settings().ages()
+    for value, said in (("30d", "expected at least 31d, until when the stores need each other"), ("soon", "expected a duration such as")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError, match=f"{name}={value}: {said}"):
+            load_settings()

@@ -890,3 +890,13 @@ def test_an_hour_that_moves_all_the_time_waits() -> None:
     assert done.gone == []
     assert any("moved 10 times" in line for line in done.waiting)
     assert TakenOver.retryable
+
+
+def test_an_age_that_was_raised_counts_for_what_comes_back() -> None:
+    world = a_world()
+    before = dict(world.archive.objects)
+    grow_old(world)
+    run(world, OBJECTS)
+    world.archive.put([before[event_key(HOUR, "a")]])
+    assert run(world, Ages(objects=2 * LEAST)).gone == []
+    assert run(world, OBJECTS).objects == 1
