@@ -512,7 +512,8 @@ def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_i
 
 def whole_rows(world: World) -> list[dict[str, Any]]:
     (key,) = (each for each in world.archive.keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
-    return pq.read_table(io.BytesIO(world.archive.objects[key].body)).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.archive.objects[key].body)).to_pylist()
+    return rows
 
 
 @pytest.mark.parametrize("carried", [True, False], ids=["new objects", "objects of an older version"])

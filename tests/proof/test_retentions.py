@@ -58,6 +58,7 @@ def of_any_batch(found: Revision, turn: _Turn) -> Revision | None:
     return hours.without_rows(found, turn.now) if found.batches else None
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("scene", "patched"),
     [
