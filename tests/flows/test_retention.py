@@ -898,5 +898,5 @@ def test_an_age_that_was_raised_counts_for_what_comes_back() -> None:
     grow_old(world)
     run(world, OBJECTS)
     world.archive.put([before[event_key(HOUR, "a")]])
-    assert run(world, Ages(objects=2 * LEAST)).gone == []
+    assert run(world, Ages(objects=LEAST + timedelta(hours=2))).gone == []
     assert run(world, OBJECTS).objects == 1
