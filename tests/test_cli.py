@@ -319,7 +319,7 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
 def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
     world.produce("a", "b", "c")
     world.run("ingest")
-    nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "adjustments": []}
+    nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "frozen": [], "adjustments": []}
     assert world.answer("rebuild-aggregates", "--diff") == nothing
     world.ledger._hourly[HOUR, 0]["events"] -= 2
     (found,) = world.answer("rebuild-aggregates", "--diff", exit_code=1)["counters"]
