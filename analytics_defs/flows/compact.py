@@ -195,7 +195,8 @@ def leftovers(revision: Revision, keys: Sequence[str]) -> tuple[list[str], tuple
     batches, named = revision.known, {*revision.keys, success_key(revision.hour)}
     swept, strangers = [], []
     for key in keys:
-        batch, number = batch_of_part(key), revision_of_archive(key)
+        is_here = "/" not in key.removeprefix(parquet_dir(revision.hour))  # a copy in a folder below is somebody's
+        batch, number = (batch_of_part(key), revision_of_archive(key)) if is_here else (None, None)
         if batch in batches or (number is not None and number <= revision.number and key not in named):
             swept.append(key)
         elif batch is None and number is None and key not in named:

@@ -173,11 +173,15 @@ class _Turn:
         return [each.bytes for each in found if each]
 
     def went(self, tree: str, hour: str, sizes: Sequence[int]) -> None:
+        if not sizes:
+            return
         self.report.gone.append(Gone(tree.rstrip("/"), hour, len(sizes), sum(sizes)))
         self._on_gone(len(sizes))
 
     def leave(self, keys: Iterator[str] | Sequence[str]) -> None:
         for key in keys:
+            if key in self.report.foreign:  # a folder below an hour parts its keys in two, and each half looks
+                continue
             self.report.foreigners += 1
             if len(self.report.foreign) < NAMED:
                 self.report.foreign.append(key)

@@ -481,6 +481,7 @@ def test_foreign_objects_are_named_and_left_alone() -> None:
         Blob(f"{event_dir(HOUR)}deeper/a.json", ours.body, "application/json", ours.metadata),
         Blob(event_key(HOUR, "b"), b"altered", "application/json", {}),
         Blob(f"{parquet_dir(HOUR)}notes.parquet", b"PAR1", "application/octet-stream", {}),
+        Blob(f"{parquet_dir(HOUR)}backup/{closed}.parquet", b"PAR1", "application/octet-stream", {}),
         Blob(f"dead-letters/2024/01/15/11/{closed}.ndjson", b"moved", "application/x-ndjson", {}),
         Blob("dead-letters/2024/01/15/12/copy.ndjson", b"copied", "application/x-ndjson", {}),
         Blob("repeats/2024/01/15/12/20240115T120001000Z-0123456789ab.ndjson", b"unknown", "application/x-ndjson", {}),
