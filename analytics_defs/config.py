@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from analytics_defs.core.batch import MAX_HOURS, MAX_RANGES, Limits
 from analytics_defs.core.events import EVENT_TYPES, Rules
 from analytics_defs.core.plan import OnDataLoss, Policy
+from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import SettingsError
 
 LOCAL_KEY = "fake"
@@ -44,6 +45,13 @@ def _duration(value: object) -> object:
     if isinstance(value, str) and match is None:
         raise ValueError("a duration such as 500ms, 30s, 5m, 24h or 7d")
     return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])}) if match else value
+
+
+def _age(value: object) -> object:
+    found = _duration(value)
+    if isinstance(found, timedelta) and found < LEAST:
+        raise ValueError(f"at least {LEAST.days}d, until when the stores need each other; or nothing: kept for ever")
+    return found
 
 
 def _topics(value: object) -> object:
@@ -107,6 +115,7 @@ Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
 Page = Annotated[AnyHttpUrl, BeforeValidator(_page)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
 Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
+KeptFor = Annotated[timedelta | None, BeforeValidator(_age), Allowed(f"a duration, at least `{LEAST.days}d`")]
 Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
 PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -188,6 +197,9 @@ class Settings(BaseSettings):
     )
     stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
     dagster_runs_kept_for: Days = Field(timedelta(days=7), description="how long Dagster keeps finished micro-batch and upkeep runs")
+    event_objects_kept_for: KeptFor = Field(None, description="age at which JSON objects go, from batch time; not set: never")
+    parquet_kept_for: KeptFor = Field(None, description="age at which an hour's Parquet goes, from its newest batch's time; not set: never")
+    dead_letters_kept_for: KeptFor = Field(None, description="age at which files of dead letters and repeats go; not set: never")
     dagster_ui_url: Page | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")
@@ -227,6 +239,9 @@ class Settings(BaseSettings):
 
     def limits(self) -> Limits:
         return Limits(self.batch_max_events, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)
+
+    def ages(self) -> Ages:
+        return Ages(self.event_objects_kept_for, self.parquet_kept_for, self.dead_letters_kept_for)
 
     def rules(self) -> Rules:
         return Rules(max_event_bytes=self.max_event_bytes, max_future_skew=self.max_future_skew)
@@ -276,6 +291,14 @@ def topics_at_load() -> tuple[str, ...]:
 def health_in_dagster_at_load() -> bool:
     try:
         return load_settings().health_in_dagster
+    except SettingsError:
+        return False
+
+
+def anything_goes_at_load() -> bool:
+    """Whether a setting says that anything of the archive goes, some day."""
+    try:
+        return bool(load_settings().ages())
     except SettingsError:
         return False
 
@@ -352,8 +375,7 @@ def _allowed(field: str) -> str:
     info = Settings.model_fields[field]
     words = [each.words for each in info.metadata if isinstance(each, Allowed)]
     at_least, above, at_most = (
-        next((_shown(getattr(each, bound)) for each in info.metadata if hasattr(each, bound)), None)
-        for bound in ("ge", "gt", "le")
+        next((_shown(getattr(each, bound)) for each in info.metadata if hasattr(each, bound)), None) for bound in ("ge", "gt", "le")
     )
     if at_most:
         words.append(f"{at_least} to {at_most}")

@@ -10,6 +10,7 @@ from analytics_defs.defs.hourly import event_archive, hourly_automation, hourly_
 from analytics_defs.defs.ingest import micro_batch_job, move_events
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.replaying import replay_job
+from analytics_defs.defs.retention import forget_daily, forget_old_archive
 from analytics_defs.defs.sensor import kafka_micro_batches
 from analytics_defs.defs.signs import compare_hourly, stores_agree, stores_agree_job, vital_signs
 from analytics_defs.defs.topics import event_parts, topic_assets
@@ -27,8 +28,8 @@ defs = dg.Definitions(
         product_activity,
     ],
     asset_checks=[equation_balances, vital_signs, stores_agree],
-    jobs=[micro_batch_job, stores_agree_job, replay_job, observability_endpoint, forget_old_runs],
-    schedules=[compare_hourly, forget_hourly],
+    jobs=[micro_batch_job, stores_agree_job, replay_job, observability_endpoint, forget_old_runs, forget_old_archive],
+    schedules=[compare_hourly, forget_hourly, forget_daily],
     sensors=[kafka_micro_batches, hourly_automation, keep_endpoint],
     resources={"platform": Platform(), "frames": Frames(Platform())},
     executor=dg.in_process_executor,

@@ -12,6 +12,7 @@
     │   └── Contradiction           stores and ledger disagree in a way no crash explains
     ├── GroupInUse                  another consumer is a member of the group: its offsets cannot be set
     ├── TakenOver      (retryable)  another executor closed or took what this one worked on; nothing was changed here
+    ├── Frozen                      retention has taken what this needs: it is refused whole, and what is left stays
     ├── NotFound                    what a person asked for is not there
     └── CannotStart                 a local server or the development stack could not be started
 
@@ -73,6 +74,10 @@ class TakenOver(AnalyticsError):
     """Another executor was first. Nothing was changed by this one."""
 
     retryable = True
+
+
+class Frozen(AnalyticsError):
+    """Retention has taken what was asked for, as its settings say. Nothing was changed, and nothing is wrong with what is left."""
 
 
 class NotFound(AnalyticsError):

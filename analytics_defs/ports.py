@@ -15,6 +15,7 @@ from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision, Rows
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.retention import LettersTaken
 from analytics_defs.core.statistics import ProductStats
 from analytics_defs.errors import AnalyticsError
 
@@ -180,6 +181,15 @@ class Blob:
     metadata: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What an object is, without its bytes."""
+
+    bytes: int
+    metadata: Mapping[str, str]
+    """Names in lower case."""
+
+
 class Archive(Protocol):
     """The bucket. Thread-safe."""
 
@@ -201,6 +211,10 @@ class Archive(Protocol):
 
     def fetch(self, key: str) -> Blob | None:
         """The object with its content type and its metadata, whose names come in lower case."""
+        ...
+
+    def stat(self, key: str) -> Stat | None:
+        """Size and metadata of the object. It costs a request, and no byte of the object."""
         ...
 
     def download(self, key: str, path: str) -> bool:
@@ -288,6 +302,14 @@ class Ledger(Protocol):
 
     def revise(self, revision: Revision) -> Revision:
         """Put the revision unless its number is taken; answer the one that has the number."""
+        ...
+
+    def letters_taken(self) -> LettersTaken | None:
+        """Up to where retention took the files of dead letters and repeats. None: it took none."""
+        ...
+
+    def take_letters(self, taken: LettersTaken) -> LettersTaken:
+        """Note that it takes them up to there, unless that is noted or more; answer what is noted."""
         ...
 
     def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:

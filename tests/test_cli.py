@@ -319,7 +319,7 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
 def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
     world.produce("a", "b", "c")
     world.run("ingest")
-    nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "adjustments": []}
+    nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "frozen": [], "adjustments": []}
     assert world.answer("rebuild-aggregates", "--diff") == nothing
     world.ledger._hourly[HOUR, 0]["events"] -= 2
     (found,) = world.answer("rebuild-aggregates", "--diff", exit_code=1)["counters"]
@@ -439,3 +439,45 @@ def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_d
     assert "error: the bucket does not answer" in shown.err
     assert ended(monkeypatch, *wanted, "--json") == cli.UNAVAILABLE
     assert json.loads(capsys.readouterr().out)["unfinished"].startswith("batch ")
+
+
+def test_what_is_old_goes_by_command_and_a_dry_run_says_so_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.clock.advance(timedelta(days=91))
+    kept = world.run("forget")
+    assert (kept.exit_code, "everything is kept" in kept.stdout) == (0, True)
+    monkeypatch.setenv("EVENT_OBJECTS_KEPT_FOR", "90d")
+    looked = world.answer("forget", "--dry-run")
+    assert (looked["objects"], [each["hour"] for each in looked["found"]["gone"]]) == (2, [HOUR])
+    assert world.archive.get(event_key(HOUR, "a")) is not None
+    done = world.run("forget")
+    assert (done.exit_code, "gone: 2 objects" in done.stdout) == (0, True)
+    assert world.archive.get(event_key(HOUR, "a")) is None
+    assert world.answer("forget")["objects"] == 0
+
+
+def test_an_hour_that_stays_although_it_is_old_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.clock.advance(timedelta(days=91))
+    world.produce("unread")
+    monkeypatch.setenv("PARQUET_KEPT_FOR", "90d")
+    found = world.run("forget")
+    assert found.exit_code == cli.FINDING
+    assert f"hour {HOUR}: old enough, but not every partition has passed it" in found.stderr
+
+
+def test_what_retention_took_is_refused_by_command_with_a_clear_error(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.clock.advance(timedelta(days=91))
+    monkeypatch.setenv("PARQUET_KEPT_FOR", "90d")
+    world.run("forget")
+    for command in (("restore", HOUR), ("stats", HOUR), ("replay", "--from", HOUR, "--to", "2024-01-15T11")):
+        assert ended(monkeypatch, *command) == cli.FINDING
+        assert "retention took" in capsys.readouterr().err
+    assert world.answer("audit", "--hour", HOUR)["hours"][0]["taken"] == 1
+    assert world.answer("rebuild-aggregates", "--diff")["frozen"] == [HOUR]

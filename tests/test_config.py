@@ -263,3 +263,14 @@ def test_a_duration_out_of_bounds_is_told_the_bound_as_one_writes_it(monkeypatch
         "FOLLOW_EVERY=50ms: expected at least 0.1s",
         "MAX_FUTURE_SKEW=30h: expected at most 24h",
     ]
+
+
+@pytest.mark.parametrize("name", ["EVENT_OBJECTS_KEPT_FOR", "PARQUET_KEPT_FOR", "DEAD_LETTERS_KEPT_FOR"])
+def test_an_age_is_never_or_long_enough(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert not load_settings().ages()
+    monkeypatch.setenv(name, "31d")
+    assert load_settings().ages()
+    for value, said in (("30d", "expected at least 31d, until when the stores need each other"), ("soon", "expected a duration such as")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError, match=f"{name}={value}: {said}"):
+            load_settings()

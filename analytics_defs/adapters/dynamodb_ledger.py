@@ -18,6 +18,7 @@ from analytics_defs.core.hours import Revision
 from analytics_defs.core.ledger import Batch, BatchRecord, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.offsets import Source, TopicPartition
+from analytics_defs.core.retention import LettersTaken
 from analytics_defs.errors import Contradiction
 
 _PK = "pk = :pk"
@@ -138,6 +139,14 @@ class DynamoLedger:
             raise Contradiction(f"hour {revision.hour}: there is no revision before {revision.number}. Nothing was changed.")
         refused = self._dynamo.transact([writes.revision_action(revision, self._tables.ledger)])
         return items.decoded(hours_items.revision_of, refused[0]) if refused and refused[0] else revision
+
+    def letters_taken(self) -> LettersTaken | None:
+        found = self._dynamo.get(self._tables.ledger, keys.letters_taken_key())
+        return items.decoded(hours_items.letters_taken_of, found) if found else None
+
+    def take_letters(self, taken: LettersTaken) -> LettersTaken:
+        refused = self._dynamo.transact([writes.letters_action(taken, self._tables.ledger)])
+        return items.decoded(hours_items.letters_taken_of, refused[0]) if refused and refused[0] else taken
 
     def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:
         wanted = [keys.redriven_key(source) for source in dict.fromkeys(sources)]

@@ -22,9 +22,10 @@ from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.ledger import Batch, BatchRecord, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.retention import LettersTaken
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError, Contradiction, Missing, TopicRecreated, Unavailable, Unreadable
-from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Reading, StoredEvent, Survey, TopicDescription, Watermarks
+from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Reading, Stat, StoredEvent, Survey, TopicDescription, Watermarks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -366,6 +367,11 @@ class MemoryArchive(_Locked):
         return found and replace(found, metadata={name.lower(): value for name, value in found.metadata.items()})
 
     @_atomic
+    def stat(self, key: str) -> Stat | None:
+        found = self.fetch(key)
+        return Stat(len(found.body), found.metadata) if found else None
+
+    @_atomic
     def download(self, key: str, path: str) -> bool:
         found = self.objects.get(key)
         if found is None:
@@ -411,6 +417,7 @@ class MemoryLedger(_Locked):
         self._totals: dict[int, dict[str, int]] = {}
         self._hourly: dict[tuple[str, int], dict[str, int]] = {}
         self._adjustments: dict[CounterItem, list[Adjustment]] = {}
+        self._letters_taken: LettersTaken | None = None
 
     @_atomic
     def snapshot(self) -> Snapshot:
@@ -520,6 +527,16 @@ class MemoryLedger(_Locked):
         if revision.number == len(known) + 1:
             known.append(revision)
         return known[revision.number - 1]
+
+    @_atomic
+    def letters_taken(self) -> LettersTaken | None:
+        return self._letters_taken
+
+    @_atomic
+    def take_letters(self, taken: LettersTaken) -> LettersTaken:
+        if self._letters_taken is None or self._letters_taken.through < taken.through:
+            self._letters_taken = taken
+        return self._letters_taken
 
     @_atomic
     def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:

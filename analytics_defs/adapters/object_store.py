@@ -14,7 +14,7 @@ from analytics_defs.adapters.object_store_faults import Where, translated
 from analytics_defs.adapters.object_store_unpacking import Unpacking
 from analytics_defs.adapters.system import ThreadWorkers
 from analytics_defs.errors import Denied, Unavailable
-from analytics_defs.ports import Blob
+from analytics_defs.ports import Blob, Stat
 
 if TYPE_CHECKING:
     from obstore import Attributes, PutMode
@@ -133,6 +133,18 @@ class ObjectStoreArchive:
     def fetch(self, key: str) -> Blob | None:
         found = self._found(key)
         return found and found[0]
+
+    def stat(self, key: str) -> Stat | None:
+        import obstore
+
+        try:
+            with translated(self._where, "look at", key, but=(FileNotFoundError,)):
+                answer = obstore.get(self._store(), key, options={"head": True})
+        except FileNotFoundError:
+            return None
+        metadata = {name.lower(): value for name, value in answer.attributes.items()}
+        metadata.pop("content-type", None)
+        return Stat(answer.meta["size"], metadata)
 
     def download(self, key: str, path: str) -> bool:
         """One request a piece, each with the client's own limit of time. Into a file beside it first: what lies under `path` is whole."""

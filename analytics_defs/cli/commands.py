@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from analytics_defs.cli import CLOSED_PIPE, hours, looking, moving, preparing, recomputing, rejected, replaying, serving
+from analytics_defs.cli import CLOSED_PIPE, forgetting, hours, looking, moving, preparing, recomputing, rejected, replaying, serving
 
 
 class Pipeable(click.Group):
@@ -42,7 +42,7 @@ for _command in (
     *(preparing.setup, preparing.check),
     *(looking.lag, looking.audit, looking.trace),
     *(rejected.dead_letters, rejected.redrive),
-    *(replaying.replay, recomputing.rebuild_aggregates),
+    *(replaying.replay, recomputing.rebuild_aggregates, forgetting.forget),
     serving.serve,
     *(hours.compact, hours.stats, hours.restore),
     *(moving.ingest, moving.accept, moving.produce),

@@ -77,5 +77,5 @@ def restore(hours: tuple[str, ...], json_wanted: bool) -> None:
     if json_wanted:
         as_json(done)
         return
-    rows = [(each.restored, each.there, each.held_by_others, each.expired, each.hour) for each in done]
-    table("Restored", ("restored", "there already", "held by others", "expired", "hour"), rows)
+    rows = [(each.restored, each.there, each.held_by_others, each.expired, each.taken, each.hour) for each in done]
+    table("Restored", ("restored", "there already", "held by others", "expired", "taken by retention", "hour"), rows)

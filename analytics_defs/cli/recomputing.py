@@ -25,7 +25,8 @@ def rebuild_aggregates(only_look: bool | None, json_wanted: bool) -> None:
     """The live counters against the records of all closed batches, and those against the archive, while ingest goes on.
 
     --diff writes nothing; exit code 1 where anything differs. --apply makes one adjustment for each lane or hour that differs, and none
-    where the archive differs from the records. A second one finds nothing to do.
+    where the archive differs from the records. A second one finds nothing to do. Hours whose rows retention took are frozen: they are
+    named, and left as they are; exit code 1 where counters of one differ.
 
     \b
     Example:
@@ -41,10 +42,20 @@ def rebuild_aggregates(only_look: bool | None, json_wanted: bool) -> None:
         _show(found)
     made = [] if only_look else mend(found, ports)
     if json_wanted:
-        as_json({"batches": found.batches, "hours": found.hours, "counters": _rows(found), "archive": found.archive, "adjustments": made})
+        as_json(
+            {
+                "batches": found.batches,
+                "hours": found.hours,
+                "counters": _rows(found),
+                "archive": found.archive,
+                "frozen": found.frozen,
+                "adjustments": made,
+            }
+        )
     elif not only_look:
         _show_adjustments(made)
-    sys.exit(FINDING if only_look and not found.agrees else 0)
+    frozen = [each for each in found.counters if each.of.hour in found.frozen]
+    sys.exit(FINDING if frozen or (only_look and not found.agrees) else 0)
 
 
 def _rows(found: Recomputed) -> list[dict[str, Any]]:
@@ -62,6 +73,8 @@ def _show(found: Recomputed) -> None:
     if found.archive:
         lines = [(each.archived, each.recorded, each.archived - each.recorded, each.hour, each.batch) for each in found.archive]
         table("Archive", ("archived", "recorded", "difference", "hour", "batch"), lines)
+    if found.frozen:
+        click.echo(f"frozen, since retention took rows of them; not compared with the archive, never mended: {_few(found.frozen)}")
     click.echo(f"{len(rows) + len(found.archive)} differences in {found.batches} batches and {len(found.hours)} hours")
 
 

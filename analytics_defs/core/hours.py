@@ -75,6 +75,37 @@ def _digest_sum(one: str, other: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """What retention took of an hour, or is taking: noted before anything is deleted. Such an hour is frozen: late events add to it."""
+
+    batches: tuple[str, ...] = ()
+    """Batches whose rows are in no Parquet any more, sorted."""
+    rows: int = 0
+    """How many rows those were."""
+    rows_at: datetime | None = None
+    """When rows were taken last."""
+    objects_through: datetime | None = None
+    """JSON objects of batches up to this batch time are gone, or go."""
+    objects_at: datetime | None = None
+    """When objects were taken last."""
+
+    def __bool__(self) -> bool:
+        return bool(self.batches) or self.objects_through is not None
+
+    def has_objects_of(self, batch_time: datetime) -> bool:
+        """Whether the JSON objects of a batch of this time are among what was taken."""
+        return self.objects_through is not None and batch_time <= self.objects_through
+
+    def __str__(self) -> str:
+        said = []
+        if self.rows_at:
+            said.append(f"the Parquet of {self.rows} events in {len(self.batches)} batches on {self.rows_at:%Y-%m-%dT%H:%MZ}")
+        if self.objects_at and self.objects_through:
+            said.append(f"the JSON objects of batches up to {self.objects_through:%Y-%m-%dT%H:%MZ} on {self.objects_at:%Y-%m-%dT%H:%MZ}")
+        return f"retention took {' and '.join(said) or 'nothing'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Revision:
     """What an hour's archive is from this revision on: written once, under the next number, by whoever is first. Never changed."""
 
@@ -83,20 +114,27 @@ class Revision:
     """1 for the first."""
     files: tuple[ArchiveFile, ...]
     batches: tuple[str, ...]
-    """Every batch whose rows are in the files, sorted. A later revision holds at least these."""
+    """Every batch whose rows are in the files, sorted. A later revision holds at least these, unless retention took them."""
     rows: int
     digest: str
     """See `Rows.digest`."""
     types: Mapping[str, int]
     offsets: Mapping[str, tuple[int, int]]
-    first: datetime
-    last: datetime
+    first: datetime | None
+    """None: there is no row."""
+    last: datetime | None
     time: datetime
     """When it was made."""
     added: int
     """Rows more than the revision before."""
     rebuilt: int = 0
     """Rows that came from the JSON tree, because the file that should have held them was missing or damaged."""
+    taken: Taken = Taken()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Batches that have no part of their own any more: their rows are in the files, or retention took them."""
+        return frozenset((*self.batches, *self.taken.batches))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -130,7 +168,25 @@ def next_revision(before: Revision | None, hour: str, files: Sequence[ArchiveFil
         time=made.time,
         added=rows.count - (before.rows if before else 0),
         rebuilt=made.rebuilt,
+        taken=before.taken if before else Taken(),
     )
+
+
+def without_rows(before: Revision, at: datetime) -> Revision:
+    """The revision after `before` that has none of its files: retention takes them."""
+    taken = replace(
+        before.taken, batches=tuple(sorted(before.known)), rows=before.taken.rows + before.rows, rows_at=at
+    )  # fmt: skip
+    none = Rows()
+    return Revision(
+        before.hour, before.number + 1, (), (), 0, none.digest, {}, {}, None, None, time=at, added=-before.rows, taken=taken
+    )  # fmt: skip
+
+
+def without_objects(before: Revision, through: datetime, at: datetime) -> Revision:
+    """The revision after `before`, of the same files, whose JSON objects of batches up to that time retention takes."""
+    taken = replace(before.taken, objects_through=through, objects_at=at)
+    return replace(before, number=before.number + 1, time=at, added=0, rebuilt=0, taken=taken)
 
 
 def next_number(before: Revision | None) -> int:
@@ -163,17 +219,30 @@ def marker(revision: Revision, complete: bool | None) -> bytes:
         "rows": revision.rows,
         "types": dict(sorted(revision.types.items())),
         "digest": revision.digest,
-        "first": revision.first.isoformat(),
-        "last": revision.last.isoformat(),
+        "first": revision.first.isoformat() if revision.first else None,
+        "last": revision.last.isoformat() if revision.last else None,
         "offsets": {name: {"first": first, "last": last} for name, (first, last) in sorted(revision.offsets.items())},
         "files": [
             {"name": each.key.rpartition("/")[2], "rows": each.rows, "bytes": each.bytes, "sha256": each.sha256} for each in revision.files
         ],
-        "batches": list(revision.batches),
+        "batches": sorted(revision.known),
         "made_at": iso_milliseconds(revision.time),
         "rows_from_json": revision.rebuilt,
     }
+    if revision.taken:
+        document["frozen"] = _frozen(revision.taken)
     return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def _frozen(taken: Taken) -> dict[str, Any]:
+    """What is no longer there. Its batches are among the marker's: a part of one that comes back is not to be read."""
+    return {
+        "rows": taken.rows,
+        "batches": len(taken.batches),
+        "rows_at": iso_milliseconds(taken.rows_at) if taken.rows_at else None,
+        "json_objects_through": iso_milliseconds(taken.objects_through) if taken.objects_through else None,
+        "json_objects_at": iso_milliseconds(taken.objects_at) if taken.objects_at else None,
+    }
 
 
 @dataclass(frozen=True, slots=True)

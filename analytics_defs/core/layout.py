@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -31,6 +31,8 @@ MAX_METADATA_BYTES = 2048
 
 EVENTS, PARQUET, DEAD_LETTERS, REPEATS, STAGING = "events/", "parquet/", "dead-letters/", "repeats/", "staging/"
 AGGREGATES, UNPACKING = "aggregates/", "unpacking/"
+
+RECORD_TIMESTAMP = "recordTimestamp"
 
 _JSON, _PARQUET, _NDJSON = ".json", ".parquet", ".ndjson"
 _ARCHIVE = "archive-"
@@ -100,19 +102,44 @@ def event_id_of_key(key: str) -> str | None:
 
 
 def event_metadata(event: Event, batch_id: str) -> dict[str, str]:
-    """Metadata of an event's object: ASCII, below `MAX_METADATA_BYTES`. `eventId` is percent-encoded, read it with `metadata_event_id`."""
+    """Metadata of an event's object: ASCII, below `MAX_METADATA_BYTES`. `eventId` is percent-encoded, read it with `metadata_event_id`.
+
+    `recordTimestamp` (milliseconds, Kafka's) is left out where the record has none; objects of older versions are without it.
+    """
+    timestamp_ms = event.record.timestamp_ms
     return {
         "eventType": event.type,
         "timestamp": event.timestamp,
         "eventId": _name(event.id, _MAX_METADATA_ID),
         "source": str(event.record.source),
         "batch": batch_id,
+        **({RECORD_TIMESTAMP: str(timestamp_ms)} if timestamp_ms >= 0 else {}),
     }
+
+
+def metadata_record_timestamp(metadata: Mapping[str, str]) -> int:
+    """Of metadata whose names are in lower case; -1 where it is not known."""
+    try:
+        return max(-1, int(metadata.get(RECORD_TIMESTAMP.lower(), "-1")))
+    except ValueError:
+        return -1
 
 
 def metadata_event_id(value: str) -> str | None:
     """The id in `event_metadata`'s `eventId`, None where it was so long that only its hash is there."""
     return _id_of(value)
+
+
+def object_keys(hour: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Where the object with this metadata (names in lower case) may lie in the hour; nowhere where it is none of ours."""
+    try:
+        name, source = metadata["eventid"], Source.parse(metadata["source"])
+    except (KeyError, ValueError):
+        return ()
+    event_id = _id_of(name)
+    if event_id is None:  # so long that key and metadata hold the same hash of it
+        return f"{event_dir(hour)}{name}{_JSON}", f"{event_dir(hour)}{name}{_HASHED}{_digest(str(source))[:32]}{_JSON}"
+    return event_key(hour, event_id), later_event_key(hour, event_id, source)
 
 
 def parquet_dir(hour: str) -> str:

@@ -14,6 +14,7 @@ IngestLedger:
 | `hour#<YYYY-MM-DDTHH>`    | `<batch id>`             | nothing: the item is the mark             | the batches that changed an hour      |
 | `redriven#<topic-part…>`  | `<offset, 20 digits>`    | the batch that redrove the record         | whether a dead letter was redriven    |
 | `archive#<YYYY-MM-DDTHH>` | `<revision, 20 digits>`  | an archived hour, never changed           | what an hour's archive is, and was    |
+| `retention`               | `letters`                | up to which batch time they were taken    | whether a batch's dead letters are    |
 
 EventAggregates, one item a lane, so that closing lanes never meet in one:
 
@@ -98,6 +99,10 @@ def revision_key(hour: str, number: int) -> Item:
 
 def revision_pk(hour: str) -> str:
     return f"{ARCHIVE}{hour}"
+
+
+def letters_taken_key() -> Item:
+    return key("retention", "letters")
 
 
 def totals_key(lane: int) -> Item:

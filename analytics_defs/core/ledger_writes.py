@@ -15,10 +15,12 @@ from analytics_defs.core.adjusting_items import adjustment_item
 from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
-from analytics_defs.core.hours_items import revision_item
+from analytics_defs.core.hours_items import letters_taken_item, revision_item
 from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
 from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, topic_item
 from analytics_defs.core.offsets import Range, TopicPartition
+from analytics_defs.core.retention import LettersTaken
+from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError
 
 MAX_ACTIONS = 100
@@ -103,6 +105,17 @@ def revision_action(revision: Revision, table: str) -> Action:
             "Larger batches make fewer: BATCH_MAX_WAIT, FOLLOW_EVERY."
         )
     return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def letters_action(taken: LettersTaken, table: str) -> Action:
+    """Forward only: a refusal shows what is noted."""
+    put = _put(table, letters_taken_item(taken), f"{_ABSENT} OR #through < :through")["Put"]
+    terms = {
+        "ExpressionAttributeNames": {"#through": "through"},
+        "ExpressionAttributeValues": {":through": attribute(iso_milliseconds(taken.through))},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    return {"Put": put | terms}
 
 
 def adjustment_action(adjustment: Adjustment, table: str) -> Action:

@@ -49,6 +49,7 @@ def _daily_metadata(done: Daily, bucket: str) -> shown.Metadata:
         "repeats": stats.repeats,
         "hours with events": stats.hours,
         "hours behind": dg.MetadataValue.json(list(done.behind)),
+        "frozen hours with late events": dg.MetadataValue.json(list(done.frozen)),
         "events per hour": shown.hours_chart(stats.day, done.hours),
         **shown.links(bucket, done.keys),
     }

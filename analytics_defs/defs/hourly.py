@@ -13,6 +13,7 @@ from analytics_defs.core.statistics import HourStats
 from analytics_defs.defs import shown
 from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.topics import HOURS, event_parts
+from analytics_defs.errors import Frozen
 from analytics_defs.flows.compact import Compaction, compact
 from analytics_defs.flows.hourly_stats import Hourly, hourly_stats
 from analytics_defs.flows.restore import Restored, restore
@@ -22,6 +23,9 @@ POOL = "hourly"
 SIX_AT_ONCE = dg.BackfillPolicy.multi_run(6)
 """Partitions in one run of a backfill."""
 
+BY_AUTOMATION = "dagster/from_automation_condition"
+"""Tag of runs that nobody asked for. One that fails is asked for again every ten minutes, and a frozen hour stays frozen: there the stored
+statistics count as its newest, and say so. Whoever asks by hand is refused."""
 C = dg.AutomationCondition
 UPDATED = C.any_deps_match(C.newly_updated())
 CHANGED = UPDATED.since(C.newly_requested() & ~UPDATED)
@@ -89,6 +93,7 @@ def _archive_metadata(done: Compaction, bucket: str) -> shown.Metadata:
         "files mended": dg.MetadataValue.json(list(done.mended)),
         "objects swept": done.swept,
         "foreign objects": dg.MetadataValue.json(list(done.strangers)),
+        **({"frozen": str(revision.taken)} if revision.taken else {}),
         "types": dg.MetadataValue.json(dict(revision.types)),
         "offsets": dg.MetadataValue.json({name: list(bounds) for name, bounds in revision.offsets.items()}),
         **shown.links(bucket, revision.keys),
@@ -107,7 +112,17 @@ def _archive_metadata(done: Compaction, bucket: str) -> shown.Metadata:
 )
 def hourly_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda hour: _stats_metadata(hourly_stats(hour, platform.ports(), platform.bench()), bucket))
+
+    def counted(hour: str) -> shown.Metadata:
+        try:
+            return _stats_metadata(hourly_stats(hour, platform.ports(), platform.bench()), bucket)
+        except Frozen as fault:
+            if BY_AUTOMATION not in context.run.tags:
+                raise
+            context.log.warning(str(fault))
+            return {"frozen": str(fault)}
+
+    return each_hour(context, counted)
 
 
 def _stats_metadata(done: Hourly, bucket: str) -> shown.Metadata:
@@ -150,6 +165,7 @@ def _restored_metadata(done: Restored) -> shown.Metadata:
         "there already": done.there,
         "held by others": done.held_by_others,
         "expired": done.expired,
+        "taken by retention": done.taken,
     }
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from analytics_defs.defs import endpoint, ingest
+from analytics_defs.defs import endpoint, ingest, retention
 from analytics_defs.defs.checks import ASSET, CHECK
 from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.signs import ARCHIVE, CHECKS, stores_agree_job
 from analytics_defs.defs.upkeep_events import forget_events
 
 NAME = "forget_old_runs"
-JOBS = (ingest.JOB, stores_agree_job.name, endpoint.JOB, NAME)
+JOBS = (ingest.JOB, stores_agree_job.name, endpoint.JOB, retention.NAME, NAME)
 SLICE = 2_000
 """Runs, and events of each kind, that one run removes at most; the next hour goes on. 48,000 a day: one every 5 s makes 17,280."""
 _PAGE = 100

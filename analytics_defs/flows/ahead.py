@@ -9,7 +9,7 @@ from datetime import datetime
 from analytics_defs.core.events import Event
 from analytics_defs.core.layout import DEAD_LETTERS
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.ports import KEPT, Archive, Blob, Claims, Ports, RecentEvents, StoredEvent
+from analytics_defs.ports import KEPT, Archive, Blob, Claims, Ports, RecentEvents, Stat, StoredEvent
 
 MOST_ITEMS = 200_000
 MOST_BYTES = 64 * 2**20
@@ -61,6 +61,9 @@ class _ArchiveAhead:
 
     def fetch(self, key: str) -> Blob | None:
         return self._under.fetch(key)
+
+    def stat(self, key: str) -> Stat | None:
+        return self._under.stat(key)
 
     def download(self, key: str, path: str) -> bool:
         return self._under.download(key, path)

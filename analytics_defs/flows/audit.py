@@ -16,6 +16,7 @@ from analytics_defs.core.plan import LEASE_EXPIRES
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.flows.hours import Account, exactly, expected, records_of, still
+from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import REMEMBERED, Ports, may_be_again
 
 EXAMPLES = 5
@@ -111,6 +112,10 @@ class HourAudit:
     expired: int
     """Ids that it need not hold any more: their batches are older than `REMEMBERED`."""
     findings: tuple[str, ...]
+    taken: int = 0
+    """Rows that retention took: they are in `recorded` and `counted`, and in no store any more."""
+    frozen: str = ""
+    """What retention took of the hour, in words."""
 
     @property
     def agrees(self) -> bool:
@@ -141,21 +146,45 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     held = _held(kept, ports)
     findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held.keys()))
     wrote = {record.batch.id for record in records if record.event_objects}
-    needed = Counter(row.event_id for row in rows if row.batch_id in wrote or held.get(row.event_id))
+    taken = account.taken
+    needed = Counter(
+        row.event_id for row in rows if (row.batch_id in wrote or held.get(row.event_id)) and not taken.has_objects_of(row.batch_time)
+    )
     objects, said = _objects(account, rows, needed, ports) if needed or wrote or not records else (None, [])
     findings += said
-    return HourAudit(hour, batches, recorded, counted, len(rows), len(ids), objects, len(held), len(ids - kept.keys()), tuple(findings))
+    return HourAudit(
+        hour,
+        batches,
+        recorded,
+        counted,
+        len(rows),
+        len(ids),
+        objects,
+        len(held),
+        len(ids - kept.keys()),
+        tuple(findings),
+        taken.rows,
+        str(taken) if taken else "",
+    )
 
 
 def _objects(account: Account, rows: Sequence[_Row], needed: Mapping[str, int], ports: Ports) -> tuple[int, list[str]]:
-    """How many objects the rows have, and where the tree is not what the batches wrote, each by its own settings. `needed`: by id."""
+    """How many objects the rows have, and where the tree is not what the batches wrote, each by its own settings. `needed`: by id.
+
+    Where retention took rows, their objects may be there: nobody can tell them from strangers by name.
+    """
     hour, keys = account.hour, set(ports.archive.keys(event_dir(account.hour)))
     mine = {event_key(hour, row.event_id): row.event_id for row in rows}
     mine |= {later_event_key(hour, row.event_id, row.source): row.event_id for row in rows if may_be_again(hour, row.batch_time)}
     there = Counter(event_id for key, event_id in mine.items() if key in keys)
     findings = _named("without JSON object", sorted(event_id for event_id, count in needed.items() if there[event_id] < count))
     now = ports.ledger.snapshot()
-    if not now.pending and not now.unreadable and tuple(ports.ledger.batches_of_hour(hour)) == account.batches:
+    if (
+        not account.taken.batches
+        and not now.pending
+        and not now.unreadable
+        and tuple(ports.ledger.batches_of_hour(hour)) == account.batches
+    ):
         findings += _named("JSON objects without row", sorted(event_id_of_key(key) or key for key in keys - mine.keys()))
     return there.total(), findings
 
@@ -183,7 +212,8 @@ def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports) -> tup
             _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["batch_id"]) for row in found_here
         ]
     found = Counter(row.batch_id for row in rows)
-    recorded = expected(account.hour, {record.batch.id: record for record in records})
+    taken = set(account.taken.batches)
+    recorded = expected(account.hour, {record.batch.id: record for record in records if record.batch.id not in taken})
     return rows, [
         f"batch {batch}: {found[batch]} rows in {_where(batch, account)}, {recorded.get(batch, 0)} in its record"
         for batch in sorted({*found, *recorded})
@@ -200,11 +230,14 @@ def _files(hour: str, records: Sequence[BatchRecord], ports: Ports) -> list[str]
     own = (record for record in ports.ledger.batches_of_day(hour[:10]) if hour_of(record.batch.time) == hour)
     findings = []
     for record in {record.batch.id: record for record in (*records, *own)}.values():
+        taken = letters_taken_of(record, ports) is not None
         for what, key, recorded, noted in (
             ("dead letters", record.dead_letters_key, record.tally.dead_letters, record.dead_letters_digest),
             ("repeats", record.repeats_key, record.tally.repeats, None),
         ):
             data = ports.archive.get(key) if key else None
+            if data is None and taken:
+                continue
             said = _lines(f"{what} in {key or 'no file'}", data, recorded, noted)
             findings += [f"batch {record.batch.id}: {said}"] if said else []
     return findings

@@ -76,7 +76,7 @@ def compact(hour: str, ports: Ports, bench: Bench) -> Compaction:
 def _revised(account: Account, ports: Ports, bench: Bench) -> Compaction:
     """The newest revision, made here where it has to be. Raises Moved where somebody else was first."""
     if not account.keys:
-        return Compaction(account.hour, None)
+        return Compaction(account.hour, account.revision)
     with bench() as table:
         found = _gathered(account, table, ports)
         if not found.broken and account.revision and not account.later:
@@ -185,13 +185,20 @@ def sweep(revision: Revision, ports: Ports) -> tuple[int, tuple[str, ...]]:
 
     Only what can never count again: parts of batches that are in, files made for this revision or an earlier one and not named by it.
     """
-    batches, named = set(revision.batches), {*revision.keys, success_key(revision.hour)}
+    swept, strangers = leftovers(revision, list(ports.archive.keys(parquet_dir(revision.hour))))
+    ports.archive.delete(swept)
+    return len(swept), strangers
+
+
+def leftovers(revision: Revision, keys: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Of what lies below the hour, what can never count again; and what nobody here writes."""
+    batches, named = revision.known, {*revision.keys, success_key(revision.hour)}
     swept, strangers = [], []
-    for key in ports.archive.keys(parquet_dir(revision.hour)):
-        batch, number = batch_of_part(key), revision_of_archive(key)
+    for key in keys:
+        is_here = "/" not in key.removeprefix(parquet_dir(revision.hour))  # a copy in a folder below is somebody's
+        batch, number = (batch_of_part(key), revision_of_archive(key)) if is_here else (None, None)
         if batch in batches or (number is not None and number <= revision.number and key not in named):
             swept.append(key)
         elif batch is None and number is None and key not in named:
             strangers.append(key)
-    ports.archive.delete(swept)
-    return len(swept), tuple(strangers)
+    return swept, tuple(strangers)

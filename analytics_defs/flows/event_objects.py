@@ -35,10 +35,24 @@ def object_of(event: Event, batch_time: datetime, ports: Ports) -> tuple[str, Bl
 
 
 def _put_new(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
-    """So late that an event of the same id and hour may have been stored before, and forgotten: beside its object, not over it."""
+    """So late that an event of the same id and hour may have been stored before, and forgotten: beside its object, not over it.
+
+    Also beside where retention has begun to remove the hour's objects: one that sleeps over its delete may still take the plain name
+    from under us. The hour is asked for before anything is written: retention waits for batches that may have asked before it.
+    """
+    touched = {hour for hour in sorted({event.hour for event in events}) if _is_touched(hour, ports)}
     there = {blob.key: blob.metadata.get("source") for blob in ports.archive.put_new([_object(event, batch) for event in events])}
-    others = [event for event in events if there.get(event_key(event.hour, event.id), str(event.record.source)) != str(event.record.source)]
+    others = [
+        event
+        for event in events
+        if event.hour in touched or there.get(event_key(event.hour, event.id), str(event.record.source)) != str(event.record.source)
+    ]
     ports.archive.put([replace(_object(event, batch), key=later_event_key(event.hour, event.id, event.record.source)) for event in others])
+
+
+def _is_touched(hour: str, ports: Ports) -> bool:
+    revision = ports.ledger.revision(hour)
+    return revision is not None and revision.taken.objects_through is not None
 
 
 def _object(event: Event, batch: Batch) -> Blob:

@@ -15,7 +15,7 @@ from analytics_defs.core import letters, tables
 from analytics_defs.core.batch import holes, one
 from analytics_defs.core.events import Event, Rules, Verdict, judge
 from analytics_defs.core.hours import Revision, marked, marker, together
-from analytics_defs.core.layout import event_dir, event_key, later_event_key, success_key
+from analytics_defs.core.layout import event_dir, event_key, later_event_key, metadata_record_timestamp, success_key
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.letters import Repeat
 from analytics_defs.core.offsets import Range, Record, Source
@@ -218,7 +218,8 @@ def _judged_blobs(blobs: Sequence[Blob | None], record: BatchRecord) -> Iterator
                 source = Source.parse(blob.metadata.get("source", ""))
             except ValueError:
                 continue
-            verdict = _event(source, blob.body, None, record)
+            time = metadata_record_timestamp(blob.metadata)
+            verdict = judge(Record(source, time, None, blob.body), ANY, record.batch.time)
             if isinstance(verdict, Event) and blob.key in (
                 event_key(verdict.hour, verdict.id),
                 later_event_key(verdict.hour, verdict.id, source),

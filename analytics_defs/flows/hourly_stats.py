@@ -14,7 +14,7 @@ from analytics_defs.core import statistics
 from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.errors import Contradiction
-from analytics_defs.flows.hours import Account, bring, bring_all, damage_named, exactly, records_of
+from analytics_defs.flows.hours import Account, account_of, bring, bring_all, damage_named, exactly, records_of, whole
 from analytics_defs.ports import Blob, Calculator, HourCounts, Ports
 
 BUSIEST = 20
@@ -47,6 +47,8 @@ class Daily:
     """Those that have statistics."""
     behind: tuple[str, ...]
     """Hours with closed batches that their statistics do not know yet: they follow, and then the day is asked for again."""
+    frozen: tuple[str, ...]
+    """Hours with late batches that their statistics will never know: retention took rows of theirs before."""
     keys: tuple[str, ...]
 
 
@@ -64,13 +66,15 @@ class Activity:
 def hourly_stats(hour: str, ports: Ports, bench: CalculatorBench) -> Hourly:
     """Count the hour and write its statistics. The same rows write the same bytes.
 
-    Raises Contradiction, and writes nothing, where files, batch records and live counters do not say the same.
+    Raises Contradiction, and writes nothing, where files, batch records and live counters do not say the same; Frozen where retention
+    took rows: what was stored stays.
     """
     hour_path(hour)
     return exactly(hour, ports, lambda account: _hourly(account, ports, bench))
 
 
 def _hourly(account: Account, ports: Ports, bench: CalculatorBench) -> Hourly:
+    whole(account)
     hour = account.hour
     with bench() as table:
         paths = bring_all(account, table, ports)
@@ -143,7 +147,9 @@ def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
         products, sellers = table.distinct(activity)
     stats = statistics.day_stats(day, hours, products, sellers)
     _put(DAILY, day, statistics.file_of(DayStats, [stats]), ports)
-    return Daily(stats, tuple(hours), tuple(_behind(day, hours, ports)), (aggregate_key(DAILY, day),))
+    behind = _behind(day, hours, ports)
+    frozen = tuple(hour for hour in behind if account_of(hour, ports).taken.batches)
+    return Daily(stats, tuple(hours), tuple(each for each in behind if each not in frozen), frozen, (aggregate_key(DAILY, day),))
 
 
 def product_activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:

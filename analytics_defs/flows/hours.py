@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from analytics_defs.core.hours import Revision, Rows
+from analytics_defs.core.hours import Revision, Rows, Taken
 from analytics_defs.core.layout import batch_of_part, part_key
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.errors import Contradiction, TakenOver, Unavailable
+from analytics_defs.errors import Contradiction, Frozen, TakenOver, Unavailable
 from analytics_defs.ports import Ports, Table
 
 T = TypeVar("T")
@@ -38,7 +38,12 @@ class Account:
 
     @property
     def batches(self) -> tuple[str, ...]:
-        return tuple(sorted({*(self.revision.batches if self.revision else ()), *self.later}))
+        """Also those whose rows retention took."""
+        return tuple(sorted({*(self.revision.known if self.revision else ()), *self.later}))
+
+    @property
+    def taken(self) -> Taken:
+        return self.revision.taken if self.revision else Taken()
 
     @property
     def version(self) -> str:
@@ -49,7 +54,7 @@ class Account:
 def account_of(hour: str, ports: Ports) -> Account:
     """The revision is read first: a batch closed later is then among the later ones, and never in both."""
     revision = ports.ledger.revision(hour)
-    known = frozenset(revision.batches) if revision else frozenset[str]()
+    known = revision.known if revision else frozenset[str]()
     return Account(hour, revision, tuple(each for each in sorted(ports.ledger.batches_of_hour(hour)) if each not in known))
 
 
@@ -71,6 +76,15 @@ def still(account: Account, ports: Ports) -> None:
     now = ports.ledger.revision(account.hour)
     if (now.number if now else 0) != (account.revision.number if account.revision else 0):
         raise Moved(f"hour {account.hour}: another executor made revision {now.number if now else 0}")
+
+
+def whole(account: Account) -> None:
+    """Asked by who counts every row of an hour. Raises Frozen where retention took some."""
+    if account.taken.batches:
+        raise Frozen(
+            f"hour {account.hour} is frozen: {account.taken}, and {len(account.later)} later batches added to it. What is left would make "
+            "smaller numbers than were stored. Nothing was changed; what was stored stays."
+        )
 
 
 def bring(keys: Sequence[str], table: Table, ports: Ports) -> dict[str, str]:

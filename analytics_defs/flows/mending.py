@@ -11,7 +11,7 @@ from analytics_defs.core import letters, tables
 from analytics_defs.core.attribute_values import parse_document, pointer_key, recent_event_item
 from analytics_defs.core.events import Event, Rejection, Rules, judge
 from analytics_defs.core.hours import Revision
-from analytics_defs.core.layout import event_metadata, part_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, event_metadata, part_key
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Record, Source
 from analytics_defs.core.replaying import Fates, Held, State, Store, fates, short
@@ -36,7 +36,7 @@ class Mending:
         """Of its hours whose archive holds it."""
         for hour in record.parts:
             revision = ports.ledger.revision(hour)
-            if revision and record.batch.id in revision.batches:
+            if revision and record.batch.id in revision.known:
                 self.revisions[hour] = revision
         self.notes: list[tuple[Store, State, str]] = []
         self.lost: list[str] = []
@@ -244,7 +244,7 @@ class Mending:
                 self._pointed[source] = blob
                 continue
             there = self._there.get(key)
-            same = there and (there.body, there.metadata) == (blob.body, {name.lower(): each for name, each in blob.metadata.items()})
+            same = there and there.body == blob.body and _same_metadata(there.metadata, blob.metadata)
             self.note(Store.OBJECT, State.IDENTICAL if same else State.DIFFERENT if there else State.MISSING, key)
             self._objects += [] if same else [(blob, there.body if there else None)]
 
@@ -286,7 +286,14 @@ class Mending:
 
     def _in_archive(self, hour: str) -> bool:
         revision = self._ports.ledger.revision(hour)
-        return revision is not None and self.record.batch.id in revision.batches
+        return revision is not None and self.record.batch.id in revision.known
+
+
+def _same_metadata(there: Mapping[str, str], expected: Mapping[str, str]) -> bool:
+    """Objects of older versions do not carry the record's timestamp, and where Kafka has lost the record nobody else knows it."""
+    one, other = dict(there), {name.lower(): each for name, each in expected.items()}
+    times = {one.pop(RECORD_TIMESTAMP.lower(), None), other.pop(RECORD_TIMESTAMP.lower(), None)}
+    return one == other and len(times - {None}) <= 1
 
 
 def _write_over(blob: Blob, seen: bytes | None, ports: Ports) -> bool:

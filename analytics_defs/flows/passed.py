@@ -17,12 +17,17 @@ def has_passed(hour: str, ports: Ports) -> bool | None:
 
     Nothing pending, either. None where Kafka does not answer: an archive can be compacted without it.
     """
-    end = end_of_hour(hour)
-    if ports.clock.now() < end:
+    if ports.clock.now() < end_of_hour(hour):
         return False
     snapshot = ports.ledger.snapshot()
     if snapshot.pending or snapshot.unreadable:
         return False
+    return have_heads_passed(hour, snapshot, ports)
+
+
+def have_heads_passed(hour: str, snapshot: Snapshot, ports: Ports) -> bool | None:
+    """The same of the heads alone: what is pending counts as not read."""
+    end = end_of_hour(hour)
     try:
         return all(_is_after(end, each, ports) for each in _behind(snapshot, ports))
     except AnalyticsError:

@@ -10,7 +10,7 @@ from itertools import islice
 
 from analytics_defs.core import tables
 from analytics_defs.core.events import Event, Rules, judge
-from analytics_defs.core.layout import batch_time, event_dir
+from analytics_defs.core.layout import batch_time, event_dir, metadata_record_timestamp
 from analytics_defs.core.offsets import Record, Source
 from analytics_defs.core.tables import Row
 from analytics_defs.errors import Contradiction
@@ -23,7 +23,7 @@ ANY = Rules(max_event_bytes=2**31, max_future_skew=timedelta(days=1))
 
 
 def rows_from_json(hour: str, wanted: Mapping[str, int], table: Table, ports: Ports) -> list[str]:
-    """Files with the rows of these batches, which have so many each. Their record timestamps are unknown: null.
+    """Files with the rows of these batches, which have so many each. Record timestamps that their objects do not carry are null.
 
     Raises Contradiction where the tree does not hold exactly those rows.
     """
@@ -40,10 +40,16 @@ def rows_from_json(hour: str, wanted: Mapping[str, int], table: Table, ports: Po
     if short := [f"{batch} ({found[batch]} of {count})" for batch, count in sorted(wanted.items()) if found[batch] != count]:
         raise Contradiction(
             f"hour {hour}: Parquet of {len(wanted)} closed batches is missing or damaged, and the JSON tree does not hold their events: "
-            f"{', '.join(short[:5])}. Nothing was changed. Restore the files below {event_dir(hour)} or the Parquet from the bucket's "
+            f"{', '.join(short[:5])}{_because(hour, ports)}. Nothing was changed. "
+            f"Restore the files below {event_dir(hour)} or the Parquet from the bucket's "
             "versions or a backup; with EVENT_OBJECTS=false there is no JSON tree."
         )
     return paths
+
+
+def _because(hour: str, ports: Ports) -> str:
+    revision = ports.ledger.revision(hour)
+    return f" ({revision.taken})" if revision and revision.taken else ""
 
 
 def _rows(blobs: list[Blob | None], hour: str, wanted: Mapping[str, int]) -> Iterator[Row]:
@@ -60,7 +66,7 @@ def _row(blob: Blob, hour: str) -> Row:
     except ValueError as error:
         raise Contradiction(f"{blob.key}: its metadata names no source ({error}). Restore the object.") from error
     time = batch_time(batch_id)
-    verdict = judge(Record(source, -1, None, blob.body), ANY, time)
+    verdict = judge(Record(source, metadata_record_timestamp(blob.metadata), None, blob.body), ANY, time)
     if not isinstance(verdict, Event) or verdict.hour != hour:
         raise Contradiction(f"{blob.key} is not an event of hour {hour} any more: somebody altered it. Restore the object.")
     return Row(verdict, batch_id, time)

@@ -16,9 +16,9 @@ from analytics_defs.core.adjusting import BATCHES, FIRST, Adjusted, Adjustment, 
 from analytics_defs.core.counting import added
 from analytics_defs.core.hours import together
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import Contradiction, TakenOver
+from analytics_defs.errors import Contradiction, Frozen, TakenOver
 from analytics_defs.flows.compact import Bench
-from analytics_defs.flows.hours import Account, bring_sound, exactly, expected, records_of
+from analytics_defs.flows.hours import Account, bring_sound, exactly, expected, records_of, whole
 from analytics_defs.ports import AT_ONCE, Ports
 
 READINGS = 10
@@ -67,6 +67,8 @@ class Recomputed:
     """Those whose archive was read."""
     counters: tuple[CounterDifference, ...]
     archive: tuple[ArchiveDifference, ...]
+    frozen: tuple[str, ...] = ()
+    """Hours whose rows retention took: neither compared with the archive nor mended."""
 
     @property
     def agrees(self) -> bool:
@@ -83,15 +85,21 @@ def compare(ports: Ports, bench: Bench, done: Callable[[int, int], None]) -> Rec
     recorded.add(ports.ledger.records_from(FIRST))
     counters = tuple(_counter_differences(recorded, ports))
     hours = sorted({item.hour for item in recorded.items if item.hour})
-    archive = list[ArchiveDifference]()
+    archive, frozen = list[ArchiveDifference](), list[str]()
     for number, hour in enumerate(hours, 1):
-        archive += _archive_differences(hour, ports, bench)
+        try:
+            archive += _archive_differences(hour, ports, bench)
+        except Frozen:
+            frozen.append(hour)
         done(number, len(hours))
-    return Recomputed(sum(map(recorded.batches, recorded.lanes)), tuple(hours), counters, tuple(archive))
+    read = tuple(hour for hour in hours if hour not in set(frozen))
+    return Recomputed(sum(map(recorded.batches, recorded.lanes)), read, counters, tuple(archive), tuple(frozen))
 
 
 def mend(found: Recomputed, ports: Ports) -> list[Adjustment]:
     """One adjustment for each counter item that differs, once, whatever closes meanwhile: from then on counters are the sum of the records.
+
+    Frozen hours are left as they are: nothing but the records is left to say what their counters should be.
 
     Raises Contradiction where archive and records differ, before anything is written: mended counters would hide it. Raises TakenOver
     where somebody else adjusted an item since it was compared: that one is left alone, those before it are mended.
@@ -104,6 +112,8 @@ def mend(found: Recomputed, ports: Ports) -> list[Adjustment]:
         )
     made = list[Adjustment]()
     for each in found.counters:
+        if each.of.hour in found.frozen:
+            continue
         ours = each.adjustment(whole_milliseconds(ports.clock.now()))
         if ports.ledger.adjust(ours) != ours:
             raise TakenOver(f"{ours.of}: somebody else made adjustment {ours.number}; {len(made)} items were adjusted here. Compare again.")
@@ -193,6 +203,7 @@ def _batches(item: CounterItem, ports: Ports) -> list[str]:
 
 def _archive_differences(hour: str, ports: Ports, bench: Bench) -> list[ArchiveDifference]:
     def read(account: Account) -> list[ArchiveDifference]:
+        whole(account)
         with bench() as table:
             paths = bring_sound(account, table, ports)
             archived = together(rows for rows in table.look(paths).values() if rows is not None).by_batch

@@ -12,14 +12,16 @@ from itertools import islice
 
 from analytics_defs.core.batch import Staged
 from analytics_defs.core.events import Event, judge
+from analytics_defs.core.hours import end_of_hour
 from analytics_defs.core.layout import batch_id, dead_letters_dir, dead_letters_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord
 from analytics_defs.core.letters import DeadLetter, kept_letters
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import TakenOver
+from analytics_defs.errors import Frozen, TakenOver
 from analytics_defs.flows.ingest import Conduct, finish
 from analytics_defs.flows.steps import writer_of
+from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import Ports
 
 MAX_RECORDS = 20
@@ -67,8 +69,10 @@ class Kept:
 def dead_letters(selection: Selection, ports: Ports) -> Iterator[Kept]:
     """The selected dead letters of closed batches, in the order of their files. Redriven ones stay there, and are among them.
 
-    Only the file that a batch record names counts: copies and strangers are passed over. Raises Contradiction where it was altered.
+    Only the file that a batch record names counts: copies and strangers are passed over. Raises Contradiction where it was altered,
+    Frozen where retention took the batch or the whole hour that was asked for.
     """
+    _refuse_taken(selection, ports)
     folder = dead_letters_dir(selection.hour)
     keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.archive.keys(folder)
     for key in keys:
@@ -77,9 +81,29 @@ def dead_letters(selection: Selection, ports: Ports) -> Iterator[Kept]:
         record = writer_of(key, ports)
         if record is None:
             continue
-        for letter in kept_letters(record, ports.archive.get(key)):
+        data = ports.archive.get(key)
+        if data is None and letters_taken_of(record, ports):
+            continue
+        for letter in kept_letters(record, data):
             if selection.reason in (None, letter.reason):
                 yield Kept(key, record.batch.id, letter)
+
+
+def _refuse_taken(selection: Selection, ports: Ports) -> None:
+    taken, named = ports.ledger.letters_taken(), selection.batch_id or selection.hour
+    if taken is None or named is None:
+        return
+    if selection.batch_id:
+        record = ports.ledger.record(selection.batch_id)
+        key = record.dead_letters_key if record and letters_taken_of(record, ports) else None
+        is_gone = key is not None and ports.archive.get(key) is None
+    else:
+        is_gone = end_of_hour(named) <= taken.through and not any(True for _ in ports.archive.keys(dead_letters_dir(named)))
+    if is_gone:
+        raise Frozen(
+            f"retention removed the dead letters of {named} on {taken.at:%Y-%m-%dT%H:%MZ}: there is nothing left of them to put through "
+            "again. Nothing was changed; the records stay counted as dead letters."
+        )
 
 
 def redrive(selection: Selection, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Redrive:

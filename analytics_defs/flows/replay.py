@@ -29,6 +29,7 @@ from analytics_defs.flows.evidence import Archives, mark_again, marker_state
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import READINGS, Moved
 from analytics_defs.flows.mending import Mending
+from analytics_defs.flows.taken import refuse_taken
 from analytics_defs.ports import Ports
 
 NAMED = 1_000
@@ -84,9 +85,11 @@ class Means:
 def replay(wanted: Range | Hours, means: Means, report: Replay | None = None, on_batch: Callable[[str], None] = lambda _: None) -> Replay:
     """`report` is filled on the way: who hands one in sees what was done before this raised.
 
-    Raises TakenOver where an hour is compacted again and again meanwhile; what was put back stays.
+    Raises Frozen where retention took anything of the range, before anything is changed; TakenOver where an hour is compacted again and
+    again meanwhile: what was put back stays.
     """
     report = report or Replay()
+    refuse_taken(batches_of(wanted, means.ports), means.ports)
     means = means if means.write else replace(means, ports=ahead_of(means.ports))
     pending, done = pending_of(wanted, means), set[str]()
     with Archives(means.ports, means.bench) as archives:
@@ -232,7 +235,7 @@ class _Hours:
             return
         is_sound, marked = self.archives.is_sound(revision), marker_state(revision, self._means.ports)
         self._seen.add((revision.hour, revision.number))
-        self._note(record, State.IDENTICAL if is_sound else State.DIFFERENT, revision.keys[0])
+        self._note(record, State.IDENTICAL if is_sound else State.DIFFERENT, next(iter(revision.keys), success_key(revision.hour)))
         self._note(record, marked, success_key(revision.hour))
         if not is_sound:
             self.damaged.add(revision.hour)

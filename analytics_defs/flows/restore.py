@@ -15,7 +15,7 @@ from itertools import groupby
 from analytics_defs.core.events import Event, judge
 from analytics_defs.core.layout import batch_time, hour_path
 from analytics_defs.core.offsets import Record
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import Contradiction, Frozen
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Account, bring_sound, exactly
 from analytics_defs.flows.rebuild import ANY
@@ -35,19 +35,24 @@ class Restored:
     """Ids that another source holds: the same id came again after 30 days, or before this one was lost."""
     expired: int = 0
     """Older than 30 days by their batch's time."""
+    taken: int = 0
+    """Whose rows retention took: they are older than 30 days too."""
 
     @property
     def events(self) -> int:
-        return self.restored + self.there + self.held_by_others + self.expired
+        return self.restored + self.there + self.held_by_others + self.expired + self.taken
 
 
 def restore(hour: str, ports: Ports, bench: CalculatorBench) -> Restored:
+    """Raises Frozen where retention took every row of the hour."""
     hour_path(hour)
     return exactly(hour, ports, lambda account: _restore(account, ports, bench))
 
 
 def _restore(account: Account, ports: Ports, bench: CalculatorBench) -> Restored:
-    done = Restored(account.hour)
+    if account.taken.batches and not account.keys:
+        raise Frozen(f"hour {account.hour} is frozen: {account.taken}. Nothing of it is left to be restored; nothing was changed.")
+    done = Restored(account.hour, taken=account.taken.rows)
     with bench() as table:
         paths = bring_sound(account, table, ports)
         for rows in table.rows(paths):

@@ -25,6 +25,7 @@ from analytics_defs.errors import Contradiction, DataLoss, Missing, Stopped, Tak
 from analytics_defs.flows.deferred import raise_first
 from analytics_defs.flows.event_objects import put_event_objects
 from analytics_defs.flows.observe import observe
+from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.flows.watch import Stopwatch
 from analytics_defs.ports import Blob, Ports, Reading
 
@@ -165,7 +166,7 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
     By the rules under which it was taken: other rules may make events of its rejections, in more hours than one transaction closes.
     """
     if batch.kind is BatchKind.REDRIVE:
-        again = _judged(letters_of(batch, ports), batch, conduct)
+        again = () if _are_letters_taken(batch, ports) else _judged(letters_of(batch, ports), batch, conduct)
         return Staged(tuple(each for each in again if isinstance(each, Event)), event_objects=conduct.event_objects)
     snapshot = ports.ledger.snapshot()
     for why in filter(None, (snapshot.why_unreadable(each.topic_partition) for each in batch.ranges)):
@@ -185,6 +186,12 @@ def read_again(batch: Batch, ports: Ports, conduct: Conduct) -> Staged:
     gaps = ports.log.explain(holes_of(there, verdicts, lost))
     same_topics(there, snapshot, ports)
     return Staged(verdicts, gaps, lost, conduct.event_objects)
+
+
+def _are_letters_taken(batch: Batch, ports: Ports) -> bool:
+    """Retention removed the redrive's dead letters before it was taken, and nothing of it was claimed: it closes with none of them."""
+    records = [record for key in batch.redrive_keys if (record := writer_of(key, ports))]
+    return any(letters_taken_of(each, ports) and ports.archive.get(each.dead_letters_key or "") is None for each in records)
 
 
 def _judged(records: Sequence[Record], batch: Batch, conduct: Conduct) -> tuple[Verdict, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from analytics_defs.core import letters, tables
+from analytics_defs.core.hours import Taken
 from analytics_defs.core.layout import event_key, hour_of_path, later_event_key
-from analytics_defs.core.ledger import BatchKind, BatchRecord
+from analytics_defs.core.ledger import BatchKind, BatchRecord, Tally
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.errors import Contradiction, NotFound
+from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import Ports
 
 
@@ -22,6 +24,8 @@ class Fate(StrEnum):
     GAP = "gap"
     LOST = "lost"
     UNACCOUNTED = "unaccounted"
+    TAKEN = "taken"
+    """Its batch counts it, and retention removed the files that tell as what."""
     PENDING = "pending"
     """In a batch that was taken and is not closed yet."""
     NOT_READ = "not_read"
@@ -147,6 +151,8 @@ def _rejected(source: Source, record: BatchRecord, ports: Ports) -> Trace | None
         return None
     again = ports.ledger.record(redriven_by) if redriven_by else None
     redrive = (_repeated(source, again, ports) or _stored(source, again, ports)) if again else None
+    if again and redrive is None and (removed := _removed(again, ports)):
+        redrive = _as_counted(source, again, removed)
     detail = f"{letter.reason}: {letter.detail}" if letter else f"it was put through again; {altered}"
     return Trace(source, Fate.DEAD_LETTER, record.batch.id, detail=detail, redrive=redrive)
 
@@ -156,7 +162,10 @@ def _letters(record: BatchRecord, ports: Ports) -> tuple[Sequence[letters.DeadLe
     if record.dead_letters_key is None:
         return (), ""
     try:
-        return letters.kept_letters(record, ports.archive.get(record.dead_letters_key)), ""
+        data = ports.archive.get(record.dead_letters_key)
+        if data is None and (taken := letters_taken_of(record, ports)):
+            return (), f"its dead letters were removed by retention on {taken.at:%Y-%m-%dT%H:%MZ}"
+        return letters.kept_letters(record, data), ""
     except Contradiction as fault:
         return (), str(fault)
 
@@ -184,7 +193,7 @@ def _stored(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
 def _files_of(record: BatchRecord, hour: str, ports: Ports) -> tuple[str, ...]:
     """Where the batch's rows of the hour are: in its part, or in the hour's archive once that holds the batch."""
     revision = ports.ledger.revision(hour)
-    return revision.keys if revision and record.batch.id in revision.batches else (record.parts[hour],)
+    return revision.keys if revision and record.batch.id in revision.known else (record.parts[hour],)
 
 
 def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, ports: Ports) -> Trace:
@@ -195,14 +204,18 @@ def _stored_as(source: Source, record: BatchRecord, event_id: str, part: str, po
     if item is not None:
         said = "expired" if item.ttl <= ports.clock.now().timestamp() else "held" if item.source == source else f"held by {item.source}"
     how = "redriven into" if record.batch.kind is BatchKind.REDRIVE else "stored in"
+    there, taken = _there(keys, ports), _taken_of(hour, ports)
+    gone = ""
+    if not there and taken.objects_at and taken.has_objects_of(record.batch.time):
+        gone = f"; its JSON object was removed by retention on {taken.objects_at:%Y-%m-%dT%H:%MZ}"
     return Trace(
         source,
         Fate.STORED,
         record.batch.id,
         event_id,
-        detail=f"{how} hour {hour}",
+        detail=f"{how} hour {hour}{gone}",
         part=part,
-        event_object=next(iter(_there(keys, ports)), None),
+        event_object=next(iter(there), None),
         item=said,
     )
 
@@ -211,7 +224,41 @@ def _there(keys: Iterable[str], ports: Ports) -> list[str]:
     return [key for key in keys if ports.archive.get(key) is not None]
 
 
+def _taken_of(hour: str, ports: Ports) -> Taken:
+    revision = ports.ledger.revision(hour)
+    return revision.taken if revision else Taken()
+
+
 def _no_trace(source: Source, record: BatchRecord, ports: Ports) -> Trace:
-    _, altered = _letters(record, ports)
+    lines, altered = _letters(record, ports)
+    if (removed := _removed(record, ports)) and (lines or not altered or Fate.DEAD_LETTER in removed):
+        return _as_counted(source, record, removed)
     detail = f"batch {record.batch.id} counts it, but none of its files names it: they were removed or altered"
     return Trace(source, Fate.UNACCOUNTED, record.batch.id, detail=f"{detail}. {altered}" if altered else detail)
+
+
+def _removed(record: BatchRecord, ports: Ports) -> dict[Fate, str]:
+    """The outcomes whose files retention removed, with what it removed."""
+    removed: dict[Fate, str] = {}
+    for hour in record.parts:
+        if record.batch.id in (taken := _taken_of(hour, ports)).batches:
+            removed[Fate.STORED] = f"the rows of hour {hour} are gone: {taken}"
+    letters_gone = letters_taken_of(record, ports)
+    for fate, key in ((Fate.REPEAT, record.repeats_key), (Fate.DEAD_LETTER, record.dead_letters_key)):
+        if letters_gone and key and ports.archive.get(key) is None:
+            removed[fate] = f"retention removed {key} on {letters_gone.at:%Y-%m-%dT%H:%MZ}"
+    return removed
+
+
+def _as_counted(source: Source, record: BatchRecord, removed: Mapping[Fate, str]) -> Trace:
+    """By the ledger's numbers: as what one of the removed files would name it, where they leave one answer."""
+    whole = zip(record.batch.ranges, record.tallies, strict=True)
+    tally = next((tally for each, tally in whole if record.batch.kind is BatchKind.REDRIVE or _in(source, each)), Tally())
+    counts = {Fate.STORED: tally.stored, Fate.REPEAT: tally.repeats, Fate.DEAD_LETTER: tally.dead_letters}
+    may_be = [fate for fate in removed if counts[fate]]
+    again = next((Fate.REPEAT if each.outcome == "repeats" else Fate.STORED for each in record.redriven if each.source == source), None)
+    fate = again or (may_be[0] if len(may_be) == 1 else Fate.TAKEN)
+    detail = "; ".join(removed.values())
+    if fate is Fate.TAKEN:
+        detail += f". Around it are {' and '.join(f'{counts[each]} {each.value}' for each in may_be)}"
+    return Trace(source, fate, record.batch.id, detail=detail)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analytics_defs.core.layout import event_key, part_key, staging_key, success_key
-from analytics_defs.ports import Blob
+from analytics_defs.ports import Blob, Stat
 from tests.adapters.unpacking_s3 import unpacking_contract
 from tests.contracts.archive_fixtures import ARCHIVES, ArchiveUnderTest
 
@@ -57,6 +57,13 @@ def test_every_object_is_there_as_it_was_put_when_put_returns(archive: ArchiveUn
     archive.port.put(blobs)
     assert archive.look() == {each.key: each for each in blobs}
     assert [archive.port.get(each.key) for each in blobs] == [each.body for each in blobs]
+
+
+def test_size_and_metadata_are_told_without_the_bytes(archive: ArchiveUnderTest) -> None:
+    found = blob("events/a.json", b"x" * 1234, eventid="a%2Fb", source="topic@1/3/1042")
+    archive.port.put([found])
+    assert archive.port.stat(found.key) == Stat(1234, found.metadata)
+    assert archive.port.stat("events/b.json") is None
 
 
 def test_content_type_and_metadata_come_back_equal(archive: ArchiveUnderTest) -> None:

@@ -9,9 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.core.hours import ArchiveFile, Revision
+from analytics_defs.core.hours import ArchiveFile, Revision, Taken, without_objects, without_rows
 from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, Tally, TopicState
 from analytics_defs.core.offsets import Range, Source, TopicPartition
+from analytics_defs.core.retention import LettersTaken
 from analytics_defs.errors import Contradiction
 from analytics_defs.ports import Ledger
 from tests.contracts.ledger_fixtures import HOUR, LEDGERS, ONE, TIME, TWO, all_stored, batch, close, redrive, redriven_record
@@ -406,6 +407,36 @@ def test_a_revision_follows_only_the_one_before_it(ledger: Ledger) -> None:
     with pytest.raises(Contradiction):
         ledger.revise(revision(2))
     assert ledger.revision(HOUR) is None
+
+
+def test_what_retention_took_comes_back_with_its_revision(ledger: Ledger) -> None:
+    at, through = TIME + timedelta(days=40, milliseconds=123), TIME + timedelta(days=1, milliseconds=456)
+    before = revision(1, batches=3)
+    frozen = without_objects(before, through, at)
+    empty = without_rows(frozen, at)
+    assert [ledger.revise(each) for each in (before, frozen, empty)] == [before, frozen, empty]
+    assert ledger.revision(HOUR) == empty
+    assert (empty.keys, empty.batches, empty.first, empty.rows) == ((), (), None, 0)
+    assert empty.taken == Taken(before.batches, before.rows, at, through, at)
+    assert ledger.revise(replace(empty, number=2)) == frozen
+
+
+def test_an_hour_of_ten_thousand_batches_fits_also_once_its_rows_are_taken(ledger: Ledger) -> None:
+    ledger.revise(revision(1, batches=10_000))
+    ledger.revise(without_rows(revision(1, batches=10_000), TIME))
+    found = ledger.revision(HOUR)
+    assert found
+    assert len(found.taken.batches) == 10_000
+
+
+def test_dead_letters_are_taken_forward_only(ledger: Ledger) -> None:
+    early, late = (LettersTaken(TIME + timedelta(days=days, milliseconds=7), TIME + timedelta(days=40)) for days in (1, 2))
+    assert ledger.letters_taken() is None
+    assert ledger.take_letters(early) == early
+    assert ledger.letters_taken() == early
+    assert ledger.take_letters(late) == late
+    again = LettersTaken(late.through, TIME + timedelta(days=50))
+    assert ledger.take_letters(again) == ledger.take_letters(early) == ledger.letters_taken() == late
 
 
 def test_an_hour_of_ten_thousand_batches_fits_into_its_revision(ledger: Ledger) -> None:

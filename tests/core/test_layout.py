@@ -127,21 +127,40 @@ def test_the_id_can_be_read_back_from_key_and_metadata(event_id: str) -> None:
 def test_metadata_is_ascii_and_bounded_at_its_worst(event_id: str) -> None:
     source = Source(TopicPartition("t" * 249, 2**31, 2**31), 2**63)
     longest = replace(
-        event(CREATED), id=event_id, timestamp="2024-01-15T10:30:00." + "0" * 38 + "+00:00", record=Record(source, 0, None, b"{}")
+        event(CREATED), id=event_id, timestamp="2024-01-15T10:30:00." + "0" * 38 + "+00:00", record=Record(source, 2**63 - 1, None, b"{}")
     )
     metadata = layout.event_metadata(longest, BATCH)
-    assert metadata.keys() == {"eventType", "timestamp", "eventId", "source", "batch"}
+    assert metadata.keys() == {"eventType", "timestamp", "eventId", "source", "batch", "recordTimestamp"}
     assert all(value.isascii() and value.isprintable() for value in metadata.values())
     assert sum(len(name) + len(value) for name, value in metadata.items()) <= layout.MAX_METADATA_BYTES
 
 
+@reproducibly
+@given(ids)
+def test_an_objects_metadata_tell_the_names_it_may_have_and_no_others(event_id: str) -> None:
+    found = replace(event(CREATED), id=event_id)
+    metadata = {name.lower(): value for name, value in layout.event_metadata(found, BATCH).items()}
+    later = layout.later_event_key(HOUR, event_id, found.record.source)
+    assert layout.object_keys(HOUR, metadata) == (layout.event_key(HOUR, event_id), later)
+    assert layout.object_keys(HOUR, metadata | {"source": "nothing"}) == layout.object_keys(HOUR, {}) == ()
+
+
+@pytest.mark.parametrize(("text", "known"), [("1705314600123", 1705314600123), ("soon", -1), ("-5", -1), (None, -1)])
+def test_a_record_timestamp_that_is_not_there_or_none_is_not_known(text: str | None, known: int) -> None:
+    assert layout.metadata_record_timestamp({} if text is None else {"recordtimestamp": text}) == known
+
+
 def test_metadata_says_what_the_event_is_and_where_it_comes_from() -> None:
+    unstamped = event(CREATED)
+    unstamped = replace(unstamped, record=replace(unstamped.record, timestamp_ms=-1))
+    assert "recordTimestamp" not in layout.event_metadata(unstamped, BATCH)
     assert layout.event_metadata(event(CREATED | {"id": "a/b"}), BATCH) == {
         "eventType": "ProductCreated",
         "timestamp": "2024-01-15T10:30:00.123Z",
         "eventId": "a%2Fb",
         "source": "ProductCreated/3/1042",
         "batch": BATCH,
+        "recordTimestamp": "1705314600123",
     }
 
 

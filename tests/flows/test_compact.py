@@ -14,7 +14,7 @@ import pytest
 from analytics_defs.adapters import parquet_files
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import archive_key, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, event_key, parquet_dir, part_key, success_key
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
 from analytics_defs.flows import compact as compaction
 from analytics_defs.flows.compact import Compaction, compact
@@ -505,3 +505,30 @@ def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_i
     assert json.loads(world.archive.objects[success_key(HOUR)].body)["complete"] is None
     assert run(world).complete is True
     assert json.loads(world.archive.objects[success_key(HOUR)].body)["complete"] is True
+
+
+# Rows from the JSON tree.
+
+
+def whole_rows(world: World) -> list[dict[str, Any]]:
+    (key,) = (each for each in world.archive.keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.archive.objects[key].body)).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("carried", [True, False], ids=["new objects", "objects of an older version"])
+def test_rebuilt_rows_are_the_same_with_the_record_timestamp_where_the_object_carries_it(carried: bool) -> None:
+    sound, world = a_world(1), a_world(1)
+    run(sound)
+    if not carried:
+        for key in list(world.archive.keys("events/")):
+            blob = world.archive.objects[key]
+            older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
+            world.archive.objects[key] = replace(blob, metadata=older)
+    lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
+    done = run(world)
+    assert done.revision
+    assert done.revision.rebuilt == 2
+    expected = whole_rows(sound)
+    assert all(row["record_timestamp"] is not None for row in expected)
+    assert whole_rows(world) == [row if carried else row | {"record_timestamp": None} for row in expected]

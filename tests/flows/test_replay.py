@@ -14,7 +14,7 @@ import pytest
 from analytics_defs.adapters.memory import MemoryRecentEvents
 from analytics_defs.core.batch import Limits
 from analytics_defs.core.events import Rules
-from analytics_defs.core.layout import event_key, later_event_key, part_key, success_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, event_key, later_event_key, part_key, success_key
 from analytics_defs.core.offsets import Range
 from analytics_defs.core.replaying import Hours, State, Store, span
 from analytics_defs.errors import Contradiction, Unavailable
@@ -595,3 +595,20 @@ def test_an_id_that_another_source_holds_by_now_is_theirs_and_what_expired_stays
 def test_a_range_that_is_none_is_refused_in_words(first: str, end: str) -> None:
     with pytest.raises(ValueError, match=r"expected|the end is not included|two partitions|not an hour|not a source"):
         span(first, end)
+
+
+def test_objects_of_an_older_version_are_as_their_batch_left_them() -> None:
+    """They do not carry the record's timestamp; one that carries another is different."""
+    world = a_world()
+    for key in [each for each in world.archive.objects if each.startswith("events/")]:
+        blob = world.archive.objects[key]
+        older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
+        assert len(older) < len(blob.metadata)
+        world.archive.objects[key] = replace(blob, metadata=older)
+    assert run(world).changed == 0
+    key = event_key(HOUR, "a")
+    world.archive.objects[key] = replace(
+        world.archive.objects[key], metadata=dict(world.archive.objects[key].metadata) | {RECORD_TIMESTAMP: "5"}
+    )
+    assert [each.key for each in run(world).changes] == [key]
+    assert run(world).changed == 0

@@ -22,7 +22,7 @@ Rows = list[tuple[str, Source]]
 def rows_by_ledger(stores: Stores, hour: str) -> Rows | None:
     """The files of the revision, and the parts of closed batches that are not in it. None where one is gone."""
     revision = stores.ledger.revision(hour)
-    later = set(stores.ledger.batches_of_hour(hour)) - set(revision.batches if revision else ())
+    later = set(stores.ledger.batches_of_hour(hour)) - set(revision.known if revision else ())
     return _rows(stores, [*(revision.keys if revision else ()), *(part_key(hour, each) for each in sorted(later))])
 
 

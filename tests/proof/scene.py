@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.events import Rules
+from analytics_defs.core.hours import Taken
 from analytics_defs.core.layout import parquet_dir
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import Plan, Policy, lane_of
 from analytics_defs.core.replaying import Hours
+from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import TakenOver
 from analytics_defs.flows import steps
 from analytics_defs.flows.compact import compact
@@ -21,10 +24,12 @@ from analytics_defs.flows.ingest import Conduct, ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.replay import Means, replay
+from analytics_defs.flows.retention import Means as ForgetMeans
+from analytics_defs.flows.retention import retain
 from analytics_defs.flows.trace import trace
 from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
-from tests.proof.archived import faults_of_hour, remembering_table, rows_by_ledger
+from tests.proof.archived import faults_of_hour, remembering_table, rows_by_ledger, rows_by_marker
 from tests.proof.doors import Call, Door, through
 from tests.proof.schedules import Scene
 from tests.proof.world import HOUR, NOW, RULES, World, event
@@ -123,6 +128,33 @@ def replayed_id(kinds: Kinds = REAL) -> Scene:
     return Scene(ground._stores, executors, lambda _: iter(()), ground._faults_of_who_holds, (TakenOver,))
 
 
+def forgotten_objects(kinds: Kinds = REAL) -> Scene:
+    """Two retentions of an archived hour's JSON objects, while a lane stores an id of it anew: it is old enough to be free."""
+    return _forgotten(kinds, Ages(objects=LEAST))
+
+
+def forgotten_parquet(kinds: Kinds = REAL) -> Scene:
+    """The same of its Parquet."""
+    return _forgotten(kinds, Ages(parquet=LEAST))
+
+
+def _forgotten(kinds: Kinds, ages: Ages) -> Scene:
+    ground = Ground(kinds)
+    world, topic = ground.world, ground.topics[0]
+    for event_id in ("again", "in a part"):
+        world.produce(event(event_id), topic=topic)
+        world.settle(Conduct("before", RULES))
+    compact(HOUR, world.ports, remembering_table)
+    ground.later = LEAST + timedelta(hours=1)
+    now = int((NOW + ground.later).timestamp() * 1000)
+    source = world.source(world.log.append(topic, 0, event("again", lane="late"), timestamp_ms=now), topic=topic)
+    world.values[source] = event("again", lane="late")
+    ground.open_topics()
+    executors = {"f1": ground.retention("f1", ages), "f2": ground.retention("f2", ages), "a1": ground.lane(0, "a1")}
+    at_end = partial(ground._faults_once_forgotten, ages)
+    return Scene(ground._stores, executors, ground._faults_while_forgetting, at_end, (TakenOver,))
+
+
 class Ground:
     """What the scenes stand on, and who may work there."""
 
@@ -132,6 +164,8 @@ class Ground:
         """By lane."""
         for topic in TOPICS:
             self.world.create(topic)
+        self.later = timedelta(0)
+        """How long after what was before the executors work."""
 
     def open_topics(self) -> None:
         for plan in self.world.look().plans:
@@ -160,6 +194,53 @@ class Ground:
             compact(HOUR, through(self._ports(name), door), remembering_table)
 
         return run
+
+    def retention(self, name: str, ages: Ages) -> Callable[[Door], None]:
+        def run(door: Door) -> None:
+            retain(ForgetMeans(through(self._ports(name), door), cast(CalculatorBench, remembering_table), ages))
+
+        return run
+
+    def _faults_while_forgetting(self, stores: dict[str, Any]) -> Iterator[str]:
+        """Readers find every row that retention did not take, once, and no file gone; the late event has its object once it is closed."""
+        seen = self._seen(stores)
+        revision = stores["ledger"].revision(HOUR)
+        left = sum(sum(record.hours.get(HOUR, {}).values()) for record in seen.records.values()) - (revision.taken.rows if revision else 0)
+        for reader, rows in (("the ledger's", rows_by_ledger(seen, HOUR)), ("the marker's", rows_by_marker(seen, HOUR))):
+            if rows is None:
+                yield f"{reader} reader finds a file gone"
+            elif len(set(rows)) != len(rows) or len(rows) < left:
+                yield f"{reader} reader sees {rows}, {left} are not taken"
+        yield from self._late_without_object(stores)
+
+    def _late_without_object(self, stores: dict[str, Any]) -> Iterator[str]:
+        there = {blob.metadata["source"] for key, blob in stores["archive"].objects.items() if key.startswith("events/")}
+        for record in stores["ledger"].records_from(""):
+            for each in record.batch.ranges if record.batch.time > NOW + timedelta(days=1) else ():
+                if f"{each.topic_partition}/{each.start}" not in there:
+                    yield f"the object of the late event {each} is gone: there are those of {sorted(there)}"
+
+    def _faults_once_forgotten(self, ages: Ages, stores: dict[str, Any]) -> Iterator[str]:
+        """The lane goes on, and retention runs once more: of a frozen hour the late event is all that is left, and the next run finds
+        nothing. What was not frozen before the late event came is as young as that, and whole.
+        """
+        recovered = World(
+            **stores, clock=ManualClock(NOW + self.later + timedelta(hours=2)), topics=list(TOPICS), policy=POLICY, values=self.world.values
+        )
+        recovered.settle()
+        means = ForgetMeans(recovered.ports, cast(CalculatorBench, remembering_table), ages)
+        done, again = retain(means), retain(means)
+        if done.waiting or again.gone or again.waiting:
+            yield f"{done.waiting}, and then {again.gone} {again.waiting}"
+        yield from self._faults_while_forgetting(stores)
+        revision = recovered.ledger.revision(HOUR)
+        taken = revision.taken if revision else Taken()
+        rows = rows_by_ledger(self._seen(stores), HOUR) or []
+        if len(rows) != (1 if taken.batches else 3):
+            yield f"{taken}, and the archive holds {rows}"
+        left = {blob.metadata["batch"] for key, blob in recovered.archive.objects.items() if key.startswith("events/")}
+        if len(left) != (1 if taken.objects_through else 3):
+            yield f"{taken}, and objects of {sorted(left)} are left"
 
     def replay(self, name: str) -> Callable[[Door], None]:
         def run(door: Door) -> None:
@@ -216,7 +297,7 @@ class Ground:
 
     def _ports(self, name: str) -> Ports:
         """Each executor has a time of its own: batches of two never have the same id."""
-        return _ports(self._stores, NOW + timedelta(minutes=1, seconds=sum(name.encode())))
+        return _ports(self._stores, NOW + self.later + timedelta(minutes=1, seconds=sum(name.encode())))
 
     def _seen(self, stores: dict[str, Any]) -> Stores:
         return Stores(stores["recent"], stores["archive"], stores["ledger"], self.world.values)

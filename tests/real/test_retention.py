@@ -1,0 +1,89 @@
+"""Retention on real servers: all that is old goes, what is foreign or late stays, and two at once do no harm."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from analytics_defs import wiring
+from analytics_defs.adapters.memory import ManualClock
+from analytics_defs.core.layout import event_key, later_event_key
+from analytics_defs.core.replaying import Hours
+from analytics_defs.core.retention import LEAST, Ages
+from analytics_defs.errors import Frozen
+from analytics_defs.flows import replay as replays
+from analytics_defs.flows.compact import compact
+from analytics_defs.flows.retention import Means, Retention, retain
+from analytics_defs.flows.trace import trace
+from tests.real import data, plain, world
+from tests.real.plain import Written
+from tests.real.world import World
+
+pytestmark = pytest.mark.real
+
+ALL = Ages(LEAST, LEAST, LEAST)
+
+
+def run(found: World, write: bool = True) -> Retention:
+    return retain(Means(found.ports, wiring.build_bench(found.settings), ALL, write))
+
+
+def left(found: World) -> set[str]:
+    """What is there but markers and statistics."""
+    return {key for key in plain.keys(found.bucket) if not key.startswith("aggregates/") and not key.endswith("_SUCCESS.json")}
+
+
+def test_what_is_old_goes_and_what_is_foreign_or_late_stays() -> None:
+    clock = ManualClock(world.this_second())
+    with plain.topics(2, 1) as topics, world.new_world(topics, clock, batch_max_ranges=2) as found:
+        plain.produce(data.mixture(*topics))
+        found.settle()
+        compact(data.HOURS[1], found.ports, wiring.build_bench(found.settings))
+        foreign = {"events/2024/01/15/10/notes.json", "dead-letters/copy.ndjson", "parquet/year=2024/month=01/day=15/hour=10/x.parquet"}
+        for key in foreign:
+            plain.s3().put_object(Bucket=found.bucket, Key=key, Body=b"{}")
+        before, counters = left(found), found.ports.ledger.counters()
+        clock.advance(LEAST + timedelta(hours=1))
+
+        looked = run(found, write=False)
+        assert left(found) == before
+        assert {each.tree for each in looked.gone} == {"events", "parquet", "dead-letters", "repeats"}
+        with ThreadPoolExecutor(2) as pool:  # each over clients of its own: Kafka's is used by one thread at a time
+            first = pool.submit(run, found)
+            with world.opened(found.settings, clock) as other:
+                second = pool.submit(run, other)
+                reports = [first.result(), second.result()]
+        again = run(found)
+        assert left(found) == foreign
+        assert set(again.foreign) == foreign
+        assert (again.gone, again.waiting) == ([], [])
+        assert sum(each.objects for each in reports) > 100
+        assert found.ports.ledger.counters() == counters
+        found.assert_sound()
+
+        clock.advance(timedelta(seconds=1))
+        plain.produce(
+            [Written(topics[0], 0, data.event("event-0", late=True)), Written(topics[0], 0, data.event("huge", text="x" * 600_000))]
+        )
+        found.settle()
+        assert run(found).gone == []
+        for event_id in ("event-0", "huge"):
+            source = found.ports.recent.held([event_id])[event_id].source
+            assert {event_key(data.HOUR, event_id), later_event_key(data.HOUR, event_id, source)} <= left(found)
+            assert trace(event_id, found.ports).item == "held"
+        assert compact(data.HOUR, found.ports, wiring.build_bench(found.settings)).made
+        found.assert_sound()
+
+        rules = wiring.conduct(found.settings, "replay").rules
+        means = replays.Means(found.ports, wiring.build_bench(found.settings), rules)
+        with pytest.raises(Frozen, match="retention took what"):
+            replays.replay(Hours("2024-01-15T00", "2024-01-17T00"), means)
+        clock.advance(LEAST)
+        last = run(found)
+        assert last.waiting == []
+        assert left(found) == foreign
+        assert replace(run(found), foreign=[], foreigners=0) == Retention()
+        found.assert_sound()
