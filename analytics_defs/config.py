@@ -8,15 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from analytics_defs.core.batch import MAX_HOURS, MAX_RANGES, Limits
@@ -324,7 +323,7 @@ def _in_words(error: ValidationError) -> Iterator[str]:
         yield f"{field.upper()}={value}: expected {expected} ({Settings.model_fields[field].description})"
 
 
-def _expected(problem: ErrorDetails) -> str:
+def _expected(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     bounds = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt"), "less_than_equal": ("at most", "le")}

@@ -55,6 +55,7 @@ from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.aws import BUCKET, Cloud
 from tests.flows.test_hourly_stats import BENCH
 from tests.flows.test_recompute_in_dynamodb import corrupt
+from tests.proof.clocks import Eventful
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
 
@@ -128,8 +129,8 @@ class Scene:
     def platform(self) -> MemoryPlatform:
         """What Dagster's definitions reach, on the same stores."""
         found = MemoryPlatform()
-        found.log, found.clock = self.world.log, self.world.clock
-        found._ports, found._settings = self.world.ports, self.settings
+        found.log, found.clock = self.world.log, Eventful(self.world.clock.now())
+        found._ports, found._settings = replace(self.world.ports, clock=found.clock), self.settings
         return found
 
     def history(self) -> None:
