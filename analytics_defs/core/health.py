@@ -49,6 +49,8 @@ class View:
     snapshot: Snapshot | None
     """None where the ledger never answered."""
     topics: Mapping[str, Seen | None]
+    heads_at: datetime | None = None
+    """When the ledger had said that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Picture:
     """From the newest watermarks and the snapshot before them; None where Kafka does not answer: an old lag is none."""
     stands: Mapping[TopicPartition, Stand] = field(default_factory=dict)
     """The heads that stand still although something waits."""
+    heads_at: datetime | None = None
+    """When the heads were read that this is about: nobody who looks seldom may call a head still that was not looked at."""
     pace: Pace | None = None
     version: str = ""
     instance: str = ""
@@ -166,11 +170,15 @@ def _stalled(picture: Picture, planning: Planning) -> Iterator[str]:
 
 
 def seconds_standing(lag: Lag, picture: Picture) -> float | None:
-    """How long nothing of the partition was committed although something waits. 0 where nothing waits; None where it is not known."""
+    """How long nothing of the partition was committed although something waits, as far as the heads were read. 0 where nothing waits; None
+    where it is not known.
+    """
     if not lag.offsets:
         return 0.0
     stand = picture.stands.get(lag.topic_partition)
-    return max(0.0, (picture.at - stand.since).total_seconds()) if stand is not None and stand.next == lag.next else None
+    if stand is None or stand.next != lag.next or picture.heads_at is None:
+        return None
+    return max(0.0, (picture.heads_at - stand.since).total_seconds())
 
 
 def lag_seconds(lag: Lag, picture: Picture) -> float | None:

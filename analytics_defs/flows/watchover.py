@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Protocol
 
 from analytics_defs.core.counting import recent_hours
-from analytics_defs.core.health import Figures, Scheduler, View
+from analytics_defs.core.health import Answer, Figures, Scheduler, View
 from analytics_defs.core.layout import STAGING
 from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.offsets import Range, Record, TopicPartition
@@ -59,9 +59,9 @@ class Doors:
     scheduling: Scheduling | None = None
 
 
-def ask_kafka(doors: Doors, known: Snapshot | None) -> View:
+def ask_kafka(doors: Doors, known: Answer[Snapshot]) -> View:
     """The ledger's word is older than Kafka's, as in `observe.look`: so no head can seem to be ahead of the log."""
-    return View(known, observe(doors.topics, doors.ports))
+    return View(known.value, observe(doors.topics, doors.ports), known.succeeded_at)
 
 
 def ask_dynamodb(doors: Doors) -> Snapshot:

@@ -21,6 +21,7 @@ from analytics_defs.web.probe import Probe
 SERVICE_FRESH = timedelta(seconds=3)
 FIGURES_FRESH = timedelta(seconds=5)
 WAITING_FRESH = timedelta(seconds=5)
+HEADS_LAST = timedelta(seconds=10)
 LEDGER_WITHIN = timedelta(milliseconds=500)
 SCHEDULER_FRESH = timedelta(seconds=10)
 
@@ -75,10 +76,11 @@ class Watch:
         """What is known now. Never waits."""
         now = self._clock.now()
         kafka, dynamodb = self._kafka.look(), self._dynamodb.look()
-        planning = self._plan(kafka.value) if kafka.ok else None
-        if planning is not None and dynamodb.ok:
+        view = kafka.value if kafka.ok and not _outdated(kafka, dynamodb) else None
+        planning, heads_at = self._plan(view), view.heads_at if view else None
+        if planning is not None and heads_at is not None and dynamodb.ok:
             with self._lock:
-                self._stands = standing(self._stands, planning.lags, now)
+                self._stands = standing(self._stands, planning.lags, heads_at)
                 self._pace = paced(self._pace, planning.lags, now)
         scheduler = self._scheduler.look() if self._scheduler else None
         return Picture(
@@ -92,6 +94,7 @@ class Watch:
             scheduler=_told(scheduler),
             planning=planning,
             stands=self._stands,
+            heads_at=heads_at,
             pace=self._pace,
             version=self._identity.version,
             instance=self._identity.instance,
@@ -113,10 +116,18 @@ class Watch:
             wait([attempt], LEDGER_WITHIN.total_seconds())
 
     def _ask_kafka(self) -> View:
-        return watchover.ask_kafka(self._doors, self._dynamodb.look().value)
+        return watchover.ask_kafka(self._doors, self._dynamodb.look())
 
     def _ask_waiting(self) -> Waiting:
         return watchover.ask_waiting(self._doors, self.picture().lags, self._waiting.look().value)
+
+
+def _outdated(kafka: Answer[View], dynamodb: Answer[Snapshot]) -> bool:
+    """Whether heads may have moved on since they were read for this view: the difference to new watermarks is no lag. While the ledger does
+    not answer, nobody moves them.
+    """
+    view, read_at = kafka.value, kafka.succeeded_at
+    return dynamodb.ok and view is not None and view.heads_at is not None and read_at is not None and read_at - view.heads_at > HEADS_LAST
 
 
 def _told(answer: Answer[Scheduler | None] | None) -> Answer[Scheduler] | None:

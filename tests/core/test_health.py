@@ -48,6 +48,7 @@ def picture(lags: Lag | None = None, since: timedelta | None = None, **changes: 
         figures=COUNTED,
         planning=plan(snapshot, topics, Policy(), NOW),
         stands={} if since is None else {AT: Stand(seen.next, NOW - since)},
+        heads_at=NOW,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
