@@ -19,8 +19,10 @@ class LaneRun:
 
     run_id: str
     lane: int
-    started_at: datetime | None
-    """When it left the queue; None while it waits there."""
+    launched_at: datetime | None
+    """When it left Dagster's queue; None while it waits there."""
+    began_at: datetime | None = None
+    """When its process began to execute it; None while it waits for one, in a launcher's own queue perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,18 @@ class Wait:
 def silent_since(
     runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], start_timeout: timedelta, now: datetime
 ) -> dict[str, datetime]:
-    """Since when each run past its start timeout gives no sign of life. `known`: what this said at the tick before.
+    """Since when each run that should show itself gives no sign of life. `known`: what this said at the tick before.
 
-    A run without a lease is silent from the moment that is noticed: one that ends gives its lease back before its status says so.
+    A run that began should at once; one that was launched has the start timeout. A run without a lease is silent from the moment
+    that is noticed: one that ends gives its lease back before its status says so.
     """
-    late = [run.run_id for run in runs if run.started_at is not None and now - run.started_at > start_timeout]
-    return {run_id: leases[run_id].renewed_at if run_id in leases else known.get(run_id, now) for run_id in late}
+    due = [run for run in runs if run.began_at or (run.launched_at is not None and now - run.launched_at > start_timeout)]
+    return {run.run_id: _last_sign(run, leases[run.run_id]) if run.run_id in leases else known.get(run.run_id, now) for run in due}
+
+
+def _last_sign(run: LaneRun, lease: Lease) -> datetime:
+    """That it began is one, too: by the clock of Dagster's storage, where the lease's is that of another machine."""
+    return max(lease.renewed_at, run.began_at or lease.renewed_at)
 
 
 def dead_runs(silent: Mapping[str, datetime], now: datetime) -> set[str]:
