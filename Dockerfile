@@ -14,7 +14,7 @@ ENV PATH=/opt/venv/bin:$PATH
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir analytics_defs && touch analytics_defs/__init__.py \
-    && pip install --disable-pip-version-check --constraint constraints.txt '.[production]' \
+    && pip install --disable-pip-version-check --constraint constraints.txt '.[production,celery]' \
     && rm -rf analytics_defs build *.egg-info
 COPY analytics_defs analytics_defs
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -26,7 +26,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY deploy /app/deploy
 WORKDIR /app
 # DAGSTER_HOME is the one container's: SQLite, unless DAGSTER_POSTGRES_HOST is set. Services that share a Postgres
-# set it to /app/deploy, where the production dagster.yaml lies, and need nothing that lasts.
+# set it to /app/deploy, where the production dagster.yaml lies, or to /app/deploy/celery, and need nothing that lasts.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DAGSTER_HOME=/var/lib/analytics \

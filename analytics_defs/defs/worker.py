@@ -72,11 +72,11 @@ def worker_app() -> Celery:
         launcher = instance.run_launcher
         if not isinstance(launcher, CeleryRunLauncher):
             raise SettingsError(
-                f"the Dagster instance of DAGSTER_HOME ({instance.root_directory}) starts its runs by {type(launcher).__name__}: no run would "
+                f"the Dagster instance of DAGSTER_HOME ({instance.root_directory}) starts its runs by {type(launcher).__name__}: none would "
                 "ever reach this worker. Expected dagster_celery.launcher.CeleryRunLauncher, as in deploy/celery/dagster.yaml "
                 "(with docker compose: COMPOSE_PROFILES=celery, which the other services see, and not --profile alone)"
             )
-        app = make_app(app_args=launcher.app_args())
+        app: Celery = make_app(app_args=launcher.app_args())  # type: ignore[no-untyped-call]
     app.conf.update(
         worker_max_tasks_per_child=RUNS_PER_CHILD,
         worker_max_memory_per_child=CHILD_KIB,
@@ -85,7 +85,7 @@ def worker_app() -> Celery:
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
     )
-    create_execute_job_task(app, base=RunTask)
+    create_execute_job_task(app, base=RunTask)  # type: ignore[arg-type] # its annotation names the type of each option
     return app
 
 
@@ -108,7 +108,7 @@ class RunTask(Task):  # type: ignore[misc]
 
 
 def _leave_alone_what_began(run_id: str) -> None:
-    """Raises Ignore, which keeps what Celery knows of the first delivery: SUCCESS here would hide from Dagster that its child was killed."""
+    """Raises Ignore, which keeps what Celery knows of the first delivery: a SUCCESS here would hide that its child was killed."""
     with dg.DagsterInstance.get() as instance:
         run = instance.get_run_by_id(run_id)
         if run is None or run.status not in _WAITS:
@@ -123,7 +123,7 @@ def _report(run_id: str, fault: Exception) -> None:
             if run is not None and not run.is_finished:
                 where = f"The Celery worker on {socket.gethostname()} (code {code_digest()})"
                 instance.report_run_failed(run, f"{where} could not execute this run. {type(fault).__name__}: {fault}")
-    except Exception as unreachable:
+    except Exception as unreachable:  # noqa: BLE001 - SQLAlchemy's, psycopg2's, Dagster's: each of them means that
         time.sleep(STORAGE_PAUSE_SECONDS)
         raise Reject(f"Dagster's storage does not answer: {unreachable}", requeue=True) from fault
 

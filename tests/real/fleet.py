@@ -11,11 +11,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import psutil
@@ -98,7 +97,7 @@ class Fleet:
     def executors(self) -> dict[int, dg.DagsterRun]:
         """Runs that are executed now, by the id of the process that does."""
         with self.instance() as instance:
-            found = {}
+            found: dict[int, dg.DagsterRun] = {}
             for run in instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=[dg.DagsterRunStatus.STARTED])):
                 messages = [each.message for each in instance.all_logs(run.run_id) if "Started process for run" in (each.message or "")]
                 pids = [int(pid) for message in messages for pid in re.findall(r"pid: (\d+)", message)]
@@ -139,13 +138,8 @@ def fleet(folder: Path, settings: Settings, **changes: str) -> Iterator[Fleet]:
 def environment_of(settings: Settings) -> dict[str, str]:
     """Those settings in which a world differs from another."""
     fields = ("kafka_group_id", "recent_events_table_name", "ledger_table_name", "aggregates_table_name", "archive_bucket_name")
-    own: Mapping[str, Any] = {name: getattr(settings, name) for name in fields} | {"kafka_topics": ",".join(settings.kafka_topics)}
-    own = own | {
-        "lanes": settings.lanes,
-        "event_objects": str(settings.event_objects).lower(),
-        "plan_max_offsets": settings.plan_max_offsets,
-    }
-    own = own | {"batch_max_events": settings.batch_max_events}
+    own = {name: getattr(settings, name) for name in (*fields, "lanes", "plan_max_offsets", "batch_max_events", "event_objects")}
+    own["kafka_topics"] = ",".join(settings.kafka_topics)
     return {name.upper(): str(value) for name, value in own.items()}
 
 
