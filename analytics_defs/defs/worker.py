@@ -72,8 +72,8 @@ def worker_app() -> Celery:
         launcher = instance.run_launcher
         if not isinstance(launcher, CeleryRunLauncher):
             raise SettingsError(
-                f"the Dagster instance of DAGSTER_HOME ({instance.root_directory}) starts its runs by {type(launcher).__name__}: none would "
-                "ever reach this worker. Expected dagster_celery.launcher.CeleryRunLauncher, as in deploy/celery/dagster.yaml "
+                f"the Dagster instance of DAGSTER_HOME ({instance.root_directory}) starts its runs by {type(launcher).__name__}: none "
+                "would ever reach this worker. Expected dagster_celery.launcher.CeleryRunLauncher, as in deploy/celery/dagster.yaml "
                 "(with docker compose: COMPOSE_PROFILES=celery, which the other services see, and not --profile alone)"
             )
         app: Celery = make_app(app_args=launcher.app_args())  # type: ignore[no-untyped-call]

@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from analytics_defs.local import servers
 from analytics_defs.local.ports import LOOPBACK, accepts, free_port
 from analytics_defs.local.processes import ProcessRecord, end_group, last_lines, signal_group, spawn
 from analytics_defs.local.servers import Server
-from tests.deploy.files import DEPLOY, ROOT
+from tests.deploy.files import DEPLOY
 from tests.deploy.postgres import Postgres, postgres
 from tests.local.waiting import until
 
@@ -104,9 +103,9 @@ class Fleet:
                 found |= {pid: run for pid in pids if psutil.pid_exists(pid)}
             return found
 
-    def owner(self, pid: int) -> str:
-        """The program that this process belongs to."""
-        return next(name for name, record in self.programs.items() if pid in record.group())
+    def owner(self, pid: int) -> str | None:
+        """The program that this process belongs to; None where it is gone."""
+        return next((name for name, record in self.programs.items() if pid in record.group()), None)
 
     def story(self) -> str:
         """What a failed test shows."""
@@ -153,13 +152,3 @@ def _dagster(database: URL) -> dict[str, str]:
         "DAGSTER_POSTGRES_PASSWORD": str(database.password),
         "DAGSTER_POSTGRES_DB": str(database.database),
     }
-
-
-def within(seconds: float, since: float) -> float:
-    """Seconds since then, which are no more than so many."""
-    passed = time.monotonic() - since
-    assert passed <= seconds, f"{passed:.0f} s"
-    return passed
-
-
-__all__ = ["ROOT", "UNDER_WAY", "Fleet", "fleet", "within"]
