@@ -158,7 +158,9 @@ class Settings(BaseSettings):
     batch_max_hours: int = Field(MAX_HOURS, ge=1, le=47, description="different event hours in one batch; with the ranges at most 48")
     plan_max_offsets: int = Field(100_000, ge=1, description="offsets one run covers at most: 75 to 160 s of work")
     batch_max_wait: Duration = Field(timedelta(0), description="how long a plan smaller than a batch may wait for more")
-    run_start_timeout: Duration = Field(timedelta(minutes=2), description="an older run without a sign of life is reported failed")
+    run_start_timeout: Duration = Field(
+        timedelta(minutes=1), description="a run that was launched and did not begin within it is reported failed"
+    )
     max_future_skew: Duration = Field(timedelta(hours=24), le=timedelta(hours=24), description="how far a timestamp may be ahead of now")
     max_event_bytes: int = Field(4 * 2**20, ge=1024, le=64 * 2**20, description="a larger record is a dead letter")
     max_lag: int = Field(100_000, ge=0, description="records behind Kafka from where on the check `lag` warns")

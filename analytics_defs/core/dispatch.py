@@ -53,26 +53,19 @@ class Wait:
     why: str
 
 
-def silent_since(
-    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], start_timeout: timedelta, now: datetime
-) -> dict[str, datetime]:
-    """Since when each run that should show itself gives no sign of life. `known`: what this said at the tick before.
+def silent_since(runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    """Since when each run that began gives no sign of life. `known`: what this said at the tick before.
 
-    A run that began should at once; one that was launched has the start timeout. A run without a lease is silent from the moment
-    that is noticed: one that ends gives its lease back before its status says so.
+    A run without a lease is silent from the moment that is noticed: one that ends gives its lease back before its status says so.
     """
-    due = [run for run in runs if run.began_at or (run.launched_at is not None and now - run.launched_at > start_timeout)]
-    return {run.run_id: _last_sign(run, leases[run.run_id]) if run.run_id in leases else known.get(run.run_id, now) for run in due}
+    begun = [(run.run_id, run.began_at) for run in runs if run.began_at]
+    return {run_id: max(leases[run_id].renewed_at, began) if run_id in leases else known.get(run_id, now) for run_id, began in begun}
 
 
-def _last_sign(run: LaneRun, lease: Lease) -> datetime:
-    """That it began is one, too: by the clock of Dagster's storage, where the lease's is that of another machine."""
-    return max(lease.renewed_at, run.began_at or lease.renewed_at)
-
-
-def dead_runs(silent: Mapping[str, datetime], now: datetime) -> set[str]:
-    """Runs that were silent for longer than a lease lasts, whatever their status says."""
-    return {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
+def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, datetime], start_timeout: timedelta, now: datetime) -> set[str]:
+    """Runs that were silent for longer than a lease lasts, or were launched and did not begin in time, whatever their status says."""
+    unbegun = {run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout}
+    return unbegun | {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
 
 
 def backoff(attempt: int) -> timedelta:

@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,24 @@ from analytics_defs.local.ports import LOOPBACK, accepts, free_port
 from tests.local.waiting import until
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Postgres:
     address: URL
     programs: Path
     """The folder of `pg_isready`."""
+    launch: Callable[[], subprocess.Popen[bytes]]
+    _server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """On the same port and the same data as before."""
+        server = self._server = self.launch()
+        until(lambda: accepts(self.port) or server.poll() is not None)
+
+    def stop(self) -> None:
+        """Clients are cut off."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # its fast shutdown
+            self._server.wait(30)
 
     @property
     def port(self) -> int:
@@ -69,15 +83,15 @@ def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
         ]
         subprocess.run(make, check=True, capture_output=True, user=owner, cwd=folder)
         options = [f"-cport={port}", f"-clisten_addresses={LOOPBACK}", f"-cunix_socket_directories={folder}", "-cfsync=off"]
-        server = subprocess.Popen([programs / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+        command = [programs / "postgres", "-D", data, *options]
+        launch = partial(subprocess.Popen, command, stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+        found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs, launch)
         try:
-            until(lambda: accepts(port) or server.poll() is not None)
-            found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs)
+            found.start()
             found.create_database(database)
             yield found
         finally:
-            server.send_signal(signal.SIGINT)  # its fast shutdown: clients are cut off
-            server.wait(30)
+            found.stop()
 
 
 def _programs() -> Path:

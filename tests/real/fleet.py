@@ -61,7 +61,7 @@ class Fleet:
     def start_daemon(self) -> None:
         self.start("daemon", "dagster-daemon", "run", "-w", str(DEPLOY / "workspace.yaml"))
 
-    def start_worker(self, name: str, slots: int = 2, **changes: str) -> None:
+    def start_worker(self, name: str, slots: int = 4, **changes: str) -> None:
         self.start(name, "analytics", "worker", "--name", name, "--slots", str(slots), **changes)
 
     def ready(self, *workers: str) -> None:
