@@ -85,6 +85,8 @@ def worker_app() -> Celery:
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,
     )
+    if (launcher.broker or "").startswith(("redis://", "rediss://")):
+        app.conf.broker_transport = "analytics_defs.defs.redis_transport:Transport"
     create_execute_job_task(app, base=RunTask)  # type: ignore[arg-type] # its annotation names the type of each option
     return app
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError
 
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from analytics_defs.local.ports import LOOPBACK, free_port
 from tests.local.waiting import until
 
 
@@ -32,7 +33,15 @@ class Postgres:
     def start(self) -> None:
         """On the same port and the same data as before."""
         server = self._server = self.launch()
-        until(lambda: accepts(self.port) or server.poll() is not None)
+        until(lambda: self._answers() or server.poll() is not None)
+
+    def _answers(self) -> bool:
+        """Not while it recovers what it had written: it accepts connections then, and refuses each."""
+        try:
+            create_engine(self.address.set(database="postgres"), poolclass=NullPool).connect().close()
+        except OperationalError:
+            return False
+        return True
 
     def stop(self) -> None:
         """Clients are cut off."""

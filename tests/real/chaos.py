@@ -57,7 +57,11 @@ def scene(folder: Path, lanes: int, **settings: object) -> Iterator[tuple[Fleet,
         world.new_world(topics, lanes=lanes, event_objects=False, **settings) as found,
         fleet(folder, found.settings) as ships,
     ):
-        yield ships, found
+        try:
+            yield ships, found
+        except BaseException:
+            click.echo(ships.story(found.ports.ledger.snapshot().leases))
+            raise
 
 
 def begin(ships: Fleet, *workers: str) -> None:
@@ -147,20 +151,16 @@ def assert_whole(found: World, events: int) -> None:
 def play(folder: Path, events: int, rate: float) -> dict[str, object]:
     """The whole: rounds of faults while events come, lanes 6, 2, 5, then rest and account."""
     with scene(folder, 6, plan_max_offsets=4_000, batch_max_events=1_000) as (ships, found):
-        try:
-            begin(ships, *WORKERS)
-            produce(ships, events, rate)
-            rounds = [a_round(ships, found)]
-            for lanes in (2, 5):
-                change_lanes(ships, lanes)
-            while events / rate > 200 and ships.programs["shop"].is_alive():
-                rounds.append(a_round(ships, found))
-            settle(ships, found, events / rate + 300)
-            assert_whole(found, events)
-            statuses = [run.status.value for run in ships.runs()]
-        except BaseException:
-            click.echo(ships.story())
-            raise
+        begin(ships, *WORKERS)
+        produce(ships, events, rate)
+        rounds = [a_round(ships, found)]
+        for lanes in (2, 5):
+            change_lanes(ships, lanes)
+        while events / rate > 200 and ships.programs["shop"].is_alive():
+            rounds.append(a_round(ships, found))
+        settle(ships, found, events / rate + 300)
+        assert_whole(found, events)
+        statuses = [run.status.value for run in ships.runs()]
     longest = {what: max(each[what] for each in rounds) for what in rounds[0]}
     return {"events": events, "rounds": len(rounds), "longest": longest, "runs": {each: statuses.count(each) for each in set(statuses)}}
 

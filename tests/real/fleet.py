@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import psutil
 from sqlalchemy.engine import URL
 
 from analytics_defs.config import Settings
+from analytics_defs.core.ledger import Lease
 from analytics_defs.defs.ingest import JOB, LANE_TAG
 from analytics_defs.local import servers
 from analytics_defs.local.ports import LOOPBACK, accepts, free_port
@@ -107,9 +108,15 @@ class Fleet:
         """The program that this process belongs to; None where it is gone."""
         return next((name for name, record in self.programs.items() if pid in record.group()), None)
 
-    def story(self) -> str:
-        """What a failed test shows."""
-        lines = [f"{run.run_id[:8]} lane {run.tags.get(LANE_TAG)} {run.status.value}" for run in self.runs()]
+    def story(self, leases: Mapping[str, Lease]) -> str:
+        """What a failed test shows: runs with their last sign of life, and the ends of all logs."""
+        with self.instance() as instance:
+            records = instance.get_run_records(dg.RunsFilter(job_name=JOB), limit=30)
+        lines = []
+        for record in records:
+            run, lease = record.dagster_run, leases.get(record.dagster_run.run_id)
+            when = f"created {record.create_timestamp:%X}, began {record.start_time}, renewed {lease and lease.renewed_at}"
+            lines.append(f"{run.run_id[:8]} lane {run.tags.get(LANE_TAG)} {run.status.value}, {when}")
         return "\n".join([*lines, *(f"--- {name}\n{last_lines(self.log(name))}" for name in self.programs)])
 
 
