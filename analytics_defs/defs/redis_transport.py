@@ -1,17 +1,26 @@
-"""Celery's Redis transport for a worker that outlives a Redis that goes away."""
+"""Celery's Redis transport for a worker that outlives a Redis that goes away. With kombu 5.7's own, a lost connection ends it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from kombu.transport import redis
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """Hands nothing back when it is closed: kombu 5.7 does so over the connection that was just lost, and that ends the worker.
+    """Does nothing over a connection that is lost: neither hands messages back when it is closed, nor acknowledges one later.
 
-    A worker holds no message beyond the runs that it executes, and those are given out again a minute after they were given out.
+    Both are safe here. A worker holds no message beyond the runs that it executes; each of those is given out again a minute after it was
+    given out, and whoever gets it leaves a run alone that began.
     """
 
     do_restore = False
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> Any:
+        return None if self.closed else super().basic_ack(delivery_tag, multiple)
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> Any:
+        return None if self.closed else super().basic_reject(delivery_tag, requeue)
 
 
 class Transport(redis.Transport):  # type: ignore[misc]

@@ -87,7 +87,7 @@ def worker_app() -> Celery:
     )
     if (launcher.broker or "").startswith(("redis://", "rediss://")):
         app.conf.broker_transport = "analytics_defs.defs.redis_transport:Transport"
-    create_execute_job_task(app, base=RunTask)  # type: ignore[arg-type] # its annotation names the type of each option
+    create_execute_job_task(app, base=RunTask, shared=False)  # type: ignore[arg-type] # its annotation names the type of each option
     return app
 
 

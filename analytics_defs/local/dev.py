@@ -29,7 +29,9 @@ class Engine:
     prepare: Callable[[Stack], dict[str, str]]
     """Writes dagster.yaml, starts what has to be there before Dagster, and answers the settings that follow: DAGSTER_HOME and others."""
     start: Callable[[Stack, Mapping[str, str]], None]
-    """What executes runs, with all settings, once Dagster is there."""
+    """Starts what executes runs, with all settings, and waits until it can."""
+    keeps_endless_runs: bool
+    """Whether the health endpoint may be a run; else it is a process beside them."""
 
 
 def run(folder: Path, *, port: int, rate: float, engine: Engine | None = None) -> None:
@@ -53,7 +55,7 @@ def _start(stack: Stack, port: int, rate: float, engine: Engine) -> None:
     click.echo("starting an embedded Kafka broker, DynamoDB and S3")
     url, status_port = f"http://{LOOPBACK}:{port}", health_port()
     settings = _start_servers(stack) | {"DAGSTER_UI_URL": url, "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
-    settings |= engine.prepare(stack)
+    settings |= engine.prepare(stack) | {"HEALTH_IN_DAGSTER": str(engine.keeps_endless_runs).lower()}
     click.echo("creating tables and bucket")
     stack.run((ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
     envfile.write(stack.folder / "env", settings)
@@ -62,6 +64,8 @@ def _start(stack: Stack, port: int, rate: float, engine: Engine) -> None:
     options = ("-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml")
     stack.start("dagster", (sys.executable, "-m", "dagster", "dev", *options), settings)
     stack.wait_until(lambda: http_status(f"{url}/server_info") == 200, what="Dagster's UI", limit=timedelta(minutes=3))
+    if not engine.keeps_endless_runs:
+        stack.start("health", (ANALYTICS, "serve"), settings)
     engine.start(stack, settings)
     click.echo(_welcome(stack.folder, url, settings))
 
@@ -89,7 +93,7 @@ def dagster_home(stack: Stack) -> Path:
     return home
 
 
-PROCESSES = Engine(lambda stack: {"DAGSTER_HOME": str(dagster_home(stack)), "HEALTH_IN_DAGSTER": "true"}, lambda _stack, _settings: None)
+PROCESSES = Engine(lambda stack: {"DAGSTER_HOME": str(dagster_home(stack))}, lambda _stack, _settings: None, keeps_endless_runs=True)
 """A process of its own for each run: Dagster's default."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -26,11 +27,9 @@ PRODUCTION = Path("deploy/celery/dagster.yaml")
 def engine(workers: int) -> Engine:
     """Raises CannotStart where there is no Redis on this machine, or Celery is not installed, before anything is started."""
     install.tool("redis-server")
-    try:
-        import dagster_celery  # noqa: F401
-    except ModuleNotFoundError as missing:
-        raise CannotStart(f"{missing.name} is not installed: `make venv`, or pip install -c constraints.txt '.[celery]'") from missing
-    return Engine(partial(_prepare, workers=workers), partial(_start, workers=workers))
+    if importlib.util.find_spec("dagster_celery") is None:
+        raise CannotStart("dagster-celery is not installed: `make venv`, or pip install -c constraints.txt '.[celery]'")
+    return Engine(partial(_prepare, workers=workers), partial(_start, workers=workers), keeps_endless_runs=False)
 
 
 def _prepare(stack: Stack, workers: int) -> dict[str, str]:
@@ -41,7 +40,7 @@ def _prepare(stack: Stack, workers: int) -> dict[str, str]:
     home = dagster_home(stack)
     with_launcher(home / "dagster.yaml")
     lanes = os.environ.get("LANES") or str(LANES_EACH * workers)
-    return {**server.settings, "DAGSTER_HOME": str(home), "HEALTH_IN_DAGSTER": "false", "LANES": lanes}
+    return {**server.settings, "DAGSTER_HOME": str(home), "LANES": lanes}
 
 
 def with_launcher(file: Path) -> None:
@@ -54,10 +53,8 @@ def with_launcher(file: Path) -> None:
 
 
 def _start(stack: Stack, settings: Mapping[str, str], workers: int) -> None:
-    """The health endpoint is a process here: as a run that never ends it would keep a worker's slot."""
     slots = -(-int(settings["LANES"]) // workers) + 1  # one more: backfills and automation want to run as well
     click.echo(f"starting {workers} Celery workers for {settings['LANES']} lanes")
-    stack.start("health", (ANALYTICS, "serve"), settings)
     names = [f"worker-{number}" for number in range(1, workers + 1)]
     for name in names:
         stack.start(name, (ANALYTICS, "worker", "--name", name, "--slots", str(slots)), settings)

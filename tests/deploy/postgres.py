@@ -59,6 +59,10 @@ class Postgres:
         with create_engine(self.address, poolclass=NullPool).connect() as connection:
             return list(connection.execute(text(query)).scalars())
 
+    def execute(self, statement: str) -> None:
+        with create_engine(self.address, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text(statement))
+
     def create_database(self, name: str) -> None:
         server = create_engine(self.address.set(database="postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with server.connect() as connection:
