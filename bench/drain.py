@@ -122,7 +122,7 @@ def _await(stack: Stack, world: World, events: int, on_progress: Callable[[int],
 def daemon(folder: Path, world: World, engine: Engine = PROCESSES) -> Iterator[tuple[Stack, Path]]:
     """Dagster's daemon, its code server, an instance of its own (SQLite) and what executes the runs, without the web server."""
     with opened(folder) as stack:
-        environment = engine.prepare(stack) | world.environment
+        environment = {**engine.prepare(stack), **world.environment}
         engine.start(stack, environment)
         stack.start("daemon", (DAEMON, "run", "-w", "workspace.yaml"), environment)
         yield stack, Path(environment["DAGSTER_HOME"])

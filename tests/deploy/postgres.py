@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,7 +96,10 @@ def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
         subprocess.run(make, check=True, capture_output=True, user=owner, cwd=folder)
         options = [f"-cport={port}", f"-clisten_addresses={LOOPBACK}", f"-cunix_socket_directories={folder}", "-cfsync=off"]
         command = [programs / "postgres", "-D", data, *options]
-        launch = partial(subprocess.Popen, command, stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+
+        def launch() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+
         found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs, launch)
         try:
             found.start()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import dagster as dg
@@ -50,7 +51,7 @@ class Victim:
 
 
 @contextmanager
-def scene(folder: Path, lanes: int, **settings: object) -> Iterator[tuple[Fleet, World]]:
+def scene(folder: Path, lanes: int, **settings: Any) -> Iterator[tuple[Fleet, World]]:
     """Topics, stores, Redis and Postgres; nothing of the platform runs yet."""
     with (
         plain.topics(*TOPICS) as topics,
@@ -105,7 +106,8 @@ def _open(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
 
 
 def plan_of(run: dg.DagsterRun) -> Plan:
-    return PlanConfig(**run.run_config["ops"][OP]["config"]).plan()
+    config: Any = run.run_config
+    return PlanConfig(**config["ops"][OP]["config"]).plan()
 
 
 def a_round(ships: Fleet, found: World) -> dict[str, float]:

@@ -210,5 +210,5 @@ def multiply(database: Postgres, count: int) -> None:
     database.execute(f"INSERT INTO runs ({', '.join(columns)}) SELECT {values} FROM (SELECT * FROM runs LIMIT 1) AS one, {series}")  # noqa: S608
     tag = "CASE key WHEN 'analytics/heads' THEN md5('heads' || n) WHEN 'dagster/run_key' THEN md5('heads' || n) || '#0' ELSE value END"
     tags = f"SELECT 'old-' || n, key, {tag} FROM (SELECT * FROM run_tags) AS one, {series}"  # noqa: S608
-    database.execute(f"INSERT INTO run_tags (run_id, key, value) {tags}")  # noqa: S608
+    database.execute(f"INSERT INTO run_tags (run_id, key, value) {tags}")
     database.execute("ANALYZE")
