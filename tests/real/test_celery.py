@@ -212,3 +212,41 @@ def multiply(database: Postgres, count: int) -> None:
     tags = f"SELECT 'old-' || n, key, {tag} FROM (SELECT * FROM run_tags) AS one, {series}"  # noqa: S608
     database.execute(f"INSERT INTO run_tags (run_id, key, value) {tags}")
     database.execute("ANALYZE")
+
+
+def test_a_worker_whose_installation_lacks_something_says_so_in_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
+    with chaos.scene(tmp_path, 1) as (ships, found):
+        ships.module = "tests.real.broken_code"
+        ships.start_worker("one", WITHOUT_A_LIBRARY="1")
+        ships.start_code()
+        ships.start_daemon()
+        chaos.produce(ships, 300, 300)
+        until(lambda: any("No module named 'a_library'" in reason for reason in failures(ships)), seconds=90)
+        ships.kill("one")
+        ships.start_worker("two")
+        chaos.settle(ships, found, 90)
+        chaos.assert_whole(found, 300)
+
+
+def failures(ships: Fleet) -> list[str]:
+    """What the runs that failed say."""
+    with ships.instance() as instance:
+        failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+        return [each.message or "" for run in failed for each in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)]
+
+
+def test_a_run_that_is_terminated_is_canceled_and_its_worker_goes_on(tmp_path: Path) -> None:
+    with chaos.scene(tmp_path, 1) as (ships, found):
+        ships.module = "tests.real.slow_stores"
+        ships.environment["STORE_THREADS"] = "1"
+        chaos.produce(ships, 10_000, 20_000)
+        until(lambda: not ships.programs["shop"].is_alive(), seconds=60)
+        chaos.begin(ships, "one")
+        until(lambda: bool(ships.executors()), seconds=60)
+        ((_, run),) = ships.executors().items()
+        with ships.instance() as instance:
+            instance.report_run_canceling(run)
+            assert instance.run_launcher.terminate(run.run_id)
+        until(lambda: [each.run_id for each in ships.runs(dg.DagsterRunStatus.CANCELED)] == [run.run_id], seconds=30)
+        until(lambda: found.lag() == 0, seconds=90)
+        assert ships.programs["one"].is_alive()
