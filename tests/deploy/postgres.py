@@ -95,7 +95,7 @@ def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
         ]
         subprocess.run(make, check=True, capture_output=True, user=owner, cwd=folder)
         options = [f"-cport={port}", f"-clisten_addresses={LOOPBACK}", f"-cunix_socket_directories={folder}", "-cfsync=off"]
-        command = [programs / "postgres", "-D", data, *options]
+        command: list[str | Path] = [programs / "postgres", "-D", data, *options]
 
         def launch() -> subprocess.Popen[bytes]:
             return subprocess.Popen(command, stderr=subprocess.DEVNULL, user=owner, cwd=folder)
