@@ -232,7 +232,8 @@ def failures(ships: Fleet) -> list[str]:
     """What the runs that failed say."""
     with ships.instance() as instance:
         failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
-        return [each.message or "" for run in failed for each in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)]
+        events = [each for run in failed for each in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)]
+        return [each.dagster_event.message or "" for each in events if each.dagster_event]
 
 
 def test_a_run_that_is_terminated_is_canceled_and_its_worker_goes_on(tmp_path: Path) -> None:
