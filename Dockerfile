@@ -5,7 +5,7 @@
 # The same Python as the tests'.
 ARG PYTHON=3.11-slim-bookworm
 # For Kubernetes: `docker build --build-arg EXTRAS=production,kubernetes`.
-ARG EXTRAS=production
+ARG EXTRAS=production,celery
 
 FROM python:${PYTHON} AS build
 ARG EXTRAS
@@ -29,7 +29,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY deploy /app/deploy
 WORKDIR /app
 # DAGSTER_HOME is the one container's: SQLite, unless DAGSTER_POSTGRES_HOST is set. Services that share a Postgres
-# set it to /app/deploy, where the production dagster.yaml lies, and need nothing that lasts.
+# set it to /app/deploy, where the production dagster.yaml lies, or to /app/deploy/celery, and need nothing that lasts.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DAGSTER_HOME=/var/lib/analytics \

@@ -5,12 +5,13 @@ PYTHON ?= $(or $(shell for name in python3 python3.13 python3.12 python3.11; do 
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done),python3)
 PORT ?= 3000
 RATE ?= 20
+WORKERS ?= 3
 JOBS ?= logical
 BIN := .venv/bin
 LOCAL := $(BIN)/python -m analytics_defs.local
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-real servers servers-stop dev bench lint format constraints clean
+.PHONY: help venv test test-real servers servers-stop dev dev-celery bench lint format constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -24,7 +25,7 @@ venv: .venv/ready ## Create .venv with everything that development and tests nee
 		{ echo "error: $(PYTHON) cannot make virtual environments here (Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@echo "creating .venv with $$($(PYTHON) -V); this takes 1 to 5 minutes, once"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,kubernetes,production]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,celery,kubernetes,production]'
 	@touch $@
 
 test: venv ## Run every test that needs no outside server
@@ -42,6 +43,9 @@ servers-stop: venv ## End what `make servers` started, and remove its data
 dev: venv ## Run the whole platform with embedded servers and a simulated shop; the UI is on PORT (3000), RATE events/s (20)
 	@$(LOCAL) dev --port $(PORT) --rate $(RATE)
 
+dev-celery: venv ## The same with a Redis and WORKERS (3) Celery workers that execute the runs, LANES (6) at a time
+	@$(LOCAL) dev-celery --port $(PORT) --rate $(RATE) --workers $(WORKERS)
+
 bench: venv ## Measure speed, latency and memory on real servers, beside what these give at most (half an hour)
 	$(BIN)/python -m bench --save .bench/results.md
 
@@ -57,7 +61,7 @@ format: venv ## Write the format and the safe fixes
 constraints: ## Choose the newest versions that fit pyproject.toml and pin them all in constraints.txt
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(PYTHON) -m venv "$$folder" && \
-	"$$folder/bin/pip" install --quiet --disable-pip-version-check '.[dev,kubernetes,production]' && \
+	"$$folder/bin/pip" install --quiet --disable-pip-version-check '.[dev,celery,kubernetes,production]' && \
 	{ echo '# Every version that development, tests and the container image use. Written by `make constraints`.'; \
 	  "$$folder/bin/pip" freeze --disable-pip-version-check --exclude analytics-defs; } > "$$folder/constraints.txt" && \
 	cp "$$folder/constraints.txt" constraints.txt && \

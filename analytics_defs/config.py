@@ -176,7 +176,9 @@ class Settings(BaseSettings):
         ge=timedelta(milliseconds=100),
         description="a run that goes on makes one batch in so long; with more than 5 lanes, 0.2 s a lane",
     )
-    run_start_timeout: Duration = Field(timedelta(minutes=2), description="an older run without a sign of life is reported failed")
+    run_start_timeout: Duration = Field(
+        timedelta(minutes=1), description="a run that was launched and did not begin within it is reported failed"
+    )
     max_future_skew: Duration = Field(timedelta(hours=24), le=timedelta(hours=24), description="how far a timestamp may be ahead of now")
     max_event_bytes: int = Field(4 * 2**20, ge=1024, le=64 * 2**20, description="a larger record is a dead letter")
     max_lag: int = Field(100_000, ge=0, description="records behind Kafka from where on the check `lag` warns")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
@@ -114,6 +116,15 @@ FOLLOWED_LANE = timedelta(milliseconds=200)
 @functools.cache
 def code_version() -> str:
     return importlib.metadata.version("analytics-defs")
+
+
+@functools.cache
+def code_digest() -> str:
+    """12 hex digits of this package's source, as it lies on the disk at the first call: the same wherever the same code runs."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:

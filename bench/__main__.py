@@ -14,7 +14,7 @@ from analytics_defs.cli.shown import progress
 from bench import report
 from bench.ceilings import ceilings
 from bench.drain import EventObjects, drain, drain_large
-from bench.latency import latency
+from bench.latency import Load, latency, launchers
 from bench.report import Results
 from bench.world import servers
 
@@ -60,16 +60,17 @@ def _parts(results: Results, sizes: Sizes, only: tuple[str, ...]) -> Iterator[Ca
             if lanes == 1:  # in the middle: a machine that gets slower or faster meanwhile does so on both sides
                 yield partial(_ceilings, results, sizes.drained)
     if "latency" in only:
-        yield partial(_latency, results, sizes.latency)
+        for launcher in launchers():
+            yield partial(_latency, results, launcher, sizes.latency)
     if "memory" in only:
         yield partial(_memory, results, sizes.large)
     for size in sizes.scale if "scale" in only else ():
         yield partial(_drain, results, size, 1, EventObjects.OFF)
 
 
-def _latency(results: Results, events: int) -> None:
-    with _bar(f"seen, of {RATE:g} events a second", events) as advance:
-        results.latencies.append(latency(FOLDER / "stack", RATE, events, advance))
+def _latency(results: Results, launcher: str, events: int) -> None:
+    with _bar(f"seen, of {RATE:g} events a second: {launcher}", events) as advance:
+        results.latencies.append(latency(FOLDER / "stack", launcher, Load(RATE, events), advance))
 
 
 def _memory(results: Results, records: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from confluent_kafka import Producer
 
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.defs.ingest import JOB
+from analytics_defs.local.dev import PROCESSES, Engine
 from analytics_defs.local.processes import ProcessRecord
 from analytics_defs.local.stack import Stack, opened
 from bench.world import World, new_world
@@ -135,15 +135,13 @@ def _await(stack: Stack, world: World, events: int, on_progress: Callable[[int],
 
 
 @contextmanager
-def daemon(folder: Path, world: World) -> Iterator[tuple[Stack, Path]]:
-    """Dagster's daemon, its code server and an instance of its own (SQLite), without the web server."""
+def daemon(folder: Path, world: World, engine: Engine = PROCESSES) -> Iterator[tuple[Stack, Path]]:
+    """Dagster's daemon, its code server, an instance of its own (SQLite) and what executes the runs, without the web server."""
     with opened(folder) as stack:
-        home = stack.folder / "dagster_home"
-        home.mkdir()
-        shutil.copy("dagster.yaml", home)
-        environment = {**world.environment, "DAGSTER_HOME": str(home)}
+        environment = {**engine.prepare(stack), **world.environment}
+        engine.start(stack, environment)
         stack.start("daemon", (DAEMON, "run", "-w", "workspace.yaml"), environment)
-        yield stack, home
+        yield stack, Path(environment["DAGSTER_HOME"])
 
 
 @contextmanager

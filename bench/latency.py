@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,6 +15,8 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from analytics_defs.cli.producing import outgoing
+from analytics_defs.local import dev_celery
+from analytics_defs.local.dev import PROCESSES, Engine
 from analytics_defs.shop import FLAWLESS
 from bench.drain import daemon
 from bench.world import World, new_world
@@ -28,6 +30,7 @@ PATIENCE = timedelta(minutes=2)
 class Latency:
     """Of every event that was produced."""
 
+    launcher: str
     events: int
     per_second: float
     p50_seconds: float
@@ -35,10 +38,23 @@ class Latency:
     worst_seconds: float
 
 
-def latency(folder: Path, rate: float, events: int, on_progress: Callable[[int], None]) -> Latency:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many events a second."""
+
+    rate: float
+    events: int
+
+
+def launchers() -> Mapping[str, Engine]:
+    """By what the report calls them. One lane and one worker: the table says what a launcher does, not what many do."""
+    return {"a process for each run": PROCESSES, "a warm Celery worker": dev_celery.engine(1)}
+
+
+def latency(folder: Path, launcher: str, load: Load, on_progress: Callable[[int], None]) -> Latency:
     """The first events warm the system up: two runs' worth of them are produced and seen before the clock counts."""
-    world = new_world()
-    with daemon(folder, world) as (stack, _):
+    world, rate, events = new_world(lanes="1"), load.rate, load.events
+    with daemon(folder, world, launchers()[launcher]) as (stack, _):
         for number in (1, 2):
             world.produce(1)
             stack.wait_until(partial(_closed, world, number), what="the first runs", limit=PATIENCE)
@@ -55,7 +71,7 @@ def latency(folder: Path, rate: float, events: int, on_progress: Callable[[int],
         stack.wait_until(partial(_closed, world, events + 2), what="the last batch's close", limit=PATIENCE)
     world.prove(events + 2)
     waits.sort()
-    return Latency(events, rate, waits[len(waits) // 2], waits[len(waits) * 99 // 100], waits[-1])
+    return Latency(launcher, events, rate, waits[len(waits) // 2], waits[len(waits) * 99 // 100], waits[-1])
 
 
 def _closed(world: World, events: int) -> bool:

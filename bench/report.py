@@ -39,9 +39,9 @@ def markdown(results: Results) -> str:
         *(f"| {what} | {found:,.0f} |" for what, found in _raw(results.ceilings)),
     ]
     if results.latencies:
-        lines += ["", "| record to queryable item | p50 | p99 | worst |", "|---|---|---|---|"]
+        lines += ["", "| record to queryable item | launcher | p50 | p99 | worst |", "|---|---|---|---|---|"]
         lines += [
-            f"| {each.events:,} events at {each.per_second:g}/s | {each.p50_seconds:.1f} s | {each.p99_seconds:.1f} s | "
+            f"| {each.events:,} events at {each.per_second:g}/s | {each.launcher} | {each.p50_seconds:.1f} s | {each.p99_seconds:.1f} s | "
             f"{each.worst_seconds:.1f} s |"
             for each in results.latencies
         ]

@@ -7,7 +7,19 @@ import sys
 
 import click
 
-from analytics_defs.cli import CLOSED_PIPE, forgetting, hours, looking, moving, preparing, recomputing, rejected, replaying, serving
+from analytics_defs.cli import (
+    CLOSED_PIPE,
+    forgetting,
+    hours,
+    looking,
+    moving,
+    preparing,
+    recomputing,
+    rejected,
+    replaying,
+    serving,
+    working,
+)
 
 
 class Pipeable(click.Group):
@@ -43,7 +55,7 @@ for _command in (
     *(looking.lag, looking.audit, looking.trace),
     *(rejected.dead_letters, rejected.redrive),
     *(replaying.replay, recomputing.rebuild_aggregates, forgetting.forget),
-    serving.serve,
+    *(serving.serve, working.worker),
     *(hours.compact, hours.stats, hours.restore),
     *(moving.ingest, moving.accept, moving.produce),
 ):

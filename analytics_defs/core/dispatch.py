@@ -19,8 +19,10 @@ class LaneRun:
 
     run_id: str
     lane: int
-    started_at: datetime | None
-    """When it left the queue; None while it waits there."""
+    launched_at: datetime | None
+    """When it left Dagster's queue; None while it waits there."""
+    began_at: datetime | None = None
+    """When its process began to execute it; None while it waits for one, in a launcher's own queue perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +53,19 @@ class Wait:
     why: str
 
 
-def silent_since(
-    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], start_timeout: timedelta, now: datetime
-) -> dict[str, datetime]:
-    """Since when each run past its start timeout gives no sign of life. `known`: what this said at the tick before.
+def silent_since(runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    """Since when each run that began gives no sign of life. `known`: what this said at the tick before.
 
     A run without a lease is silent from the moment that is noticed: one that ends gives its lease back before its status says so.
     """
-    late = [run.run_id for run in runs if run.started_at is not None and now - run.started_at > start_timeout]
-    return {run_id: leases[run_id].renewed_at if run_id in leases else known.get(run_id, now) for run_id in late}
+    begun = [(run.run_id, run.began_at) for run in runs if run.began_at]
+    return {run_id: max(leases[run_id].renewed_at, began) if run_id in leases else known.get(run_id, now) for run_id, began in begun}
 
 
-def dead_runs(silent: Mapping[str, datetime], now: datetime) -> set[str]:
-    """Runs that were silent for longer than a lease lasts, whatever their status says."""
-    return {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
+def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, datetime], start_timeout: timedelta, now: datetime) -> set[str]:
+    """Runs that were silent for longer than a lease lasts, or were launched and did not begin in time, whatever their status says."""
+    unbegun = {run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout}
+    return unbegun | {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
 
 
 def backoff(attempt: int) -> timedelta:

@@ -175,6 +175,10 @@ def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, 
                     notes.append(
                         f"{head.topic_partition}: the group's offset is {lag.committed}, the ledger's {head.next}: the ledger decides"
                     )
+    if lags and policy.lanes > len(lags) + len(stopped) + len(silent):
+        notes.append(
+            f"LANES={policy.lanes}, and there are {len(lags) + len(stopped) + len(silent)} partitions: lanes beyond them stay empty"
+        )
     finish = _finish(snapshot, policy.lanes, now, silent)
     plans = tuple(
         Plan(lane, share(ranges[lane], policy.max_offsets), finish.get(lane, ()), tuple(recommit[lane])) for lane in range(policy.lanes)

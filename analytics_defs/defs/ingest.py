@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Dagster reads the types of `context`, `config` and resources.
 
+import socket
 from collections.abc import Iterator
 
 import dagster as dg
@@ -21,6 +22,7 @@ from analytics_defs.flows.follow import follow
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.ports import Ports
+from analytics_defs.wiring import code_digest
 
 JOB = "micro_batch"
 OP = "move_events"
@@ -43,6 +45,8 @@ class PlanConfig(dg.Config):
     ranges: list[RangeConfig] = Field(default_factory=list)
     finish: list[str] = Field(default_factory=list)
     recommit: list[str] = Field(default_factory=list)
+    code: str = ""
+    """Digest of the code that planned it. Left empty, any code may execute it."""
 
     def plan(self) -> Plan:
         return Plan(
@@ -60,6 +64,7 @@ def run_config(plan: Plan) -> dict[str, object]:
         "ranges": [{"topic_partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in plan.ranges],
         "finish": list(plan.finish),
         "recommit": [str(each) for each in plan.recommit],
+        "code": code_digest(),
     }
     return {"ops": {OP: {"config": config}}}
 
@@ -103,6 +108,7 @@ def move_events(
         closed.append(record)
         context.log.info(batch_line(record))
 
+    require_same_code(config.code)
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
         conduct, deferred = platform.conduct(context.run.run_id), Deferred()
         reports = []
@@ -123,6 +129,17 @@ def move_events(
     for name, metadata in ingest_metadata(closed).items():
         yield dg.MaterializeResult(asset_key=name, metadata=metadata)
     _report_balance(context, ports)
+
+
+def require_same_code(planned_by: str) -> None:
+    """Raises Failure, before anything is touched, where the plan is another code's: a worker that was not restarted, or not updated."""
+    if planned_by and planned_by != code_digest():
+        raise dg.Failure(
+            description=f"The code that planned this run has the digest {planned_by}, that of the worker on {socket.gethostname()} is "
+            f"{code_digest()}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
+            "sensor asks again by itself.",
+            allow_retries=False,
+        )
 
 
 def _report_balance(context: dg.AssetExecutionContext, ports: Ports) -> None:

@@ -151,10 +151,11 @@ def _busy_lanes(
         run = record.dagster_run
         if LANE_TAG in run.tags:
             waits = run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
-            started = record.update_timestamp if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
-            runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), None if waits else started.replace(tzinfo=UTC))
-    cursor.silent_since = silent_since(list(runs.values()), snapshot.leases, cursor.silent_since, start_timeout, now)
-    dead = dead_runs(cursor.silent_since, now)
+            launched = None if waits else record.update_timestamp.replace(tzinfo=UTC)
+            began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
+            runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), launched, began)
+    cursor.silent_since = silent_since(list(runs.values()), snapshot.leases, cursor.silent_since, now)
+    dead = dead_runs(list(runs.values()), cursor.silent_since, start_timeout, now)
     for record in records:
         if record.dagster_run.run_id in dead:
             context.instance.report_run_failed(

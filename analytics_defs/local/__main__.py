@@ -10,6 +10,9 @@ from analytics_defs.errors import CannotStart
 from analytics_defs.local import fleet
 
 _FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".servers"), show_default=True)
+_DEV_FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".dev"), show_default=True)
+_PORT = click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where Dagster's UI listens.")
+_RATE = click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Events per second.")
 
 
 @click.group()
@@ -40,14 +43,26 @@ def with_servers(folder: Path, command: tuple[str, ...]) -> None:
 
 
 @cli.command("dev")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".dev"), show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where Dagster's UI listens.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Events per second.")
+@_DEV_FOLDER
+@_PORT
+@_RATE
 def run_dev(folder: Path, port: int, rate: float) -> None:
     """Run the whole platform with embedded servers and a simulated shop, until Ctrl-C or SIGTERM."""
     from analytics_defs.local import dev
 
     dev.run(folder.absolute(), port=port, rate=rate)
+
+
+@cli.command("dev-celery")
+@_DEV_FOLDER
+@_PORT
+@_RATE
+@click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True, help="Celery workers.")
+def run_dev_celery(folder: Path, port: int, rate: float, workers: int) -> None:
+    """The same with a Redis and Celery workers that execute the runs."""
+    from analytics_defs.local import dev, dev_celery
+
+    dev.run(folder.absolute(), port=port, rate=rate, engine=dev_celery.engine(workers))
 
 
 @cli.command("broker", hidden=True)

@@ -37,6 +37,7 @@ _HOW_TO_GET = {
     "java": "java, 17 or newer (Debian: apt install default-jre-headless)",
     "mvn": "mvn (Debian: apt install maven)",
     "go": "go (Debian: apt install golang-go)",
+    "redis-server": "redis-server (Debian: apt install redis-server)",
 }
 
 

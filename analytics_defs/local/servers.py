@@ -1,4 +1,4 @@
-"""One real server each: Apache Kafka, DynamoDB Local, MinIO, native, on a loopback port, with its data in a folder of its own.
+"""One real server each: Apache Kafka, DynamoDB Local, MinIO, Redis, native, on a loopback port, with its data in a folder of its own.
 
     with servers.kafka(folder) as kafka:
         kafka.settings          # {"KAFKA_BROKERS": "127.0.0.1:24012"}
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -197,6 +198,23 @@ def minio_server(folder: Path) -> Server:
     return Server("MinIO", folder, port, command, settings, _minio_answers, environment)
 
 
+@contextmanager
+def redis(folder: Path) -> Iterator[Server]:
+    """A Redis of its own for the length of the block."""
+    yield from _running(redis_server(folder))
+
+
+def redis_server(folder: Path) -> Server:
+    """Not started yet. Writes each message to the disk before it confirms it, as in docker-compose.yml: a `kill` loses none."""
+    binary = install.tool("redis-server")
+    port, data = free_port(), folder / "data"
+    data.mkdir(parents=True)
+    durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+    command = (binary, "--bind", LOOPBACK, "--port", str(port), "--dir", str(data), *durable)
+    settings = {"DAGSTER_CELERY_BROKER": f"redis://{LOOPBACK}:{port}/0"}
+    return Server("Redis", folder, port, command, settings, _redis_answers)
+
+
 def _running(server: Server) -> Iterator[Server]:
     try:
         server.start()
@@ -241,3 +259,13 @@ def _dynamodb_answers(port: int) -> bool:
 
 def _minio_answers(port: int) -> bool:
     return http_status(f"http://{LOOPBACK}:{port}/minio/health/ready") == 200
+
+
+def _redis_answers(port: int) -> bool:
+    """Not while it still loads what it had written."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False

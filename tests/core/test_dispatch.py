@@ -16,8 +16,9 @@ START_TIMEOUT = timedelta(minutes=2)
 PLAN = Plan(0, (Range(TopicPartition("ProductCreated", 0, 0), 10, 20),))
 
 
-def run(started_ago: timedelta | None) -> LaneRun:
-    return LaneRun("run", 0, None if started_ago is None else NOW - started_ago)
+def run(launched_ago: timedelta | None, began_ago: timedelta | None = None) -> LaneRun:
+    launched, began = (None if ago is None else NOW - ago for ago in (launched_ago, began_ago))
+    return LaneRun("run", 0, launched, began)
 
 
 def lease(renewed_ago: timedelta) -> dict[str, Lease]:
@@ -42,39 +43,49 @@ def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
     assert [backoff(attempt).total_seconds() for attempt in (1, 2, 3, 6, 7, 8, 10_000)] == [5, 10, 20, 160, 300, 300, 300]
 
 
+def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, datetime], now: datetime) -> set[str]:
+    return dead_runs(runs, silent_since(runs, leases, known, now), START_TIMEOUT, now)
+
+
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
+
+
 @pytest.mark.parametrize(
-    ("started_ago", "renewed_ago", "dead"),
+    ("found", "renewed_ago", "dead"),
     [
-        (None, None, False),
-        (timedelta(seconds=119), None, False),
-        (timedelta(seconds=121), None, False),
-        (timedelta(hours=3), timedelta(seconds=59), False),
-        (timedelta(hours=3), timedelta(seconds=61), True),
-        (timedelta(seconds=30), timedelta(hours=1), False),
+        (run(None), None, False),
+        (run(119 * SECOND), None, False),
+        (run(121 * SECOND), None, True),
+        (run(3 * HOUR, 3 * HOUR), 59 * SECOND, False),
+        (run(3 * HOUR, 3 * HOUR), 61 * SECOND, True),
+        (run(63 * SECOND, 62 * SECOND), 61 * SECOND, True),
+        (run(30 * SECOND, 30 * SECOND), HOUR, False),
     ],
     ids=[
         "queued",
         "still starting",
-        "without a lease for the first time",
+        "did not begin in time",
         "works for hours",
-        "stopped showing itself",
-        "fresh run, old lease",
+        "stopped showing itself after hours",
+        "stopped showing itself at once",
+        "began a moment ago, the lease by a clock that is behind",
     ],
 )
-def test_a_run_is_dead_when_it_is_past_its_start_and_shows_no_sign_of_life(
-    started_ago: timedelta | None, renewed_ago: timedelta | None, dead: bool
+def test_a_run_is_dead_when_it_should_show_itself_and_gives_no_sign_of_life(
+    found: LaneRun, renewed_ago: timedelta | None, dead: bool
 ) -> None:
     leases = lease(renewed_ago) if renewed_ago is not None else {}
-    assert bool(dead_runs(silent_since([run(started_ago)], leases, {}, START_TIMEOUT, NOW), NOW)) is dead
+    assert bool(judged([found], leases, {}, NOW)) is dead
 
 
-def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago() -> None:
+@pytest.mark.parametrize("old", [run(3 * HOUR, 3 * HOUR), run(SECOND, SECOND)], ids=["began long ago", "began just now"])
+def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago(old: LaneRun) -> None:
     """One that ends has given its lease back, and its status follows a moment later."""
-    old, later = [run(timedelta(hours=3))], NOW + timedelta(seconds=61)
-    noticed = silent_since(old, {}, {}, START_TIMEOUT, NOW)
-    assert (noticed, dead_runs(noticed, NOW)) == ({"run": NOW}, set())
-    assert dead_runs(silent_since(old, {}, noticed, START_TIMEOUT, later), later) == {"run"}
-    assert silent_since([], {}, noticed, START_TIMEOUT, later) == {}
+    later = NOW + timedelta(seconds=61)
+    noticed = silent_since([old], {}, {}, NOW)
+    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": NOW}, set())
+    assert judged([old], {}, noticed, later) == {"run"}
+    assert silent_since([], {}, noticed, later) == {}
 
 
 def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> None:

@@ -83,6 +83,13 @@ def test_a_topic_that_is_not_there_is_noted_and_stops_nothing() -> None:
 # Stopped.
 
 
+def test_lanes_beyond_the_partitions_are_noted_and_stop_nothing() -> None:
+    found = planned(ledger(), seen({0: 9, 1: 9}), Policy(lanes=3))
+    assert found.notes == ("LANES=3, and there are 2 partitions: lanes beyond them stay empty",)
+    assert sum(each.offsets for each in found.plans) == 18
+    assert planned(ledger(), seen({0: 9, 1: 9}), Policy(lanes=2)).notes == ()
+
+
 @pytest.mark.parametrize(
     ("snapshot", "topic", "why"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +17,7 @@ from analytics_defs.defs.ingest import micro_batch_job
 from analytics_defs.defs.platform import failures
 from analytics_defs.errors import AnalyticsError, Denied, GroupInUse, Unavailable
 from analytics_defs.ports import Blob, Ports
+from analytics_defs.wiring import code_digest
 from tests.defs.memory_platform import MemoryPlatform
 
 ASSETS = {"recent_events", "event_json", "dead_letters", "live_aggregates", "committed_offsets"}
@@ -191,3 +193,19 @@ def test_a_run_whose_offsets_are_refused_moves_everything_sweeps_and_fails_with_
     assert not result.success
     assert platform.ports().ledger.counters()["events"] == 20, "the second lane was tried after the first one's refusal"
     assert list(platform.ports().archive.keys(staging_key(""))) == []
+
+
+def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform()
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    config = request.run_config["ops"]["move_events"]["config"]
+    assert config["code"] == code_digest()
+    config["code"] = "0123456789ab"
+    result = platform.run(instance, request)
+    assert not result.success
+    (failed,) = [each for each in result.all_node_events if each.is_step_failure]
+    assert f"has the digest 0123456789ab, that of the worker on {socket.gethostname()} is {code_digest()}" in str(failed.step_failure_data)
+    assert platform.ports().ledger.snapshot().heads == {}
+    config["code"] = ""
+    assert platform.run(instance, request).success

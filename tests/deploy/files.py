@@ -86,8 +86,7 @@ def here(text: str, places: Mapping[str, str]) -> str:
     return re.sub(rf"(?<![\w.-])(?:{names})(?![\w-])", lambda match: places[match[0]], text)
 
 
-def environment_of_dagster() -> set[str]:
-    """Every variable that the production dagster.yaml and workspace.yaml ask for."""
-    return {
-        name for file in ("dagster.yaml", "workspace.yaml") for name in re.findall(r"\{env: (\w+)\}", (DEPLOY / file).read_text("utf-8"))
-    }
+def environment_of_dagster(*files: str) -> set[str]:
+    """Every variable that these ask for; the production dagster.yaml and workspace.yaml, where none is named."""
+    read = files or ("dagster.yaml", "workspace.yaml")
+    return {name for file in read for name in re.findall(r"\{env: (\w+)\}", (DEPLOY / file).read_text("utf-8"))}

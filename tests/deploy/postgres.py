@@ -8,23 +8,45 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError
 
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from analytics_defs.local.ports import LOOPBACK, free_port
 from tests.local.waiting import until
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Postgres:
     address: URL
     programs: Path
     """The folder of `pg_isready`."""
+    launch: Callable[[], subprocess.Popen[bytes]]
+    _server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """On the same port and the same data as before."""
+        server = self._server = self.launch()
+        until(lambda: self._answers() or server.poll() is not None)
+
+    def _answers(self) -> bool:
+        """Not while it recovers what it had written: it accepts connections then, and refuses each."""
+        try:
+            create_engine(self.address.set(database="postgres"), poolclass=NullPool).connect().close()
+        except OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Clients are cut off."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # its fast shutdown
+            self._server.wait(30)
 
     @property
     def port(self) -> int:
@@ -35,6 +57,10 @@ class Postgres:
         """The first column of the query's rows."""
         with create_engine(self.address, poolclass=NullPool).connect() as connection:
             return list(connection.execute(text(query)).scalars())
+
+    def execute(self, statement: str) -> None:
+        with create_engine(self.address, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text(statement))
 
     def create_database(self, name: str) -> None:
         server = create_engine(self.address.set(database="postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
@@ -69,15 +95,18 @@ def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
         ]
         subprocess.run(make, check=True, capture_output=True, user=owner, cwd=folder)
         options = [f"-cport={port}", f"-clisten_addresses={LOOPBACK}", f"-cunix_socket_directories={folder}", "-cfsync=off"]
-        server = subprocess.Popen([programs / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+        command: list[str | Path] = [programs / "postgres", "-D", data, *options]
+
+        def launch() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(command, stderr=subprocess.DEVNULL, user=owner, cwd=folder)
+
+        found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs, launch)
         try:
-            until(lambda: accepts(port) or server.poll() is not None)
-            found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs)
+            found.start()
             found.create_database(database)
             yield found
         finally:
-            server.send_signal(signal.SIGINT)  # its fast shutdown: clients are cut off
-            server.wait(30)
+            found.stop()
 
 
 def _programs() -> Path:

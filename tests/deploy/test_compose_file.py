@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analytics_defs.config import Settings, load_settings, names
 from analytics_defs.local.install import DYNAMODB_LOCAL_VERSION, KAFKA_VERSION
-from tests.deploy.files import ROOT, compose, dockerfile, environment_of_dagster
+from tests.deploy.files import DEPLOY, ROOT, compose, dockerfile, environment_of_dagster
 
 COMPOSE = compose({})
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -17,8 +18,27 @@ OURS = [name for name, service in SERVICES.items() if "build" in service]
 LASTING = [name for name in SERVICES if name != "setup"]
 
 
-def test_ours_are_the_parts_of_dagster_the_one_that_sets_up_and_the_health_job() -> None:
-    assert OURS == ["setup", "code", "webserver", "daemon", "health"]
+def test_ours_are_the_parts_of_dagster_the_one_that_sets_up_the_worker_and_the_health_job() -> None:
+    assert OURS == ["setup", "code", "worker", "webserver", "daemon", "health"]
+
+
+def test_workers_and_their_queue_are_of_a_profile_and_with_it_everybody_reads_the_dagster_yaml_that_hands_runs_to_them() -> None:
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == {"redis", "worker"}
+    assert Path(SERVICES["daemon"]["environment"]["DAGSTER_HOME"]) == Path("/app/deploy")
+    chosen = compose({"COMPOSE_PROFILES": SERVICES["worker"]["profiles"][0], "LANES": "8"})["services"]["daemon"]["environment"]
+    assert (chosen["DAGSTER_HOME"], chosen["LANES"]) == ("/app/deploy/celery", "8")
+    assert (DEPLOY / "celery" / "dagster.yaml").exists()
+    assert chosen["DAGSTER_CELERY_BROKER"].startswith("redis://redis:")
+
+
+def test_a_message_is_on_the_disk_of_redis_before_it_is_confirmed() -> None:
+    words = SERVICES["redis"]["command"]
+    assert (words[words.index("--appendonly") + 1], words[words.index("--appendfsync") + 1]) == ("yes", "always")
+
+
+def test_a_worker_has_time_for_its_runs_and_has_no_fixed_name_so_that_there_can_be_many() -> None:
+    assert _seconds(SERVICES["worker"]["stop_grace_period"]) >= 150
+    assert not {"container_name", "hostname", "ports"} & SERVICES["worker"].keys()
 
 
 def test_the_health_job_waits_for_nobody_and_is_reached_at_the_port_of_the_image() -> None:
@@ -74,9 +94,9 @@ def test_our_services_share_one_environment() -> None:
 
 
 def test_every_name_in_our_environment_is_a_setting_or_what_dagsters_files_read() -> None:
-    known = {*names(), *environment_of_dagster(), "DAGSTER_HOME"}
+    known = {*names(), *environment_of_dagster("celery/dagster.yaml", "workspace.yaml"), "DAGSTER_HOME"}
     assert set(SERVICES["code"]["environment"]) <= known
-    assert environment_of_dagster() <= set(SERVICES["code"]["environment"])
+    assert known - {*names()} <= set(SERVICES["code"]["environment"])
 
 
 def test_our_environment_makes_valid_settings_that_reach_the_other_services(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,12 +30,14 @@ class Composed:
     def __init__(self, folder: Path, servers: dict[str, str], names: dict[str, str], database: Postgres) -> None:
         self._folder = folder
         self._services = compose(os.environ)["services"]
+        self.redis_port = str(free_port())
         self._places = {
             "kafka:9092": servers["KAFKA_BROKERS"],
             "http://dynamodb:8000": servers["DYNAMO_ENDPOINT"],
             "http://minio:9000": servers["MINIO_ENDPOINT"],
             "postgres": LOOPBACK,
             "5432": str(database.port),
+            "redis://redis:6379": f"redis://{LOOPBACK}:{self.redis_port}",
             "code": LOOPBACK,
             "4000": str(free_port()),
             "3000": str(free_port()),
@@ -52,8 +54,9 @@ class Composed:
         }
         self._programs: list[Program] = []
 
-    def start(self, name: str) -> Program:
-        return self.run(name, self._services[name]["command"])
+    def start(self, name: str, *more: str) -> Program:
+        """`more`: words at the end of the service's own command."""
+        return self.run(name, [*self._services[name]["command"], *more])
 
     def run(self, name: str, command: list[str]) -> Program:
         """Another command in a service's environment."""
@@ -66,8 +69,7 @@ class Composed:
         if name in LISTENS:  # a check is a Python of its own: none before it can succeed
             until(lambda: accepts(int(self._places[LISTENS[name]])), seconds=60)
         kind, *test = self._services[name]["healthcheck"]["test"]
-        assert kind == "CMD"
-        check = [here(word, self._places) for word in test]
+        check = [here(word, self._places) for word in (["sh", "-c", *test] if kind == "CMD-SHELL" else test)]
         succeeds(check, self._environment(name), self._folder / f"{name}-health.log", seconds=60)
 
     def status(self, name: str) -> int | None:
@@ -77,7 +79,7 @@ class Composed:
         return int(self._services[name]["stop_grace_period"].removesuffix("s"))
 
     def _environment(self, name: str) -> dict[str, str]:
-        own = {key: here(str(value), self._places) for key, value in self._services[name]["environment"].items()}
+        own = {key: here(str(value), self._places) for key, value in self._services[name].get("environment", {}).items()}
         return self._common | own
 
     def end(self) -> None:
@@ -137,4 +139,32 @@ def test_the_services_come_up_healthy_move_events_and_stop_in_order_without_cutt
         health.tell(signal.SIGTERM)
         assert health.end(services.grace("health")) == 0
         until(lambda: not any(program.session() for program in (code, webserver, daemon, health)))
+        assert keys(endpoints(), names["ARCHIVE_BUCKET_NAME"], "events/")
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_with_the_profile_celery_workers_execute_the_runs_and_stop_when_these_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSE_PROFILES", "celery")
+    monkeypatch.setenv("LANES", "2")
+    with composed(tmp_path) as (services, database, names):
+        services.start("redis", "--port", services.redis_port, "--bind", LOOPBACK, "--dir", str(tmp_path))
+        assert services.start("setup").end(60) == 0
+        worker = services.start("worker")
+        services.start("code")
+        services.becomes_healthy("code")
+        services.becomes_healthy("worker")
+        daemon = services.start("daemon")
+        assert services.run("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
+        until(lambda: "STARTED" in database.column("SELECT status FROM runs"), seconds=60)
+        worker.tell(signal.SIGTERM)
+        daemon.tell(signal.SIGTERM)
+        assert worker.end(services.grace("worker")) == 0
+        assert daemon.end(services.grace("daemon")) == 0
+
+        assert set(database.column("SELECT status FROM runs")) <= {"SUCCESS", "STARTING", "QUEUED"}
+        assert "SUCCESS" in database.column("SELECT status FROM runs")
+        until(lambda: not worker.session())
         assert keys(endpoints(), names["ARCHIVE_BUCKET_NAME"], "events/")

@@ -43,10 +43,10 @@ def test_it_runs_as_a_user_without_privileges() -> None:
 
 def test_dependencies_are_installed_by_the_constraints_which_pin_every_one_of_them_to_what_is_tested() -> None:
     assert any('--constraint constraints.txt ".[${EXTRAS}]"' in line for line in IMAGE.installs)
-    assert "ARG EXTRAS=production\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "ARG EXTRAS=production,celery\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
     pins = {_canonical(name): version for name, version in pinned.items()}
-    needed = set(_closure("analytics-defs", frozenset({"production", "kubernetes"}), set()))
+    needed = set(_closure("analytics-defs", frozenset({"production", "celery", "kubernetes"}), set()))
     assert {name: importlib.metadata.version(name) for name in needed - {"analytics-defs"}}.items() <= pins.items()
 
 

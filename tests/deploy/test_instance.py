@@ -13,6 +13,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres.utils import pg_url_from_config
 
 from analytics_defs.defs.compute_logs import BucketComputeLogs
@@ -78,3 +79,21 @@ def test_the_code_location_has_one_name_in_production_and_development() -> None:
     found = cast("GrpcServerCodeLocationOrigin", production)
     assert (found.host, found.port) == ("code", 4000)
     assert found.location_name == development["python_module"]["location_name"]
+
+
+def test_the_instance_of_several_machines_differs_in_who_executes_runs_and_how_they_are_watched_over() -> None:
+    several = yaml.safe_load((DEPLOY / "celery" / "dagster.yaml").read_text(encoding="utf-8"))
+    differing = {key for key in several.keys() | PRODUCTION.keys() if several.get(key) != PRODUCTION.get(key)}
+    assert differing == {"run_launcher", "run_monitoring", "concurrency"}
+    assert several["concurrency"] | {"runs": {}} == PRODUCTION["concurrency"] | {"runs": {}}
+    assert several["run_monitoring"].keys() == PRODUCTION["run_monitoring"].keys()
+
+
+def test_runs_go_to_celery_by_dagsters_own_launcher_and_are_acknowledged_when_they_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment_of_dagster("celery/dagster.yaml"):
+        monkeypatch.setenv(name, ENVIRONMENT[name])
+    launcher = InstanceRef.from_dir(str(DEPLOY / "celery")).run_launcher
+    assert isinstance(launcher, CeleryRunLauncher)
+    conf = launcher.celery.conf
+    assert (conf.task_acks_late, conf.worker_prefetch_multiplier, conf.broker_url) == (True, 1, ENVIRONMENT["DAGSTER_CELERY_BROKER"])
+    assert conf.broker_transport_options["visibility_timeout"] == 60

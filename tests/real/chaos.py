@@ -1,0 +1,180 @@
+"""Workers die, sleep and come back, and lanes change, while a shop produces. The test takes two minutes; by hand, of any size:
+
+gentle make servers; set -a; . .servers/env; set +a; .venv/bin/python -m tests.real.chaos --events 200000 --rate 500
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import dagster as dg
+
+from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.plan import Plan
+from analytics_defs.defs.ingest import LANE_TAG, OP, PlanConfig
+from analytics_defs.flows.audit import audit
+from tests.local.waiting import until
+from tests.real import plain, world
+from tests.real.fleet import UNDER_WAY, Fleet, fleet
+from tests.real.world import World
+
+TOPICS = (4, 4, 4, 4)
+WORKERS = ("one", "two", "three")
+MOVES_WITHIN = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A run that was stopped in the middle of its work, and where its partitions stood."""
+
+    run: dg.DagsterRun
+    pid: int
+    since: float
+    stood: Mapping[TopicPartition, int]
+
+    @property
+    def lane(self) -> str:
+        return self.run.tags[LANE_TAG]
+
+    def moved(self, found: World) -> bool:
+        heads = found.ports.ledger.snapshot().heads
+        return any(heads[each].next > offset for each, offset in self.stood.items() if each in heads)
+
+
+@contextmanager
+def scene(folder: Path, lanes: int, **settings: Any) -> Iterator[tuple[Fleet, World]]:
+    """Topics, stores, Redis and Postgres; nothing of the platform runs yet."""
+    with (
+        plain.topics(*TOPICS) as topics,
+        world.new_world(topics, lanes=lanes, event_objects=False, **settings) as found,
+        fleet(folder, found.settings) as ships,
+    ):
+        try:
+            yield ships, found
+        except BaseException:
+            click.echo(ships.story(found.ports.ledger.snapshot().leases))
+            raise
+
+
+def begin(ships: Fleet, *workers: str) -> None:
+    for name in workers:
+        ships.start_worker(name)
+    ships.start_code()
+    ships.start_daemon()
+    ships.ready(*workers)
+
+
+def produce(ships: Fleet, events: int, rate: float) -> None:
+    ships.start("shop", "analytics", "produce", "--count", str(events), "--rate", f"{rate:g}")
+
+
+def catch(ships: Fleet, found: World, worker: str) -> Victim:
+    """A run in the middle of its work on this worker, its process stopped."""
+    caught: list[Victim] = []
+
+    def one() -> bool:
+        for pid, run in ships.executors().items():
+            if ships.owner(pid) != worker:
+                continue
+            os.kill(pid, signal.SIGSTOP)
+            stood, since = _open(run, found), time.monotonic()
+            if stood and [each for each in ships.runs(dg.DagsterRunStatus.STARTED) if each.run_id == run.run_id]:
+                caught.append(Victim(run, pid, since, stood))
+                return True
+            os.kill(pid, signal.SIGCONT)
+        return False
+
+    until(one, seconds=60)
+    return caught[0]
+
+
+def _open(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
+    """What of the run's plan is not closed yet, and where its head is."""
+    heads = found.ports.ledger.snapshot().heads
+    ranges = plan_of(run).ranges
+    nexts = {each: heads[each.topic_partition].next if each.topic_partition in heads else each.start for each in ranges}
+    return {each.topic_partition: offset for each, offset in nexts.items() if offset < each.end}
+
+
+def plan_of(run: dg.DagsterRun) -> Plan:
+    config: Any = run.run_config
+    return PlanConfig(**config["ops"][OP]["config"]).plan()
+
+
+def a_round(ships: Fleet, found: World) -> dict[str, float]:
+    """One worker loses a child, one is killed whole, one is stopped. Answers how long each of their lanes stood still."""
+    one, two, three = WORKERS
+    child = catch(ships, found, one)
+    os.kill(child.pid, signal.SIGKILL)
+    whole = catch(ships, found, two)
+    ships.kill(two)
+    asleep = catch(ships, found, three)
+    ships.signal(three, signal.SIGSTOP)
+    stood = {}
+    for what, victim in (("child killed", child), ("worker killed", whole), ("worker stopped", asleep)):
+        until(lambda victim=victim: victim.moved(found), seconds=MOVES_WITHIN + victim.since - time.monotonic())  # type: ignore[misc]
+        stood[what] = time.monotonic() - victim.since
+    ships.signal(three, signal.SIGCONT)
+    ships.start_worker(two)
+    ships.ready(two)
+    return stood
+
+
+def change_lanes(ships: Fleet, lanes: int) -> None:
+    """A new code server with another LANES, and nothing else: returns when a run was asked for under it."""
+    before = {run.run_id for run in ships.runs()}
+    ships.end("code")
+    ships.start_code(LANES=str(lanes))
+    until(lambda: any(run.run_id not in before and int(run.tags[LANE_TAG]) < lanes for run in ships.runs()), seconds=60)
+
+
+def settle(ships: Fleet, found: World, seconds: float) -> None:
+    """Everything is produced, moved and committed, and no run is left."""
+    until(lambda: not ships.programs["shop"].is_alive() and found.lag() == 0, seconds=seconds)
+    until(lambda: not ships.runs(dg.DagsterRunStatus.QUEUED, *UNDER_WAY), seconds=120)
+
+
+def assert_whole(found: World, events: int) -> None:
+    """Nothing lost, nothing doubled: the account has exactly what was produced, and every store agrees."""
+    totals = audit(found.ports).totals
+    assert totals.total == events, totals
+    found.assert_sound()
+
+
+def play(folder: Path, events: int, rate: float) -> dict[str, object]:
+    """The whole: rounds of faults while events come, lanes 6, 2, 5, then rest and account."""
+    with scene(folder, 6, plan_max_offsets=4_000, batch_max_events=1_000) as (ships, found):
+        begin(ships, *WORKERS)
+        produce(ships, events, rate)
+        rounds = [a_round(ships, found)]
+        for lanes in (2, 5):
+            change_lanes(ships, lanes)
+        while events / rate > 200 and ships.programs["shop"].is_alive():
+            rounds.append(a_round(ships, found))
+        settle(ships, found, events / rate + 300)
+        assert_whole(found, events)
+        statuses = [run.status.value for run in ships.runs()]
+    longest = {what: max(each[what] for each in rounds) for what in rounds[0]}
+    return {"events": events, "rounds": len(rounds), "longest": longest, "runs": {each: statuses.count(each) for each in set(statuses)}}
+
+
+@click.command()
+@click.option("--events", default=200_000, show_default=True)
+@click.option("--rate", default=500.0, show_default=True)
+def main(events: int, rate: float) -> None:
+    """Play it, and print what was seen."""
+    with tempfile.TemporaryDirectory(prefix="analytics-chaos-") as folder:
+        click.echo(play(Path(folder), events, rate))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The platform on Celery workers, natively: Redis, Postgres, the code server, the daemon and any number of workers, by deploy/celery.
+
+Each program is a process group of its own, that a test may kill, stop, continue and start again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import psutil
+from sqlalchemy.engine import URL
+
+from analytics_defs.config import Settings
+from analytics_defs.core.ledger import Lease
+from analytics_defs.defs.ingest import JOB, LANE_TAG
+from analytics_defs.local import servers
+from analytics_defs.local.ports import LOOPBACK, accepts, free_port
+from analytics_defs.local.processes import ProcessRecord, end_group, last_lines, signal_group, spawn
+from analytics_defs.local.servers import Server
+from tests.deploy.files import DEPLOY
+from tests.deploy.postgres import Postgres, postgres
+from tests.local.waiting import until
+
+BIN = Path(sys.executable).parent
+UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+
+
+@dataclass(slots=True)
+class Fleet:
+    folder: Path
+    environment: dict[str, str]
+    """Of every program that starts from now on."""
+    redis: Server
+    postgres: Postgres
+    module: str = "analytics_defs.definitions"
+    programs: dict[str, ProcessRecord] = field(default_factory=dict)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def start(self, name: str, *command: str, **changes: str) -> None:
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        whole = self.environment | changes | {"TMPDIR": str(temporary)}
+        self.programs[name] = spawn([str(BIN / command[0]), *command[1:]], log=self.log(name), environment=whole)
+
+    def start_code(self, **changes: str) -> None:
+        """The code server, which plans: a change of LANES begins here."""
+        port = self.environment["DAGSTER_GRPC_PORT"]
+        self.start("code", "dagster", "api", "grpc", "-h", LOOPBACK, "-p", port, "-m", self.module, **changes)
+        until(lambda: accepts(int(port)), seconds=60)
+
+    def start_daemon(self) -> None:
+        self.start("daemon", "dagster-daemon", "run", "-w", str(DEPLOY / "workspace.yaml"))
+
+    def start_worker(self, name: str, slots: int = 4, **changes: str) -> None:
+        self.start(name, "analytics", "worker", "--name", name, "--slots", str(slots), **changes)
+
+    def ready(self, *workers: str) -> None:
+        for name in workers:
+            until(lambda name=name: " ready." in self.log(name).read_text(errors="replace"), seconds=90)  # type: ignore[misc]
+
+    def end(self, name: str) -> None:
+        end_group(self.programs.pop(name))
+
+    def kill(self, name: str) -> None:
+        """All processes of a program at once, as when its machine loses power."""
+        end_group(self.programs.pop(name), first=signal.SIGKILL)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        signal_group(self.programs[name], number)
+
+    def end_all(self) -> None:
+        for name in reversed(list(self.programs)):
+            record = self.programs.pop(name)
+            signal_group(record, signal.SIGCONT)
+            end_group(record, first=signal.SIGKILL)
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
+            yield instance
+
+    def runs(self, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
+        with self.instance() as instance:
+            return list(instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=list(statuses) or None)))
+
+    def executors(self) -> dict[int, dg.DagsterRun]:
+        """Runs that are executed now, by the id of the process that does."""
+        with self.instance() as instance:
+            found: dict[int, dg.DagsterRun] = {}
+            for run in instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=[dg.DagsterRunStatus.STARTED])):
+                messages = [each.message for each in instance.all_logs(run.run_id) if "Started process for run" in (each.message or "")]
+                pids = [int(pid) for message in messages for pid in re.findall(r"pid: (\d+)", message)]
+                found |= {pid: run for pid in pids if psutil.pid_exists(pid)}
+            return found
+
+    def owner(self, pid: int) -> str | None:
+        """The program that this process belongs to; None where it is gone."""
+        return next((name for name, record in self.programs.items() if pid in record.group()), None)
+
+    def story(self, leases: Mapping[str, Lease]) -> str:
+        """What a failed test shows: runs with their last sign of life, and the ends of all logs."""
+        with self.instance() as instance:
+            records = instance.get_run_records(dg.RunsFilter(job_name=JOB), limit=30)
+        lines = []
+        for record in records:
+            run, lease = record.dagster_run, leases.get(record.dagster_run.run_id)
+            when = f"created {record.create_timestamp:%X}, began {record.start_time}, renewed {lease and lease.renewed_at}"
+            lines.append(f"{run.run_id[:8]} lane {run.tags.get(LANE_TAG)} {run.status.value}, {when}")
+        return "\n".join([*lines, *(f"--- {name}\n{last_lines(self.log(name))}" for name in self.programs)])
+
+
+@contextmanager
+def fleet(folder: Path, settings: Settings, **changes: str) -> Iterator[Fleet]:
+    """Redis and Postgres run, and nothing else yet. All programs end with the block."""
+    with servers.redis(folder / "redis") as redis, postgres("dagster", "dagster", "dagster") as database:
+        home = folder / "home"
+        shutil.copytree(DEPLOY / "celery", home)
+        environment = environment_of(settings) | dict(redis.settings) | _dagster(database.address) | {"DAGSTER_HOME": str(home)} | changes
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)  # this process looks at the same instance
+        found = Fleet(folder, environment, redis, database)
+        try:
+            yield found
+        finally:
+            found.end_all()
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name)
+                else:
+                    os.environ[name] = value
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Those settings in which a world differs from another."""
+    fields = ("kafka_group_id", "recent_events_table_name", "ledger_table_name", "aggregates_table_name", "archive_bucket_name")
+    own = {name: getattr(settings, name) for name in (*fields, "lanes", "plan_max_offsets", "batch_max_events", "event_objects")}
+    own["kafka_topics"] = ",".join(settings.kafka_topics)
+    return {name.upper(): str(value) for name, value in own.items()}
+
+
+def _dagster(database: URL) -> dict[str, str]:
+    return {
+        "DAGSTER_GRPC_HOST": LOOPBACK,
+        "DAGSTER_GRPC_PORT": str(free_port()),
+        "DAGSTER_POSTGRES_HOST": str(database.host),
+        "DAGSTER_POSTGRES_PORT": str(database.port),
+        "DAGSTER_POSTGRES_USER": str(database.username),
+        "DAGSTER_POSTGRES_PASSWORD": str(database.password),
+        "DAGSTER_POSTGRES_DB": str(database.database),
+    }
