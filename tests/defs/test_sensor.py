@@ -354,6 +354,42 @@ def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: Memo
     assert platform.ports().log.committed([partition]) == {partition: 5}
 
 
+def test_a_run_that_was_created_and_never_submitted_holds_its_lane_no_longer_than_a_start_may_take(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    """Breaks: lag never grows unseen. The daemon creates a run, and its submission fails: nobody ever submits it again."""
+    platform.produce(10)
+    run = started(instance, requests(platform.tick(instance))[0], queued=True)
+    assert run.status is dg.DagsterRunStatus.NOT_STARTED
+    cursor, found = None, []
+    for _ in range(20):
+        platform.clock.advance(timedelta(minutes=3))
+        tick = platform.tick(instance, cursor)
+        cursor = tick.cursor
+        found += requests(tick)
+    assert found
+
+
+def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    """Breaks: a commit older than a day on a quiet topic is work for the next plan."""
+    platform.produce(10)
+    first = platform.tick(instance)
+    platform.run(instance, requests(first)[0])
+    platform.log.append(TOPIC, 0, b"{}")
+    second = platform.tick(instance, first.cursor)
+    busy = started(instance, requests(second)[0])
+    platform.clock.advance(timedelta(hours=25))
+    platform.ports().ledger.renew(Lease(busy.run_id, 0, platform.clock.now()))
+    third = platform.tick(instance, second.cursor)
+    assert requests(third) == []
+    instance.report_run_failed(busy)
+    platform.clock.advance(timedelta(hours=1))
+    (request,) = requests(platform.tick(instance, third.cursor))
+    assert request.run_config["ops"]["move_events"]["config"]["recommit"] == [f"{TOPIC}/1"]
+
+
 def test_a_small_plan_waits_for_more_up_to_its_limit(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(batch_max_wait=timedelta(seconds=30))
     platform.produce(10)
