@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -222,8 +222,8 @@ class Settings(BaseSettings):
         """None: what the SDK finds in its configuration files."""
         return self.aws_default_region or self.aws_region
 
-    def policy(self, *, recommit_all: bool = False) -> Policy:
-        return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit_all)
+    def policy(self, recommit: Collection[int] = ()) -> Policy:
+        return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit)
 
     def limits(self) -> Limits:
         return Limits(self.batch_max_events, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)

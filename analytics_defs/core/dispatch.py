@@ -20,7 +20,7 @@ class LaneRun:
     run_id: str
     lane: int
     started_at: datetime | None
-    """When it left the queue; None while it waits there."""
+    """When it left the queue, or was created without ever coming there; None while it waits there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -370,9 +370,7 @@ def test_a_run_that_was_created_and_never_submitted_holds_its_lane_no_longer_tha
     assert found
 
 
-def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(
-    platform: MemoryPlatform, instance: dg.DagsterInstance
-) -> None:
+def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     """Breaks: a commit older than a day on a quiet topic is work for the next plan."""
     platform.produce(10)
     first = platform.tick(instance)
