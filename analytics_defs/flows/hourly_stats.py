@@ -14,7 +14,7 @@ from analytics_defs.core import statistics
 from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.errors import Contradiction
-from analytics_defs.flows.hours import Account, bring, bring_all, damage_named, exactly, records_of
+from analytics_defs.flows.hours import Account, Moved, account_of, bring, bring_all, damage_named, exactly, records_of
 from analytics_defs.ports import Blob, Calculator, HourCounts, Ports
 
 BUSIEST = 20
@@ -62,7 +62,7 @@ class Activity:
 
 
 def hourly_stats(hour: str, ports: Ports, bench: CalculatorBench) -> Hourly:
-    """Count the hour and write its statistics. The same rows write the same bytes.
+    """Count the hour and write its statistics. The same rows write the same bytes, and no late riser's lie over newer ones.
 
     Raises Contradiction, and writes nothing, where files, batch records and live counters do not say the same.
     """
@@ -80,11 +80,27 @@ def _hourly(account: Account, ports: Ports, bench: CalculatorBench) -> Hourly:
         _agree(account, counts, ports)
         stats = _hour_stats(account, counts, _repeats_in(hour, ports))
         minutes = statistics.minutes_of(hour, counts.minutes)
-        _put(HOURLY, hour, statistics.file_of(HourStats, [stats]), ports)
-        _put(MINUTES, hour, statistics.file_of(Minute, minutes), ports)
-        ports.archive.upload(aggregate_key(PRODUCTS, hour), products, PARQUET)
         keys = tuple(aggregate_key(name, hour) for name in (HOURLY, MINUTES, PRODUCTS))
+        ours = Blob(keys[0], statistics.file_of(HourStats, [stats]), PARQUET, {})
+        if not ports.archive.advance(ours, lambda held: _may_follow(held, stats, account, ports)):
+            raise Moved(f"hour {hour}: another executor wrote newer statistics")
+        _put(MINUTES, hour, statistics.file_of(Minute, minutes), ports)
+        ports.archive.upload(keys[2], products, PARQUET)
+        if ports.archive.get(ours.key) != ours.body:
+            raise Moved(f"hour {hour}: another executor wrote statistics meanwhile, and some of ours may lie over its own")
         return Hourly(stats, tuple(minutes), tuple(table.busiest(products, BUSIEST)), keys)
+
+
+def _may_follow(held: bytes | None, stats: HourStats, account: Account, ports: Ports) -> bool:
+    """Not where a late riser would write over newer ones. Whatever is there gives way to what the ledger says at this moment."""
+    try:
+        newest = [(each.batches, each.repeats, each.revision) for each in statistics.values_in(HourStats, held)] if held else []
+    except (ValueError, TypeError, OSError):
+        return True
+    ours = (stats.batches, stats.repeats, stats.revision)
+    if all(there <= here for each in newest for there, here in zip(each, ours, strict=True)):
+        return True
+    return account_of(account.hour, ports) == account and _repeats_in(account.hour, ports) == stats.repeats
 
 
 def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
