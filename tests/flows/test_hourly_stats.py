@@ -301,3 +301,19 @@ def test_a_late_riser_writes_no_older_statistics_over_newer_ones(at: int) -> Non
     assert [row["events"] for row in table(world, "hourly", HOUR)] == [2]
     assert sum(row["events"] for row in table(world, "hourly_minutes", HOUR)) == 2
     assert len(table(world, "hourly_products", HOUR)) == 2
+
+
+@pytest.mark.parametrize(("flow", "name"), [(daily_stats, "daily"), (product_activity, "product_activity")])
+def test_a_late_riser_writes_no_older_day_over_a_newer_one(flow: Callable[..., object], name: str) -> None:
+    """Breaks: the same, for a day."""
+    world = a_world(shop("ProductDeleted", "a", 36_000))
+    stats_of(world)
+    late = Actor(lambda door: flow(DAY, through(world.ports, door), BENCH), lambda call: call.method != "put")
+    assert late.call is not None
+    world.produce(shop("ProductDeleted", "b", 36_001))
+    world.settle()
+    stats_of(world)
+    flow(DAY, world.ports, BENCH)
+    late.finish()
+    assert late.failure is None
+    assert sum(row["events"] for row in table(world, name, DAY)) == 2
