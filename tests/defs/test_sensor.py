@@ -159,6 +159,27 @@ def test_a_run_that_shows_life_is_left_alone_however_long_it_takes(platform: Mem
     assert found.status is dg.DagsterRunStatus.STARTED
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-5), timedelta(minutes=5)])
+def test_a_sign_of_life_counts_whatever_the_clock_of_its_machine_says(
+    platform: MemoryPlatform, instance: dg.DagsterInstance, ahead: timedelta
+) -> None:
+    """Breaks: a run that renews its lease is alive, and one that does not is dead after a minute; executors' clocks may differ."""
+    platform.produce(10)
+    run = started(instance, requests(platform.tick(instance))[0])
+    platform.clock.advance(timedelta(minutes=3))
+    cursor, seen = None, []
+    for renews in [True] * 5 + [False] * 4:
+        if renews:
+            platform.ports().ledger.renew(Lease(run.run_id, 0, platform.clock.now() + ahead))
+        cursor = platform.tick(instance, cursor).cursor
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        seen.append(found.status)
+        platform.clock.advance(timedelta(seconds=31))
+    assert set(seen[:6]) == {dg.DagsterRunStatus.STARTED}
+    assert seen[-1] is dg.DagsterRunStatus.FAILURE
+
+
 def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
     platform: MemoryPlatform, instance: dg.DagsterInstance
 ) -> None:
