@@ -5,21 +5,23 @@ read the hour's files ──► count ──► compare with the ledger ──�
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from analytics_defs.core import statistics
 from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
-from analytics_defs.errors import Contradiction
-from analytics_defs.flows.hours import Account, Moved, account_of, bring, bring_all, damage_named, exactly, records_of
+from analytics_defs.errors import Contradiction, TakenOver
+from analytics_defs.flows.hours import READINGS, Account, Moved, account_of, bring, bring_all, damage_named, exactly, records_of
 from analytics_defs.ports import Blob, Calculator, HourCounts, Ports
 
 BUSIEST = 20
 HOURLY, MINUTES, PRODUCTS, DAILY, ACTIVITY = "hourly", "hourly_minutes", "hourly_products", "daily", "product_activity"
 PARQUET = "application/vnd.apache.parquet"
+
+T = TypeVar("T")
 
 
 class CalculatorBench(Protocol):
@@ -153,7 +155,22 @@ def _repeats_in(hour: str, ports: Ports) -> int:
 
 def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
     """From the statistics of the day's hours. Raises ValueError where `day` is none."""
-    hours = _hours_of(day, ports)
+    return _from_hours(day, ports, lambda hours: _daily(day, hours, ports, bench))
+
+
+def _from_hours(day: str, ports: Ports, write: Callable[[list[HourStats]], T]) -> T:
+    """Written again where an hour has other statistics meanwhile: a late riser may have written over what was made of those.
+
+    Raises TakenOver where they change every time.
+    """
+    for _ in range(READINGS):
+        written = write(hours := _hours_of(day, ports))
+        if _hours_of(day, ports) == hours:
+            return written
+    raise TakenOver(f"day {day}: the statistics of its hours changed {READINGS} times while they were added up. Try again.")
+
+
+def _daily(day: str, hours: Sequence[HourStats], ports: Ports, bench: CalculatorBench) -> Daily:
     with bench() as table:
         activity = table.activity(_products_of(day, table, ports), "activity")
         products, sellers = table.distinct(activity)
@@ -164,6 +181,10 @@ def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
 
 def product_activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
     """Every product of the day, from its hours. Raises ValueError where `day` is none."""
+    return _from_hours(day, ports, lambda _: _activity(day, ports, bench))
+
+
+def _activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
     key = aggregate_key(ACTIVITY, day)
     with bench() as table:
         path = table.activity(_products_of(day, table, ports), "activity")
