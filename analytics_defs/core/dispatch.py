@@ -51,20 +51,33 @@ class Wait:
     why: str
 
 
-def silent_since(
-    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], start_timeout: timedelta, now: datetime
-) -> dict[str, datetime]:
-    """Since when each run past its start timeout gives no sign of life. `known`: what this said at the tick before.
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """How long a run shows nothing new."""
 
-    A run without a lease is silent from the moment that is noticed: one that ends gives its lease back before its status says so.
+    since: datetime
+    """By the clock of whoever looks."""
+    renewed_at: datetime | None
+    """What its lease said then, by the clock of its own machine, which may be another one. None: it had none."""
+
+
+def silences(
+    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, Silence], start_timeout: timedelta, now: datetime
+) -> dict[str, Silence]:
+    """Of each run past its start timeout. `known`: what this said at the tick before.
+
+    A run is silent from the moment that is noticed: clocks differ, and one that ends gives its lease back before its status says so.
     """
     late = [run.run_id for run in runs if run.started_at is not None and now - run.started_at > start_timeout]
-    return {run_id: leases[run_id].renewed_at if run_id in leases else known.get(run_id, now) for run_id in late}
+    seen = {run_id: Silence(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in late}
+    return {
+        run_id: known[run_id] if run_id in known and known[run_id].renewed_at == each.renewed_at else each for run_id, each in seen.items()
+    }
 
 
-def dead_runs(silent: Mapping[str, datetime], now: datetime) -> set[str]:
+def dead_runs(silent: Mapping[str, Silence], now: datetime) -> set[str]:
     """Runs that were silent for longer than a lease lasts, whatever their status says."""
-    return {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
+    return {run_id for run_id, silence in silent.items() if now - silence.since > LEASE_EXPIRES}
 
 
 def backoff(attempt: int) -> timedelta:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from analytics_defs.config import Settings
-from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, dead_runs, dispatch, silent_since, too_small
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Silence, Wait, dead_runs, dispatch, silences, too_small
 from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.plan import Plan, Planning
 from analytics_defs.defs.checks import glance
@@ -37,7 +37,7 @@ class Cursor:
     recommitted_at: dict[str, datetime] = field(default_factory=dict)
     """By lane, when a run was last asked for that commits every head of it again."""
     small_since: dict[str, datetime] = field(default_factory=dict)
-    silent_since: dict[str, datetime] = field(default_factory=dict)
+    silent: dict[str, Silence] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
@@ -48,7 +48,10 @@ class Cursor:
             _time(found.get("observed_at")),
             _times(found.get("recommitted_at")),
             _times(found.get("small_since")),
-            _times(found.get("silent_since")),
+            {
+                run_id: Silence(datetime.fromisoformat(since), _time(renewed))
+                for run_id, (since, renewed) in found.get("silent", {}).items()
+            },
         )
 
     def __str__(self) -> str:
@@ -59,7 +62,10 @@ class Cursor:
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": {lane: at.isoformat() for lane, at in self.recommitted_at.items()},
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
-                "silent_since": {run_id: since.isoformat() for run_id, since in self.silent_since.items()},
+                "silent": {
+                    run_id: (each.since.isoformat(), each.renewed_at and each.renewed_at.isoformat())
+                    for run_id, each in self.silent.items()
+                },
             }
         )
 
@@ -159,8 +165,8 @@ def _busy_lanes(
             waits = run.status is dg.DagsterRunStatus.QUEUED  # one that was created and never submitted waits for nothing
             started = record.update_timestamp if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
             runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), None if waits else started.replace(tzinfo=UTC))
-    cursor.silent_since = silent_since(list(runs.values()), snapshot.leases, cursor.silent_since, start_timeout, now)
-    dead = dead_runs(cursor.silent_since, now)
+    cursor.silent = silences(list(runs.values()), snapshot.leases, cursor.silent, start_timeout, now)
+    dead = dead_runs(cursor.silent, now)
     for record in records:
         if record.dagster_run.run_id in dead:
             context.instance.report_run_failed(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, backoff, dead_runs, dispatch, silent_since, too_small
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Silence, Wait, backoff, dead_runs, dispatch, silences, too_small
 from analytics_defs.core.ledger import Lease
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
@@ -43,38 +43,33 @@ def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("started_ago", "renewed_ago", "dead"),
+    ("started_ago", "renews", "later", "dead"),
     [
-        (None, None, False),
-        (timedelta(seconds=119), None, False),
-        (timedelta(seconds=121), None, False),
-        (timedelta(hours=3), timedelta(seconds=59), False),
-        (timedelta(hours=3), timedelta(seconds=61), True),
-        (timedelta(seconds=30), timedelta(hours=1), False),
+        (None, False, 3600, False),
+        (timedelta(seconds=50), False, 61, False),
+        (timedelta(hours=3), True, 61, False),
+        (timedelta(hours=3), False, 60, False),
+        (timedelta(hours=3), False, 61, True),
     ],
-    ids=[
-        "queued",
-        "still starting",
-        "without a lease for the first time",
-        "works for hours",
-        "stopped showing itself",
-        "fresh run, old lease",
-    ],
+    ids=["queued", "still starting", "works for hours", "silent for a moment", "stopped showing itself"],
 )
-def test_a_run_is_dead_when_it_is_past_its_start_and_shows_no_sign_of_life(
-    started_ago: timedelta | None, renewed_ago: timedelta | None, dead: bool
+@pytest.mark.parametrize("skew", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])
+def test_a_run_is_dead_when_it_is_past_its_start_and_shows_nothing_new(
+    started_ago: timedelta | None, renews: bool, later: int, dead: bool, skew: timedelta
 ) -> None:
-    leases = lease(renewed_ago) if renewed_ago is not None else {}
-    assert bool(dead_runs(silent_since([run(started_ago)], leases, {}, START_TIMEOUT, NOW), NOW)) is dead
+    after = NOW + timedelta(seconds=later)
+    noticed = silences([run(started_ago)], lease(skew), {}, START_TIMEOUT, NOW)
+    leases = lease(skew - timedelta(seconds=5)) if renews else lease(skew)
+    assert bool(dead_runs(silences([run(started_ago)], leases, noticed, START_TIMEOUT, after), after)) is dead
 
 
 def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago() -> None:
     """One that ends has given its lease back, and its status follows a moment later."""
     old, later = [run(timedelta(hours=3))], NOW + timedelta(seconds=61)
-    noticed = silent_since(old, {}, {}, START_TIMEOUT, NOW)
-    assert (noticed, dead_runs(noticed, NOW)) == ({"run": NOW}, set())
-    assert dead_runs(silent_since(old, {}, noticed, START_TIMEOUT, later), later) == {"run"}
-    assert silent_since([], {}, noticed, START_TIMEOUT, later) == {}
+    noticed = silences(old, {}, {}, START_TIMEOUT, NOW)
+    assert (noticed, dead_runs(noticed, NOW)) == ({"run": Silence(NOW, None)}, set())
+    assert dead_runs(silences(old, {}, noticed, START_TIMEOUT, later), later) == {"run"}
+    assert silences([], {}, noticed, START_TIMEOUT, later) == {}
 
 
 def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> None:
