@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     follow_every: Duration = Field(
         timedelta(seconds=1),
         ge=timedelta(milliseconds=100),
-        description="a run that goes on makes one batch in so long; with more than 5 lanes, 0.2 s a lane",
+        description="a run that goes on plans once in so long; for each batch of a plan, in 0.2 s a lane",
     )
     run_start_timeout: Duration = Field(timedelta(minutes=2), description="an older run without a sign of life is reported failed")
     max_future_skew: Duration = Field(timedelta(hours=24), le=timedelta(hours=24), description="how far a timestamp may be ahead of now")

@@ -15,7 +15,7 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.plan import LEASE_EXPIRES
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
-from analytics_defs.flows.hours import Account, exactly, expected, records_of, still
+from analytics_defs.flows.hours import Account, exactly, expected, live_counters, records_of, still
 from analytics_defs.ports import REMEMBERED, Ports, may_be_again
 
 EXAMPLES = 5
@@ -146,7 +146,7 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     records = list(records_of(batches, ports).values())
     rows, findings = _rows(account, records, ports)
     recorded = sum(sum(record.hours[hour].values()) for record in records)
-    counted = ports.ledger.hourly(hour, hour).get(hour, {}).get("events", 0)
+    counted = live_counters(hour, ports, lambda counts: counts.get("events", 0) == recorded).get("events", 0)
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
     findings += _files(hour, records, ports)

@@ -14,7 +14,18 @@ from analytics_defs.core import statistics
 from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.errors import Contradiction, TakenOver
-from analytics_defs.flows.hours import READINGS, Account, Moved, account_of, bring, bring_all, damage_named, exactly, records_of
+from analytics_defs.flows.hours import (
+    READINGS,
+    Account,
+    Moved,
+    account_of,
+    bring,
+    bring_all,
+    damage_named,
+    exactly,
+    live_counters,
+    records_of,
+)
 from analytics_defs.ports import Blob, Calculator, HourCounts, Ports
 
 BUSIEST = 20
@@ -112,8 +123,7 @@ def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
     for record in records_of(account.batches, ports).values():
         for kind, count in record.hours.get(account.hour, {}).items():
             recorded[kind] = recorded.get(kind, 0) + count
-    live = ports.ledger.hourly(account.hour, account.hour).get(account.hour, {})
-    live_types = {name.removeprefix("type."): count for name, count in live.items() if name.startswith("type.") and count}
+    live_types = _types(live_counters(account.hour, ports, lambda counts: _types(counts) == counted))
     closed_meanwhile = len(ports.ledger.batches_of_hour(account.hour)) != len(account.batches)
     for whose, said in (("the records of its batches", recorded), ("the live counters", live_types)):
         if said != counted and not (closed_meanwhile and said is live_types):
@@ -122,6 +132,10 @@ def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
                 f"{' and more' if account.batches[5:] else ''}. Nothing was written. Where files are damaged, materialize event_archive; "
                 "`analytics audit --hour` names every difference."
             )
+
+
+def _types(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix("type."): count for name, count in counts.items() if name.startswith("type.") and count}
 
 
 def _by_type(counts: HourCounts) -> dict[str, int]:
