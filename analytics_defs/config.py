@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     follow_every: Duration = Field(
         timedelta(seconds=1),
         ge=timedelta(milliseconds=100),
-        description="a run that goes on makes one batch in so long; with more than 5 lanes, 0.2 s a lane",
+        description="a run that goes on plans once in so long; for each batch of a plan, in 0.2 s a lane",
     )
     run_start_timeout: Duration = Field(
         timedelta(minutes=1), description="a run that was launched and did not begin within it is reported failed"
@@ -235,8 +235,8 @@ class Settings(BaseSettings):
         """None: what the SDK finds in its configuration files."""
         return self.aws_default_region or self.aws_region
 
-    def policy(self, *, recommit_all: bool = False) -> Policy:
-        return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit_all)
+    def policy(self, recommit: Collection[int] = ()) -> Policy:
+        return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit)
 
     def limits(self) -> Limits:
         return Limits(self.batch_max_events, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)

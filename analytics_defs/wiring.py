@@ -102,11 +102,12 @@ def conduct(settings: Settings, run_id: str) -> Conduct:
 def following(settings: Settings) -> Following:
     """What is smaller than a batch waits here as it does at the sensor.
 
-    Pauses grow with the lanes: the archive of an hour lists its batches in one item of 400 KB, about 24,000 of them.
+    Pauses grow with the lanes, and with the batches that a plan of many partitions makes: the archive of an hour lists its batches in one
+    item of 400 KB, about 24,000 of them.
     """
     policy = replace(settings.policy(), max_offsets=settings.batch_max_events)
     every = max(settings.follow_every, settings.batch_max_wait, settings.lanes * FOLLOWED_LANE)
-    return Following(settings.kafka_topics, policy, settings.follow_for, every)
+    return Following(settings.kafka_topics, policy, settings.follow_for, every, settings.lanes * FOLLOWED_LANE)
 
 
 FOLLOWED_LANE = timedelta(milliseconds=200)

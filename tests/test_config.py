@@ -251,6 +251,7 @@ def test_a_run_follows_more_slowly_the_more_lanes_there_are_and_no_faster_than_s
     assert every() == 1
     assert every(lanes=20) == 4
     assert every(batch_max_wait=timedelta(seconds=30)) == 30
+    assert wiring.following(Settings(lanes=4)).batch == timedelta(seconds=0.8)
     assert wiring.following(Settings(batch_max_events=7)).policy.max_offsets == 7
 
 

@@ -20,7 +20,7 @@ class LaneRun:
     run_id: str
     lane: int
     launched_at: datetime | None
-    """When it left Dagster's queue; None while it waits there."""
+    """When it left Dagster's queue, or was created without ever coming there; None while it waits there."""
     began_at: datetime | None = None
     """When its process began to execute it; None while it waits for one, in a launcher's own queue perhaps."""
 
@@ -53,19 +53,32 @@ class Wait:
     why: str
 
 
-def silent_since(runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
-    """Since when each run that began gives no sign of life. `known`: what this said at the tick before.
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """How long a run shows nothing new."""
 
-    A run without a lease is silent from the moment that is noticed: one that ends gives its lease back before its status says so.
+    since: datetime
+    """By the clock of whoever looks."""
+    renewed_at: datetime | None
+    """What its lease said then, by the clock of its own machine, which may be another one. None: it had none."""
+
+
+def silences(runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, Silence], now: datetime) -> dict[str, Silence]:
+    """Of each run that began. `known`: what this said at the tick before.
+
+    A run is silent from the moment that is noticed: clocks differ, and one that ends gives its lease back before its status says so.
     """
-    begun = [(run.run_id, run.began_at) for run in runs if run.began_at]
-    return {run_id: max(leases[run_id].renewed_at, began) if run_id in leases else known.get(run_id, now) for run_id, began in begun}
+    begun = [run.run_id for run in runs if run.began_at]
+    seen = {run_id: Silence(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in begun}
+    return {
+        run_id: known[run_id] if run_id in known and known[run_id].renewed_at == each.renewed_at else each for run_id, each in seen.items()
+    }
 
 
-def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, datetime], start_timeout: timedelta, now: datetime) -> set[str]:
+def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, Silence], start_timeout: timedelta, now: datetime) -> set[str]:
     """Runs that were silent for longer than a lease lasts, or were launched and did not begin in time, whatever their status says."""
     unbegun = {run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout}
-    return unbegun | {run_id for run_id, since in silent.items() if now - since > LEASE_EXPIRES}
+    return unbegun | {run_id for run_id, silence in silent.items() if now - silence.since > LEASE_EXPIRES}
 
 
 def backoff(attempt: int) -> timedelta:

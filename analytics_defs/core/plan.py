@@ -44,8 +44,8 @@ class Policy:
     max_offsets: int = 100_000
     """Offsets one lane's plan covers at most: 75 to 160 s of work, as measured on two cores, since a run costs about 5 s to start."""
     on_data_loss: OnDataLoss = OnDataLoss.RECORD
-    recommit_all: bool = False
-    """Commit every head again: offsets of a group without members expire on a quiet topic."""
+    recommit: Collection[int] = ()
+    """Lanes in which every head is committed again: offsets of a group without members expire on a quiet topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, 
                 end = max(lag.stable, min(lag.low, lag.high))
                 if end > head.next:
                     ranges[lane].append(Range(head.topic_partition, head.next, end))
-                elif (policy.recommit_all or lag.committed != head.next) and head.topic_partition in snapshot.heads:
+                elif (lane in policy.recommit or lag.committed != head.next) and head.topic_partition in snapshot.heads:
                     recommit[lane].append(head.topic_partition)
                 if head.topic_partition in snapshot.heads and lag.committed not in (None, head.next):
                     notes.append(

@@ -41,7 +41,7 @@ class RangeConfig(dg.Config):
 class PlanConfig(dg.Config):
     """The plan of one run. Left empty (the Materialize button), the run plans once by itself, for every lane."""
 
-    lane: int = 0
+    lane: int = Field(default=0, ge=0)
     ranges: list[RangeConfig] = Field(default_factory=list)
     finish: list[str] = Field(default_factory=list)
     recommit: list[str] = Field(default_factory=list)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from analytics_defs.config import Settings
-from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, dead_runs, dispatch, silent_since, too_small
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Silence, Wait, dead_runs, dispatch, silences, too_small
 from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.plan import Plan, Planning
 from analytics_defs.defs.checks import glance
@@ -34,9 +34,10 @@ class Cursor:
     held: list[str] = field(default_factory=list)
     """Batches passed over in the report, because the ledger's record of them cannot be read."""
     observed_at: datetime | None = None
-    recommitted_at: datetime | None = None
+    recommitted_at: dict[str, datetime] = field(default_factory=dict)
+    """By lane, when a run was last asked for that commits every head of it again."""
     small_since: dict[str, datetime] = field(default_factory=dict)
-    silent_since: dict[str, datetime] = field(default_factory=dict)
+    silent: dict[str, Silence] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
@@ -45,9 +46,12 @@ class Cursor:
             found.get("reported", {}),
             found.get("held", []),
             _time(found.get("observed_at")),
-            _time(found.get("recommitted_at")),
-            {lane: datetime.fromisoformat(since) for lane, since in found.get("small_since", {}).items()},
-            {run_id: datetime.fromisoformat(since) for run_id, since in found.get("silent_since", {}).items()},
+            _times(found.get("recommitted_at")),
+            _times(found.get("small_since")),
+            {
+                run_id: Silence(datetime.fromisoformat(since), _time(renewed))
+                for run_id, (since, renewed) in found.get("silent", {}).items()
+            },
         )
 
     def __str__(self) -> str:
@@ -56,15 +60,23 @@ class Cursor:
                 "reported": self.reported,
                 "held": self.held,
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
-                "recommitted_at": self.recommitted_at and self.recommitted_at.isoformat(),
+                "recommitted_at": {lane: at.isoformat() for lane, at in self.recommitted_at.items()},
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
-                "silent_since": {run_id: since.isoformat() for run_id, since in self.silent_since.items()},
+                "silent": {
+                    run_id: (each.since.isoformat(), each.renewed_at and each.renewed_at.isoformat())
+                    for run_id, each in self.silent.items()
+                },
             }
         )
 
 
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
+
+
+def _times(found: object) -> dict[str, datetime]:
+    """Empty as well where an older version kept one time for all."""
+    return {name: datetime.fromisoformat(time) for name, time in found.items()} if isinstance(found, dict) else {}
 
 
 UNFINISHED = [
@@ -88,18 +100,18 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     try:
         settings, ports = platform.settings(), platform.ports()
         now = ports.clock.now()
-        recommit = cursor.recommitted_at is None or now - cursor.recommitted_at > RECOMMIT_EVERY
-        planning = look(settings.kafka_topics, settings.policy(recommit_all=recommit), ports)
+        recommit = _lanes_to_recommit(cursor, settings.lanes, now)
+        planning = look(settings.kafka_topics, settings.policy(recommit), ports)
         changes = changes_since(cursor.reported, cursor.held, planning.snapshot, ports.ledger)
     except AnalyticsError as error:
         if error.retryable:
             return dg.SensorResult(skip_reason=str(error))
         raise dg.Failure(description=str(error)) from error
-    cursor.recommitted_at = now if recommit else cursor.recommitted_at
     busy = _busy_lanes(context, planning.snapshot, cursor, now, settings.run_start_timeout)
     waiting = _waiting(planning.plans, cursor, now, settings)
     decisions = [_decide(context, plan, busy, waiting, now) for plan in planning.plans if plan]
     requests = [each for each in decisions if isinstance(each, Request)]
+    cursor.recommitted_at |= {str(lane): now for lane in recommit - {each.lane for each in decisions if isinstance(each, Wait)}}
     states = [
         *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
         *planning.notes,
@@ -150,12 +162,12 @@ def _busy_lanes(
     for record in records:
         run = record.dagster_run
         if LANE_TAG in run.tags:
-            waits = run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
+            waits = run.status is dg.DagsterRunStatus.QUEUED  # one that was created and never submitted waits for nothing
             launched = None if waits else record.update_timestamp.replace(tzinfo=UTC)
             began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
             runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), launched, began)
-    cursor.silent_since = silent_since(list(runs.values()), snapshot.leases, cursor.silent_since, now)
-    dead = dead_runs(list(runs.values()), cursor.silent_since, start_timeout, now)
+    cursor.silent = silences(list(runs.values()), snapshot.leases, cursor.silent, now)
+    dead = dead_runs(list(runs.values()), cursor.silent, start_timeout, now)
     for record in records:
         if record.dagster_run.run_id in dead:
             context.instance.report_run_failed(
@@ -163,6 +175,13 @@ def _busy_lanes(
                 "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest.",
             )
     return {run.lane: run.run_id for run in runs.values() if run.run_id not in dead}
+
+
+def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
+    """Until a run of theirs is asked for: a lane that is busy at the moment has its turn when it is free."""
+    cursor.recommitted_at = {lane: at for lane, at in cursor.recommitted_at.items() if int(lane) < lanes}
+    recently = {int(lane) for lane, at in cursor.recommitted_at.items() if now - at <= RECOMMIT_EVERY}
+    return frozenset(range(lanes)) - recently
 
 
 def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Settings) -> frozenset[int]:

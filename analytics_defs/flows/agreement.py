@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from analytics_defs.core.counting import recent_hours
 from analytics_defs.flows.audit import audit_hour
-from analytics_defs.flows.hours import Account, account_of, expected, records_of
+from analytics_defs.flows.hours import Account, account_of, expected, live_counters, records_of
 from analytics_defs.ports import Ports
 
 LAST_HOURS, LAST_BATCHES = 24, 50
@@ -58,8 +58,8 @@ def _touched(ports: Ports) -> list[tuple[str, int]]:
 def _by_counts(account: Account, ports: Ports) -> list[str]:
     """Batch records, the archive's revision and the live counter, unless a batch closed meanwhile."""
     recorded = expected(account.hour, records_of(account.batches, ports))
-    counter = dict(ports.ledger.hourly(account.hour, account.hour)).get(account.hour, {}).get("events", 0)
     total, findings = sum(recorded.values()), list[str]()
+    counter = live_counters(account.hour, ports, lambda counts: counts.get("events", 0) == total).get("events", 0)
     if account.revision and (archived := sum(recorded[batch] for batch in account.revision.batches)) != account.revision.rows:
         findings.append(f"{account.revision.rows} rows in revision {account.revision.number}, {archived} in the records of its batches")
     if counter != total and len(ports.ledger.batches_of_hour(account.hour)) == len(account.batches):

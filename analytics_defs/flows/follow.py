@@ -33,6 +33,8 @@ class Following:
     """From the end of the sensor's plan. Zero: not at all."""
     every: timedelta
     """At most one plan in so long: each batch costs the same few requests, however small it is."""
+    batch: timedelta = timedelta(0)
+    """And so long for each batch of a plan: one of many partitions makes several, and the archive of an hour has to list them all."""
 
 
 def follow(lane: int, following: Following, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None]) -> Report:
@@ -44,9 +46,10 @@ def follow(lane: int, following: Following, ports: Ports, conduct: Conduct, on_c
     report, clock = Report(), ports.clock
     every, nothing_came = _ms(following.every), _ms(max(NOTHING_CAME, following.every))
     begun = came = clock.elapsed_ms()
+    pause = every
     ends = begun + _ms(following.duration)
     while report.stopped_because is None and lane < following.policy.lanes:
-        due = max(begun + every, clock.elapsed_ms())
+        due = max(begun + pause, clock.elapsed_ms())
         if due >= ends or due - came > nothing_came:
             break
         clock.sleep(timedelta(milliseconds=due - clock.elapsed_ms()))
@@ -56,6 +59,7 @@ def follow(lane: int, following: Following, ports: Ports, conduct: Conduct, on_c
         report.closed += done.closed
         report.stopped_because = done.stopped_because
         came = clock.elapsed_ms() if done.closed else came
+        pause = max(every, _ms(following.batch) * len(done.closed))
     return report
 
 

@@ -5,21 +5,35 @@ read the hour's files ──► count ──► compare with the ledger ──�
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from analytics_defs.core import statistics
 from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
-from analytics_defs.errors import Contradiction
-from analytics_defs.flows.hours import Account, account_of, bring, bring_all, damage_named, exactly, records_of, whole
+from analytics_defs.errors import Contradiction, TakenOver
+from analytics_defs.flows.hours import (
+    READINGS,
+    Account,
+    Moved,
+    account_of,
+    bring,
+    bring_all,
+    damage_named,
+    exactly,
+    live_counters,
+    records_of,
+    whole,
+)
 from analytics_defs.ports import Blob, Calculator, HourCounts, Ports
 
 BUSIEST = 20
 HOURLY, MINUTES, PRODUCTS, DAILY, ACTIVITY = "hourly", "hourly_minutes", "hourly_products", "daily", "product_activity"
 PARQUET = "application/vnd.apache.parquet"
+
+T = TypeVar("T")
 
 
 class CalculatorBench(Protocol):
@@ -64,7 +78,7 @@ class Activity:
 
 
 def hourly_stats(hour: str, ports: Ports, bench: CalculatorBench) -> Hourly:
-    """Count the hour and write its statistics. The same rows write the same bytes.
+    """Count the hour and write its statistics. The same rows write the same bytes, and no late riser's lie over newer ones.
 
     Raises Contradiction, and writes nothing, where files, batch records and live counters do not say the same; Frozen where retention
     took rows: what was stored stays.
@@ -84,11 +98,27 @@ def _hourly(account: Account, ports: Ports, bench: CalculatorBench) -> Hourly:
         _agree(account, counts, ports)
         stats = _hour_stats(account, counts, _repeats_in(hour, ports))
         minutes = statistics.minutes_of(hour, counts.minutes)
-        _put(HOURLY, hour, statistics.file_of(HourStats, [stats]), ports)
-        _put(MINUTES, hour, statistics.file_of(Minute, minutes), ports)
-        ports.archive.upload(aggregate_key(PRODUCTS, hour), products, PARQUET)
         keys = tuple(aggregate_key(name, hour) for name in (HOURLY, MINUTES, PRODUCTS))
+        ours = Blob(keys[0], statistics.file_of(HourStats, [stats]), PARQUET, {})
+        if not ports.archive.advance(ours, lambda held: _may_follow(held, stats, account, ports)):
+            raise Moved(f"hour {hour}: another executor wrote newer statistics")
+        _put(MINUTES, hour, statistics.file_of(Minute, minutes), ports)
+        ports.archive.upload(keys[2], products, PARQUET)
+        if ports.archive.get(ours.key) != ours.body:
+            raise Moved(f"hour {hour}: another executor wrote statistics meanwhile, and some of ours may lie over its own")
         return Hourly(stats, tuple(minutes), tuple(table.busiest(products, BUSIEST)), keys)
+
+
+def _may_follow(held: bytes | None, stats: HourStats, account: Account, ports: Ports) -> bool:
+    """Not where a late riser would write over newer ones. Whatever is there gives way to what the ledger says at this moment."""
+    try:
+        newest = [(each.batches, each.repeats, each.revision) for each in statistics.values_in(HourStats, held)] if held else []
+    except (ValueError, TypeError, OSError):
+        return True
+    ours = (stats.batches, stats.repeats, stats.revision)
+    if all(there <= here for each in newest for there, here in zip(each, ours, strict=True)):
+        return True
+    return account_of(account.hour, ports) == account and _repeats_in(account.hour, ports) == stats.repeats
 
 
 def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
@@ -98,8 +128,7 @@ def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
     for record in records_of(account.batches, ports).values():
         for kind, count in record.hours.get(account.hour, {}).items():
             recorded[kind] = recorded.get(kind, 0) + count
-    live = ports.ledger.hourly(account.hour, account.hour).get(account.hour, {})
-    live_types = {name.removeprefix("type."): count for name, count in live.items() if name.startswith("type.") and count}
+    live_types = _types(live_counters(account.hour, ports, lambda counts: _types(counts) == counted))
     closed_meanwhile = len(ports.ledger.batches_of_hour(account.hour)) != len(account.batches)
     for whose, said in (("the records of its batches", recorded), ("the live counters", live_types)):
         if said != counted and not (closed_meanwhile and said is live_types):
@@ -108,6 +137,10 @@ def _agree(account: Account, counts: HourCounts, ports: Ports) -> None:
                 f"{' and more' if account.batches[5:] else ''}. Nothing was written. Where files are damaged, materialize event_archive; "
                 "`analytics audit --hour` names every difference."
             )
+
+
+def _types(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix("type."): count for name, count in counts.items() if name.startswith("type.") and count}
 
 
 def _by_type(counts: HourCounts) -> dict[str, int]:
@@ -141,7 +174,22 @@ def _repeats_in(hour: str, ports: Ports) -> int:
 
 def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
     """From the statistics of the day's hours. Raises ValueError where `day` is none."""
-    hours = _hours_of(day, ports)
+    return _from_hours(day, ports, lambda hours: _daily(day, hours, ports, bench))
+
+
+def _from_hours(day: str, ports: Ports, write: Callable[[list[HourStats]], T]) -> T:
+    """Written again where an hour has other statistics meanwhile: a late riser may have written over what was made of those.
+
+    Raises TakenOver where they change every time.
+    """
+    for _ in range(READINGS):
+        written = write(hours := _hours_of(day, ports))
+        if _hours_of(day, ports) == hours:
+            return written
+    raise TakenOver(f"day {day}: the statistics of its hours changed {READINGS} times while they were added up. Try again.")
+
+
+def _daily(day: str, hours: Sequence[HourStats], ports: Ports, bench: CalculatorBench) -> Daily:
     with bench() as table:
         activity = table.activity(_products_of(day, table, ports), "activity")
         products, sellers = table.distinct(activity)
@@ -154,6 +202,10 @@ def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
 
 def product_activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
     """Every product of the day, from its hours. Raises ValueError where `day` is none."""
+    return _from_hours(day, ports, lambda _: _activity(day, ports, bench))
+
+
+def _activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
     key = aggregate_key(ACTIVITY, day)
     with bench() as table:
         path = table.activity(_products_of(day, table, ports), "activity")

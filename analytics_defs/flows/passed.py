@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from analytics_defs.core.hours import end_of_hour
 from analytics_defs.core.ledger import REDRIVE_HEAD, Snapshot
 from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.ports import Ports, Watermarks
+from analytics_defs.ports import Ports, TopicDescription, Watermarks
 
 
 def has_passed(hour: str, ports: Ports) -> bool | None:
-    """The hour has ended, and each head has read its partition to the end, or stands before a record written after the hour.
+    """The hour has ended, and each partition was read to its end, or its next record was written after the hour.
 
-    Nothing pending, either. None where Kafka does not answer: an archive can be compacted without it.
+    Nothing pending, either, and no topic that was created again and not accepted. None where Kafka does not answer: an archive can be
+    compacted without it.
     """
     if ports.clock.now() < end_of_hour(hour):
         return False
@@ -29,20 +30,29 @@ def have_heads_passed(hour: str, snapshot: Snapshot, ports: Ports) -> bool | Non
     """The same of the heads alone: what is pending counts as not read."""
     end = end_of_hour(hour)
     try:
-        return all(_is_after(end, each, ports) for each in _behind(snapshot, ports))
+        there = ports.log.topics(sorted(snapshot.topics))
+        if any(topic_id and there[name].topic_id not in (None, topic_id) for name, topic_id in _ids(snapshot) if name in there):
+            return False
+        return all(_is_after(end, each, ports) for each in _behind(snapshot, there, ports))
     except AnalyticsError:
         return None
 
 
-def _behind(snapshot: Snapshot, ports: Ports) -> Iterator[tuple[TopicPartition, int, Watermarks]]:
-    """Partitions of the topics' present lives with something to read."""
-    heads = {
+def _ids(snapshot: Snapshot) -> Iterator[tuple[str, str | None]]:
+    return ((name, topic.topic_id) for name, topic in snapshot.topics.items())
+
+
+def _behind(snapshot: Snapshot, there: Mapping[str, TopicDescription], ports: Ports) -> Iterator[tuple[TopicPartition, int, Watermarks]]:
+    """Partitions of the topics' present lives with something to read, or whose log was cut. New ones have no head before a batch."""
+    states = [(snapshot.topics[name], topic) for name, topic in there.items()]
+    unread = {at: snapshot.head(at).next for state, topic in states for at in map(state.partition, topic.partitions)}
+    heads = unread | {
         at: head.next
         for at, head in snapshot.heads.items()
         if at != REDRIVE_HEAD and at.topic in snapshot.topics and at.generation == snapshot.topics[at.topic].generation
     }
     for at, watermarks in ports.log.watermarks(heads).items():
-        if heads[at] < watermarks.high:
+        if heads[at] != watermarks.high:
             yield at, heads[at], watermarks
 
 

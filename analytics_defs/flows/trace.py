@@ -9,11 +9,13 @@ from enum import StrEnum
 from analytics_defs.core import letters, tables
 from analytics_defs.core.hours import Taken
 from analytics_defs.core.layout import event_key, hour_of_path, later_event_key
-from analytics_defs.core.ledger import BatchKind, BatchRecord, Tally
+from analytics_defs.core.ledger import BatchKind, BatchRecord, Snapshot, Tally
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.errors import Contradiction, NotFound
 from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import Ports
+
+READINGS = 10
 
 
 class Fate(StrEnum):
@@ -108,7 +110,7 @@ def trace_source(source: Source, ports: Ports) -> Trace:
 
 def _not_closed(source: Source, ports: Ports) -> Trace | None:
     """None where the head has passed it."""
-    snapshot = ports.ledger.snapshot()
+    snapshot = _snapshot(source, ports)
     if why := snapshot.why_unreadable(source.topic_partition):
         raise Contradiction(why)
     head = snapshot.heads.get(source.topic_partition)
@@ -120,6 +122,17 @@ def _not_closed(source: Source, ports: Ports) -> Trace | None:
     if pending and any(_in(source, each) for each in pending.ranges):
         return Trace(source, Fate.PENDING, pending.id, detail=f"taken by run {pending.run_id} at {pending.time:%Y-%m-%dT%H:%M:%SZ}")
     return Trace(source, Fate.NOT_READ, detail=f"the next offset to read is {head.next}") if source.offset >= head.next else None
+
+
+def _snapshot(source: Source, ports: Ports) -> Snapshot:
+    """Looked at again where a take or a close was seen by half: a head that is pending, without the batch's entry."""
+    snapshot = ports.ledger.snapshot()
+    for _ in range(READINGS):
+        head = snapshot.heads.get(source.topic_partition)
+        if head is None or head.pending is None or head.pending in {*snapshot.pending, *snapshot.unreadable}:
+            break
+        snapshot = ports.ledger.snapshot()
+    return snapshot
 
 
 def _in(source: Source, range: Range) -> bool:
@@ -182,11 +195,14 @@ def _repeated(source: Source, record: BatchRecord, ports: Ports) -> Trace | None
 
 def _stored(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
     for hour in record.parts:
-        for key in _files_of(record, hour, ports):
-            data = ports.archive.get(key)
-            event_id = tables.event_id_at(data, source, key) if data is not None else None
-            if event_id is not None:
-                return _stored_as(source, record, event_id, key, ports)
+        looked: tuple[str, ...] = ()
+        while (files := _files_of(record, hour, ports)) != looked:  # once more where a compaction moved the rows meanwhile
+            for key in files:
+                data = ports.archive.get(key)
+                event_id = tables.event_id_at(data, source, key) if data is not None else None
+                if event_id is not None:
+                    return _stored_as(source, record, event_id, key, ports)
+            looked = files
     return None
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Wait, backoff, dead_runs, dispatch, silent_since, too_small
+from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Silence, Wait, backoff, dead_runs, dispatch, silences, too_small
 from analytics_defs.core.ledger import Lease
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
@@ -43,49 +43,50 @@ def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
     assert [backoff(attempt).total_seconds() for attempt in (1, 2, 3, 6, 7, 8, 10_000)] == [5, 10, 20, 160, 300, 300, 300]
 
 
-def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, datetime], now: datetime) -> set[str]:
-    return dead_runs(runs, silent_since(runs, leases, known, now), START_TIMEOUT, now)
+def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, Silence], now: datetime) -> set[str]:
+    return dead_runs(runs, silences(runs, leases, known, now), START_TIMEOUT, now)
 
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
-    ("found", "renewed_ago", "dead"),
-    [
-        (run(None), None, False),
-        (run(119 * SECOND), None, False),
-        (run(121 * SECOND), None, True),
-        (run(3 * HOUR, 3 * HOUR), 59 * SECOND, False),
-        (run(3 * HOUR, 3 * HOUR), 61 * SECOND, True),
-        (run(63 * SECOND, 62 * SECOND), 61 * SECOND, True),
-        (run(30 * SECOND, 30 * SECOND), HOUR, False),
-    ],
-    ids=[
-        "queued",
-        "still starting",
-        "did not begin in time",
-        "works for hours",
-        "stopped showing itself after hours",
-        "stopped showing itself at once",
-        "began a moment ago, the lease by a clock that is behind",
-    ],
+    ("launched_ago", "dead"),
+    [(None, False), (119 * SECOND, False), (121 * SECOND, True)],
+    ids=["queued", "still starting", "did not begin in time"],
 )
-def test_a_run_is_dead_when_it_should_show_itself_and_gives_no_sign_of_life(
-    found: LaneRun, renewed_ago: timedelta | None, dead: bool
+def test_a_run_that_was_launched_and_does_not_begin_is_dead_after_its_start_timeout(launched_ago: timedelta | None, dead: bool) -> None:
+    assert bool(judged([run(launched_ago)], {}, {}, NOW)) is dead
+
+
+@pytest.mark.parametrize(
+    ("found", "renews", "later", "dead"),
+    [
+        (run(3 * HOUR, 3 * HOUR), True, 61, False),
+        (run(3 * HOUR, 3 * HOUR), False, 60, False),
+        (run(3 * HOUR, 3 * HOUR), False, 61, True),
+        (run(2 * SECOND, SECOND), False, 61, True),
+    ],
+    ids=["works for hours", "silent for a moment", "stopped showing itself after hours", "stopped showing itself at once"],
+)
+@pytest.mark.parametrize("skew", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])
+def test_a_run_that_began_is_dead_when_it_shows_nothing_new_whatever_its_machines_clock_says(
+    found: LaneRun, renews: bool, later: int, dead: bool, skew: timedelta
 ) -> None:
-    leases = lease(renewed_ago) if renewed_ago is not None else {}
-    assert bool(judged([found], leases, {}, NOW)) is dead
+    after = NOW + later * SECOND
+    noticed = silences([found], lease(skew), {}, NOW)
+    leases = lease(skew - 5 * SECOND) if renews else lease(skew)
+    assert bool(judged([found], leases, noticed, after)) is dead
 
 
 @pytest.mark.parametrize("old", [run(3 * HOUR, 3 * HOUR), run(SECOND, SECOND)], ids=["began long ago", "began just now"])
 def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago(old: LaneRun) -> None:
     """One that ends has given its lease back, and its status follows a moment later."""
-    later = NOW + timedelta(seconds=61)
-    noticed = silent_since([old], {}, {}, NOW)
-    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": NOW}, set())
+    later = NOW + 61 * SECOND
+    noticed = silences([old], {}, {}, NOW)
+    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": Silence(NOW, None)}, set())
     assert judged([old], {}, noticed, later) == {"run"}
-    assert silent_since([], {}, noticed, later) == {}
+    assert silences([], {}, noticed, later) == {}
 
 
 def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> None:

@@ -141,7 +141,7 @@ def test_a_partition_with_something_to_read_needs_no_recommit_but_a_move_is_note
 
 
 def test_quiet_partitions_are_committed_again_on_demand() -> None:
-    found = planned(ledger(Head(AT, 0, 4)), seen({0: 4, 1: 0}, committed={0: 4, 1: None}), Policy(recommit_all=True))
+    found = planned(ledger(Head(AT, 0, 4)), seen({0: 4, 1: 0}, committed={0: 4, 1: None}), Policy(recommit={0}))
     assert found.plans[0].recommit == (AT,)
 
 

@@ -95,6 +95,17 @@ def test_nobody_else_goes_on_with_what_arrives(instance: dg.DagsterInstance, who
     assert platform.ports().ledger.counters()["events"] == 10
 
 
+@pytest.mark.parametrize("lane", [-1, -2])
+def test_a_lane_that_is_none_is_refused_before_anything_is_counted_in_it(instance: dg.DagsterInstance, lane: int) -> None:
+    """Breaks: lanes below 0 are those of redrives and adjustments; a plan edited in the UI must not count there."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    request.run_config["ops"]["move_events"]["config"]["lane"] = lane
+    assert not platform.run(instance, request).success
+    assert platform.ports().ledger.counters_by_lane() == {}
+
+
 def test_the_materialize_button_plans_once_for_every_lane(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(lanes=2)
     platform.produce(10)

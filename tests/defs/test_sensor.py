@@ -159,6 +159,27 @@ def test_a_run_that_shows_life_is_left_alone_however_long_it_takes(platform: Mem
     assert found.status is dg.DagsterRunStatus.STARTED
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-5), timedelta(minutes=5)])
+def test_a_sign_of_life_counts_whatever_the_clock_of_its_machine_says(
+    platform: MemoryPlatform, instance: dg.DagsterInstance, ahead: timedelta
+) -> None:
+    """Breaks: a run that renews its lease is alive, and one that does not is dead after a minute; executors' clocks may differ."""
+    platform.produce(10)
+    run = started(instance, requests(platform.tick(instance))[0])
+    platform.clock.advance(timedelta(minutes=3))
+    cursor, seen = None, []
+    for renews in [True] * 5 + [False] * 4:
+        if renews:
+            platform.ports().ledger.renew(Lease(run.run_id, 0, platform.clock.now() + ahead))
+        cursor = platform.tick(instance, cursor).cursor
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        seen.append(found.status)
+        platform.clock.advance(timedelta(seconds=31))
+    assert set(seen[:6]) == {dg.DagsterRunStatus.STARTED}
+    assert seen[-1] is dg.DagsterRunStatus.FAILURE
+
+
 def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
     platform: MemoryPlatform, instance: dg.DagsterInstance
 ) -> None:
@@ -352,6 +373,40 @@ def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: Memo
     assert request.run_config["ops"]["move_events"]["config"]["recommit"] == [str(partition)]
     assert platform.run(instance, request).success
     assert platform.ports().log.committed([partition]) == {partition: 5}
+
+
+def test_a_run_that_was_created_and_never_submitted_holds_its_lane_no_longer_than_a_start_may_take(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
+    """Breaks: lag never grows unseen. The daemon creates a run, and its submission fails: nobody ever submits it again."""
+    platform.produce(10)
+    run = started(instance, requests(platform.tick(instance))[0], queued=True)
+    assert run.status is dg.DagsterRunStatus.NOT_STARTED
+    cursor, found = None, []
+    for _ in range(20):
+        platform.clock.advance(timedelta(minutes=3))
+        tick = platform.tick(instance, cursor)
+        cursor = tick.cursor
+        found += requests(tick)
+    assert found
+
+
+def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    """Breaks: a commit older than a day on a quiet topic is work for the next plan."""
+    platform.produce(10)
+    first = platform.tick(instance)
+    platform.run(instance, requests(first)[0])
+    platform.log.append(TOPIC, 0, b"{}")
+    second = platform.tick(instance, first.cursor)
+    busy = started(instance, requests(second)[0])
+    platform.clock.advance(timedelta(hours=25))
+    platform.ports().ledger.renew(Lease(busy.run_id, 0, platform.clock.now()))
+    third = platform.tick(instance, second.cursor)
+    assert requests(third) == []
+    instance.report_run_failed(busy)
+    platform.clock.advance(timedelta(hours=1))
+    (request,) = requests(platform.tick(instance, third.cursor))
+    assert request.run_config["ops"]["move_events"]["config"]["recommit"] == [f"{TOPIC}/1"]
 
 
 def test_a_small_plan_waits_for_more_up_to_its_limit(instance: dg.DagsterInstance) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
+from analytics_defs.adapters.duck_statistics import duck_calculator
 from analytics_defs.adapters.memory import MemoryLedger, MemoryRecentEvents
 from analytics_defs.core.layout import dead_letters_key, event_key, part_key, repeats_key
 from analytics_defs.core.ledger import Lease, Snapshot
 from analytics_defs.errors import Contradiction, Unavailable
+from analytics_defs.flows.agreement import _by_counts
 from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.hourly_stats import hourly_stats
+from analytics_defs.flows.hours import account_of
+from analytics_defs.ports import Ports
 from tests.flows.test_ingest import failing_at, problems
 from tests.proof.doors import Crashed, through
 from tests.proof.world import HOUR, World, conduct, event
@@ -317,3 +323,64 @@ def test_counters_are_read_again_where_a_batch_closed_meanwhile() -> None:
 def test_an_audit_that_never_finds_a_quiet_moment_says_so() -> None:
     with pytest.raises(Unavailable, match="audit again when ingest is quieter"):
         audit(busy(1_000).ports)
+
+
+class LateCounters(MemoryLedger):
+    """DynamoDB shows a transaction item by item: the heads are moved, and for a moment the counters are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: dict[str, int] | None = None
+
+    def counters(self) -> Mapping[str, int]:
+        found, self.late = self.late, None
+        return super().counters() if found is None else found
+
+
+def test_a_close_that_the_counters_show_a_moment_later_is_no_difference() -> None:
+    """Breaks: the audit tells the truth; a transaction that happens meanwhile may be seen by half."""
+    ledger = LateCounters()
+    world = World(ledger=ledger)
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    before = dict(ledger.counters())
+    world.produce(event("b"))
+    world.settle()
+    ledger.late = before
+    assert audit(world.ports).differences == ()
+
+
+class LateHours(MemoryLedger):
+    """The same of the counters of hours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: Mapping[str, Mapping[str, int]] | None = None
+
+    def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
+        found, self.late = self.late, None
+        return super().hourly(first, last) if found is None else found
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda ports: audit_hour(HOUR, ports).findings,
+        lambda ports: tuple(_by_counts(account_of(HOUR, ports), ports)),
+        lambda ports: hourly_stats(HOUR, ports, partial(duck_calculator, 128, 1)).stats.events - 2,
+    ],
+    ids=["audit", "check", "statistics"],
+)
+def test_a_close_that_the_counters_of_an_hour_show_a_moment_later_is_no_difference(look: Callable[[Ports], object]) -> None:
+    """Breaks: the same."""
+    ledger = LateHours()
+    world = World(ledger=ledger)
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    before = dict(ledger.hourly(HOUR, HOUR))
+    world.produce(event("b"))
+    world.settle()
+    ledger.late = before
+    assert not look(world.ports)

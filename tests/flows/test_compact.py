@@ -192,6 +192,25 @@ def test_a_backlog_of_later_records_does_not_keep_an_hour_incomplete() -> None:
     assert run(world).complete is True
 
 
+def test_a_partition_that_nobody_has_read_yet_keeps_an_hour_incomplete() -> None:
+    """Breaks: an hour is complete when every partition's head has passed it. A new partition has no head before its first batch."""
+    world = a_world()
+    new = world.log.add_partition("ProductDeleted")
+    world.produce(event("unread", "2024-01-15T10:00:00Z"), partition=new)
+    assert run(world).complete is False
+    world.settle()
+    assert run(world).complete is True
+
+
+@pytest.mark.parametrize("records", [1, 6])
+def test_a_topic_that_was_created_again_and_not_accepted_keeps_an_hour_incomplete(records: int) -> None:
+    """Breaks: the same. Its offsets compare with nothing that the ledger knows."""
+    world = a_world()
+    world.create_again(partitions=2)
+    world.produce(*(event(f"new{number}", "2024-01-15T10:00:00Z") for number in range(records)))
+    assert run(world).complete is False
+
+
 def test_an_open_transaction_keeps_an_hour_incomplete() -> None:
     world = a_world()
     world.log.open_transaction("ProductDeleted", 0)

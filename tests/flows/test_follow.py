@@ -168,3 +168,19 @@ def test_a_crash_at_any_call_of_a_follower_is_mended_by_whoever_comes_next() -> 
             world.settle()
             assert problems(world) == []
             assert sorted(world.recent.items) == ["a", "b"]
+
+
+def test_many_partitions_make_no_more_batches_than_the_pauses_allow() -> None:
+    """Breaks: at most so many batches an hour that its archive can list them. A plan of many partitions is several batches."""
+    clock = Eventful(NOW)
+    world = World(clock=clock)
+    world.create(partitions=60)
+
+    def trickle() -> None:
+        for partition in range(60):
+            world.produce(event(f"{clock.elapsed_ms()} {partition}"), partition=partition)
+
+    clock.happens = [trickle] * 30
+    slowly = Following(world.topics, world.policy, timedelta(seconds=20), EVERY, EVERY)
+    report = follow(0, slowly, world.ports, conduct("follower"), lambda _: None)
+    assert 15 <= len(report.closed) <= 20 + 2, "three in the first second of each pause"

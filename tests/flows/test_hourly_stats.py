@@ -23,6 +23,8 @@ from analytics_defs.errors import Contradiction
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.hourly_stats import Hourly, daily_stats, hourly_stats, product_activity
 from tests.flows.test_compact import flip, lose
+from tests.proof.actors import Actor
+from tests.proof.doors import through
 from tests.proof.world import HOUR, World, event
 
 BENCH = partial(duck_calculator, 128, 1)
@@ -280,3 +282,38 @@ def test_a_day_names_the_hours_that_its_statistics_do_not_know_yet() -> None:
 def test_what_is_no_hour_is_refused(period: str) -> None:
     with pytest.raises(ValueError, match=r"not an hour|month must be"):
         stats_of(a_world(event("a")), period)
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_late_riser_writes_no_older_statistics_over_newer_ones(at: int) -> None:
+    """Breaks: every step may be repeated by anyone at any later time, also by a run that slept for an hour."""
+    world = a_world(shop("ProductDeleted", "a", 36_000))
+    writes = ("advance", "put")
+    late = Actor(lambda door: hourly_stats(HOUR, through(world.ports, door), BENCH), lambda call: call.method not in writes)
+    for _ in range(at):
+        late.step()
+    assert late.call is not None
+    world.produce(shop("ProductDeleted", "b", 36_001))
+    world.settle()
+    stats_of(world)
+    late.finish()
+    assert late.failure is None
+    assert [row["events"] for row in table(world, "hourly", HOUR)] == [2]
+    assert sum(row["events"] for row in table(world, "hourly_minutes", HOUR)) == 2
+    assert len(table(world, "hourly_products", HOUR)) == 2
+
+
+@pytest.mark.parametrize(("flow", "name"), [(daily_stats, "daily"), (product_activity, "product_activity")])
+def test_a_late_riser_writes_no_older_day_over_a_newer_one(flow: Callable[..., object], name: str) -> None:
+    """Breaks: the same, for a day."""
+    world = a_world(shop("ProductDeleted", "a", 36_000))
+    stats_of(world)
+    late = Actor(lambda door: flow(DAY, through(world.ports, door), BENCH), lambda call: call.method != "put")
+    assert late.call is not None
+    world.produce(shop("ProductDeleted", "b", 36_001))
+    world.settle()
+    stats_of(world)
+    flow(DAY, world.ports, BENCH)
+    late.finish()
+    assert late.failure is None
+    assert sum(row["events"] for row in table(world, name, DAY)) == 2

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.adapters.memory_tables import memory_table
 from analytics_defs.core.events import Rules
 from analytics_defs.core.layout import event_key, part_key
-from analytics_defs.core.ledger import RangeRecord
+from analytics_defs.core.ledger import RangeRecord, Snapshot
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import NotFound
+from analytics_defs.flows.compact import compact
 from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.trace import Fate, trace
 from tests.flows.test_ingest import failing_at
-from tests.proof.doors import Crashed, through
+from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import HOUR, TOPIC, World, conduct, event
 
 BROKEN = b'{"id": NaN}'
@@ -198,3 +200,50 @@ def test_an_event_that_was_put_through_again_is_found_although_its_dead_letter_f
     assert told.before is not None
     assert told.before.fate is Fate.DEAD_LETTER
     assert "it was put through again" in told.before.detail
+
+
+@pytest.mark.parametrize("before", ["revision", "get"])
+def test_an_event_whose_hour_is_compacted_during_the_trace_is_found(before: str) -> None:
+    """Breaks: trace tells the truth between any two calls."""
+    world = a_world()
+    work = [lambda: compact(HOUR, world.ports, memory_table)]
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if work and call.method == before and (before == "revision" or call.args[0].startswith("parquet/")):
+            work.pop()()
+        return perform()
+
+    told = trace("ProductDeleted/0/0", through(world.ports, door))
+    assert work == []
+    assert told.fate is Fate.STORED
+    assert told.part is not None
+
+
+class HalfSeenLedger(MemoryLedger):
+    """A close that happens during the query: the head is read before it, the pending entry after it."""
+
+    def snapshot(self) -> Snapshot:
+        return replace(super().snapshot(), pending={})
+
+
+def test_a_batch_whose_close_is_seen_by_half_is_not_called_unread() -> None:
+    """Breaks: trace tells the truth; a snapshot may see a transaction by half."""
+
+    class Closing(HalfSeenLedger):
+        work: Callable[[], object] | None = None
+
+        def snapshot(self) -> Snapshot:
+            work, self.work = self.work, None
+            found = super().snapshot()
+            if work is None:
+                return MemoryLedger.snapshot(self)
+            work()
+            return found
+
+    ledger = Closing()
+    world = a_world(ledger=ledger)
+    world.produce(event("b"))
+    with pytest.raises(Crashed):
+        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at("claim")))
+    ledger.work = world.settle
+    assert trace("ProductDeleted/0/5", world.ports).fate is Fate.STORED
