@@ -17,7 +17,7 @@ import dagster as dg
 from analytics_defs.defs import endpoint, ingest, retention
 from analytics_defs.defs.checks import ASSET, CHECK
 from analytics_defs.defs.platform import Platform, failures
-from analytics_defs.defs.signs import ARCHIVE, CHECKS, stores_agree_job
+from analytics_defs.defs.signs import CHECKS, PARTS, stores_agree_job
 from analytics_defs.defs.upkeep_events import forget_events
 
 NAME = "forget_old_runs"
@@ -28,7 +28,7 @@ _PAGE = 100
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _SHOWN_CHECKS = [
     dg.AssetCheckKey(ASSET, CHECK),
-    dg.AssetCheckKey(ARCHIVE, "stores_agree"),
+    dg.AssetCheckKey(PARTS, "stores_agree"),
     *(dg.AssetCheckKey(asset, name) for asset, name, _ in CHECKS),
 ]
 

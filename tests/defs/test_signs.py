@@ -115,6 +115,14 @@ def test_the_button_asks_for_all_of_them(instance: dg.DagsterInstance) -> None:
 # The stores' agreement.
 
 
+def test_no_run_of_an_hour_compares_the_stores_of_all_of_them() -> None:
+    hourly = {"event_archive", "hourly_event_stats", "daily_event_stats", "product_activity", "restored_recent_events"}
+    job = defs.resolve_implicit_global_asset_job_def()
+    for name in hourly:
+        run = job.get_subset(asset_selection={dg.AssetKey(name)})
+        assert {node.name for node in run.graph.nodes} == {name}
+
+
 def agree(platform: MemoryPlatform) -> dg.AssetCheckResult:
     found: Any = stores_agree(platform=platform)
     assert isinstance(found, dg.AssetCheckResult)
