@@ -203,7 +203,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(lane=lanes, fault=st.none() | store_faults)
     def a_run_follows_its_lane(self, lane: int, fault: Fault | None) -> None:
-        following = Following(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_events), 3 * SECOND, SECOND)
+        following = Following(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_events), 2 * SECOND, SECOND)
         conduct = self._conduct()
         self._execute(lambda door: follow(lane, following, through(self.world.ports, door), conduct, lambda _: None), fault)
 

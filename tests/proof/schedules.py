@@ -9,6 +9,7 @@ Schedules that lead to the same state (of the stores and of what each executor k
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -103,6 +104,15 @@ class Search:
 
     def run(self) -> Verdict:
         """Ends with the first fault."""
+        collects = gc.isenabled()
+        gc.disable()  # which looks through millions of states again and again, none of which is garbage
+        try:
+            return self._run()
+        finally:
+            if collects:
+                gc.enable()
+
+    def _run(self) -> Verdict:
         verdict = Verdict()
         schedules: dict[State, int] = {}
         path: list[tuple[State, list[tuple[Move, State]], int]] = [(self._first, list(self._moves(self._first)), 0)]
