@@ -64,7 +64,8 @@ BEFORE = "2024-01-15T09"
 ALL = Hours("2024-01-15T09", "2024-01-15T13")
 DEEP: Any = json.loads("[" * 40 + "]" * 40)
 """DynamoDB holds 32 levels: the item points to its object."""
-SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,)}
+SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,), "tar_unpacking": "off"}
+"""Nothing is asked for below `unpacking/` on Amazon S3 itself: only an endpoint of one's own, as the cloud here has, is tried for it."""
 
 
 class Noted:
