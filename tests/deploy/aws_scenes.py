@@ -227,7 +227,7 @@ def hours(scene: Scene) -> None:
     restore(HOUR, ports, BENCH)
     compare_stores(ports)
     _replays(scene)
-    _uploads_that_break_off(scene)
+    uploads_that_break_off(scene)
 
 
 def _replays(scene: Scene) -> None:
@@ -250,7 +250,7 @@ def _lose(scene: Scene, tree: str) -> None:
         scene.world.archive.delete(list(scene.world.archive.keys(tree)))
 
 
-def _uploads_that_break_off(scene: Scene) -> None:
+def uploads_that_break_off(scene: Scene) -> None:
     """Larger than one piece; the second piece is refused, then all are taken."""
     file = scene.folder / "large"
     file.write_bytes(b"." * 15 * 2**20)
@@ -361,23 +361,3 @@ def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
         patch.setattr("tempfile.tempdir", str(scene.folder))
         with dg.DagsterInstance.from_config(str(scene.folder)) as instance:
             yield instance
-
-
-SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
-    "setup": (set_up,),
-    "micro-batches": (micro_batches,),
-    "hours": (hours, run_logs),
-    "code": (ticks,),
-    "webserver": (interface,),
-    "health": (watch,),
-    "operator": (micro_batches, hours, by_hand),
-}
-"""By policy: what must be possible under it, and nothing more."""
-FLOWS = {
-    "micro-batches": ("ingest", "steps"),
-    "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement"),
-    "code": ("observe", "report"),
-    "health": ("watchover", "trace"),
-    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
-}
-"""Modules of `flows` whose every call to a store happens in the policy's scenes."""
