@@ -28,7 +28,7 @@ SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
 FLOWS = {
     "micro-batches": ("ingest", "steps"),
     "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
-    "retention": ("retention", "compact", "mending", "evidence", "hours", "passed"),
+    "retention": ("retention", "compact", "rebuild", "hours", "passed"),
     "code": ("observe", "report"),
     "health": ("watchover", "trace"),
     "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
