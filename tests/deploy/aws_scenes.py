@@ -64,7 +64,8 @@ BEFORE = "2024-01-15T09"
 ALL = Hours("2024-01-15T09", "2024-01-15T13")
 DEEP: Any = json.loads("[" * 40 + "]" * 40)
 """DynamoDB holds 32 levels: the item points to its object."""
-SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,)}
+SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,), "tar_unpacking": "off"}
+"""Nothing is asked for below `unpacking/` on Amazon S3 itself: only an endpoint of one's own, as the cloud here has, is tried for it."""
 
 
 class Noted:
@@ -226,7 +227,7 @@ def hours(scene: Scene) -> None:
     restore(HOUR, ports, BENCH)
     compare_stores(ports)
     _replays(scene)
-    _uploads_that_break_off(scene)
+    uploads_that_break_off(scene)
 
 
 def _replays(scene: Scene) -> None:
@@ -249,7 +250,7 @@ def _lose(scene: Scene, tree: str) -> None:
         scene.world.archive.delete(list(scene.world.archive.keys(tree)))
 
 
-def _uploads_that_break_off(scene: Scene) -> None:
+def uploads_that_break_off(scene: Scene) -> None:
     """Larger than one piece; the second piece is refused, then all are taken."""
     file = scene.folder / "large"
     file.write_bytes(b"." * 15 * 2**20)
@@ -360,23 +361,3 @@ def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
         patch.setattr("tempfile.tempdir", str(scene.folder))
         with dg.DagsterInstance.from_config(str(scene.folder)) as instance:
             yield instance
-
-
-SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
-    "setup": (set_up,),
-    "micro-batches": (micro_batches,),
-    "hours": (hours, run_logs),
-    "code": (ticks,),
-    "webserver": (interface,),
-    "health": (watch,),
-    "operator": (micro_batches, hours, by_hand),
-}
-"""By policy: what must be possible under it, and nothing more."""
-FLOWS = {
-    "micro-batches": ("ingest", "steps"),
-    "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement"),
-    "code": ("observe", "report"),
-    "health": ("watchover", "trace"),
-    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
-}
-"""Modules of `flows` whose every call to a store happens in the policy's scenes."""

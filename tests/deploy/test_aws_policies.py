@@ -14,7 +14,8 @@ from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
 from analytics_defs.adapters.object_store import ObjectStoreArchive
 from tests.deploy.aws import Cloud, cloud, of_dynamodb, of_s3, rights
-from tests.deploy.aws_scenes import FLOWS, SCENES, scene
+from tests.deploy.aws_roles import FLOWS, SCENES
+from tests.deploy.aws_scenes import scene
 from tests.deploy.files import DEPLOY, ROOT
 
 POLICIES = DEPLOY / "aws/policies"
@@ -72,6 +73,13 @@ def test_the_health_endpoint_may_read_and_nothing_else() -> None:
 def test_a_micro_batch_may_remove_nothing_that_was_archived_and_no_event() -> None:
     removes = {(action, place) for action, place in rights(POLICIES / "micro-batches.json") if "Delete" in action}
     assert removes == {("dynamodb:DeleteItem", "IngestLedger"), ("s3:DeleteObject", "staging/")}
+
+
+@pytest.mark.parametrize("name", sorted(SCENES.keys() - {"retention"}))
+def test_only_retention_may_remove_json_objects_dead_letters_and_repeats(name: str) -> None:
+    """Who sets no age attaches that policy to nobody. Below `parquet/`, compaction removes what it has merged."""
+    removes = {place for action, place in rights(POLICIES / f"{name}.json") if action == "s3:DeleteObject"}
+    assert removes <= {"staging/", "compute-logs/"} | ({"parquet/"} if name in ("hours", "operator") else set())
 
 
 @pytest.mark.parametrize("name", sorted(SCENES.keys() - {"setup"}))

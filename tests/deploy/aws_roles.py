@@ -1,0 +1,36 @@
+"""Who does what on AWS: the scenes of each policy, and the flows that they play whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.deploy.aws_forgetting import (
+    by_hand_after_retention,
+    forgetting,
+    hours_after_retention,
+    micro_batches_after_retention,
+    watch_after_parquet_went,
+    watch_after_retention,
+)
+from tests.deploy.aws_scenes import Scene, by_hand, hours, interface, micro_batches, run_logs, set_up, ticks, watch
+
+SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
+    "setup": (set_up,),
+    "micro-batches": (micro_batches, micro_batches_after_retention),
+    "hours": (hours, hours_after_retention, run_logs),
+    "retention": (forgetting,),
+    "code": (ticks,),
+    "webserver": (interface,),
+    "health": (watch, watch_after_retention, watch_after_parquet_went),
+    "operator": (micro_batches, micro_batches_after_retention, hours, hours_after_retention, by_hand, by_hand_after_retention),
+}
+"""By policy: what must be possible under it, and nothing more."""
+FLOWS = {
+    "micro-batches": ("ingest", "steps"),
+    "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
+    "retention": ("retention", "compact", "rebuild", "hours", "passed"),
+    "code": ("observe", "report"),
+    "health": ("watchover", "trace"),
+    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
+}
+"""Modules of `flows` whose every call to a store happens in the policy's scenes."""
