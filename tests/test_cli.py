@@ -8,16 +8,19 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.progress import Task
 
 from analytics_defs import cli, wiring
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.cli import shown
 from analytics_defs.cli.commands import analytics
 from analytics_defs.config import names
 from analytics_defs.core.layout import batch_id, event_key
@@ -35,6 +38,7 @@ from analytics_defs.errors import (
     Unavailable,
 )
 from analytics_defs.ports import Ports
+from tests.proof.doors import Call, through
 
 TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
 NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
@@ -392,6 +396,76 @@ with progress("moved", None) as bar:
 
 def test_progress_is_drawn_on_a_terminal_only() -> None:
     assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True).stderr == ""
+
+
+SLOW = """
+import sys
+from analytics_defs.cli import shown
+
+shown.SAID_EVERY = 0.01
+with shown.progress("hours compared", 2) as bar:
+    told = shown.step(bar)
+    bar.advance(bar.task_ids[0])
+    told("objects compared", 3000, 8550)
+    sys.stdin.read()
+"""
+
+
+def test_where_stderr_is_no_terminal_a_long_step_says_in_lines_how_far_it_is() -> None:
+    with subprocess.Popen([sys.executable, "-c", SLOW], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if "3,000" in line), process.stderr.readline()]
+        process.stdin.close()
+        assert process.wait(30) == 0
+    assert all(line.startswith("hours compared: 1 of 2, objects compared: 3,000 of 8,550 (after ") for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids asked for: 0 of 2", "hours compared: 0 of 1")),
+        (("audit", "--hour", HOUR, "--bytes"), ("objects compared: 0 of 2", "hours compared: 0 of 1")),
+        (("replay", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects looked at: 0 of 2", "batches: 0 of 1")),
+        (("rebuild-aggregates", "--diff"), ("hours compared: 0 of 1",)),
+        (("ingest", "--until-idle"), ("offsets closed: 0 of 1",)),
+        (("compact", HOUR), ("hours: 0 of 1",)),
+    ],
+)
+def test_a_long_command_says_what_it_does_and_how_far_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    """Each call of a store waits until a line of progress came meanwhile, as a slow store would."""
+    world.produce("a", "b")
+    world.run("ingest")
+    world.produce("c")
+    monkeypatch.setattr(shown, "SAID_EVERY", 0.001)
+    words, spoken = shown._in_words, threading.Condition()
+    lines = list[str]()
+
+    def heard(tasks: Sequence[Task]) -> str:
+        with spoken:
+            lines.append(words(tasks))
+            spoken.notify_all()
+            return lines[-1]
+
+    def slow(_: Call, go: Callable[[], Any]) -> Any:
+        with spoken:
+            now = len(lines)
+            if not is_aside():
+                assert spoken.wait_for(lambda: len(lines) > now + 1, 30)
+        return go()
+
+    def is_aside() -> bool:
+        return threading.current_thread() is not threading.main_thread() or all(each.name != "progress" for each in threading.enumerate())
+
+    monkeypatch.setattr(shown, "_in_words", heard)
+    monkeypatch.setattr(world, "ports", through(world.ports, slow))
+    found = world.run(*arguments)
+    assert found.exit_code == 0, found.output
+    for each in said:
+        assert any(each in line for line in lines), lines
+        assert each in found.stderr
 
 
 def test_progress_without_a_total_ends_at_what_there_was() -> None:

@@ -10,7 +10,7 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli import FINDING
 from analytics_defs.cli.options import hours_option, json_option
-from analytics_defs.cli.shown import as_json, progress, table
+from analytics_defs.cli.shown import as_json, progress, step, table
 from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import OUTCOMES
 from analytics_defs.core.plain import plain
@@ -84,9 +84,10 @@ def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None
     found, compared = audits.audit(ports), list[HourAudit]()
     if hours:
         with progress("hours compared", len(hours)) as bar:
+            told = step(bar)
             for hour in hours:
-                found_here = audits.audit_hour(hour, ports)
-                differing = compare_bytes(hour, ports, wiring.build_bench(settings)).findings if bytes_wanted else ()
+                found_here = audits.audit_hour(hour, ports, told)
+                differing = compare_bytes(hour, ports, wiring.build_bench(settings), told).findings if bytes_wanted else ()
                 compared.append(replace(found_here, findings=(*found_here.findings, *differing)))
                 bar.advance(bar.task_ids[0])
     if json_wanted:
