@@ -320,6 +320,15 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
         assert "1969-12-31T23" in shown.output
 
 
+def test_an_hour_without_events_says_so_and_not_that_it_is_to_be_completed(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    [*_, empty, full, _] = world.run("compact", "2020-01-01T00", HOUR).stdout.splitlines()
+    assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none"]
+    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none"]
+    assert "archive" in world.run("compact", HOUR).stdout
+
+
 def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
     world.produce("a", "b", "c")
     world.run("ingest")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from analytics_defs.core.hours import end_of_hour
-from analytics_defs.core.ledger import REDRIVE_HEAD, Snapshot
+from analytics_defs.core.ledger import REDRIVE_HEAD, BatchKind, Snapshot
 from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Ports, TopicDescription, Watermarks
@@ -15,13 +15,13 @@ from analytics_defs.ports import Ports, TopicDescription, Watermarks
 def has_passed(hour: str, ports: Ports) -> bool | None:
     """The hour has ended, and each partition was read to its end, or its next record was written after the hour.
 
-    Nothing pending, either, and no topic that was created again and not accepted. None where Kafka does not answer: an archive can be
-    compacted without it.
+    No redrive pending, whose records are of any hour, and no topic that was created again and not accepted. None where Kafka does not
+    answer: an archive can be compacted without it.
     """
     if ports.clock.now() < end_of_hour(hour):
         return False
     snapshot = ports.ledger.snapshot()
-    if snapshot.pending or snapshot.unreadable:
+    if snapshot.unreadable or any(each.kind is BatchKind.REDRIVE for each in snapshot.pending.values()):
         return False
     return have_heads_passed(hour, snapshot, ports)
 
@@ -57,9 +57,12 @@ def _behind(snapshot: Snapshot, there: Mapping[str, TopicDescription], ports: Po
 
 
 def _is_after(end: datetime, behind: tuple[TopicPartition, int, Watermarks], ports: Ports) -> bool:
-    """Whether the next record, by its own timestamp, was written after the hour. Behind an open transaction nobody knows."""
+    """Whether the next record, by its own timestamp, was written after the hour.
+
+    Behind an open transaction nobody knows, nor where retention removed it: a pending batch may have it staged.
+    """
     at, next_offset, watermarks = behind
-    if next_offset >= watermarks.stable:
+    if not watermarks.low <= next_offset < watermarks.stable:
         return False
     found: list[Record] = []
 
