@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from analytics_defs.core.ledger import Batch, BatchKind
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import (
     AnalyticsError,
+    CannotStart,
     Contradiction,
     Denied,
     Missing,
@@ -124,12 +126,29 @@ def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> 
     assert "0 batches" in world.run("ingest").stdout
 
 
+@pytest.mark.usefixtures("world")
+def test_a_port_that_is_taken_is_refused_and_is_no_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("HEALTH_PORT", str(taken.getsockname()[1]))
+        assert ended(monkeypatch, "serve") == cli.REFUSED
+    assert "cannot listen on port" in capsys.readouterr().err
+
+
 def test_an_audit_that_balances_is_no_finding(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
     assert world.run("audit", "--hour", HOUR).exit_code == 0
     found = world.answer("audit", "--hour", HOUR)
     assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
+
+
+def test_an_audit_has_the_sum_over_all_partitions(world: World) -> None:
+    world.produce("a", "b", "a")
+    world.log.append(TOPIC, 1, b"no event")
+    world.run("ingest")
+    *_, last, _, unaccounted = world.run("audit").stdout.splitlines()
+    assert [cell.strip() for cell in last.split("│")[1:-1]] == ["all 2: 4 offsets", "", "", "2", "1", "1", "0", "0", "0", "0"]
+    assert unaccounted == "unaccounted: 0"
 
 
 def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> None:
@@ -179,6 +198,27 @@ def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
     assert (world.answer("trace", "a")["source"], world.answer("trace", f"{TOPIC}/0/0")["event_id"]) == (f"{TOPIC}/0/0", "a")
     assert world.answer("trace", f"{TOPIC}/0/1")["held_by"] == f"{TOPIC}/0/0"
     assert "fate          stored" in world.run("trace", "a").stdout
+
+
+def test_a_trace_beyond_the_end_of_the_log_says_where_it_ends(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.produce("b")
+    assert world.answer("trace", f"{TOPIC}/0/1")["detail"] == "the next offset to read is 1"
+    beyond = f"Kafka's log of {TOPIC}/0 ends at 2 and has no such record yet; the next offset to read is 1"
+    assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == beyond
+    world.log.silence(TOPIC, 0)
+    assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == "the next offset to read is 1"
+
+
+@pytest.mark.parametrize(("what", "hinted"), [(f"{TOPIC}/0", True), ("another/0", False), (f"{TOPIC}/x", False)])
+def test_a_trace_of_a_partition_asks_for_the_offset(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, hinted: bool
+) -> None:
+    world.produce("a")
+    world.run("ingest")
+    assert ended(monkeypatch, "trace", what) == cli.FINDING
+    assert (f"topic/partition/offset, for example {what}/0" in capsys.readouterr().err) is hinted
 
 
 def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
@@ -285,6 +325,7 @@ def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch
         (Denied, cli.REFUSED),
         (Missing, cli.REFUSED),
         (NotFound, cli.FINDING),
+        (CannotStart, cli.REFUSED),
         (TopicRecreated, cli.FINDING),
         (Contradiction, cli.FINDING),
         (AnalyticsError, cli.FINDING),

@@ -15,6 +15,7 @@ from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import OUTCOMES
 from analytics_defs.core.plain import plain
 from analytics_defs.core.plan import Planning
+from analytics_defs.errors import NotFound
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit
 from analytics_defs.flows.audit_bytes import compare_bytes
@@ -110,6 +111,9 @@ def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None
 
 def _show_audit(found: Audit) -> None:
     rows = [(str(head.topic_partition), head.first, head.next, *head.totals.as_dict().values(), head.unaccounted) for head in found.heads]
+    if rows:
+        closed = sum(head.next - head.first for head in found.heads)
+        rows.append((f"all {len(rows)}: {closed:,} offsets", "", "", *found.totals.as_dict().values(), found.unaccounted))
     table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
     for line in (*found.differences, *found.stuck, *found.unreadable, *(f"pending: {each}" for each in found.pending)):
         click.echo(line)
@@ -135,7 +139,13 @@ def trace(what: str, json_wanted: bool) -> None:
       analytics trace ProductCreated/3/1042
       analytics trace 0b1f6bd5-9a7e-4a52-8a5e-6f1c8f2f2f11
     """
-    found = trace_what(what, wiring.build_ports(load_settings()))
+    settings = load_settings()
+    try:
+        found = trace_what(what, wiring.build_ports(settings))
+    except NotFound as fault:
+        if what.rpartition("/")[0] in settings.kafka_topics and what.rpartition("/")[2].isdecimal():
+            fault.add_note(f"{what} looks like a partition. A record has an offset too: topic/partition/offset, for example {what}/0.")
+        raise
     if json_wanted:
         as_json(found)
     else:
