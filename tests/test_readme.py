@@ -22,6 +22,7 @@ from analytics_defs.cli.producing import outgoing
 from analytics_defs.config import table
 from analytics_defs.core.events import EVENT_TYPES
 from analytics_defs.core.layout import parquet_dir, success_key
+from analytics_defs.definitions import defs
 from analytics_defs.local import envfile
 from analytics_defs.shop import USUAL
 from tests.local.waiting import until
@@ -63,7 +64,7 @@ def put_an_hour(settings: Mapping[str, str]) -> None:
 def test_its_example_of_a_redrive_makes_the_only_record_that_is_too_large() -> None:
     limit = int(re.findall(r"`MAX_EVENT_BYTES=(\d+) make dev`", README)[0])
     size = int(re.findall(r'"p" \* (\d+)', README)[0])
-    shop = (len(each.value or b"") for each in islice(outgoing(1, USUAL, EVENT_TYPES), 20_000))
+    shop = (len(each[2] or b"") for each in islice(outgoing(1, USUAL, EVENT_TYPES), 20_000))
     assert max(shop) < limit < size
 
 
@@ -76,6 +77,11 @@ def test_every_make_target_it_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`make ([a-z-]+)`", README))
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), targets
+
+
+def test_every_schedule_is_in_its_table() -> None:
+    named = {each.name for each in defs.schedules or ()}
+    assert [name for name in sorted(named) if f"`{name}`" not in README and f"`…_{name.rpartition('_')[2]}`" not in README] == []
 
 
 def test_every_file_it_links_exists() -> None:

@@ -74,7 +74,7 @@ def _place(counted: tuple[str, int]) -> int:
     return EVENT_TYPES.index(counted[0]) if counted[0] in EVENT_TYPES else len(EVENT_TYPES)
 
 
-LOSS_UNKNOWN = "Kafka tells no retention of the topic, as the embedded broker of make dev does not, or was not asked for a minute yet"
+LOSS_UNKNOWN = "Kafka tells no retention of the topic (the embedded broker of make dev never does), or it is watched for less than a minute"
 
 
 def page(picture: Picture, ui_url: str | None) -> HTMLResponse:
