@@ -33,7 +33,7 @@ def have_heads_passed(hour: str, snapshot: Snapshot, ports: Ports) -> bool | Non
         there = ports.log.topics(sorted(snapshot.topics))
         if any(topic_id and there[name].topic_id not in (None, topic_id) for name, topic_id in _ids(snapshot) if name in there):
             return False
-        return all(_is_after(end, each, ports) for each in _behind(snapshot, there, ports))
+        return all(_is_after(end, each, ports) and not _is_only_staged(each, snapshot) for each in _behind(snapshot, there, ports))
     except AnalyticsError:
         return None
 
@@ -57,12 +57,9 @@ def _behind(snapshot: Snapshot, there: Mapping[str, TopicDescription], ports: Po
 
 
 def _is_after(end: datetime, behind: tuple[TopicPartition, int, Watermarks], ports: Ports) -> bool:
-    """Whether the next record, by its own timestamp, was written after the hour.
-
-    Behind an open transaction nobody knows, nor where retention removed it: a pending batch may have it staged.
-    """
+    """Whether the next record, by its own timestamp, was written after the hour. Behind an open transaction nobody knows."""
     at, next_offset, watermarks = behind
-    if not watermarks.low <= next_offset < watermarks.stable:
+    if next_offset >= watermarks.stable:
         return False
     found: list[Record] = []
 
@@ -72,3 +69,9 @@ def _is_after(end: datetime, behind: tuple[TopicPartition, int, Watermarks], por
 
     ports.log.read([Range(at, next_offset, watermarks.stable)], admit)
     return bool(found) and found[0].timestamp_ms >= end.timestamp() * 1000
+
+
+def _is_only_staged(behind: tuple[TopicPartition, int, Watermarks], snapshot: Snapshot) -> bool:
+    """Whether retention removed what a pending batch began with: the next record that is left says nothing of it."""
+    at, next_offset, watermarks = behind
+    return next_offset < watermarks.low and snapshot.head(at).pending is not None
