@@ -52,8 +52,13 @@ def test_its_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_p
 
 
 def put_an_hour(settings: Mapping[str, str]) -> None:
-    keys = {"aws_access_key_id": settings["MINIO_ACCESS_KEY"], "aws_secret_access_key": settings["MINIO_SECRET_KEY"]}
-    client = boto3.client("s3", endpoint_url=settings["MINIO_ENDPOINT"], region_name="us-east-1", **keys)
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings["MINIO_ENDPOINT"],
+        region_name="us-east-1",
+        aws_access_key_id=settings["MINIO_ACCESS_KEY"],
+        aws_secret_access_key=settings["MINIO_SECRET_KEY"],
+    )
     client.create_bucket(Bucket="event-archive")
     written = io.BytesIO()
     pq.write_table(pa.table({"event_type": ["ProductDeleted"]}), written)

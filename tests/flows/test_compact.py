@@ -14,7 +14,9 @@ import pytest
 from analytics_defs.adapters import parquet_files
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, batch_id, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind
+from analytics_defs.core.offsets import Range
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
 from analytics_defs.flows import compact as compaction
 from analytics_defs.flows.compact import Compaction, compact
@@ -225,6 +227,14 @@ def test_a_batch_on_its_way_keeps_an_hour_incomplete_only_where_its_first_record
         world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
     assert world.ledger.snapshot().pending
     assert run(world).complete is complete
+
+
+def test_a_redrive_on_its_way_keeps_an_hour_incomplete() -> None:
+    world = a_world()
+    reached = Range(REDRIVE_HEAD, 0, 1)
+    time = world.clock.now()
+    assert world.ledger.take(Batch(batch_id(time, [reached]), BatchKind.REDRIVE, 0, time, (reached,), "redrive"))
+    assert run(world).complete is False
 
 
 def test_what_retention_removed_under_a_batch_on_its_way_keeps_the_hour_incomplete() -> None:
