@@ -332,8 +332,9 @@ def _expected(problem: Mapping[str, Any]) -> str:
     words, name = bounds.get(problem["type"], ("", ""))
     # pydantic tells the bound of a duration in microseconds, as text
     info = Settings.model_fields[str(problem["loc"][0])]
-    durations = [getattr(each, name) for each in info.metadata if isinstance(getattr(each, name, None), timedelta)]
-    return f"{words} {_shown(durations[0]).strip('`')}" if durations else problem["msg"]
+    found = [getattr(each, name) for each in info.metadata if words and hasattr(each, name)]
+    bound = next((each for each in found if isinstance(each, timedelta)), found[0] if found else None)
+    return problem["msg"] if bound is None else f"{words} {_shown(bound).strip('`')}"
 
 
 _WORDS = {"Input should be ": "", "String should ": "to ", ", unable to parse string as an integer": "", ", unable to interpret input": ""}

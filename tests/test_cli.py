@@ -6,18 +6,22 @@ import base64
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.progress import Task
 
 from analytics_defs import cli, wiring
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.cli import shown
 from analytics_defs.cli.commands import analytics
 from analytics_defs.config import names
 from analytics_defs.core.layout import batch_id, event_key
@@ -25,6 +29,7 @@ from analytics_defs.core.ledger import Batch, BatchKind
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import (
     AnalyticsError,
+    CannotStart,
     Contradiction,
     Denied,
     Missing,
@@ -35,6 +40,7 @@ from analytics_defs.errors import (
     Unavailable,
 )
 from analytics_defs.ports import Ports
+from tests.proof.doors import Call, through
 
 TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
 NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
@@ -120,12 +126,29 @@ def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> 
     assert "0 batches" in world.run("ingest").stdout
 
 
+@pytest.mark.usefixtures("world")
+def test_a_port_that_is_taken_is_refused_and_is_no_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("HEALTH_PORT", str(taken.getsockname()[1]))
+        assert ended(monkeypatch, "serve") == cli.REFUSED
+    assert "cannot listen on port" in capsys.readouterr().err
+
+
 def test_an_audit_that_balances_is_no_finding(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
     assert world.run("audit", "--hour", HOUR).exit_code == 0
     found = world.answer("audit", "--hour", HOUR)
     assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
+
+
+def test_an_audit_has_the_sum_over_all_partitions(world: World) -> None:
+    world.produce("a", "b", "a")
+    world.log.append(TOPIC, 1, b"no event")
+    world.run("ingest")
+    *_, last, _, unaccounted = world.run("audit").stdout.splitlines()
+    assert [cell.strip() for cell in last.split("│")[1:-1]] == ["all 2: 4 offsets", "", "", "2", "1", "1", "0", "0", "0", "0"]
+    assert unaccounted == "unaccounted: 0"
 
 
 def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> None:
@@ -175,6 +198,27 @@ def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
     assert (world.answer("trace", "a")["source"], world.answer("trace", f"{TOPIC}/0/0")["event_id"]) == (f"{TOPIC}/0/0", "a")
     assert world.answer("trace", f"{TOPIC}/0/1")["held_by"] == f"{TOPIC}/0/0"
     assert "fate          stored" in world.run("trace", "a").stdout
+
+
+def test_a_trace_beyond_the_end_of_the_log_says_where_it_ends(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.produce("b")
+    assert world.answer("trace", f"{TOPIC}/0/1")["detail"] == "the next offset to read is 1"
+    beyond = f"Kafka's log of {TOPIC}/0 ends at 2 and has no such record yet; the next offset to read is 1"
+    assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == beyond
+    world.log.silence(TOPIC, 0)
+    assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == "the next offset to read is 1"
+
+
+@pytest.mark.parametrize(("what", "hinted"), [(f"{TOPIC}/0", True), ("another/0", False), (f"{TOPIC}/x", False)])
+def test_a_trace_of_a_partition_asks_for_the_offset(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, hinted: bool
+) -> None:
+    world.produce("a")
+    world.run("ingest")
+    assert ended(monkeypatch, "trace", what) == cli.FINDING
+    assert (f"topic/partition/offset, for example {what}/0" in capsys.readouterr().err) is hinted
 
 
 def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
@@ -281,6 +325,7 @@ def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch
         (Denied, cli.REFUSED),
         (Missing, cli.REFUSED),
         (NotFound, cli.FINDING),
+        (CannotStart, cli.REFUSED),
         (TopicRecreated, cli.FINDING),
         (Contradiction, cli.FINDING),
         (AnalyticsError, cli.FINDING),
@@ -314,6 +359,15 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
         assert shown.exit_code == 0
         assert HOUR in shown.output
         assert "1969-12-31T23" in shown.output
+
+
+def test_an_hour_without_events_says_so_and_not_that_it_is_to_be_completed(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    [*_, empty, full, _] = world.run("compact", "2020-01-01T00", HOUR).stdout.splitlines()
+    assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none"]
+    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none"]
+    assert "archive" in world.run("compact", HOUR).stdout
 
 
 def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
@@ -392,6 +446,76 @@ with progress("moved", None) as bar:
 
 def test_progress_is_drawn_on_a_terminal_only() -> None:
     assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True).stderr == ""
+
+
+SLOW = """
+import sys
+from analytics_defs.cli import shown
+
+shown.SAID_EVERY = 0.01
+with shown.progress("hours compared", 2) as bar:
+    told = shown.step(bar)
+    bar.advance(bar.task_ids[0])
+    told("objects compared", 3000, 8550)
+    sys.stdin.read()
+"""
+
+
+def test_where_stderr_is_no_terminal_a_long_step_says_in_lines_how_far_it_is() -> None:
+    with subprocess.Popen([sys.executable, "-c", SLOW], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if "3,000" in line), process.stderr.readline()]
+        process.stdin.close()
+        assert process.wait(30) == 0
+    assert all(line.startswith("hours compared: 1 of 2, objects compared: 3,000 of 8,550 (after ") for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids asked for: 0 of 2", "hours compared: 0 of 1")),
+        (("audit", "--hour", HOUR, "--bytes"), ("objects compared: 0 of 2", "hours compared: 0 of 1")),
+        (("replay", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects looked at: 0 of 2", "batches: 0 of 1")),
+        (("rebuild-aggregates", "--diff"), ("hours compared: 0 of 1",)),
+        (("ingest", "--until-idle"), ("offsets closed: 0 of 1",)),
+        (("compact", HOUR), ("hours: 0 of 1",)),
+    ],
+)
+def test_a_long_command_says_what_it_does_and_how_far_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    """Each call of a store waits until a line of progress came meanwhile, as a slow store would."""
+    world.produce("a", "b")
+    world.run("ingest")
+    world.produce("c")
+    monkeypatch.setattr(shown, "SAID_EVERY", 0.001)
+    words, spoken = shown._in_words, threading.Condition()
+    lines = list[str]()
+
+    def heard(tasks: Sequence[Task]) -> str:
+        with spoken:
+            lines.append(words(tasks))
+            spoken.notify_all()
+            return lines[-1]
+
+    def slow(_: Call, go: Callable[[], Any]) -> Any:
+        with spoken:
+            now = len(lines)
+            if not is_aside():
+                assert spoken.wait_for(lambda: len(lines) > now + 1, 30)
+        return go()
+
+    def is_aside() -> bool:
+        return threading.current_thread() is not threading.main_thread() or all(each.name != "progress" for each in threading.enumerate())
+
+    monkeypatch.setattr(shown, "_in_words", heard)
+    monkeypatch.setattr(world, "ports", through(world.ports, slow))
+    found = world.run(*arguments)
+    assert found.exit_code == 0, found.output
+    for each in said:
+        assert any(each in line for line in lines), lines
+        assert each in found.stderr
 
 
 def test_progress_without_a_total_ends_at_what_there_was() -> None:

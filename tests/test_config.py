@@ -105,7 +105,7 @@ def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monke
         KAFKA_CLIENTID="me",
     )
     for start in (
-        "LANES=0: expected greater than or equal to 1",
+        "LANES=0: expected at least 1 (fixed shares",
         "BATCH_MAX_EVENTS=many: expected a valid integer",
         "BATCH_MAX_RANGES + BATCH_MAX_HOURS=54: expected at most 48 together",
         "BATCH_MAX_WAIT=soon: expected a duration such as 500ms, 30s, 5m, 24h or 7d",
@@ -125,6 +125,23 @@ def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monke
 @pytest.mark.parametrize("name", ["KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"])
 def test_files_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert problems(monkeypatch, **{name: "/nope.pem"})[0].startswith(f"{name}=/nope.pem: expected a file")
+
+
+NUMBERS = [
+    (name, bound, words, getattr(each, bound))
+    for name, field in names().items()
+    for each in Settings.model_fields[field].metadata
+    for bound, words in (("ge", "at least"), ("le", "at most"))
+    if isinstance(getattr(each, bound, None), (int, float))
+]
+
+
+@pytest.mark.parametrize(("name", "bound", "words", "limit"), NUMBERS)
+def test_the_bound_of_a_number_is_said_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, bound: str, words: str, limit: float
+) -> None:
+    beyond = limit - 1 if bound == "ge" else limit + 1
+    assert problems(monkeypatch, **{name: str(beyond)})[0].startswith(f"{name}={beyond}: expected {words} {limit} (")
 
 
 def test_what_is_expected_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

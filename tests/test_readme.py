@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 from click.testing import CliRunner
 
 from analytics_defs.cli.commands import analytics
+from analytics_defs.cli.producing import outgoing
 from analytics_defs.config import table
+from analytics_defs.core.events import EVENT_TYPES
+from analytics_defs.core.layout import parquet_dir, success_key
+from analytics_defs.definitions import defs
+from analytics_defs.local import envfile
+from analytics_defs.shop import USUAL
+from tests.local.waiting import until
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,6 +34,43 @@ README = (ROOT / "README.md").read_text()
 def test_the_table_of_settings_is_that_of_the_class() -> None:
     found = README.partition("<!-- settings -->\n")[2].partition("\n<!-- /settings -->")[0]
     assert found == table(), "replace it by the output of: python -c 'from analytics_defs.config import table; print(table())'"
+
+
+def test_its_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_path: Path) -> None:
+    [example] = re.findall(r"^(?:    .*\n)*    print\(pandas\.read_parquet\(.*\n", README, re.MULTILINE)
+    with subprocess.Popen([sys.executable, "-m", "analytics_defs.local", "stores", str(tmp_path / "env")]) as stores:
+        try:
+            until((tmp_path / "env").exists)
+            settings = envfile.read(tmp_path / "env")
+            put_an_hour(settings)
+            clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MINIO_"))}
+            command = [sys.executable, "-c", textwrap.dedent(example)]
+            found = subprocess.run(command, env=clean | settings, capture_output=True, text=True, check=False, timeout=60)
+        finally:
+            stores.terminate()
+    assert "ProductDeleted" in found.stdout, found.stderr
+
+
+def put_an_hour(settings: Mapping[str, str]) -> None:
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings["MINIO_ENDPOINT"],
+        region_name="us-east-1",
+        aws_access_key_id=settings["MINIO_ACCESS_KEY"],
+        aws_secret_access_key=settings["MINIO_SECRET_KEY"],
+    )
+    client.create_bucket(Bucket="event-archive")
+    written = io.BytesIO()
+    pq.write_table(pa.table({"event_type": ["ProductDeleted"]}), written)
+    client.put_object(Bucket="event-archive", Key=f"{parquet_dir('2024-01-15T10')}archive-1.parquet", Body=written.getvalue())
+    client.put_object(Bucket="event-archive", Key=success_key("2024-01-15T10"), Body=b"{}")
+
+
+def test_its_example_of_a_redrive_makes_the_only_record_that_is_too_large() -> None:
+    limit = int(re.findall(r"`MAX_EVENT_BYTES=(\d+) make dev`", README)[0])
+    size = int(re.findall(r'"p" \* (\d+)', README)[0])
+    shop = (len(each[2] or b"") for each in islice(outgoing(1, USUAL, EVENT_TYPES), 20_000))
+    assert max(shop) < limit < size
 
 
 def test_every_command_it_names_exists() -> None:
@@ -28,6 +82,11 @@ def test_every_make_target_it_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`make ([a-z-]+)`", README))
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), targets
+
+
+def test_every_schedule_is_in_its_table() -> None:
+    named = {each.name for each in defs.schedules or ()}
+    assert [name for name in sorted(named) if f"`{name}`" not in README and f"`…_{name.rpartition('_')[2]}`" not in README] == []
 
 
 def test_every_file_it_links_exists() -> None:

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done and well · 1 a finding: something differs, waits for a person, was not found, or another run was first ·
 2 wrong usage or settings · 3 a broker or store does not answer: try again later · 4 refused or missing: permissions, topics, tables,
-bucket · 130 interrupted · 141 who read the output went away, as `| head` does.
+bucket, a port that is taken · 130 interrupted · 141 who read the output went away, as `| head` does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, NotFound, SettingsError, Stopped, TakenOver
+from analytics_defs.errors import AnalyticsError, CannotStart, Contradiction, Denied, Missing, NotFound, SettingsError, Stopped, TakenOver
 
 FINDING, WRONG_USAGE, UNAVAILABLE, REFUSED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 4, 130, 141
 
@@ -22,7 +22,7 @@ def exit_code(error: AnalyticsError) -> int:
         return WRONG_USAGE
     if isinstance(error, (NotFound, Stopped, Contradiction, TakenOver)):
         return FINDING
-    if isinstance(error, (Denied, Missing)):
+    if isinstance(error, (CannotStart, Denied, Missing)):
         return REFUSED
     return UNAVAILABLE if error.retryable else FINDING
 

@@ -46,7 +46,7 @@ def analytics() -> None:
         set -a; . .dev/env; set +a
 
     Exit codes: 0 well, 1 a finding or another run was first, 2 wrong usage or settings, 3 something does not answer, 4 refused
-    or missing, 130 interrupted, 141 who read the output went away.
+    or missing, or a port that is taken, 130 interrupted, 141 who read the output went away.
     """
 
 

@@ -34,7 +34,8 @@ def _each(hours: tuple[str, ...], work: Callable[[str, Ports, CalculatorBench], 
 def compact(hours: tuple[str, ...], json_wanted: bool) -> None:
     """One sorted archive for each HOUR (YYYY-MM-DDTHH, UTC), also for hours outside the asset's partitions.
 
-    Twice is once. What is missing or damaged is rebuilt from the JSON tree, and named.
+    Twice is once. What is missing or damaged is rebuilt from the JSON tree, and named. Complete is an hour that every partition's head
+    had passed when this revision was looked at, now or before; late events make another revision.
     """
     done = _each(hours, compaction.compact)
     if json_wanted:
@@ -45,13 +46,13 @@ def compact(hours: tuple[str, ...], json_wanted: bool) -> None:
             each.revision.number if each.revision else 0,
             each.hour,
             each.revision.rows if each.revision else 0,
-            "made now" if each.made else "was there",
-            {True: "yes", False: "not yet", None: "unknown"}[each.complete],
+            "none" if each.revision is None else "made now" if each.made else "was there",
+            "no events" if each.revision is None else {True: "yes", False: "not yet", None: "unknown"}[each.complete],
             ", ".join(each.mended) or "none",
         )
         for each in done
     ]
-    table("Archive", ("revision", "hour", "events", "", "complete", "mended"), rows)
+    table("Archive", ("revision", "hour", "events", "archive", "complete", "mended"), rows)
 
 
 @click.command()

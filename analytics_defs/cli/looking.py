@@ -10,11 +10,12 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli import FINDING
 from analytics_defs.cli.options import hours_option, json_option
-from analytics_defs.cli.shown import as_json, progress, table
+from analytics_defs.cli.shown import as_json, progress, step, table
 from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import OUTCOMES
 from analytics_defs.core.plain import plain
 from analytics_defs.core.plan import Planning
+from analytics_defs.errors import NotFound
 from analytics_defs.flows import audit as audits
 from analytics_defs.flows.audit import Audit, HourAudit
 from analytics_defs.flows.audit_bytes import compare_bytes
@@ -84,9 +85,10 @@ def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None
     found, compared = audits.audit(ports), list[HourAudit]()
     if hours:
         with progress("hours compared", len(hours)) as bar:
+            told = step(bar)
             for hour in hours:
-                found_here = audits.audit_hour(hour, ports)
-                differing = compare_bytes(hour, ports, wiring.build_bench(settings)).findings if bytes_wanted else ()
+                found_here = audits.audit_hour(hour, ports, told)
+                differing = compare_bytes(hour, ports, wiring.build_bench(settings), told).findings if bytes_wanted else ()
                 compared.append(replace(found_here, findings=(*found_here.findings, *differing)))
                 bar.advance(bar.task_ids[0])
     if json_wanted:
@@ -109,6 +111,9 @@ def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None
 
 def _show_audit(found: Audit) -> None:
     rows = [(str(head.topic_partition), head.first, head.next, *head.totals.as_dict().values(), head.unaccounted) for head in found.heads]
+    if rows:
+        closed = sum(head.next - head.first for head in found.heads)
+        rows.append((f"all {len(rows)}: {closed:,} offsets", "", "", *found.totals.as_dict().values(), found.unaccounted))
     table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
     for line in (*found.differences, *found.stuck, *found.unreadable, *(f"pending: {each}" for each in found.pending)):
         click.echo(line)
@@ -134,7 +139,13 @@ def trace(what: str, json_wanted: bool) -> None:
       analytics trace ProductCreated/3/1042
       analytics trace 0b1f6bd5-9a7e-4a52-8a5e-6f1c8f2f2f11
     """
-    found = trace_what(what, wiring.build_ports(load_settings()))
+    settings = load_settings()
+    try:
+        found = trace_what(what, wiring.build_ports(settings))
+    except NotFound as fault:
+        if what.rpartition("/")[0] in settings.kafka_topics and what.rpartition("/")[2].isdecimal():
+            fault.add_note(f"{what} looks like a partition. A record has an offset too: topic/partition/offset, for example {what}/0.")
+        raise
     if json_wanted:
         as_json(found)
     else:

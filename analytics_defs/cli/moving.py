@@ -24,7 +24,7 @@ SHARE = click.FloatRange(0, 1)
 
 
 @click.command()
-@click.option("--until-idle", is_flag=True, help="Plan again until nothing is left.")
+@click.option("--until-idle", is_flag=True, help="Plan again until nothing is left. While a producer runs, that may be never.")
 @json_option
 def ingest(until_idle: bool, json_wanted: bool) -> None:
     """Plan and move once, without Dagster. Safe beside a sensor's runs: the ledger decides who is first.

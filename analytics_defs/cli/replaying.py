@@ -10,7 +10,7 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli import FINDING
 from analytics_defs.cli.options import json_option
-from analytics_defs.cli.shown import as_json, progress, table
+from analytics_defs.cli.shown import as_json, progress, step, table
 from analytics_defs.config import load_settings
 from analytics_defs.core.replaying import span
 from analytics_defs.flows import replay as replays
@@ -40,11 +40,12 @@ def replay(first: str, end: str, dry_run: bool, json_wanted: bool) -> None:
         raise click.UsageError(str(fault)) from fault
     settings = load_settings()
     rules = wiring.conduct(settings, f"replay-{uuid.uuid4()}").rules
-    means = replays.Means(wiring.build_ports(settings), wiring.build_bench(settings), rules, write=not dry_run)
-    found = replays.Replay()
+    ports, bench, found = wiring.build_ports(settings), wiring.build_bench(settings), replays.Replay()
     try:
         with progress("batches", None) as bar:
-            replays.replay(wanted, means, found, lambda _: bar.advance(bar.task_ids[0]))
+            means = replays.Means(ports, bench, rules, write=not dry_run, told=step(bar))
+            [whole, _] = bar.task_ids
+            replays.replay(wanted, means, found, lambda _: bar.advance(whole), lambda count: bar.update(whole, total=count))
     finally:
         _show_json(found, dry_run) if json_wanted else _show(found, dry_run)
     sys.exit(FINDING if found.contradictions or found.lost or (dry_run and found.changed) else 0)

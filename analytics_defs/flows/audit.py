@@ -17,6 +17,7 @@ from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Unavailable
 from analytics_defs.flows.hours import Account, exactly, expected, live_counters, records_of, still
 from analytics_defs.flows.taken import letters_taken_of
+from analytics_defs.flows.told import Told, untold
 from analytics_defs.ports import REMEMBERED, Ports, may_be_again
 
 EXAMPLES = 5
@@ -137,19 +138,19 @@ class HourAudit:
         return not self.findings
 
 
-def audit_hour(hour: str, ports: Ports) -> HourAudit:
+def audit_hour(hour: str, ports: Ports, told: Told = untold) -> HourAudit:
     """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out.
 
     Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
     objects: the bucket's listing tells keys only, and one read for each event takes long. `flows.audit_bytes` compares those.
     """
-    return exactly(hour, ports, lambda account: _audit_hour(account, ports))
+    return exactly(hour, ports, lambda account: _audit_hour(account, ports, told))
 
 
-def _audit_hour(account: Account, ports: Ports) -> HourAudit:
+def _audit_hour(account: Account, ports: Ports, told: Told) -> HourAudit:
     hour, batches = account.hour, account.batches
     records = list(records_of(batches, ports).values())
-    rows, findings = _rows(account, records, ports)
+    rows, findings = _rows(account, records, ports, told)
     recorded = sum(sum(record.hours[hour].values()) for record in records)
     counted = live_counters(hour, ports, lambda counts: counts.get("events", 0) == recorded).get("events", 0)
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
@@ -158,7 +159,7 @@ def _audit_hour(account: Account, ports: Ports) -> HourAudit:
     ids = {row.event_id for row in rows}
     findings += _named(f"stored twice within {REMEMBERED.days} days", _doubled(rows))
     kept = {row.event_id: row.source for row in rows if row.batch_time + REMEMBERED > ports.clock.now()}
-    held = _held(kept, ports)
+    held = _held(kept, ports, told)
     findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held.keys()))
     wrote = {record.batch.id for record in records if record.event_objects}
     taken = account.taken
@@ -215,10 +216,11 @@ class _Row:
         return batch_time(self.batch_id)
 
 
-def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports) -> tuple[list[_Row], list[str]]:
+def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports, told: Told) -> tuple[list[_Row], list[str]]:
     """What the hour's files hold, and where that is not what the records say. Raises Moved where somebody compacts it meanwhile."""
     rows: list[_Row] = []
-    for key in account.keys:
+    for number, key in enumerate(account.keys):
+        told("files read", number, len(account.keys))
         data = ports.archive.get(key)
         if data is None:
             still(account, ports)
@@ -274,11 +276,13 @@ def _doubled(rows: Sequence[_Row]) -> list[str]:
     return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + REMEMBERED]
 
 
-def _held(sources: Mapping[str, Source], ports: Ports) -> dict[str, bool]:
+def _held(sources: Mapping[str, Source], ports: Ports, told: Told) -> dict[str, bool]:
     """Those ids that RecentEvents holds under their source, and whether it points to the JSON object for the event's data."""
     held: dict[str, bool] = {}
-    ids = iter(sources)
+    ids, asked = iter(sources), 0
     while some := list(islice(ids, 1000)):
+        told("ids asked for", asked, len(sources))
+        asked += len(some)
         held |= {each: item.data is None for each, item in ports.recent.held(some).items() if item.source == sources[each]}
     return held
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from analytics_defs.core.hours import together
 from analytics_defs.core.layout import batch_time
 from analytics_defs.flows.event_objects import object_of
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Account, bring_sound, exactly
 from analytics_defs.flows.restore import event_of
+from analytics_defs.flows.told import Told, untold
 from analytics_defs.ports import Ports, StoredRow
 
 AT_ONCE = 100
@@ -35,18 +37,22 @@ class BytesAudit:
         return tuple(f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:EXAMPLES])}" for what, ids in said if ids)
 
 
-def compare_bytes(hour: str, ports: Ports, bench: CalculatorBench) -> BytesAudit:
+def compare_bytes(hour: str, ports: Ports, bench: CalculatorBench, told: Told = untold) -> BytesAudit:
     """Reads every file and every object of the hour. Raises Contradiction where Parquet itself is damaged."""
-    return exactly(hour, ports, lambda account: _compare(account, ports, bench))
+    return exactly(hour, ports, lambda account: _compare(account, ports, bench, told))
 
 
-def _compare(account: Account, ports: Ports, bench: CalculatorBench) -> BytesAudit:
+def _compare(account: Account, ports: Ports, bench: CalculatorBench, told: Told) -> BytesAudit:
     found = BytesAudit(account.hour)
     with bench() as table:
         paths = bring_sound(account, table, ports)
+        done, of = 0, together(rows for rows in table.look(paths).values() if rows is not None).count
         for rows in table.rows(paths):
             for start in range(0, len(rows), AT_ONCE):
-                _compare_some(rows[start : start + AT_ONCE], found, ports)
+                told("objects compared", done, of)
+                some = rows[start : start + AT_ONCE]
+                _compare_some(some, found, ports)
+                done += len(some)
     return found
 
 

@@ -51,7 +51,7 @@ class Compaction:
     made: bool = False
     """Whether this execution made the revision. Otherwise it was there, sound, with everything in it."""
     complete: bool | None = None
-    """Whether every partition's head has passed the hour. None: Kafka could not be asked."""
+    """Whether every partition's head has passed the hour, now or when the revision was marked so. None: Kafka could not be asked."""
     mended: tuple[str, ...] = ()
     """Files that were missing or damaged, and whose rows came from the JSON tree."""
     swept: int = 0
@@ -69,6 +69,8 @@ def compact(hour: str, ports: Ports, bench: Bench) -> Compaction:
     if compaction.revision is None:
         return Compaction(hour, None, complete=complete)
     mark(compaction.revision, complete, ports)
+    if complete is not True and _was_complete(compaction.revision, ports):
+        complete = True
     swept, strangers = sweep(compaction.revision, ports)
     return Compaction(hour, compaction.revision, compaction.made, complete, compaction.mended, swept, strangers)
 
@@ -178,6 +180,13 @@ def mark(revision: Revision, complete: bool | None, ports: Ports) -> bool:
     key = success_key(revision.hour)
     blob = Blob(key, hours.marker(revision, complete), "application/json", {})
     return ports.archive.advance(blob, lambda held: hours.supersedes(held, revision.number, complete, key))
+
+
+def _was_complete(revision: Revision, ports: Ports) -> bool:
+    """Whether its marker says so: a marker does not go back, and what is read meanwhile makes another revision."""
+    held = ports.archive.get(success_key(revision.hour))
+    there = hours.marked(held, success_key(revision.hour)) if held is not None else None
+    return there is not None and there.revision == revision.number and there.complete is True
 
 
 def sweep(revision: Revision, ports: Ports) -> tuple[int, tuple[str, ...]]:

@@ -22,6 +22,7 @@ from analytics_defs.flows.evidence import Archives, FromKafka, from_kafka, mark_
 from analytics_defs.flows.hours import Moved
 from analytics_defs.flows.rebuild import ANY
 from analytics_defs.flows.steps import CHUNK
+from analytics_defs.flows.told import Told, untold
 from analytics_defs.ports import KEPT, REMEMBERED, Blob, Ports, StoredEvent
 
 _PARQUET, _NDJSON = "application/vnd.apache.parquet", "application/x-ndjson"
@@ -59,7 +60,7 @@ class Mending:
     def note(self, store: Store, state: State, key: str) -> None:
         self.notes.append((store, state, key))
 
-    def look(self) -> None:
+    def look(self, told: Told = untold) -> None:
         """Raises Contradiction where its records are not those it closed, Moved where somebody compacts an hour of it."""
         record, ports = self.record, self._ports
         kafka = from_kafka(record, ports, self._rules)
@@ -72,7 +73,7 @@ class Mending:
             events = rows | self._of_tree(rows | events) | events
         ordered = [events[each] for each in sorted(events)]
         items = dict(ports.recent.held([each.id for each in ordered]))
-        bodies = self._bodies(ordered, items)
+        bodies = self._bodies(ordered, items, told)
         self._agree(events, rows, bodies, kafka)
         lines = repeats_in(ports.archive.get(record.repeats_key) if record.repeats_key else None, record)
         became = fates(ordered, {*rows, *bodies}, {each: self._held(item) for each, item in items.items()}, record, lines)
@@ -100,10 +101,13 @@ class Mending:
         remembered = item.ttl > int((time + KEPT - REMEMBERED).timestamp())
         return Held(item.source, remembered and item.created_at <= iso_milliseconds(time))
 
-    def _bodies(self, events: Sequence[Event], items: Mapping[str, StoredEvent]) -> dict[Source, Blob]:
+    def _bodies(self, events: Sequence[Event], items: Mapping[str, StoredEvent], told: Told) -> dict[Source, Blob]:
         """Objects of these events, as far as they are there and name this batch and source."""
         looks = [partial(object_of, each, self.record.batch.time, self._ports) for each in events]
-        places = list(zip(events, self._ports.workers.run(looks), strict=True))
+        places = list[tuple[Event, tuple[str, Blob | None]]]()
+        for start in range(0, len(events), CHUNK):
+            told("objects looked at", start, len(events))
+            places += zip(events[start : start + CHUNK], self._ports.workers.run(looks[start : start + CHUNK]), strict=True)
         self._keys = {each.record.source: key for each, (key, _) in places}
         found = [(each, blob) for each, (_, blob) in places if blob]
         self._there = {blob.key: blob for _, blob in found}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from analytics_defs.core.hours import end_of_hour
-from analytics_defs.core.ledger import REDRIVE_HEAD, Snapshot
+from analytics_defs.core.ledger import REDRIVE_HEAD, BatchKind, Snapshot
 from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Ports, TopicDescription, Watermarks
@@ -15,13 +15,13 @@ from analytics_defs.ports import Ports, TopicDescription, Watermarks
 def has_passed(hour: str, ports: Ports) -> bool | None:
     """The hour has ended, and each partition was read to its end, or its next record was written after the hour.
 
-    Nothing pending, either, and no topic that was created again and not accepted. None where Kafka does not answer: an archive can be
-    compacted without it.
+    No redrive pending, whose records are of any hour, and no topic that was created again and not accepted. None where Kafka does not
+    answer: an archive can be compacted without it.
     """
     if ports.clock.now() < end_of_hour(hour):
         return False
     snapshot = ports.ledger.snapshot()
-    if snapshot.pending or snapshot.unreadable:
+    if snapshot.unreadable or any(each.kind is BatchKind.REDRIVE for each in snapshot.pending.values()):
         return False
     return have_heads_passed(hour, snapshot, ports)
 
@@ -33,7 +33,7 @@ def have_heads_passed(hour: str, snapshot: Snapshot, ports: Ports) -> bool | Non
         there = ports.log.topics(sorted(snapshot.topics))
         if any(topic_id and there[name].topic_id not in (None, topic_id) for name, topic_id in _ids(snapshot) if name in there):
             return False
-        return all(_is_after(end, each, ports) for each in _behind(snapshot, there, ports))
+        return all(_is_after(end, each, ports) and not _is_only_staged(each, snapshot) for each in _behind(snapshot, there, ports))
     except AnalyticsError:
         return None
 
@@ -69,3 +69,9 @@ def _is_after(end: datetime, behind: tuple[TopicPartition, int, Watermarks], por
 
     ports.log.read([Range(at, next_offset, watermarks.stable)], admit)
     return bool(found) and found[0].timestamp_ms >= end.timestamp() * 1000
+
+
+def _is_only_staged(behind: tuple[TopicPartition, int, Watermarks], snapshot: Snapshot) -> bool:
+    """Whether retention removed what a pending batch began with: the next record that is left says nothing of it."""
+    at, next_offset, watermarks = behind
+    return next_offset < watermarks.low and snapshot.head(at).pending is not None

@@ -76,7 +76,7 @@ class Recomputed:
 
 
 def compare(ports: Ports, bench: Bench, done: Callable[[int, int], None]) -> Recomputed:
-    """`done` hears how many hours of how many were read.
+    """`done` hears how many hours of how many were read, first that it is none.
 
     Raises TakenOver where a lane's count of batches fits its records at no moment and the lane is not idle, Contradiction where a file
     of a closed batch is missing or damaged.
@@ -86,6 +86,7 @@ def compare(ports: Ports, bench: Bench, done: Callable[[int, int], None]) -> Rec
     counters = tuple(_counter_differences(recorded, ports))
     hours = sorted({item.hour for item in recorded.items if item.hour})
     archive, frozen = list[ArchiveDifference](), list[str]()
+    done(0, len(hours))
     for number, hour in enumerate(hours, 1):
         try:
             archive += _archive_differences(hour, ports, bench)

@@ -30,6 +30,7 @@ from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import READINGS, Moved
 from analytics_defs.flows.mending import Mending
 from analytics_defs.flows.taken import refuse_taken
+from analytics_defs.flows.told import Told, untold
 from analytics_defs.ports import Ports
 
 NAMED = 1_000
@@ -80,16 +81,26 @@ class Means:
     """For batches of versions that did not keep theirs."""
     write: bool = True
     """False: only look."""
+    told: Told = untold
+    """Hears of the steps within a batch."""
 
 
-def replay(wanted: Range | Hours, means: Means, report: Replay | None = None, on_batch: Callable[[str], None] = lambda _: None) -> Replay:
+def replay(
+    wanted: Range | Hours,
+    means: Means,
+    report: Replay | None = None,
+    on_batch: Callable[[str], None] = lambda _: None,
+    counted: Callable[[int], None] = lambda _: None,
+) -> Replay:
     """`report` is filled on the way: who hands one in sees what was done before this raised.
+
+    `on_batch` hears each batch that is done, `counted` first how many there are.
 
     Raises Frozen where retention took anything of the range, before anything is changed; TakenOver where an hour is compacted again and
     again meanwhile: what was put back stays.
     """
     report = report or Replay()
-    refuse_taken(batches_of(wanted, means.ports), means.ports)
+    counted(refuse_taken(batches_of(wanted, means.ports), means.ports))
     means = means if means.write else replace(means, ports=ahead_of(means.ports))
     pending, done = pending_of(wanted, means), set[str]()
     with Archives(means.ports, means.bench) as archives:
@@ -197,7 +208,7 @@ def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay, is_las
     for _ in range(READINGS):
         try:
             found = Mending(record, means.ports, hours.archives, means.rules)
-            found.look()
+            found.look(means.told)
             if found.is_undecided and not is_last:
                 return False
             for revision in found.revisions.values():

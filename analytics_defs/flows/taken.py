@@ -13,10 +13,11 @@ from analytics_defs.ports import Ports
 EXAMPLES = 3
 
 
-def refuse_taken(batches: Iterable[str], ports: Ports) -> None:
-    """Raises Frozen, naming what is gone, where retention took anything of one of these batches."""
-    gone, examples, hours = 0, list[str](), dict[str, Taken]()
+def refuse_taken(batches: Iterable[str], ports: Ports) -> int:
+    """How many these are. Raises Frozen, naming what is gone, where retention took anything of one of these batches."""
+    asked, gone, examples, hours = 0, 0, list[str](), dict[str, Taken]()
     for batch_id in batches:
+        asked += 1
         record = ports.ledger.record(batch_id)
         if record is not None and (said := _taken_of(record, hours, ports)):
             gone += 1
@@ -26,6 +27,7 @@ def refuse_taken(batches: Iterable[str], ports: Ports) -> None:
             f"retention took what {gone} batches of this range had stored. {'; '.join(examples)}. Nothing was changed. What is gone by a "
             "setting is not put back: choose a range without these batches."
         )
+    return asked
 
 
 def _taken_of(record: BatchRecord, hours: dict[str, Taken], ports: Ports) -> str | None:

@@ -11,7 +11,7 @@ from analytics_defs.core.hours import Taken
 from analytics_defs.core.layout import event_key, hour_of_path, later_event_key
 from analytics_defs.core.ledger import BatchKind, BatchRecord, Snapshot, Tally
 from analytics_defs.core.offsets import Range, Source
-from analytics_defs.errors import Contradiction, NotFound
+from analytics_defs.errors import AnalyticsError, Contradiction, NotFound
 from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import Ports
 
@@ -64,7 +64,8 @@ class Trace:
 def trace(what: str, ports: Ports) -> Trace:
     """By source (`topic/partition/offset`) or by event id. Raises NotFound for an id that RecentEvents does not hold.
 
-    An id may look like a source: it is taken for one where the ledger has no account of that topic-partition.
+    An id may look like a source: it is taken for one where the ledger has no account of that topic-partition. Of a source that was not
+    read yet it is said where Kafka's log ends before it, if Kafka answers.
     """
     try:
         source = Source.parse(what)
@@ -74,6 +75,17 @@ def trace(what: str, ports: Ports) -> Trace:
     if told.fate is not Fate.UNKNOWN_PARTITION or not ports.recent.held([what]):
         return told
     return trace_event(what, ports)
+
+
+def _beyond_the_end(told: Trace, ports: Ports) -> Trace:
+    at = told.source.topic_partition
+    try:
+        high = ports.log.watermarks([at])[at].high
+    except AnalyticsError:
+        return told
+    if told.source.offset < high:
+        return told
+    return replace(told, detail=f"Kafka's log of {at} ends at {high} and has no such record yet; {told.detail}")
 
 
 def trace_event(event_id: str, ports: Ports) -> Trace:
@@ -94,7 +106,7 @@ def trace_source(source: Source, ports: Ports) -> Trace:
     if found is None:
         not_closed = _not_closed(source, ports)
         if not_closed is not None:
-            return not_closed
+            return _beyond_the_end(not_closed, ports) if not_closed.fate is Fate.NOT_READ else not_closed
         found = ports.ledger.range_at(source)  # its batch was closed between the two readings
     record = ports.ledger.record(found.batch_id) if found else None
     if record is None:

@@ -34,7 +34,8 @@ from analytics_defs.web.watch import Watch
 
 PATIENCE_SECONDS = 0.4
 """How long an answer waits for checks under way, where the newest finished ones are too old."""
-TRACE_SECONDS = 10.0
+TRACE_SECONDS = 15.0
+"""Above KAFKA_REQUEST_TIMEOUT's default: what was not read yet is answered where Kafka is down, too."""
 TRACES_AT_ONCE = 2
 """A trace reads whole files: a handful at a time, so that they never crowd out the health checks."""
 MAX_OFFSET, MAX_PARTITION = 2**63 - 1, 2**31 - 1

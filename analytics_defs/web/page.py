@@ -74,6 +74,9 @@ def _place(counted: tuple[str, int]) -> int:
     return EVENT_TYPES.index(counted[0]) if counted[0] in EVENT_TYPES else len(EVENT_TYPES)
 
 
+LOSS_UNKNOWN = "Kafka tells no retention of the topic (the embedded broker of make dev never does), or it is watched for less than a minute"
+
+
 def page(picture: Picture, ui_url: str | None) -> HTMLResponse:
     """Always 200: a person looks at it. What machines need is in /health."""
     numbers = figures.metrics(picture)
@@ -87,6 +90,7 @@ def page(picture: Picture, ui_url: str | None) -> HTMLResponse:
         numbers=numbers,
         dagster=_dagster(picture),
         behind=_behind(rows),
+        loss_unknown=LOSS_UNKNOWN,
         partitions={"shown": rows[:PARTITIONS], "more": rows[PARTITIONS:]},
         hours=hours,
         top=max((each.total for each in hours), default=0),

@@ -14,10 +14,13 @@ import pytest
 from analytics_defs.adapters import parquet_files
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, batch_id, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind
+from analytics_defs.core.offsets import Range
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
 from analytics_defs.flows import compact as compaction
 from analytics_defs.flows.compact import Compaction, compact
+from analytics_defs.flows.passed import has_passed
 from analytics_defs.ports import Blob, Ports
 from tests.proof.actors import Actor
 from tests.proof.doors import Call, Crashed, Door, failing, through
@@ -211,6 +214,40 @@ def test_a_topic_that_was_created_again_and_not_accepted_keeps_an_hour_incomplet
     assert run(world).complete is False
 
 
+AFTER = 1_705_316_400_000
+
+
+@pytest.mark.parametrize(("written", "complete"), [(AFTER - 1, False), (AFTER, True)])
+def test_a_batch_on_its_way_keeps_an_hour_incomplete_only_where_its_first_record_was_written_before_its_end(
+    written: int, complete: bool
+) -> None:
+    world = a_world()
+    world.log.append("ProductDeleted", 0, event("pending", "2024-01-15T11:30:00Z"), timestamp_ms=written)
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
+    assert world.ledger.snapshot().pending
+    assert run(world).complete is complete
+
+
+def test_a_redrive_on_its_way_keeps_an_hour_incomplete() -> None:
+    world = a_world()
+    reached = Range(REDRIVE_HEAD, 0, 1)
+    time = world.clock.now()
+    assert world.ledger.take(Batch(batch_id(time, [reached]), BatchKind.REDRIVE, 0, time, (reached,), "redrive"))
+    assert run(world).complete is False
+
+
+def test_what_retention_removed_under_a_batch_on_its_way_keeps_the_hour_incomplete() -> None:
+    world = a_world()
+    world.log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=AFTER - 1)
+    world.log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=AFTER)
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
+    high = world.log.watermarks([world.partition(0)])[world.partition(0)].high
+    world.log.retain_from("ProductDeleted", 0, high - 1)
+    assert run(world).complete is False
+
+
 def test_an_open_transaction_keeps_an_hour_incomplete() -> None:
     world = a_world()
     world.log.open_transaction("ProductDeleted", 0)
@@ -233,7 +270,9 @@ def test_a_marker_turns_complete_and_never_back() -> None:
     run(world)
     complete = world.archive.objects[success_key(HOUR)].body
     world.produce(event("waits again", "2024-01-15T13:00:00Z"))
-    assert run(world).complete is False
+    assert has_passed(HOUR, world.ports) is False
+    assert run(world).complete is True
+    assert run(world, replace(world.ports, log=SilentLog())).complete is True
     assert world.archive.objects[success_key(HOUR)].body == complete
 
 

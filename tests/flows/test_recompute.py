@@ -110,7 +110,7 @@ def test_counters_that_nobody_changed_agree_and_nothing_is_written(compacted: bo
     heard = list[tuple[int, int]]()
     found = compare(ports_of(world, Meddling(world.ledger, lambda _: None)), memory_table, lambda done, of: heard.append((done, of)))
     assert found == Recomputed(2, (EARLIER, HOUR), (), ())
-    assert heard == [(1, 2), (2, 2)]
+    assert heard == [(0, 2), (1, 2), (2, 2)]
     assert world.archive.objects == before
 
 

@@ -43,7 +43,7 @@ def a_world(**settings: Any) -> World:
         (2, Fate.DEAD_LETTER, "not_json: "),
         (3, Fate.TOMBSTONE, "null value: counted, nothing stored"),
         (4, Fate.GAP, "control"),
-        (5, Fate.NOT_READ, "the next offset to read is 5"),
+        (5, Fate.NOT_READ, "Kafka's log of ProductDeleted/0 ends at 5 and has no such record yet; the next offset to read is 5"),
     ],
 )
 def test_every_source_has_a_fate(offset: int, fate: Fate, detail: str) -> None:

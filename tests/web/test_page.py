@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs.core.events import EVENT_TYPES
 from analytics_defs.core.health import Answer, Picture, Scheduler
-from analytics_defs.web.page import CHART_HEIGHT, chart, duration, page
+from analytics_defs.web.page import CHART_HEIGHT, LOSS_UNKNOWN, chart, duration, page
 from tests.local.waiting import until
 from tests.proof.world import NOW, TOPIC, World, conduct, event
 from tests.web.browser import chromium
@@ -36,6 +36,15 @@ def world() -> World:
 def client(world: World) -> Iterator[Client]:
     with served(site(real_time(world))) as found:
         yield found
+
+
+def test_where_nobody_knows_when_records_are_lost_the_page_says_why(client: Client, world: World) -> None:
+    assert LOSS_UNKNOWN not in client.get("/").text
+    world.produce(event("waits"))
+    with served(site(real_time(world))) as later:
+        text = later.get("/").text
+    assert f'title="{LOSS_UNKNOWN}">unknown</td>' in text
+    assert f"Lost in unknown: {LOSS_UNKNOWN}." in text
 
 
 def test_bars_are_stacked_as_high_as_the_drawing_for_the_fullest_hour() -> None:

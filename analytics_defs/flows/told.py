@@ -1,0 +1,12 @@
+"""Who waits for a long flow hears how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Told = Callable[[str, int, int], None]
+"""What is being done, how many are done, of how many. Called before each; a count may begin anew."""
+
+
+def untold(_what: str, _done: int, _of: int) -> None:
+    """For who does not ask."""
