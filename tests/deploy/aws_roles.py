@@ -22,9 +22,11 @@ SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
     "code": (ticks,),
     "webserver": (interface,),
     "health": (watch, watch_after_retention, watch_after_parquet_went),
-    "operator": (micro_batches, micro_batches_after_retention, hours, hours_after_retention, by_hand, by_hand_after_retention),
+    "operator": (by_hand, by_hand_after_retention),
 }
 """By policy: what must be possible under it, and nothing more."""
+INCLUDED = {"operator": ("micro-batches", "hours")}
+"""Policies, held to scenes of their own, whose rights another one has as well, but for the logs of runs: commands write none."""
 FLOWS = {
     "micro-batches": ("ingest", "steps"),
     "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),

@@ -336,6 +336,7 @@ def by_hand(scene: Scene) -> None:
     with scene.cloud.aside():
         compact(HOUR, ports, memory_table)
     compare_bytes(HOUR, ports, BENCH)
+    audit(ports)
     audit_hour(HOUR, ports)
     for _ in range(2):
         with scene.cloud.aside():
