@@ -6,7 +6,8 @@ PYTHON ?= $(or $(shell for name in python3 python3.13 python3.12 python3.11; do 
 PORT ?= 3000
 RATE ?= 20
 WORKERS ?= 3
-JOBS ?= logical
+# Many tests wait rather than compute.
+JOBS ?= 3
 BIN := .venv/bin
 LOCAL := $(BIN)/python -m analytics_defs.local
 
@@ -30,7 +31,7 @@ venv: .venv/ready ## Create .venv with everything that development and tests nee
 	@touch $@
 
 test: venv ## Run every test that needs no outside server
-	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 test-real: venv ## Run the tests on real servers: those named in the environment, those of `make servers`, or its own
 	$(LOCAL) with-servers -- $(BIN)/pytest -m real
