@@ -27,7 +27,7 @@ LAW: dict[str, tuple[set[str], set[str]]] = {
             *("mypy_boto3_dynamodb", "mypy_boto3_s3"),
         },
     ),
-    "config": (CORE, {"pydantic", "pydantic_settings"}),
+    "config": (CORE | {"config"}, {"pydantic", "pydantic_settings"}),
     "web": (FLOWS | {"web"}, {"jinja2", "prometheus_client", "starlette", "uvicorn"}),
     "wiring": (FLOWS | {"adapters", "config", "web"}, {"pydantic"}),
 }
