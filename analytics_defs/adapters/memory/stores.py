@@ -1,0 +1,116 @@
+"""The tables and the bucket in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from analytics_defs.adapters.memory.locked import Locked, atomic
+from analytics_defs.core.attribute_values import parse_document
+from analytics_defs.core.events import Event
+from analytics_defs.core.offsets import Source
+from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Stat, StoredEvent
+
+
+class MemoryRecentEvents(Locked):
+    """The table of recent events. `items` is what it holds, by id."""
+
+    def __init__(self, unholdable: Callable[[Event], bool] = lambda _: False) -> None:
+        super().__init__()
+        self.items: dict[str, StoredEvent] = {}
+        self._unholdable = unholdable
+
+    @atomic
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
+        refused: dict[Source, Source] = {}
+        pointers: set[Source] = set()
+        for event in events:
+            holder = self.items.get(event.id)
+            if holder and holder.source != event.record.source and holder.ttl > (batch_time + KEPT - REMEMBERED).timestamp():
+                refused[event.record.source] = holder.source
+                continue
+            if self._unholdable(event):
+                pointers.add(event.record.source)
+            self.items[event.id] = StoredEvent(
+                event.id,
+                event.type,
+                event.timestamp,
+                event.record.source,
+                iso_milliseconds(batch_time),
+                int((batch_time + KEPT).timestamp()),
+                None if self._unholdable(event) else parse_document(event.data),
+            )
+        return Claims(refused, frozenset(pointers))
+
+    @atomic
+    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
+        return {each: self.items[each] for each in ids if each in self.items}
+
+
+class MemoryArchive(Locked):
+    """The bucket. `objects` is what it holds, by key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, Blob] = {}
+
+    @atomic
+    def put(self, blobs: Sequence[Blob]) -> None:
+        self.objects |= {blob.key: blob for blob in blobs}
+
+    @atomic
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        there = [found for blob in blobs if (found := self.fetch(blob.key))]
+        taken = {blob.key for blob in there}
+        self.objects |= {blob.key: blob for blob in blobs if blob.key not in taken}
+        return there
+
+    @atomic
+    def put_if_absent(self, blob: Blob) -> bytes:
+        return self.objects.setdefault(blob.key, blob).body
+
+    @atomic
+    def get(self, key: str) -> bytes | None:
+        found = self.objects.get(key)
+        return found.body if found else None
+
+    @atomic
+    def fetch(self, key: str) -> Blob | None:
+        found = self.objects.get(key)
+        return found and replace(found, metadata={name.lower(): value for name, value in found.metadata.items()})
+
+    @atomic
+    def stat(self, key: str) -> Stat | None:
+        found = self.fetch(key)
+        return Stat(len(found.body), found.metadata) if found else None
+
+    @atomic
+    def download(self, key: str, path: str) -> bool:
+        found = self.objects.get(key)
+        if found is None:
+            return False
+        Path(path).write_bytes(found.body)
+        return True
+
+    @atomic
+    def upload(self, key: str, path: str, content_type: str) -> None:
+        self.objects[key] = Blob(key, Path(path).read_bytes(), content_type, {})
+
+    @atomic
+    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+        if not over(self.get(blob.key)):
+            return False
+        self.objects[blob.key] = blob
+        return True
+
+    @atomic
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
+
+    @atomic
+    def keys(self, prefix: str) -> Iterator[str]:
+        return iter(sorted(key for key in self.objects if key.startswith(prefix)))
