@@ -12,7 +12,7 @@ BIN := .venv/bin
 LOCAL := $(BIN)/python -m analytics_defs.local
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-real servers servers-stop dev dev-celery bench lint format constraints clean
+.PHONY: help venv test test-real test-fleet servers servers-stop dev dev-celery bench lint format constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +34,10 @@ test: venv ## Run every test that needs no outside server
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 test-real: venv ## Run the tests on real servers: those named in the environment, those of `make servers`, or its own
-	$(LOCAL) with-servers -- $(BIN)/pytest -m real
+	$(LOCAL) with-servers -- $(BIN)/pytest -m "real and not fleet"
+
+test-fleet: venv ## Run the tests of Celery workers on real servers (needs redis-server and Postgres; a quarter of an hour)
+	$(LOCAL) with-servers -- $(BIN)/pytest -m fleet
 
 servers: venv ## Start Apache Kafka, DynamoDB Local and MinIO natively; their settings go to .servers/env
 	@$(LOCAL) servers

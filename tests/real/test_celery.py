@@ -31,6 +31,7 @@ AWAY_SECONDS = 8.0
 """Longer than the sensor's tick: each kind of outage meets a launch."""
 
 
+@pytest.mark.fleet
 def test_lanes_follow_their_work_while_workers_die_and_sleep_and_their_number_changes(tmp_path: Path) -> None:
     seen = chaos.play(tmp_path, events=9_000, rate=90)
     assert seen["rounds"] == 1
@@ -79,6 +80,7 @@ def stay_away() -> None:
     until(lambda: time.monotonic() > back_at, seconds=AWAY_SECONDS + 5)
 
 
+@pytest.mark.fleet
 @pytest.mark.parametrize(
     "fault",
     [
@@ -158,6 +160,7 @@ def logs(ships: Fleet) -> list[str]:
     return [ships.log(name).read_text(errors="replace") for name in ("one", "two")]
 
 
+@pytest.mark.fleet
 def test_two_lanes_at_once_are_nearly_twice_as_fast_where_no_store_is_the_limit(tmp_path: Path) -> None:
     one, two = (events_a_second(tmp_path / str(lanes), lanes) for lanes in (1, 2))
     assert two / one >= 1.6, f"{one:.0f} and {two:.0f} events a second"
@@ -180,6 +183,7 @@ def events_a_second(folder: Path, lanes: int) -> float:
         return SWIFT_EVENTS / (last - created.replace(tzinfo=UTC)).total_seconds()
 
 
+@pytest.mark.fleet
 def test_a_tick_stays_under_a_second_with_300_000_old_runs_in_the_storage(tmp_path: Path) -> None:
     with postgres("dagster", "dagster", "dagster") as database:
         (tmp_path / "dagster.yaml").write_text(
@@ -214,6 +218,7 @@ def multiply(database: Postgres, count: int) -> None:
     database.execute("ANALYZE")
 
 
+@pytest.mark.fleet
 def test_a_worker_whose_installation_lacks_something_says_so_in_the_run_and_nothing_is_lost(tmp_path: Path) -> None:
     with chaos.scene(tmp_path, 1) as (ships, found):
         ships.module = "tests.real.broken_code"
@@ -236,6 +241,7 @@ def failures(ships: Fleet) -> list[str]:
         return [each.dagster_event.message or "" for each in events if each.dagster_event]
 
 
+@pytest.mark.fleet
 def test_a_run_that_is_terminated_is_canceled_and_its_worker_goes_on(tmp_path: Path) -> None:
     with chaos.scene(tmp_path, 1) as (ships, found):
         ships.module = "tests.real.slow_stores"
