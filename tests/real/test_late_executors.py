@@ -13,7 +13,8 @@ from typing import Literal
 import psutil
 import pytest
 
-from tests.real import doomed
+from analytics_defs.core.layout import UNPACKING
+from tests.real import doomed, plain
 from tests.real.doomed import SUCCEEDED, Boundary, Mission
 from tests.real.picture import differences, picture
 from tests.real.scene import Scene, last_hours, prepared
@@ -120,6 +121,7 @@ def sleep_and_wake_up(scene: Scene, boundary: Boundary, tmp_path: Path) -> None:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGCONT)
             assert ended(process, sleeper) == SUCCEEDED
+        assert plain.keys(settings.archive_bucket_name, UNPACKING) == []
         found = differences(picture(settings), scene.expected)
         assert [line for line in found if not line.startswith("group offsets")] == []
         world.settle()

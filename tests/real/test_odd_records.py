@@ -94,7 +94,7 @@ def test_an_object_holds_the_original_bytes(ingested: Ingested) -> None:
         found = ingested.objects[ingested.sources[name]]
         assert (found.body, found.content_type) == (value, "application/json"), name
         assert found.metadata["batch"] == ingested.batch.batch.id
-        assert found.metadata.keys() == {"eventtype", "timestamp", "eventid", "source", "batch"}
+        assert found.metadata.keys() == {"eventtype", "timestamp", "eventid", "source", "batch", "recordtimestamp"}
 
 
 def test_the_parquet_parts_hold_the_original_text_and_the_instant(ingested: Ingested) -> None:
