@@ -52,8 +52,8 @@ class Assumed:
     """What the model takes for given."""
 
     lane_with_objects: float = 621
-    """Events a second of one lane, measured (docs/capacity.md): two cores, shared with the stores. AWS's latency allows more: 32 PUTs in flight at
-    30 ms are 1,070/s, 8 transactions of 100 at 100 ms are 8,000/s. Whether a lane gets there was not measured."""
+    """Events a second of one lane, measured (docs/capacity.md): two cores, shared with the stores. AWS's latency allows more: 32 PUTs in
+    flight at 30 ms are 1,070/s, 8 transactions of 100 at 100 ms are 8,000/s. Whether a lane gets there was not measured."""
     lane_without: float = 1_335
     """The same without JSON objects."""
     busy: float = 0.7
