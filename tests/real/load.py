@@ -1,6 +1,6 @@
 """200 polls of /health a second for 30 s against `analytics serve` on one core, over real servers. A measurement, no test:
 
-make servers; set -a; . .servers/env; set +a; .venv/bin/python -m tests.real.load
+make servers; set -a; . .servers/env; set +a; .venv/bin/python -m tests.real.load measure
 
 Polls are due at fixed times, so a slow answer delays no other's start, and its own delay counts from when it was due.
 """
