@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from analytics_defs.config import Settings
-from analytics_defs.core.layout import UNPACKING
 from tests.real import plain
 from tests.real.plain import Object
 
@@ -20,7 +19,6 @@ _SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class Picture:
     objects: Mapping[str, Object]
-    """Without what a process that died or sleeps while it asked about tars left below `unpacking/`: nobody reads it."""
     recent_events: Mapping[str, Any]
     ledger: Mapping[str, Any]
     """Topics, heads, pending entries, records, ranges, marks. Without leases, which are signs of life and expire by themselves."""
@@ -32,7 +30,7 @@ def picture(settings: Settings) -> Picture:
     """Taken with plain clients, while nobody is at work."""
     ledger = {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.ledger_table_name)}
     return Picture(
-        {key: each for key, each in plain.objects(settings.archive_bucket_name).items() if not key.startswith(UNPACKING)},
+        plain.objects(settings.archive_bucket_name),
         {item["id"]["S"]: item for item in plain.items(settings.recent_events_table_name)},
         {key: _lasting(item) for key, item in ledger.items() if not key.startswith("progress lease#")},
         {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.aggregates_table_name)},
