@@ -63,7 +63,7 @@ def test_a_faster_lane_needs_no_more_lanes_and_a_dearer_write_costs_more(rate: i
     assert need(rate, event_objects=event_objects, assumed=dearer).cost > plain.cost
 
 
-def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_readme_measured() -> None:
+def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_documents_give() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     defaults = {name: field.default for name, field in Settings.model_fields.items()}

@@ -33,6 +33,7 @@ from analytics_defs.flows.retention import Means, Retention, retain
 from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import KEPT, Blob, Ports
 from tests.flows.test_hourly_stats import BENCH
+from tests.flows.test_replay import a_world_with_an_id_that_came_again
 from tests.proof.archived import remembering_table
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
@@ -604,18 +605,11 @@ def test_statistics_are_there_before_parquet_goes() -> None:
 
 
 def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
-    world = World()
-    world.create()
-    world.produce(event("x"))
-    world.settle()
-    world.clock.advance(timedelta(days=29))
-    second = world.produce(event("x", payload="other"))
-    world.settle()
-    beside = later_event_key(HOUR, "x", second)
-    assert set(keys(world, event_dir(HOUR))) == {event_key(HOUR, "x"), beside}
+    world, older, beside = a_world_with_an_id_that_came_again()
+    assert set(keys(world, event_dir(HOUR))) == {older, beside}
     world.clock.advance(timedelta(days=3))
     assert run(world).gone == []
-    assert set(keys(world, event_dir(HOUR))) == {event_key(HOUR, "x"), beside}
+    assert set(keys(world, event_dir(HOUR))) == {older, beside}
     grow_old(world)
     assert keys(world, event_dir(HOUR)) != []
     run(world)
