@@ -1,4 +1,4 @@
-"""The README says what is so."""
+"""The README, and the pages of docs that it leads to, say what is so."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from tests.local.waiting import until
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+TEXT = "\n".join(PAGES.values())
 
 
 def test_the_table_of_settings_is_that_of_the_class() -> None:
@@ -36,8 +38,8 @@ def test_the_table_of_settings_is_that_of_the_class() -> None:
     assert found == table(), "replace it by the output of: python -c 'from analytics_defs.config import table; print(table())'"
 
 
-def test_its_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_path: Path) -> None:
-    [example] = re.findall(r"^(?:    .*\n)*    print\(pandas\.read_parquet\(.*\n", README, re.MULTILINE)
+def test_the_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_path: Path) -> None:
+    [example] = re.findall(r"^(?:    .*\n)*    print\(pandas\.read_parquet\(.*\n", TEXT, re.MULTILINE)
     with subprocess.Popen([sys.executable, "-m", "analytics_defs.local", "stores", str(tmp_path / "env")]) as stores:
         try:
             until((tmp_path / "env").exists)
@@ -66,21 +68,21 @@ def put_an_hour(settings: Mapping[str, str]) -> None:
     client.put_object(Bucket="event-archive", Key=success_key("2024-01-15T10"), Body=b"{}")
 
 
-def test_its_example_of_a_redrive_makes_the_only_record_that_is_too_large() -> None:
-    limit = int(re.findall(r"`MAX_EVENT_BYTES=(\d+) make dev`", README)[0])
-    size = int(re.findall(r'"p" \* (\d+)', README)[0])
+def test_the_example_of_a_redrive_makes_the_only_record_that_is_too_large() -> None:
+    limit = int(re.findall(r"`MAX_EVENT_BYTES=(\d+) make dev`", TEXT)[0])
+    size = int(re.findall(r'"p" \* (\d+)', TEXT)[0])
     shop = (len(each[2] or b"") for each in islice(outgoing(1, USUAL, EVENT_TYPES), 20_000))
     assert max(shop) < limit < size
 
 
-def test_every_command_it_names_exists() -> None:
-    named = set(re.findall(r"`?analytics ([a-z-]+)", README)) - {"platform"}
+def test_every_command_that_is_named_exists() -> None:
+    named = set(re.findall(r"`?analytics ([a-z-]+)", TEXT)) - {"platform"}
     assert named <= set(analytics.commands), named - set(analytics.commands)
 
 
-def test_every_make_target_it_names_exists() -> None:
+def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"`make ([a-z-]+)`", README))
+    targets = set(re.findall(r"`make ([a-z-]+)`", TEXT))
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), targets
 
 
@@ -89,9 +91,30 @@ def test_every_schedule_is_in_its_table() -> None:
     assert [name for name in sorted(named) if f"`{name}`" not in README and f"`…_{name.rpartition('_')[2]}`" not in README] == []
 
 
-def test_every_file_it_links_exists() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_every_link_leads_to_a_file_that_exists_and_to_a_heading_in_it() -> None:
+    assert [f"{page.name}: {link}" for page in PAGES for link in links(page) if not leads_somewhere(page, link)] == []
+
+
+def test_the_readme_leads_to_every_page_and_every_picture_is_shown() -> None:
+    led_to = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
+    assert [page.name for page in PAGES if page.parent != ROOT and page not in led_to] == []
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page)}
+    assert [picture.name for picture in sorted((ROOT / "docs/pictures").iterdir()) if picture not in shown] == []
+
+
+def links(page: Path) -> list[str]:
+    return [link for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if "://" not in link]
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    path, _, heading = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    return target.exists() and (not heading or heading in map(slug, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)))
+
+
+def slug(heading: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def test_every_command_explains_itself() -> None:

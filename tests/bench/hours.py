@@ -45,11 +45,12 @@ def measure(folder: Path) -> None:
     with hour_of(folder) as (ports, events):
         bench = partial(duck_calculator, MEMORY_MB)
         for name, work in (("compact", compact), ("statistics", hourly_stats)):
-            before, started = peak_mb(), time.monotonic()
+            before, started, cpu = peak_mb(), time.monotonic(), time.process_time()
             work(HOUR, ports, bench)
-            seconds = time.monotonic() - started
+            seconds, cpu = time.monotonic() - started, time.process_time() - cpu
             print(  # noqa: T201 - its answer
-                f"{name}: {events} events in {seconds:.1f} s ({events / seconds:,.0f}/s), peak {peak_mb():.0f} MB ({before:.0f} MB before)",
+                f"{name}: {events} events in {seconds:.1f} s ({events / seconds:,.0f}/s), {cpu:.1f} s of CPU, "
+                f"peak {peak_mb():.0f} MB ({before:.0f} MB before)",
                 flush=True,
             )
 

@@ -64,7 +64,7 @@ def test_a_faster_lane_needs_no_more_lanes_and_a_dearer_write_costs_more(rate: i
 
 
 def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_documents_give() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    hours = (ROOT / "docs/hours.md").read_text(encoding="utf-8")
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     assert Assumed().batch_events == defaults["batch_max_events"]
@@ -73,7 +73,7 @@ def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_document
     assert Assumed().followed_lane_seconds == FOLLOWED_LANE.total_seconds()
     assert f"| with one JSON object for each event | {Assumed().lane_with_objects:.0f} |" in document
     assert f"| without | {Assumed().lane_without:,.0f} |" in document
-    assert "| 3,000,000 (750 parts, 175 MB) | 66.8 s | 28.1 s |" in readme
+    assert "| 3,000,000 (750 parts, 175 MB) | 66.8 s | 28.1 s |" in hours
     assert Assumed().hourly_events_per_second == pytest.approx(3_000_000 / (66.8 + 28.1), rel=0.01)
     assert Assumed().parquet_bytes == pytest.approx(175e6 / 3e6, rel=0.05)
 
