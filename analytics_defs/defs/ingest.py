@@ -4,24 +4,21 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
 
-from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
-from analytics_defs.defs.checks import glance
-from analytics_defs.defs.metadata import batch_line, ingest_metadata
 from analytics_defs.defs.platform import Platform, failures
+from analytics_defs.defs.telling import Telling
 from analytics_defs.defs.topics import topic_assets
-from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import steps
 from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.follow import follow
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
-from analytics_defs.ports import Ports
 from analytics_defs.wiring import code_digest
 
 JOB = "micro_batch"
@@ -102,33 +99,25 @@ def move_events(
 
     A plan that is closed already yields nothing and succeeds.
     """
-    closed: list[BatchRecord] = []
-
-    def on_closed(record: BatchRecord) -> None:
-        closed.append(record)
-        context.log.info(batch_line(record))
-
     require_same_code(config.code)
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
-        conduct, deferred = platform.conduct(context.run.run_id), Deferred()
+        conduct, deferred, telling = platform.conduct(context.run.run_id), Deferred(), Telling(context, ports)
         reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
             with deferred.every():
-                reports.append(ingest(plan, ports, conduct, on_closed))
+                reports.append(ingest(plan, ports, conduct, telling.closed))
         if config.plan() and not deferred.faults and reports[0].closed and not reports[0].stopped_because:
+            following = replace(platform.following(), goes_on=telling.goes_on)
             with deferred.every():
-                reports.append(follow(config.lane, platform.following(), ports, conduct, on_closed))
+                reports.append(follow(config.lane, following, ports, conduct, telling.closed))
         with deferred.every():
             steps.sweep(ports)
         for why in (report.stopped_because for report in reports if report.stopped_because):
             context.log.info("stopped: %s", why)
         raise_first(deferred.faults)
-    if not closed:
+    yield from telling.rest()
+    if not telling.has_told:
         context.log.info("nothing was left to do")
-        return
-    for name, metadata in ingest_metadata(closed).items():
-        yield dg.MaterializeResult(asset_key=name, metadata=metadata)
-    _report_balance(context, ports)
 
 
 def require_same_code(planned_by: str) -> None:
@@ -140,14 +129,6 @@ def require_same_code(planned_by: str) -> None:
             "sensor asks again by itself.",
             allow_retries=False,
         )
-
-
-def _report_balance(context: dg.AssetExecutionContext, ports: Ports) -> None:
-    """The UI shows a check as not evaluated once its asset is materialized again: so the run says it too, after its materializations."""
-    try:
-        context.log_event(glance(ports))
-    except AnalyticsError as error:
-        context.log.info("the balance is left to the sensor's next look: %s", error)
 
 
 def _plans_of_now(platform: dg.ResourceParam[Platform]) -> list[Plan]:

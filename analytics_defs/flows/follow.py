@@ -9,7 +9,7 @@ page. So a follower is nothing to the ledger but another executor, and may be ki
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from analytics_defs.core.ledger import BatchRecord
@@ -35,13 +35,15 @@ class Following:
     """At most one plan in so long: each batch costs the same few requests, however small it is."""
     batch: timedelta = timedelta(0)
     """And so long for each batch of a plan: one of many partitions makes several, and the archive of an hour has to list them all."""
+    goes_on: Callable[[], bool] = field(default=lambda: True, kw_only=True)
+    """Asked before each plan: no ends it."""
 
 
 def follow(lane: int, following: Following, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None]) -> Report:
     """Plan and ingest this lane again and again. Ends early where another run takes what was planned: two in a lane are one too many;
     and where there is no such lane any more.
 
-    Raises the first fault, as `ingest`; what was closed before stays closed.
+    Raises the first fault, as `ingest`, and what `goes_on` raises; what was closed before stays closed.
     """
     report, clock = Report(), ports.clock
     every, nothing_came = _ms(following.every), _ms(max(NOTHING_CAME, following.every))
@@ -53,6 +55,8 @@ def follow(lane: int, following: Following, ports: Ports, conduct: Conduct, on_c
         if due >= ends or due - came > nothing_came:
             break
         clock.sleep(timedelta(milliseconds=due - clock.elapsed_ms()))
+        if not following.goes_on():
+            break
         begun = clock.elapsed_ms()
         plan = look(following.topics, following.policy, ports).plans[lane]
         done = ingest(plan, ports, conduct, on_closed)

@@ -6,9 +6,11 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import dagster as dg
 import pytest
+from dagster._core.utils import make_new_run_id
 
 from analytics_defs.adapters.memory import MemoryArchive
 from analytics_defs.core.layout import staging_key
@@ -36,6 +38,12 @@ def materialized(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, objec
         for event in result.get_asset_materialization_events()
         if event.asset_key
     }
+
+
+def events_told(result: dg.ExecuteInProcessResult) -> list[int]:
+    """By each report of the run in turn."""
+    told = [each.materialization for each in result.get_asset_materialization_events()]
+    return [int(str(each.metadata["events"].value)) for each in told if each.asset_key == dg.AssetKey("recent_events")]
 
 
 def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.DagsterInstance) -> None:
@@ -77,9 +85,51 @@ def test_a_run_of_the_sensors_goes_on_with_what_arrives_and_tells_all_of_it(inst
     first = platform.tick(instance)
     (request,) = first.run_requests or []
     platform.clock.happens = [lambda: platform.produce(5, start=10)]
-    found = materialized(platform.run(instance, request))
-    assert (found["recent_events"]["events"], found["recent_events"]["batches"]) == (15, 2)
+    assert events_told(platform.run(instance, request)) == [10, 5]
     assert platform.tick(instance, first.cursor).run_requests == []
+
+
+def test_a_run_that_goes_on_tells_what_it_did_while_it_works(instance: dg.DagsterInstance) -> None:
+    """The plan's own batches a moment after they were closed, the others every twenty seconds: nobody looks at an empty graph meanwhile."""
+    platform = MemoryPlatform(follow_for=timedelta(minutes=2))
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    numbers = count(10)
+    platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 30
+    result = platform.run(instance, request)
+    assert events_told(result) == [10, 20, 10]
+    told = [each.event_type_value for each in result.all_events if each.event_type_value in TOLD]
+    assert told == (["ASSET_MATERIALIZATION"] * len(ASSETS) + ["ASSET_CHECK_EVALUATION"]) * 3
+
+
+def test_a_run_that_goes_on_outlives_a_storage_that_is_away(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = MemoryPlatform()
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    starts = count(10, 5)
+    platform.clock.happens = [lambda: platform.produce(5, start=next(starts))] * 8
+    asked: list[object] = []
+
+    def is_away(*_: object, **__: object) -> list[object]:
+        asked.append(None)
+        raise ConnectionError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(type(instance), "get_run_records", is_away)
+    assert sum(events_told(platform.run(instance, request))) == 50
+    assert asked
+
+
+@pytest.mark.parametrize(("status", "looks"), [("NOT_STARTED", 15), ("STARTING", 15), ("STARTED", 40), ("SUCCESS", 40)])
+def test_a_run_that_goes_on_leaves_its_place_to_one_that_waits_for_it(instance: dg.DagsterInstance, status: str, looks: int) -> None:
+    """Breaks: fewer places than lanes, and one lane stands still for as long as the others are followed."""
+    platform = MemoryPlatform(follow_for=timedelta(seconds=40), follow_every=timedelta(seconds=1))
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    instance.add_run(dg.DagsterRun("micro_batch", make_new_run_id(), status=dg.DagsterRunStatus[status]))
+    numbers = count(10)
+    platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 50
+    assert platform.run(instance, request).success
+    assert len(platform.clock.slept) == pytest.approx(looks, abs=1)
 
 
 @pytest.mark.parametrize("who", ["an old plan", "the button", "no time"])
