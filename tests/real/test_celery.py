@@ -235,11 +235,11 @@ def test_a_worker_whose_installation_lacks_something_says_so_in_the_run_and_noth
 
 
 def failures(ships: Fleet) -> list[str]:
-    """What the runs that failed say."""
+    """What the runs that failed say, as the UI shows it: message and error of each event."""
     with ships.instance() as instance:
         failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
-        events = [each for run in failed for each in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)]
-        return [each.dagster_event.message or "" for each in events if each.dagster_event]
+        events = [each.dagster_event for run in failed for each in instance.all_logs(run.run_id) if each.dagster_event]
+        return [f"{each.message} {getattr(each.event_specific_data, 'error', '')}" for each in events]
 
 
 @pytest.mark.fleet
