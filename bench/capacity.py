@@ -60,7 +60,7 @@ class Assumed:
     """Share of its speed a lane is planned for: the rest catches up after a pause."""
     batch_events: int = 10_000
     """`BATCH_MAX_EVENTS`; lanes with less close what there is."""
-    follow_for_seconds: float = 20
+    follow_for_seconds: float = 60
     """`FOLLOW_FOR`."""
     follow_every_seconds: float = 1
     """`FOLLOW_EVERY`: how often a lane that keeps up makes a batch at most."""

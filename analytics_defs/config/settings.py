@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     batch_max_hours: int = Field(MAX_HOURS, ge=1, le=47, description="different event hours in one batch; with the ranges at most 48")
     plan_max_offsets: int = Field(100_000, ge=1, description="offsets one run covers at most: 75 to 160 s of work")
     batch_max_wait: Duration = Field(timedelta(0), description="how long a plan smaller than a batch may wait for more")
-    follow_for: Duration = Field(timedelta(seconds=20), description="how long a run goes on, after its plan, with what arrives in its lane")
+    follow_for: Duration = Field(timedelta(minutes=1), description="how long a run goes on, after its plan, with what arrives in its lane")
     follow_every: Duration = Field(
         timedelta(seconds=1),
         ge=timedelta(milliseconds=100),
