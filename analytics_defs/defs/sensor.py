@@ -10,7 +10,7 @@ import dagster as dg
 from analytics_defs.config import Settings
 from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Silence, Wait, dead_runs, dispatch, silences, too_small
 from analytics_defs.core.ledger import Snapshot
-from analytics_defs.core.plan import Plan, Planning
+from analytics_defs.core.plan import LEASE_EXPIRES, Plan, Planning
 from analytics_defs.defs.checks import glance
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
 from analytics_defs.defs.platform import Platform
@@ -107,9 +107,9 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         if error.retryable:
             return dg.SensorResult(skip_reason=str(error))
         raise dg.Failure(description=str(error)) from error
-    busy = _busy_lanes(context, planning.snapshot, cursor, now, settings.run_start_timeout)
+    at_work = _at_work(context, planning.snapshot, cursor, now, settings.run_start_timeout)
     waiting = _waiting(planning.plans, cursor, now, settings)
-    decisions = [_decide(context, plan, busy, waiting, now) for plan in planning.plans if plan]
+    decisions = [_decide(context, plan, at_work, waiting, now) for plan in planning.plans if plan]
     requests = [each for each in decisions if isinstance(each, Request)]
     cursor.recommitted_at |= {str(lane): now for lane in recommit - {each.lane for each in decisions if isinstance(each, Wait)}}
     states = [
@@ -150,10 +150,16 @@ def _vital_signs(
     return found
 
 
-def _busy_lanes(
-    context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cursor, now: datetime, start_timeout: timedelta
-) -> dict[int, str]:
-    """Lanes with a run in flight. Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    busy: Mapping[int, str]
+    """Lanes with a run in flight, and its id."""
+    dead: frozenset[str]
+    """Runs that were found without a sign of life just now."""
+
+
+def _at_work(context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cursor, now: datetime, start_timeout: timedelta) -> AtWork:
+    """Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
 
     Keeps in the cursor since when a run is silent.
     """
@@ -174,7 +180,7 @@ def _busy_lanes(
                 record.dagster_run,
                 "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest.",
             )
-    return {run.lane: run.run_id for run in runs.values() if run.run_id not in dead}
+    return AtWork({run.lane: run.run_id for run in runs.values() if run.run_id not in dead}, frozenset(dead))
 
 
 def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
@@ -196,26 +202,28 @@ def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Set
     return frozenset(waiting)
 
 
-def _decide(
-    context: dg.SensorEvaluationContext, plan: Plan, busy: Mapping[int, str], waiting: frozenset[int], now: datetime
-) -> Request | Wait:
-    if plan.lane in busy:
-        return Wait(plan.lane, f"run {busy[plan.lane]} is in flight")
+def _decide(context: dg.SensorEvaluationContext, plan: Plan, at_work: AtWork, waiting: frozenset[int], now: datetime) -> Request | Wait:
+    if plan.lane in at_work.busy:
+        return Wait(plan.lane, f"run {at_work.busy[plan.lane]} is in flight")
     if plan.lane in waiting:
         return Wait(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
-    return dispatch(plan, _attempts(context, plan), now)
+    return dispatch(plan, _attempts(context, plan, at_work.dead, now), now)
 
 
-def _attempts(context: dg.SensorEvaluationContext, plan: Plan) -> Attempts:
-    """Counted by the highest run key, not only by runs: deleting an old run in the UI must not bring a used key back."""
+def _attempts(context: dg.SensorEvaluationContext, plan: Plan, dead: frozenset[str], now: datetime) -> Attempts:
+    """Counted by the highest run key, not only by runs: deleting an old run in the UI must not bring a used key back.
+
+    One that was found dead just now ended a minute ago: so long has its lane waited already.
+    """
     records = context.instance.get_run_records(dg.RunsFilter(tags={HEADS_TAG: plan.fingerprint}))
     keys = [record.dagster_run.tags.get("dagster/run_key", "").rpartition("#")[2] for record in records]
     count = max([len(records), *(int(key) + 1 for key in keys if key.isdigit())])
-    ended = [
-        datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
-        for record in records
-    ]
+    ended = [now - LEASE_EXPIRES if record.dagster_run.run_id in dead else _ended_at(record) for record in records]
     return Attempts(count, max(ended, default=None))
+
+
+def _ended_at(record: dg.RunRecord) -> datetime:
+    return datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
 
 
 def _run_request(request: Request) -> dg.RunRequest:
