@@ -28,6 +28,8 @@ JOB = "micro_batch"
 OP = "move_events"
 LANE_TAG = "analytics/lane"
 HEADS_TAG = "analytics/heads"
+CODE = code_digest()
+"""Of what is being loaded. Asked for later, it would be of what was installed over that meanwhile."""
 
 
 class RangeConfig(dg.Config):
@@ -45,6 +47,8 @@ class PlanConfig(dg.Config):
     ranges: list[RangeConfig] = Field(default_factory=list)
     finish: list[str] = Field(default_factory=list)
     recommit: list[str] = Field(default_factory=list)
+    lanes: int = Field(default=0, ge=0)
+    """How many lanes there were when it was planned: whose machine says otherwise follows its lane as it was. 0: as LANES says there."""
     code: str = ""
     """Digest of the code that planned it. Left empty, any code may execute it."""
 
@@ -57,14 +61,15 @@ class PlanConfig(dg.Config):
         )
 
 
-def run_config(plan: Plan) -> dict[str, object]:
-    """The plan as the run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
+def run_config(plan: Plan, lanes: int) -> dict[str, object]:
+    """The plan, of so many lanes, as run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
     config = {
         "lane": plan.lane,
         "ranges": [{"topic_partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in plan.ranges],
         "finish": list(plan.finish),
         "recommit": [str(each) for each in plan.recommit],
-        "code": code_digest(),
+        "lanes": lanes,
+        "code": CODE,
     }
     return {"ops": {OP: {"config": config}}}
 
@@ -117,7 +122,7 @@ def move_events(
                 reports.append(ingest(plan, ports, conduct, on_closed))
         if config.plan() and not deferred.faults and reports[0].closed and not reports[0].stopped_because:
             with deferred.every():
-                reports.append(follow(config.lane, platform.following(), ports, conduct, on_closed))
+                reports.append(follow(config.lane, platform.following(config.lanes), ports, conduct, on_closed))
         with deferred.every():
             steps.sweep(ports)
         for why in (report.stopped_because for report in reports if report.stopped_because):
@@ -133,10 +138,10 @@ def move_events(
 
 def require_same_code(planned_by: str) -> None:
     """Raises Failure, before anything is touched, where the plan is another code's: a worker that was not restarted, or not updated."""
-    if planned_by and planned_by != code_digest():
+    if planned_by and planned_by != CODE:
         raise dg.Failure(
             description=f"The code that planned this run has the digest {planned_by}, that of the worker on {socket.gethostname()} is "
-            f"{code_digest()}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
+            f"{CODE}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
             "sensor asks again by itself.",
             allow_retries=False,
         )

@@ -57,16 +57,21 @@ class Platform:
 
         return conduct(self.settings(), run_id)
 
-    def following(self) -> Following:
+    def following(self, lanes: int) -> Following:
+        """A lane of so many lanes, whatever LANES says in this process: elsewhere it is a part of several others. 0: as LANES says."""
         from analytics_defs.wiring import following
 
-        return following(self.settings())
+        return following(_with(lanes, self.settings()))
 
     def site(self, run_id: str, scheduling: Scheduling) -> Site:
         """What the always-on job shows, over clients of its own."""
         from analytics_defs.wiring import site
 
         return site(self.settings(), run_id, scheduling)
+
+
+def _with(lanes: int, settings: Settings) -> Settings:
+    return settings.model_copy(update={"lanes": lanes}) if lanes else settings
 
 
 @contextmanager

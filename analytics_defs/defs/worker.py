@@ -61,7 +61,6 @@ def work(name: str, slots: int) -> None:
     app = worker_app()
     for module in PRELOADED:
         importlib.import_module(module)
-    code_digest()  # of what was just imported, not of what lies there when a child asks
     worker_process_init.connect(_end_runs_as_dagster_does)
     app.worker_main(["worker", "--pool=prefork", f"--concurrency={slots}", f"--hostname={name}@%h", "--loglevel=INFO"])
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+import analytics_defs
 from analytics_defs.adapters.memory import MemoryArchive
 from analytics_defs.core.layout import staging_key
+from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.plan import lane_of
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import micro_batch_job
 from analytics_defs.defs.platform import failures
@@ -93,6 +100,25 @@ def test_nobody_else_goes_on_with_what_arrives(instance: dg.DagsterInstance, who
     assert platform.run(instance, request).success
     assert platform.clock.slept == []
     assert platform.ports().ledger.counters()["events"] == 10
+
+
+@pytest.mark.parametrize("there", [1, 2, 5])
+def test_a_run_follows_its_lane_as_lanes_were_when_it_was_planned(instance: dg.DagsterInstance, there: int) -> None:
+    """Breaks: another LANES takes a restart of the code server alone, so the worker's may be any."""
+    platform = MemoryPlatform(lanes=2)
+    platform.produce(10)
+    for request in platform.tick(instance).run_requests or []:
+        platform._settings = platform._settings.model_copy(update={"lanes": there})
+        before = ends(platform)
+        platform.clock.happens = [lambda: platform.produce(10, start=10)]
+        assert platform.run(instance, request).success
+        (own,) = [each for each, end in ends(platform).items() if end > before.get(each, 0)]
+        assert str(lane_of(own, 2)) == request.tags["analytics/lane"]
+        assert ends(platform)[own] == platform.ports().log.watermarks([own])[own].high
+
+
+def ends(platform: MemoryPlatform) -> dict[TopicPartition, int]:
+    return {each: head.next for each, head in platform.ports().ledger.snapshot().heads.items()}
 
 
 @pytest.mark.parametrize("lane", [-1, -2])
@@ -220,3 +246,27 @@ def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(ins
     assert platform.ports().ledger.snapshot().heads == {}
     config["code"] = ""
     assert platform.run(instance, request).success
+
+
+def test_the_code_that_plans_names_itself_and_not_what_was_installed_over_it(tmp_path: Path) -> None:
+    """Breaks: a code server plans for the first time when something arrives, which may be days after it was loaded."""
+    package = tmp_path / "analytics_defs"
+    shutil.copytree(Path(analytics_defs.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    told = subprocess.run(
+        [sys.executable, "-c", PLANS_LATER, package / "errors.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == [code_digest(), "another"]
+
+
+PLANS_LATER = """
+import pathlib, sys
+from analytics_defs import errors, wiring
+from analytics_defs.core.plan import Plan
+from analytics_defs.defs.ingest import run_config
+installed = pathlib.Path(sys.argv[1])
+assert errors.__file__ == str(installed)
+installed.write_text("another release")
+planned_by = run_config(Plan(0), 1)["ops"]["move_events"]["config"]["code"]
+wiring.code_digest.cache_clear()
+print(planned_by, "another" if wiring.code_digest() != planned_by else "the same")
+"""
