@@ -153,7 +153,7 @@ def _vital_signs(
 def _busy_lanes(
     context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cursor, now: datetime, start_timeout: timedelta
 ) -> dict[int, str]:
-    """Lanes with a run in flight. Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
+    """Lanes with a run that is not finished, and its state. Those without a sign of life are reported failed, and hold no lane.
 
     Keeps in the cursor since when a run is silent.
     """
@@ -170,11 +170,8 @@ def _busy_lanes(
     dead = dead_runs(list(runs.values()), cursor.silent, start_timeout, now)
     for record in records:
         if record.dagster_run.run_id in dead:
-            context.instance.report_run_failed(
-                record.dagster_run,
-                "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest.",
-            )
-    return {run.lane: run.run_id for run in runs.values() if run.run_id not in dead}
+            context.instance.report_run_failed(record.dagster_run, dead[record.dagster_run.run_id])
+    return {run.lane: run.state for run in runs.values() if run.run_id not in dead}
 
 
 def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
@@ -200,7 +197,7 @@ def _decide(
     context: dg.SensorEvaluationContext, plan: Plan, busy: Mapping[int, str], waiting: frozenset[int], now: datetime
 ) -> Request | Wait:
     if plan.lane in busy:
-        return Wait(plan.lane, f"run {busy[plan.lane]} is in flight")
+        return Wait(plan.lane, busy[plan.lane])
     if plan.lane in waiting:
         return Wait(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
     return dispatch(plan, _attempts(context, plan), now)
