@@ -52,6 +52,7 @@ def build_ports(settings: Settings) -> Ports:
         ledger=DynamoLedger(dynamo, tables),
         clock=clock,
         workers=ThreadWorkers(settings.store_threads),
+        tables=(settings.recent_events_table_name, settings.aggregates_table_name),
     )
 
 

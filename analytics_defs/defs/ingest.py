@@ -8,19 +8,20 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from analytics_defs.core.ledger import BatchRecord
+from analytics_defs.core.ledger import BatchRecord, Seal
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
 from analytics_defs.defs.checks import glance
 from analytics_defs.defs.metadata import batch_line, ingest_metadata
 from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.topics import topic_assets
-from analytics_defs.errors import AnalyticsError
+from analytics_defs.errors import AnalyticsError, Contradiction
 from analytics_defs.flows import steps
 from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.follow import follow
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
+from analytics_defs.flows.sealed import require_seal
 from analytics_defs.ports import Ports
 from analytics_defs.wiring import code_digest
 
@@ -49,6 +50,8 @@ class PlanConfig(dg.Config):
     recommit: list[str] = Field(default_factory=list)
     lanes: int = Field(default=0, ge=0)
     """How many lanes there were when it was planned: whose machine says otherwise follows its lane as it was. 0: as LANES says there."""
+    seal: str = ""
+    """Id of the seal of the ledger by which it was planned. Left empty, any ledger's stores may execute it."""
     code: str = ""
     """Digest of the code that planned it. Left empty, any code may execute it."""
 
@@ -61,7 +64,7 @@ class PlanConfig(dg.Config):
         )
 
 
-def run_config(plan: Plan, lanes: int) -> dict[str, object]:
+def run_config(plan: Plan, lanes: int, seal: Seal | None = None) -> dict[str, object]:
     """The plan, of so many lanes, as run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
     config = {
         "lane": plan.lane,
@@ -69,6 +72,7 @@ def run_config(plan: Plan, lanes: int) -> dict[str, object]:
         "finish": list(plan.finish),
         "recommit": [str(each) for each in plan.recommit],
         "lanes": lanes,
+        "seal": seal.id if seal else "",
         "code": CODE,
     }
     return {"ops": {OP: {"config": config}}}
@@ -115,6 +119,7 @@ def move_events(
 
     require_same_code(config.code)
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
+        require_same_stores(config.seal, context.run.run_id, ports)
         conduct, deferred = platform.conduct(context.run.run_id), Deferred()
         reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
@@ -144,6 +149,20 @@ def require_same_code(planned_by: str) -> None:
             f"{CODE}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
             "sensor asks again by itself.",
             allow_retries=False,
+        )
+
+
+def require_same_stores(planned_by: str, run_id: str, ports: Ports) -> None:
+    """Raises Contradiction, before anything is taken, where the settings of this machine lead to the stores of another platform."""
+    here = f"The worker on {socket.gethostname()} has other stores than the platform"
+    try:
+        seal = require_seal(run_id, ports)
+    except Contradiction as fault:
+        raise Contradiction(f"{here}. {fault}") from fault
+    if planned_by and planned_by != seal.id:
+        raise Contradiction(
+            f"{here}. Its ledger is {seal.id}, and this run was planned by {planned_by}. Correct DYNAMO_ENDPOINT, the region or "
+            "LEDGER_TABLE_NAME. Nothing was changed; the sensor asks again by itself."
         )
 
 

@@ -248,6 +248,41 @@ def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(ins
     assert platform.run(instance, request).success
 
 
+def test_a_run_whose_machine_has_another_bucket_takes_nothing_and_says_where_it_ran(instance: dg.DagsterInstance) -> None:
+    """Breaks: it would be counted in the one ledger and lie in the other bucket, and every step would call that well."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    platform.produce(10, start=10)
+    (request,) = platform.tick(instance).run_requests or []
+    own, before = platform._ports, platform.ports().ledger.snapshot()
+    platform._ports = replace(own, archive=MemoryArchive())
+    assert f"The worker on {socket.gethostname()} has other stores than the platform" in failure_of(platform.run(instance, request))
+    assert platform.ports().ledger.snapshot() == before
+    platform._ports = own
+    assert platform.run(instance, request).success
+    assert platform.ports().ledger.counters()["events"] == 20
+
+
+def test_a_run_whose_machine_belongs_to_another_platform_takes_nothing(instance: dg.DagsterInstance) -> None:
+    """Breaks: it would move everything into the other one's stores, and the group's offsets with it."""
+    ours, others = MemoryPlatform(), MemoryPlatform()
+    ours.produce(10)
+    ours.run(instance)
+    others.run(instance)
+    ours.produce(10, start=10)
+    (request,) = ours.tick(instance).run_requests or []
+    others.log = ours.log
+    others._ports = replace(others._ports, log=ours.log)
+    assert "this run was planned by" in failure_of(others.run(instance, request))
+    assert others.ports().ledger.snapshot().heads == {}
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    (failed,) = [each for each in result.all_node_events if each.is_step_failure]
+    return str(failed.step_failure_data)
+
+
 def test_the_code_that_plans_names_itself_and_not_what_was_installed_over_it(tmp_path: Path) -> None:
     """Breaks: a code server plans for the first time when something arrives, which may be days after it was loaded."""
     package = tmp_path / "analytics_defs"

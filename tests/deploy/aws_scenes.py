@@ -174,8 +174,9 @@ def micro_batches(scene: Scene) -> None:
     world = scene.world
     scene.history()
     with dg.DagsterInstance.ephemeral() as instance:
-        world.produce(event("e"), event("e"))
-        assert scene.platform.run(instance).success
+        for name in ("e", "f"):
+            world.produce(event(name), event(name))
+            assert scene.platform.run(instance).success
     _crashes_everywhere(world)
     world.produce(event("closed by another"))
     world.run(ports=through(world.ports, _closed_by_another))

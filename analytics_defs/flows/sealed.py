@@ -1,0 +1,59 @@
+"""Whether ledger, tables and bucket belong together. Asked before anything is taken.
+
+A batch that one ledger counts and another's bucket holds is lost, and none of its own steps would notice: every store confirms it. So the
+ledger has a seal, of which the bucket carries the mark:
+
+    ledger: id, tables ──► bucket: object with that id, if absent ──► ledger: what the object holds, if no mark is noted yet
+
+Whoever dies in between leaves the rest to the next one. Two who begin with different buckets note one of them; the other is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from analytics_defs.core.layout import SEAL
+from analytics_defs.core.ledger import Seal
+from analytics_defs.core.ledger_keys import THE_SEAL
+from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.errors import Contradiction
+from analytics_defs.ports import Blob, Ports
+
+_CORRECT = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME"
+
+
+def require_seal(run_id: str, ports: Ports) -> Seal:
+    """The ledger's seal, put where there was none. Raises Contradiction where these stores do not belong to it; nothing was taken then."""
+    snapshot = ports.ledger.snapshot()
+    if why := snapshot.unreadable.get(THE_SEAL):
+        raise Contradiction(why)
+    seal = snapshot.seal or ports.ledger.put_seal(Seal(f"{iso_milliseconds(ports.clock.now())}/{run_id}", ports.tables))
+    if seal.tables != ports.tables:
+        raise Contradiction(
+            f"This ledger belongs with the tables {', '.join(seal.tables)}, and here are {', '.join(ports.tables)}. Correct "
+            "RECENT_EVENTS_TABLE_NAME, AGGREGATES_TABLE_NAME or LEDGER_TABLE_NAME. Nothing was changed."
+        )
+    found = ports.archive.get(SEAL) if seal.mark else ports.archive.put_if_absent(_object(seal, run_id))
+    held = found.decode(errors="replace") if found else None
+    if seal.mark is None and held and held.startswith(f"{seal.id}\n"):
+        seal = ports.ledger.put_seal(replace(seal, mark=held))
+    if held != seal.mark:
+        raise Contradiction(_another_bucket(seal, held))
+    return seal
+
+
+def _object(seal: Seal, run_id: str) -> Blob:
+    return Blob(SEAL, f"{seal.id}\n{run_id}\n".encode(), "text/plain", {})
+
+
+def _another_bucket(seal: Seal, held: str | None) -> str:
+    if seal.mark is None:
+        return (
+            f"The bucket is the archive of another ledger: its object {SEAL} says {held!r}, expected {seal.id!r}. {_CORRECT}, or give this "
+            "ledger a bucket of its own. Nothing was changed."
+        )
+    return (
+        f"The bucket is not the one that holds what this ledger counts: its object {SEAL} {f'says {held!r}' if held else 'is not there'}, "
+        f"expected {seal.mark!r}. {_CORRECT}. Where the archive was moved on purpose, put that object into its new bucket, with exactly "
+        "that content. Nothing was changed."
+    )
