@@ -10,13 +10,14 @@ Whoever dies in between leaves the rest to the next one. Two who begin with diff
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from analytics_defs.core.layout import SEAL
 from analytics_defs.core.ledger import Seal
 from analytics_defs.core.ledger_keys import THE_SEAL
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import Contradiction
+from analytics_defs.flows.check import Question
 from analytics_defs.ports import Blob, Ports
 
 _CORRECT = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME"
@@ -24,22 +25,57 @@ _CORRECT = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the re
 
 def require_seal(run_id: str, ports: Ports) -> Seal:
     """The ledger's seal, put where there was none. Raises Contradiction where these stores do not belong to it; nothing was taken then."""
+    seal = _seal_of(ports) or ports.ledger.put_seal(Seal(f"{iso_milliseconds(ports.clock.now())}/{run_id}", ports.tables))
+    _require_tables(seal, ports)
+    found = ports.archive.get(SEAL) if seal.mark else ports.archive.put_if_absent(_object(seal, run_id))
+    held = found.decode(errors="replace") if found else None
+    if held and _may_be_noted(seal, held):
+        seal = ports.ledger.put_seal(replace(seal, mark=held))
+    if held != seal.mark:
+        raise Contradiction(_another_bucket(seal, held))
+    return seal
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """For `analytics check`. Reads only: what has no seal yet is for the first run."""
+
+    ports: Ports
+    name: str = "all stores"
+
+    def questions(self) -> list[Question]:
+        return [("belong together", self._together)]
+
+    def _together(self) -> str:
+        seal = _seal_of(self.ports)
+        if seal is None:
+            return "the ledger has no seal yet: the first run seals it and the bucket"
+        _require_tables(seal, self.ports)
+        found = self.ports.archive.get(SEAL)
+        held = found.decode(errors="replace") if found else None
+        if held != seal.mark and not (held and _may_be_noted(seal, held)):
+            raise Contradiction(_another_bucket(seal, held))
+        return f"the ledger's seal is {seal.id}, {'and the bucket carries it' if held else 'and the next run puts it into the bucket'}"
+
+
+def _seal_of(ports: Ports) -> Seal | None:
     snapshot = ports.ledger.snapshot()
     if why := snapshot.unreadable.get(THE_SEAL):
         raise Contradiction(why)
-    seal = snapshot.seal or ports.ledger.put_seal(Seal(f"{iso_milliseconds(ports.clock.now())}/{run_id}", ports.tables))
+    return snapshot.seal
+
+
+def _require_tables(seal: Seal, ports: Ports) -> None:
     if seal.tables != ports.tables:
         raise Contradiction(
             f"This ledger belongs with the tables {', '.join(seal.tables)}, and here are {', '.join(ports.tables)}. Correct "
             "RECENT_EVENTS_TABLE_NAME, AGGREGATES_TABLE_NAME or LEDGER_TABLE_NAME. Nothing was changed."
         )
-    found = ports.archive.get(SEAL) if seal.mark else ports.archive.put_if_absent(_object(seal, run_id))
-    held = found.decode(errors="replace") if found else None
-    if seal.mark is None and held and held.startswith(f"{seal.id}\n"):
-        seal = ports.ledger.put_seal(replace(seal, mark=held))
-    if held != seal.mark:
-        raise Contradiction(_another_bucket(seal, held))
-    return seal
+
+
+def _may_be_noted(seal: Seal, held: str) -> bool:
+    """Whether somebody died between writing the object and noting it."""
+    return seal.mark is None and held.startswith(f"{seal.id}\n")
 
 
 def _object(seal: Seal, run_id: str) -> Blob:

@@ -10,9 +10,10 @@ import pytest
 from analytics_defs.adapters.memory import MemoryArchive, MemoryLedger
 from analytics_defs.core.layout import SEAL
 from analytics_defs.errors import Contradiction
+from analytics_defs.flows.check import check
 from analytics_defs.flows.drain import Order, drain
 from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.flows.sealed import require_seal
+from analytics_defs.flows.sealed import Belonging, require_seal
 from analytics_defs.ports import Ports
 from tests.proof.doors import Crashed, Door, failing, through
 from tests.proof.world import World, conduct, event
@@ -93,6 +94,23 @@ def test_an_archive_that_was_moved_on_purpose_is_taken_with_its_object(ports: Po
     moved = replace(ports, archive=MemoryArchive())
     moved.archive.put([found for found in [ports.archive.fetch(SEAL)] if found])
     assert require_seal("two", moved) == first
+
+
+def test_the_check_says_whether_stores_belong_together_and_changes_nothing(ports: Ports) -> None:
+    def found(ports: Ports) -> str:
+        [proof] = check([Belonging(ports)])
+        return str(proof.fault or proof.found)
+
+    assert found(ports) == "the ledger has no seal yet: the first run seals it and the bucket"
+    assert (ports.ledger.snapshot().seal, seal_of_bucket(ports)) == (None, None)
+    with pytest.raises(Crashed):
+        require_seal("one", through(ports, dying(MARK)))
+    assert found(ports).endswith("and the next run puts it into the bucket")
+    assert seal_of_bucket(ports) is None
+    require_seal("two", ports)
+    assert found(ports).endswith("and the bucket carries it")
+    assert "not the one that holds what this ledger counts" in found(replace(ports, archive=MemoryArchive()))
+    assert "belongs with the tables" in found(replace(ports, tables=("Others", "EventAggregates")))
 
 
 def test_nothing_is_taken_nor_redriven_with_stores_that_do_not_belong_together() -> None:
