@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         """None: what the SDK finds in its configuration files."""
         return self.aws_default_region or self.aws_region
 
+    def agreed(self) -> dict[str, str]:
+        """What every process of a platform has to be told alike, since it decides what becomes of a record: by name, as text."""
+        fields = ("kafka_group_id", "event_objects", "max_future_skew", "max_event_bytes", "on_data_loss")
+        return {name.upper(): str(getattr(self, name)) for name in fields}
+
     def policy(self, recommit: Collection[int] = ()) -> Policy:
         return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit)
 

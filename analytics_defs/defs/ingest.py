@@ -3,11 +3,12 @@
 # No postponed annotations here: Dagster reads the types of `context`, `config` and resources.
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 from pydantic import Field
 
+from analytics_defs.config import Settings
 from analytics_defs.core.ledger import BatchRecord, Seal
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
@@ -50,6 +51,8 @@ class PlanConfig(dg.Config):
     recommit: list[str] = Field(default_factory=list)
     lanes: int = Field(default=0, ge=0)
     """How many lanes there were when it was planned: whose machine says otherwise follows its lane as it was. 0: as LANES says there."""
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Those in which all machines have to agree, as they were where it was planned."""
     seal: str = ""
     """Id of the seal of the ledger by which it was planned. Left empty, any ledger's stores may execute it."""
     code: str = ""
@@ -64,14 +67,15 @@ class PlanConfig(dg.Config):
         )
 
 
-def run_config(plan: Plan, lanes: int, seal: Seal | None = None) -> dict[str, object]:
-    """The plan, of so many lanes, as run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
+def run_config(plan: Plan, settings: Settings, seal: Seal | None = None) -> dict[str, object]:
+    """The plan as the run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
     config = {
         "lane": plan.lane,
         "ranges": [{"topic_partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in plan.ranges],
         "finish": list(plan.finish),
         "recommit": [str(each) for each in plan.recommit],
-        "lanes": lanes,
+        "lanes": settings.lanes,
+        "settings": settings.agreed(),
         "seal": seal.id if seal else "",
         "code": CODE,
     }
@@ -118,6 +122,7 @@ def move_events(
         context.log.info(batch_line(record))
 
     require_same_code(config.code)
+    require_same_settings(config.settings, platform)
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
         require_same_stores(config.seal, context.run.run_id, ports)
         conduct, deferred = platform.conduct(context.run.run_id), Deferred()
@@ -148,6 +153,20 @@ def require_same_code(planned_by: str) -> None:
             description=f"The code that planned this run has the digest {planned_by}, that of the worker on {socket.gethostname()} is "
             f"{CODE}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
             "sensor asks again by itself.",
+            allow_retries=False,
+        )
+
+
+def require_same_settings(planned_with: Mapping[str, str], platform: Platform) -> None:
+    """Raises Failure, before anything is touched, where this machine would judge or keep records in another way than the others."""
+    with failures():
+        here = platform.settings().agreed()
+    differing = [f"{name}={here[name]}, expected {told}" for name, told in planned_with.items() if here.get(name, told) != told]
+    if differing:
+        raise dg.Failure(
+            description=f"The worker on {socket.gethostname()} has other settings than the code server that planned this run: "
+            f"{'; '.join(differing)}. Nothing was changed. Set them alike, and restart what was not restarted since; the sensor asks "
+            "again by itself.",
             allow_retries=False,
         )
 

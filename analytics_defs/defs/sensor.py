@@ -126,7 +126,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     if cursor.observed_at != observed_before:
         events += _vital_signs(context, planning, ports, settings)
     return dg.SensorResult(
-        run_requests=[_run_request(each, settings.lanes, planning.snapshot) for each in requests],
+        run_requests=[_run_request(each, settings, planning.snapshot) for each in requests],
         skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
         cursor=str(cursor),
         asset_events=events,
@@ -215,9 +215,9 @@ def _attempts(context: dg.SensorEvaluationContext, plan: Plan) -> Attempts:
     return Attempts(count, max(ended, default=None))
 
 
-def _run_request(request: Request, lanes: int, snapshot: Snapshot) -> dg.RunRequest:
+def _run_request(request: Request, settings: Settings, snapshot: Snapshot) -> dg.RunRequest:
     tags = {LANE_TAG: str(request.plan.lane), HEADS_TAG: request.plan.fingerprint}
-    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan, lanes, snapshot.seal), tags=tags)
+    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan, settings, snapshot.seal), tags=tags)
 
 
 def _events(

@@ -17,6 +17,7 @@ import pytest
 import analytics_defs
 from analytics_defs.adapters.memory import MemoryArchive
 from analytics_defs.core.layout import staging_key
+from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import lane_of
 from analytics_defs.definitions import defs
@@ -248,6 +249,20 @@ def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(ins
     assert platform.run(instance, request).success
 
 
+def test_a_run_whose_machine_would_judge_records_otherwise_is_refused_by_name_and_value(instance: dg.DagsterInstance) -> None:
+    """Breaks: a worker that was not restarted with the others makes dead letters of events, or leaves out their objects."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    own = platform._settings
+    platform._settings = own.model_copy(update={"event_objects": False, "max_event_bytes": 1024, "store_threads": 2})
+    said = failure_of(platform.run(instance, request))
+    assert "EVENT_OBJECTS=False, expected True; MAX_EVENT_BYTES=1024, expected 4194304. Nothing was changed." in said
+    assert platform.ports().ledger.snapshot() == Snapshot()
+    platform._settings = own
+    assert platform.run(instance, request).success
+
+
 def test_a_run_whose_machine_has_another_bucket_takes_nothing_and_says_where_it_ran(instance: dg.DagsterInstance) -> None:
     """Breaks: it would be counted in the one ledger and lie in the other bucket, and every step would call that well."""
     platform = MemoryPlatform()
@@ -296,12 +311,13 @@ def test_the_code_that_plans_names_itself_and_not_what_was_installed_over_it(tmp
 PLANS_LATER = """
 import pathlib, sys
 from analytics_defs import errors, wiring
+from analytics_defs.config import Settings
 from analytics_defs.core.plan import Plan
 from analytics_defs.defs.ingest import run_config
 installed = pathlib.Path(sys.argv[1])
 assert errors.__file__ == str(installed)
 installed.write_text("another release")
-planned_by = run_config(Plan(0), 1)["ops"]["move_events"]["config"]["code"]
+planned_by = run_config(Plan(0), Settings())["ops"]["move_events"]["config"]["code"]
 wiring.code_digest.cache_clear()
 print(planned_by, "another" if wiring.code_digest() != planned_by else "the same")
 """
