@@ -123,8 +123,8 @@ def move_events(
 
     require_same_code(config.code)
     require_same_settings(config.settings, platform)
+    require_same_stores(config.seal, context.run.run_id, platform)
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
-        require_same_stores(config.seal, context.run.run_id, ports)
         conduct, deferred = platform.conduct(context.run.run_id), Deferred()
         reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
@@ -171,18 +171,19 @@ def require_same_settings(planned_with: Mapping[str, str], platform: Platform) -
         )
 
 
-def require_same_stores(planned_by: str, run_id: str, ports: Ports) -> None:
-    """Raises Contradiction, before anything is taken, where the settings of this machine lead to the stores of another platform."""
+def require_same_stores(planned_by: str, run_id: str, platform: Platform) -> None:
+    """Raises Failure, before anything is taken, where the settings of this machine lead to the stores of another platform."""
     here = f"The worker on {socket.gethostname()} has other stores than the platform"
-    try:
-        seal = require_seal(run_id, ports)
-    except Contradiction as fault:
-        raise Contradiction(f"{here}. {fault}") from fault
-    if planned_by and planned_by != seal.id:
-        raise Contradiction(
-            f"{here}. Its ledger is {seal.id}, and this run was planned by {planned_by}. Correct DYNAMO_ENDPOINT, the region or "
-            "LEDGER_TABLE_NAME. Nothing was changed; the sensor asks again by itself."
-        )
+    with failures():
+        try:
+            seal = require_seal(run_id, platform.ports())
+        except Contradiction as fault:
+            raise Contradiction(f"{here}. {fault}") from fault
+        if planned_by and planned_by != seal.id:
+            raise Contradiction(
+                f"{here}. Its ledger is {seal.id}, and this run was planned by {planned_by}. Correct DYNAMO_ENDPOINT, the region or "
+                "LEDGER_TABLE_NAME. Nothing was changed; the sensor asks again by itself."
+            )
 
 
 def _report_balance(context: dg.AssetExecutionContext, ports: Ports) -> None:
