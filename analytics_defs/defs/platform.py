@@ -14,6 +14,7 @@ from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.follow import Following
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
+from analytics_defs.flows.sealed import require_together
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Platform:
         from analytics_defs.wiring import build_ports
 
         return build_ports(self.settings())
+
+    def sealed_ports(self) -> Ports:
+        """The same, for whoever writes without a plan. Raises Contradiction where these stores do not belong together."""
+        ports = self.ports()
+        require_together(ports)
+        return ports
 
     def bench(self) -> CalculatorBench:
         from analytics_defs.wiring import build_bench

@@ -20,7 +20,8 @@ from analytics_defs.errors import Contradiction
 from analytics_defs.flows.check import Question
 from analytics_defs.ports import Blob, Ports
 
-_CORRECT = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME"
+_SAFE = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME. Nothing was changed."
+_NOT_OURS = f"The bucket is the archive of another ledger: its object {SEAL} says {{held!r}}, expected {{expected}}. "
 
 
 def require_seal(run_id: str, ports: Ports) -> Seal:
@@ -36,9 +37,26 @@ def require_seal(run_id: str, ports: Ports) -> Seal:
     return seal
 
 
+def require_together(ports: Ports) -> Seal | None:
+    """For whoever takes nothing: the ledger's seal, None where it has none yet. Reads only. Raises Contradiction as above.
+
+    A ledger of another platform shows every hour as empty: its archive and its statistics must not become so.
+    """
+    seal, found = _seal_of(ports), ports.archive.get(SEAL)
+    held = found.decode(errors="replace") if found else None
+    if seal is None and held is None:
+        return None
+    if seal is None:
+        raise Contradiction(_NOT_OURS.format(held=held, expected="none, as this ledger has none") + _SAFE)
+    _require_tables(seal, ports)
+    if held != seal.mark and not (held and _may_be_noted(seal, held)):
+        raise Contradiction(_another_bucket(seal, held))
+    return seal
+
+
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """For `analytics check`. Reads only: what has no seal yet is for the first run."""
+    """For `analytics check`."""
 
     ports: Ports
     name: str = "all stores"
@@ -47,15 +65,10 @@ class Belonging:
         return [("belong together", self._together)]
 
     def _together(self) -> str:
-        seal = _seal_of(self.ports)
+        seal = require_together(self.ports)
         if seal is None:
-            return "the ledger has no seal yet: the first run seals it and the bucket"
-        _require_tables(seal, self.ports)
-        found = self.ports.archive.get(SEAL)
-        held = found.decode(errors="replace") if found else None
-        if held != seal.mark and not (held and _may_be_noted(seal, held)):
-            raise Contradiction(_another_bucket(seal, held))
-        return f"the ledger's seal is {seal.id}, {'and the bucket carries it' if held else 'and the next run puts it into the bucket'}"
+            return "ledger and bucket have no seal yet: the first run seals them"
+        return f"the ledger's seal is {seal.id}, {'and the bucket carries it' if seal.mark else 'which the next run puts into the bucket'}"
 
 
 def _seal_of(ports: Ports) -> Seal | None:
@@ -84,12 +97,9 @@ def _object(seal: Seal, run_id: str) -> Blob:
 
 def _another_bucket(seal: Seal, held: str | None) -> str:
     if seal.mark is None:
-        return (
-            f"The bucket is the archive of another ledger: its object {SEAL} says {held!r}, expected {seal.id!r}. {_CORRECT}, or give this "
-            "ledger a bucket of its own. Nothing was changed."
-        )
+        return _NOT_OURS.format(held=held, expected=repr(seal.id)) + _SAFE
     return (
         f"The bucket is not the one that holds what this ledger counts: its object {SEAL} {f'says {held!r}' if held else 'is not there'}, "
-        f"expected {seal.mark!r}. {_CORRECT}. Where the archive was moved on purpose, put that object into its new bucket, with exactly "
-        "that content. Nothing was changed."
+        f"expected {seal.mark!r}. Where the archive was moved on purpose, put that object into its new bucket, with exactly that content. "
+        f"{_SAFE}"
     )

@@ -24,7 +24,7 @@ from analytics_defs.flows.recompute import compare, mend
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
 from analytics_defs.flows.restore import restore
 from analytics_defs.flows.retention import Retention
-from analytics_defs.flows.sealed import require_seal
+from analytics_defs.flows.sealed import require_seal, require_together
 from analytics_defs.flows.trace import trace
 from analytics_defs.flows.watchover import Doors, ask_figures
 from analytics_defs.ports import Blob, Ports
@@ -52,6 +52,7 @@ def forgetting(scene: Scene) -> None:
         before = [blob for key in world.archive.keys("") if (blob := world.archive.fetch(key))]
         world.archive.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0])])
         world.clock.advance(OLD)
+    require_together(scene.ports)
     assert _forget(scene, write=False).objects
     for ages, method in CRASHES:
         for effect in (False, True):

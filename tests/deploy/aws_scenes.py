@@ -45,6 +45,7 @@ from analytics_defs.flows.recompute import compare, mend
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
 from analytics_defs.flows.replay import Means, replay
 from analytics_defs.flows.restore import restore
+from analytics_defs.flows.sealed import require_together
 from analytics_defs.flows.setup import setup
 from analytics_defs.flows.topics import accept_topic
 from analytics_defs.flows.trace import trace
@@ -213,6 +214,7 @@ def hours(scene: Scene) -> None:
     with scene.cloud.aside():
         scene.history()
         assert redrive(Selection(), world.ports, conduct("redrive")).stored
+    require_together(ports)
     for hour in (BEFORE, HOUR):
         compact(hour, ports, memory_table)
         hourly_stats(hour, ports, BENCH)

@@ -101,16 +101,17 @@ def test_the_check_says_whether_stores_belong_together_and_changes_nothing(ports
         [proof] = check([Belonging(ports)])
         return str(proof.fault or proof.found)
 
-    assert found(ports) == "the ledger has no seal yet: the first run seals it and the bucket"
+    assert found(ports) == "ledger and bucket have no seal yet: the first run seals them"
     assert (ports.ledger.snapshot().seal, seal_of_bucket(ports)) == (None, None)
     with pytest.raises(Crashed):
         require_seal("one", through(ports, dying(MARK)))
-    assert found(ports).endswith("and the next run puts it into the bucket")
+    assert found(ports).endswith("which the next run puts into the bucket")
     assert seal_of_bucket(ports) is None
     require_seal("two", ports)
     assert found(ports).endswith("and the bucket carries it")
     assert "not the one that holds what this ledger counts" in found(replace(ports, archive=MemoryArchive()))
     assert "belongs with the tables" in found(replace(ports, tables=("Others", "EventAggregates")))
+    assert "the archive of another ledger" in found(replace(ports, ledger=MemoryLedger()))
 
 
 def test_nothing_is_taken_nor_redriven_with_stores_that_do_not_belong_together() -> None:
