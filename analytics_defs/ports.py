@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from analytics_defs.core.adjusting import Adjustment, CounterItem
 from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision, Rows
-from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Snapshot, TopicState
+from analytics_defs.core.ledger import Batch, BatchRecord, Gap, Lease, RangeRecord, Seal, Snapshot, TopicState
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.retention import LettersTaken
 from analytics_defs.core.statistics import ProductStats
@@ -246,6 +246,10 @@ class Ledger(Protocol):
 
     def snapshot(self) -> Snapshot: ...
 
+    def put_seal(self, seal: Seal) -> Seal:
+        """Put the seal where there is none, or its mark where that one is there without; answer the one that counts."""
+        ...
+
     def open_topic(self, topic: TopicState) -> TopicState:
         """Put the topic's state unless this generation has one; answer the one that counts."""
         ...
@@ -383,6 +387,8 @@ class Ports:
     ledger: Ledger
     clock: Clock
     workers: Workers
+    tables: tuple[str, ...] = ()
+    """Names of the tables beside the ledger's own: recent events, counters."""
 
 
 @dataclass(frozen=True, slots=True)

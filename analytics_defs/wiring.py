@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
 from analytics_defs.flows.follow import Following
 from analytics_defs.flows.ingest import Conduct
+from analytics_defs.flows.sealed import require_together
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def build_ports(settings: Settings) -> Ports:
         ledger=DynamoLedger(dynamo, tables),
         clock=clock,
         workers=ThreadWorkers(settings.store_threads),
+        tables=(settings.recent_events_table_name, settings.aggregates_table_name),
     )
 
 
@@ -233,6 +235,13 @@ def _doors(settings: Settings, scheduling: Scheduling | None) -> Doors:
         workers=ThreadWorkers(settings.store_threads),
     )
     return Doors(settings.kafka_topics, ports, KafkaLog(kafka), KafkaRetention(kafka, clock), scheduling)
+
+
+def sealed_ports(settings: Settings) -> Ports:
+    """The same, for a command that writes. Raises Contradiction where these stores do not belong together."""
+    ports = build_ports(settings)
+    require_together(ports)
+    return ports
 
 
 def ports_from_environment() -> Ports:

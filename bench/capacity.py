@@ -14,12 +14,13 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
+from analytics_defs.core import ledger_items as items
+from analytics_defs.core import ledger_keys as keys
 from analytics_defs.core import ledger_writes as writes
 from analytics_defs.core.attribute_values import item_size, recent_event_item
 from analytics_defs.core.events import Event, Rules, judge
 from analytics_defs.core.layout import batch_id
-from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Tally
-from analytics_defs.core.ledger_keys import PROGRESS
+from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Lease, Tally
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.ports import KEPT
 from analytics_defs.shop import FLAWLESS, messages
@@ -29,6 +30,8 @@ MONTH = timedelta(hours=730)
 _TIME = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 _TABLES = writes.LedgerTables("ledger", "aggregates")
 _KB = 1024
+SNAPSHOTS = 5
+"""Queries of all of `progress` for each batch: its plan's, and those of `flows.ingest`. A test counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,8 @@ class Need:
     """A second, all tables."""
     progress_units: float
     """Of these on the ledger's busiest key, `progress`: one key takes 1,000."""
+    progress_read_units: float
+    """A second, on the same key: one key gives 3,000."""
     puts: float
     """A second, all trees; lists too."""
     hour_minutes: float
@@ -130,7 +135,8 @@ def need(rate: int, *, event_objects: bool, assumed: Assumed | None = None) -> N
     # A batch: its staging file, a part for each hour, a file of dead letters or repeats, a list after it. An hour: see `hourly_puts`.
     puts = batches * (1 + a.hours + 1 + 1) + hourly_puts() / 3600 + (rate if event_objects else 0)
     minutes = rate * 3600 / a.hourly_events_per_second / 60
-    found = Need(rate, event_objects, lanes, batches, units, batches * progress + leases, puts, minutes, {})
+    reads = batches * SNAPSHOTS * snapshot_units(lanes, a.ranges)
+    found = Need(rate, event_objects, lanes, batches, units, batches * progress + leases, reads, puts, minutes, {})
     return replace(found, monthly=_monthly(found, a))
 
 
@@ -166,7 +172,20 @@ def ledger_units(events: int, ranges: int, hours: int) -> tuple[int, int]:
     )
     actions = [*writes.take_actions(batch, _TABLES), writes.staged_action(batch.id, "0" * 64, _TABLES.ledger)]
     weighed = [_weighed(each) for each in (*actions, *writes.close_actions(record, _TABLES))]
-    return sum(units for _, units in weighed), sum(units for pk, units in weighed if pk == PROGRESS)
+    return sum(units for _, units in weighed), sum(units for pk, units in weighed if pk == keys.PROGRESS)
+
+
+def snapshot_units(lanes: int, ranges: int) -> int:
+    """Read units of one look at the progress of so many lanes at work: each with its heads, its lease and a pending batch."""
+    partitions = [TopicPartition("ProductUpdated", 0, number) for number in range(ranges)]
+    ours = tuple(Range(each, 10**9, 10**9 + 99) for each in partitions)
+    batch = Batch(
+        batch_id(_TIME, ours), BatchKind.INGEST, 3, _TIME, ours, "0" * 36, rules=Rules(max_event_bytes=4 * 2**20), staged="0" * 64
+    )
+    head = {"first": 0, "next": 10**9, "batch": batch.id, **dict.fromkeys(("stored", "repeats", "dead_letters"), 10**6)}
+    heads = [items.item_of(keys.head_key(each), head) for each in partitions]
+    lane = sum(map(item_size, [*heads, items.lease_item(Lease("0" * 36, 3, _TIME)), items.pending_item(batch)]))
+    return math.ceil(lanes * lane / (4 * _KB))
 
 
 def _weighed(action: Mapping[str, Mapping[str, Any]]) -> tuple[str, int]:

@@ -82,8 +82,17 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     [("500ms", timedelta(milliseconds=500)), ("30", timedelta(seconds=30)), ("2h", timedelta(hours=2)), ("1 d", timedelta(days=1))],
 )
 def test_durations_carry_their_unit(monkeypatch: pytest.MonkeyPatch, text: str, duration: timedelta) -> None:
-    monkeypatch.setenv("RUN_START_TIMEOUT", text)
-    assert load_settings().run_start_timeout == duration
+    monkeypatch.setenv("STALL_AFTER", text)
+    assert load_settings().stall_after == duration
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [("RUN_START_TIMEOUT", "0", "at least 10s"), ("FOLLOW_FOR", "1h", "at most 30m")])
+def test_what_would_let_no_run_begin_or_end_by_itself_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    """Breaks: each run would be given up before its process is there, or ended by run monitoring after an hour."""
+    [problem] = problems(monkeypatch, **{name: value})
+    assert problem.startswith(f"{name}={value}: expected {expected}")
 
 
 def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from analytics_defs.core.adjusting import ADJUSTING_LANE, Adjustment, CounterIte
 from analytics_defs.core.attribute_values import Item
 from analytics_defs.core.counting import added
 from analytics_defs.core.hours import Revision
-from analytics_defs.core.ledger import Batch, BatchRecord, Lease, RangeRecord, Snapshot, TopicState
+from analytics_defs.core.ledger import Batch, BatchRecord, Lease, RangeRecord, Seal, Snapshot, TopicState
 from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.core.retention import LettersTaken
@@ -95,6 +95,10 @@ class DynamoLedger:
 
     def release(self, run_id: str) -> None:
         self._dynamo.delete(self._tables.ledger, keys.lease_key(run_id))
+
+    def put_seal(self, seal: Seal) -> Seal:
+        refused = self._dynamo.transact([writes.seal_action(seal, self._tables.ledger)])
+        return items.decoded(items.seal_of, refused[0]) if refused and refused[0] else seal
 
     # Closed batches.
 

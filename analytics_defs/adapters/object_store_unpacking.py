@@ -57,7 +57,7 @@ class Unpacking:
 
     def put(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
         """In one tar. Answers what is not proven to be there, and has to be put one by one: nothing or everything."""
-        fault = self._fault or self._fault_of(tar(blobs))
+        fault = self._fault or self._fault_of(tar(blobs)) or self._fault_at(blobs[-1])
         if fault is None:
             return ()
         with self._once:
@@ -104,6 +104,14 @@ class Unpacking:
             fault = str(error)
         self._remove([key])
         return fault
+
+    def _fault_at(self, last: Blob) -> str | None:
+        """A look at one object of each tar: the store may have changed since it was asked, and one that stops early answers no less."""
+        try:
+            found = self._archive.stat(last.key)
+        except AnalyticsError as error:
+            return str(error)
+        return None if found and found.bytes == len(last.body) else "its last object is not there"
 
     def _fault_in(self, blobs: Sequence[Blob]) -> str | None:
         """The objects read back: bytes, content type, metadata."""

@@ -29,7 +29,7 @@ def forget(dry_run: bool, json_wanted: bool) -> None:
       EVENT_OBJECTS_KEPT_FOR=90d analytics forget --dry-run
     """
     settings, found = load_settings(), Retention()
-    means = Means(wiring.build_ports(settings), wiring.build_bench(settings), settings.ages(), write=not dry_run)
+    means = Means(wiring.sealed_ports(settings), wiring.build_bench(settings), settings.ages(), write=not dry_run)
     try:
         with progress("objects", None) as bar:
             retain(means, found, lambda objects: bar.advance(bar.task_ids[0], objects))

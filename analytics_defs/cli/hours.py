@@ -20,7 +20,7 @@ from analytics_defs.ports import Ports
 
 def _each(hours: tuple[str, ...], work: Callable[[str, Ports, CalculatorBench], Any]) -> list[Any]:
     settings = load_settings()
-    ports, bench, done = wiring.build_ports(settings), wiring.build_bench(settings), list[Any]()
+    ports, bench, done = wiring.sealed_ports(settings), wiring.build_bench(settings), list[Any]()
     with progress("hours", len(hours)) as bar:
         for hour in hours:
             done.append(work(hour, ports, bench))

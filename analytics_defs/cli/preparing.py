@@ -15,6 +15,7 @@ from analytics_defs.config import load_settings
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows import check as checks
 from analytics_defs.flows import setup as setups
+from analytics_defs.flows.sealed import Belonging
 
 
 @click.command()
@@ -44,8 +45,9 @@ def check(json_wanted: bool) -> None:
 
     Changes nothing: writes are proven by requests that the store refuses, and by an object under staging/ that is removed again.
     """
-    with wiring.grounds(load_settings()) as grounds, progress("proven", None) as bar:
-        proofs = checks.check(grounds, lambda _: bar.advance(bar.task_ids[0]))
+    settings = load_settings()
+    with wiring.grounds(settings) as grounds, progress("proven", None) as bar:
+        proofs = checks.check([*grounds, Belonging(wiring.build_ports(settings))], lambda _: bar.advance(bar.task_ids[0]))
     if json_wanted:
         as_json(
             [

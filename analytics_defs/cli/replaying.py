@@ -40,7 +40,7 @@ def replay(first: str, end: str, dry_run: bool, json_wanted: bool) -> None:
         raise click.UsageError(str(fault)) from fault
     settings = load_settings()
     rules = wiring.conduct(settings, f"replay-{uuid.uuid4()}").rules
-    ports, bench, found = wiring.build_ports(settings), wiring.build_bench(settings), replays.Replay()
+    ports, bench, found = wiring.sealed_ports(settings), wiring.build_bench(settings), replays.Replay()
     try:
         with progress("batches", None) as bar:
             means = replays.Means(ports, bench, rules, write=not dry_run, told=step(bar))

@@ -69,14 +69,20 @@ class Settings(BaseSettings):
     batch_max_hours: int = Field(MAX_HOURS, ge=1, le=47, description="different event hours in one batch; with the ranges at most 48")
     plan_max_offsets: int = Field(100_000, ge=1, description="offsets one run covers at most: 75 to 160 s of work")
     batch_max_wait: Duration = Field(timedelta(0), description="how long a plan smaller than a batch may wait for more")
-    follow_for: Duration = Field(timedelta(minutes=1), description="how long a run goes on, after its plan, with what arrives in its lane")
+    follow_for: Duration = Field(
+        timedelta(minutes=1),
+        le=timedelta(minutes=30),  # run monitoring ends whatever takes an hour, the plan before it included
+        description="how long a run goes on, after its plan, with what arrives in its lane",
+    )
     follow_every: Duration = Field(
         timedelta(seconds=1),
         ge=timedelta(milliseconds=100),
         description="a run that goes on plans once in so long; for each batch of a plan, in 0.2 s a lane",
     )
     run_start_timeout: Duration = Field(
-        timedelta(minutes=1), description="a run that was launched and did not begin within it is reported failed"
+        timedelta(minutes=1),
+        ge=timedelta(seconds=10),  # less than a process takes to start would let no run begin, ever
+        description="a run that was launched and did not begin within it is reported failed",
     )
     max_future_skew: Duration = Field(timedelta(hours=24), le=timedelta(hours=24), description="how far a timestamp may be ahead of now")
     max_event_bytes: int = Field(4 * 2**20, ge=1024, le=64 * 2**20, description="a larger record is a dead letter")
@@ -133,6 +139,11 @@ class Settings(BaseSettings):
     def region(self) -> str | None:
         """None: what the SDK finds in its configuration files."""
         return self.aws_default_region or self.aws_region
+
+    def agreed(self) -> dict[str, str]:
+        """What every process of a platform has to be told alike, since it decides what becomes of a record: by name, as text."""
+        fields = ("kafka_group_id", "event_objects", "max_future_skew", "max_event_bytes", "on_data_loss")
+        return {name.upper(): str(getattr(self, name)) for name in fields}
 
     def policy(self, recommit: Collection[int] = ()) -> Policy:
         return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit)

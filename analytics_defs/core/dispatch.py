@@ -24,6 +24,15 @@ class LaneRun:
     began_at: datetime | None = None
     """When its process began to execute it; None while it waits for one, in a launcher's own queue perhaps."""
 
+    @property
+    def state(self) -> str:
+        """What its lane waits for."""
+        if self.began_at:
+            return f"run {self.run_id} is in flight"
+        if self.launched_at:
+            return f"run {self.run_id} was launched and has not begun yet"
+        return f"run {self.run_id} waits in Dagster's queue, behind max_concurrent_runs in dagster.yaml"
+
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
@@ -75,10 +84,19 @@ def silences(runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mappin
     }
 
 
-def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, Silence], start_timeout: timedelta, now: datetime) -> set[str]:
-    """Runs that were silent for longer than a lease lasts, or were launched and did not begin in time, whatever their status says."""
-    unbegun = {run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout}
-    return unbegun | {run_id for run_id, silence in silent.items() if now - silence.since > LEASE_EXPIRES}
+def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, Silence], start_timeout: timedelta, now: datetime) -> dict[str, str]:
+    """Why, by run: it was silent for longer than a lease lasts, or was launched and did not begin in time, whatever its status says."""
+    unbegun = [run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout]
+    gone = [run_id for run_id, silence in silent.items() if now - silence.since > LEASE_EXPIRES]
+    seconds = f"{start_timeout.total_seconds():g} s (RUN_START_TIMEOUT)"
+    return dict.fromkeys(unbegun, _UNBEGUN.format(seconds=seconds)) | dict.fromkeys(gone, _GONE)
+
+
+_GONE = "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest."
+_UNBEGUN = (
+    "This run was launched, and no process began it within {seconds}: there are no workers, fewer slots than lanes, or what was to start "
+    "it is lost. Nothing was changed; the sensor asks again. Where starting takes longer, raise RUN_START_TIMEOUT."
+)
 
 
 def backoff(attempt: int) -> timedelta:

@@ -7,6 +7,7 @@
     staging/<batch id>
     unpacking/<name>                                 while a store is asked whether it unpacks tars
     aggregates/<asset>/year=2024/month=01/day=15/hour=10/<asset>.parquet
+    platform/seal                                    whose archive this is
 
 An hour is `2024-01-15T10`, always UTC. Keys are ASCII; no segment of one is longer than `MAX_SEGMENT_BYTES`.
 """
@@ -31,6 +32,8 @@ MAX_METADATA_BYTES = 2048
 
 EVENTS, PARQUET, DEAD_LETTERS, REPEATS, STAGING = "events/", "parquet/", "dead-letters/", "repeats/", "staging/"
 AGGREGATES, UNPACKING = "aggregates/", "unpacking/"
+SEAL = "platform/seal"
+"""Its ledger's id, and who put it."""
 
 RECORD_TIMESTAMP = "recordTimestamp"
 

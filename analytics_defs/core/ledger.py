@@ -145,6 +145,17 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Seal:
+    """What tells this ledger from every other, and which stores hold what it counts. Put by the first who is about to take a batch."""
+
+    id: str
+    tables: tuple[str, ...]
+    """Names of the other tables: recent events, counters."""
+    mark: str | None = None
+    """What the bucket's object `core.layout.SEAL` holds, once it was seen there: never changed from then on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The ledger's progress, from one strongly consistent query."""
 
@@ -156,6 +167,8 @@ class Snapshot:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Items that are there and cannot be read, by the name of their topic, topic-partition or batch, and what to do. They are in none of
     the above: whoever takes what is missing there for something new asks here first."""
+    seal: Seal | None = None
+    """None before the first batch, and of versions that put none."""
 
     def why_unreadable(self, topic_partition: TopicPartition) -> str | None:
         """Why nobody can go on there: the item of the topic, of the partition itself, or of the batch pending in it."""

@@ -24,6 +24,7 @@ from analytics_defs.core.ledger import (
     Lease,
     RangeRecord,
     Redriven,
+    Seal,
     Snapshot,
     Tally,
     TopicState,
@@ -134,6 +135,14 @@ def lease_of(fields: Fields) -> Lease:
     return Lease(fields["sk"].removeprefix(keys.LEASE), fields["lane"], datetime.fromisoformat(fields["renewed_at"]))
 
 
+def seal_item(seal: Seal) -> Item:
+    return item_of(keys.seal_key(), {"id": seal.id, "tables": seal.tables, "mark": seal.mark})
+
+
+def seal_of(fields: Fields) -> Seal:
+    return Seal(fields["id"], tuple(fields.get("tables", ())), fields.get("mark"))
+
+
 def snapshot_of(items: Iterable[Item]) -> Snapshot:
     """Of all items of the progress. Kinds that only a newer version knows are left out, and so is a lease that cannot be read: its run
     writes it again. Any other that cannot be read is named in the answer: it must hold back only what it is of.
@@ -143,6 +152,7 @@ def snapshot_of(items: Iterable[Item]) -> Snapshot:
     pending: dict[str, Batch] = {}
     leases: dict[str, Lease] = {}
     unreadable: dict[str, str] = {}
+    seal: Seal | None = None
     for item in items:
         sk = item["sk"]["S"]
         try:
@@ -158,10 +168,12 @@ def snapshot_of(items: Iterable[Item]) -> Snapshot:
             elif sk.startswith(keys.LEASE):
                 lease = decoded(lease_of, item)
                 leases[lease.run_id] = lease
+            elif sk.startswith(keys.SEAL):
+                seal = decoded(seal_of, item)
         except Contradiction as fault:
             kind, _, name = sk.partition("#")
             unreadable |= {} if f"{kind}#" == keys.LEASE else {name: str(fault)}
-    return Snapshot(topics, heads, pending, leases, unreadable)
+    return Snapshot(topics, heads, pending, leases, unreadable, seal)
 
 
 # Closed batches.

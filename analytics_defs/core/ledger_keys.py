@@ -5,10 +5,11 @@ IngestLedger:
 
 | pk                        | sk                       | holds                                     | answers                               |
 |---------------------------|--------------------------|-------------------------------------------|---------------------------------------|
-| `progress`                | `topic#<name>`           | the newest generation: id, first offsets  | the snapshot, with the next three     |
+| `progress`                | `topic#<name>`           | the newest generation: id, first offsets  | the snapshot, with the next four     |
 | `progress`                | `head#<topic-partition>` | first, next, pending batch, outcomes      |                                       |
 | `progress`                | `pending#<batch id>`     | the batch as it was taken; staged or not  | also: what a batch still waits for    |
 | `progress`                | `lease#<run id>`         | lane, last sign of life                   |                                       |
+| `progress`                | `seal#~`                 | the ledger's id, its tables and bucket    | whether stores belong to this ledger  |
 | `batches`                 | `<batch id>`             | the batch's record, never changed         | one batch, those of a day, the newest |
 | `range#<topic-partition>` | `<end, 20 digits>`       | batch, start, outcomes                    | the batch that holds an offset        |
 | `hour#<YYYY-MM-DDTHH>`    | `<batch id>`             | nothing: the item is the mark             | the batches that changed an hour      |
@@ -43,7 +44,9 @@ REDRIVEN = "redriven#"
 ARCHIVE = "archive#"
 LANE = "lane"
 
-TOPIC, HEAD, PENDING, LEASE = "topic#", "head#", "pending#", "lease#"
+TOPIC, HEAD, PENDING, LEASE, SEAL = "topic#", "head#", "pending#", "lease#", "seal#"
+THE_SEAL = "~"
+"""Its name: none of a topic, a partition or a batch."""
 
 
 def key(pk: str, sk: str) -> Item:
@@ -64,6 +67,10 @@ def pending_key(batch_id: str) -> Item:
 
 def lease_key(run_id: str) -> Item:
     return key(PROGRESS, f"{LEASE}{run_id}")
+
+
+def seal_key() -> Item:
+    return key(PROGRESS, f"{SEAL}{THE_SEAL}")
 
 
 def record_key(batch_id: str) -> Item:

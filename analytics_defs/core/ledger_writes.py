@@ -16,8 +16,8 @@ from analytics_defs.core.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.core.counting import distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.hours_items import letters_taken_item, revision_item
-from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Tally, TopicState
-from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, topic_item
+from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Seal, Tally, TopicState
+from analytics_defs.core.ledger_items import attribute, item_of, pending_item, range_item, record_item, seal_item, topic_item
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.retention import LettersTaken
 from analytics_defs.core.timestamps import iso_milliseconds
@@ -81,6 +81,17 @@ def open_action(topic: TopicState, table: str) -> Action:
     put = _put(table, topic_item(topic), "#generation = :before")["Put"]
     before = {":before": attribute(topic.generation - 1)}
     return {"Put": put | {"ExpressionAttributeNames": {"#generation": "generation"}, "ExpressionAttributeValues": before}}
+
+
+def seal_action(seal: Seal, table: str) -> Action:
+    """The seal, or its mark on the one that is there without: a refusal shows the one that counts."""
+    put = _put(table, seal_item(seal), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#mark))")["Put"]
+    terms = {
+        "ExpressionAttributeNames": {"#id": "id", "#mark": "mark"},
+        "ExpressionAttributeValues": {":id": attribute(seal.id)},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    return {"Put": put | terms}
 
 
 def staged_action(batch_id: str, digest: str, table: str) -> Action:

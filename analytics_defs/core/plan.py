@@ -219,7 +219,10 @@ def _lag(head: Head, seen: Seen, partition: int) -> Lag:
 
 def recreated(state: TopicState, seen: Seen, head: Head, partition: int) -> str | None:
     """Why this is not the topic the ledger knows, or None."""
-    how = f"Run `analytics accept-topic {seen.topic}` to read the new one from its start; what was stored stays."
+    how = (
+        f"Run `analytics accept-topic {seen.topic}` to read the new one from its start; what was stored stays. Where it was not meant, "
+        "KAFKA_BROKERS may lead to another cluster."
+    )
     if state.topic_id and seen.topic_id and state.topic_id != seen.topic_id:
         ids = f"id {seen.topic_id}, the ledger knows {state.topic_id}"
         return f"{head.topic_partition}: topic {seen.topic} was deleted and created again ({ids}). {how}"

@@ -32,7 +32,7 @@ DAILY = (CHANGED | FAILED) & ~C.in_progress() & ~C.in_latest_time_window()
 )
 def daily_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda day: _daily_metadata(daily_stats(day, platform.ports(), platform.bench()), bucket))
+    return each_hour(context, lambda day: _daily_metadata(daily_stats(day, platform.sealed_ports(), platform.bench()), bucket))
 
 
 def _daily_metadata(done: Daily, bucket: str) -> shown.Metadata:
@@ -66,7 +66,7 @@ def _daily_metadata(done: Daily, bucket: str) -> shown.Metadata:
 )
 def product_activity(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda day: _activity_metadata(count_products(day, platform.ports(), platform.bench()), bucket))
+    return each_hour(context, lambda day: _activity_metadata(count_products(day, platform.sealed_ports(), platform.bench()), bucket))
 
 
 def _activity_metadata(done: Activity, bucket: str) -> shown.Metadata:

@@ -73,7 +73,7 @@ def each_hour(context: dg.AssetExecutionContext, work: Callable[[str], shown.Met
 )
 def event_archive(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda hour: _archive_metadata(compact(hour, platform.ports(), platform.bench()), bucket))
+    return each_hour(context, lambda hour: _archive_metadata(compact(hour, platform.sealed_ports(), platform.bench()), bucket))
 
 
 def _archive_metadata(done: Compaction, bucket: str) -> shown.Metadata:
@@ -115,7 +115,7 @@ def hourly_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceP
 
     def counted(hour: str) -> shown.Metadata:
         try:
-            return _stats_metadata(hourly_stats(hour, platform.ports(), platform.bench()), bucket)
+            return _stats_metadata(hourly_stats(hour, platform.sealed_ports(), platform.bench()), bucket)
         except Frozen as fault:
             if BY_AUTOMATION not in context.run.tags:
                 raise
@@ -155,7 +155,7 @@ def _stats_metadata(done: Hourly, bucket: str) -> shown.Metadata:
     kinds={"dynamodb"},
 )
 def restored_recent_events(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    return each_hour(context, lambda hour: _restored_metadata(restore(hour, platform.ports(), platform.bench())))
+    return each_hour(context, lambda hour: _restored_metadata(restore(hour, platform.sealed_ports(), platform.bench())))
 
 
 def _restored_metadata(done: Restored) -> shown.Metadata:

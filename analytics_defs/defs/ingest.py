@@ -2,15 +2,17 @@
 
 # No postponed annotations here: Dagster reads the types of `context`, `config` and resources.
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
 
+from analytics_defs.config import Settings
+from analytics_defs.core.ledger import Seal
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
+from analytics_defs.defs.agreement import CODE, require_same_code, require_same_settings, require_same_stores
 from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.telling import Telling
 from analytics_defs.defs.topics import topic_assets
@@ -19,7 +21,6 @@ from analytics_defs.flows.deferred import Deferred, raise_first
 from analytics_defs.flows.follow import follow
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.observe import look
-from analytics_defs.wiring import code_digest
 
 JOB = "micro_batch"
 OP = "move_events"
@@ -42,6 +43,12 @@ class PlanConfig(dg.Config):
     ranges: list[RangeConfig] = Field(default_factory=list)
     finish: list[str] = Field(default_factory=list)
     recommit: list[str] = Field(default_factory=list)
+    lanes: int = Field(default=0, ge=0)
+    """How many lanes there were when it was planned: whose machine says otherwise follows its lane as it was. 0: as LANES says there."""
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Those in which all machines have to agree, as they were where it was planned."""
+    seal: str = ""
+    """Id of the seal of the ledger by which it was planned. Left empty, any ledger's stores may execute it."""
     code: str = ""
     """Digest of the code that planned it. Left empty, any code may execute it."""
 
@@ -54,14 +61,17 @@ class PlanConfig(dg.Config):
         )
 
 
-def run_config(plan: Plan) -> dict[str, object]:
+def run_config(plan: Plan, settings: Settings, seal: Seal | None = None) -> dict[str, object]:
     """The plan as the run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
     config = {
         "lane": plan.lane,
         "ranges": [{"topic_partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in plan.ranges],
         "finish": list(plan.finish),
         "recommit": [str(each) for each in plan.recommit],
-        "code": code_digest(),
+        "lanes": settings.lanes,
+        "settings": settings.agreed(),
+        "seal": seal.id if seal else "",
+        "code": CODE,
     }
     return {"ops": {OP: {"config": config}}}
 
@@ -100,6 +110,8 @@ def move_events(
     A plan that is closed already yields nothing and succeeds.
     """
     require_same_code(config.code)
+    require_same_settings(config.settings, platform)
+    require_same_stores(config.seal, context.run.run_id, platform)
     with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
         conduct, deferred, telling = platform.conduct(context.run.run_id), Deferred(), Telling(context, ports)
         reports = []
@@ -107,7 +119,7 @@ def move_events(
             with deferred.every():
                 reports.append(ingest(plan, ports, conduct, telling.closed))
         if config.plan() and not deferred.faults and reports[0].closed and not reports[0].stopped_because:
-            following = replace(platform.following(), goes_on=telling.goes_on)
+            following = replace(platform.following(config.lanes), goes_on=telling.goes_on)
             with deferred.every():
                 reports.append(follow(config.lane, following, ports, conduct, telling.closed))
         with deferred.every():
@@ -118,17 +130,6 @@ def move_events(
     yield from telling.rest()
     if not telling.has_told:
         context.log.info("nothing was left to do")
-
-
-def require_same_code(planned_by: str) -> None:
-    """Raises Failure, before anything is touched, where the plan is another code's: a worker that was not restarted, or not updated."""
-    if planned_by and planned_by != code_digest():
-        raise dg.Failure(
-            description=f"The code that planned this run has the digest {planned_by}, that of the worker on {socket.gethostname()} is "
-            f"{code_digest()}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
-            "sensor asks again by itself.",
-            allow_retries=False,
-        )
 
 
 def _plans_of_now(platform: dg.ResourceParam[Platform]) -> list[Plan]:

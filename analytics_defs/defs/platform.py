@@ -14,6 +14,7 @@ from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.follow import Following
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
+from analytics_defs.flows.sealed import require_together
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class Platform:
 
         return build_ports(self.settings())
 
+    def sealed_ports(self) -> Ports:
+        """The same, for whoever writes without a plan. Raises Contradiction where these stores do not belong together."""
+        ports = self.ports()
+        require_together(ports)
+        return ports
+
     def bench(self) -> CalculatorBench:
         from analytics_defs.wiring import build_bench
 
@@ -57,16 +64,21 @@ class Platform:
 
         return conduct(self.settings(), run_id)
 
-    def following(self) -> Following:
+    def following(self, lanes: int) -> Following:
+        """A lane of so many lanes, whatever LANES says in this process: elsewhere it is a part of several others. 0: as LANES says."""
         from analytics_defs.wiring import following
 
-        return following(self.settings())
+        return following(_with(lanes, self.settings()))
 
     def site(self, run_id: str, scheduling: Scheduling) -> Site:
         """What the always-on job shows, over clients of its own."""
         from analytics_defs.wiring import site
 
         return site(self.settings(), run_id, scheduling)
+
+
+def _with(lanes: int, settings: Settings) -> Settings:
+    return settings.model_copy(update={"lanes": lanes}) if lanes else settings
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def replay_range(context: dg.OpExecutionContext, config: ReplayConfig, platform:
     found = Replay()
     try:
         with failures():
-            means = Means(platform.ports(), platform.bench(), platform.conduct(context.run.run_id).rules, write=not config.dry_run)
+            means = Means(platform.sealed_ports(), platform.bench(), platform.conduct(context.run.run_id).rules, write=not config.dry_run)
             replay(wanted, means, found, lambda batch: context.log.info("batch %s", batch))
     except dg.Failure as fault:
         told = {**fault.metadata, **metadata_of(found)}

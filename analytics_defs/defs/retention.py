@@ -35,7 +35,7 @@ def take_what_is_old(context: dg.OpExecutionContext, platform: dg.ResourceParam[
     found = Retention()
     try:
         with failures():
-            retain(Means(platform.ports(), platform.bench(), platform.settings().ages()), found)
+            retain(Means(platform.sealed_ports(), platform.bench(), platform.settings().ages()), found)
     except dg.Failure as fault:
         told = {**fault.metadata, **metadata_of(found)}
         raise dg.Failure(description=fault.description, metadata=told, allow_retries=fault.allow_retries) from fault

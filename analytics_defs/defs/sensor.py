@@ -126,7 +126,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     if cursor.observed_at != observed_before:
         events += _vital_signs(context, planning, ports, settings)
     return dg.SensorResult(
-        run_requests=[_run_request(each) for each in requests],
+        run_requests=[_run_request(each, settings, planning.snapshot) for each in requests],
         skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
         cursor=str(cursor),
         asset_events=events,
@@ -153,7 +153,7 @@ def _vital_signs(
 @dataclass(frozen=True, slots=True)
 class AtWork:
     busy: Mapping[int, str]
-    """Lanes with a run in flight, and its id."""
+    """Lanes with a run that is not finished, and its state."""
     dead: frozenset[str]
     """Runs that were found without a sign of life just now."""
 
@@ -176,11 +176,8 @@ def _at_work(context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cu
     dead = dead_runs(list(runs.values()), cursor.silent, start_timeout, now)
     for record in records:
         if record.dagster_run.run_id in dead:
-            context.instance.report_run_failed(
-                record.dagster_run,
-                "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest.",
-            )
-    return AtWork({run.lane: run.run_id for run in runs.values() if run.run_id not in dead}, frozenset(dead))
+            context.instance.report_run_failed(record.dagster_run, dead[record.dagster_run.run_id])
+    return AtWork({run.lane: run.state for run in runs.values() if run.run_id not in dead}, frozenset(dead))
 
 
 def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
@@ -204,7 +201,7 @@ def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Set
 
 def _decide(context: dg.SensorEvaluationContext, plan: Plan, at_work: AtWork, waiting: frozenset[int], now: datetime) -> Request | Wait:
     if plan.lane in at_work.busy:
-        return Wait(plan.lane, f"run {at_work.busy[plan.lane]} is in flight")
+        return Wait(plan.lane, at_work.busy[plan.lane])
     if plan.lane in waiting:
         return Wait(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
     return dispatch(plan, _attempts(context, plan, at_work.dead, now), now)
@@ -226,9 +223,9 @@ def _ended_at(record: dg.RunRecord) -> datetime:
     return datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
 
 
-def _run_request(request: Request) -> dg.RunRequest:
+def _run_request(request: Request, settings: Settings, snapshot: Snapshot) -> dg.RunRequest:
     tags = {LANE_TAG: str(request.plan.lane), HEADS_TAG: request.plan.fingerprint}
-    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan), tags=tags)
+    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan, settings, snapshot.seal), tags=tags)
 
 
 def _events(

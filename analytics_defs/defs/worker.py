@@ -14,6 +14,7 @@ executes one run at a time, in itself. What is so on purpose:
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -50,6 +51,7 @@ PRELOADED = (
     *("boto3", "botocore.loaders", "obstore.auth.boto3", "obstore.store", "pyarrow.parquet"),
 )
 """What a micro-batch imports. Importing opens no connection and starts no thread: neither would survive the fork."""
+_log = logging.getLogger(__name__)
 _WAITS = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
@@ -61,7 +63,6 @@ def work(name: str, slots: int) -> None:
     app = worker_app()
     for module in PRELOADED:
         importlib.import_module(module)
-    code_digest()  # of what was just imported, not of what lies there when a child asks
     worker_process_init.connect(_end_runs_as_dagster_does)
     app.worker_main(["worker", "--pool=prefork", f"--concurrency={slots}", f"--hostname={name}@%h", "--loglevel=INFO"])
 
@@ -122,7 +123,11 @@ def _report(run_id: str, fault: Exception) -> None:
     try:
         with dg.DagsterInstance.get() as instance:
             run = instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished:
+            if run is None:
+                _log.error(
+                    "Run %s is not in this worker's Dagster storage: does another platform use the same Redis? Give each its own.", run_id
+                )
+            elif not run.is_finished:
                 where = f"The Celery worker on {socket.gethostname()} (code {code_digest()})"
                 instance.report_run_failed(run, f"{where} could not execute this run. {type(fault).__name__}: {fault}")
     except Exception as unreachable:  # noqa: BLE001 - SQLAlchemy's, psycopg2's, Dagster's: each of them means that

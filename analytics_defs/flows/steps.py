@@ -82,7 +82,8 @@ def same_topics(ranges: Sequence[Range], snapshot: Snapshot, ports: Ports) -> No
         if known and found and known != found:
             raise TopicRecreated(
                 f"{each.topic_partition}: topic {name} was deleted and created again (id {found}, the ledger knows {known}). "
-                f"Run `analytics accept-topic {name}` to read the new one from its start; what was stored stays."
+                f"Run `analytics accept-topic {name}` to read the new one from its start; what was stored stays. "
+                "Where it was not meant, KAFKA_BROKERS may lead to another cluster."
             )
 
 

@@ -76,6 +76,11 @@ def reading_half(store: Unpacker, packed: bytes) -> Answer:
     return unpacked(packed[: len(packed) // 2])
 
 
+def stopping_half_way(store: Unpacker, packed: bytes) -> Answer:
+    half(store, packed)
+    return unpacked(packed)
+
+
 def refusing_all(*_: object) -> Answer:
     return refusal(501, "NotImplemented")
 
@@ -147,6 +152,8 @@ LATER_FAULTS: dict[str, Behaviour] = {
     "answers with a bad request": lambda *_: refusal(400, "BadRequest"),
     "reads half of it": reading_half,
     "stores it": storing,
+    "only says so": only_acknowledging,
+    "stops half-way and says nothing": stopping_half_way,
 }
 
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.config import Settings
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.observe import look
 from analytics_defs.wiring import FOLLOWED_LANE
-from bench.capacity import MONTH, RATES, Assumed, Prices, costs, event_units, ledger_units, need, sample, table
+from bench.capacity import (
+    MONTH,
+    RATES,
+    SNAPSHOTS,
+    Assumed,
+    Prices,
+    _short,
+    costs,
+    event_units,
+    ledger_units,
+    need,
+    sample,
+    snapshot_units,
+    table,
+)
 from tests.core.made import reproducibly
+from tests.proof.doors import Call, through
+from tests.proof.world import World, conduct, event
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,11 +66,31 @@ def test_a_batch_weighs_two_units_for_each_action_of_its_two_transactions_and_it
     assert progress == 2 * (5 + 1 + 4 + 1)
 
 
+def test_a_batch_looks_at_all_progress_as_often_as_the_model_says() -> None:
+    world, calls = World(), list[str]()
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        calls.append(call.method)
+        return perform()
+
+    world.create()
+    world.produce(event("a"))
+    ports = through(world.ports, door)
+    assert ingest(look(world.topics, world.policy, ports).plans[0], ports, conduct()).closed
+    assert calls.count("snapshot") == SNAPSHOTS
+
+
+def test_a_look_at_all_progress_weighs_a_unit_for_each_four_kilobytes_of_its_items() -> None:
+    """A lane of four partitions: about 150 bytes a head, 100 a lease, 600 a pending batch."""
+    assert 1_000 < snapshot_units(1_000, ranges=4) * 4096 / 1_000 < 2_000
+    assert snapshot_units(1, ranges=4) == 1
+
+
 @pytest.mark.parametrize("event_objects", [True, False])
 def test_more_events_never_take_less(event_objects: bool) -> None:
     for one, more in pairwise(need(rate, event_objects=event_objects) for rate in RATES):
         assert (one.lanes, one.write_units, one.puts, one.cost) <= (more.lanes, more.write_units, more.puts, more.cost)
-        assert one.progress_units <= more.progress_units
+        assert (one.progress_units, one.progress_read_units) <= (more.progress_units, more.progress_read_units)
 
 
 @reproducibly
@@ -83,3 +123,6 @@ def test_the_documents_show_what_the_model_says() -> None:
     assert table() in (ROOT / "README.md").read_text(encoding="utf-8"), hint
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     assert costs(1_000) in document, hint
+    without, with_objects = (_short(need(100_000, event_objects=kind).progress_read_units) for kind in (False, True))
+    assert f"comes to {without} of the 3,000 read units" in document
+    assert f"in {need(100_000, event_objects=True).lanes} lanes, to {with_objects}." in document

@@ -10,7 +10,19 @@ from datetime import timedelta
 import pytest
 
 from analytics_defs.core.hours import ArchiveFile, Revision, Taken, without_objects, without_rows
-from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Gap, GapReason, Head, Lease, RangeRecord, Snapshot, Tally, TopicState
+from analytics_defs.core.ledger import (
+    REDRIVE_HEAD,
+    REDRIVE_LANE,
+    Gap,
+    GapReason,
+    Head,
+    Lease,
+    RangeRecord,
+    Seal,
+    Snapshot,
+    Tally,
+    TopicState,
+)
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.retention import LettersTaken
 from analytics_defs.errors import Contradiction
@@ -33,6 +45,20 @@ def test_an_empty_ledger_answers_every_question(ledger: Ledger) -> None:
     assert (ledger.ranges_after(ONE, 0, 9), ledger.last_batches(9), list(ledger.batches_of_day("2024-01-15"))) == ([], [], [])
     assert (ledger.batches_of_hour(HOUR), ledger.redriven([Source(ONE, 0)]), ledger.redriven([])) == ([], {}, {})
     assert (ledger.counters(), ledger.hourly(HOUR, HOUR)) == ({}, {})
+
+
+# The seal.
+
+
+def test_the_first_to_seal_a_ledger_decides_whose_it_is_and_the_first_mark_which_bucket_it_has(ledger: Ledger) -> None:
+    first, second = Seal("first", ("RecentEvents", "EventAggregates")), Seal("second", ("Others",), "elsewhere")
+    assert ledger.snapshot().seal is None
+    assert ledger.put_seal(first) == first
+    assert ledger.put_seal(second) == ledger.put_seal(first) == ledger.snapshot().seal == first
+    marked = replace(first, mark="bucket one")
+    assert ledger.put_seal(marked) == marked
+    assert ledger.put_seal(replace(first, mark="bucket two")) == ledger.put_seal(first) == ledger.snapshot().seal == marked
+    assert ledger.snapshot() == Snapshot(seal=marked)
 
 
 # Topics.

@@ -43,7 +43,7 @@ def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
     assert [backoff(attempt).total_seconds() for attempt in (1, 2, 3, 6, 7, 8, 10_000)] == [5, 10, 20, 160, 300, 300, 300]
 
 
-def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, Silence], now: datetime) -> set[str]:
+def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, Silence], now: datetime) -> dict[str, str]:
     return dead_runs(runs, silences(runs, leases, known, now), START_TIMEOUT, now)
 
 
@@ -57,6 +57,20 @@ SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 )
 def test_a_run_that_was_launched_and_does_not_begin_is_dead_after_its_start_timeout(launched_ago: timedelta | None, dead: bool) -> None:
     assert bool(judged([run(launched_ago)], {}, {}, NOW)) is dead
+
+
+def test_a_run_that_never_began_is_told_from_one_whose_process_is_gone() -> None:
+    (unbegun,) = judged([run(121 * SECOND)], {}, {}, NOW).values()
+    assert "no process began it within 120 s (RUN_START_TIMEOUT): there are no workers, fewer slots than lanes" in unbegun
+    silent = {"run": Silence(NOW - HOUR, None)}
+    (gone,) = judged([run(HOUR, HOUR)], {}, silent, NOW).values()
+    assert "its process is gone" in gone
+
+
+def test_a_lane_that_is_not_free_says_what_its_run_waits_for() -> None:
+    assert run(None).state == "run run waits in Dagster's queue, behind max_concurrent_runs in dagster.yaml"
+    assert run(SECOND).state == "run run was launched and has not begun yet"
+    assert run(HOUR, SECOND).state == "run run is in flight"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +98,8 @@ def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago(old: La
     """One that ends has given its lease back, and its status follows a moment later."""
     later = NOW + 61 * SECOND
     noticed = silences([old], {}, {}, NOW)
-    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": Silence(NOW, None)}, set())
-    assert judged([old], {}, noticed, later) == {"run"}
+    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": Silence(NOW, None)}, {})
+    assert judged([old], {}, noticed, later).keys() == {"run"}
     assert silences([], {}, noticed, later) == {}
 
 

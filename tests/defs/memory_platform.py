@@ -17,11 +17,9 @@ from analytics_defs.core.ledger import Lease
 from analytics_defs.definitions import defs
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.sensor import kafka_micro_batches
-from analytics_defs.flows.follow import Following
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.ingest import Conduct
 from analytics_defs.ports import Ports
-from analytics_defs.wiring import following
 from tests.proof.clocks import Eventful
 
 TOPIC = "ProductDeleted"
@@ -58,9 +56,6 @@ class MemoryPlatform(Platform):
 
     def conduct(self, run_id: str) -> Conduct:
         return Conduct(run_id, self._settings.rules(), self._settings.limits())
-
-    def following(self) -> Following:
-        return following(self._settings)
 
     def produce(self, count: int, start: int = 0, hour: str = HOUR) -> None:
         """Valid events with ids `event-<n>`, over the partitions in turn."""

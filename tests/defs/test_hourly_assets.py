@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from analytics_defs.core.layout import part_key
+from analytics_defs.adapters.memory import MemoryLedger
+from analytics_defs.core.layout import part_key, success_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.definitions import defs
 from analytics_defs.defs.daily import DAYS, daily_event_stats, product_activity
 from analytics_defs.defs.frames import Frames
 from analytics_defs.defs.hourly import event_archive, hourly_event_stats, restored_recent_events
 from analytics_defs.defs.topics import HOURS, event_parts
-from tests.defs.memory_platform import MemoryPlatform
+from tests.defs.memory_platform import HOUR, MemoryPlatform
 
 ASSETS = [event_archive, hourly_event_stats, restored_recent_events, daily_event_stats, product_activity]
 CHAIN = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
@@ -132,6 +134,27 @@ def test_a_hour_that_cannot_be_made_whole_fails_with_its_message_and_is_not_mate
     assert failed.step_failure_data.user_failure_data
     assert f"{batch} (9 of 10)" in (failed.step_failure_data.user_failure_data.description or "")
     assert shown(result) == {}
+
+
+@pytest.mark.parametrize("asset", [event_archive, hourly_event_stats], ids=["archive", "statistics"])
+def test_a_machine_with_another_ledger_does_not_make_an_hour_empty(instance: dg.DagsterInstance, asset: dg.AssetsDefinition) -> None:
+    """Breaks: to that ledger every hour is one without events, and its statistics would be written over what is there."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    platform.run(instance)
+    for each in (event_archive, hourly_event_stats):
+        assert materialize(platform, instance, each, HOUR).success
+    archive, before = platform.ports().archive, objects(platform)
+    platform._ports = replace(platform._ports, ledger=MemoryLedger())
+    result = materialize(platform, instance, asset, HOUR, raise_on_error=False)
+    assert not result.success
+    assert objects(platform) == before
+    assert archive.get(success_key(HOUR)) is not None
+
+
+def objects(platform: MemoryPlatform) -> dict[str, bytes | None]:
+    archive = platform.ports().archive
+    return {key: archive.get(key) for key in archive.keys("")}
 
 
 def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:

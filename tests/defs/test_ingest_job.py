@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.utils import make_new_run_id
 
+import analytics_defs
 from analytics_defs.adapters.memory import MemoryArchive
 from analytics_defs.core.layout import staging_key
+from analytics_defs.core.ledger import Snapshot
+from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.plan import lane_of
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import micro_batch_job
 from analytics_defs.defs.platform import failures
@@ -145,6 +153,25 @@ def test_nobody_else_goes_on_with_what_arrives(instance: dg.DagsterInstance, who
     assert platform.ports().ledger.counters()["events"] == 10
 
 
+@pytest.mark.parametrize("there", [1, 2, 5])
+def test_a_run_follows_its_lane_as_lanes_were_when_it_was_planned(instance: dg.DagsterInstance, there: int) -> None:
+    """Breaks: another LANES takes a restart of the code server alone, so the worker's may be any."""
+    platform = MemoryPlatform(lanes=2)
+    platform.produce(10)
+    for request in platform.tick(instance).run_requests or []:
+        platform._settings = platform._settings.model_copy(update={"lanes": there})
+        before = ends(platform)
+        platform.clock.happens = [lambda: platform.produce(10, start=10)]
+        assert platform.run(instance, request).success
+        (own,) = [each for each, end in ends(platform).items() if end > before.get(each, 0)]
+        assert str(lane_of(own, 2)) == request.tags["analytics/lane"]
+        assert ends(platform)[own] == platform.ports().log.watermarks([own])[own].high
+
+
+def ends(platform: MemoryPlatform) -> dict[TopicPartition, int]:
+    return {each: head.next for each, head in platform.ports().ledger.snapshot().heads.items()}
+
+
 @pytest.mark.parametrize("lane", [-1, -2])
 def test_a_lane_that_is_none_is_refused_before_anything_is_counted_in_it(instance: dg.DagsterInstance, lane: int) -> None:
     """Breaks: lanes below 0 are those of redrives and adjustments; a plan edited in the UI must not count there."""
@@ -270,3 +297,78 @@ def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(ins
     assert platform.ports().ledger.snapshot().heads == {}
     config["code"] = ""
     assert platform.run(instance, request).success
+
+
+def test_a_run_whose_machine_would_judge_records_otherwise_is_refused_by_name_and_value(instance: dg.DagsterInstance) -> None:
+    """Breaks: a worker that was not restarted with the others makes dead letters of events, or leaves out their objects."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    (request,) = platform.tick(instance).run_requests or []
+    own = platform._settings
+    platform._settings = own.model_copy(update={"event_objects": False, "max_event_bytes": 1024, "store_threads": 2})
+    said = failure_of(platform.run(instance, request))
+    assert "EVENT_OBJECTS=False, expected True; MAX_EVENT_BYTES=1024, expected 4194304. Nothing was changed." in said
+    assert platform.ports().ledger.snapshot() == Snapshot()
+    platform._settings = own
+    assert platform.run(instance, request).success
+
+
+def test_a_run_whose_machine_has_another_bucket_takes_nothing_and_says_where_it_ran(instance: dg.DagsterInstance) -> None:
+    """Breaks: it would be counted in the one ledger and lie in the other bucket, and every step would call that well."""
+    platform = MemoryPlatform()
+    platform.produce(10)
+    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    platform.produce(10, start=10)
+    (request,) = platform.tick(instance).run_requests or []
+    own, before = platform._ports, platform.ports().ledger.snapshot()
+    platform._ports = replace(own, archive=MemoryArchive())
+    assert f"The worker on {socket.gethostname()} has other stores than the platform" in failure_of(platform.run(instance, request))
+    assert platform.ports().ledger.snapshot() == before
+    platform._ports = own
+    assert platform.run(instance, request).success
+    assert platform.ports().ledger.counters()["events"] == 20
+
+
+def test_a_run_whose_machine_belongs_to_another_platform_takes_nothing(instance: dg.DagsterInstance) -> None:
+    """Breaks: it would move everything into the other one's stores, and the group's offsets with it."""
+    ours, others = MemoryPlatform(), MemoryPlatform()
+    ours.produce(10)
+    ours.run(instance)
+    others.run(instance)
+    ours.produce(10, start=10)
+    (request,) = ours.tick(instance).run_requests or []
+    others.log = ours.log
+    others._ports = replace(others._ports, log=ours.log)
+    assert "this run was planned by" in failure_of(others.run(instance, request))
+    assert others.ports().ledger.snapshot().heads == {}
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    (failed,) = [each for each in result.all_node_events if each.is_step_failure]
+    return str(failed.step_failure_data)
+
+
+def test_the_code_that_plans_names_itself_and_not_what_was_installed_over_it(tmp_path: Path) -> None:
+    """Breaks: a code server plans for the first time when something arrives, which may be days after it was loaded."""
+    package = tmp_path / "analytics_defs"
+    shutil.copytree(Path(analytics_defs.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    told = subprocess.run(
+        [sys.executable, "-c", PLANS_LATER, package / "errors.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded, planned_by, installed = told.stdout.split()
+    assert planned_by == loaded != installed
+
+
+PLANS_LATER = """
+import pathlib, sys
+from analytics_defs import errors, wiring
+from analytics_defs.config import Settings
+from analytics_defs.core.plan import Plan
+from analytics_defs.defs.ingest import run_config
+installed = pathlib.Path(sys.argv[1])
+assert errors.__file__ == str(installed)
+loaded = wiring.code_digest.__wrapped__()
+installed.write_text("another release")
+planned_by = run_config(Plan(0), Settings())["ops"]["move_events"]["config"]["code"]
+print(loaded, planned_by, wiring.code_digest.__wrapped__())
+"""

@@ -55,3 +55,10 @@ def test_a_worker_without_an_instance_says_what_is_missing(monkeypatch: pytest.M
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     shown = CliRunner().invoke(analytics, ["worker"])
     assert (shown.exit_code, "DAGSTER_HOME is not set" in shown.output) == (2, True)
+
+
+@pytest.mark.usefixtures("production")
+def test_a_run_of_another_platform_on_the_same_redis_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Each of the two loses runs to the other's workers; its sensor sees only that they did not begin."""
+    worker._report("6b0c4c5e-0000-4000-8000-000000000000", RuntimeError("no such run"))
+    assert "not in this worker's Dagster storage: does another platform use the same Redis?" in caplog.text

@@ -24,6 +24,7 @@ from analytics_defs.flows.recompute import compare, mend
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
 from analytics_defs.flows.restore import restore
 from analytics_defs.flows.retention import Retention
+from analytics_defs.flows.sealed import require_seal, require_together
 from analytics_defs.flows.trace import trace
 from analytics_defs.flows.watchover import Doors, ask_figures
 from analytics_defs.ports import Blob, Ports
@@ -51,6 +52,7 @@ def forgetting(scene: Scene) -> None:
         before = [blob for key in world.archive.keys("") if (blob := world.archive.fetch(key))]
         world.archive.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0])])
         world.clock.advance(OLD)
+    require_together(scene.ports)
     assert _forget(scene, write=False).objects
     for ages, method in CRASHES:
         for effect in (False, True):
@@ -101,6 +103,7 @@ def micro_batches_after_retention(scene: Scene) -> None:
     """Late events of frozen hours; redrives that died before they were staged, with their letters and without."""
     world = scene.world
     _frozen(scene)
+    require_seal("founder", world.ports)
     world.produce(event("later"), event("a", payload="came again"), event("old", f"{BEFORE}:00:00Z"))
     world.settle()
     for door in (failing("put_if_absent", False, lambda _: Crashed()), _letters_go_before_the_take(scene)):

@@ -45,6 +45,7 @@ from analytics_defs.flows.recompute import compare, mend
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
 from analytics_defs.flows.replay import Means, replay
 from analytics_defs.flows.restore import restore
+from analytics_defs.flows.sealed import require_together
 from analytics_defs.flows.setup import setup
 from analytics_defs.flows.topics import accept_topic
 from analytics_defs.flows.trace import trace
@@ -174,8 +175,9 @@ def micro_batches(scene: Scene) -> None:
     world = scene.world
     scene.history()
     with dg.DagsterInstance.ephemeral() as instance:
-        world.produce(event("e"), event("e"))
-        assert scene.platform.run(instance).success
+        for name in ("e", "f"):
+            world.produce(event(name), event(name))
+            assert scene.platform.run(instance).success
     _crashes_everywhere(world)
     world.produce(event("closed by another"))
     world.run(ports=through(world.ports, _closed_by_another))
@@ -212,6 +214,7 @@ def hours(scene: Scene) -> None:
     with scene.cloud.aside():
         scene.history()
         assert redrive(Selection(), world.ports, conduct("redrive")).stored
+    require_together(ports)
     for hour in (BEFORE, HOUR):
         compact(hour, ports, memory_table)
         hourly_stats(hour, ports, BENCH)

@@ -62,7 +62,7 @@ def test_every_policy_has_a_role_that_was_watched() -> None:
 @pytest.mark.parametrize("name", SCENES)
 def test_no_policy_reaches_beyond_our_tables_and_folders_of_our_bucket(name: str) -> None:
     places = {place for _, place in rights(POLICIES / f"{name}.json")}
-    ours = {"events/", "parquet/", "dead-letters/", "repeats/", "staging/", "aggregates/", "compute-logs/"}
+    ours = {"events/", "parquet/", "dead-letters/", "repeats/", "staging/", "aggregates/", "platform/", "compute-logs/"}
     assert places <= TABLES | ours | {"bucket"}
 
 

@@ -135,7 +135,10 @@ class _Asked(Mapping[Any, Any]):
 
 
 def _observed(snapshot: Snapshot, note: Callable[[Question], None]) -> Snapshot:
-    return replace(snapshot, **{each.name: _Asked(each.name, getattr(snapshot, each.name), note) for each in fields(snapshot)})
+    """The seal is asked for before the plan that is searched here."""
+    mappings = (each.name for each in fields(snapshot) if each.name != "seal")
+    asked: dict[str, Any] = {name: _Asked(name, getattr(snapshot, name), note) for name in mappings}
+    return replace(snapshot, **asked)
 
 
 def _answers(outcome: Outcome, questions: Sequence[Question]) -> bool:

@@ -108,7 +108,7 @@ def execute(mission: Mission) -> None:
     steps.CHUNK = CHUNK
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_job_def(JOB).execute_in_process(
-            run_config=run_config(mission.plan),
+            run_config=run_config(mission.plan, mission.settings),
             resources={"platform": DoomedPlatform(mission)},
             instance=instance,
             run_id=mission.run_id,

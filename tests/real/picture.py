@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analytics_defs.config import Settings
+from analytics_defs.core.layout import SEAL
 from tests.real import plain
 from tests.real.plain import Object
 
@@ -21,7 +22,8 @@ class Picture:
     objects: Mapping[str, Object]
     recent_events: Mapping[str, Any]
     ledger: Mapping[str, Any]
-    """Topics, heads, pending entries, records, ranges, marks. Without leases, which are signs of life and expire by themselves."""
+    """Topics, heads, pending entries, records, ranges, marks. Without leases, which are signs of life and expire by themselves, and
+    without the seal, which every world has its own of."""
     aggregates: Mapping[str, Any]
     group_offsets: Mapping[str, Any]
 
@@ -30,9 +32,9 @@ def picture(settings: Settings) -> Picture:
     """Taken with plain clients, while nobody is at work."""
     ledger = {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.ledger_table_name)}
     return Picture(
-        plain.objects(settings.archive_bucket_name),
+        {key: each for key, each in plain.objects(settings.archive_bucket_name).items() if key != SEAL},
         {item["id"]["S"]: item for item in plain.items(settings.recent_events_table_name)},
-        {key: _lasting(item) for key, item in ledger.items() if not key.startswith("progress lease#")},
+        {key: _lasting(item) for key, item in ledger.items() if not key.startswith(("progress lease#", "progress seal#"))},
         {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.aggregates_table_name)},
         plain.group_offsets(settings.kafka_group_id, settings.kafka_topics),
     )

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
 from analytics_defs.core.plan import Plan
+from analytics_defs.flows.sealed import require_seal
 from tests.real import data, plain, world
 from tests.real.picture import Picture, differences, picture
 from tests.real.world import World
@@ -28,8 +29,10 @@ class Scene:
 
     @contextmanager
     def founded(self) -> Iterator[Settings]:
-        """Tables and bucket of a world that nobody worked on yet."""
+        """Tables and bucket of a world that nobody worked on yet, sealed: so every run makes the same calls."""
         with world.founded(world.new_settings(self.topics, batch_max_ranges=2)) as settings:
+            with self.opened(settings) as found:
+                require_seal("founder", found.ports)
             yield settings
 
     @contextmanager

@@ -165,7 +165,9 @@ class DisturbedPlatform(Platform):
 
 def run_job(scene: Scene, platform: Platform) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        defs.resolve_job_def(JOB).execute_in_process(run_config=run_config(scene.plan), resources={"platform": platform}, instance=instance)
+        defs.resolve_job_def(JOB).execute_in_process(
+            run_config=run_config(scene.plan, platform.settings()), resources={"platform": platform}, instance=instance
+        )
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ def opened(settings: Settings, clock: Clock | None = None, patience: Patience | 
     recent = DynamoRecentEvents(dynamo, settings.recent_events_table_name)
     ledger = DynamoLedger(dynamo, _ledger_tables(settings))
     try:
-        yield World(settings, Ports(log, recent, archive, ledger, clock or SystemClock(), workers))
+        tables = (settings.recent_events_table_name, settings.aggregates_table_name)
+        yield World(settings, Ports(log, recent, archive, ledger, clock or SystemClock(), workers, tables))
     finally:
         workers.close()
         log.close()

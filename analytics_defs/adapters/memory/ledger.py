@@ -10,7 +10,7 @@ from analytics_defs.adapters.memory.locked import Locked, atomic
 from analytics_defs.core.adjusting import ADJUSTING_LANE, Adjustment, CounterItem
 from analytics_defs.core.counting import added, distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.hours import Revision
-from analytics_defs.core.ledger import Batch, BatchRecord, Head, Lease, RangeRecord, Snapshot, TopicState
+from analytics_defs.core.ledger import Batch, BatchRecord, Head, Lease, RangeRecord, Seal, Snapshot, TopicState
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.core.retention import LettersTaken
 from analytics_defs.errors import Contradiction
@@ -34,10 +34,17 @@ class MemoryLedger(Locked):
         self._hourly: dict[tuple[str, int], dict[str, int]] = {}
         self._adjustments: dict[CounterItem, list[Adjustment]] = {}
         self._letters_taken: LettersTaken | None = None
+        self._seal: Seal | None = None
 
     @atomic
     def snapshot(self) -> Snapshot:
-        return Snapshot(dict(self._topics), dict(self._heads), dict(self._pending), dict(self._leases))
+        return Snapshot(dict(self._topics), dict(self._heads), dict(self._pending), dict(self._leases), seal=self._seal)
+
+    @atomic
+    def put_seal(self, seal: Seal) -> Seal:
+        if self._seal is None or (self._seal.id == seal.id and self._seal.mark is None):
+            self._seal = seal
+        return self._seal
 
     @atomic
     def open_topic(self, topic: TopicState) -> TopicState:
