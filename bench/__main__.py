@@ -68,23 +68,24 @@ def main(quick: bool, only: tuple[str, ...], save: Path | None, folder: Path | N
 
 
 def _parts(results: Results, sizes: Sizes, only: tuple[str, ...]) -> Iterator[Callable[[], None]]:
-    if "drains" in only:
-        for lanes, kinds in LANES.items():
-            for event_objects in kinds:
-                yield partial(_drain, results, sizes.drained, lanes, event_objects)
-            if lanes == 1:  # between the drains: a machine that gets slower or faster meanwhile does so on both sides
-                yield partial(_ceilings, results, sizes.drained)
-    if "lanes" in only:
-        yield partial(_lanes, results, sizes.lanes)
-    if "latency" in only:
-        for launcher in launchers():
-            yield partial(_latency, results, launcher, sizes.latency)
-    for event_objects in PROFILED if "profile" in only else ():
-        yield partial(_profile, results, sizes.profiled, event_objects)
-    if "memory" in only:
-        yield partial(_memory, results, sizes.large)
-    for size in sizes.scale if "scale" in only else ():
-        yield partial(_drain, results, size, 1, EventObjects.OFF)
+    parts: dict[str, Callable[[], Iterator[Callable[[], None]]]] = {
+        "drains": partial(_drains, results, sizes.drained),
+        "lanes": lambda: iter([partial(_lanes, results, sizes.lanes)]),
+        "latency": lambda: (partial(_latency, results, launcher, sizes.latency) for launcher in launchers()),
+        "profile": lambda: (partial(_profile, results, sizes.profiled, how) for how in PROFILED),
+        "memory": lambda: iter([partial(_memory, results, sizes.large)]),
+        "scale": lambda: (partial(_drain, results, size, 1, EventObjects.OFF) for size in sizes.scale),
+    }
+    for name, found in parts.items():
+        yield from found() if name in only else ()
+
+
+def _drains(results: Results, events: int) -> Iterator[Callable[[], None]]:
+    for lanes, kinds in LANES.items():
+        for event_objects in kinds:
+            yield partial(_drain, results, events, lanes, event_objects)
+        if lanes == 1:  # between the drains: a machine that gets slower or faster meanwhile does so on both sides
+            yield partial(_ceilings, results, events)
 
 
 def _lanes(results: Results, events: int) -> None:

@@ -68,11 +68,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _drains(drained: Sequence[Drained], ceilings: Ceilings | None) -> list[str]:
     if not drained:
         return []
+    legend = (
+        "A backlog in Kafka, drained by the runs that the sensor asks for. Events a second: from the creation of the first run to the "
+        "close of the last batch; in batches: while a lane works, without the starts of processes, over all lanes. Shares are of the raw "
+        "ceilings below: of the store that limits such a drain alone, and of all the requests that it makes, side by side on the same "
+        f"machine; in brackets the same in batches.{_left_out(drained)}"
+    )
     return [
-        "A backlog in Kafka, drained by the runs that the sensor asks for. Events a second: from the creation of the first run to the close "
-        "of the last batch; in batches: while a lane works, without the starts of processes, over all lanes. Shares are of the raw ceilings "
-        "below: of the store that limits such a drain alone, and of all the requests that it makes, side by side on the same machine; in "
-        f"brackets the same in batches.{_left_out(drained)}",
+        legend,
         "",
         *_table(
             (
@@ -182,12 +185,11 @@ def _client(found: Sequence[ClientTime]) -> list[str]:
         f"({each.cpu_seconds / each.events * 1e6:,.0f} µs an event), {each.measuring:.1%} of it for reading the clocks"
         for each in found
     )
-    return [
+    legend = (
         f"Where a run's process spends its time, one lane, imports and connections made before. {spent}. Wall time: each moment is split "
-        "among the threads that have something to do. Dagster's own time is not in it: it is the difference between both columns of events/s.",
-        "",
-        *client_time.markdown(found),
-    ]
+        "among the threads that have something to do. Dagster's own time is not in it."
+    )
+    return [legend, "", *client_time.markdown(found)]
 
 
 def _memory(large_records_mib: float | None) -> list[str]:
