@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -21,7 +22,6 @@ from bench.report import Results
 from bench.world import new_world, servers
 
 FOLDER = Path(".bench").absolute()
-PARTS = ("drains", "lanes", "latency", "profile", "memory", "scale")
 LANES = {1: tuple(EventObjects), 2: tuple(EventObjects), 3: (EventObjects.BY_TAR, EventObjects.OFF)}
 """What is drained by how many lanes. Three lanes wait longest for single PUTs, and nothing new is learned."""
 PROFILED = (EventObjects.BY_TAR, EventObjects.OFF)
@@ -44,9 +44,46 @@ class Sizes:
 QUICK = Sizes(drained=6_000, scale=(3_000,), large=40, latency=500, lanes=4_000, profiled=3_000)
 
 
+Measures = Iterator[Callable[[], None]]
+"""Each adds to the results."""
+
+
+def _drains(results: Results, sizes: Sizes) -> Measures:
+    for lanes, kinds in LANES.items():
+        for event_objects in kinds:
+            yield partial(_drain, results, sizes.drained, lanes, event_objects)
+        if lanes == 1:  # between the drains: a machine that gets slower or faster meanwhile does so on both sides
+            yield partial(_ceilings, results, sizes.drained)
+
+
+def _scale(results: Results, sizes: Sizes) -> Measures:
+    for size in sizes.scale:
+        yield partial(_drain, results, size, 1, EventObjects.OFF)
+
+
+def _latencies(results: Results, sizes: Sizes) -> Measures:
+    for launcher in launchers():
+        yield partial(_latency, results, launcher, sizes.latency)
+
+
+def _profiles(results: Results, sizes: Sizes) -> Measures:
+    for event_objects in PROFILED:
+        yield partial(_profile, results, sizes.profiled, event_objects)
+
+
+PARTS: Mapping[str, Callable[[Results, Sizes], Measures]] = {
+    "drains": _drains,
+    "lanes": lambda results, sizes: iter([partial(_lanes, results, sizes.lanes)]),
+    "latency": _latencies,
+    "profile": _profiles,
+    "memory": lambda results, sizes: iter([partial(_memory, results, sizes.large)]),
+    "scale": _scale,
+}
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="Small sizes, five minutes: to see that it works. The figures mean little.")
-@click.option("--only", type=click.Choice(PARTS), multiple=True, default=PARTS, show_default=True, help="May be repeated.")
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, default=list(PARTS), show_default=True, help="May be repeated.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Also write the tables to this file, as Markdown.")
 @click.option("--pictures", "folder", type=click.Path(file_okay=False, path_type=Path), help="Also draw them in this folder, as SVG.")
 def main(quick: bool, only: tuple[str, ...], save: Path | None, folder: Path | None) -> None:
@@ -56,36 +93,15 @@ def main(quick: bool, only: tuple[str, ...], save: Path | None, folder: Path | N
     """
     sizes, results = QUICK if quick else Sizes(), Results()
     with servers(FOLDER / "servers"):
-        for part in _parts(results, sizes, only):
-            part()
-            # After each part, so that what was measured stays when somebody stops it.
+        for measure in chain.from_iterable(find(results, sizes) for name, find in PARTS.items() if name in only):
+            measure()
+            # After each, so that what was measured stays when somebody stops it.
             pictures.save(results, FOLDER / "results.json")
             if save:
                 save.write_text(report.markdown(results), encoding="utf-8")
     if folder:
         pictures.draw(results, folder)
     click.echo(report.markdown(results))
-
-
-def _parts(results: Results, sizes: Sizes, only: tuple[str, ...]) -> Iterator[Callable[[], None]]:
-    parts: dict[str, Callable[[], Iterator[Callable[[], None]]]] = {
-        "drains": partial(_drains, results, sizes.drained),
-        "lanes": lambda: iter([partial(_lanes, results, sizes.lanes)]),
-        "latency": lambda: (partial(_latency, results, launcher, sizes.latency) for launcher in launchers()),
-        "profile": lambda: (partial(_profile, results, sizes.profiled, how) for how in PROFILED),
-        "memory": lambda: iter([partial(_memory, results, sizes.large)]),
-        "scale": lambda: (partial(_drain, results, size, 1, EventObjects.OFF) for size in sizes.scale),
-    }
-    for name, found in parts.items():
-        yield from found() if name in only else ()
-
-
-def _drains(results: Results, events: int) -> Iterator[Callable[[], None]]:
-    for lanes, kinds in LANES.items():
-        for event_objects in kinds:
-            yield partial(_drain, results, events, lanes, event_objects)
-        if lanes == 1:  # between the drains: a machine that gets slower or faster meanwhile does so on both sides
-            yield partial(_ceilings, results, events)
 
 
 def _lanes(results: Results, events: int) -> None:
