@@ -13,6 +13,12 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
+from analytics_defs import wiring
+from analytics_defs.config import Settings, load_settings
+from analytics_defs.core.plan import Plan
+from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.observe import look
+from analytics_defs.ports import Ports
 from bench.spans import COLLECTOR, OWN_THREADS, Key, Span, Spans, Spent, cost_ns, native_cpu_ns
 from bench.world import World
 
@@ -183,28 +189,26 @@ def order() -> list[str]:
 
 def measure(events: int) -> ClientTime:
     """In this process: a first plan to warm up, then the rest."""
-    from analytics_defs import wiring
-    from analytics_defs.config import load_settings
-    from analytics_defs.flows.ingest import ingest
-    from analytics_defs.flows.observe import look
-
-    settings, spans = load_settings(), Spans()
-    cost = cost_ns()
+    settings, spans, cost = load_settings(), Spans(), cost_ns()
+    conduct = wiring.conduct(settings, "bench")
     with spans.installed(SPANS):
         ports = wiring.build_ports(settings)
-        for limit in (WARM_UP, events):
-            policy = replace(settings.policy(), max_offsets=limit)
-            [plan] = filter(None, look(settings.kafka_topics, policy, ports).plans)
-            spans.clear()
-            native, begun = native_cpu_ns(), Spent(time.process_time_ns(), time.perf_counter_ns())
-            with spans.span(""):
-                ingest(plan, ports, wiring.conduct(settings, "bench"))
-            total = Spent(time.process_time_ns() - begun.cpu_ns, time.perf_counter_ns() - begun.wall_ns)
-            native = dict(Counter(native_cpu_ns()) - Counter(native))
-    found = Measured(spans.spent(is_main=True), spans.spent(is_main=False), native, total)
-    named, missing = shares(found)
+        ingest(_plan(settings, ports, WARM_UP), ports, conduct)
+        plan = _plan(settings, ports, events)
+        spans.clear()
+        native_ns, begun = native_cpu_ns(), Spent(time.process_time_ns(), time.perf_counter_ns())
+        with spans.span(""):
+            ingest(plan, ports, conduct)
+        total = Spent(time.process_time_ns() - begun.cpu_ns, time.perf_counter_ns() - begun.wall_ns)
+        native_ns = {name: ns - native_ns.get(name, 0) for name, ns in native_cpu_ns().items()}
+    found = Measured(spans.spent(is_main=True), spans.spent(is_main=False), native_ns, total)
     turns = sum(each.count for spent in (found.main, found.others) for each in spent.values())
-    return ClientTime("", events, total.wall_ns / 1e9, total.cpu_ns / 1e9, named, missing, cost * turns / 2 / total.cpu_ns)
+    return ClientTime("", events, total.wall_ns / 1e9, total.cpu_ns / 1e9, *shares(found), measuring=cost * turns / 2 / total.cpu_ns)
+
+
+def _plan(settings: Settings, ports: Ports, events: int) -> Plan:
+    """Of the only lane."""
+    return look(settings.kafka_topics, replace(settings.policy(), max_offsets=events), ports).plans[0]
 
 
 def markdown(found: Sequence[ClientTime]) -> list[str]:
