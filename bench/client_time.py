@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
 from analytics_defs import wiring
+from analytics_defs.adapters.system import collecting_seldom
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.core.plan import Plan
 from analytics_defs.flows.ingest import ingest
@@ -141,7 +142,7 @@ def shares(found: Measured) -> tuple[dict[str, Share], Share]:
 
     While the main thread waits for its own threads, that moment is theirs: it is split by what they were doing then.
     """
-    cpu, wall = Counter[str](), Counter[str]()
+    cpu, wall = defaultdict[str, float](float), defaultdict[str, float](float)
     for name, ns in found.native_ns.items():
         cpu[_native_line(name)] += ns
     theirs = sum(each.wall_ns for key, each in found.others.items() if key.part != OWN_THREADS)
@@ -197,7 +198,7 @@ def measure(events: int) -> ClientTime:
         plan = _plan(settings, ports, events)
         spans.clear()
         native_ns, begun = native_cpu_ns(), Spent(time.process_time_ns(), time.perf_counter_ns())
-        with spans.span(""):
+        with collecting_seldom(), spans.span(""):
             ingest(plan, ports, conduct)
         total = Spent(time.process_time_ns() - begun.cpu_ns, time.perf_counter_ns() - begun.wall_ns)
         native_ns = {name: ns - native_ns.get(name, 0) for name, ns in native_cpu_ns().items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from bench.report import Results, in_batches, name, seconds_by_step, steps_of
 
 COLOURS = ("#3b6fd4", "#e0a12b", "#2a9d5c", "#c4453b", "#8a63b8", "#4aa3b5", "#7a7a7a")
 DARK, PALE, BLACK = COLOURS[0], "#a9c1ee", "#222222"
-STYLE = {"svg.fonttype": "path", "svg.hashsalt": "bench", "font.size": 9.0, "axes.titlesize": 11.0, "legend.fontsize": 8.5}
+STYLE: Any = {"svg.fonttype": "path", "svg.hashsalt": "bench", "font.size": 9.0, "axes.titlesize": 11.0, "legend.fontsize": 8.5}
 WIDTH = 9.0
 LEAST_SHARE = 0.004
 """Lines of the client's time below this are not drawn one by one."""

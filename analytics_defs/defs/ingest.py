@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
+from analytics_defs.adapters.system import collecting_seldom
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
@@ -109,7 +110,7 @@ def move_events(
         context.log.info(batch_line(record))
 
     require_same_code(config.code)
-    with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
+    with failures(), collecting_seldom(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
         conduct, deferred = platform.conduct(context.run.run_id), Deferred()
         reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
