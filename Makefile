@@ -52,7 +52,7 @@ dev-celery: venv ## The same with a Redis and WORKERS (3) Celery workers that ex
 	@$(LOCAL) dev-celery --port $(PORT) --rate $(RATE) --workers $(WORKERS)
 
 bench: venv ## Measure speed, latency and memory on real servers, beside what these give at most (half an hour)
-	$(BIN)/python -m bench --save .bench/results.md
+	$(BIN)/python -m bench --save .bench/results.md --pictures .bench/pictures
 
 lint: venv ## Check format, style and types
 	$(BIN)/ruff format --check

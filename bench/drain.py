@@ -8,11 +8,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
+from typing import TypeAlias
 
 import dagster as dg
 import psutil
@@ -31,6 +32,8 @@ PEAK_SECONDS = 1.0
 ASK_SECONDS = 2.0
 """Between two looks at the progress: they go to the stores that are measured. Figures come from the records' own times."""
 TOO_LONG = timedelta(minutes=40)
+WORKSPACE = ("-w", "workspace.yaml")
+"""Dagster's options for the code that plans and moves the events: production's own."""
 
 
 class EventObjects(Enum):
@@ -75,28 +78,45 @@ class Drained:
         return self.events / self.batch_seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """What it took until every event of a world was in a closed batch."""
+
+    seconds: float
+    """From the creation of the first run to the close of the last batch: starts of processes and waits between runs included."""
+    records: Sequence[BatchRecord]
+    runs: int
+    peak_mib: float
+
+
 def drain(folder: Path, events: int, *, lanes: int, event_objects: EventObjects, on_progress: Callable[[int], None]) -> Drained:
     """Produce first, then start the daemon, then wait. Raises AssertionError where the account does not balance afterwards."""
     world = new_world(lanes=str(lanes), **event_objects.settings)
+    found = emptied(daemon(folder, world), world, events, on_progress)
+    steps = sum((Counter(record.steps_ms) for record in found.records), Counter[str]())
+    return Drained(
+        events,
+        lanes,
+        event_objects,
+        found.seconds,
+        sum(record.duration_ms for record in found.records) / 1000,
+        found.runs,
+        found.peak_mib,
+        {step: ms / 1000 for step, ms in steps.most_common()},
+    )
+
+
+def emptied(platform: Platform, world: World, events: int, on_progress: Callable[[int], None]) -> Emptied:
+    """Fill the world, then start what moves the events. Raises AssertionError where the account does not balance afterwards."""
     world.produce(events)
-    with daemon(folder, world) as (stack, home), peak_memory(stack) as peaks:
+    with platform as (stack, home), peak_memory(stack) as peaks:
         _await(stack, world, events, on_progress)
         with dg.DagsterInstance.from_config(str(home)) as instance:
             created = [record.create_timestamp for record in instance.get_run_records(dg.RunsFilter(job_name=JOB))]
     world.prove(events)
     records = _records(world)
-    last = max(record.closed_at for record in records)
-    steps = sum((Counter(record.steps_ms) for record in records), Counter[str]())
-    return Drained(
-        events,
-        lanes,
-        event_objects,
-        (last - min(created).astimezone(UTC)).total_seconds(),
-        sum(record.duration_ms for record in records) / 1000,
-        len(created),
-        max(peaks.values(), default=0.0),
-        {step: ms / 1000 for step, ms in steps.most_common()},
-    )
+    seconds = (max(record.closed_at for record in records) - min(created).astimezone(UTC)).total_seconds()
+    return Emptied(seconds, records, len(created), max(peaks.values(), default=0.0))
 
 
 LARGE_BYTES = 900_000
@@ -134,13 +154,17 @@ def _await(stack: Stack, world: World, events: int, on_progress: Callable[[int],
     stack.wait_until(all_closed, what=f"draining {events} events", limit=TOO_LONG)
 
 
+Platform: TypeAlias = AbstractContextManager[tuple[Stack, Path]]
+"""Runs for the length of a block. Its programs, and Dagster's home."""
+
+
 @contextmanager
-def daemon(folder: Path, world: World, engine: Engine = PROCESSES) -> Iterator[tuple[Stack, Path]]:
+def daemon(folder: Path, world: World, engine: Engine = PROCESSES, workspace: Sequence[str] = WORKSPACE) -> Iterator[tuple[Stack, Path]]:
     """Dagster's daemon, its code server, an instance of its own (SQLite) and what executes the runs, without the web server."""
     with opened(folder) as stack:
         environment = {**engine.prepare(stack), **world.environment}
         engine.start(stack, environment)
-        stack.start("daemon", (DAEMON, "run", "-w", "workspace.yaml"), environment)
+        stack.start("daemon", (DAEMON, "run", *workspace), environment)
         yield stack, Path(environment["DAGSTER_HOME"])
 
 

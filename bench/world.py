@@ -18,7 +18,8 @@ from analytics_defs.local import fleet
 from analytics_defs.local.envfile import read
 from analytics_defs.ports import Ports
 
-TOPICS, PARTITIONS = 4, 4
+TOPICS, PARTITIONS = 4, 6
+"""Of each topic, one, two and three lanes get equal shares."""
 ANALYTICS = str(Path(sys.executable).with_name("analytics"))
 
 
@@ -53,6 +54,10 @@ class World:
     def command(self, *words: str) -> None:
         """One `analytics` command, to its end. Raises CalledProcessError."""
         subprocess.run([ANALYTICS, *words], env=os.environ | self.environment, check=True, stdout=subprocess.DEVNULL)
+
+    def python(self, *words: str) -> bytes:
+        """What a Python process of its own prints, to its end. Raises CalledProcessError."""
+        return subprocess.run([sys.executable, *words], env=os.environ | self.environment, check=True, stdout=subprocess.PIPE).stdout
 
     def produce(self, count: int, *words: str) -> None:
         """Distinct, valid, timely events in current form, of about 410 bytes."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import dagster as dg
 from pydantic import Field
 
+from analytics_defs.adapters.system import collecting_seldom
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Seal
 from analytics_defs.core.offsets import Range, TopicPartition
@@ -112,7 +113,7 @@ def move_events(
     require_same_code(config.code)
     require_same_settings(config.settings, platform)
     require_same_stores(config.seal, context.run.run_id, platform)
-    with failures(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
+    with failures(), collecting_seldom(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
         conduct, deferred, telling = platform.conduct(context.run.run_id), Deferred(), Telling(context, ports)
         reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):

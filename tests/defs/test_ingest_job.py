@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import socket
 import subprocess
@@ -18,8 +19,9 @@ from dagster._core.utils import make_new_run_id
 
 import analytics_defs
 from analytics_defs.adapters.memory import MemoryArchive
+from analytics_defs.adapters.system import YOUNG
 from analytics_defs.core.layout import staging_key
-from analytics_defs.core.ledger import Snapshot
+from analytics_defs.core.ledger import Batch, Snapshot
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import lane_of
 from analytics_defs.definitions import defs
@@ -65,6 +67,23 @@ def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.Dags
     assert found["dead_letters"] | {"files": []} == {"dead letters": 1, "share": round(1 / 11, 6), "files": [], "reason not_json": 1}
     assert found["live_aggregates"]["unaccounted"] == 0
     assert found["committed_offsets"]["offsets"] == 11
+
+
+def test_python_looks_for_cycles_seldom_while_events_move_and_as_before_when_they_have(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform, before, meanwhile = MemoryPlatform(), gc.get_threshold(), []
+    really_take = platform.ports().ledger.take
+
+    def take(batch: Batch) -> bool:
+        meanwhile.append(gc.get_threshold())
+        return really_take(batch)
+
+    monkeypatch.setattr(platform.ports().ledger, "take", take)
+    platform.produce(10)
+    assert platform.run(instance, (platform.tick(instance).run_requests or [])[0]).success
+    assert meanwhile == [(YOUNG, *before[1:])]
+    assert gc.get_threshold() == before
 
 
 def test_a_run_says_after_its_materializations_that_the_account_balances(instance: dg.DagsterInstance) -> None:

@@ -89,8 +89,12 @@ def topics(*partitions: int) -> Iterator[tuple[str, ...]]:
     try:
         yield names
     finally:
-        for future in admin().delete_topics(list(names), operation_timeout=PATIENCE_SECONDS).values():
-            future.result(PATIENCE_SECONDS)
+        remove_topics(names)
+
+
+def remove_topics(names: Sequence[str]) -> None:
+    for future in admin().delete_topics(list(names), operation_timeout=PATIENCE_SECONDS).values():
+        future.result(PATIENCE_SECONDS)
 
 
 def produce(records: Sequence[Written]) -> None:

@@ -1,0 +1,45 @@
+"""The definitions over claims that take a fixed time and store nothing: how fast lanes are where no server is the limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import dagster as dg
+
+from analytics_defs.core.events import Event
+from analytics_defs.defs.ingest import micro_batch_job, move_events
+from analytics_defs.defs.platform import Platform
+from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.ports import Claims, Ports, StoredEvent
+
+CLAIM_SECONDS = 0.1
+
+
+class NullRecentEvents:
+    """Implements `ports.RecentEvents`: holds nothing, and takes its time for it."""
+
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:  # noqa: ARG002 - it forgets them
+        time.sleep(CLAIM_SECONDS)
+        return Claims({}, frozenset())
+
+    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:  # noqa: ARG002
+        return {}
+
+
+class SlowStores(Platform):
+    """No event is written. Kafka, the ledger and the files in the bucket are the real ones."""
+
+    def ports(self) -> Ports:
+        return replace(super().ports(), recent=NullRecentEvents())
+
+
+defs = dg.Definitions(
+    assets=[move_events],
+    jobs=[micro_batch_job],
+    sensors=[kafka_micro_batches],
+    resources={"platform": SlowStores()},
+    executor=dg.in_process_executor,
+)
