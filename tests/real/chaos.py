@@ -81,17 +81,17 @@ def produce(ships: Fleet, events: int, rate: float, shop: str = "shop") -> None:
     ships.start(shop, "analytics", "produce", "--count", str(events), "--rate", f"{rate:g}")
 
 
-def catch(ships: Fleet, found: World, worker: str) -> Victim:
-    """A run in the middle of its work on this worker, its process stopped."""
+def catch(ships: Fleet, found: World, *workers: str) -> Victim:
+    """A run that one of these workers executes, its process stopped: in the middle of its plan, or while it follows its lane."""
     caught: list[Victim] = []
 
     def one() -> bool:
         for pid, run in ships.executors().items():
-            if ships.owner(pid) != worker:
+            if ships.owner(pid) not in workers:
                 continue
             os.kill(pid, signal.SIGSTOP)
-            stood, since = _open(run, found), time.monotonic()
-            if stood and [each for each in ships.runs(dg.DagsterRunStatus.STARTED) if each.run_id == run.run_id]:
+            stood, since = _stands(run, found), time.monotonic()
+            if [each for each in ships.runs(dg.DagsterRunStatus.STARTED) if each.run_id == run.run_id]:
                 caught.append(Victim(run, pid, since, stood))
                 return True
             os.kill(pid, signal.SIGCONT)
@@ -101,12 +101,18 @@ def catch(ships: Fleet, found: World, worker: str) -> Victim:
     return caught[0]
 
 
-def _open(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
-    """What of the run's plan is not closed yet, and where its head is."""
-    heads = found.ports.ledger.snapshot().heads
-    ranges = plan_of(run).ranges
-    nexts = {each: heads[each.topic_partition].next if each.topic_partition in heads else each.start for each in ranges}
-    return {each.topic_partition: offset for each, offset in nexts.items() if offset < each.end}
+def _stands(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
+    """Where the heads of its plan's partitions are, once what its process had sent before it was stopped is done."""
+    partitions = [each.topic_partition for each in plan_of(run).ranges]
+    readings: list[dict[TopicPartition, int]] = []
+
+    def are_still() -> bool:
+        heads = found.ports.ledger.snapshot().heads
+        readings.append({each: heads[each].next for each in partitions if each in heads})
+        return readings[-1:] == readings[-2:-1]
+
+    until(are_still)
+    return readings[-1]
 
 
 def plan_of(run: dg.DagsterRun) -> Plan:

@@ -97,7 +97,7 @@ def test_what_the_lanes_stand_on_goes_and_comes_and_nothing_is_lost(tmp_path: Pa
         chaos.begin(ships, "one", "two")
         chaos.produce(ships, 4_000, 80)
         until(lambda: sum(heads(found).values()) > 200, seconds=60)
-        os.kill(chaos.catch(ships, found, "one").pid, signal.SIGCONT)  # so that the fault meets a run in the middle of its work
+        os.kill(chaos.catch(ships, found, "one", "two").pid, signal.SIGCONT)  # so that the fault meets a run in the middle of its work
         fault(ships)
         before = heads(found)
         chaos.produce(ships, 1_600, 80, "shop, again")  # whatever the lanes have moved by now, there is something to move for each
