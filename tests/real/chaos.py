@@ -103,12 +103,12 @@ def catch(ships: Fleet, found: World, *workers: str) -> Victim:
 
 def _stands(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
     """Where the heads of its plan's partitions are, once what its process had sent before it was stopped is done."""
-    partitions = [each.topic_partition for each in plan_of(run).ranges]
+    starts = {each.topic_partition: each.start for each in plan_of(run).ranges}
     readings: list[dict[TopicPartition, int]] = []
 
     def are_still() -> bool:
         heads = found.ports.ledger.snapshot().heads
-        readings.append({each: heads[each].next for each in partitions if each in heads})
+        readings.append({each: heads[each].next if each in heads else start for each, start in starts.items()})
         return readings[-1:] == readings[-2:-1]
 
     until(are_still)
