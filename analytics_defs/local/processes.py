@@ -16,6 +16,8 @@ import psutil
 
 POLL_SECONDS = 0.05
 _SAME_START_SECONDS = 2.0
+_STAT = "/proc/{}/stat"
+_HAS_STAT = Path(_STAT.format("self")).exists()
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RESET = (signal.SIGHUP, signal.SIGQUIT, *END_SIGNALS)
 
@@ -26,13 +28,13 @@ class ProcessRecord:
 
     pid: int
     started: float
-    """Epoch seconds, as the system reports it: moves by a fraction of a second when the clock is set."""
+    """Seconds since boot on Linux: a machine that was asleep, or whose clock was set, knows its processes again. Elsewhere epoch seconds."""
 
     @classmethod
     def of(cls, pid: int) -> ProcessRecord:
         """Raises ProcessLookupError where there is no such process."""
         try:
-            return cls(pid, psutil.Process(pid).create_time())
+            return cls(pid, _start_of(pid))
         except psutil.NoSuchProcess as error:
             raise ProcessLookupError(f"no process {pid}") from error
 
@@ -63,13 +65,23 @@ class ProcessRecord:
     def _is_ours(self, pid: int, *, exact: bool, zombies: bool = False) -> bool:
         """`exact`: started when this record says; else no earlier, as a member of its group."""
         try:
-            process = psutil.Process(pid)
-            since = process.create_time() - self.started
+            since = _start_of(pid) - self.started
             return -_SAME_START_SECONDS < since < (_SAME_START_SECONDS if exact else float("inf")) and (
-                zombies or process.status() != psutil.STATUS_ZOMBIE
+                zombies or psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
             )
         except psutil.NoSuchProcess:
             return False
+
+
+def _start_of(pid: int) -> float:
+    """Raises psutil.NoSuchProcess."""
+    if not _HAS_STAT:
+        return psutil.Process(pid).create_time()
+    try:
+        fields = Path(_STAT.format(pid)).read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime, the 22nd in proc(5)
 
 
 def spawn(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> ProcessRecord:
