@@ -87,6 +87,26 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(raised.value.code or 0)
 
 
+WRITERS = [
+    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR)),
+    *(("replay", "--from", f"{TOPIC}/0/0", "--to", f"{TOPIC}/0/1"), ("forget",)),
+]
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: command[0])
+def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_together(
+    world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    world.produce("a", "b")
+    assert world.run("ingest").exit_code == 0
+    world.produce("c")
+    before, bucket = world.ports.ledger.snapshot(), MemoryArchive()
+    world.ports = replace(world.ports, archive=bucket)
+    assert ended(monkeypatch, *command) == cli.FINDING
+    assert world.ports.ledger.snapshot() == before
+    assert bucket.objects == {}
+
+
 def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
     world.produce("a", "b")
     found = world.run("lag")

@@ -17,6 +17,7 @@ from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import BatchRecord, Tally
 from analytics_defs.core.plan import Planning
 from analytics_defs.flows.drain import Order, drain
+from analytics_defs.flows.sealed import require_seal
 from analytics_defs.flows.topics import accept_topic
 from analytics_defs.shop import FLAWLESS, USUAL
 
@@ -35,6 +36,7 @@ def ingest(until_idle: bool, json_wanted: bool) -> None:
 
     settings, run_id = load_settings(), f"cli-{uuid.uuid4()}"
     ports = wiring.build_ports(settings)
+    require_seal(run_id, ports)
     order = Order(settings.kafka_topics, settings.policy(), wiring.conduct(settings, run_id), until_idle)
     with progress("offsets closed", 0) as bar:
         [task] = bar.task_ids

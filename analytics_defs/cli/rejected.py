@@ -16,6 +16,7 @@ from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import REDRIVE_LANE
 from analytics_defs.flows import redrive as redrives
 from analytics_defs.flows.redrive import Kept, Selection
+from analytics_defs.flows.sealed import require_seal
 
 
 @click.command("dead-letters")
@@ -86,6 +87,7 @@ def redrive(reason: str | None, hour: str | None, batch_id: str | None, everythi
 
     settings, run_id = load_settings(), f"redrive-{uuid.uuid4()}"
     ports = wiring.build_ports(settings)
+    require_seal(run_id, ports)
     with Heartbeat(ports.ledger, run_id, REDRIVE_LANE, ports.clock), progress("redriven", None) as bar:
         found = redrives.redrive(
             Selection(reason, hour, batch_id),

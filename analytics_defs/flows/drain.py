@@ -15,7 +15,6 @@ from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.deferred import raise_first
 from analytics_defs.flows.ingest import Conduct, ingest
 from analytics_defs.flows.observe import look
-from analytics_defs.flows.sealed import require_seal
 from analytics_defs.ports import Ports
 
 
@@ -49,9 +48,8 @@ def drain(
     """Lane after lane. `sign_of_life` keeps the lease of a lane while its plan runs.
 
     A lane that failed keeps no other lane from being tried; it is planned again while it closes something. The first fault is raised
-    in the end; what was closed before stays closed. Raises Contradiction first where the stores do not belong together.
+    in the end; what was closed before stays closed.
     """
-    require_seal(order.conduct.run_id, ports)
     drained, faults, failed = Drained(), list[AnalyticsError](), set[int]()
 
     def closed(record: BatchRecord) -> None:

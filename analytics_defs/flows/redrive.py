@@ -20,7 +20,6 @@ from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Frozen, TakenOver
 from analytics_defs.flows.ingest import Conduct, finish
-from analytics_defs.flows.sealed import require_seal
 from analytics_defs.flows.steps import writer_of
 from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import Ports
@@ -108,10 +107,7 @@ def _refuse_taken(selection: Selection, ports: Ports) -> None:
 
 
 def redrive(selection: Selection, ports: Ports, conduct: Conduct, on_closed: Callable[[BatchRecord], None] = lambda _: None) -> Redrive:
-    """Raises TakenOver where another redrive goes on at the same time; what was closed before stays closed. Raises Contradiction first
-    where the stores do not belong together.
-    """
-    require_seal(conduct.run_id, ports)
+    """Raises TakenOver where another redrive goes on at the same time; what was closed before stays closed."""
     report = Redrive()
     for batch in ports.ledger.snapshot().pending.values():
         if batch.kind is BatchKind.REDRIVE:

@@ -24,7 +24,7 @@ from analytics_defs.flows.recompute import compare, mend
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
 from analytics_defs.flows.restore import restore
 from analytics_defs.flows.retention import Retention
-from analytics_defs.flows.sealed import require_seal, require_together
+from analytics_defs.flows.sealed import require_together
 from analytics_defs.flows.trace import trace
 from analytics_defs.flows.watchover import Doors, ask_figures
 from analytics_defs.ports import Blob, Ports
@@ -103,7 +103,6 @@ def micro_batches_after_retention(scene: Scene) -> None:
     """Late events of frozen hours; redrives that died before they were staged, with their letters and without."""
     world = scene.world
     _frozen(scene)
-    require_seal("founder", world.ports)
     world.produce(event("later"), event("a", payload="came again"), event("old", f"{BEFORE}:00:00Z"))
     world.settle()
     for door in (failing("put_if_absent", False, lambda _: Crashed()), _letters_go_before_the_take(scene)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,12 +10,10 @@ from analytics_defs.adapters.memory import MemoryArchive, MemoryLedger
 from analytics_defs.core.layout import SEAL
 from analytics_defs.errors import Contradiction
 from analytics_defs.flows.check import check
-from analytics_defs.flows.drain import Order, drain
-from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.sealed import Belonging, require_seal
 from analytics_defs.ports import Ports
 from tests.proof.doors import Crashed, Door, failing, through
-from tests.proof.world import World, conduct, event
+from tests.proof.world import World
 
 LOOK, PUT, MARK, NOTE = range(4)
 """The calls of the first who seals: of the ledger, to put it, of the bucket, of the ledger again."""
@@ -112,20 +109,3 @@ def test_the_check_says_whether_stores_belong_together_and_changes_nothing(ports
     assert "not the one that holds what this ledger counts" in found(replace(ports, archive=MemoryArchive()))
     assert "belongs with the tables" in found(replace(ports, tables=("Others", "EventAggregates")))
     assert "the archive of another ledger" in found(replace(ports, ledger=MemoryLedger()))
-
-
-def test_nothing_is_taken_nor_redriven_with_stores_that_do_not_belong_together() -> None:
-    world = World()
-    world.create()
-    world.produce(event("a"), b"no event")
-    order = Order(world.topics, world.policy, conduct("one"))
-    require_seal("one", world.ports)
-    elsewhere = replace(world.ports, archive=MemoryArchive())
-    with pytest.raises(Contradiction):
-        drain(order, elsewhere, lambda _: nullcontext())
-    assert world.ledger.snapshot().heads == {}
-    drain(order, world.ports, lambda _: nullcontext())
-    before = world.ledger.snapshot()
-    with pytest.raises(Contradiction):
-        redrive(Selection(), elsewhere, conduct("two"))
-    assert world.ledger.snapshot() == before
