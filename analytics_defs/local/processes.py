@@ -28,7 +28,7 @@ class ProcessRecord:
 
     pid: int
     started: float
-    """Seconds since boot on Linux: a machine that was asleep, or whose clock was set, knows its processes again. Elsewhere epoch seconds."""
+    """Seconds since boot on Linux: a machine that was asleep, or whose clock was set knows its processes. Elsewhere epoch seconds."""
 
     @classmethod
     def of(cls, pid: int) -> ProcessRecord:
