@@ -36,6 +36,6 @@ FLOWS = {
     ),
     "code": ("observe", "report"),
     "health": ("watchover", "trace"),
-    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
+    "operator": ("redrive", "recompute", "topics", "audit", "audit_hour", "audit_bytes"),
 }
 """Modules of `flows` whose every call to a store happens in the policy's scenes."""

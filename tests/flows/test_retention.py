@@ -18,8 +18,9 @@ from analytics_defs.core.replaying import Hours
 from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import Contradiction, Frozen, TakenOver, Unavailable
 from analytics_defs.flows.agreement import compare_stores
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
 from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.hourly_stats import CalculatorBench, daily_stats, hourly_stats
 from analytics_defs.flows.ingest import ingest
