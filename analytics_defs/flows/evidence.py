@@ -26,7 +26,8 @@ from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import READINGS, Moved, bring
 from analytics_defs.flows.passed import has_passed
 from analytics_defs.flows.rebuild import ANY
-from analytics_defs.flows.steps import letters_of, same_topics
+from analytics_defs.flows.steps.reading import same_topics
+from analytics_defs.flows.steps.reading_again import letters_of
 from analytics_defs.ports import Blob, Ports
 
 CHUNK = 500

@@ -21,7 +21,7 @@ from analytics_defs.flows.event_objects import object_of
 from analytics_defs.flows.evidence import Archives, FromKafka, from_kafka, mark_again, repeats_in, rows_of_part, rows_of_tree
 from analytics_defs.flows.hours import Moved
 from analytics_defs.flows.rebuild import ANY
-from analytics_defs.flows.steps import CHUNK
+from analytics_defs.flows.steps.archiving import CHUNK
 from analytics_defs.flows.told import Told, untold
 from analytics_defs.ports import KEPT, REMEMBERED, Blob, Ports, StoredEvent
 

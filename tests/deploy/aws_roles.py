@@ -28,7 +28,7 @@ SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
 INCLUDED = {"operator": ("micro-batches", "hours")}
 """Policies, held to scenes of their own, whose rights another one has as well, but for the logs of runs: commands write none."""
 FLOWS = {
-    "micro-batches": ("ingest", "steps"),
+    "micro-batches": ("ingest", *(f"steps/{each}" for each in ("reading", "reading_again", "staging", "archiving", "closing"))),
     "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
     "retention": (
         *(f"retention/{each}" for each in ("turn", "freezing", "parquet", "objects", "letters")),

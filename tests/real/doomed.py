@@ -31,7 +31,7 @@ from analytics_defs.core.plan import Plan
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import JOB, run_config
 from analytics_defs.defs.platform import Platform
-from analytics_defs.flows import steps
+from analytics_defs.flows.steps import archiving
 from analytics_defs.ports import Archive, EventLog, Ledger, Ports, RecentEvents
 
 CHUNK = 20
@@ -105,7 +105,7 @@ def execute(mission: Mission) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     tempfile.tempdir = str(mission.folder)  # who is killed removes nothing
-    steps.CHUNK = CHUNK
+    archiving.CHUNK = CHUNK
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_job_def(JOB).execute_in_process(
             run_config=run_config(mission.plan),
