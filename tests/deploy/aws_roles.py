@@ -35,7 +35,7 @@ FLOWS = {
         *("compact", "rebuild", "hours", "passed"),
     ),
     "code": ("observe", "report"),
-    "health": ("watchover", "trace"),
+    "health": ("watchover", "trace/__init__", "trace/ledger_word", "trace/files", "trace/removed"),
     "operator": ("redrive", "recompute", "topics", "audit", "audit_hour", "audit_bytes"),
 }
 """Modules of `flows` whose every call to a store happens in the policy's scenes."""
