@@ -28,14 +28,11 @@ SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
 INCLUDED = {"operator": ("micro-batches", "hours")}
 """Policies, held to scenes of their own, whose rights another one has as well, but for the logs of runs: commands write none."""
 FLOWS = {
-    "micro-batches": ("ingest", *(f"steps/{each}" for each in ("reading", "reading_again", "staging", "archiving", "closing"))),
+    "micro-batches": ("ingest", "steps"),
     "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
-    "retention": (
-        *(f"retention/{each}" for each in ("turn", "freezing", "parquet", "objects", "letters")),
-        *("compact", "rebuild", "hours", "passed"),
-    ),
+    "retention": ("retention", "compact", "rebuild", "hours", "passed"),
     "code": ("observe", "report"),
-    "health": ("watchover", "trace/__init__", "trace/ledger_word", "trace/files", "trace/removed"),
+    "health": ("watchover", "trace"),
     "operator": ("redrive", "recompute", "topics", "audit", "audit_hour", "audit_bytes"),
 }
-"""Modules of `flows` whose every call to a store happens in the policy's scenes."""
+"""Modules and packages of `flows` whose every call to a store happens in the policy's scenes."""
