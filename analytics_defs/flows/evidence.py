@@ -103,7 +103,7 @@ def _inside(events: Iterable[Verdict], record: BatchRecord, hour: str) -> dict[S
 def belongs(source: Source, record: BatchRecord) -> bool:
     if record.batch.kind is BatchKind.REDRIVE:
         return source in record.batch.redrives
-    return any(source.topic_partition == each.topic_partition and source.offset in each for each in record.batch.ranges)
+    return any(each.holds(source) for each in record.batch.ranges)
 
 
 class Archives:

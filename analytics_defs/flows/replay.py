@@ -157,7 +157,7 @@ def _touches(batch: Batch, wanted: Range) -> bool:
     ranges = any(
         each.topic_partition == wanted.topic_partition and each.start < wanted.end and wanted.start < each.end for each in batch.ranges
     )
-    return ranges or any(each.topic_partition == wanted.topic_partition and each.offset in wanted for each in batch.redrives)
+    return ranges or any(map(wanted.holds, batch.redrives))
 
 
 def batches_of(wanted: Range | Hours, ports: Ports) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analytics_defs.core.ledger import BatchRecord, Snapshot
-from analytics_defs.core.offsets import Range, Source
+from analytics_defs.core.offsets import Source
 from analytics_defs.errors import Contradiction
 from analytics_defs.flows.trace.fates import Fate, Trace
 from analytics_defs.ports import Ports
@@ -22,7 +22,7 @@ def not_closed(source: Source, ports: Ports) -> Trace | None:
     if source.offset < head.first:
         return Trace(source, Fate.BEFORE_START, detail=f"the ledger's account of the partition begins at {head.first}")
     pending = snapshot.pending.get(head.pending or "")
-    if pending and any(is_in(source, each) for each in pending.ranges):
+    if pending and any(each.holds(source) for each in pending.ranges):
         return Trace(source, Fate.PENDING, pending.id, detail=f"taken by run {pending.run_id} at {pending.time:%Y-%m-%dT%H:%M:%SZ}")
     return Trace(source, Fate.NOT_READ, detail=f"the next offset to read is {head.next}") if source.offset >= head.next else None
 
@@ -38,19 +38,15 @@ def _snapshot(source: Source, ports: Ports) -> Snapshot:
     return snapshot
 
 
-def is_in(source: Source, range: Range) -> bool:
-    return source.topic_partition == range.topic_partition and source.offset in range
-
-
 def without_file(source: Source, record: BatchRecord) -> Trace | None:
     batch_id = record.batch.id
     for gap in record.gaps:
-        if is_in(source, gap.range):
+        if gap.range.holds(source):
             return Trace(source, Fate.GAP, batch_id, detail=str(gap.reason))
-    if any(is_in(source, each) for each in record.lost):
+    if any(each.holds(source) for each in record.lost):
         return Trace(source, Fate.LOST, batch_id, detail="retention removed it before it was read")
     if source in record.tombstones:
         return Trace(source, Fate.TOMBSTONE, batch_id, detail="null value: counted, nothing stored")
-    if any(is_in(source, each) for each in record.unaccounted):
+    if any(each.holds(source) for each in record.unaccounted):
         return Trace(source, Fate.UNACCOUNTED, batch_id, detail="no record was seen, and no evidence why")
     return None

@@ -9,7 +9,6 @@ from analytics_defs.core.ledger import BatchKind, BatchRecord, Tally
 from analytics_defs.core.offsets import Source
 from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.flows.trace.fates import Fate, Trace
-from analytics_defs.flows.trace.ledger_word import is_in
 from analytics_defs.ports import Ports
 
 
@@ -34,7 +33,7 @@ def removed(record: BatchRecord, ports: Ports) -> dict[Fate, str]:
 def as_counted(source: Source, record: BatchRecord, gone: Mapping[Fate, str]) -> Trace:
     """By the ledger's numbers: as what one of the removed files would name it, where they leave one answer."""
     whole = zip(record.batch.ranges, record.tallies, strict=True)
-    tally = next((tally for each, tally in whole if record.batch.kind is BatchKind.REDRIVE or is_in(source, each)), Tally())
+    tally = next((tally for each, tally in whole if record.batch.kind is BatchKind.REDRIVE or each.holds(source)), Tally())
     counts = {Fate.STORED: tally.stored, Fate.REPEAT: tally.repeats, Fate.DEAD_LETTER: tally.dead_letters}
     may_be = [fate for fate in gone if counts[fate]]
     again = next((Fate.REPEAT if each.outcome == "repeats" else Fate.STORED for each in record.redriven if each.source == source), None)
