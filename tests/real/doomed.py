@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -86,10 +86,13 @@ context.set_forkserver_preload(["tests.real.warm"])
 """One process imports Dagster and the clients' libraries, once; each run's process is a fork of that."""
 
 
+def launched(mission: Mission) -> AbstractContextManager[ForkServerProcess]:
+    return alive(context.Process(target=execute, args=(mission,)))
+
+
 @contextmanager
-def launched(mission: Mission) -> Iterator[ForkServerProcess]:
+def alive(process: ForkServerProcess) -> Iterator[ForkServerProcess]:
     """The process, running; it does not outlive the block."""
-    process = context.Process(target=execute, args=(mission,))
     process.start()
     try:
         yield process
