@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from analytics_defs.adapters.dynamodb_client import DynamoConfig
     from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround
     from analytics_defs.adapters.kafka_client import KafkaConfig
-    from analytics_defs.adapters.object_store import ObjectStoreConfig
+    from analytics_defs.adapters.object_store_client import ObjectStoreConfig
     from analytics_defs.flows.hourly_stats import CalculatorBench
     from analytics_defs.flows.watchover import Doors, Scheduling
     from analytics_defs.web.app import Site
@@ -164,7 +164,7 @@ def dynamo_config(settings: Settings) -> DynamoConfig:
 
 def object_store_config(settings: Settings) -> ObjectStoreConfig:
     """The same for the bucket."""
-    from analytics_defs.adapters.object_store import ObjectStoreConfig, ObjectStoreKeys
+    from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 
     endpoint = _url(settings.minio_endpoint)
     return ObjectStoreConfig(

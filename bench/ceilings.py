@@ -23,7 +23,7 @@ from analytics_defs.core.events import Event, Rules, judge
 from analytics_defs.core.layout import batch_id, event_key, event_metadata
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.flows.steps import CHUNK
+from analytics_defs.flows.steps.archiving import CHUNK
 from analytics_defs.ports import Blob
 from analytics_defs.shop import FLAWLESS, messages
 from bench.drain import EventObjects

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from analytics_defs.adapters.object_store import ObjectStoreConfig
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig
 from analytics_defs.errors import Denied, Unavailable
 
 if TYPE_CHECKING:

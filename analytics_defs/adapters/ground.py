@@ -17,7 +17,8 @@ from analytics_defs.adapters.dynamodb_tables import Table, create_tables, table_
 from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
 from analytics_defs.adapters.kafka_admin import KafkaAdmin
 from analytics_defs.adapters.kafka_topics import TopicShape, TopicSpec
-from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig
 from analytics_defs.core.layout import staging_key
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import Contradiction, Denied, Missing

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from confluent_kafka import Message
 
-from analytics_defs.adapters.kafka_reader import Passage
+from analytics_defs.adapters.kafka_passage import Passage
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import Unavailable

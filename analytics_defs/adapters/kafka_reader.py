@@ -6,11 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Message
+from confluent_kafka import Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka_client import (
@@ -22,15 +21,13 @@ from analytics_defs.adapters.kafka_client import (
     KafkaConfig,
     as_ours,
     connect,
-    logger,
     translated,
 )
-from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.adapters.kafka_passage import Key, Passage
+from analytics_defs.adapters.kafka_records import record_of
+from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.errors import AnalyticsError, TopicRecreated, Unavailable, Unreadable
 from analytics_defs.ports import Reading, Watermarks
-
-Key = tuple[str, int]
-"""A topic-partition as Kafka knows it, without our generation."""
 
 SLICE_SECONDS = 0.05
 """One wait for messages. Short, so that signals are served and positions are looked at."""
@@ -38,46 +35,7 @@ MAX_DRAINED = 1_000
 """Messages taken from the client's queue at once: its lock and Python's are paid once for all of them."""
 MAX_PLACEMENTS = 3
 """How often a partition is placed anew because the broker refused an offset that lies inside its log."""
-UNREADABLE_HEADERS: Final = (("(headers that are not UTF-8)", None),)
-"""Stands for headers that the client cannot give."""
 OUT_OF_RANGE: Final = frozenset({AUTO_OFFSET_RESET, LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})
-
-
-@dataclass(slots=True)
-class Passage:
-    """One pass over some ranges: what is still open, how far each was read, what retention took, what cannot be read."""
-
-    ranges: Sequence[Range]
-    open: dict[Key, Range] = field(init=False)
-    ends: dict[TopicPartition, int] = field(init=False)
-    lost: list[Range] = field(default_factory=list)
-    faults: dict[TopicPartition, AnalyticsError] = field(default_factory=dict)
-    placements: dict[Key, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        keyed = {(each.topic_partition.topic, each.topic_partition.partition): each for each in self.ranges}
-        if len(keyed) != len(self.ranges):
-            raise ValueError(f"one range for each topic-partition, not {', '.join(map(str, self.ranges))}")
-        self.open = {key: each for key, each in keyed.items() if each}
-        self.ends = {each.topic_partition: each.start for each in self.ranges}
-
-    def placed_again(self, key: Key) -> int:
-        self.placements[key] = self.placements.get(key, 0) + 1
-        return self.placements[key]
-
-    def reached(self, key: Key, position: int) -> None:
-        """Everything before `position` was read or passed over; the range closes when that is all of it."""
-        whole = self.open[key]
-        self.ends[whole.topic_partition] = min(position, whole.end)
-        if position >= whole.end:
-            del self.open[key]
-
-    def ended(self, key: Key, fault: AnalyticsError) -> None:
-        """The range closes where it is: nobody can read it any further."""
-        self.faults[self.open.pop(key).topic_partition] = fault
-
-    def __str__(self) -> str:
-        return ", ".join(f"{each} at {self.ends[each.topic_partition]}" for each in self.open.values())
 
 
 class KafkaReader:
@@ -111,7 +69,7 @@ class KafkaReader:
         records: dict[TopicPartition, list[Record]] = {each.topic_partition: [] for each in ranges}
         with closing(self.messages(passage)) as messages:
             for topic_partition, message in messages:
-                record = _record(topic_partition, message)
+                record = record_of(topic_partition, message)
                 if not admit(record):
                     break
                 records[topic_partition].append(record)
@@ -293,24 +251,3 @@ def _unreadable(whole: Range, offset: int, error: KafkaError) -> Unreadable:
         f"Where no replica has the batch whole, give it up: remove the records of {topic}, partition {partition}, up to the first offset "
         "behind it (kafka-delete-records), and with ON_DATA_LOSS=record they are recorded as lost."
     )
-
-
-def _record(topic_partition: TopicPartition, message: Message) -> Record:
-    kind, timestamp = message.timestamp()
-    return Record(
-        Source(topic_partition, message.offset() or 0),
-        -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
-        message.key(),
-        message.value(),
-        _headers(topic_partition, message),
-    )
-
-
-def _headers(topic_partition: TopicPartition, message: Message) -> tuple[tuple[str, bytes | None], ...]:
-    """The binding cannot give headers of which a name is not UTF-8: that must not stop the partition."""
-    try:
-        headers = message.headers()
-    except SystemError:
-        logger.warning("%s/%s: its headers cannot be read, a name among them is not UTF-8", topic_partition, message.offset())
-        return UNREADABLE_HEADERS
-    return tuple(headers) if headers else ()  # type: ignore[arg-type]  # a consumer gives pairs of name and bytes

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, connect
 from analytics_defs.adapters.object_store_faults import Where, translated
 from analytics_defs.adapters.object_store_unpacking import Unpacking
 from analytics_defs.adapters.system import ThreadWorkers
-from analytics_defs.errors import Denied, Unavailable
+from analytics_defs.errors import Unavailable
 from analytics_defs.ports import Blob, Stat
 
 if TYPE_CHECKING:
     from obstore import Attributes, PutMode
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3CredentialProvider, S3Store
+    from obstore.store import S3Store
 
 _LISTED_AT_ONCE = 1_000
 """Keys in one answer to a list request (S3's own limit)."""
@@ -26,39 +26,6 @@ _PIECE = 8 * 2**20
 """Bytes of a file in memory at once, on its way in or out."""
 _RACES = 5
 """How often a conditional write may lose against an object that is gone when it is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectStoreKeys:
-    """Credentials of an S3-compatible store of one's own."""
-
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectStoreConfig:
-    """Where the bucket is, and how patient the client is."""
-
-    bucket: str
-    endpoint: str | None = None
-    """None: Amazon S3 itself."""
-    region: str | None = None
-    """None: the SDK's own, from its configuration files; us-east-1 where an endpoint is given."""
-    keys: ObjectStoreKeys | None = None
-    """Only with an endpoint. None: the SDK's own chain of credentials."""
-    connect_timeout: timedelta = timedelta(seconds=3)
-    request_timeout: timedelta = timedelta(seconds=20)
-    """From the first byte sent to the last one received, so that a store that accepts and never answers is noticed."""
-    max_retries: int = 5
-    """Of one request, with jitter, after connection errors, 429 and 5xx; after timeouts where repeating is harmless."""
-    max_backoff: timedelta = timedelta(seconds=5)
-    retry_within: timedelta = timedelta(seconds=45)
-    """No retry starts later than this after the first try."""
-    max_in_flight: int = 32
-    """Requests of `put` at the same moment, over all callers."""
-    unpacks_tars: bool = False
-    """Whether to find out if the store unpacks tars, when many small objects are to be put, and to use it."""
 
 
 class ObjectStoreArchive:
@@ -232,74 +199,9 @@ class ObjectStoreArchive:
         return self._connect(replace(self.config, max_retries=0))
 
     def _connect(self, config: ObjectStoreConfig) -> S3Store:
-        from obstore.store import S3Store
-
         with translated(self._where, "use"):
-            return S3Store(
-                config.bucket,
-                config=_s3(config),
-                client_options=_client(config),
-                retry_config=_retries(config),
-                credential_provider=_credentials(config),
-            )
+            return connect(config)
 
 
 def _attributes(blob: Blob) -> Attributes:
     return {"Content-Type": blob.content_type, **blob.metadata}
-
-
-def _s3(config: ObjectStoreConfig) -> S3Config:
-    """Without an endpoint, what the environment says to every AWS client counts; with one, none of it."""
-    if config.endpoint is None:
-        return {"region": config.region} if config.region else {}
-    return {
-        "endpoint": config.endpoint,
-        "aws_endpoint_url_s3": config.endpoint,
-        "region": config.region or "us-east-1",
-        "virtual_hosted_style_request": False,
-    }
-
-
-def _credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
-    """A provider in both cases: keys given directly would be joined with a session token from the environment."""
-    keys = config.keys
-    if keys is None:
-        return _sdk_credentials(config)
-    credential: S3Credential = {
-        "access_key_id": keys.access_key_id,
-        "secret_access_key": keys.secret_access_key,
-        "token": None,
-        "expires_at": None,
-    }
-    return lambda: credential
-
-
-def _sdk_credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
-    """boto3's chain: environment, profiles, SSO, web identity, containers, instances."""
-    import boto3
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    session = boto3.Session(region_name=config.region)
-    if session.get_credentials() is None:
-        raise Denied(
-            f"Amazon S3, bucket {config.bucket}: the SDK found no credentials, neither in the environment nor in profiles nor from a role. "
-            "Give it some, or set MINIO_ENDPOINT for a store of your own."
-        )
-    return Boto3CredentialProvider(session)
-
-
-def _client(config: ObjectStoreConfig) -> ClientConfig:
-    return {
-        "allow_http": True,
-        "connect_timeout": config.connect_timeout,
-        "timeout": config.request_timeout,
-        "user_agent": "analytics-defs",
-    }
-
-
-def _retries(config: ObjectStoreConfig) -> RetryConfig:
-    return {
-        "max_retries": config.max_retries,
-        "retry_timeout": config.retry_within,
-        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": config.max_backoff, "base": 2},
-    }

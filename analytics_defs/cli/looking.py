@@ -17,8 +17,9 @@ from analytics_defs.core.plain import plain
 from analytics_defs.core.plan import Planning
 from analytics_defs.errors import NotFound
 from analytics_defs.flows import audit as audits
-from analytics_defs.flows.audit import Audit, HourAudit
+from analytics_defs.flows.audit import Audit
 from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.audit_hour import HourAudit, audit_hour
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.trace import Fate, Trace
 from analytics_defs.flows.trace import trace as trace_what
@@ -87,7 +88,7 @@ def audit(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None
         with progress("hours compared", len(hours)) as bar:
             told = step(bar)
             for hour in hours:
-                found_here = audits.audit_hour(hour, ports, told)
+                found_here = audit_hour(hour, ports, told)
                 differing = compare_bytes(hour, ports, wiring.build_bench(settings), told).findings if bytes_wanted else ()
                 compared.append(replace(found_here, findings=(*found_here.findings, *differing)))
                 bar.advance(bar.task_ids[0])

@@ -62,9 +62,7 @@ def kept_letters(record: BatchRecord, data: bytes | None) -> list[DeadLetter]:
         raise _not_as_written(record, noted, f"SHA-256 {found}" if found else "no object")
     lines = parse_dead_letters(data, key)
     sources = [each.record.source for each in lines]
-    inside = {
-        each for each in sources if any(each.topic_partition == one.topic_partition and each.offset in one for one in record.batch.ranges)
-    }
+    inside = {each for each in sources if any(one.holds(each) for one in record.batch.ranges)}
     if len(inside) != len(sources):
         strangers = sorted({str(each) for each in sources if each not in inside or sources.count(each) > 1})
         raise _not_as_written(record, f"sources of {', '.join(map(str, record.batch.ranges))}, each once", ", ".join(strangers))

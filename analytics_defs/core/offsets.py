@@ -73,6 +73,9 @@ class Range:
     def __contains__(self, offset: int) -> bool:
         return self.start <= offset < self.end
 
+    def holds(self, source: Source) -> bool:
+        return source.topic_partition == self.topic_partition and source.offset in self
+
     def __str__(self) -> str:
         return f"{self.topic_partition}[{self.start},{self.end})"
 

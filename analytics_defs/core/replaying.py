@@ -154,10 +154,7 @@ def usable(lines: Sequence[Repeat], record: BatchRecord) -> bool:
     """Whether this can be the batch's file of repeats: as many lines as recorded, each of a source of its own."""
     sources = {line.source for line in lines}
     mine = set(record.batch.redrives)
-    inside = all(
-        each in mine or any(each.topic_partition == one.topic_partition and each.offset in one for one in record.batch.ranges)
-        for each in sources
-    )
+    inside = all(each in mine or any(one.holds(each) for one in record.batch.ranges) for each in sources)
     return len(sources) == len(lines) == record.tally.repeats and inside
 
 

@@ -29,7 +29,7 @@ from analytics_defs.config import load_settings
 if TYPE_CHECKING:
     from dagster_aws.s3 import S3ComputeLogManager
 
-    from analytics_defs.adapters.object_store import ObjectStoreConfig
+    from analytics_defs.adapters.object_store_client import ObjectStoreConfig
 
 _RUNS = "compute_logs"
 """The middle of a run's log key: `[run id, "compute_logs", file]`; the run id alone is the prefix of all of a run's. A tick's names its

@@ -39,14 +39,7 @@ def _daily_metadata(done: Daily, bucket: str) -> shown.Metadata:
     stats = done.stats
     return {
         "dagster/partition_row_count": 1,
-        "events": stats.events,
-        "created": stats.created,
-        "updated": stats.updated,
-        "deleted": stats.deleted,
-        "low stock": stats.low_stock,
-        "products": stats.products,
-        "sellers": stats.sellers,
-        "repeats": stats.repeats,
+        **shown.counts(stats),
         "hours with events": stats.hours,
         "hours behind": dg.MetadataValue.json(list(done.behind)),
         "frozen hours with late events": dg.MetadataValue.json(list(done.frozen)),

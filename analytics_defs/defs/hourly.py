@@ -129,14 +129,7 @@ def _stats_metadata(done: Hourly, bucket: str) -> shown.Metadata:
     stats = done.stats
     return {
         "dagster/partition_row_count": 1,
-        "events": stats.events,
-        "created": stats.created,
-        "updated": stats.updated,
-        "deleted": stats.deleted,
-        "low stock": stats.low_stock,
-        "products": stats.products,
-        "sellers": stats.sellers,
-        "repeats": stats.repeats,
+        **shown.counts(stats),
         "first event": stats.first_event.isoformat() if stats.first_event else "none",
         "last event": stats.last_event.isoformat() if stats.last_event else "none",
         "revision of the archive": stats.revision,

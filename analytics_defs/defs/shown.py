@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from analytics_defs.core import statistics, tables
-from analytics_defs.core.statistics import HourStats, Minute, ProductStats
+from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
 
 Metadata = dict[str, Any]
 
@@ -30,6 +30,19 @@ def links(bucket: str, keys: Sequence[str]) -> Metadata:
     return {
         "dagster/uri": f"s3://{bucket}/{keys[0]}",
         "objects": dg.MetadataValue.json([f"s3://{bucket}/{key}" for key in keys]),
+    }
+
+
+def counts(stats: HourStats | DayStats) -> Metadata:
+    return {
+        "events": stats.events,
+        "created": stats.created,
+        "updated": stats.updated,
+        "deleted": stats.deleted,
+        "low stock": stats.low_stock,
+        "products": stats.products,
+        "sellers": stats.sellers,
+        "repeats": stats.repeats,
     }
 
 

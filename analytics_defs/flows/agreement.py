@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analytics_defs.core.counting import recent_hours
-from analytics_defs.flows.audit import audit_hour
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.hours import Account, account_of, expected, live_counters, records_of
 from analytics_defs.ports import Ports
 

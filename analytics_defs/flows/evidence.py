@@ -26,7 +26,8 @@ from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import READINGS, Moved, bring
 from analytics_defs.flows.passed import has_passed
 from analytics_defs.flows.rebuild import ANY
-from analytics_defs.flows.steps import letters_of, same_topics
+from analytics_defs.flows.steps.reading import same_topics
+from analytics_defs.flows.steps.reading_again import letters_of
 from analytics_defs.ports import Blob, Ports
 
 CHUNK = 500
@@ -102,7 +103,7 @@ def _inside(events: Iterable[Verdict], record: BatchRecord, hour: str) -> dict[S
 def belongs(source: Source, record: BatchRecord) -> bool:
     if record.batch.kind is BatchKind.REDRIVE:
         return source in record.batch.redrives
-    return any(source.topic_partition == each.topic_partition and source.offset in each for each in record.batch.ranges)
+    return any(each.holds(source) for each in record.batch.ranges)
 
 
 class Archives:

@@ -20,7 +20,7 @@ from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Frozen, TakenOver
 from analytics_defs.flows.ingest import Conduct, finish
-from analytics_defs.flows.steps import writer_of
+from analytics_defs.flows.steps.reading_again import writer_of
 from analytics_defs.flows.taken import letters_taken_of
 from analytics_defs.ports import Ports
 

@@ -29,6 +29,7 @@ from analytics_defs.flows.evidence import Archives, mark_again, marker_state
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import READINGS, Moved
 from analytics_defs.flows.mending import Mending
+from analytics_defs.flows.mending.findings import Findings
 from analytics_defs.flows.taken import refuse_taken
 from analytics_defs.flows.told import Told, untold
 from analytics_defs.ports import Ports
@@ -156,7 +157,7 @@ def _touches(batch: Batch, wanted: Range) -> bool:
     ranges = any(
         each.topic_partition == wanted.topic_partition and each.start < wanted.end and wanted.start < each.end for each in batch.ranges
     )
-    return ranges or any(each.topic_partition == wanted.topic_partition and each.offset in wanted for each in batch.redrives)
+    return ranges or any(map(wanted.holds, batch.redrives))
 
 
 def batches_of(wanted: Range | Hours, ports: Ports) -> Iterator[str]:
@@ -215,7 +216,7 @@ def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay, is_las
                 hours.see(record, revision)
         except Moved:
             continue
-        _tell(found, record, report)
+        _tell(found.findings, record, report)
         report.unfinished = f"batch {batch_id}"
         found.put_back()
         report.unfinished = None
@@ -223,7 +224,7 @@ def _replayed(batch_id: str, hours: _Hours, means: Means, report: Replay, is_las
     raise TakenOver(f"batch {batch_id}: its hours were compacted {READINGS} times while it was looked at. Try again.")
 
 
-def _tell(found: Mending, record: BatchRecord, report: Replay) -> None:
+def _tell(found: Findings, record: BatchRecord, report: Replay) -> None:
     report.lost += found.lost
     for store, state, key in found.notes:
         report.counts[store, state] += 1

@@ -19,7 +19,7 @@ from analytics_defs.errors import Contradiction, Frozen
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Account, bring_sound, exactly
 from analytics_defs.flows.rebuild import ANY
-from analytics_defs.flows.steps import CHUNK
+from analytics_defs.flows.steps.archiving import CHUNK
 from analytics_defs.ports import KEPT, Ports, StoredRow
 
 

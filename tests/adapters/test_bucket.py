@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from analytics_defs.adapters.bucket import bucket_exists, create_bucket
-from analytics_defs.adapters.object_store import ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.errors import AnalyticsError, Denied, Unavailable
 from tests.adapters.scripted_s3 import Answer, scripted_s3
 from tests.contracts.archive_fixtures import moto_endpoint, s3_client

@@ -14,7 +14,7 @@ from analytics_defs.adapters.ground import NO_PARTITION, BucketGround, DynamoGro
 from analytics_defs.adapters.kafka import KafkaConfig
 from analytics_defs.adapters.kafka_topics import TopicSpec
 from analytics_defs.adapters.memory import MemoryLog
-from analytics_defs.adapters.object_store import ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import Contradiction, Denied, Missing, Unavailable
 from analytics_defs.flows.check import Proof, Provable, check

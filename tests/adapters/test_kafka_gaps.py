@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.adapters.kafka_gaps import MAX_MARKERS, explain
-from analytics_defs.adapters.kafka_reader import Passage
+from analytics_defs.adapters.kafka_passage import Passage
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import Unavailable

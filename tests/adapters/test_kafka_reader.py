@@ -11,7 +11,9 @@ import pytest
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, Producer
 
 from analytics_defs.adapters.kafka import KafkaLog
-from analytics_defs.adapters.kafka_reader import UNREADABLE_HEADERS, KafkaReader, Passage, _record
+from analytics_defs.adapters.kafka_passage import Passage
+from analytics_defs.adapters.kafka_reader import KafkaReader
+from analytics_defs.adapters.kafka_records import UNREADABLE_HEADERS, record_of
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.errors import Unavailable
 from analytics_defs.ports import Watermarks
@@ -112,7 +114,7 @@ def test_a_partition_cannot_be_read_in_two_places_at_once() -> None:
 def test_a_record_without_a_timestamp_has_minus_one() -> None:
     partition = TopicPartition("topic", 1, 2)
     message = Message(topic="topic", partition=2, offset=7, value=b"v", timestamp=(TIMESTAMP_NOT_AVAILABLE, 0))
-    assert _record(partition, message) == Record(Source(partition, 7), -1, None, b"v")
+    assert record_of(partition, message) == Record(Source(partition, 7), -1, None, b"v")
 
 
 def test_headers_that_the_client_cannot_decode_do_not_stop_the_partition(caplog: pytest.LogCaptureFixture) -> None:
@@ -126,5 +128,5 @@ def test_headers_that_the_client_cannot_decode_do_not_stop_the_partition(caplog:
             raise SystemError
 
     partition = TopicPartition("topic", 0, 0)
-    assert _record(partition, cast(Message, Undecodable())) == Record(Source(partition, 7), 17, None, b"v", UNREADABLE_HEADERS)
+    assert record_of(partition, cast(Message, Undecodable())) == Record(Source(partition, 7), 17, None, b"v", UNREADABLE_HEADERS)
     assert "topic/0/7" in caplog.text

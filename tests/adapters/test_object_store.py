@@ -12,7 +12,8 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.errors import AnalyticsError, Denied, Missing, Unavailable
 from analytics_defs.ports import Blob
 from tests.adapters.scripted_s3 import Answer, Crowd, Request, ScriptedS3, scripted_s3

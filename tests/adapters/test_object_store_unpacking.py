@@ -13,7 +13,8 @@ import pytest
 
 from analytics_defs.adapters import object_store_tars, object_store_unpacking
 from analytics_defs.adapters.ground import BucketGround
-from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig
 from analytics_defs.adapters.object_store_tars import MAX_MEMBER_BYTES, MIN_MEMBERS
 from analytics_defs.core.layout import UNPACKING, event_key, unpacking_key
 from analytics_defs.errors import Denied, Unavailable

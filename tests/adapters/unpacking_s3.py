@@ -16,7 +16,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from analytics_defs.adapters.bucket import create_bucket
-from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.local.swift_moto import App
 from analytics_defs.ports import Blob
 from tests.contracts.archive_fixtures import ArchiveUnderTest, look, moto_endpoint

@@ -14,7 +14,8 @@ from moto.server import ThreadedMotoServer
 
 from analytics_defs.adapters.bucket import create_bucket
 from analytics_defs.adapters.memory import MemoryArchive
-from analytics_defs.adapters.object_store import ObjectStoreArchive, ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.ports import Archive, Blob
 
 if TYPE_CHECKING:

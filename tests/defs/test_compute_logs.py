@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from analytics_defs.adapters.bucket import create_bucket
-from analytics_defs.adapters.object_store import ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.defs.compute_logs import _s3_compute_logs
 from tests.contracts.archive_fixtures import moto_endpoint
 

@@ -16,8 +16,9 @@ from analytics_defs.errors import Frozen
 from analytics_defs.flows import replay as replaying
 from analytics_defs.flows import retention
 from analytics_defs.flows.agreement import compare_stores
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
 from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats
 from analytics_defs.flows.recompute import compare, mend

@@ -33,6 +33,6 @@ FLOWS = {
     "retention": ("retention", "compact", "rebuild", "hours", "passed"),
     "code": ("observe", "report"),
     "health": ("watchover", "trace"),
-    "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),
+    "operator": ("redrive", "recompute", "topics", "audit", "audit_hour", "audit_bytes"),
 }
-"""Modules of `flows` whose every call to a store happens in the policy's scenes."""
+"""Modules and packages of `flows` whose every call to a store happens in the policy's scenes."""

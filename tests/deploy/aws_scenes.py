@@ -36,8 +36,9 @@ from analytics_defs.core.replaying import Hours
 from analytics_defs.defs import upkeep
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.agreement import compare_stores
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
 from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.check import check
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats, product_activity

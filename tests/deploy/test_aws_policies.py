@@ -43,11 +43,17 @@ def test_a_policy_allows_what_its_role_asks_for_and_nothing_more(name: str) -> N
     assert rights(POLICIES / f"{name}.json") == played(name).seen | included
 
 
+def sources(flow: str) -> list[Path]:
+    """Of a module, or of every module of a package."""
+    at = ROOT / "analytics_defs/flows" / flow
+    return sorted(at.rglob("*.py")) if at.is_dir() else [at.with_suffix(".py")]
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_call_to_a_store_that_a_roles_flows_have_was_made_while_it_was_watched(name: str) -> None:
     """Else a rare path would want a right that nobody saw."""
     stores = {"recent": DynamoRecentEvents, "archive": ObjectStoreArchive, "ledger": DynamoLedger}
-    text = "".join((ROOT / f"analytics_defs/flows/{each}.py").read_text(encoding="utf-8") for each in FLOWS[name])
+    text = "".join(source.read_text(encoding="utf-8") for each in FLOWS[name] for source in sources(each))
     named = {
         f"{store}.{method}" for store, method in re.findall(r"\b(recent|archive|ledger)\.(\w+)", text) if hasattr(stores[store], method)
     }

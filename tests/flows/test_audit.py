@@ -15,7 +15,8 @@ from analytics_defs.core.layout import dead_letters_key, event_key, part_key, re
 from analytics_defs.core.ledger import Lease, Snapshot
 from analytics_defs.errors import Contradiction, Unavailable
 from analytics_defs.flows.agreement import _by_counts
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.hourly_stats import hourly_stats
 from analytics_defs.flows.hours import account_of
 from analytics_defs.ports import Ports

@@ -10,8 +10,8 @@ import pytest
 
 from analytics_defs.adapters.duck_statistics import duck_calculator
 from analytics_defs.core.layout import event_key
-from analytics_defs.flows.audit import audit_hour
 from analytics_defs.flows.audit_bytes import compare_bytes
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.compact import compact
 from tests.flows.test_audit import a_world
 from tests.proof.world import HOUR, World, event

@@ -245,14 +245,20 @@ def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_a
 LASTING = [AnalyticsError, Contradiction, Denied, Missing, TopicRecreated]
 
 
-@pytest.mark.parametrize("fault", LASTING)
-def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_only(fault: type[AnalyticsError]) -> None:
+def pending_in_the_first_and_new_in_the_second() -> World:
+    """Of two partitions."""
     world = World()
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing_at("mark_staged")))
     world.produce(event("b"), partition=1)
+    return world
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_only(fault: type[AnalyticsError]) -> None:
+    world = pending_in_the_first_and_new_in_the_second()
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "close" and call.args[0].batch.ranges[0].topic_partition == world.partition(0):
@@ -268,12 +274,7 @@ def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_o
 
 
 def test_a_pending_batch_whose_fault_may_pass_by_itself_fails_the_run_at_once() -> None:
-    world = World()
-    world.create(partitions=2)
-    world.produce(event("a"))
-    with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("mark_staged")))
-    world.produce(event("b"), partition=1)
+    world = pending_in_the_first_and_new_in_the_second()
     with pytest.raises(Unavailable):
         world.run(ports=through(world.ports, failing("close", False, lambda _: Unavailable("down"))))
     assert world.partition(1) not in world.ledger.snapshot().heads

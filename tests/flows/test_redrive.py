@@ -19,7 +19,7 @@ from analytics_defs.core.plan import Policy
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.redrive import Redrive, Selection, dead_letters, redrive
-from analytics_defs.flows.steps import letters_of
+from analytics_defs.flows.steps.reading_again import letters_of
 from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import Blob, Ports
 from tests.flows.test_ingest import failing_at, forget_rules, problems

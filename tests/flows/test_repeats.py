@@ -15,7 +15,7 @@ from analytics_defs.core.batch import Limits
 from analytics_defs.core.layout import event_dir, event_key, later_event_key
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.plan import Policy, lane_of
-from analytics_defs.flows.audit import audit_hour
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.trace import Fate, trace

@@ -18,7 +18,8 @@ from analytics_defs.core.layout import RECORD_TIMESTAMP, event_key, later_event_
 from analytics_defs.core.offsets import Range
 from analytics_defs.core.replaying import Hours, State, Store, span
 from analytics_defs.errors import Contradiction, Unavailable
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.redrive import Selection, redrive

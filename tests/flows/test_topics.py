@@ -13,7 +13,8 @@ from analytics_defs.core.ledger import Tally
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.errors import Missing, NotFound, TopicRecreated
 from analytics_defs.flows import steps
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.ingest import ingest
 from analytics_defs.flows.topics import accept_topic
 from analytics_defs.flows.trace import Fate, trace

@@ -18,7 +18,8 @@ from analytics_defs.core.ledger import Tally
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.core.plan import Plan, Policy
 from analytics_defs.errors import AnalyticsError, NotFound, Unavailable
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.follow import Following, follow
 from analytics_defs.flows.ingest import Conduct, ingest
 from analytics_defs.flows.redrive import Selection, redrive

@@ -98,7 +98,7 @@ def closing_first(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Con
 
 
 def archiving_first(claim_chunk: Callable[..., Any]) -> Callable[..., Any]:
-    """`flows.steps._claim_chunk`, but every object is written before its id is claimed."""
+    """`archiving._claim_chunk`, but every object is written before its id is claimed."""
 
     def archived_then_claimed(batch: Batch, staged: Staged, chunk: Sequence[Event], ports: Ports, watch: Stopwatch) -> Any:
         recent: Any = _EverythingIsMine()
@@ -114,5 +114,5 @@ class _EverythingIsMine:
 
 
 def without_kept_rules(judged: Callable[..., Any]) -> Callable[..., Any]:
-    """`flows.steps._judged`, but of a version that kept no rules: who reads again judges by today's, and may stage other bytes."""
+    """`reading_again._judged`, but of a version that kept no rules: who reads again judges by today's, and may stage other bytes."""
     return lambda records, batch, conduct: judged(records, replace(batch, rules=None), conduct)

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from analytics_defs.core.events import Event
-from analytics_defs.flows import ingest, steps
+from analytics_defs.flows import ingest
+from analytics_defs.flows.steps import archiving
 from analytics_defs.ports import Claims
 from tests.proof import mutants
 from tests.proof.histories import Histories
@@ -51,7 +52,7 @@ class ClaimsWithoutCondition(WatchedRecentEvents):
     ("doubles", "patched"),
     [
         pytest.param({}, {(ingest, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
-        pytest.param({}, {(steps, "_claim_chunk"): mutants.archiving_first(steps._claim_chunk)}, id="archive before the claim"),
+        pytest.param({}, {(archiving, "_claim_chunk"): mutants.archiving_first(archiving._claim_chunk)}, id="archive before the claim"),
         pytest.param({"ledger": mutants.HeadsWithoutCondition}, {}, id="no condition on the head"),
         pytest.param({"ledger": mutants.MarksIgnored}, {}, id="nobody notes which staging file decides"),
         pytest.param({"recent": ClaimsWithoutCondition}, {}, id="no condition on the claim"),

@@ -14,7 +14,7 @@ import pytest
 from analytics_defs.adapters.memory import MemoryArchive
 from analytics_defs.flows import mending
 from analytics_defs.flows import replay as flow
-from analytics_defs.flows.mending import Mending
+from analytics_defs.flows.mending.objects import Objects
 from analytics_defs.ports import Blob, StoredEvent
 from tests.proof.replay import replay
 from tests.proof.scene import Kinds, replayed_hours, replayed_id
@@ -46,7 +46,7 @@ def not_marked(hour: str, ports: object) -> None:
     """Parts are removed whatever the marker says."""
 
 
-def foreign_once_closed(self: Mending, blob: Blob, item: StoredEvent | None) -> bool:  # noqa: ARG001 - as the method's
+def foreign_once_closed(self: Objects, blob: Blob, item: StoredEvent | None) -> bool:  # noqa: ARG001 - as the method's
     """A batch that is still pending does not count."""
     batch = blob.metadata.get("batch", "")
     return batch > self.record.batch.id and self._ports.ledger.record(batch) is not None
@@ -62,7 +62,7 @@ def foreign_once_closed(self: Mending, blob: Blob, item: StoredEvent | None) -> 
             id="parts go before the marker",
         ),
         pytest.param(replayed_id, Kinds(archive=WrittenOverAnything), {}, id="objects are written over anything"),
-        pytest.param(replayed_id, Kinds(), {(Mending, "_is_foreign"): foreign_once_closed}, id="objects of pending batches do not count"),
+        pytest.param(replayed_id, Kinds(), {(Objects, "_is_foreign"): foreign_once_closed}, id="objects of pending batches do not count"),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(

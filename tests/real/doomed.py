@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -31,7 +31,7 @@ from analytics_defs.core.plan import Plan
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest import JOB, run_config
 from analytics_defs.defs.platform import Platform
-from analytics_defs.flows import steps
+from analytics_defs.flows.steps import archiving
 from analytics_defs.ports import Archive, EventLog, Ledger, Ports, RecentEvents
 
 CHUNK = 20
@@ -86,10 +86,13 @@ context.set_forkserver_preload(["tests.real.warm"])
 """One process imports Dagster and the clients' libraries, once; each run's process is a fork of that."""
 
 
+def launched(mission: Mission) -> AbstractContextManager[ForkServerProcess]:
+    return alive(context.Process(target=execute, args=(mission,)))
+
+
 @contextmanager
-def launched(mission: Mission) -> Iterator[ForkServerProcess]:
+def alive(process: ForkServerProcess) -> Iterator[ForkServerProcess]:
     """The process, running; it does not outlive the block."""
-    process = context.Process(target=execute, args=(mission,))
     process.start()
     try:
         yield process
@@ -105,7 +108,7 @@ def execute(mission: Mission) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     tempfile.tempdir = str(mission.folder)  # who is killed removes nothing
-    steps.CHUNK = CHUNK
+    archiving.CHUNK = CHUNK
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_job_def(JOB).execute_in_process(
             run_config=run_config(mission.plan, mission.settings),

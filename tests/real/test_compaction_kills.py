@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -80,16 +80,8 @@ def work(job: Job) -> None:
     sys.exit(doomed.SUCCEEDED)
 
 
-@contextmanager
-def started(job: Job) -> Iterator[ForkServerProcess]:
-    process = doomed.context.Process(target=work, args=(job,))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
-        process.close()
+def started(job: Job) -> AbstractContextManager[ForkServerProcess]:
+    return doomed.alive(doomed.context.Process(target=work, args=(job,)))
 
 
 @pytest.fixture(scope="module")

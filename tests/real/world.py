@@ -24,7 +24,8 @@ from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan, Planning
 from analytics_defs.flows import steps
-from analytics_defs.flows.audit import audit, audit_hour
+from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit_hour import audit_hour
 from analytics_defs.flows.ingest import Report, ingest
 from analytics_defs.flows.observe import look
 from analytics_defs.ports import Clock, Ports
