@@ -13,7 +13,7 @@ from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Seal
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
-from analytics_defs.defs.agreement import CODE, require_same_code, require_same_settings, require_same_stores
+from analytics_defs.defs.one_platform import CODE, require_same_code, require_same_settings, require_same_stores
 from analytics_defs.defs.platform import Platform, failures
 from analytics_defs.defs.telling import Telling
 from analytics_defs.defs.topics import topic_assets

@@ -1,4 +1,4 @@
-"""Whether the machine that executes a run agrees with the one that planned it: in its code, its settings, its stores."""
+"""Whether the machine that executes a run belongs to the platform that planned it: its code, its settings, its stores."""
 
 from __future__ import annotations
 
