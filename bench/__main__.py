@@ -36,7 +36,8 @@ class Sizes:
     """And requests of each raw ceiling."""
     scale: tuple[int, ...] = (10_000, 1_000_000)
     large: int = 400
-    latency: int = 3_000
+    latency: int = 9_000
+    """Three minutes, so that the pauses between a run that follows its lane and the next one are in it."""
     lanes: int = 24_000
     profiled: int = 50_000
 
