@@ -88,7 +88,12 @@ def test_pictures_have_every_series_that_was_measured(results: Results) -> None:
     assert [len(each) for each in latency.axes[0].containers] == [2, 2, 2]
     client = pictures.client(results.client)
     assert [text.get_text() for text in client.legends[0].get_texts()] == ["JSON by tar", "JSON off"]
-    assert [label.get_text() for label in client.axes[0].get_yticklabels()] == ["claim: signing", "not accounted"]
+    assert [label.get_text() for label in client.axes[0].get_yticklabels()] == [
+        "claim: signing",
+        "1 others, each below 1%",
+        "not accounted",
+    ]
+    assert [len(each) for axes in client.axes for each in axes.containers] == [3, 3, 3, 3]
 
 
 def test_pictures_are_small_files_that_show_the_same_on_every_page(results: Results, tmp_path: Path) -> None:
