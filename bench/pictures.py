@@ -109,7 +109,7 @@ def client(found: Sequence[ClientTime]) -> Figure:
         axes.set_title(f"% of {'CPU' if kind == 'cpu' else kind} time", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.12, y=0.01)
-    panels[0].set_yticks(range(len(drawn) + 2), [*drawn, f"{len(small)} others, each below {LEAST_SHARE:.0%}", MISSING])
+    panels[0].set_yticks(range(len(drawn) + 2), [*drawn, f"the rest ({len(small)}), each below {LEAST_SHARE:.0%}", MISSING])
     panels[0].invert_yaxis()
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(found), frameon=False, loc="outside lower center")
     return figure

@@ -90,7 +90,7 @@ def test_pictures_have_every_series_that_was_measured(results: Results) -> None:
     assert [text.get_text() for text in client.legends[0].get_texts()] == ["JSON by tar", "JSON off"]
     assert [label.get_text() for label in client.axes[0].get_yticklabels()] == [
         "claim: signing",
-        "1 others, each below 1%",
+        "the rest (1), each below 1%",
         "not accounted",
     ]
     assert [len(each) for axes in client.axes for each in axes.containers] == [3, 3, 3, 3]
