@@ -222,7 +222,7 @@ def markdown(found: Sequence[ClientTime]) -> list[str]:
     lines += [(f"the rest ({len(small)}), each below {SMALL:.1%}", rest)] if small else []
     lines += [("**not accounted**", [each.not_accounted for each in found])]
     heads = [f"{each.how}: {kind} time" for each in found for kind in ("CPU", "wall")]
-    cells = [[name, *(f"{part:.1%}" for share in each for part in (share.cpu, share.wall))] for name, each in lines]
+    cells = [[name, *(f"{round(part, 3) + 0:.1%}" for share in each for part in (share.cpu, share.wall))] for name, each in lines]
     return [f"| {' | '.join(row)} |" for row in (["where the client's time goes", *heads], ["---"] * (1 + len(heads)), *cells)]
 
 
