@@ -25,8 +25,10 @@ COLOURS = ("#3b6fd4", "#e0a12b", "#2a9d5c", "#c4453b", "#8a63b8", "#4aa3b5", "#7
 DARK, PALE, BLACK = COLOURS[0], "#a9c1ee", "#222222"
 STYLE: Any = {"svg.fonttype": "path", "svg.hashsalt": "bench", "font.size": 9.0, "axes.titlesize": 11.0, "legend.fontsize": 8.5}
 WIDTH = 9.0
-LEAST_SHARE = 0.01
+LEAST_SHARE = 0.02
 """Lines of the client's time below this are drawn as one."""
+LEAST_SHOWN = 0.05
+"""A bar without length has no figure."""
 MISSING = "not accounted"
 
 
@@ -55,7 +57,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def throughput(results: Results) -> Figure:
     """Bars for the drains, and a mark on each for what the stores give at most."""
     drained, ceilings = results.drained, results.ceilings
-    figure, axes = _bars([f"{name(each)}: {each.events:,}" for each in drained], "Events a second, beside what the stores give at most")
+    figure, axes = _bars(_labels(drained), "Events a second, beside what the stores give at most")
     rows = range(len(drained))
     axes.barh(rows, [in_batches(each) for each in drained], height=0.72, color=PALE, label="in batches, without the starts of processes")
     bars = axes.barh(rows, [each.per_second for each in drained], height=0.42, color=DARK, label="from first run to last close")
@@ -70,9 +72,7 @@ def throughput(results: Results) -> Figure:
 
 def steps(drained: Sequence[Drained]) -> Figure:
     """Stacked bars: a step's colour is the same in all."""
-    figure, axes = _bars(
-        [f"{name(each)}: {each.events:,}" for each in drained], "Seconds by step for each 100,000 events, summed over threads"
-    )
+    figure, axes = _bars(_labels(drained), "Seconds by step for each 100,000 events, summed over threads")
     before = [0.0] * len(drained)
     for number, step in enumerate(steps_of(drained)):
         values = [seconds_by_step(each).get(step, 0.0) for each in drained]
@@ -109,8 +109,10 @@ def client(found: Sequence[ClientTime]) -> Figure:
         axes.set_title(f"% of {'CPU' if kind == 'cpu' else kind} time", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.12, y=0.01)
+        axes.set_xlim(left=0)
     panels[0].set_yticks(range(len(drawn) + 2), [*drawn, f"the rest ({len(small)}), each below {LEAST_SHARE:.0%}", MISSING])
     panels[0].invert_yaxis()
+    figure.suptitle("Where a run's process spends its time", x=0.01, ha="left", fontsize=11)
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(found), frameon=False, loc="outside lower center")
     return figure
 
@@ -120,6 +122,10 @@ def _lines(found: Sequence[Mapping[str, Share]]) -> tuple[list[str], list[str]]:
     there = [line for line in order() if any(line in each for each in found)]
     large = [line for line in there if any(max(each[line].cpu, each[line].wall) >= LEAST_SHARE for each in found if line in each)]
     return large, [line for line in there if line not in large]
+
+
+def _labels(drained: Sequence[Drained]) -> list[str]:
+    return [f"{name(each)}: {each.events:,} events" for each in drained]
 
 
 def _bars(labels: Sequence[str], title: str) -> tuple[Figure, Axes]:
@@ -138,7 +144,7 @@ def _grouped(axes: Axes, series: Mapping[str, Sequence[float]], form: str) -> No
     for number, (label, values) in enumerate(series.items()):
         at = [row + (number - (len(series) - 1) / 2) * height for row in range(len(values))]
         bars = axes.barh(at, values, height=height * 0.9, label=label, color=COLOURS[number])
-        axes.bar_label(bars, [form.format(value) if value else "" for value in values], padding=2, fontsize=8)
+        axes.bar_label(bars, [form.format(value) if value >= LEAST_SHOWN else "" for value in values], padding=2, fontsize=8)
 
 
 def _finished(figure: Figure, axes: Axes, along: str, *, columns: int) -> Figure:
