@@ -219,10 +219,10 @@ def markdown(found: Sequence[ClientTime]) -> list[str]:
     small = [name for name, each in rows.items() if all(max(share.cpu, share.wall) < SMALL for share in each)]
     rest = [Share(*(sum(getattr(rows[name][number], kind) for name in small) for kind in ("cpu", "wall"))) for number in range(len(found))]
     lines = [(name, each) for name, each in rows.items() if name not in small]
-    lines += [(f"{len(small)} others, each below {SMALL:.1%}", rest)] if small else []
+    lines += [(f"the rest ({len(small)}), each below {SMALL:.1%}", rest)] if small else []
     lines += [("**not accounted**", [each.not_accounted for each in found])]
     heads = [f"{each.how}: {kind} time" for each in found for kind in ("CPU", "wall")]
-    cells = [[name, *(f"{part:.1%}" for share in each for part in (share.cpu, share.wall))] for name, each in lines]
+    cells = [[name, *(f"{round(part, 3) + 0:.1%}" for share in each for part in (share.cpu, share.wall))] for name, each in lines]
     return [f"| {' | '.join(row)} |" for row in (["where the client's time goes", *heads], ["---"] * (1 + len(heads)), *cells)]
 
 

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from bench.client_time import ClientTime, Share
+from bench.client_time import ClientTime, Share, order
 from bench.drain import Drained
 from bench.latency import Latency
 from bench.report import Results, in_batches, name, seconds_by_step, steps_of
@@ -25,8 +25,11 @@ COLOURS = ("#3b6fd4", "#e0a12b", "#2a9d5c", "#c4453b", "#8a63b8", "#4aa3b5", "#7
 DARK, PALE, BLACK = COLOURS[0], "#a9c1ee", "#222222"
 STYLE: Any = {"svg.fonttype": "path", "svg.hashsalt": "bench", "font.size": 9.0, "axes.titlesize": 11.0, "legend.fontsize": 8.5}
 WIDTH = 9.0
-LEAST_SHARE = 0.004
-"""Lines of the client's time below this are not drawn one by one."""
+LEAST_SHARE = 0.02
+"""Lines of the client's time below this are drawn as one."""
+LEAST_SHOWN = 0.05
+"""A bar without length has no figure."""
+MISSING = "not accounted"
 
 
 def save(results: Results, path: Path) -> None:
@@ -54,7 +57,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def throughput(results: Results) -> Figure:
     """Bars for the drains, and a mark on each for what the stores give at most."""
     drained, ceilings = results.drained, results.ceilings
-    figure, axes = _bars([f"{name(each)}: {each.events:,}" for each in drained], "Events a second, beside what the stores give at most")
+    figure, axes = _bars(_labels(drained), "Events a second, beside what the stores give at most")
     rows = range(len(drained))
     axes.barh(rows, [in_batches(each) for each in drained], height=0.72, color=PALE, label="in batches, without the starts of processes")
     bars = axes.barh(rows, [each.per_second for each in drained], height=0.42, color=DARK, label="from first run to last close")
@@ -69,9 +72,7 @@ def throughput(results: Results) -> Figure:
 
 def steps(drained: Sequence[Drained]) -> Figure:
     """Stacked bars: a step's colour is the same in all."""
-    figure, axes = _bars(
-        [f"{name(each)}: {each.events:,}" for each in drained], "Seconds by step for each 100,000 events, summed over threads"
-    )
+    figure, axes = _bars(_labels(drained), "Seconds by step for each 100,000 events, summed over threads")
     before = [0.0] * len(drained)
     for number, step in enumerate(steps_of(drained)):
         values = [seconds_by_step(each).get(step, 0.0) for each in drained]
@@ -93,26 +94,38 @@ def latency(found: Sequence[Latency]) -> Figure:
 
 
 def client(found: Sequence[ClientTime]) -> Figure:
-    """Two panels with the same lines, CPU beside wall time."""
-    shares = {each.how: {**each.shares, "not accounted": each.not_accounted} for each in found}
-    lines = [line for line in dict.fromkeys(line for each in shares.values() for line in each) if _is_seen(line, list(shares.values()))]
-    lines.sort(key=lambda line: line == "not accounted")
-    figure = Figure(figsize=(WIDTH + 1.5, 1.2 + 0.36 * len(lines)), layout="constrained")
+    """Two panels with the same lines, CPU beside wall time. Small lines are drawn as one."""
+    shares = {each.how: {**each.shares, MISSING: each.not_accounted} for each in found}
+    drawn, small = _lines(list(shares.values()))
+    figure = Figure(figsize=(WIDTH + 1.5, 1.3 + 0.34 * (len(drawn) + 2)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(panels, ("cpu", "wall"), strict=True):
-        series = {how: [100 * getattr(each.get(line, Share(0, 0)), kind) for line in lines] for how, each in shares.items()}
+        percents = {how: {line: 100 * getattr(share, kind) for line, share in each.items()} for how, each in shares.items()}
+        series = {
+            how: [*(each.get(line, 0.0) for line in drawn), sum(each.get(line, 0.0) for line in small), each[MISSING]]
+            for how, each in percents.items()
+        }
         _grouped(axes, series, "{:.1f}")
         axes.set_title(f"% of {'CPU' if kind == 'cpu' else kind} time", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.12)
-    panels[0].set_yticks(range(len(lines)), lines)
+        axes.margins(x=0.12, y=0.01)
+        axes.set_xlim(left=0)
+    panels[0].set_yticks(range(len(drawn) + 2), [*drawn, f"the rest ({len(small)}), each below {LEAST_SHARE:.0%}", MISSING])
     panels[0].invert_yaxis()
+    figure.suptitle("Where a run's process spends its time", x=0.01, ha="left", fontsize=11)
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(found), frameon=False, loc="outside lower center")
     return figure
 
 
-def _is_seen(line: str, found: Sequence[Mapping[str, Share]]) -> bool:
-    return line == "not accounted" or any(max(each[line].cpu, each[line].wall) >= LEAST_SHARE for each in found if line in each)
+def _lines(found: Sequence[Mapping[str, Share]]) -> tuple[list[str], list[str]]:
+    """Those that are large enough somewhere to be seen, in the order of a batch's life, and the others."""
+    there = [line for line in order() if any(line in each for each in found)]
+    large = [line for line in there if any(max(each[line].cpu, each[line].wall) >= LEAST_SHARE for each in found if line in each)]
+    return large, [line for line in there if line not in large]
+
+
+def _labels(drained: Sequence[Drained]) -> list[str]:
+    return [f"{name(each)}: {each.events:,} events" for each in drained]
 
 
 def _bars(labels: Sequence[str], title: str) -> tuple[Figure, Axes]:
@@ -131,13 +144,13 @@ def _grouped(axes: Axes, series: Mapping[str, Sequence[float]], form: str) -> No
     for number, (label, values) in enumerate(series.items()):
         at = [row + (number - (len(series) - 1) / 2) * height for row in range(len(values))]
         bars = axes.barh(at, values, height=height * 0.9, label=label, color=COLOURS[number])
-        axes.bar_label(bars, fmt=form, padding=2, fontsize=8)
+        axes.bar_label(bars, [form.format(value) if value >= LEAST_SHOWN else "" for value in values], padding=2, fontsize=8)
 
 
 def _finished(figure: Figure, axes: Axes, along: str, *, columns: int) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel(along)
-    axes.margins(x=0.06)
+    axes.margins(x=0.06, y=0.02)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     figure.legend(ncols=columns, frameon=False, loc="outside lower center")
     return figure

@@ -77,7 +77,7 @@ def test_saved_figures_are_the_same_figures(results: Results, tmp_path: Path) ->
 
 
 def test_pictures_have_every_series_that_was_measured(results: Results) -> None:
-    drains = [f"{lanes} lane{'s' if lanes > 1 else ''}, {how.value}: 100,000" for lanes, kinds in LANES.items() for how in kinds]
+    drains = [f"{lanes} lane{'s' if lanes > 1 else ''}, {how.value}: 100,000 events" for lanes, kinds in LANES.items() for how in kinds]
     throughput, steps = pictures.throughput(results), pictures.steps(results.drained)
     for figure in (throughput, steps):
         assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == drains
@@ -88,7 +88,12 @@ def test_pictures_have_every_series_that_was_measured(results: Results) -> None:
     assert [len(each) for each in latency.axes[0].containers] == [2, 2, 2]
     client = pictures.client(results.client)
     assert [text.get_text() for text in client.legends[0].get_texts()] == ["JSON by tar", "JSON off"]
-    assert [label.get_text() for label in client.axes[0].get_yticklabels()] == ["claim: signing", "not accounted"]
+    assert [label.get_text() for label in client.axes[0].get_yticklabels()] == [
+        "claim: signing",
+        "the rest (1), each below 2%",
+        "not accounted",
+    ]
+    assert [len(each) for axes in client.axes for each in axes.containers] == [3, 3, 3, 3]
 
 
 def test_pictures_are_small_files_that_show_the_same_on_every_page(results: Results, tmp_path: Path) -> None:
