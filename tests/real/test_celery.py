@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +16,11 @@ from dagster._core.launcher import LaunchRunContext
 
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.plan import lane_of
+from analytics_defs.local.ports import LOOPBACK
+from analytics_defs.local.servers import Server
 from bench import lanes
 from tests.defs.memory_platform import MemoryPlatform
+from tests.deploy.files import DEPLOY
 from tests.deploy.postgres import Postgres, postgres
 from tests.local.waiting import until
 from tests.real import chaos, plain
@@ -68,6 +72,39 @@ def redis_answers_nothing_for_a_while(ships: Fleet) -> None:
     ships.redis.thaw()
 
 
+def redis_fails_over(ships: Fleet) -> None:
+    """It becomes a replica of a server that is not there, as the old master of a managed Redis does: it answers, and takes no write."""
+    ask(ships.redis, "REPLICAOF", LOOPBACK, "1")
+    until(lambda: any("replica" in fault for fault in launch_faults(ships)), seconds=120)
+    stay_away()
+    ask(ships.redis, "REPLICAOF", "NO", "ONE")
+
+
+def redis_is_full_for_a_while(ships: Fleet) -> None:
+    ask(ships.redis, "CONFIG", "SET", "maxmemory", "1")
+    until(lambda: any("OOM" in fault or "maxmemory" in fault for fault in launch_faults(ships)), seconds=120)
+    stay_away()
+    ask(ships.redis, "CONFIG", "SET", "maxmemory", "0")
+
+
+def redis_is_wiped(ships: Fleet) -> None:
+    """By somebody who wants to clear its queue, while every client stays connected."""
+    ask(ships.redis, "FLUSHALL")
+
+
+def a_second_daemon_runs_beside_it(ships: Fleet) -> None:
+    """Two sensors with one cursor, each asking for runs."""
+    ships.start("second", "dagster-daemon", "run", "-w", str(DEPLOY / "workspace.yaml"))
+    logs = [ships.log(name) for name in ("daemon", "second")]
+    until(lambda: any("Another SENSOR daemon is still sending heartbeats" in log.read_text() for log in logs), seconds=120)
+
+
+def ask(server: Server, *words: str) -> None:
+    with socket.create_connection((LOOPBACK, server.port), timeout=5) as connection:
+        connection.sendall(f"{' '.join(words)}\r\n".encode())
+        assert connection.recv(64) == b"+OK\r\n"
+
+
 def launch_faults(ships: Fleet) -> list[str]:
     with ships.instance() as instance:
         failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
@@ -86,6 +123,10 @@ def stay_away() -> None:
     [
         redis_goes_and_comes,
         redis_answers_nothing_for_a_while,
+        redis_fails_over,
+        redis_is_full_for_a_while,
+        redis_is_wiped,
+        a_second_daemon_runs_beside_it,
         storage_goes_and_comes,
         daemon_is_killed_and_started,
         code_server_is_killed_and_started,
@@ -253,4 +294,22 @@ def test_a_run_that_is_terminated_is_canceled_and_its_worker_goes_on(tmp_path: P
             assert instance.run_launcher.terminate(run.run_id)
         until(lambda: [each.run_id for each in ships.runs(dg.DagsterRunStatus.CANCELED)] == [run.run_id], seconds=30)
         until(lambda: found.lag() == 0, seconds=90)
+        assert ships.programs["one"].is_alive()
+
+
+@pytest.mark.fleet
+def test_a_run_that_is_terminated_while_it_follows_its_lane_ends_in_seconds_and_the_lane_goes_on(tmp_path: Path) -> None:
+    with chaos.scene(tmp_path, 1) as (ships, found):
+        ships.environment["FOLLOW_FOR"] = "120s"
+        chaos.begin(ships, "one")
+        chaos.produce(ships, 60, 2)
+        until(lambda: len(found.ports.ledger.last_batches(9)) > 3 and bool(ships.executors()), seconds=60)
+        ((_, run),) = ships.executors().items()
+        assert sum(map(len, chaos.plan_of(run).ranges)) < sum(heads(found).values()), "it goes on after its plan"
+        with ships.instance() as instance:
+            instance.report_run_canceling(run)
+            assert instance.run_launcher.terminate(run.run_id)
+        until(lambda: [each.run_id for each in ships.runs(dg.DagsterRunStatus.CANCELED)] == [run.run_id], seconds=10)
+        chaos.settle(ships, found, 120)
+        chaos.assert_whole(found, 60)
         assert ships.programs["one"].is_alive()
