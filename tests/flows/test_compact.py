@@ -14,7 +14,7 @@ import pytest
 from analytics_defs.adapters import parquet_files
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, batch_id, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, batch_id, event_dir, event_key, parquet_dir, part_key, success_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind
 from analytics_defs.core.offsets import Range
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
@@ -454,6 +454,17 @@ def test_an_archive_that_is_missing_or_damaged_is_rebuilt_whole(damage: Callable
     assert done.revision
     assert (done.revision.number, done.revision.rebuilt, done.revision.added) == (2, 6, 0)
     assert done.revision.digest == first.digest
+    assert by_ledger(world) == by_marker(world) == expected
+
+
+def test_copies_of_objects_that_somebody_made_are_not_rows() -> None:
+    world = a_world()
+    expected = by_ledger(world)
+    ours = world.archive.objects[event_key(HOUR, "a1")]
+    for name in ("a1 copy.json", "deeper/a1.json"):
+        world.archive.put([replace(ours, key=f"{event_dir(HOUR)}{name}")])
+    lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
+    run(world)
     assert by_ledger(world) == by_marker(world) == expected
 
 

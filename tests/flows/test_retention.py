@@ -34,7 +34,8 @@ from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import KEPT, Blob, Ports
 from tests.flows.test_hourly_stats import BENCH
 from tests.flows.test_replay import a_world_with_an_id_that_came_again
-from tests.proof.archived import remembering_table
+from tests.proof.agreement import Stores
+from tests.proof.archived import remembering_table, rows_by_ledger
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
 
@@ -101,6 +102,10 @@ def produce_now(world: World, value: bytes, partition: int = 0) -> Source:
     )
     world.values[at] = value
     return at
+
+
+def seen(world: World) -> Stores:
+    return Stores(world.recent, world.archive, world.ledger, world.values)
 
 
 def balanced(world: World) -> None:
@@ -262,6 +267,34 @@ def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
     assert revision
     assert (revision.rows, revision.taken.rows, revision.taken.batches) == (0, 4, tuple(world.ledger.batches_of_hour(HOUR)))
     balanced(world)
+
+
+def test_a_late_event_that_lies_under_both_names_is_rebuilt_as_one_row() -> None:
+    world = a_world()
+    grow_old(world)
+    run(world, OBJECTS)
+    came_late(world, "late", "other")
+    late = world.ledger.batches_of_hour(HOUR)[-1]
+    assert len([key for key in keys(world, event_dir(HOUR)) if world.archive.objects[key].metadata["batch"] == late]) == 4
+    expected = rows_by_ledger(seen(world), HOUR)
+    world.archive.delete([part_key(HOUR, late)])
+    done = compact(HOUR, world.ports, BENCH)
+    assert done.revision
+    assert (done.revision.rows, done.revision.rebuilt) == (5, 2)
+    assert rows_by_ledger(seen(world), HOUR) == expected
+    balanced(world)
+
+
+def test_one_late_event_under_two_names_does_not_stand_for_another_that_is_gone() -> None:
+    world = a_world()
+    grow_old(world)
+    run(world, OBJECTS)
+    came_late(world, "late", "other")
+    late = world.ledger.batches_of_hour(HOUR)[-1]
+    lost = [key for key in keys(world, event_dir(HOUR)) if key.rpartition("/")[2].startswith("other")]
+    world.archive.delete([part_key(HOUR, late), *lost])
+    with pytest.raises(Contradiction, match=f"{late} \\(1 of 2\\)"):
+        compact(HOUR, world.ports, BENCH)
 
 
 def test_late_parts_are_added_to_the_archive_where_only_objects_went() -> None:
