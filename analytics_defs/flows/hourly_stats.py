@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from analytics_defs.core import statistics
-from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
+from analytics_defs.core.hours import end_of_hour
+from analytics_defs.core.layout import aggregate_key, batch_id, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Contradiction, TakenOver
 from analytics_defs.flows.hours import (
     READINGS,
@@ -167,9 +171,10 @@ def _hour_stats(account: Account, counts: HourCounts, repeats: int) -> HourStats
 
 
 def _repeats_in(hour: str, ports: Ports) -> int:
-    """Of closed batches cut in this hour. Their files are named by the batch; those of batches that are not closed do not count."""
-    names = [batch for key in ports.archive.keys(f"{REPEATS}{hour_path(hour)}/") if (batch := batch_of_dead_letters(key))]
-    return sum(record.tally.repeats for batch in names if (record := ports.ledger.record(batch)))
+    """Of closed batches cut in this hour, by their records: retention may have taken their files long before somebody counts again."""
+    first = batch_id(end_of_hour(hour) - timedelta(hours=1), ()).partition("-")[0]
+    mine = takewhile(lambda record: hour_of(record.batch.time) == hour, ports.ledger.records_from(first))
+    return sum(record.tally.repeats for record in mine)
 
 
 def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:

@@ -637,6 +637,22 @@ def test_statistics_are_there_before_parquet_goes() -> None:
     assert (stats.stats.events, stats.behind, stats.frozen) == (4, (), ())
 
 
+def test_statistics_keep_their_repeats_when_the_files_of_repeats_are_gone() -> None:
+    """Counted again after a late event, or by the retention of Parquet, which may come long after that of dead letters."""
+    world = a_world()
+    at = "2024-01-15T12"
+    came_late(world, "noon", timestamp=f"{at}:00:00Z")
+    assert hourly_stats(at, world.ports, BENCH).stats.repeats == 1
+    grow_old(world)
+    assert "repeats" in {each.tree for each in run(world, LETTERS).gone}
+    came_late(world, "late", timestamp=f"{at}:30:00Z")
+    stats = hourly_stats(at, world.ports, BENCH).stats
+    assert (stats.events, stats.repeats) == (2, 1)
+    grow_old(world)
+    run(world, PARQUET)
+    assert daily_stats("2024-01-15", world.ports, BENCH).stats.repeats == 1
+
+
 def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
     world, older, beside = a_world_with_an_id_that_came_again()
     assert set(keys(world, event_dir(HOUR))) == {older, beside}
