@@ -58,8 +58,6 @@ CHUNK = 500
 """Keys in memory at once."""
 NAMED = 100
 """Foreign objects that a report names; it counts them all."""
-CLOCKS = timedelta(hours=1)
-"""How far the clocks of executors may differ. A batch of a later time than this after the freeze was taken after it."""
 AHEAD = timedelta(days=1)
 """No batch stores an event of an hour that begins later than this after its time."""
 
@@ -298,21 +296,12 @@ def _old_objects(hour: str, keys: Sequence[str], old: set[str], turn: _Turn) -> 
 
 
 def _freeze_objects(hour: str, through: datetime, turn: _Turn) -> bool:
-    """Raises TakenOver while a batch is pending that may have asked for the hour before it was frozen."""
-
     def change(found: Revision) -> Revision | None:
         is_frozen = found.taken.objects_through is not None and found.taken.objects_through >= through
         return None if is_frozen else hours.without_objects(found, through, turn.now)
 
     revision = _frozen(hour, change, turn)
     mark(revision, turn.has_passed(hour), turn.ports)
-    pending = turn.ports.ledger.snapshot().readable().pending.values()
-    since = revision.taken.objects_at or turn.now
-    if before := [batch.id for batch in pending if batch.time <= since + CLOCKS]:
-        raise TakenOver(
-            f"hour {hour}: it is frozen since {since:%Y-%m-%dT%H:%MZ}, and its JSON objects go once {', '.join(before[:3])} is closed: run "
-            "it again then."
-        )
     return True
 
 
