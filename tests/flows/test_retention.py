@@ -592,6 +592,15 @@ def test_without_kafka_nothing_that_needs_it_goes() -> None:
     assert any("Kafka does not answer" in line for line in done.waiting)
 
 
+def test_a_topic_that_is_gone_keeps_nothing() -> None:
+    world = a_world()
+    grow_old(world)
+    world.log.delete_topic("ProductDeleted")
+    done = run(world)
+    assert done.waiting == []
+    assert {each.tree for each in done.gone} == {"events", "parquet", "dead-letters", "repeats"}
+
+
 def test_objects_stay_where_parquet_is_damaged_and_they_make_it_whole_first() -> None:
     world = a_world(compacted=True)
     grow_old(world)
