@@ -34,6 +34,7 @@ from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import KEPT, Blob, Ports
 from tests.flows.test_hourly_stats import BENCH
 from tests.flows.test_replay import a_world_with_an_id_that_came_again
+from tests.proof.actors import Actor
 from tests.proof.agreement import Stores
 from tests.proof.archived import remembering_table, rows_by_ledger
 from tests.proof.doors import Call, Crashed, failing, through
@@ -477,28 +478,36 @@ def test_a_retention_that_sleeps_over_its_delete_cannot_reach_an_id_that_came_ag
 
 
 def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_whoever_sleeps_over_a_delete() -> None:
-    """It finds the plain name free, because one retention has removed the older object; another one still means to."""
+    """Taken hours after retention began its turn, it finds the plain name free; somebody who saw the older object still means to delete."""
     world = _old_world()
-    source = produce_now(world, event("a", payload="late"))
-    done = list[Retention]()
+    late = list[Actor]()
 
     def meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method != "put_new" or done:
-            return perform()
-        done.append(run(world, OBJECTS))
-        assert world.archive.get(event_key(HOUR, "a")) is None
-        perform()
-        assert world.archive.objects[event_key(HOUR, "a")].metadata["source"] == str(source)
-        world.archive.delete([event_key(HOUR, "a")])
-        return []
+        if call.method == "stat" and not late:
+            world.clock.advance(timedelta(hours=2))
+            source = produce_now(world, event("a", payload="late"))
+            late.append(Actor(lambda door: ingest(world.look().plans[0], through(world.ports, door), conduct("late"))))
+            _let(late[0], "put_new")
+            assert world.recent.items["a"].source == source
+        return perform()
 
-    ingest(world.look().plans[0], through(world.ports, meanwhile), conduct("late"))
-    (first,) = done
-    assert first.waiting == []
-    assert world.archive.get(later_event_key(HOUR, "a", source)) == world.values[source]
-    run(world, OBJECTS)
+    done = run(world, OBJECTS, through(world.ports, meanwhile))
+    (actor,), source = late, world.recent.items["a"].source
+    assert (done.waiting, world.archive.get(event_key(HOUR, "a"))) == ([], None)
+    actor.step()
+    assert world.archive.objects[event_key(HOUR, "a")].metadata["source"] == str(source)
+    actor.finish()
+    world.archive.delete([event_key(HOUR, "a")])
     assert trace(str(source), world.ports).event_object == later_event_key(HOUR, "a", source)
+    assert world.archive.get(later_event_key(HOUR, "a", source)) == world.values[source]
     balanced(world)
+
+
+def _let(actor: Actor, method: str) -> None:
+    """It goes on to its next call of this method."""
+    while actor.call is not None and actor.call.method != method:
+        actor.step()
+    assert actor.call
 
 
 # What must not go.
