@@ -697,6 +697,23 @@ def test_an_object_that_an_item_points_to_is_there_as_long_as_the_item() -> None
     assert ("events", HOUR) in {(each.tree, each.hour) for each in run(world).gone}
 
 
+def test_a_file_whose_record_cannot_be_read_stays_and_keeps_no_other_one() -> None:
+    world = a_world()
+    (first,) = [record.batch.id for record in world.ledger.records_from("") if record.dead_letters_key]
+    grow_old(world)
+
+    def unreadable(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "record" and call.args == (first,):
+            raise Contradiction(f"batch {first}: its item cannot be read")
+        return perform()
+
+    done = run(world, LETTERS, through(world.ports, unreadable))
+    assert [each.tree for each in done.gone] == ["repeats"]
+    assert done.waiting == [f"dead-letters/2024/01/15/12/{first}.ndjson stays: batch {first}: its item cannot be read"]
+    assert done.foreign == []
+    assert [each.tree for each in run(world, LETTERS).gone] == ["dead-letters"]
+
+
 # What others say of it.
 
 
