@@ -13,7 +13,7 @@ from analytics_defs.core.statistics import HourStats
 from analytics_defs.defs import shown
 from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.topics import HOURS, event_parts
-from analytics_defs.errors import AnalyticsError, Frozen, Unavailable
+from analytics_defs.errors import AnalyticsError, Frozen, TooSmall, Unavailable
 from analytics_defs.flows.compact import Compaction, compact
 from analytics_defs.flows.hourly_stats import Hourly, hourly_stats
 from analytics_defs.flows.restore import Restored, restore
@@ -68,7 +68,7 @@ def each_hour(context: dg.AssetExecutionContext, work: Callable[[str], shown.Met
             done[hour] = work(hour)
         except AnalyticsError as fault:
             faults[hour] = fault
-            if isinstance(fault, Unavailable):
+            if isinstance(fault, Unavailable) and not isinstance(fault, TooSmall):
                 break
     if not faults:
         for hour, metadata in done.items():

@@ -48,7 +48,7 @@ from analytics_defs.core.layout import (
 from analytics_defs.core.ledger import Batch, BatchRecord
 from analytics_defs.core.retention import Ages, LettersTaken, limit, newest
 from analytics_defs.core.timestamps import hour_of, whole_milliseconds
-from analytics_defs.errors import Contradiction, Frozen, TakenOver
+from analytics_defs.errors import Contradiction, Frozen, TakenOver, TooSmall
 from analytics_defs.flows.compact import compact, leftovers, mark
 from analytics_defs.flows.hourly_stats import CalculatorBench, hourly_stats
 from analytics_defs.flows.hours import READINGS
@@ -140,12 +140,13 @@ class _Turn:
                 yield hour, group
 
     @contextmanager
-    def passing_over(self) -> Iterator[None]:
+    def passing_over(self, hour: str) -> Iterator[None]:
         """What one hour waits for keeps no other one."""
         try:
             yield
-        except (Contradiction, TakenOver, Frozen) as fault:
-            self.report.waiting.append(str(fault))
+        except (Contradiction, TakenOver, Frozen, TooSmall) as fault:
+            said = str(fault)
+            self.report.waiting.append(said if hour in said else f"hour {hour}: {said}")
 
     def old(self, hour: str, batches: Sequence[str]) -> datetime | None:
         """The time of the newest of these batches of the hour, where the hour may go as a whole."""
@@ -215,7 +216,7 @@ def _frozen(hour: str, change: Callable[[Revision], Revision | None], turn: _Tur
 
 def _take_parquet(turn: _Turn) -> None:
     for hour, keys in turn.hours(PARQUET, parquet_dir, hour_of(turn.limit + AHEAD)):
-        with turn.passing_over():
+        with turn.passing_over(hour):
             _take_parquet_of(hour, list(keys), turn)
 
 
@@ -258,7 +259,7 @@ def _without_rows(found: Revision, turn: _Turn) -> Revision | None:
 
 def _take_objects(turn: _Turn) -> None:
     for hour, keys in turn.hours(EVENTS, event_dir, hour_of(turn.limit + AHEAD)):
-        with turn.passing_over():
+        with turn.passing_over(hour):
             _take_objects_of(hour, keys, turn)
 
 

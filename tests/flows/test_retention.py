@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -16,7 +17,7 @@ from analytics_defs.core.layout import batch_time, event_dir, event_key, later_e
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.replaying import Hours
 from analytics_defs.core.retention import LEAST, Ages
-from analytics_defs.errors import Contradiction, Frozen, TakenOver, Unavailable
+from analytics_defs.errors import Contradiction, Frozen, TakenOver, TooSmall, Unavailable
 from analytics_defs.flows import retention
 from analytics_defs.flows.agreement import compare_stores
 from analytics_defs.flows.audit import audit, audit_hour
@@ -621,6 +622,26 @@ def test_objects_stay_where_parquet_is_damaged_and_they_make_it_whole_first() ->
     assert revision
     assert (revision.rows, keys(world, event_dir(HOUR))) == (3, [])
     assert hourly_stats(HOUR, world.ports, BENCH).stats.events == 3
+
+
+@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
+def test_an_hour_that_is_too_large_for_this_machine_keeps_no_other_one(ages: Ages) -> None:
+    world, opened = a_world(), 0
+    grow_old(world)
+
+    @contextmanager
+    def too_small_at_first() -> Iterator[Any]:
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            raise TooSmall("sorting and counting on this machine failed: Out of Memory Error")
+        with BENCH() as table:
+            yield table
+
+    done = retain(Means(world.ports, too_small_at_first, ages))
+    assert {each.hour for each in done.gone} == {NEXT}
+    assert done.waiting == [f"hour {HOUR}: sorting and counting on this machine failed: Out of Memory Error"]
+    assert {each.hour for each in run(world, ages).gone} == {HOUR}
 
 
 def test_an_hour_that_cannot_be_made_whole_keeps_all_that_is_left() -> None:
