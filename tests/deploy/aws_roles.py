@@ -30,7 +30,10 @@ INCLUDED = {"operator": ("micro-batches", "hours")}
 FLOWS = {
     "micro-batches": ("ingest", "steps"),
     "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
-    "retention": ("retention", "compact", "rebuild", "hours", "passed"),
+    "retention": (
+        *(f"retention/{each}" for each in ("turn", "freezing", "parquet", "objects", "letters")),
+        *("compact", "rebuild", "hours", "passed"),
+    ),
     "code": ("observe", "report"),
     "health": ("watchover", "trace"),
     "operator": ("redrive", "recompute", "topics", "audit", "audit_bytes"),

@@ -18,7 +18,6 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.replaying import Hours
 from analytics_defs.core.retention import LEAST, Ages
 from analytics_defs.errors import Contradiction, Frozen, TakenOver, TooSmall, Unavailable
-from analytics_defs.flows import retention
 from analytics_defs.flows.agreement import compare_stores
 from analytics_defs.flows.audit import audit, audit_hour
 from analytics_defs.flows.audit_bytes import compare_bytes
@@ -30,7 +29,7 @@ from analytics_defs.flows.redrive import Selection, redrive
 from analytics_defs.flows.replay import Means as ReplayMeans
 from analytics_defs.flows.replay import replay
 from analytics_defs.flows.restore import restore
-from analytics_defs.flows.retention import Means, Retention, retain
+from analytics_defs.flows.retention import Means, Retention, parquet, retain
 from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import KEPT, Blob, Ports
 from tests.flows.test_hourly_stats import BENCH
@@ -81,7 +80,7 @@ def run_swiftly(world: World, ages: Ages, ports: Ports | None = None) -> Retenti
 @pytest.fixture
 def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of hundreds of runs. Statistics take a database each, and touch nothing of the hour's files."""
-    monkeypatch.setattr(retention, "hourly_stats", lambda *_: None)
+    monkeypatch.setattr(parquet, "hourly_stats", lambda *_: None)
 
 
 def keys(world: World, prefix: str = "") -> list[str]:

@@ -17,8 +17,9 @@ from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision
 from analytics_defs.core.layout import later_event_key
 from analytics_defs.core.ledger import Batch
-from analytics_defs.flows import event_objects, retention
-from analytics_defs.flows.retention import _Turn
+from analytics_defs.flows import event_objects
+from analytics_defs.flows.retention import objects, parquet
+from analytics_defs.flows.retention.turn import Turn
 from analytics_defs.ports import Ports
 from tests.proof.replay import replay
 from tests.proof.scene import forgotten_objects, forgotten_parquet
@@ -31,7 +32,7 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 @pytest.fixture(autouse=True)
 def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a database a run, and nothing of the hour's files: `tests.flows` proves them."""
-    monkeypatch.setattr(retention, "hourly_stats", lambda *_: None)
+    monkeypatch.setattr(parquet, "hourly_stats", lambda *_: None)
 
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
@@ -61,12 +62,12 @@ def deleted_before_the_marker(revision: Revision, complete: bool | None, ports: 
     return False
 
 
-def all_that_lies_there(hour: str, keys: list[str], old: set[str], turn: _Turn) -> dict[str, int]:  # noqa: ARG001 - as the flow's
+def all_that_lies_there(hour: str, keys: list[str], old: set[str], turn: Turn) -> dict[str, int]:  # noqa: ARG001 - as the flow's
     """Objects go because they lie in the hour, whoever wrote them."""
     return dict.fromkeys(keys, 0)
 
 
-def of_any_batch(found: Revision, turn: _Turn) -> Revision | None:
+def of_any_batch(found: Revision, turn: Turn) -> Revision | None:
     """Rows go, however young their batch is."""
     return hours.without_rows(found, turn.now) if found.batches else None
 
@@ -77,9 +78,9 @@ def of_any_batch(found: Revision, turn: _Turn) -> Revision | None:
     [
         pytest.param(forgotten_objects, {(event_objects, "_is_touched"): never_touched}, id="batches do not ask for the freeze"),
         pytest.param(forgotten_objects, {(event_objects, "_put_new"): asked_too_early}, id="batches ask before they write"),
-        pytest.param(forgotten_parquet, {(retention, "mark"): deleted_before_the_marker}, id="files go before the marker"),
-        pytest.param(forgotten_objects, {(retention, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
-        pytest.param(forgotten_parquet, {(retention, "_without_rows"): of_any_batch}, id="rows go however young"),
+        pytest.param(forgotten_parquet, {(parquet, "mark"): deleted_before_the_marker}, id="files go before the marker"),
+        pytest.param(forgotten_objects, {(objects, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
+        pytest.param(forgotten_parquet, {(parquet, "_without_rows"): of_any_batch}, id="rows go however young"),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(

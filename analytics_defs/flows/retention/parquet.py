@@ -1,0 +1,56 @@
+"""Parquet: a revision without files, and the compactor's sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from analytics_defs.core import hours
+from analytics_defs.core.hours import Revision
+from analytics_defs.core.layout import PARQUET, batch_of_part, batch_time, parquet_dir, revision_of_archive, success_key
+from analytics_defs.core.timestamps import hour_of
+from analytics_defs.errors import TakenOver
+from analytics_defs.flows.compact import leftovers, mark
+from analytics_defs.flows.hourly_stats import hourly_stats
+from analytics_defs.flows.retention.freezing import frozen
+from analytics_defs.flows.retention.turn import AHEAD, Turn
+
+
+def take_parquet(turn: Turn) -> None:
+    for hour, keys in turn.hours(PARQUET, parquet_dir, hour_of(turn.limit + AHEAD)):
+        with turn.passing_over(hour):
+            _take_parquet_of(hour, list(keys), turn)
+
+
+def _take_parquet_of(hour: str, keys: Sequence[str], turn: Turn) -> None:
+    """The marker stays: it says what is no longer there."""
+    ports = turn.ports
+    revision, batches = ports.ledger.revision(hour), ports.ledger.batches_of_hour(hour)
+    taken = revision.taken.batches if revision else ()
+    if set(batches) - set(taken) and turn.old(hour, batches):
+        if not turn.write:
+            turn.leave([key for key in keys if not (batch_of_part(key) or revision_of_archive(key) or key == success_key(hour))])
+            turn.went(PARQUET, hour, turn.sizes([key for key in keys if batch_of_part(key) in batches or revision_of_archive(key)]))
+            return
+        revision = frozen(hour, partial(_without_rows, turn=turn), turn)
+        keys = list(ports.archive.keys(parquet_dir(hour)))
+    if revision and revision.taken.batches:
+        swept, strangers = leftovers(revision, keys)
+        turn.leave(strangers)
+        if swept:
+            sizes = turn.sizes(swept)
+            if turn.write:
+                mark(revision, turn.has_passed(hour), ports)
+                ports.archive.delete(swept)
+            turn.went(PARQUET, hour, sizes)
+
+
+def _without_rows(found: Revision, turn: Turn) -> Revision | None:
+    """Its statistics are written first: they cannot be counted any more afterwards."""
+    if not found.batches:
+        return None
+    if young := [batch for batch in found.batches if batch_time(batch) > turn.limit]:
+        raise TakenOver(f"hour {found.hour}: batch {young[0]} added to it meanwhile. Nothing of it was taken.")
+    if not found.taken.batches:
+        hourly_stats(found.hour, turn.ports, turn.bench)
+    return hours.without_rows(found, turn.now)
