@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import takewhile
 from typing import Protocol, TypeVar
 
@@ -221,8 +222,22 @@ def _activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
 
 
 def _hours_of(day: str, ports: Ports) -> list[HourStats]:
-    found = [ports.archive.get(aggregate_key(HOURLY, hour)) for hour in statistics.hours_of_day(day)]
-    return [stats for data in found if data is not None for stats in statistics.values_in(HourStats, data)]
+    hours = statistics.hours_of_day(day)
+    found = zip(hours, ports.workers.run([partial(ports.archive.get, aggregate_key(HOURLY, hour)) for hour in hours]), strict=True)
+    return [stats for hour, data in found if data is not None for stats in _stats_in(hour, data, ports)]
+
+
+def _stats_in(hour: str, data: bytes, ports: Ports) -> list[HourStats]:
+    """Raises Contradiction where the file is none of ours."""
+    try:
+        return statistics.values_in(HourStats, data)
+    except (ValueError, TypeError, OSError) as error:
+        frozen = account_of(hour, ports).taken.batches
+        mend = "restore it from the bucket's versions: retention took the rows it was counted from"
+        raise Contradiction(
+            f"{aggregate_key(HOURLY, hour)} is damaged ({error}). Nothing was written; "
+            f"{mend if frozen else f'materialize hourly_event_stats for {hour} (`analytics stats {hour}`), and the day again'}."
+        ) from error
 
 
 def _products_of(day: str, table: Calculator, ports: Ports) -> Sequence[str]:
