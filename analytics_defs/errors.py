@@ -3,6 +3,7 @@
     AnalyticsError                  where / expected / found / what to do, in one message
     ├── SettingsError               settings are wrong: all of them are named at once
     ├── Unavailable    (retryable)  a store or broker is down, slow, throttling, or answered nonsense
+    │   └── TooSmall                this machine's memory or disk do not do for one hour
     ├── Denied                      credentials or permissions: 401, 403, ACLs. Never a reason to drop
     ├── Missing                     a topic, table or bucket that should be there is not
     ├── Stopped                     one partition must not go on before a person decided
@@ -36,6 +37,10 @@ class Unavailable(AnalyticsError):
     """A store or broker did not answer, throttled, or failed by itself, after the client's bounded retries."""
 
     retryable = True
+
+
+class TooSmall(Unavailable):
+    """Memory or disk of this machine ended while one hour was sorted or counted. Others may fit, and so may this one elsewhere."""
 
 
 class Denied(AnalyticsError):

@@ -17,7 +17,7 @@ import duckdb
 from analytics_defs.adapters import parquet_files
 from analytics_defs.core.hours import Rows, digest_of, together
 from analytics_defs.core.tables import COLUMNS
-from analytics_defs.errors import Unavailable
+from analytics_defs.errors import TooSmall
 from analytics_defs.ports import Merged
 
 DIGESTED = tuple(name for name, _, _ in COLUMNS if name != "record_timestamp")
@@ -102,8 +102,8 @@ def failures() -> Iterator[None]:
         raise _too_small(error) from error
 
 
-def _too_small(error: Exception) -> Unavailable:
-    return Unavailable(
+def _too_small(error: Exception) -> TooSmall:
+    return TooSmall(
         f"sorting and counting on this machine failed: {str(error).partition(chr(10))[0]}. Nothing was changed. It takes the memory of "
         "HOURLY_MEMORY_MB, and about ten times the size of the hour's Parquet on the disk of TMPDIR."
     )

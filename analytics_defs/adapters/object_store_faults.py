@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from analytics_defs.errors import AnalyticsError, Denied, Missing, Unavailable
+from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, Unavailable
 
 _DENIED = {
     "AccessDenied",
@@ -26,6 +26,8 @@ _CODE = re.compile(r"<Code>([A-Za-z0-9_.]+)</Code>")
 _SAID = re.compile(r"<Message>([^<]{1,300})</Message>")
 _RETRIES = re.compile(r"after ([0-9]+) retries")
 _CONNECTION = re.compile(r"\bkind: (Connect|Timeout)\b")
+_UNREADABLE = re.compile(r'Encountered object with invalid path: (?:Error parsing )?Path "([^"]+)"')
+"""One key that obstore cannot take ends the whole listing: an empty segment, `.` or `..` as one, a control character. S3 takes them all."""
 _REFUSED = re.compile(r'\bmessage: "([^"]{1,100})"')
 
 
@@ -70,6 +72,11 @@ def _fault(what: str, error: Exception) -> AnalyticsError:
         return Missing(f"{what}: the bucket does not exist. Create it (`analytics setup`), or correct ARCHIVE_BUCKET_NAME.")
     if code in _DENIED or status in {"401", "403"} or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return Denied(f"{what}: {answer}. Correct the credentials, their permissions on this bucket, or the region; nothing was dropped.")
+    if alien := _found(_UNREADABLE, text):
+        return Contradiction(
+            f"{what}: nobody here wrote {alien!r}, whose name this client cannot take (an empty segment, `.`, `..`, a control character), "
+            "and it ends the listing. Move it elsewhere; nothing was changed."
+        )
     tries = _found(_RETRIES, text)
     patience = f" after {tries} retries" if tries else ""
     if status or code:

@@ -9,7 +9,7 @@ import dagster as dg
 from analytics_defs.config import archive_start_at_load
 from analytics_defs.core.statistics import DayStats, ProductStats
 from analytics_defs.defs import shown
-from analytics_defs.defs.hourly import CHANGED, FAILED, C, counted_asset, each_hour, hourly_event_stats
+from analytics_defs.defs.hourly import CHANGED, FAILED, C, Shown, counted_asset, each_hour, hourly_event_stats
 from analytics_defs.defs.platform import Platform
 from analytics_defs.flows.hourly_stats import Activity, Daily, daily_stats
 from analytics_defs.flows.hourly_stats import product_activity as count_products
@@ -30,9 +30,9 @@ DAILY = (CHANGED | FAILED) & ~C.in_progress() & ~C.in_latest_time_window()
     io_manager_key="frames",
     metadata={"dagster/column_schema": shown.stats_schema(DayStats)},
 )
-def daily_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def daily_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Shown:
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda day: _daily_metadata(daily_stats(day, platform.sealed_ports(), platform.bench()), bucket))
+    yield from each_hour(context, lambda day: _daily_metadata(daily_stats(day, platform.sealed_ports(), platform.bench()), bucket))
 
 
 def _daily_metadata(done: Daily, bucket: str) -> shown.Metadata:
@@ -57,9 +57,9 @@ def _daily_metadata(done: Daily, bucket: str) -> shown.Metadata:
     io_manager_key="frames",
     metadata={"dagster/column_schema": shown.stats_schema(ProductStats)},
 )
-def product_activity(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def product_activity(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Shown:
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda day: _activity_metadata(count_products(day, platform.sealed_ports(), platform.bench()), bucket))
+    yield from each_hour(context, lambda day: _activity_metadata(count_products(day, platform.sealed_ports(), platform.bench()), bucket))
 
 
 def _activity_metadata(done: Activity, bucket: str) -> shown.Metadata:

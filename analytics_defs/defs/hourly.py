@@ -3,17 +3,17 @@
 # No postponed annotations here: Dagster reads the types of `context` and resources.
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 
 from analytics_defs.core.statistics import HourStats
 from analytics_defs.defs import shown
-from analytics_defs.defs.platform import Platform, failures
+from analytics_defs.defs.platform import Platform
 from analytics_defs.defs.topics import HOURS, event_parts
-from analytics_defs.errors import Frozen
+from analytics_defs.errors import AnalyticsError, Frozen, TooSmall, Unavailable
 from analytics_defs.flows.compact import Compaction, compact
 from analytics_defs.flows.hourly_stats import Hourly, hourly_stats
 from analytics_defs.flows.restore import Restored, restore
@@ -53,13 +53,35 @@ def counted_asset(partitions: dg.PartitionsDefinition, **more: Any) -> Callable[
     return made
 
 
-def each_hour(context: dg.AssetExecutionContext, work: Callable[[str], shown.Metadata]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Hour by hour, in order: whatever ends the run leaves whole hours, and asking again does no harm."""
+Shown: TypeAlias = Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization]
+
+
+def each_hour(context: dg.AssetExecutionContext, work: Callable[[str], shown.Metadata]) -> Shown:
+    """Hour by hour, in order: one that cannot be done keeps no other one from being done and shown, and then the run fails with its fault.
+
+    A run of several hours would fail them all otherwise, and automation would ask for the same ones together, again and again. Where a
+    store does not answer, the hours after it are left to the next run.
+    """
+    done, faults = dict[str, shown.Metadata](), dict[str, AnalyticsError]()
     for hour in context.partition_keys:
-        with failures():
-            metadata = work(hour)
-        context.add_asset_metadata(metadata, partition_key=hour)
-    return dg.MaterializeResult()
+        try:
+            done[hour] = work(hour)
+        except AnalyticsError as fault:
+            faults[hour] = fault
+            if isinstance(fault, Unavailable) and not isinstance(fault, TooSmall):
+                break
+    if not faults:
+        for hour, metadata in done.items():
+            context.add_asset_metadata(metadata, partition_key=hour)
+        yield dg.MaterializeResult()
+        return
+    for hour, metadata in done.items():
+        yield dg.AssetMaterialization(context.asset_key, metadata=metadata, partition=hour)
+    raise dg.Failure(
+        description="\n".join(dict.fromkeys(map(str, faults.values()))),
+        metadata={"error": type(next(iter(faults.values()))).__name__, "failed": dg.MetadataValue.json(list(faults))},
+        allow_retries=all(fault.retryable for fault in faults.values()),
+    ) from next(iter(faults.values()))
 
 
 @counted_asset(
@@ -71,9 +93,9 @@ def each_hour(context: dg.AssetExecutionContext, work: Callable[[str], shown.Met
     kinds={"s3", "parquet"},
     metadata={"dagster/column_schema": shown.ROWS_SCHEMA},
 )
-def event_archive(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def event_archive(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Shown:
     bucket = platform.settings().archive_bucket_name
-    return each_hour(context, lambda hour: _archive_metadata(compact(hour, platform.sealed_ports(), platform.bench()), bucket))
+    yield from each_hour(context, lambda hour: _archive_metadata(compact(hour, platform.sealed_ports(), platform.bench()), bucket))
 
 
 def _archive_metadata(done: Compaction, bucket: str) -> shown.Metadata:
@@ -110,7 +132,7 @@ def _archive_metadata(done: Compaction, bucket: str) -> shown.Metadata:
     io_manager_key="frames",
     metadata={"dagster/column_schema": shown.stats_schema(HourStats)},
 )
-def hourly_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def hourly_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Shown:
     bucket = platform.settings().archive_bucket_name
 
     def counted(hour: str) -> shown.Metadata:
@@ -122,7 +144,7 @@ def hourly_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceP
             context.log.warning(str(fault))
             return {"frozen": str(fault)}
 
-    return each_hour(context, counted)
+    yield from each_hour(context, counted)
 
 
 def _stats_metadata(done: Hourly, bucket: str) -> shown.Metadata:
@@ -147,8 +169,8 @@ def _stats_metadata(done: Hourly, bucket: str) -> shown.Metadata:
     "left out, what is there stays as it is. Only by hand: nothing asks for it.",
     kinds={"dynamodb"},
 )
-def restored_recent_events(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    return each_hour(context, lambda hour: _restored_metadata(restore(hour, platform.sealed_ports(), platform.bench())))
+def restored_recent_events(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Shown:
+    yield from each_hour(context, lambda hour: _restored_metadata(restore(hour, platform.sealed_ports(), platform.bench())))
 
 
 def _restored_metadata(done: Restored) -> shown.Metadata:

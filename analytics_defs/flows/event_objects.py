@@ -38,10 +38,11 @@ def _put_new(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
     """So late that an event of the same id and hour may have been stored before, and forgotten: beside its object, not over it.
 
     Also beside where retention has begun to remove the hour's objects: one that sleeps over its delete may still take the plain name
-    from under us. The hour is asked for before anything is written: retention waits for batches that may have asked before it.
+    from under us. That is asked after the plain name is written: where the hour is not frozen then, nothing of it was deleted yet, so
+    whoever deletes later sees whose object it is.
     """
-    touched = {hour for hour in sorted({event.hour for event in events}) if _is_touched(hour, ports)}
     there = {blob.key: blob.metadata.get("source") for blob in ports.archive.put_new([_object(event, batch) for event in events])}
+    touched = {hour for hour in sorted({event.hour for event in events}) if _is_touched(hour, ports)}
     others = [
         event
         for event in events

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from analytics_defs.core import statistics
-from analytics_defs.core.layout import REPEATS, aggregate_key, batch_of_dead_letters, hour_path
+from analytics_defs.core.hours import end_of_hour
+from analytics_defs.core.layout import aggregate_key, batch_id, hour_path
 from analytics_defs.core.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import Contradiction, TakenOver
 from analytics_defs.flows.hours import (
     READINGS,
@@ -167,9 +172,10 @@ def _hour_stats(account: Account, counts: HourCounts, repeats: int) -> HourStats
 
 
 def _repeats_in(hour: str, ports: Ports) -> int:
-    """Of closed batches cut in this hour. Their files are named by the batch; those of batches that are not closed do not count."""
-    names = [batch for key in ports.archive.keys(f"{REPEATS}{hour_path(hour)}/") if (batch := batch_of_dead_letters(key))]
-    return sum(record.tally.repeats for batch in names if (record := ports.ledger.record(batch)))
+    """Of closed batches cut in this hour, by their records: retention may have taken their files long before somebody counts again."""
+    first = batch_id(end_of_hour(hour) - timedelta(hours=1), ()).partition("-")[0]
+    mine = takewhile(lambda record: hour_of(record.batch.time) == hour, ports.ledger.records_from(first))
+    return sum(record.tally.repeats for record in mine)
 
 
 def daily_stats(day: str, ports: Ports, bench: CalculatorBench) -> Daily:
@@ -216,8 +222,22 @@ def _activity(day: str, ports: Ports, bench: CalculatorBench) -> Activity:
 
 
 def _hours_of(day: str, ports: Ports) -> list[HourStats]:
-    found = [ports.archive.get(aggregate_key(HOURLY, hour)) for hour in statistics.hours_of_day(day)]
-    return [stats for data in found if data is not None for stats in statistics.values_in(HourStats, data)]
+    hours = statistics.hours_of_day(day)
+    found = zip(hours, ports.workers.run([partial(ports.archive.get, aggregate_key(HOURLY, hour)) for hour in hours]), strict=True)
+    return [stats for hour, data in found if data is not None for stats in _stats_in(hour, data, ports)]
+
+
+def _stats_in(hour: str, data: bytes, ports: Ports) -> list[HourStats]:
+    """Raises Contradiction where the file is none of ours."""
+    try:
+        return statistics.values_in(HourStats, data)
+    except (ValueError, TypeError, OSError) as error:
+        frozen = account_of(hour, ports).taken.batches
+        mend = "restore it from the bucket's versions: retention took the rows it was counted from"
+        raise Contradiction(
+            f"{aggregate_key(HOURLY, hour)} is damaged ({error}). Nothing was written; "
+            f"{mend if frozen else f'materialize hourly_event_stats for {hour} (`analytics stats {hour}`), and the day again'}."
+        ) from error
 
 
 def _products_of(day: str, table: Calculator, ports: Ports) -> Sequence[str]:

@@ -27,11 +27,13 @@ def has_passed(hour: str, ports: Ports) -> bool | None:
 
 
 def have_heads_passed(hour: str, snapshot: Snapshot, ports: Ports) -> bool | None:
-    """The same of the heads alone: what is pending counts as not read."""
+    """The same of the heads alone: what is pending counts as not read. Of a topic that is gone nothing comes but what is pending."""
     end = end_of_hour(hour)
     try:
         there = ports.log.topics(sorted(snapshot.topics))
         if any(topic_id and there[name].topic_id not in (None, topic_id) for name, topic_id in _ids(snapshot) if name in there):
+            return False
+        if any(head.pending and not _lives(at, snapshot, there) for at, head in snapshot.heads.items() if at != REDRIVE_HEAD):
             return False
         return all(_is_after(end, each, ports) and not _is_only_staged(each, snapshot) for each in _behind(snapshot, there, ports))
     except AnalyticsError:
@@ -46,14 +48,15 @@ def _behind(snapshot: Snapshot, there: Mapping[str, TopicDescription], ports: Po
     """Partitions of the topics' present lives with something to read, or whose log was cut. New ones have no head before a batch."""
     states = [(snapshot.topics[name], topic) for name, topic in there.items()]
     unread = {at: snapshot.head(at).next for state, topic in states for at in map(state.partition, topic.partitions)}
-    heads = unread | {
-        at: head.next
-        for at, head in snapshot.heads.items()
-        if at != REDRIVE_HEAD and at.topic in snapshot.topics and at.generation == snapshot.topics[at.topic].generation
-    }
+    heads = unread | {at: head.next for at, head in snapshot.heads.items() if _lives(at, snapshot, there)}
     for at, watermarks in ports.log.watermarks(heads).items():
         if heads[at] != watermarks.high:
             yield at, heads[at], watermarks
+
+
+def _lives(at: TopicPartition, snapshot: Snapshot, there: Mapping[str, TopicDescription]) -> bool:
+    """Whether it is of the present life of a topic that is there."""
+    return at.topic in there and at.generation == snapshot.topics[at.topic].generation
 
 
 def _is_after(end: datetime, behind: tuple[TopicPartition, int, Watermarks], ports: Ports) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs.adapters.object_store import ObjectStoreArchive
 from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.errors import AnalyticsError, Denied, Missing, Unavailable
+from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, Unavailable
 from analytics_defs.ports import Blob
 from tests.adapters.scripted_s3 import Answer, Crowd, Request, ScriptedS3, scripted_s3
 
@@ -195,6 +195,18 @@ def test_a_delete_that_the_store_refuses_for_one_key_fails() -> None:
     refused = b"<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
     with archive_on(lambda _: Answer(200, refused)) as (archive, _), pytest.raises(AnalyticsError, match="key a and 1 more"):
         archive.delete(["a", "b"])
+
+
+@pytest.mark.parametrize("alien", ["events/2024/01/15/10//a.json", "events/./a", "events/../a", "events/a\x7f"])
+def test_a_key_that_the_client_cannot_list_is_named_and_is_no_outage(alien: str) -> None:
+    """Amazon S3 lets everybody write such keys."""
+    found = f"<Contents><Key>{alien}</Key><Size>1</Size><ETag>0</ETag><LastModified>2024-01-15T10:30:00.000Z</LastModified></Contents>"
+    listed = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+    with archive_on(lambda _: Answer(200, listed)) as (archive, script):
+        with pytest.raises(Contradiction, match=r"nobody here wrote .*Move it elsewhere") as raised:
+            list(archive.keys("events/"))
+        assert repr(alien) in str(raised.value)
+        assert len(script.requests) == 1
 
 
 def test_credentials_of_another_service_in_the_environment_are_not_mixed_in(monkeypatch: pytest.MonkeyPatch) -> None:

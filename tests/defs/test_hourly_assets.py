@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,14 +12,16 @@ import dagster as dg
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.core.layout import part_key, success_key
+from analytics_defs.core.layout import event_dir, part_key, success_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.definitions import defs
 from analytics_defs.defs.daily import DAYS, daily_event_stats, product_activity
 from analytics_defs.defs.frames import Frames
 from analytics_defs.defs.hourly import event_archive, hourly_event_stats, restored_recent_events
 from analytics_defs.defs.topics import HOURS, event_parts
+from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
+from tests.proof.doors import Call, through
 
 ASSETS = [event_archive, hourly_event_stats, restored_recent_events, daily_event_stats, product_activity]
 CHAIN = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
@@ -155,6 +157,54 @@ def test_a_machine_with_another_ledger_does_not_make_an_hour_empty(instance: dg.
 def objects(platform: MemoryPlatform) -> dict[str, bytes | None]:
     archive = platform.ports().archive
     return {key: archive.get(key) for key in archive.keys("")}
+
+
+def test_an_hour_that_cannot_be_done_keeps_no_other_of_its_run_from_being_done_and_shown(instance: dg.DagsterInstance) -> None:
+    """Backfills and automation put six hours into a run; whoever asks again for what failed must not get the same six for ever."""
+    platform = MemoryPlatform()
+    automation, good, bad, after = Automation(instance, platform), ago(32), ago(31), ago(30)
+    for number, hour in enumerate((good, bad, after)):
+        platform.produce(4, start=4 * number, hour=hour)
+    platform.run(instance)
+    for batch in platform.ports().ledger.batches_of_hour(bad):
+        platform.ports().archive.delete([part_key(bad, batch)])
+    platform.ports().archive.delete(list(platform.ports().archive.keys(event_dir(bad))))
+    automation.tick()
+    automation.parts_changed(good, bad, after)
+    assert automation.tick() == {"event_archive": {good, bad, after}}
+    result = materialize(platform, instance, event_archive, good, after, raise_on_error=False)
+    assert not result.success
+    found = shown(result)
+    assert {hour: metadata["dagster/partition_row_count"] for hour, metadata in found.items()} == {good: 4, after: 4}
+    (failed,) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    assert failed.step_failure_data.user_failure_data
+    assert bad in (failed.step_failure_data.user_failure_data.description or "")
+    assert failed.step_failure_data.user_failure_data.metadata["failed"].value == [bad]
+    assert automation.tick() == {"hourly_event_stats": {good, after}}
+    asked = [automation.tick() for _ in range(11)]
+    assert [each for each in asked if each] == [{"event_archive": {bad}}]
+
+
+def test_a_store_that_does_not_answer_ends_a_run_of_several_hours_and_what_was_done_is_shown(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform, asked = MemoryPlatform(), set[str]()
+    platform.produce(4, hour="2024-01-15T10")
+    platform.run(instance)
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "revision":
+            asked.add(call.args[0])
+            if call.args[0] == "2024-01-15T11":
+                raise Unavailable("the ledger is down")
+        return perform()
+
+    ports = through(platform.ports(), door)
+    monkeypatch.setattr(platform, "ports", lambda: ports)
+    result = materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12", raise_on_error=False)
+    assert not result.success
+    assert asked == {"2024-01-15T10", "2024-01-15T11"}
+    assert list(shown(result)) == ["2024-01-15T10"]
 
 
 def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,10 @@ import pytest
 from analytics_defs.adapters import parquet_files
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, batch_id, event_key, parquet_dir, part_key, success_key
+from analytics_defs.core.layout import RECORD_TIMESTAMP, archive_key, batch_id, event_dir, event_key, parquet_dir, part_key, success_key
 from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind
 from analytics_defs.core.offsets import Range
-from analytics_defs.errors import Contradiction, TakenOver, Unavailable
+from analytics_defs.errors import Contradiction, Missing, TakenOver, Unavailable
 from analytics_defs.flows import compact as compaction
 from analytics_defs.flows.compact import Compaction, compact
 from analytics_defs.flows.passed import has_passed
@@ -212,6 +213,19 @@ def test_a_topic_that_was_created_again_and_not_accepted_keeps_an_hour_incomplet
     world.create_again(partitions=2)
     world.produce(*(event(f"new{number}", "2024-01-15T10:00:00Z") for number in range(records)))
     assert run(world).complete is False
+
+
+def test_a_topic_that_is_gone_keeps_no_hour_incomplete_but_for_what_is_pending_of_it() -> None:
+    world = a_world()
+    world.produce(event("pending", "2024-01-15T10:00:00Z"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
+    world.log.delete_topic("ProductDeleted")
+    assert run(world).complete is False
+    with suppress(Missing):  # the group has no place for offsets of that topic any more
+        world.run()
+    assert not world.ledger.snapshot().pending
+    assert run(world).complete is True
 
 
 AFTER = 1_705_316_400_000
@@ -454,6 +468,17 @@ def test_an_archive_that_is_missing_or_damaged_is_rebuilt_whole(damage: Callable
     assert done.revision
     assert (done.revision.number, done.revision.rebuilt, done.revision.added) == (2, 6, 0)
     assert done.revision.digest == first.digest
+    assert by_ledger(world) == by_marker(world) == expected
+
+
+def test_copies_of_objects_that_somebody_made_are_not_rows() -> None:
+    world = a_world()
+    expected = by_ledger(world)
+    ours = world.archive.objects[event_key(HOUR, "a1")]
+    for name in ("a1 copy.json", "deeper/a1.json"):
+        world.archive.put([replace(ours, key=f"{event_dir(HOUR)}{name}")])
+    lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
+    run(world)
     assert by_ledger(world) == by_marker(world) == expected
 
 

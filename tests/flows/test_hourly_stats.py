@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -276,6 +276,19 @@ def test_a_day_names_the_hours_that_its_statistics_do_not_know_yet() -> None:
     world = a_world(event("a"), event("b", "2024-01-15T09:00:00Z"))
     stats_of(world)
     assert daily_stats(DAY, world.ports, BENCH).behind == ("2024-01-15T09",)
+
+
+@pytest.mark.parametrize("flow", [daily_stats, product_activity])
+@pytest.mark.parametrize("body", [b"", b"PAR1 and nothing of ours"])
+def test_statistics_of_an_hour_that_are_damaged_are_named_with_what_to_do(flow: Callable[..., object], body: bytes) -> None:
+    world = a_world(event("a"), event("b"))
+    stats_of(world)
+    key = aggregate_key("hourly", HOUR)
+    world.archive.objects[key] = replace(world.archive.objects[key], body=body)
+    with pytest.raises(Contradiction, match=f"{key} is damaged .*materialize hourly_event_stats for {HOUR}"):
+        flow(HOUR[:10], world.ports, BENCH)
+    stats_of(world)
+    flow(HOUR[:10], world.ports, BENCH)
 
 
 @pytest.mark.parametrize("period", ["yesterday", "2024-01-15", "2024-13-01T00", ""])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -16,7 +17,7 @@ from analytics_defs.core.layout import batch_time, event_dir, event_key, later_e
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.replaying import Hours
 from analytics_defs.core.retention import LEAST, Ages
-from analytics_defs.errors import Contradiction, Frozen, TakenOver, Unavailable
+from analytics_defs.errors import Contradiction, Frozen, TakenOver, TooSmall, Unavailable
 from analytics_defs.flows.agreement import compare_stores
 from analytics_defs.flows.audit import audit
 from analytics_defs.flows.audit_bytes import compare_bytes
@@ -34,7 +35,9 @@ from analytics_defs.flows.trace import Fate, trace
 from analytics_defs.ports import KEPT, Blob, Ports
 from tests.flows.test_hourly_stats import BENCH
 from tests.flows.test_replay import a_world_with_an_id_that_came_again
-from tests.proof.archived import remembering_table
+from tests.proof.actors import Actor
+from tests.proof.agreement import Stores
+from tests.proof.archived import remembering_table, rows_by_ledger
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
 
@@ -101,6 +104,10 @@ def produce_now(world: World, value: bytes, partition: int = 0) -> Source:
     )
     world.values[at] = value
     return at
+
+
+def seen(world: World) -> Stores:
+    return Stores(world.recent, world.archive, world.ledger, world.values)
 
 
 def balanced(world: World) -> None:
@@ -262,6 +269,34 @@ def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
     assert revision
     assert (revision.rows, revision.taken.rows, revision.taken.batches) == (0, 4, tuple(world.ledger.batches_of_hour(HOUR)))
     balanced(world)
+
+
+def test_a_late_event_that_lies_under_both_names_is_rebuilt_as_one_row() -> None:
+    world = a_world()
+    grow_old(world)
+    run(world, OBJECTS)
+    came_late(world, "late", "other")
+    late = world.ledger.batches_of_hour(HOUR)[-1]
+    assert len([key for key in keys(world, event_dir(HOUR)) if world.archive.objects[key].metadata["batch"] == late]) == 4
+    expected = rows_by_ledger(seen(world), HOUR)
+    world.archive.delete([part_key(HOUR, late)])
+    done = compact(HOUR, world.ports, BENCH)
+    assert done.revision
+    assert (done.revision.rows, done.revision.rebuilt) == (5, 2)
+    assert rows_by_ledger(seen(world), HOUR) == expected
+    balanced(world)
+
+
+def test_one_late_event_under_two_names_does_not_stand_for_another_that_is_gone() -> None:
+    world = a_world()
+    grow_old(world)
+    run(world, OBJECTS)
+    came_late(world, "late", "other")
+    late = world.ledger.batches_of_hour(HOUR)[-1]
+    lost = [key for key in keys(world, event_dir(HOUR)) if key.rpartition("/")[2].startswith("other")]
+    world.archive.delete([part_key(HOUR, late), *lost])
+    with pytest.raises(Contradiction, match=f"{late} \\(1 of 2\\)"):
+        compact(HOUR, world.ports, BENCH)
 
 
 def test_late_parts_are_added_to_the_archive_where_only_objects_went() -> None:
@@ -443,29 +478,37 @@ def test_a_retention_that_sleeps_over_its_delete_cannot_reach_an_id_that_came_ag
     balanced(world)
 
 
-def test_objects_stay_while_a_batch_is_pending_that_may_have_asked_before_the_freeze() -> None:
-    """Such a batch writes the plain name alone, if that is free by then; the next retention could take it for the old one."""
+def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_whoever_sleeps_over_a_delete() -> None:
+    """Taken hours after retention began its turn, it finds the plain name free; somebody who saw the older object still means to delete."""
     world = _old_world()
-    source = produce_now(world, event("a", payload="late"))
-    looked = False
+    late = list[Actor]()
 
-    def freeze_meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
-        """Between the question whether the hour is frozen, and the first object."""
-        nonlocal looked
-        if call.method == "put_new" and not looked:
-            looked = True
-            done = run(world, OBJECTS)
-            assert "once 2024" in " ".join(done.waiting)
-            assert world.archive.get(event_key(HOUR, "a")) is not None
+    def meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "stat" and not late:
+            world.clock.advance(timedelta(hours=2))
+            source = produce_now(world, event("a", payload="late"))
+            late.append(Actor(lambda door: ingest(world.look().plans[0], through(world.ports, door), conduct("late"))))
+            _let(late[0], "put_new")
+            assert world.recent.items["a"].source == source
         return perform()
 
-    ingest(world.look().plans[0], through(world.ports, freeze_meanwhile), conduct("late"))
-    assert looked
-    assert world.archive.get(later_event_key(HOUR, "a", source)) == world.values[source]
-    run(world, OBJECTS)
-    assert world.archive.get(event_key(HOUR, "a")) is None
+    done = run(world, OBJECTS, through(world.ports, meanwhile))
+    (actor,), source = late, world.recent.items["a"].source
+    assert (done.waiting, world.archive.get(event_key(HOUR, "a"))) == ([], None)
+    actor.step()
+    assert world.archive.objects[event_key(HOUR, "a")].metadata["source"] == str(source)
+    actor.finish()
+    world.archive.delete([event_key(HOUR, "a")])
+    assert trace(str(source), world.ports).event_object == later_event_key(HOUR, "a", source)
     assert world.archive.get(later_event_key(HOUR, "a", source)) == world.values[source]
     balanced(world)
+
+
+def _let(actor: Actor, method: str) -> None:
+    """It goes on to its next call of this method."""
+    while actor.call is not None and actor.call.method != method:
+        actor.step()
+    assert actor.call
 
 
 # What must not go.
@@ -559,6 +602,15 @@ def test_without_kafka_nothing_that_needs_it_goes() -> None:
     assert any("Kafka does not answer" in line for line in done.waiting)
 
 
+def test_a_topic_that_is_gone_keeps_nothing() -> None:
+    world = a_world()
+    grow_old(world)
+    world.log.delete_topic("ProductDeleted")
+    done = run(world)
+    assert done.waiting == []
+    assert {each.tree for each in done.gone} == {"events", "parquet", "dead-letters", "repeats"}
+
+
 def test_objects_stay_where_parquet_is_damaged_and_they_make_it_whole_first() -> None:
     world = a_world(compacted=True)
     grow_old(world)
@@ -570,6 +622,26 @@ def test_objects_stay_where_parquet_is_damaged_and_they_make_it_whole_first() ->
     assert revision
     assert (revision.rows, keys(world, event_dir(HOUR))) == (3, [])
     assert hourly_stats(HOUR, world.ports, BENCH).stats.events == 3
+
+
+@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
+def test_an_hour_that_is_too_large_for_this_machine_keeps_no_other_one(ages: Ages) -> None:
+    world, opened = a_world(), 0
+    grow_old(world)
+
+    @contextmanager
+    def too_small_at_first() -> Iterator[Any]:
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            raise TooSmall("sorting and counting on this machine failed: Out of Memory Error")
+        with BENCH() as table:
+            yield table
+
+    done = retain(Means(world.ports, too_small_at_first, ages))
+    assert {each.hour for each in done.gone} == {NEXT}
+    assert done.waiting == [f"hour {HOUR}: sorting and counting on this machine failed: Out of Memory Error"]
+    assert {each.hour for each in run(world, ages).gone} == {HOUR}
 
 
 def test_an_hour_that_cannot_be_made_whole_keeps_all_that_is_left() -> None:
@@ -604,6 +676,22 @@ def test_statistics_are_there_before_parquet_goes() -> None:
     assert (stats.stats.events, stats.behind, stats.frozen) == (4, (), ())
 
 
+def test_statistics_keep_their_repeats_when_the_files_of_repeats_are_gone() -> None:
+    """Counted again after a late event, or by the retention of Parquet, which may come long after that of dead letters."""
+    world = a_world()
+    at = "2024-01-15T12"
+    came_late(world, "noon", timestamp=f"{at}:00:00Z")
+    assert hourly_stats(at, world.ports, BENCH).stats.repeats == 1
+    grow_old(world)
+    assert "repeats" in {each.tree for each in run(world, LETTERS).gone}
+    came_late(world, "late", timestamp=f"{at}:30:00Z")
+    stats = hourly_stats(at, world.ports, BENCH).stats
+    assert (stats.events, stats.repeats) == (2, 1)
+    grow_old(world)
+    run(world, PARQUET)
+    assert daily_stats("2024-01-15", world.ports, BENCH).stats.repeats == 1
+
+
 def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
     world, older, beside = a_world_with_an_id_that_came_again()
     assert set(keys(world, event_dir(HOUR))) == {older, beside}
@@ -628,6 +716,23 @@ def test_an_object_that_an_item_points_to_is_there_as_long_as_the_item() -> None
     assert world.archive.get(event_key(HOUR, "large")) is not None
     world.clock.advance(timedelta(days=1, seconds=1))
     assert ("events", HOUR) in {(each.tree, each.hour) for each in run(world).gone}
+
+
+def test_a_file_whose_record_cannot_be_read_stays_and_keeps_no_other_one() -> None:
+    world = a_world()
+    (first,) = [record.batch.id for record in world.ledger.records_from("") if record.dead_letters_key]
+    grow_old(world)
+
+    def unreadable(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "record" and call.args == (first,):
+            raise Contradiction(f"batch {first}: its item cannot be read")
+        return perform()
+
+    done = run(world, LETTERS, through(world.ports, unreadable))
+    assert [each.tree for each in done.gone] == ["repeats"]
+    assert done.waiting == [f"dead-letters/2024/01/15/12/{first}.ndjson stays: batch {first}: its item cannot be read"]
+    assert done.foreign == []
+    assert [each.tree for each in run(world, LETTERS).gone] == ["dead-letters"]
 
 
 # What others say of it.

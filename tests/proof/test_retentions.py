@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from analytics_defs.core import hours
+from analytics_defs.core.events import Event
 from analytics_defs.core.hours import Revision
+from analytics_defs.core.layout import later_event_key
+from analytics_defs.core.ledger import Batch
 from analytics_defs.flows import event_objects
 from analytics_defs.flows.retention import objects, parquet
 from analytics_defs.flows.retention.turn import Turn
@@ -40,6 +43,16 @@ def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_
     print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
 
 
+def asked_too_early(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
+    """Batches ask whether the hour is frozen before they write the plain name."""
+    touched = {event.hour: event_objects._is_touched(event.hour, ports) for event in events}
+    there = {blob.key for blob in ports.archive.put_new([event_objects._object(event, batch) for event in events])}
+    for event in events:
+        blob = event_objects._object(event, batch)
+        if touched[event.hour] or blob.key in there:
+            ports.archive.put([replace(blob, key=later_event_key(event.hour, event.id, event.record.source))])
+
+
 def never_touched(hour: str, ports: Ports) -> bool:  # noqa: ARG001 - as the flow's
     """Batches do not ask whether the hour is frozen."""
     return False
@@ -64,7 +77,7 @@ def of_any_batch(found: Revision, turn: Turn) -> Revision | None:
     ("scene", "patched"),
     [
         pytest.param(forgotten_objects, {(event_objects, "_is_touched"): never_touched}, id="batches do not ask for the freeze"),
-        pytest.param(forgotten_objects, {(objects, "CLOCKS"): timedelta(days=-1)}, id="nobody waits for batches that asked before"),
+        pytest.param(forgotten_objects, {(event_objects, "_put_new"): asked_too_early}, id="batches ask before they write"),
         pytest.param(forgotten_parquet, {(parquet, "mark"): deleted_before_the_marker}, id="files go before the marker"),
         pytest.param(forgotten_objects, {(objects, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
         pytest.param(forgotten_parquet, {(parquet, "_without_rows"): of_any_batch}, id="rows go however young"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
 from analytics_defs.core.layout import DEAD_LETTERS, REPEATS, batch_of_dead_letters, hour_path
+from analytics_defs.core.ledger import Batch, BatchRecord
 from analytics_defs.core.retention import LettersTaken
 from analytics_defs.core.timestamps import hour_of
+from analytics_defs.errors import Contradiction
 from analytics_defs.flows.retention.turn import CHUNK, Turn
+from analytics_defs.ports import Ledger
 
 
 def take_letters(turn: Turn) -> None:
@@ -22,7 +25,7 @@ def _take_letters_of(tree: str, hour: str, keys: Iterator[str], turn: Turn) -> N
     """Files that a redrive under way may read again stay until it is closed."""
     ports, sizes, is_noted = turn.ports, list[int](), False
     while some := list(islice(keys, CHUNK)):
-        mine = [key for key, goes in zip(some, ports.workers.run([partial(_goes, key, turn) for key in some]), strict=True) if goes]
+        mine = _old_letters(some, turn)
         if mine and turn.write and not is_noted:
             ports.ledger.take_letters(LettersTaken(turn.limit, turn.now))
             is_noted = True
@@ -35,13 +38,26 @@ def _take_letters_of(tree: str, hour: str, keys: Iterator[str], turn: Turn) -> N
         turn.went(tree, hour, sizes)
 
 
-def _goes(key: str, turn: Turn) -> bool:
-    """Only the file that the record of a closed batch names as its own. Of a batch that is neither closed nor pending it is foreign."""
-    batch_id, ledger = batch_of_dead_letters(key), turn.ports.ledger
-    is_open = batch_id is not None and ledger.pending(batch_id) is not None
-    record = ledger.record(batch_id) if batch_id else None
-    if record is None or key not in (record.dead_letters_key, record.repeats_key):
-        if not is_open:
+def _old_letters(keys: Sequence[str], turn: Turn) -> list[str]:
+    """Those that the record of an old batch names as its own. A file of a batch that is neither closed nor pending is foreign."""
+    mine = list[str]()
+    for key, said in zip(keys, turn.ports.workers.run([partial(_writer, key, turn.ports.ledger) for key in keys]), strict=True):
+        if isinstance(said, str):
+            turn.report.waiting.append(f"{key} stays: {said}")
+        elif said is None:
             turn.leave([key])
-        return False
-    return record.batch.time <= turn.limit
+        elif isinstance(said, BatchRecord) and said.batch.time <= turn.limit:
+            mine.append(key)
+    return mine
+
+
+def _writer(key: str, ledger: Ledger) -> BatchRecord | Batch | str | None:
+    """The closed batch whose record names this file, or the pending one that will; why nobody can tell, where its item cannot be read."""
+    batch_id = batch_of_dead_letters(key)
+    if batch_id is None:
+        return None
+    try:
+        pending, record = ledger.pending(batch_id), ledger.record(batch_id)  # in this order: one that is closed meanwhile has its record
+    except Contradiction as fault:
+        return str(fault)
+    return record if record and key in (record.dead_letters_key, record.repeats_key) else pending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -12,18 +12,14 @@ from analytics_defs.core.hours import Revision
 from analytics_defs.core.layout import EVENTS, batch_time, event_dir, object_keys
 from analytics_defs.core.retention import newest
 from analytics_defs.core.timestamps import hour_of
-from analytics_defs.errors import TakenOver
 from analytics_defs.flows.compact import mark
 from analytics_defs.flows.retention.freezing import frozen
 from analytics_defs.flows.retention.turn import AHEAD, CHUNK, Turn
 
-CLOCKS = timedelta(hours=1)
-"""How far the clocks of executors may differ. A batch of a later time than this after the freeze was taken after it."""
-
 
 def take_objects(turn: Turn) -> None:
     for hour, keys in turn.hours(EVENTS, event_dir, hour_of(turn.limit + AHEAD)):
-        with turn.passing_over():
+        with turn.passing_over(hour):
             _take_objects_of(hour, keys, turn)
 
 
@@ -62,19 +58,10 @@ def _old_objects(hour: str, keys: Sequence[str], old: set[str], turn: Turn) -> d
 
 
 def _freeze_objects(hour: str, through: datetime, turn: Turn) -> bool:
-    """Raises TakenOver while a batch is pending that may have asked for the hour before it was frozen."""
-
     def change(found: Revision) -> Revision | None:
         is_frozen = found.taken.objects_through is not None and found.taken.objects_through >= through
         return None if is_frozen else hours.without_objects(found, through, turn.now)
 
     revision = frozen(hour, change, turn)
     mark(revision, turn.has_passed(hour), turn.ports)
-    pending = turn.ports.ledger.snapshot().readable().pending.values()
-    since = revision.taken.objects_at or turn.now
-    if before := [batch.id for batch in pending if batch.time <= since + CLOCKS]:
-        raise TakenOver(
-            f"hour {hour}: it is frozen since {since:%Y-%m-%dT%H:%MZ}, and its JSON objects go once {', '.join(before[:3])} is closed: run "
-            "it again then."
-        )
     return True

@@ -18,7 +18,7 @@ from analytics_defs.flows.retention.turn import AHEAD, Turn
 
 def take_parquet(turn: Turn) -> None:
     for hour, keys in turn.hours(PARQUET, parquet_dir, hour_of(turn.limit + AHEAD)):
-        with turn.passing_over():
+        with turn.passing_over(hour):
             _take_parquet_of(hour, list(keys), turn)
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from analytics_defs.core.layout import hour_of_path
 from analytics_defs.core.retention import Ages, limit, newest
 from analytics_defs.core.timestamps import hour_of, whole_milliseconds
-from analytics_defs.errors import Contradiction, Frozen, TakenOver
+from analytics_defs.errors import Contradiction, Frozen, TakenOver, TooSmall
 from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.passed import have_heads_passed
 from analytics_defs.flows.retention.report import NAMED, Gone, Retention
@@ -58,12 +58,13 @@ class Turn:
                 yield hour, group
 
     @contextmanager
-    def passing_over(self) -> Iterator[None]:
+    def passing_over(self, hour: str) -> Iterator[None]:
         """What one hour waits for keeps no other one."""
         try:
             yield
-        except (Contradiction, TakenOver, Frozen) as fault:
-            self.report.waiting.append(str(fault))
+        except (Contradiction, TakenOver, Frozen, TooSmall) as fault:
+            said = str(fault)
+            self.report.waiting.append(said if hour in said else f"hour {hour}: {said}")
 
     def old(self, hour: str, batches: Sequence[str]) -> datetime | None:
         """The time of the newest of these batches of the hour, where the hour may go as a whole."""
