@@ -37,11 +37,11 @@ class Sizes:
     scale: tuple[int, ...] = (10_000, 1_000_000)
     large: int = 400
     latency: int = 3_000
-    lanes: int = 24_000
+    lanes: int = 12_000
     profiled: int = 50_000
 
 
-QUICK = Sizes(drained=6_000, scale=(3_000,), large=40, latency=500, lanes=4_000, profiled=3_000)
+QUICK = Sizes(drained=6_000, scale=(3_000,), large=40, latency=500, lanes=2_000, profiled=3_000)
 
 
 Measures = Iterator[Callable[[], None]]
