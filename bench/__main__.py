@@ -38,11 +38,11 @@ class Sizes:
     large: int = 400
     latency: int = 9_000
     """Three minutes, so that the pauses between a run that follows its lane and the next one are in it."""
-    lanes: int = 24_000
+    lanes: int = 12_000
     profiled: int = 50_000
 
 
-QUICK = Sizes(drained=6_000, scale=(3_000,), large=40, latency=500, lanes=4_000, profiled=3_000)
+QUICK = Sizes(drained=6_000, scale=(3_000,), large=40, latency=500, lanes=2_000, profiled=3_000)
 
 
 Measures = Iterator[Callable[[], None]]

@@ -30,7 +30,7 @@ from tests.real.world import World
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
-SWIFT_EVENTS = 24_000
+SWIFT_EVENTS = 12_000
 AWAY_SECONDS = 8.0
 """Longer than the sensor's tick: each kind of outage meets a launch."""
 
