@@ -503,6 +503,30 @@ def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_who
     balanced(world)
 
 
+def test_the_object_that_an_item_points_to_stays_where_its_id_came_again_in_a_frozen_hour() -> None:
+    """The hour is frozen, and its objects are still there: the late event finds the older one under its name."""
+    world = World(recent=MemoryRecentEvents(lambda event: event.id == "large"))
+    world.create()
+    world.produce(event("large"), event("b"))
+    world.settle()
+    grow_old(world)
+
+    def dies_between(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "delete" and call.args[0][0].startswith("events/"):
+            raise Crashed
+        return perform()
+
+    with pytest.raises(Crashed):
+        run(world, OBJECTS, through(world.ports, dies_between))
+    source = world.produce(event("large", payload="late"))
+    world.settle()
+    assert world.archive.get(later_event_key(HOUR, "large", source)) == world.values[source]
+    done = run(world, OBJECTS)
+    assert (done.objects, done.waiting) == (1, [])
+    assert world.archive.get(event_key(HOUR, "large")) == world.values[source]
+    balanced(world)
+
+
 def _let(actor: Actor, method: str) -> None:
     """It goes on to its next call of this method."""
     while actor.call is not None and actor.call.method != method:
