@@ -240,6 +240,30 @@ def test_an_hour_that_a_late_event_keeps_young_waits_for_it(ages: Ages) -> None:
     assert {each.hour for each in run(world, ages).gone} == {HOUR}
 
 
+@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
+def test_an_hour_that_a_late_event_makes_young_while_it_is_looked_at_is_not_frozen(ages: Ages) -> None:
+    world = a_world(compacted=True)
+    grow_old(world)
+    before, came = set(keys(world, event_dir(HOUR))), False
+
+    def meddle(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal came
+        if call.method == "batches_of_hour" and call.args == (HOUR,) and not came:
+            came, batches = True, perform()
+            came_late(world, "late")
+            return batches
+        return perform()
+
+    done = run(world, ages, through(world.ports, meddle))
+    assert ({each.hour for each in done.gone}, len(done.waiting)) == ({NEXT}, 1)
+    assert f"hour {HOUR}: batch {world.ledger.batches_of_hour(HOUR)[-1]} added to it meanwhile" in done.waiting[0]
+    revision = world.ledger.revision(HOUR)
+    assert revision
+    assert not revision.taken
+    assert before <= set(keys(world, event_dir(HOUR)))
+    balanced(world)
+
+
 # Late events.
 
 
