@@ -170,6 +170,10 @@ class StoredEvent:
     data: object
     """JSON values, numbers as Decimal; None where the item points to the event's JSON object."""
 
+    def is_forgotten(self, batch_time: datetime) -> bool:
+        """Whether a batch of this time claims the id although the item is there."""
+        return self.ttl <= int((batch_time + KEPT - REMEMBERED).timestamp())
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from analytics_defs.core.events import Event
-from analytics_defs.core.layout import event_key, event_metadata, later_event_key
+from analytics_defs.core.hours import Taken
+from analytics_defs.core.layout import batch_time, event_key, event_metadata, later_event_key
 from analytics_defs.core.ledger import Batch
+from analytics_defs.core.offsets import Source
 from analytics_defs.ports import Blob, Ports, may_be_again
 
 
@@ -41,19 +43,32 @@ def _put_new(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
     from under us. That is asked after the plain name is written: where the hour is not frozen then, nothing of it was deleted yet, so
     whoever deletes later sees whose object it is.
     """
-    there = {blob.key: blob.metadata.get("source") for blob in ports.archive.put_new([_object(event, batch) for event in events])}
-    touched = {hour for hour in sorted({event.hour for event in events}) if _is_touched(hour, ports)}
+    there = {blob.key: blob.metadata for blob in ports.archive.put_new([_object(event, batch) for event in events])}
+    taken = {hour: _taken_of(hour, ports) for hour in sorted({event.hour for event in events})}
     others = [
         event
         for event in events
-        if event.hour in touched or there.get(event_key(event.hour, event.id), str(event.record.source)) != str(event.record.source)
+        if taken[event.hour].objects_through or _is_anothers(there.get(event_key(event.hour, event.id)), event.record.source)
     ]
     ports.archive.put([replace(_object(event, batch), key=later_event_key(event.hour, event.id, event.record.source)) for event in others])
+    ports.archive.put([_object(event, batch) for event in others if _goes(there.get(event_key(event.hour, event.id)), taken[event.hour])])
 
 
-def _is_touched(hour: str, ports: Ports) -> bool:
+def _taken_of(hour: str, ports: Ports) -> Taken:
     revision = ports.ledger.revision(hour)
-    return revision is not None and revision.taken.objects_through is not None
+    return revision.taken if revision else Taken()
+
+
+def _is_anothers(held: Mapping[str, str] | None, source: Source) -> bool:
+    return held is not None and held.get("source") != str(source)
+
+
+def _goes(held: Mapping[str, str] | None, taken: Taken) -> bool:
+    """Whether retention removes this object, or is about to: the name is the late event's, whose item may point to it."""
+    try:
+        return held is not None and taken.has_objects_of(batch_time(held.get("batch", "")))
+    except ValueError:
+        return False
 
 
 def _object(event: Event, batch: Batch) -> Blob:

@@ -63,7 +63,7 @@ def _counts(blob: Blob, hour: str, ports: Ports) -> bool:
     names = object_keys(hour, blob.metadata)
     if names and blob.key not in names:
         return False
-    plain = ports.archive.stat(names[0]) if names and blob.key != names[0] else None
+    plain = ports.archive.fetch(names[0]) if names and blob.key != names[0] else None
     return plain is None or plain.metadata.get("source") != blob.metadata["source"]
 
 

@@ -2,13 +2,15 @@
 
     read the hour's files ──► leave out what has expired, and what is there ──► claim the rest at its batch's own time
 
-An item that is there stays as it is, whoever holds it. Repeating it changes nothing.
+An item that is there stays as it is, whoever holds it, but for one that this event's own claim had replaced: its id was free by then.
+Repeating it changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from itertools import groupby
 
@@ -20,7 +22,7 @@ from analytics_defs.flows.hourly_stats import CalculatorBench
 from analytics_defs.flows.hours import Account, bring_sound, exactly
 from analytics_defs.flows.rebuild import ANY
 from analytics_defs.flows.steps.archiving import CHUNK
-from analytics_defs.ports import KEPT, Ports, StoredRow
+from analytics_defs.ports import KEPT, Ports, StoredEvent, StoredRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,8 @@ def _restore_some(batch_id: str, rows: Sequence[StoredRow], done: Restored, port
         return replace(done, expired=done.expired + len(rows))
     events = [event_of(row, done.hour) for row in rows]
     there = ports.recent.held([event.id for event in events])
-    absent = [event for event in events if event.id not in there]
     own = sum(event.id in there and there[event.id].source == event.record.source for event in events)
+    absent = [event for event in events if event.id not in there or _was_replaced(there[event.id], event, time)]
     chunks = [absent[start : start + CHUNK] for start in range(0, len(absent), CHUNK)]
     refused = sum(len(claims.refused) for claims in ports.workers.run([partial(ports.recent.claim, chunk, time) for chunk in chunks]))
     return replace(
@@ -78,6 +80,10 @@ def _restore_some(batch_id: str, rows: Sequence[StoredRow], done: Restored, port
         there=done.there + own,
         held_by_others=done.held_by_others + len(events) - len(absent) - own + refused,
     )
+
+
+def _was_replaced(item: StoredEvent, event: Event, time: datetime) -> bool:
+    return item.source != event.record.source and item.is_forgotten(time)
 
 
 def event_of(row: StoredRow, hour: str) -> Event:

@@ -124,6 +124,16 @@ def test_the_objects_of_an_id_that_came_again_come_back_beside_each_other(gone: 
     assert stores(world) == before
 
 
+def test_an_id_that_came_again_goes_back_to_whom_it_belonged() -> None:
+    world, *_ = a_world_with_an_id_that_came_again()
+    before = dict(world.recent.items)
+    world.recent.items.clear()
+    done = run(world)
+    assert (done.contradictions, done.lost) == ([], [])
+    assert world.recent.items == before
+    assert run(world).changed == 0
+
+
 def test_a_part_of_an_id_that_came_again_comes_back_from_its_own_object() -> None:
     world, *_ = a_world_with_an_id_that_came_again()
     before = audit_hour(HOUR, world.ports)

@@ -9,7 +9,7 @@ import pytest
 
 from analytics_defs.flows.compact import compact
 from analytics_defs.flows.restore import Restored, restore
-from analytics_defs.ports import KEPT
+from analytics_defs.ports import KEPT, REMEMBERED
 from tests.flows.test_compact import a_world
 from tests.flows.test_hourly_stats import BENCH
 from tests.proof.doors import Crashed, failing, through
@@ -52,6 +52,26 @@ def test_an_id_that_somebody_claims_meanwhile_is_theirs() -> None:
     done = restore(HOUR, through(world.ports, claim_first), BENCH)
     assert (done.restored, done.held_by_others) == (0, 1)
     assert world.recent.items["a0"].source == world.source(99)
+
+
+@pytest.mark.parametrize("hours", [("2024-01-15T09", HOUR), (HOUR, "2024-01-15T09"), (HOUR,)], ids=["older first", "newer first", "in one"])
+def test_an_id_that_came_again_goes_back_to_whom_it_belonged(hours: tuple[str, ...]) -> None:
+    """While the older item has not expired: then a third event of the id would find it free a month too early."""
+    world = World()
+    world.create()
+    world.produce(event("x", f"{min(hours)}:00:00Z"))
+    world.settle()
+    world.clock.advance(REMEMBERED)
+    later = world.produce(event("x", f"{HOUR}:30:00Z", payload="again"))
+    world.settle()
+    before = dict(world.recent.items)
+    assert before["x"].source == later
+    world.recent.items.clear()
+    for hour in hours:
+        restore(hour, world.ports, BENCH)
+    assert world.recent.items == before
+    restore(HOUR, world.ports, BENCH)
+    assert world.recent.items == before
 
 
 def test_what_has_expired_is_left_out() -> None:

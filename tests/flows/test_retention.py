@@ -241,6 +241,30 @@ def test_an_hour_that_a_late_event_keeps_young_waits_for_it(ages: Ages) -> None:
     assert {each.hour for each in run(world, ages).gone} == {HOUR}
 
 
+@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
+def test_an_hour_that_a_late_event_makes_young_while_it_is_looked_at_is_not_frozen(ages: Ages) -> None:
+    world = a_world(compacted=True)
+    grow_old(world)
+    before, came = set(keys(world, event_dir(HOUR))), False
+
+    def meddle(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal came
+        if call.method == "batches_of_hour" and call.args == (HOUR,) and not came:
+            came, batches = True, perform()
+            came_late(world, "late")
+            return batches
+        return perform()
+
+    done = run(world, ages, through(world.ports, meddle))
+    assert ({each.hour for each in done.gone}, len(done.waiting)) == ({NEXT}, 1)
+    assert f"hour {HOUR}: batch {world.ledger.batches_of_hour(HOUR)[-1]} added to it meanwhile" in done.waiting[0]
+    revision = world.ledger.revision(HOUR)
+    assert revision
+    assert not revision.taken
+    assert before <= set(keys(world, event_dir(HOUR)))
+    balanced(world)
+
+
 # Late events.
 
 
@@ -501,6 +525,30 @@ def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_who
     world.archive.delete([event_key(HOUR, "a")])
     assert trace(str(source), world.ports).event_object == later_event_key(HOUR, "a", source)
     assert world.archive.get(later_event_key(HOUR, "a", source)) == world.values[source]
+    balanced(world)
+
+
+def test_the_object_that_an_item_points_to_stays_where_its_id_came_again_in_a_frozen_hour() -> None:
+    """The hour is frozen, and its objects are still there: the late event finds the older one under its name."""
+    world = World(recent=MemoryRecentEvents(lambda event: event.id == "large"))
+    world.create()
+    world.produce(event("large"), event("b"))
+    world.settle()
+    grow_old(world)
+
+    def dies_between(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "delete" and call.args[0][0].startswith("events/"):
+            raise Crashed
+        return perform()
+
+    with pytest.raises(Crashed):
+        run(world, OBJECTS, through(world.ports, dies_between))
+    source = world.produce(event("large", payload="late"))
+    world.settle()
+    assert world.archive.get(later_event_key(HOUR, "large", source)) == world.values[source]
+    done = run(world, OBJECTS)
+    assert (done.objects, done.waiting) == (1, [])
+    assert world.archive.get(event_key(HOUR, "large")) == world.values[source]
     balanced(world)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs.core import hours
 from analytics_defs.core.events import Event
-from analytics_defs.core.hours import Revision
+from analytics_defs.core.hours import Revision, Taken
 from analytics_defs.core.layout import later_event_key
 from analytics_defs.core.ledger import Batch
 from analytics_defs.flows import event_objects
@@ -45,7 +45,7 @@ def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_
 
 def asked_too_early(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
     """Batches ask whether the hour is frozen before they write the plain name."""
-    touched = {event.hour: event_objects._is_touched(event.hour, ports) for event in events}
+    touched = {event.hour: event_objects._taken_of(event.hour, ports).objects_through for event in events}
     there = {blob.key for blob in ports.archive.put_new([event_objects._object(event, batch) for event in events])}
     for event in events:
         blob = event_objects._object(event, batch)
@@ -53,9 +53,9 @@ def asked_too_early(events: Sequence[Event], batch: Batch, ports: Ports) -> None
             ports.archive.put([replace(blob, key=later_event_key(event.hour, event.id, event.record.source))])
 
 
-def never_touched(hour: str, ports: Ports) -> bool:  # noqa: ARG001 - as the flow's
+def never_touched(hour: str, ports: Ports) -> Taken:  # noqa: ARG001 - as the flow's
     """Batches do not ask whether the hour is frozen."""
-    return False
+    return Taken()
 
 
 def deleted_before_the_marker(revision: Revision, complete: bool | None, ports: Ports) -> bool:  # noqa: ARG001 - as the flow's
@@ -76,7 +76,7 @@ def of_any_batch(found: Revision, turn: Turn) -> Revision | None:
 @pytest.mark.parametrize(
     ("scene", "patched"),
     [
-        pytest.param(forgotten_objects, {(event_objects, "_is_touched"): never_touched}, id="batches do not ask for the freeze"),
+        pytest.param(forgotten_objects, {(event_objects, "_taken_of"): never_touched}, id="batches do not ask for the freeze"),
         pytest.param(forgotten_objects, {(event_objects, "_put_new"): asked_too_early}, id="batches ask before they write"),
         pytest.param(forgotten_parquet, {(parquet, "mark"): deleted_before_the_marker}, id="files go before the marker"),
         pytest.param(forgotten_objects, {(objects, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),

@@ -24,7 +24,7 @@ from analytics_defs.flows.mending.findings import Findings
 from analytics_defs.flows.mending.objects import Objects
 from analytics_defs.flows.steps.archiving import CHUNK
 from analytics_defs.flows.told import Told, untold
-from analytics_defs.ports import KEPT, REMEMBERED, Blob, Ports, StoredEvent
+from analytics_defs.ports import KEPT, Blob, Ports, StoredEvent
 
 _PARQUET = "application/vnd.apache.parquet"
 
@@ -86,8 +86,7 @@ class Mending:
 
     def _held(self, item: StoredEvent) -> Held:
         time = self.record.batch.time
-        remembered = item.ttl > int((time + KEPT - REMEMBERED).timestamp())
-        return Held(item.source, remembered and item.created_at <= iso_milliseconds(time))
+        return Held(item.source, not item.is_forgotten(time) and item.created_at <= iso_milliseconds(time))
 
     def _is_proven(self, hour: str) -> bool:
         return hour in self.revisions and self._archives.is_sound(self.revisions[hour])
@@ -107,13 +106,13 @@ class Mending:
             ]
 
     def _look_items(self, stored: Sequence[Event], items: dict[str, StoredEvent]) -> None:
-        """An id that another source holds by now is theirs; what has expired is left out."""
+        """An id that another source holds by now is theirs, unless this batch had claimed it after them; what has expired is left out."""
         time = self.record.batch.time
         if time + KEPT <= self._ports.clock.now():
             return
         for event in stored:
             item = items.get(event.id)
-            if item is not None and item.source != event.record.source:
+            if item is not None and item.source != event.record.source and not item.is_forgotten(time):
                 continue
             ttl = int((time + KEPT).timestamp())
             if item is None:

@@ -59,8 +59,10 @@ def _old_objects(hour: str, keys: Sequence[str], old: set[str], turn: Turn) -> d
 
 def _freeze_objects(hour: str, through: datetime, turn: Turn) -> bool:
     def change(found: Revision) -> Revision | None:
-        is_frozen = found.taken.objects_through is not None and found.taken.objects_through >= through
-        return None if is_frozen else hours.without_objects(found, through, turn.now)
+        if found.taken.objects_through is not None and found.taken.objects_through >= through:
+            return None
+        turn.must_be_old(found)
+        return hours.without_objects(found, through, turn.now)
 
     revision = frozen(hour, change, turn)
     mark(revision, turn.has_passed(hour), turn.ports)

@@ -7,9 +7,8 @@ from functools import partial
 
 from analytics_defs.core import hours
 from analytics_defs.core.hours import Revision
-from analytics_defs.core.layout import PARQUET, batch_of_part, batch_time, parquet_dir, revision_of_archive, success_key
+from analytics_defs.core.layout import PARQUET, batch_of_part, parquet_dir, revision_of_archive, success_key
 from analytics_defs.core.timestamps import hour_of
-from analytics_defs.errors import TakenOver
 from analytics_defs.flows.compact import leftovers, mark
 from analytics_defs.flows.hourly_stats import hourly_stats
 from analytics_defs.flows.retention.freezing import frozen
@@ -49,8 +48,7 @@ def _without_rows(found: Revision, turn: Turn) -> Revision | None:
     """Its statistics are written first: they cannot be counted any more afterwards."""
     if not found.batches:
         return None
-    if young := [batch for batch in found.batches if batch_time(batch) > turn.limit]:
-        raise TakenOver(f"hour {found.hour}: batch {young[0]} added to it meanwhile. Nothing of it was taken.")
+    turn.must_be_old(found)
     if not found.taken.batches:
         hourly_stats(found.hour, turn.ports, turn.bench)
     return hours.without_rows(found, turn.now)

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 
-from analytics_defs.core.layout import hour_of_path
+from analytics_defs.core.hours import Revision
+from analytics_defs.core.layout import batch_time, hour_of_path
 from analytics_defs.core.retention import Ages, limit, newest
 from analytics_defs.core.timestamps import hour_of, whole_milliseconds
 from analytics_defs.errors import Contradiction, Frozen, TakenOver, TooSmall
@@ -76,6 +77,11 @@ class Turn:
             why = "Kafka does not answer whether every partition has passed it" if passed is None else "not every partition has passed it"
             self.report.waiting.append(f"hour {hour}: old enough, but {why}")
         return found if passed else None
+
+    def must_be_old(self, found: Revision) -> None:
+        """Asked of what is to be frozen. Raises TakenOver where a batch made the hour young since it was found old enough."""
+        if young := [batch for batch in found.batches if batch_time(batch) > self.limit]:
+            raise TakenOver(f"hour {found.hour}: batch {young[0]} added to it meanwhile. Nothing of it was taken.")
 
     def has_passed(self, hour: str) -> bool | None:
         """Asked once for the newest hour that may be old enough: what has passed that has passed all before it."""
