@@ -48,7 +48,7 @@ servers-stop: venv ## End what `make servers` started, and remove its data
 dev: venv ## Run the whole platform with embedded servers and a simulated shop; the UI is on PORT (3000), RATE events/s (20)
 	@$(LOCAL) dev --port $(PORT) --rate $(RATE)
 
-dev-celery: venv ## The same with a Redis and WORKERS (3) Celery workers that execute the runs, LANES (6) at a time
+dev-celery: venv ## The same with a Redis and WORKERS (3) Celery workers that execute the runs, LANES (2 a worker) at a time
 	@$(LOCAL) dev-celery --port $(PORT) --rate $(RATE) --workers $(WORKERS)
 
 bench: venv ## Measure speed, latency and memory on real servers, beside what these give at most (half an hour)

@@ -385,8 +385,8 @@ def test_an_hour_without_events_says_so_and_not_that_it_is_to_be_completed(world
     world.produce("a")
     world.run("ingest")
     [*_, empty, full, _] = world.run("compact", "2020-01-01T00", HOUR).stdout.splitlines()
-    assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none"]
-    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none"]
+    assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none", "none"]
+    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none", "none"]
     assert "archive" in world.run("compact", HOUR).stdout
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.adapters.object_store_client import ObjectStoreConfig, connect
-from analytics_defs.adapters.object_store_faults import Where, translated
+from analytics_defs.adapters.object_store_faults import Where, cut_short, translated
 from analytics_defs.adapters.object_store_unpacking import Unpacking
 from analytics_defs.adapters.system import ThreadWorkers
 from analytics_defs.errors import Unavailable
@@ -56,8 +56,15 @@ class ObjectStoreArchive:
     def _put(self, blob: Blob) -> None:
         import obstore
 
-        with translated(self._where, "write", blob.key):
-            obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
+        for last in (False, False, True):
+            try:
+                with translated(self._where, "write", blob.key):
+                    obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
+            except Unavailable as fault:
+                if last or not cut_short(fault):
+                    raise
+            else:
+                return
 
     def why_no_tars(self) -> str | None:
         """Why `put` never puts small objects in tars. None: it does. The first call may write, and removes what it wrote."""

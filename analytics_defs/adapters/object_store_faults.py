@@ -62,6 +62,11 @@ def refused(error: AnalyticsError) -> bool:
     return (_found(_STATUS, str(error.__cause__)) or "").startswith("4") or isinstance(error, Denied)
 
 
+def cut_short(error: AnalyticsError) -> bool:
+    """Whether the store says that it did not get the whole body. MinIO does where it is too busy, as a 400: the client gives up."""
+    return _found(_CODE, str(error.__cause__)) == "IncompleteBody"
+
+
 def _fault(what: str, error: Exception) -> AnalyticsError:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 

@@ -49,10 +49,11 @@ def compact(hours: tuple[str, ...], json_wanted: bool) -> None:
             "none" if each.revision is None else "made now" if each.made else "was there",
             "no events" if each.revision is None else {True: "yes", False: "not yet", None: "unknown"}[each.complete],
             ", ".join(each.mended) or "none",
+            ", ".join(each.strangers) or "none",
         )
         for each in done
     ]
-    table("Archive", ("revision", "hour", "events", "archive", "complete", "mended"), rows)
+    table("Archive", ("revision", "hour", "events", "archive", "complete", "mended", "foreign files"), rows)
 
 
 @click.command()

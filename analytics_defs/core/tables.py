@@ -126,6 +126,10 @@ def rows(data: bytes, columns: Sequence[str], where: str, wanted: Sequence[tuple
     try:
         table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=wanted)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise Contradiction(f"{where} is no Parquet file of ours: {error}. Its events are in the JSON tree and in RecentEvents.") from error
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise Contradiction(
+            f"{where} is no Parquet file of ours: {why}. Materialize event_archive for its hour, or run `analytics compact`: it is rebuilt "
+            "from the JSON tree, which the message then says."
+        ) from error
     found: list[dict[str, Any]] = table.to_pylist()
     return found

@@ -189,5 +189,6 @@ hourly_automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity"),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=60,
+    run_tags={"dagster/priority": "-1"},  # what somebody asks for by hand goes first
     description="Asks for the archive of an hour after its parts changed, its statistics after its archive, its day after those.",
 )

@@ -114,7 +114,7 @@ def move_events(
     require_same_settings(config.settings, platform)
     require_same_stores(config.seal, context.run.run_id, platform)
     with failures(), collecting_seldom(), platform.sign_of_life(context.run.run_id, config.lane) as ports:
-        conduct, deferred, telling = platform.conduct(context.run.run_id), Deferred(), Telling(context, ports)
+        conduct, deferred, telling = platform.conduct(context.run.run_id), Deferred(), Telling(context, platform, ports)
         reports = []
         for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
             with deferred.every():

@@ -1,7 +1,7 @@
 """The sensor: plans, asks for runs, reports what the ledger says. It never reads events, writes stores or commits."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -11,15 +11,13 @@ from analytics_defs.config import Settings
 from analytics_defs.core.dispatch import Attempts, LaneRun, Request, Silence, Wait, dead_runs, dispatch, silences, too_small
 from analytics_defs.core.ledger import Snapshot
 from analytics_defs.core.plan import LEASE_EXPIRES, Plan, Planning
-from analytics_defs.defs.checks import glance
 from analytics_defs.defs.ingest import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
 from analytics_defs.defs.platform import Platform
-from analytics_defs.defs.signs import bounds_of, evaluations
+from analytics_defs.defs.signs import all_signs
 from analytics_defs.defs.topics import HOURS, event_parts, lag_observations
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.observe import look
 from analytics_defs.flows.report import Changes, changes_since
-from analytics_defs.ports import Ports
 
 OBSERVE_EVERY = timedelta(minutes=1)
 RECOMMIT_EVERY = timedelta(days=1)
@@ -124,30 +122,13 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     observed_before = cursor.observed_at
     events = _events(planning, changes, cursor, now)
     if cursor.observed_at != observed_before:
-        events += _vital_signs(context, planning, ports, settings)
+        events += all_signs(lambda: planning, ports, settings, context.log)
     return dg.SensorResult(
         run_requests=[_run_request(each, settings, planning.snapshot) for each in requests],
         skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
         cursor=str(cursor),
         asset_events=events,
     )
-
-
-def _vital_signs(
-    context: dg.SensorEvaluationContext, planning: Planning, ports: Ports, settings: Settings
-) -> list[dg.AssetCheckEvaluation]:
-    """The balance, and the signs beside it. A ledger that does not answer for a moment keeps no plan from running."""
-    asked: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
-        lambda: [glance(ports)],
-        lambda: evaluations(planning, ports, bounds_of(settings)),
-    )
-    found: list[dg.AssetCheckEvaluation] = []
-    for ask in asked:
-        try:
-            found += ask()
-        except AnalyticsError as error:
-            context.log.info(str(error))
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +148,7 @@ def _at_work(context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cu
     runs = {}
     for record in records:
         run = record.dagster_run
-        if LANE_TAG in run.tags:
+        if run.tags.get(LANE_TAG, "").isdecimal():  # one that somebody made by hand holds no lane
             waits = run.status is dg.DagsterRunStatus.QUEUED  # one that was created and never submitted waits for nothing
             launched = None if waits else record.update_timestamp.replace(tzinfo=UTC)
             began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)

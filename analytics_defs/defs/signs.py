@@ -2,6 +2,8 @@
 
 # No postponed annotations here: Dagster reads the types of resources.
 
+from collections.abc import Callable
+from logging import Logger
 from typing import Any
 
 import dagster as dg
@@ -10,7 +12,9 @@ from analytics_defs.config import Settings
 from analytics_defs.core import signs
 from analytics_defs.core.plan import Planning
 from analytics_defs.core.signs import Bounds, Sign
+from analytics_defs.defs.checks import glance
 from analytics_defs.defs.platform import Platform, failures
+from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.agreement import compare_stores
 from analytics_defs.flows.observe import look
 from analytics_defs.ports import Ports
@@ -48,6 +52,21 @@ def evaluations(planning: Planning, ports: Ports, bounds: Bounds) -> list[dg.Ass
         )
         for asset, name, _ in CHECKS
     ]
+
+
+def all_signs(planning: Callable[[], Planning], ports: Ports, settings: Settings, log: Logger) -> list[dg.AssetCheckEvaluation]:
+    """The balance, and the signs beside it. What does not answer for a moment keeps no plan from running, and no run from ending."""
+    asked: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
+        lambda: [glance(ports)],
+        lambda: evaluations(planning(), ports, bounds_of(settings)),
+    )
+    found: list[dg.AssetCheckEvaluation] = []
+    for ask in asked:
+        try:
+            found += ask()
+        except AnalyticsError as error:
+            log.info("the next look evaluates it: %s", error)
+    return found
 
 
 @dg.multi_asset_check(

@@ -8,9 +8,10 @@ from datetime import UTC, timedelta
 import dagster as dg
 
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.defs.checks import glance
 from analytics_defs.defs.metadata import batch_line, ingest_metadata
-from analytics_defs.errors import AnalyticsError
+from analytics_defs.defs.platform import Platform
+from analytics_defs.defs.signs import all_signs
+from analytics_defs.flows.observe import look
 from analytics_defs.ports import Ports
 
 TELL_EVERY = timedelta(seconds=20)
@@ -25,8 +26,8 @@ UNBEGUN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.Dagst
 class Telling:
     """Of one run. What was closed is kept until it was told."""
 
-    def __init__(self, context: dg.AssetExecutionContext, ports: Ports) -> None:
-        self._context, self._ports = context, ports
+    def __init__(self, context: dg.AssetExecutionContext, platform: Platform, ports: Ports) -> None:
+        self._context, self._platform, self._ports = context, platform, ports
         self._untold: list[BatchRecord] = []
         self._asked_ms = ports.clock.elapsed_ms()
         self._told_ms = self._asked_ms - _ms(TELL_EVERY)  # what the plan itself brought is told at once
@@ -66,15 +67,12 @@ class Telling:
         self._all_told()
 
     def _all_told(self) -> None:
+        """The UI shows a check as not evaluated once its asset is materialized again: so the run evaluates them too, after that."""
         self._untold, self.has_told = [], True
-        self._report_balance()
-
-    def _report_balance(self) -> None:
-        """The UI shows a check as not evaluated once its asset is materialized again: so the run says it too, after that."""
-        try:
-            self._context.log_event(glance(self._ports))
-        except AnalyticsError as error:
-            self._context.log.info("the balance is left to the sensor's next look: %s", error)
+        settings = self._platform.settings()
+        planning = lambda: look(settings.kafka_topics, settings.policy(), self._ports)  # noqa: E731
+        for evaluation in all_signs(planning, self._ports, settings, self._context.log):
+            self._context.log_event(evaluation)
 
     def _others_wait(self) -> bool:
         waiting = self._context.instance.get_run_records(dg.RunsFilter(job_name=self._context.run.job_name, statuses=UNBEGUN))

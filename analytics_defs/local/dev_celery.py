@@ -57,7 +57,7 @@ def _start(stack: Stack, settings: Mapping[str, str], workers: int) -> None:
     click.echo(f"starting {workers} Celery workers for {settings['LANES']} lanes")
     names = [f"worker-{number}" for number in range(1, workers + 1)]
     for name in names:
-        stack.start(name, (ANALYTICS, "worker", "--name", name, "--slots", str(slots)), settings)
+        stack.start(name, (ANALYTICS, "worker", "--name", name, "--slots", str(slots)), settings, kind="worker")
     stack.wait_until(lambda: all(_ready(stack.log(name)) for name in names), what="starting the workers", limit=timedelta(minutes=2))
 
 

@@ -39,6 +39,7 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._programs: dict[str, ProcessRecord] = {}
+        self._kinds: dict[str, str] = {}
         self._stop_requested = False
 
     @property
@@ -49,10 +50,11 @@ class Stack:
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, kind: str = "") -> None:
+        """Of several programs of one `kind`, all but the last may end by themselves."""
         record = spawn(command, log=self.log(name), environment={**environment, "TMPDIR": str(self.temporary)})
         record.save(self.folder / "processes" / name)
-        self._programs[name] = record
+        self._programs[name], self._kinds[name] = record, kind or name
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], *, limit: timedelta) -> None:
         """Runs a command to its end, with its output on the console. Raises StopRequested, or CannotStart where it fails."""
@@ -87,9 +89,12 @@ class Stack:
     def _look(self) -> None:
         if self._stop_requested:
             raise StopRequested
-        for name, record in self._programs.items():
-            if not record.is_alive():
+        ended = [name for name, record in self._programs.items() if not record.is_alive()]
+        for name in ended:
+            if all(other in ended for other, kind in self._kinds.items() if kind == self._kinds[name]):
                 raise CannotStart(f"{name} ended by itself. The end of {self.log(name)}:\n{last_lines(self.log(name))}")
+            click.echo(f"{name} ended by itself; the others of its kind go on. Its log is {self.log(name)}")
+            del self._programs[name], self._kinds[name]
 
 
 @contextmanager

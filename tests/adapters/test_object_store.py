@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import pytest
@@ -67,6 +67,15 @@ def closed_port() -> Iterator[int]:
 def test_nothing_connects_before_the_first_call() -> None:
     with archive_on(lambda _: Answer()) as (_, s3):
         assert s3.requests == []
+
+
+@pytest.mark.parametrize(("cut", "stored"), [(2, True), (3, False)])
+def test_a_body_that_the_store_did_not_get_whole_is_put_again_twice(cut: int, stored: bool) -> None:
+    """MinIO answers 400 IncompleteBody where it is too busy to read on; the client repeats 5xx only."""
+    with archive_on(lambda _: Answer.error(400, "IncompleteBody") if len(s3.requests) <= cut else Answer()) as (archive, s3):
+        with nullcontext() if stored else pytest.raises(Unavailable, match="400 IncompleteBody"):
+            archive.put(blobs(1))
+        assert [request.body for request in s3.requests] == [b"x"] * 3
 
 
 @every_call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -25,6 +25,7 @@ from analytics_defs.core.ledger import (
 )
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.retention import LettersTaken
+from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Contradiction
 from analytics_defs.ports import Ledger
 from tests.contracts.ledger_fixtures import HOUR, LEDGERS, ONE, TIME, TWO, all_stored, batch, close, redrive, redriven_record
@@ -367,10 +368,11 @@ def test_redrives_take_turns(ledger: Ledger) -> None:
 
 
 def test_a_lease_is_seen_until_it_is_released(ledger: Ledger) -> None:
-    first, second = Lease("run-1", 0, TIME), Lease("run-2", 1, TIME)
+    now = whole_milliseconds(datetime.now(UTC))  # an old one is what the table's time to live removes
+    first, second = Lease("run-1", 0, now), Lease("run-2", 1, now)
     ledger.renew(first)
     ledger.renew(second)
-    renewed = replace(first, renewed_at=TIME + timedelta(milliseconds=5_001))
+    renewed = replace(first, renewed_at=now + timedelta(milliseconds=5_001))
     ledger.renew(renewed)
     assert ledger.snapshot().leases == {"run-1": renewed, "run-2": second}
     ledger.release("run-1")

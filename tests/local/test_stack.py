@@ -113,6 +113,21 @@ def test_a_program_that_ends_by_itself_ends_the_stack_and_its_last_words_are_sho
     assert _marked(mark) == []
 
 
+def test_of_programs_of_one_kind_all_but_the_last_may_end_by_themselves(
+    tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker that somebody kills, to see that its lanes go on elsewhere, takes nothing with it."""
+    with stack.opened(tmp_path) as opened:
+        for name in ("one", "two"):
+            opened.start(name, ("/bin/sh", "-c", f"until [ -e {tmp_path}/end-{name} ]; do sleep 0.05; done"), {}, kind="worker")
+        (tmp_path / "end-one").touch()
+        opened.wait_until(lambda: "one ended by itself" in capsys.readouterr().out, what="the news", limit=timedelta(seconds=20))
+        (tmp_path / "end-two").touch()
+        with pytest.raises(CannotStart, match="two ended by itself"):
+            opened.watch()
+    assert _marked(mark) == []
+
+
 def test_a_wait_that_takes_too_long_names_what_it_waited_for(tmp_path: Path) -> None:
     with stack.opened(tmp_path) as opened, pytest.raises(CannotStart, match="the moon took longer than 0 s"):
         opened.wait_until(lambda: False, what="the moon", limit=timedelta())
