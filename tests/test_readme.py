@@ -13,9 +13,11 @@ from itertools import islice
 from pathlib import Path
 
 import boto3
+import graphql
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
+from dagster_graphql.schema import create_schema
 
 from analytics_defs.cli.commands import analytics
 from analytics_defs.cli.producing import outgoing
@@ -66,6 +68,13 @@ def put_an_hour(settings: Mapping[str, str]) -> None:
     pq.write_table(pa.table({"event_type": ["ProductDeleted"]}), written)
     client.put_object(Bucket="event-archive", Key=f"{parquet_dir('2024-01-15T10')}archive-1.parquet", Body=written.getvalue())
     client.put_object(Bucket="event-archive", Key=success_key("2024-01-15T10"), Body=b"{}")
+
+
+def test_its_graphql_is_what_dagster_understands() -> None:
+    section = PAGES[ROOT / "docs/hours.md"].partition("## Backfill over GraphQL\n")[2].partition("\n## ")[0]
+    requests = [textwrap.dedent(block) for block in section.split("\n\n") if block.startswith("    ")]
+    schema = create_schema().graphql_schema
+    assert [len(requests), *(error.message for each in requests for error in graphql.validate(schema, graphql.parse(each)))] == [3]
 
 
 def test_the_example_of_a_redrive_makes_the_only_record_that_is_too_large() -> None:

@@ -39,6 +39,19 @@ class Unholdable(ValueError):
     """DynamoDB cannot hold this JSON value; the message says why."""
 
 
+COLUMNS = (
+    ("id", "string", "the event's id: the table's key"),
+    ("eventId", "string", "the same"),
+    ("eventType", "string", "ProductCreated, ProductUpdated, ProductDeleted or LowStockWarning"),
+    ("timestamp", "string", "the event's own time, as it came"),
+    ("data", "map", "the event's document, or a pointer to its JSON object where an item cannot hold it"),
+    ("ttl", "number", "epoch seconds from which DynamoDB removes it: 30 days after its batch"),
+    ("createdAt", "string", "its batch's time, UTC"),
+    ("source", "string", "topic/partition/offset of the record that holds the id"),
+)
+"""Attributes of an item: name, type, what it is."""
+
+
 def recent_event_item(event: Event, batch_time: datetime, ttl: timedelta) -> Item:
     """The event's item in the table of recent events. The same arguments give the same item.
 

@@ -14,6 +14,18 @@ from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Record, Source
 from analytics_defs.errors import Contradiction
 
+COLUMNS = (
+    ("source", "string", "topic/partition/offset of the record"),
+    ("timestampMs", "int", "the record's own time, null where it has none"),
+    ("key", "string", "base64, null where it has none"),
+    ("value", "string", "base64: the record's bytes"),
+    ("valueText", "string", "the same as text, where it is UTF-8"),
+    ("headers", "list", "pairs of name and base64"),
+    ("reason", "string", "why it is no event, in one word"),
+    ("detail", "string", "where in it the fault lies"),
+)
+"""Fields of a dead letter: name, type, what it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:

@@ -2,7 +2,7 @@
 
 # No postponed annotations here: Dagster reads the types of `context`, `config` and resources.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import dagster as dg
@@ -10,11 +10,13 @@ from pydantic import Field
 
 from analytics_defs.adapters.system import collecting_seldom
 from analytics_defs.config import Settings
+from analytics_defs.core import attribute_values, letters
 from analytics_defs.core.ledger import Seal
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.plan import Plan
 from analytics_defs.defs.one_platform import CODE, require_same_code, require_same_settings, require_same_stores
 from analytics_defs.defs.platform import Platform, failures
+from analytics_defs.defs.shown import column_schema
 from analytics_defs.defs.telling import Telling
 from analytics_defs.defs.topics import topic_assets
 from analytics_defs.flows import steps
@@ -77,7 +79,7 @@ def run_config(plan: Plan, settings: Settings, seal: Seal | None = None) -> dict
     return {"ops": {OP: {"config": config}}}
 
 
-def _spec(name: str, description: str, kinds: set[str]) -> dg.AssetSpec:
+def _spec(name: str, description: str, kinds: set[str], columns: Sequence[tuple[str, str, str]] = ()) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
         deps=[each.key for each in topic_assets],
@@ -85,6 +87,7 @@ def _spec(name: str, description: str, kinds: set[str]) -> dg.AssetSpec:
         kinds=kinds,
         group_name="ingest",
         owners=["team:analytics"],
+        metadata={"dagster/column_schema": column_schema(columns)} if columns else {},
         skippable=True,
     )
 
@@ -96,9 +99,15 @@ def _spec(name: str, description: str, kinds: set[str]) -> dg.AssetSpec:
             "recent_events",
             "Events of the last 30 days, one item each, in the DynamoDB table RecentEvents. The first claim of an id wins.",
             {"dynamodb"},
+            attribute_values.COLUMNS,
         ),
         _spec("event_json", "Each event's original bytes, one JSON object each, under events/ in the archive bucket.", {"s3", "json"}),
-        _spec("dead_letters", "Records that are not events, whole and with the reason, as NDJSON under dead-letters/.", {"s3", "json"}),
+        _spec(
+            "dead_letters",
+            "Records that are not events, whole and with the reason, as NDJSON under dead-letters/.",
+            {"s3", "json"},
+            letters.COLUMNS,
+        ),
         _spec("live_aggregates", "Counters by type, hour and reason in EventAggregates, moved only by closing transactions.", {"dynamodb"}),
         _spec("committed_offsets", "The consumer group's offsets: the visible copy of the ledger's heads.", {"kafka"}),
     ],

@@ -6,6 +6,7 @@ import dagster as dg
 
 from analytics_defs.config import archive_start_at_load, topics_at_load
 from analytics_defs.core.plan import Lag
+from analytics_defs.defs.shown import ROWS_SCHEMA
 
 HOURS = dg.HourlyPartitionsDefinition(start_date=archive_start_at_load(), timezone="UTC", fmt="%Y-%m-%dT%H", end_offset=25)
 """Hours of the archive. Clocks of producers may run a day ahead: MAX_FUTURE_SKEW is 24 h."""
@@ -34,6 +35,7 @@ event_parts = dg.AssetSpec(
     group_name="ingest",
     owners=["team:analytics"],
     partitions_def=HOURS,
+    metadata={"dagster/column_schema": ROWS_SCHEMA},
 )
 
 

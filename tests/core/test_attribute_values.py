@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from analytics_defs.core.attribute_values import (
+    COLUMNS,
     MAX_ITEM_BYTES,
     Item,
     Unholdable,
@@ -32,6 +33,10 @@ TTL = timedelta(days=30)
 
 def item(document: object) -> Item:
     return recent_event_item(event(document), BATCH_TIME, TTL)
+
+
+def test_the_columns_are_the_attributes_of_an_item() -> None:
+    assert {name for name, _, _ in COLUMNS} == item(CREATED).keys()
 
 
 def test_an_event_becomes_the_item_that_readers_know() -> None:

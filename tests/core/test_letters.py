@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.core.events import Rejection
-from analytics_defs.core.letters import DeadLetter, Repeat, dead_letter_file, parse_dead_letters, parse_repeats, repeat_file
+from analytics_defs.core.letters import COLUMNS, DeadLetter, Repeat, dead_letter_file, parse_dead_letters, parse_repeats, repeat_file
 from analytics_defs.core.offsets import Record
 from analytics_defs.core.reasons import Reason
 from analytics_defs.errors import Contradiction
@@ -40,6 +40,7 @@ def test_a_person_can_read_a_dead_letter_whose_value_is_text() -> None:
     assert letter["valueText"] == BROKEN.decode()
     assert letter["reason"] == "not_json"
     assert list(letter) == sorted(letter)
+    assert set(letter) == {name for name, _, _ in COLUMNS}
 
 
 def test_bytes_that_are_no_text_are_there_as_base64_only() -> None:
