@@ -30,7 +30,6 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
     common = {"batches": _int(len(closed)), "wall seconds": dg.MetadataValue.float(round(seconds, 3))}
     return {
         "recent_events": {
-            "dagster/row_count": _int(tally.stored),
             "events": _int(tally.stored),
             "repeats": _int(tally.repeats),
             "events per second": dg.MetadataValue.float(round(tally.stored / seconds, 1)),

@@ -62,7 +62,7 @@ def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.Dags
     platform.log.append("ProductDeleted", 0, b"not json")
     found = materialized(platform.run(instance, (platform.tick(instance).run_requests or [])[0]))
     assert found.keys() == ASSETS
-    assert found["recent_events"]["dagster/row_count"] == 10
+    assert found["recent_events"]["events"] == 10
     assert {"wall seconds", "thread-seconds by step"} <= found["recent_events"].keys()
     assert found["dead_letters"] | {"files": []} == {"dead letters": 1, "share": round(1 / 11, 6), "files": [], "reason not_json": 1}
     assert found["live_aggregates"]["unaccounted"] == 0
