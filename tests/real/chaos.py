@@ -56,7 +56,7 @@ def scene(folder: Path, lanes: int, **settings: Any) -> Iterator[tuple[Fleet, Wo
     with (
         plain.topics(*TOPICS) as topics,
         world.new_world(topics, lanes=lanes, event_objects=False, **settings) as found,
-        fleet(folder, found.settings) as ships,
+        fleet(folder, found.settings, FOLLOW_FOR="20s") as ships,  # three times as many starts as by default
     ):
         try:
             yield ships, found
