@@ -44,8 +44,13 @@ class World:
 
     @property
     def settings(self) -> Settings:
+        before = dict(os.environ)
         os.environ.update(self.environment)
-        return load_settings()
+        try:
+            return load_settings()
+        finally:  # the next world has its own, and the defaults where it says nothing
+            os.environ.clear()
+            os.environ.update(before)
 
     @property
     def ports(self) -> Ports:

@@ -32,7 +32,7 @@ class Following:
     duration: timedelta
     """From the end of the sensor's plan. Zero: not at all."""
     every: timedelta
-    """At most one plan in so long: each batch costs the same few requests, however small it is."""
+    """At most one plan in so long, but for a full one: each batch costs the same few requests, however small it is."""
     batch: timedelta = timedelta(0)
     """And so long for each batch of a plan: one of many partitions makes several, and the archive of an hour has to list them all."""
     goes_on: Callable[[], bool] = field(default=lambda: True, kw_only=True)
@@ -63,7 +63,8 @@ def follow(lane: int, following: Following, ports: Ports, conduct: Conduct, on_c
         report.closed += done.closed
         report.stopped_because = done.stopped_because
         came = clock.elapsed_ms() if done.closed else came
-        pause = max(every, _ms(following.batch) * len(done.closed))
+        is_full = plan.offsets >= following.policy.max_offsets  # a backlog: batches as large as they may be need no pause
+        pause = 0 if is_full else max(every, _ms(following.batch) * len(done.closed))
     return report
 
 

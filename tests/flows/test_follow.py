@@ -89,6 +89,7 @@ def test_a_plan_is_no_larger_than_what_it_was_told_and_the_rest_comes_with_the_n
     clock.happens = [lambda: world.produce(*(event(f"e{number}") for number in range(25)))]
     report = followed(world, policy=Policy(max_offsets=10))
     assert [record.tally.stored for record in report.closed] == [10, 10, 5]
+    assert clock.slept[:4] == [EVERY, timedelta(0), timedelta(0), EVERY], "a backlog does not wait; what is smaller than a batch does"
     assert problems(world) == []
 
 
