@@ -76,12 +76,12 @@ class Assumed:
     hours: int = 2
     """Event hours in a batch: this one and a late one."""
     parquet_bytes: float = 60
-    """An event in an archived hour: 175 MB for 3,000,000 (README)."""
+    """An event in an archived hour: 175 MB for 3,000,000 (docs/hours.md)."""
     run_vcpu: float = 1
     run_gb: float = 2
     """A run's task: a micro-batch takes up to 420 MiB, an hourly asset 810 MB, both measured; the smallest size of one vCPU."""
-    hourly_events_per_second: float = 31_600
-    """Compaction and statistics of an hour, by one process: 3,000,000 in 95 s (README)."""
+    hourly_events_per_second: float = 81_500
+    """Compaction and statistics of an hour, by one process: half of 3,000,000 in 18.4 s (docs/hours.md), which is of a faster machine."""
     service_vcpu: float = 1.75
     service_gb: float = 3.5
     """Code server, daemon, webserver, health endpoint: as in deploy/ecs."""
