@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, timedelta
+from functools import partial
 
 import dagster as dg
 
@@ -70,7 +71,7 @@ class Telling:
         """The UI shows a check as not evaluated once its asset is materialized again: so the run evaluates them too, after that."""
         self._untold, self.has_told = [], True
         settings = self._platform.settings()
-        planning = lambda: look(settings.kafka_topics, settings.policy(), self._ports)  # noqa: E731
+        planning = partial(look, settings.kafka_topics, settings.policy(), self._ports)
         for evaluation in all_signs(planning, self._ports, settings, self._context.log):
             self._context.log_event(evaluation)
 
