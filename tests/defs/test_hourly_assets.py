@@ -17,7 +17,7 @@ from analytics_defs.core.timestamps import hour_of
 from analytics_defs.definitions import defs
 from analytics_defs.defs.daily import DAYS, daily_event_stats, product_activity
 from analytics_defs.defs.frames import Frames
-from analytics_defs.defs.hourly import event_archive, hourly_event_stats, restored_recent_events
+from analytics_defs.defs.hourly import event_archive, hourly_automation, hourly_event_stats, restored_recent_events
 from analytics_defs.defs.topics import HOURS, event_parts
 from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
@@ -231,6 +231,11 @@ def test_every_asset_says_what_it_is() -> None:
     assert {name for name, metadata in described.items() if "dagster/column_schema" in metadata} == set(described) - {
         "restored_recent_events"
     }
+
+
+def test_what_the_automation_asks_for_goes_behind_what_somebody_asks_for_by_hand() -> None:
+    """A backfill by hand waited for every hour that a late event had touched; runs by hand have priority 0."""
+    assert hourly_automation.run_tags == {"dagster/priority": "-1"}
 
 
 def test_days_have_all_their_hours() -> None:
