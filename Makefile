@@ -9,7 +9,7 @@ WORKERS ?= 3
 # Many tests wait rather than compute.
 JOBS ?= 3
 BIN := .venv/bin
-LOCAL := $(BIN)/python -m analytics_defs.local
+LOCAL := $(BIN)/python -m analytics_defs.devstack
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-real test-fleet servers servers-stop dev dev-celery bench lint format constraints clean

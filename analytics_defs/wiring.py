@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
-from analytics_defs.flows.follow import Following
-from analytics_defs.flows.ingest import Conduct
-from analytics_defs.flows.sealed import require_together
+from analytics_defs.flows.ingest.execute_plan import Conduct
+from analytics_defs.flows.ingest.tail_lane import Following
+from analytics_defs.flows.setup.platform_identity import require_together
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
     from pydantic import AnyHttpUrl, SecretStr
 
-    from analytics_defs.adapters.dynamodb_client import DynamoConfig
-    from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround
-    from analytics_defs.adapters.kafka_client import KafkaConfig
-    from analytics_defs.adapters.object_store_client import ObjectStoreConfig
-    from analytics_defs.flows.hourly_stats import CalculatorBench
-    from analytics_defs.flows.watchover import Doors, Scheduling
+    from analytics_defs.adapters.dynamodb.client import DynamoConfig
+    from analytics_defs.adapters.kafka.client import KafkaConfig
+    from analytics_defs.adapters.object_store.client import ObjectStoreConfig
+    from analytics_defs.adapters.object_store.provisioning import BucketGround, DynamoGround, KafkaGround
+    from analytics_defs.flows.health_checks import Doors, Scheduling
+    from analytics_defs.flows.hours.statistics import CalculatorBench
     from analytics_defs.web.app import Site
 
 WATCH_CONNECT, WATCH_REQUEST, WATCH_READ = timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=5)
@@ -36,13 +36,13 @@ WATCH_CONNECT, WATCH_REQUEST, WATCH_READ = timedelta(seconds=1), timedelta(secon
 @functools.lru_cache(maxsize=4)
 def build_ports(settings: Settings) -> Ports:
     """The real adapters, kept for the process: Dagster sets resources up on every tick, and clients are costly to make."""
-    from analytics_defs.adapters.dynamodb import Dynamo
-    from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
-    from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
-    from analytics_defs.adapters.kafka import KafkaLog
-    from analytics_defs.adapters.object_store import ObjectStoreArchive
-    from analytics_defs.adapters.system import SystemClock, ThreadWorkers
-    from analytics_defs.core.ledger_writes import LedgerTables
+    from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
+    from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+    from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+    from analytics_defs.adapters.dynamodb.requests import Dynamo
+    from analytics_defs.adapters.kafka.event_log import KafkaLog
+    from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+    from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
 
     clock, dynamo = SystemClock(), Dynamo(dynamo_config(settings))
     tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
@@ -59,7 +59,7 @@ def build_ports(settings: Settings) -> Ports:
 
 def build_bench(settings: Settings) -> CalculatorBench:
     """Where the hourly assets sort and count. DuckDB is imported here, and by nothing that a micro-batch runs."""
-    from analytics_defs.adapters.duck_statistics import duck_calculator
+    from analytics_defs.adapters.duckdb.statistics import duck_calculator
 
     return functools.partial(duck_calculator, settings.hourly_memory_mb)
 
@@ -77,10 +77,10 @@ class NewTopics:
 @contextmanager
 def grounds(settings: Settings, new: NewTopics | None = None) -> Iterator[tuple[KafkaGround, DynamoGround, BucketGround]]:
     """What `setup` prepares and `check` proves, with connections for the length of the block."""
-    from analytics_defs.adapters.dynamodb import Dynamo
-    from analytics_defs.adapters.dynamodb_tables import expected_tables
-    from analytics_defs.adapters.ground import BucketGround, DynamoGround, KafkaGround, TopicsWanted
-    from analytics_defs.core.ledger_writes import LedgerTables
+    from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+    from analytics_defs.adapters.dynamodb.requests import Dynamo
+    from analytics_defs.adapters.dynamodb.tables import expected_tables
+    from analytics_defs.adapters.object_store.provisioning import BucketGround, DynamoGround, KafkaGround, TopicsWanted
 
     new = new or NewTopics()
     wanted = TopicsWanted(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)
@@ -131,7 +131,7 @@ def code_digest() -> str:
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
-    from analytics_defs.adapters.kafka_client import KafkaConfig
+    from analytics_defs.adapters.kafka.client import KafkaConfig
 
     return KafkaConfig(
         brokers=settings.kafka_brokers,
@@ -147,7 +147,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
 
 def dynamo_config(settings: Settings) -> DynamoConfig:
     """Keys go to an endpoint of one's own only: AWS itself is reached as the SDK's own chain says."""
-    from analytics_defs.adapters.dynamodb_client import DynamoConfig
+    from analytics_defs.adapters.dynamodb.client import DynamoConfig
 
     endpoint, region = _url(settings.dynamo_endpoint), settings.region
     connections = settings.store_threads + 4
@@ -164,7 +164,7 @@ def dynamo_config(settings: Settings) -> DynamoConfig:
 
 def object_store_config(settings: Settings) -> ObjectStoreConfig:
     """The same for the bucket."""
-    from analytics_defs.adapters.object_store_client import ObjectStoreConfig, ObjectStoreKeys
+    from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
 
     endpoint = _url(settings.minio_endpoint)
     return ObjectStoreConfig(
@@ -202,7 +202,7 @@ def site(settings: Settings, instance: str, scheduling: Scheduling | None) -> Si
     `instance` names the process that answers.
     """
     from analytics_defs.web.app import Site
-    from analytics_defs.web.watch import Identity, Watch
+    from analytics_defs.web.monitor import Identity, Watch
 
     doors = _doors(settings, scheduling)
     identity = Identity(settings.policy(), settings.stall_after, code_version(), instance)
@@ -210,15 +210,15 @@ def site(settings: Settings, instance: str, scheduling: Scheduling | None) -> Si
 
 
 def _doors(settings: Settings, scheduling: Scheduling | None) -> Doors:
-    from analytics_defs.adapters.dynamodb import Dynamo
-    from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
-    from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
-    from analytics_defs.adapters.kafka import KafkaLog
-    from analytics_defs.adapters.kafka_retention import KafkaRetention
-    from analytics_defs.adapters.object_store import ObjectStoreArchive
-    from analytics_defs.adapters.system import SystemClock, ThreadWorkers
-    from analytics_defs.core.ledger_writes import LedgerTables
-    from analytics_defs.flows.watchover import Doors
+    from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
+    from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+    from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+    from analytics_defs.adapters.dynamodb.requests import Dynamo
+    from analytics_defs.adapters.kafka.event_log import KafkaLog
+    from analytics_defs.adapters.kafka.retention import KafkaRetention
+    from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+    from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
+    from analytics_defs.flows.health_checks import Doors
 
     kafka, clock = kafka_config(settings), SystemClock()
     kafka = replace(kafka, request_timeout=min(kafka.request_timeout, WATCH_REQUEST), read_timeout=WATCH_REQUEST, prefetch_bytes=2**18)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from analytics_defs.cli.shown import progress
+from analytics_defs.cli.output import progress
 from bench import pictures, report
 from bench.ceilings import ceilings
 from bench.client_time import client_time

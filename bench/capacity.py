@@ -14,16 +14,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from analytics_defs.core import ledger_items as items
-from analytics_defs.core import ledger_keys as keys
-from analytics_defs.core import ledger_writes as writes
-from analytics_defs.core.attribute_values import item_size, recent_event_item
-from analytics_defs.core.events import Event, Rules, judge
-from analytics_defs.core.layout import batch_id
+from analytics_defs.adapters.dynamodb import ledger_items as items
+from analytics_defs.adapters.dynamodb import ledger_keys as keys
+from analytics_defs.adapters.dynamodb import ledger_transactions as writes
+from analytics_defs.adapters.dynamodb.attribute_values import item_size, recent_event_item
+from analytics_defs.core.events.event import Event, Rules, judge
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Lease, Tally
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.ports import KEPT
-from analytics_defs.shop import FLAWLESS, messages
+from analytics_defs.simulator.shop import FLAWLESS, messages
 
 RATES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 MONTH = timedelta(hours=730)

@@ -12,20 +12,20 @@ from itertools import islice
 from typing import Any
 
 from analytics_defs import wiring
-from analytics_defs.adapters.dynamodb import Dynamo
-from analytics_defs.adapters.dynamodb_client import DynamoConfig
-from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
-from analytics_defs.adapters.object_store import ObjectStoreArchive
-from analytics_defs.adapters.system import ThreadWorkers
+from analytics_defs.adapters.dynamodb.attribute_values import Item
+from analytics_defs.adapters.dynamodb.client import DynamoConfig
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.runtime.system import ThreadWorkers
 from analytics_defs.config import Settings
-from analytics_defs.core.attribute_values import Item
-from analytics_defs.core.events import Event, Rules, judge
-from analytics_defs.core.layout import batch_id, event_key, event_metadata
+from analytics_defs.core.events.event import Event, Rules, judge
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.storage.object_keys import batch_id, event_key, event_metadata
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.flows.steps.archiving import CHUNK
+from analytics_defs.flows.ingest.write_batch import CHUNK
 from analytics_defs.ports import Blob
-from analytics_defs.shop import FLAWLESS, messages
+from analytics_defs.simulator.shop import FLAWLESS, messages
 from bench.drain import EventObjects
 from bench.world import new_world
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter
 
 from analytics_defs import wiring
-from analytics_defs.adapters.system import collecting_seldom
+from analytics_defs.adapters.runtime.system import collecting_seldom
 from analytics_defs.config import Settings, load_settings
-from analytics_defs.core.plan import Plan
-from analytics_defs.flows.ingest import ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.core.ingest.planning import Plan
+from analytics_defs.flows.ingest.execute_plan import ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.ports import Ports
 from bench.spans import COLLECTOR, OWN_THREADS, Key, Span, Spans, Spent, cost_ns, native_cpu_ns
 from bench.world import World
@@ -29,34 +29,34 @@ CLAIMING, OBJECTS, HANDING_OUT = "claim", "event objects", "hand out"
 KAFKA, DYNAMODB, OBJECT_STORE = "Kafka", "DynamoDB", "the object store"
 
 SPANS = (
-    Span("analytics_defs.adapters.dynamodb_ledger:DynamoLedger.snapshot", "look"),
-    Span("analytics_defs.flows.steps:open_topics", "look"),
-    Span("analytics_defs.flows.ingest:read", "read"),
-    Span("analytics_defs.adapters.kafka_reader:KafkaReader._wait", part="taking messages from librdkafka"),
-    Span("analytics_defs.flows.ingest:judge", part="decode and validate"),
-    Span("analytics_defs.adapters.kafka:KafkaLog.topics", part="asking Kafka"),
-    Span("analytics_defs.adapters.kafka:KafkaLog.explain", part="asking Kafka"),
-    Span("analytics_defs.core.staging:encode", part="encode, hash"),
-    Span("analytics_defs.core.staging:digest", part="encode, hash"),
-    Span("analytics_defs.flows.steps:claim_and_archive", HANDING_OUT),
-    Span("analytics_defs.adapters.dynamodb_recent:DynamoRecentEvents.claim", part="items and conditions"),
-    Span("analytics_defs.adapters.dynamodb_client:_encode", part="JSON of the transaction"),
+    Span("analytics_defs.adapters.dynamodb.ledger:DynamoLedger.snapshot", "look"),
+    Span("analytics_defs.flows.ingest.steps:open_topics", "look"),
+    Span("analytics_defs.flows.ingest.execute_plan:read", "read"),
+    Span("analytics_defs.adapters.kafka.reader:KafkaReader._wait", part="taking messages from librdkafka"),
+    Span("analytics_defs.flows.ingest.execute_plan:judge", part="decode and validate"),
+    Span("analytics_defs.adapters.kafka.event_log:KafkaLog.topics", part="asking Kafka"),
+    Span("analytics_defs.adapters.kafka.event_log:KafkaLog.explain", part="asking Kafka"),
+    Span("analytics_defs.core.storage.staging_file:encode", part="encode, hash"),
+    Span("analytics_defs.core.storage.staging_file:digest", part="encode, hash"),
+    Span("analytics_defs.flows.ingest.steps:claim_and_archive", HANDING_OUT),
+    Span("analytics_defs.adapters.dynamodb.recent_events:DynamoRecentEvents.claim", part="items and conditions"),
+    Span("analytics_defs.adapters.dynamodb.client:_encode", part="JSON of the transaction"),
     Span("botocore.client:BaseClient._make_api_call", part="botocore"),
     Span("botocore.signers:RequestSigner.sign", part="signing"),
     Span("botocore.httpsession:URLLib3Session.send", part="HTTP"),
     Span("socket:SocketIO.readinto", part="reading the answer"),
     Span("botocore.parsers:ResponseParser.parse", part="parsing the answer"),
-    Span("analytics_defs.flows.event_objects:_object", part="keys and metadata"),
-    Span("analytics_defs.adapters.object_store_unpacking:tar", part="building tars"),
+    Span("analytics_defs.flows.stored.event_json:_object", part="keys and metadata"),
+    Span("analytics_defs.adapters.object_store.snowball:tar", part="building tars"),
     Span("hashlib:md5", part="hash of the tars"),
     Span("obstore:put", part="obstore"),
     Span("obstore:get", part="obstore"),
     Span("obstore:delete", part="obstore"),
-    Span("analytics_defs.flows.ingest:account", "close"),
-    Span("analytics_defs.adapters.dynamodb_ledger:DynamoLedger.close", "close"),
-    Span("analytics_defs.adapters.object_store:ObjectStoreArchive.delete", "close"),
-    Span("analytics_defs.flows.steps:commit", "commit"),
-    Span("analytics_defs.adapters.kafka:KafkaLog.commit", part="asking Kafka"),
+    Span("analytics_defs.flows.ingest.execute_plan:account", "close"),
+    Span("analytics_defs.adapters.dynamodb.ledger:DynamoLedger.close", "close"),
+    Span("analytics_defs.adapters.object_store.store:ObjectStoreArchive.delete", "close"),
+    Span("analytics_defs.flows.ingest.steps:commit", "commit"),
+    Span("analytics_defs.adapters.kafka.event_log:KafkaLog.commit", part="asking Kafka"),
 )
 """What is timed, beside the steps of the code's own stopwatch: read, take, stage, claim, event objects, encode (Parquet), files."""
 

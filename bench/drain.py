@@ -20,10 +20,10 @@ import psutil
 from confluent_kafka import Producer
 
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.defs.ingest import JOB
-from analytics_defs.local.dev import PROCESSES, Engine
-from analytics_defs.local.processes import ProcessRecord
-from analytics_defs.local.stack import Stack, opened
+from analytics_defs.defs.ingest.job import JOB
+from analytics_defs.devstack.dev import PROCESSES, Engine
+from analytics_defs.devstack.processes import ProcessRecord
+from analytics_defs.devstack.supervisor import Stack, opened
 from bench.world import World, new_world
 
 DAEMON = str(Path(sys.executable).with_name("dagster-daemon"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analytics_defs.local import dev_celery
+from analytics_defs.devstack import dev_celery
 from bench.drain import daemon, emptied
 from bench.slow_stores import CLAIM_SECONDS
 from bench.world import World, new_world

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
-from analytics_defs.cli.producing import outgoing
-from analytics_defs.local import dev_celery
-from analytics_defs.local.dev import PROCESSES, Engine
-from analytics_defs.shop import FLAWLESS
+from analytics_defs.devstack import dev_celery
+from analytics_defs.devstack.dev import PROCESSES, Engine
+from analytics_defs.simulator.publisher import outgoing
+from analytics_defs.simulator.shop import FLAWLESS
 from bench.drain import daemon
 from bench.world import World, new_world
 

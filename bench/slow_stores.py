@@ -9,10 +9,10 @@ from datetime import datetime
 
 import dagster as dg
 
-from analytics_defs.core.events import Event
-from analytics_defs.defs.ingest import micro_batch_job, move_events
-from analytics_defs.defs.platform import Platform
-from analytics_defs.defs.sensor import kafka_micro_batches
+from analytics_defs.core.events.event import Event
+from analytics_defs.defs.ingest.job import micro_batch_job, move_events
+from analytics_defs.defs.ingest.sensor import kafka_micro_batches
+from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.ports import Claims, Ports, StoredEvent
 
 CLAIM_SECONDS = 0.25

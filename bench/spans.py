@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from analytics_defs.adapters.system import ThreadWorkers
-from analytics_defs.flows.watch import Stopwatch
+from analytics_defs.adapters.runtime.system import ThreadWorkers
+from analytics_defs.flows.ingest.timings import Stopwatch
 
 OWN_THREADS = "(waits for threads of its own)"
 COLLECTOR = "garbage collection"
@@ -126,8 +126,8 @@ class Spans:
             with ExitStack() as patches:
                 for each in table:
                     self._patch(patches, each.target, functools.partial(self._timed, each))
-                self._patch(patches, "analytics_defs.flows.ingest:Stopwatch", self._stopwatch)
-                self._patch(patches, "analytics_defs.adapters.system:ThreadWorkers.run", self._workers)
+                self._patch(patches, "analytics_defs.flows.ingest.execute_plan:Stopwatch", self._stopwatch)
+                self._patch(patches, "analytics_defs.adapters.runtime.system:ThreadWorkers.run", self._workers)
                 yield
         finally:
             gc.callbacks.remove(self._collects)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from analytics_defs import wiring
 from analytics_defs.config import Settings, load_settings
-from analytics_defs.flows.audit import audit
-from analytics_defs.local import fleet
-from analytics_defs.local.envfile import read
+from analytics_defs.devstack import server_group
+from analytics_defs.devstack.env_file import read
+from analytics_defs.flows.audit.balance import audit
 from analytics_defs.ports import Ports
 
 TOPICS, PARTITIONS = 4, 6
@@ -26,14 +26,14 @@ ANALYTICS = str(Path(sys.executable).with_name("analytics"))
 @contextmanager
 def servers(folder: Path) -> Iterator[Mapping[str, str]]:
     """Real servers with empty data, for the length of the block. Their addresses are in the environment until then."""
-    fleet.stop(folder)
-    fleet.start(folder)
+    server_group.stop(folder)
+    server_group.start(folder)
     try:
         found = read(folder / "env")
         os.environ.update(found)
         yield found
     finally:
-        fleet.stop(folder)
+        server_group.stop(folder)
 
 
 @dataclass(frozen=True, slots=True)

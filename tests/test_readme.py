@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 from click.testing import CliRunner
 from dagster_graphql.schema import create_schema
 
-from analytics_defs.cli.commands import analytics
-from analytics_defs.cli.producing import outgoing
+from analytics_defs.cli.app import analytics
 from analytics_defs.config import table
-from analytics_defs.core.events import EVENT_TYPES
-from analytics_defs.core.layout import parquet_dir, success_key
+from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.core.storage.object_keys import parquet_dir, success_key
 from analytics_defs.definitions import defs
-from analytics_defs.local import envfile
-from analytics_defs.shop import USUAL
-from tests.local.waiting import until
+from analytics_defs.devstack import env_file
+from analytics_defs.simulator.publisher import outgoing
+from analytics_defs.simulator.shop import USUAL
+from tests.devstack.waiting import until
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,10 +42,10 @@ def test_the_table_of_settings_is_that_of_the_class() -> None:
 
 def test_the_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_path: Path) -> None:
     [example] = re.findall(r"^(?:    .*\n)*    print\(pandas\.read_parquet\(.*\n", TEXT, re.MULTILINE)
-    with subprocess.Popen([sys.executable, "-m", "analytics_defs.local", "stores", str(tmp_path / "env")]) as stores:
+    with subprocess.Popen([sys.executable, "-m", "analytics_defs.devstack", "stores", str(tmp_path / "env")]) as stores:
         try:
             until((tmp_path / "env").exists)
-            settings = envfile.read(tmp_path / "env")
+            settings = env_file.read(tmp_path / "env")
             put_an_hour(settings)
             clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MINIO_"))}
             command = [sys.executable, "-c", textwrap.dedent(example)]

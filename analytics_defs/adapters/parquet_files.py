@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from analytics_defs.core import tables
+from analytics_defs.core.storage import event_parquet
 from analytics_defs.ports import Merged
 
 GROUP_ROWS = 65_536
@@ -23,7 +23,7 @@ _HASHED_AT_ONCE = 2**20
 def is_ours(path: str) -> bool:
     """Whether it is a Parquet file in the schema of parts, as far as its footer tells."""
     try:
-        return bool(pq.read_schema(path).equals(tables.schema()))
+        return bool(pq.read_schema(path).equals(event_parquet.schema()))
     except (pa.ArrowException, OSError):
         return False
 
@@ -36,7 +36,7 @@ def write(batches: Iterable[pa.RecordBatch], path: str, max_bytes: int) -> Itera
     while group is not None:
         target = f"{path}-{number:04d}.parquet"
         rows = 0
-        with Path(target).open("wb") as sink, tables.writer(sink) as writer:
+        with Path(target).open("wb") as sink, event_parquet.writer(sink) as writer:
             while group is not None and (not rows or sink.tell() < max_bytes):
                 writer.write_table(group, row_group_size=group.num_rows)
                 rows += group.num_rows
@@ -50,7 +50,7 @@ def row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     rows = size = 0
     for batch in batches:
-        table = pa.Table.from_batches([batch]).cast(tables.schema())
+        table = pa.Table.from_batches([batch]).cast(event_parquet.schema())
         while table.num_rows:
             fits = _fitting(table, GROUP_ROWS - rows, GROUP_BYTES - size)
             held.append(table.slice(0, fits))

@@ -29,7 +29,7 @@ def exit_code(error: AnalyticsError) -> int:
 
 def main() -> None:
     """The entry point `analytics`. Errors of ours are one message on stderr, never a traceback."""
-    from analytics_defs.cli.commands import analytics
+    from analytics_defs.cli.app import analytics
 
     # What a broker that is down makes its client log, the message of the error says once.
     logging.getLogger("analytics.kafka").addHandler(logging.NullHandler())

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from analytics_defs.core.layout import batch_time, hour_path
-from analytics_defs.core.reasons import Reason
+from analytics_defs.core.events.rejection_reasons import Reason
+from analytics_defs.core.storage.object_keys import batch_time, hour_path
 
 
 def _checked(check: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:

@@ -1,6 +1,6 @@
 """All settings, and the only place that reads the environment."""
 
-from analytics_defs.config.loading import (
+from analytics_defs.config.environment import (
     anything_goes_at_load,
     archive_start_at_load,
     has_dagster_instance,
@@ -9,7 +9,7 @@ from analytics_defs.config.loading import (
     topics_at_load,
 )
 from analytics_defs.config.settings import LOCAL_KEY, LOCAL_REGION, Settings
-from analytics_defs.config.table import names, table
+from analytics_defs.config.settings_table import names, table
 
 __all__ = [
     "LOCAL_KEY",

@@ -9,11 +9,24 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from analytics_defs.config.kinds import Brokers, Bucket, Days, Duration, Endpoint, Hour, KeptFor, Page, PemFile, Protocol, Table, Topics
-from analytics_defs.core.batch import MAX_HOURS, MAX_RANGES, Limits
-from analytics_defs.core.events import EVENT_TYPES, Rules
-from analytics_defs.core.plan import OnDataLoss, Policy
-from analytics_defs.core.retention import Ages
+from analytics_defs.config.value_types import (
+    Brokers,
+    Bucket,
+    Days,
+    Duration,
+    Endpoint,
+    Hour,
+    KeptFor,
+    Page,
+    PemFile,
+    Protocol,
+    Table,
+    Topics,
+)
+from analytics_defs.core.events.event import EVENT_TYPES, Rules
+from analytics_defs.core.hours.retention import Ages
+from analytics_defs.core.ingest.batch_builder import MAX_HOURS, MAX_RANGES, Limits
+from analytics_defs.core.ingest.planning import OnDataLoss, Policy
 
 LOCAL_KEY = "fake"
 """What local servers accept as key and secret; never sent to AWS itself."""

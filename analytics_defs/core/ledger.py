@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
-from analytics_defs.core.events import Rules
+from analytics_defs.core.events.event import Rules
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import Contradiction
 

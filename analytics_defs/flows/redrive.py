@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from analytics_defs.core.batch import Staged
-from analytics_defs.core.events import Event, judge
-from analytics_defs.core.hours import end_of_hour
-from analytics_defs.core.layout import batch_id, dead_letters_dir, dead_letters_key
+from analytics_defs.core.events.event import Event, judge
+from analytics_defs.core.hours.revision import end_of_hour
+from analytics_defs.core.ingest.batch_builder import Staged
 from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord
-from analytics_defs.core.letters import DeadLetter, kept_letters
 from analytics_defs.core.offsets import Range, Source
+from analytics_defs.core.storage.dead_letter_files import DeadLetter, kept_letters
+from analytics_defs.core.storage.object_keys import batch_id, dead_letters_dir, dead_letters_key
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Frozen, TakenOver
-from analytics_defs.flows.ingest import Conduct, finish
-from analytics_defs.flows.steps.reading_again import writer_of
-from analytics_defs.flows.taken import letters_taken_of
+from analytics_defs.flows.ingest.execute_plan import Conduct, finish
+from analytics_defs.flows.ingest.reread_batch import writer_of
+from analytics_defs.flows.stored.expired_data import letters_taken_of
 from analytics_defs.ports import Ports
 
 MAX_RECORDS = 20

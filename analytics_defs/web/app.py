@@ -17,20 +17,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from analytics_defs.core import figures
-from analytics_defs.core.health import Picture, unready, verdict
-from analytics_defs.core.metrics import families
+from analytics_defs.core.json_values import plain
+from analytics_defs.core.monitoring.health import Picture, unready, verdict
 from analytics_defs.core.offsets import Source
-from analytics_defs.core.plain import plain
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError, NotFound
-from analytics_defs.flows.trace import Fate, Trace, trace_event, trace_source
+from analytics_defs.flows.trace.trace import Fate, Trace, trace_event, trace_source
 from analytics_defs.ports import Ports
-from analytics_defs.web.background import begin
-from analytics_defs.web.exposition import Format, asked_for, expose
-from analytics_defs.web.guard import Guard
-from analytics_defs.web.page import page
-from analytics_defs.web.watch import Watch
+from analytics_defs.web import health_json
+from analytics_defs.web.daemon_threads import begin
+from analytics_defs.web.error_middleware import Guard
+from analytics_defs.web.metric_families import families
+from analytics_defs.web.monitor import Watch
+from analytics_defs.web.prometheus import Format, asked_for, expose
+from analytics_defs.web.status_page import page
 
 PATIENCE_SECONDS = 0.4
 """How long an answer waits for checks under way, where the newest finished ones are too old."""
@@ -84,7 +84,7 @@ async def _look(request: Request) -> Picture:
 
 async def _health(request: Request) -> Response:
     picture = await _look(request)
-    return _json(figures.health(picture), _status(verdict(picture).healthy))
+    return _json(health_json.health(picture), _status(verdict(picture).healthy))
 
 
 async def _live(request: Request) -> Response:
@@ -108,7 +108,7 @@ async def _metrics(request: Request) -> Response:
         return _fault(HTTPStatus.BAD_REQUEST, f"format: expected one of {', '.join(Format)}")
     picture = await _look(request)
     if wanted is Format.JSON:
-        found = figures.metrics(picture)
+        found = health_json.metrics(picture)
         if found is None:
             return _fault(HTTPStatus.SERVICE_UNAVAILABLE, f"the ledger was not read yet: {picture.figures.error or 'no answer yet'}")
         return _json({"timestamp": iso_milliseconds(picture.at)} | found)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from analytics_defs.core.health import Answer
+from analytics_defs.core.monitoring.health import Answer
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Clock
 

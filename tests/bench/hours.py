@@ -18,15 +18,15 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from analytics_defs.adapters.duck_statistics import duck_calculator
+from analytics_defs.adapters.duckdb.statistics import duck_calculator
 from analytics_defs.adapters.memory import MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.adapters.system import SystemClock, ThreadWorkers
-from analytics_defs.core.layout import part_key
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.hourly_stats import hourly_stats
+from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
+from analytics_defs.core.storage.object_keys import part_key
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.hours.statistics import hourly_stats
 from analytics_defs.ports import Blob, Ports
 from tests.bench.parts import HOUR, parts
-from tests.contracts.archive_fixtures import real_archive
+from tests.contracts.object_store_fixtures import real_archive
 
 MEMORY_MB = 384
 

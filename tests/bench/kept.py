@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 
-from analytics_defs.adapters.duck_statistics import duck_calculator
+from analytics_defs.adapters.duckdb.statistics import duck_calculator
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.core.batch import Limits
-from analytics_defs.core.events import EVENT_TYPES, Rules
-from analytics_defs.core.plan import Policy
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.ingest import Conduct, ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.core.events.event import EVENT_TYPES, Rules
+from analytics_defs.core.ingest.batch_builder import Limits
+from analytics_defs.core.ingest.planning import Policy
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.ports import Ports
-from analytics_defs.shop import FLAWLESS, messages
+from analytics_defs.simulator.shop import FLAWLESS, messages
 
 HOUR = "2024-01-15T10"
 BEGIN = datetime(2024, 1, 15, 10, tzinfo=UTC)

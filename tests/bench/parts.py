@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
-from analytics_defs.core import tables
-from analytics_defs.core.layout import batch_id
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Tally
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.core.staging import microseconds
+from analytics_defs.core.storage import event_parquet
+from analytics_defs.core.storage.object_keys import batch_id
+from analytics_defs.core.storage.staging_file import microseconds
 from analytics_defs.core.timestamps import iso_milliseconds
 
 HOUR = "2024-01-15T10"
@@ -81,9 +81,9 @@ def _part(rows: list[tuple[str, str, int, str, str, str]], batch: Batch, at: Top
     ]
     arrays = [
         pa.array(list(column), pa.int64() if pa.types.is_timestamp(field.type) else field.type).cast(field.type)
-        for column, field in zip(columns, tables.schema(), strict=True)
+        for column, field in zip(columns, event_parquet.schema(), strict=True)
     ]
     sink = io.BytesIO()
-    with tables.writer(sink) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=tables.schema()))
+    with event_parquet.writer(sink) as writer:
+        writer.write_table(pa.Table.from_arrays(arrays, schema=event_parquet.schema()))
     return sink.getvalue()

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.config import Settings
-from analytics_defs.flows.ingest import ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.flows.ingest.execute_plan import ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.wiring import FOLLOWED_LANE
 from bench.capacity import (
     MONTH,
@@ -30,7 +30,7 @@ from bench.capacity import (
     snapshot_units,
     table,
 )
-from tests.core.made import reproducibly
+from tests.core.events.made_events import reproducibly
 from tests.proof.doors import Call, through
 from tests.proof.world import World, conduct, event
 

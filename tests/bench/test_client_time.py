@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.adapters.memory import ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.adapters.system import ThreadWorkers
-from analytics_defs.core.events import EVENT_TYPES, Rules
-from analytics_defs.core.plan import Policy
-from analytics_defs.flows import steps
-from analytics_defs.flows.ingest import Conduct, ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.adapters.runtime.system import ThreadWorkers
+from analytics_defs.core.events.event import EVENT_TYPES, Rules
+from analytics_defs.core.ingest.planning import Policy
+from analytics_defs.flows.ingest import steps
+from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.ports import Ports
-from analytics_defs.shop import FLAWLESS, messages
+from analytics_defs.simulator.shop import FLAWLESS, messages
 from bench.client_time import (
     CLAIMING,
     HANDING_OUT,
@@ -41,7 +41,7 @@ from bench.client_time import (
     waiting_line,
 )
 from bench.spans import COLLECTOR, OWN_THREADS, Key, Span, Spans, Spent
-from tests.core.made import reproducibly
+from tests.core.events.made_events import reproducibly
 
 NOW = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 MS = 1_000_000
@@ -84,7 +84,7 @@ def test_time_is_charged_to_the_innermost_span_and_to_nothing_else(monkeypatch: 
 
 def test_a_span_ends_where_what_it_times_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, spans = Clocks(monkeypatch), Spans()
-    with spans.installed((Span("analytics_defs.flows.steps:commit", "commit"),)):
+    with spans.installed((Span("analytics_defs.flows.ingest.steps:commit", "commit"),)):
         with pytest.raises(AttributeError):
             steps.commit(None, None)  # type: ignore[arg-type]
         clock.work(7)
@@ -94,7 +94,7 @@ def test_a_span_ends_where_what_it_times_fails(monkeypatch: pytest.MonkeyPatch) 
 def timed() -> list[object]:
     """What is there now under the names that are timed."""
     there: list[object] = [pkgutil.resolve_name(each.target) for each in SPANS]
-    return [*there, ThreadWorkers.run, pkgutil.resolve_name("analytics_defs.flows.ingest:Stopwatch")]
+    return [*there, ThreadWorkers.run, pkgutil.resolve_name("analytics_defs.flows.ingest.execute_plan:Stopwatch")]
 
 
 def test_every_function_that_is_timed_exists_and_is_itself_again_afterwards() -> None:

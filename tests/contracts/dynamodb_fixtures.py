@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from moto import mock_aws
 
-from analytics_defs.adapters.dynamodb import Dynamo
-from analytics_defs.adapters.dynamodb_client import DynamoConfig
-from analytics_defs.adapters.dynamodb_tables import Table, create_tables, expected_tables
-from analytics_defs.core.ledger_writes import LedgerTables
+from analytics_defs.adapters.dynamodb.client import DynamoConfig
+from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.tables import Table, create_tables, expected_tables
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from typing import Any, Final, Protocol, cast
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
-from analytics_defs.adapters.kafka import KafkaConfig, KafkaLog
-from analytics_defs.adapters.kafka_reader import KafkaReader
+from analytics_defs.adapters.kafka.event_log import KafkaConfig, KafkaLog
+from analytics_defs.adapters.kafka.reader import KafkaReader
 from analytics_defs.adapters.memory import MemoryLog
 from analytics_defs.core.offsets import Range, Record
 from analytics_defs.core.offsets import TopicPartition as OurPartition
 from analytics_defs.ports import EventLog, Reading, Watermarks
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 PARTITIONS = 4
 """Of every topic here: the mock cluster knows no other number."""

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.core.layout import batch_id
 from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord, Redriven, Tally
 from analytics_defs.core.offsets import Range, Source, TopicPartition
+from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.ports import Ledger
 from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
 

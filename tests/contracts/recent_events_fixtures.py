@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 
-from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
+from analytics_defs.adapters.dynamodb.attribute_values import pointer_key, recent_event_item
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
 from analytics_defs.adapters.memory import MemoryRecentEvents
-from analytics_defs.core.attribute_values import pointer_key, recent_event_item
-from analytics_defs.core.events import Event
+from analytics_defs.core.events.event import Event
 from analytics_defs.ports import KEPT, RecentEvents
 from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
 

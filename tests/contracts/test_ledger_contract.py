@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from analytics_defs.core.hours import ArchiveFile, Revision, Taken, without_objects, without_rows
+from analytics_defs.core.hours.retention import LettersTaken
+from analytics_defs.core.hours.revision import ArchiveFile, Revision, Taken, without_objects, without_rows
 from analytics_defs.core.ledger import (
     REDRIVE_HEAD,
     REDRIVE_LANE,
@@ -24,7 +25,6 @@ from analytics_defs.core.ledger import (
     TopicState,
 )
 from analytics_defs.core.offsets import Range, Source, TopicPartition
-from analytics_defs.core.retention import LettersTaken
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import Contradiction
 from analytics_defs.ports import Ledger

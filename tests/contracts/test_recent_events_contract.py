@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.events import Event, judge
+from analytics_defs.core.events.event import Event, judge
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.ports import RecentEvents, StoredEvent
 from tests.contracts.recent_events_fixtures import NOW, RECENT_EVENTS
-from tests.core.made import DELETED, RULES, record, text, with_extra
+from tests.core.events.made_events import DELETED, RULES, record, text, with_extra
 
 DAYS_KEPT = 30
 ONE, TWO = (TopicPartition("ProductDeleted", 0, number) for number in (1, 2))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from analytics_defs.core.batch import Staged
+from analytics_defs.core.ingest.batch_builder import Staged
 from analytics_defs.core.ledger import OUTCOMES, REDRIVE_HEAD, Head, Snapshot, Tally, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
-from tests.core.batches import AT, BESIDE, accounted, batch, event
+from tests.core.ingest.batches import AT, BESIDE, accounted, batch, event
 
 TOPIC = TopicState("ProductDeleted", 1, "id", {0: 5})
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.core.timestamps import NotATimestamp, hour_of, iso_milliseconds, parse_timestamp, whole_milliseconds
-from tests.core.made import reproducibly
+from tests.core.events.made_events import reproducibly
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ from functools import partial
 
 import dagster as dg
 
-from analytics_defs.adapters.duck_statistics import duck_calculator
+from analytics_defs.adapters.duckdb.statistics import duck_calculator
 from analytics_defs.adapters.memory import InlineWorkers, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Lease
 from analytics_defs.definitions import defs
-from analytics_defs.defs.platform import Platform
-from analytics_defs.defs.sensor import kafka_micro_batches
-from analytics_defs.flows.hourly_stats import CalculatorBench
-from analytics_defs.flows.ingest import Conduct
+from analytics_defs.defs.ingest.sensor import kafka_micro_batches
+from analytics_defs.defs.resources.platform import Platform
+from analytics_defs.flows.hours.statistics import CalculatorBench
+from analytics_defs.flows.ingest.execute_plan import Conduct
 from analytics_defs.ports import Ports
 from tests.proof.clocks import Eventful
 

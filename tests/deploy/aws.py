@@ -18,8 +18,8 @@ from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from analytics_defs.local.ports import LOOPBACK
-from analytics_defs.local.swift_moto import one_at_a_time, swift_transactions
+from analytics_defs.devstack.moto_patches import one_at_a_time, swift_transactions
+from analytics_defs.devstack.tcp_ports import LOOPBACK
 
 BUCKET = "event-archive"
 """Its default name, as the policies have it: whoever calls it otherwise replaces it there."""

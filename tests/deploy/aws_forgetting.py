@@ -8,29 +8,29 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.core.layout import event_dir, part_key
-from analytics_defs.core.replaying import Hours
-from analytics_defs.core.retention import LEAST, Ages
+from analytics_defs.adapters.memory.parquet_workspace import memory_table
+from analytics_defs.core.hours.retention import LEAST, Ages
+from analytics_defs.core.repair import Hours
+from analytics_defs.core.storage.object_keys import event_dir, part_key
 from analytics_defs.errors import Frozen
-from analytics_defs.flows import replay as replaying
-from analytics_defs.flows import retention
-from analytics_defs.flows.agreement import compare_stores
-from analytics_defs.flows.audit import audit
-from analytics_defs.flows.audit_bytes import compare_bytes
-from analytics_defs.flows.audit_hour import audit_hour
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats
-from analytics_defs.flows.recompute import compare, mend
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.counters import compare, mend
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.audit.hour_bytes import compare_bytes
+from analytics_defs.flows.audit.recent_hours import compare_stores
+from analytics_defs.flows.health_checks import Doors, ask_figures
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.hours.restore import restore
+from analytics_defs.flows.hours.statistics import daily_stats, hourly_stats
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
-from analytics_defs.flows.restore import restore
-from analytics_defs.flows.retention import Retention
-from analytics_defs.flows.sealed import require_together
-from analytics_defs.flows.trace import trace
-from analytics_defs.flows.watchover import Doors, ask_figures
+from analytics_defs.flows.repair import repair_range as replaying
+from analytics_defs.flows.retention import apply
+from analytics_defs.flows.retention.apply import Retention
+from analytics_defs.flows.setup.platform_identity import require_together
+from analytics_defs.flows.trace.trace import trace
 from analytics_defs.ports import Blob, Ports
 from tests.deploy.aws_scenes import ALL, BEFORE, STRICT, Scene, uploads_that_break_off
-from tests.flows.test_hourly_stats import BENCH
+from tests.flows.hours.test_statistics import BENCH
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, conduct, event
 
@@ -86,7 +86,7 @@ def _forget_what_comes_later(scene: Scene, before: list[Blob]) -> None:
 
 
 def _forget(scene: Scene, ages: Ages = EVERYTHING, ports: Ports | None = None, write: bool = True) -> Retention:
-    return retention.retain(retention.Means(ports or scene.ports, BENCH, ages, write))
+    return apply.retain(apply.Means(ports or scene.ports, BENCH, ages, write))
 
 
 def _frozen(scene: Scene, ages: Ages = EVERYTHING) -> None:

@@ -16,47 +16,47 @@ import pytest
 from dagster._core.storage.compute_log_manager import ComputeIOType
 
 from analytics_defs import wiring
-from analytics_defs.adapters.dynamodb import Dynamo
-from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
-from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
-from analytics_defs.adapters.dynamodb_tables import expected_tables
-from analytics_defs.adapters.ground import BucketGround, DynamoGround
-from analytics_defs.adapters.memory_tables import memory_table
-from analytics_defs.adapters.object_store import ObjectStoreArchive
-from analytics_defs.adapters.system import ThreadWorkers
+from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.tables import expected_tables
+from analytics_defs.adapters.memory.parquet_workspace import memory_table
+from analytics_defs.adapters.object_store.provisioning import BucketGround, DynamoGround
+from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.runtime.system import ThreadWorkers
 from analytics_defs.config import Settings
-from analytics_defs.core.adjusting import CounterItem
-from analytics_defs.core.batch import Limits
-from analytics_defs.core.events import Rules
-from analytics_defs.core.layout import part_key
+from analytics_defs.core.counter_adjustments import CounterItem
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.ingest.batch_builder import Limits
 from analytics_defs.core.ledger import Lease
-from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.offsets import Range
-from analytics_defs.core.replaying import Hours
-from analytics_defs.defs import upkeep
+from analytics_defs.core.repair import Hours
+from analytics_defs.core.storage.object_keys import part_key
+from analytics_defs.defs.operations import purge_runs
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.flows.agreement import compare_stores
-from analytics_defs.flows.audit import audit
-from analytics_defs.flows.audit_bytes import compare_bytes
-from analytics_defs.flows.audit_hour import audit_hour
-from analytics_defs.flows.check import check
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.hourly_stats import daily_stats, hourly_stats, product_activity
-from analytics_defs.flows.recompute import compare, mend
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.counters import compare, mend
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.audit.hour_bytes import compare_bytes
+from analytics_defs.flows.audit.recent_hours import compare_stores
+from analytics_defs.flows.health_checks import Doors, ask_dynamodb, ask_figures, ask_s3
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.hours.restore import restore
+from analytics_defs.flows.hours.statistics import daily_stats, hourly_stats, product_activity
+from analytics_defs.flows.ingest.accept_topic import accept_topic
 from analytics_defs.flows.redrive import Selection, dead_letters, redrive
-from analytics_defs.flows.replay import Means, replay
-from analytics_defs.flows.restore import restore
-from analytics_defs.flows.sealed import require_together
-from analytics_defs.flows.setup import setup
-from analytics_defs.flows.topics import accept_topic
-from analytics_defs.flows.trace import trace
-from analytics_defs.flows.watchover import Doors, ask_dynamodb, ask_figures, ask_s3
+from analytics_defs.flows.repair.repair_range import Means, replay
+from analytics_defs.flows.setup.platform_identity import require_together
+from analytics_defs.flows.setup.preflight import check
+from analytics_defs.flows.setup.provision import setup
+from analytics_defs.flows.trace.trace import trace
 from analytics_defs.ports import Ports
-from tests.contracts.archive_fixtures import s3_client
+from tests.contracts.object_store_fixtures import s3_client
 from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.aws import BUCKET, Cloud
-from tests.flows.test_hourly_stats import BENCH
-from tests.flows.test_recompute_in_dynamodb import corrupt
+from tests.flows.audit.test_counters_in_dynamodb import corrupt
+from tests.flows.hours.test_statistics import BENCH
 from tests.proof.clocks import Eventful
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
@@ -275,7 +275,7 @@ def run_logs(scene: Scene) -> None:
             dg.op(name="speak")(lambda: print("said"))()  # noqa: T201
 
         done = speaking.execute_in_process(instance=instance)
-        upkeep._forget_run(instance, done.dagster_run)
+        purge_runs._forget_run(instance, done.dagster_run)
         assert instance.get_run_by_id(done.run_id) is None
 
 
@@ -358,7 +358,11 @@ def _write(stream: Any, text: str) -> None:
 @contextmanager
 def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
     """SQLite, with production's compute logs, by the environment's settings."""
-    production = {"module": "analytics_defs.defs.compute_logs", "class": "BucketComputeLogs", "config": {"without_jobs": ["micro_batch"]}}
+    production = {
+        "module": "analytics_defs.defs.runtime.compute_logs",
+        "class": "BucketComputeLogs",
+        "config": {"without_jobs": ["micro_batch"]},
+    }
     (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": production}), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIO_ENDPOINT", scene.cloud.endpoint)

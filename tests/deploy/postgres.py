@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from analytics_defs.local.ports import LOOPBACK, free_port
-from tests.local.waiting import until
+from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port
+from tests.devstack.waiting import until
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.deploy.files import ROOT, VENV
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 _DEFAULT_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 

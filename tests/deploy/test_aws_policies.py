@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
-from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
-from analytics_defs.adapters.object_store import ObjectStoreArchive
+from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+from analytics_defs.adapters.object_store.store import ObjectStoreArchive
 from tests.deploy.aws import Cloud, cloud, of_dynamodb, of_s3, rights
 from tests.deploy.aws_roles import FLOWS, INCLUDED, SCENES
 from tests.deploy.aws_scenes import scene

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from analytics_defs.config import Settings, load_settings, names
-from analytics_defs.local.install import DYNAMODB_LOCAL_VERSION, KAFKA_VERSION
+from analytics_defs.devstack.install import DYNAMODB_LOCAL_VERSION, KAFKA_VERSION
 from tests.deploy.files import DEPLOY, ROOT, compose, dockerfile, environment_of_dagster
 
 COMPOSE = compose({})

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port, http_status
+from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http_status
 from tests.deploy.files import DEPLOY, compose, dockerfile, here
 from tests.deploy.postgres import Postgres, postgres
 from tests.deploy.programs import Program, succeeds, surroundings
 from tests.deploy.stores import endpoints, keys, own_names
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 LISTENS = {"code": "4000", "webserver": "3000", "health": "8080"}
 

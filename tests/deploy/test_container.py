@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 import yaml
 
-from analytics_defs.local.ports import LOOPBACK, free_port
+from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port
 from tests.deploy.files import DEPLOY, dockerfile
 from tests.deploy.programs import Program, surroundings
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 PRELUDE = """\
 import os, pathlib, signal, socket, subprocess, sys, time

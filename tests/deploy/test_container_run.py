@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port, http_status
+from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http_status
 from tests.deploy.files import dockerfile
 from tests.deploy.programs import Program, succeeds, surroundings
 from tests.deploy.stores import endpoints, keys, own_names
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 from tests.web.served import Client
 
 

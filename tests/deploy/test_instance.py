@@ -16,8 +16,8 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres.utils import pg_url_from_config
 
-from analytics_defs.defs.compute_logs import BucketComputeLogs
-from analytics_defs.defs.ingest import JOB, micro_batch_job
+from analytics_defs.defs.ingest.job import JOB, micro_batch_job
+from analytics_defs.defs.runtime.compute_logs import BucketComputeLogs
 from tests.deploy.files import DEPLOY, ROOT, compose, environment_of_dagster
 
 ENVIRONMENT = compose({})["services"]["code"]["environment"]

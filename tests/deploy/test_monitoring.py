@@ -18,12 +18,12 @@ import pytest
 import yaml
 
 from analytics_defs.adapters.memory import ManualClock
-from analytics_defs.core.health import Scheduler
+from analytics_defs.core.monitoring.health import Scheduler
+from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port, http_status
 from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.local.ports import LOOPBACK, free_port, http_status
 from tests.deploy.files import DEPLOY
 from tests.deploy.programs import Program, surroundings
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 from tests.proof.world import RULES, TOPIC, World, conduct, event
 from tests.web.served import Client, Scheduling, real_time, served, site
 

@@ -17,7 +17,7 @@ from dagster_aws.ecs import EcsRunLauncher
 from dagster_k8s import K8sRunLauncher
 from moto import mock_aws
 
-from analytics_defs.defs.compute_logs import BucketComputeLogs
+from analytics_defs.defs.runtime.compute_logs import BucketComputeLogs
 from tests.deploy.files import DEPLOY, compose, environment_of_dagster
 
 PRODUCTION = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))

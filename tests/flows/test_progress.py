@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import Marker, MemoryLog
-from analytics_defs.core.batch import Limits
+from analytics_defs.core.ingest.batch_builder import Limits
+from analytics_defs.core.ingest.planning import OnDataLoss, Policy
 from analytics_defs.core.ledger import Gap, GapReason, Tally
 from analytics_defs.core.offsets import Range, Record
-from analytics_defs.core.plan import OnDataLoss, Policy
 from analytics_defs.errors import DataLoss, Missing, Unavailable, Unreadable
-from analytics_defs.flows import steps
-from analytics_defs.flows.audit import audit
-from analytics_defs.flows.ingest import ingest
-from analytics_defs.flows.topics import accept_topic
-from analytics_defs.flows.trace import Fate, trace
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.ingest import steps
+from analytics_defs.flows.ingest.accept_topic import accept_topic
+from analytics_defs.flows.ingest.execute_plan import ingest
+from analytics_defs.flows.trace.trace import Fate, trace
 from analytics_defs.ports import Reading
-from tests.flows.test_ingest import failing_at, problems
+from tests.flows.ingest.test_execute_plan import failing_at, problems
 from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import TOPIC, World, conduct, event
 

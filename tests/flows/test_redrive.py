@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.events import Rules
-from analytics_defs.core.layout import dead_letters_key
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.ingest.planning import Policy
 from analytics_defs.core.ledger import BatchKind, Lease, Tally
-from analytics_defs.core.letters import digest
-from analytics_defs.core.plan import Policy
+from analytics_defs.core.storage.dead_letter_files import digest
+from analytics_defs.core.storage.object_keys import dead_letters_key
 from analytics_defs.errors import Contradiction, TakenOver, Unavailable
-from analytics_defs.flows.audit import audit
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.ingest.reread_batch import letters_of
 from analytics_defs.flows.redrive import Redrive, Selection, dead_letters, redrive
-from analytics_defs.flows.steps.reading_again import letters_of
-from analytics_defs.flows.trace import Fate, trace
+from analytics_defs.flows.trace.trace import Fate, trace
 from analytics_defs.ports import Blob, Ports
-from tests.flows.test_ingest import failing_at, forget_rules, problems
+from tests.flows.ingest.test_execute_plan import failing_at, forget_rules, problems
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import TOPIC, World, conduct, event
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from analytics_defs.adapters.memory_tables import MemoryTable, memory_table
-from analytics_defs.core import hours
-from analytics_defs.core.layout import parquet_dir, part_key, success_key
+from analytics_defs.adapters.memory.parquet_workspace import MemoryTable, memory_table
+from analytics_defs.core.hours import revision
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.storage.object_keys import parquet_dir, part_key, success_key
 from analytics_defs.ports import Merged
 from tests.proof.agreement import Stores, rows_of
 
@@ -64,7 +64,7 @@ def remembering_table() -> Iterator[MemoryTable]:
 
 
 class _Remembering(MemoryTable):
-    def look(self, paths: Sequence[str]) -> Mapping[str, hours.Rows | None]:
+    def look(self, paths: Sequence[str]) -> Mapping[str, revision.Rows | None]:
         return {path: _look(Path(path).read_bytes()) for path in paths}
 
     def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
@@ -73,7 +73,7 @@ class _Remembering(MemoryTable):
 
 
 @cache
-def _look(data: bytes) -> hours.Rows | None:
+def _look(data: bytes) -> revision.Rows | None:
     with memory_table() as table:
         path = table.put("file", data)
         return table.look([path])[path]

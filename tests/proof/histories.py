@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from analytics_defs.adapters.memory import Marker, MemoryArchive, MemoryLedger
-from analytics_defs.core.batch import Limits
-from analytics_defs.core.events import Rules
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.ingest.batch_builder import Limits
+from analytics_defs.core.ingest.planning import Plan, Policy
 from analytics_defs.core.ledger import Tally
 from analytics_defs.core.offsets import Source, TopicPartition
-from analytics_defs.core.plan import Plan, Policy
 from analytics_defs.errors import AnalyticsError, NotFound, Unavailable
-from analytics_defs.flows.audit import audit
-from analytics_defs.flows.audit_hour import audit_hour
-from analytics_defs.flows.follow import Following, follow
-from analytics_defs.flows.ingest import Conduct, ingest
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.ingest.accept_topic import accept_topic
+from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
+from analytics_defs.flows.ingest.tail_lane import Following, follow
 from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.flows.topics import accept_topic
-from analytics_defs.flows.trace import Fate, trace
+from analytics_defs.flows.trace.trace import Fate, trace
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.doors import Crashed, Door, Point, failing, through

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from analytics_defs.adapters.memory import MemoryRecentEvents
-from analytics_defs.core.events import Event
+from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
-from analytics_defs.flows.trace import Fate, Trace
+from analytics_defs.flows.trace.trace import Fate, Trace
 from analytics_defs.ports import Claims
 
 DAYS_REMEMBERED = timedelta(days=29)

@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from analytics_defs.adapters.memory import MemoryArchive, MemoryLedger, MemoryRecentEvents
-from analytics_defs.core.batch import Staged
-from analytics_defs.core.counting import account
-from analytics_defs.core.events import Event
-from analytics_defs.core.layout import staging_key
+from analytics_defs.core.events.event import Event
+from analytics_defs.core.ingest.batch_accounting import account
+from analytics_defs.core.ingest.batch_builder import Staged
 from analytics_defs.core.ledger import Batch, BatchRecord, Head
-from analytics_defs.flows import steps
-from analytics_defs.flows.ingest import Conduct
-from analytics_defs.flows.watch import Stopwatch
+from analytics_defs.core.storage.object_keys import staging_key
+from analytics_defs.flows.ingest import steps
+from analytics_defs.flows.ingest.execute_plan import Conduct
+from analytics_defs.flows.ingest.timings import Stopwatch
 from analytics_defs.ports import Blob, Claims, Ports
 
 

@@ -9,24 +9,24 @@ from functools import partial
 from typing import Any, cast
 
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryRecentEvents
-from analytics_defs.core.events import Rules
-from analytics_defs.core.hours import Taken
-from analytics_defs.core.layout import parquet_dir
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.hours.retention import LEAST, Ages
+from analytics_defs.core.hours.revision import Taken
+from analytics_defs.core.ingest.planning import Plan, Policy, lane_of
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.core.plan import Plan, Policy, lane_of
-from analytics_defs.core.replaying import Hours
-from analytics_defs.core.retention import LEAST, Ages
+from analytics_defs.core.repair import Hours
+from analytics_defs.core.storage.object_keys import parquet_dir
 from analytics_defs.errors import TakenOver
-from analytics_defs.flows import steps
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.hourly_stats import CalculatorBench
-from analytics_defs.flows.ingest import Conduct, ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.hours.statistics import CalculatorBench
+from analytics_defs.flows.ingest import steps
+from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.flows.replay import Means, replay
-from analytics_defs.flows.retention import Means as ForgetMeans
-from analytics_defs.flows.retention import retain
-from analytics_defs.flows.trace import trace
+from analytics_defs.flows.repair.repair_range import Means, replay
+from analytics_defs.flows.retention.apply import Means as ForgetMeans
+from analytics_defs.flows.retention.apply import retain
+from analytics_defs.flows.trace.trace import trace
 from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.archived import faults_of_hour, remembering_table, rows_by_ledger, rows_by_marker

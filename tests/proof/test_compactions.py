@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import MemoryArchive, MemoryLedger
-from analytics_defs.core.hours import Revision
-from analytics_defs.core.layout import batch_of_part, parquet_dir
+from analytics_defs.core.hours.revision import Revision
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.flows import compact as compaction
-from analytics_defs.flows import hours
-from analytics_defs.flows.hours import Account
+from analytics_defs.core.storage.object_keys import batch_of_part, parquet_dir
+from analytics_defs.flows.hours import compaction
+from analytics_defs.flows.stored import hour_files
+from analytics_defs.flows.stored.hour_files import Account
 from analytics_defs.ports import Blob, Ports, Table
 from tests.proof.replay import replay
 from tests.proof.scene import Kinds, compactions
@@ -59,7 +59,7 @@ def with_open_batches(hour: str, ports: Ports) -> Account:
     return replace(account, later=tuple(sorted(there - known)))
 
 
-account_of = hours.account_of
+account_of = hour_files.account_of
 
 
 def records_of_anything(batches: Sequence[str], ports: Ports) -> dict[str, BatchRecord]:
@@ -93,7 +93,7 @@ mark = compaction.mark
         pytest.param(
             Kinds(),
             {
-                (hours, "account_of"): with_open_batches,
+                (hour_files, "account_of"): with_open_batches,
                 (compaction, "records_of"): records_of_anything,
                 (compaction, "_broken"): unsound_never,
             },

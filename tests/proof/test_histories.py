@@ -14,9 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from analytics_defs.core.events import Event
-from analytics_defs.flows import ingest
-from analytics_defs.flows.steps import archiving
+from analytics_defs.core.events.event import Event
+from analytics_defs.flows.ingest import execute_plan, write_batch
 from analytics_defs.ports import Claims
 from tests.proof import mutants
 from tests.proof.histories import Histories
@@ -51,8 +50,8 @@ class ClaimsWithoutCondition(WatchedRecentEvents):
 @pytest.mark.parametrize(
     ("doubles", "patched"),
     [
-        pytest.param({}, {(ingest, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
-        pytest.param({}, {(archiving, "_claim_chunk"): mutants.archiving_first(archiving._claim_chunk)}, id="archive before the claim"),
+        pytest.param({}, {(execute_plan, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
+        pytest.param({}, {(write_batch, "_claim_chunk"): mutants.archiving_first(write_batch._claim_chunk)}, id="archive before the claim"),
         pytest.param({"ledger": mutants.HeadsWithoutCondition}, {}, id="no condition on the head"),
         pytest.param({"ledger": mutants.MarksIgnored}, {}, id="nobody notes which staging file decides"),
         pytest.param({"recent": ClaimsWithoutCondition}, {}, id="no condition on the claim"),

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import MemoryArchive
-from analytics_defs.flows import mending
-from analytics_defs.flows import replay as flow
-from analytics_defs.flows.mending.objects import Objects
+from analytics_defs.flows.repair import repair_batch
+from analytics_defs.flows.repair import repair_range as flow
+from analytics_defs.flows.repair.repair_event_json import Objects
 from analytics_defs.ports import Blob, StoredEvent
 from tests.proof.replay import replay
 from tests.proof.scene import Kinds, replayed_hours, replayed_id
@@ -58,7 +58,7 @@ def foreign_once_closed(self: Objects, blob: Blob, item: StoredEvent | None) -> 
         pytest.param(
             replayed_hours,
             Kinds(),
-            {(mending, "mark_again"): not_marked, (flow, "mark_again"): not_marked},
+            {(repair_batch, "mark_again"): not_marked, (flow, "mark_again"): not_marked},
             id="parts go before the marker",
         ),
         pytest.param(replayed_id, Kinds(archive=WrittenOverAnything), {}, id="objects are written over anything"),

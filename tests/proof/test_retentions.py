@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core import hours
-from analytics_defs.core.events import Event
-from analytics_defs.core.hours import Revision, Taken
-from analytics_defs.core.layout import later_event_key
+from analytics_defs.core.events.event import Event
+from analytics_defs.core.hours import revision
+from analytics_defs.core.hours.revision import Revision, Taken
 from analytics_defs.core.ledger import Batch
-from analytics_defs.flows import event_objects
-from analytics_defs.flows.retention import objects, parquet
-from analytics_defs.flows.retention.turn import Turn
+from analytics_defs.core.storage.object_keys import later_event_key
+from analytics_defs.flows.retention import expire_event_json, expire_parquet
+from analytics_defs.flows.retention.sweep import Turn
+from analytics_defs.flows.stored import event_json
 from analytics_defs.ports import Ports
 from tests.proof.replay import replay
 from tests.proof.scene import forgotten_objects, forgotten_parquet
@@ -32,7 +32,7 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 @pytest.fixture(autouse=True)
 def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a database a run, and nothing of the hour's files: `tests.flows` proves them."""
-    monkeypatch.setattr(parquet, "hourly_stats", lambda *_: None)
+    monkeypatch.setattr(expire_parquet, "hourly_stats", lambda *_: None)
 
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
@@ -45,10 +45,10 @@ def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_
 
 def asked_too_early(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
     """Batches ask whether the hour is frozen before they write the plain name."""
-    touched = {event.hour: event_objects._taken_of(event.hour, ports).objects_through for event in events}
-    there = {blob.key for blob in ports.archive.put_new([event_objects._object(event, batch) for event in events])}
+    touched = {event.hour: event_json._taken_of(event.hour, ports).objects_through for event in events}
+    there = {blob.key for blob in ports.archive.put_new([event_json._object(event, batch) for event in events])}
     for event in events:
-        blob = event_objects._object(event, batch)
+        blob = event_json._object(event, batch)
         if touched[event.hour] or blob.key in there:
             ports.archive.put([replace(blob, key=later_event_key(event.hour, event.id, event.record.source))])
 
@@ -69,18 +69,18 @@ def all_that_lies_there(hour: str, keys: list[str], old: set[str], turn: Turn) -
 
 def of_any_batch(found: Revision, turn: Turn) -> Revision | None:
     """Rows go, however young their batch is."""
-    return hours.without_rows(found, turn.now) if found.batches else None
+    return revision.without_rows(found, turn.now) if found.batches else None
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("scene", "patched"),
     [
-        pytest.param(forgotten_objects, {(event_objects, "_taken_of"): never_touched}, id="batches do not ask for the freeze"),
-        pytest.param(forgotten_objects, {(event_objects, "_put_new"): asked_too_early}, id="batches ask before they write"),
-        pytest.param(forgotten_parquet, {(parquet, "mark"): deleted_before_the_marker}, id="files go before the marker"),
-        pytest.param(forgotten_objects, {(objects, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
-        pytest.param(forgotten_parquet, {(parquet, "_without_rows"): of_any_batch}, id="rows go however young"),
+        pytest.param(forgotten_objects, {(event_json, "_taken_of"): never_touched}, id="batches do not ask for the freeze"),
+        pytest.param(forgotten_objects, {(event_json, "_put_new"): asked_too_early}, id="batches ask before they write"),
+        pytest.param(forgotten_parquet, {(expire_parquet, "mark"): deleted_before_the_marker}, id="files go before the marker"),
+        pytest.param(forgotten_objects, {(expire_event_json, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
+        pytest.param(forgotten_parquet, {(expire_parquet, "_without_rows"): of_any_batch}, id="rows go however young"),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.flows import ingest
-from analytics_defs.flows.steps import archiving, reading_again
+from analytics_defs.flows.ingest import execute_plan, reread_batch, write_batch
 from tests.proof import mutants
 from tests.proof.replay import replay
 from tests.proof.scene import Kinds, two_lanes
@@ -23,7 +22,7 @@ from tests.proof.states import frozen
 
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "3"))
 CRASHES = int(os.environ.get("CRASHES", "1"))
-NO_RULES: dict[tuple[Any, str], Any] = {(reading_again, "_judged"): mutants.without_kept_rules(reading_again._judged)}
+NO_RULES: dict[tuple[Any, str], Any] = {(reread_batch, "_judged"): mutants.without_kept_rules(reread_batch._judged)}
 """By the same rules everybody stages the same bytes, and then it does not matter whose they are."""
 
 
@@ -65,9 +64,9 @@ def _contents(stores: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("kinds", "patched"),
     [
-        pytest.param(Kinds(), {(ingest, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
+        pytest.param(Kinds(), {(execute_plan, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
         pytest.param(
-            Kinds(), {(archiving, "_claim_chunk"): mutants.archiving_first(archiving._claim_chunk)}, id="archive before the claim"
+            Kinds(), {(write_batch, "_claim_chunk"): mutants.archiving_first(write_batch._claim_chunk)}, id="archive before the claim"
         ),
         pytest.param(Kinds(ledger=mutants.HeadsWithoutCondition), {}, id="no condition on the head"),
         pytest.param(Kinds(recent=mutants.ClaimsWithoutCondition), {}, id="no condition on the claim"),

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.core.events import Rules
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.ingest.planning import Planning, Policy
 from analytics_defs.core.offsets import Source, TopicPartition
-from analytics_defs.core.plan import Planning, Policy
-from analytics_defs.flows import steps
-from analytics_defs.flows.ingest import Conduct, Report, ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.flows.ingest import steps
+from analytics_defs.flows.ingest.execute_plan import Conduct, Report, ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.ports import Clock, Ports
 
 NOW = datetime(2024, 1, 15, 12, 0, tzinfo=UTC)

@@ -18,11 +18,11 @@ from typing import Any
 import click
 import dagster as dg
 
+from analytics_defs.core.ingest.planning import Plan
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.core.plan import Plan
-from analytics_defs.defs.ingest import LANE_TAG, OP, PlanConfig
-from analytics_defs.flows.audit import audit
-from tests.local.waiting import until
+from analytics_defs.defs.ingest.job import LANE_TAG, OP, PlanConfig
+from analytics_defs.flows.audit.balance import audit
+from tests.devstack.waiting import until
 from tests.real import plain, world
 from tests.real.fleet import UNDER_WAY, Fleet, fleet
 from tests.real.world import World

@@ -27,11 +27,11 @@ import dagster as dg
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
-from analytics_defs.core.plan import Plan
+from analytics_defs.core.ingest.planning import Plan
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest import JOB, run_config
-from analytics_defs.defs.platform import Platform
-from analytics_defs.flows.steps import archiving
+from analytics_defs.defs.ingest.job import JOB, run_config
+from analytics_defs.defs.resources.platform import Platform
+from analytics_defs.flows.ingest import write_batch
 from analytics_defs.ports import Archive, EventLog, Ledger, Ports, RecentEvents
 
 CHUNK = 20
@@ -108,7 +108,7 @@ def execute(mission: Mission) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     tempfile.tempdir = str(mission.folder)  # who is killed removes nothing
-    archiving.CHUNK = CHUNK
+    write_batch.CHUNK = CHUNK
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_job_def(JOB).execute_in_process(
             run_config=run_config(mission.plan, mission.settings),

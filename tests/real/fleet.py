@@ -21,14 +21,14 @@ from sqlalchemy.engine import URL
 
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Lease
-from analytics_defs.defs.ingest import JOB, LANE_TAG
-from analytics_defs.local import servers
-from analytics_defs.local.ports import LOOPBACK, accepts, free_port
-from analytics_defs.local.processes import ProcessRecord, end_group, last_lines, signal_group, spawn
-from analytics_defs.local.servers import Server
+from analytics_defs.defs.ingest.job import JOB, LANE_TAG
+from analytics_defs.devstack import servers
+from analytics_defs.devstack.processes import ProcessRecord, end_group, last_lines, signal_group, spawn
+from analytics_defs.devstack.servers import Server
+from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port
 from tests.deploy.files import DEPLOY
 from tests.deploy.postgres import Postgres, postgres
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 BIN = Path(sys.executable).parent
 UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]

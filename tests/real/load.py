@@ -19,8 +19,8 @@ from pathlib import Path
 import click
 import psutil
 
-from analytics_defs.local.ports import LOOPBACK, free_port, http_status
-from tests.local.waiting import until
+from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port, http_status
+from tests.devstack.waiting import until
 from tests.real import proxy
 from tests.real.proxy import Exchange, http_proxy
 from tests.real.scene import prepared

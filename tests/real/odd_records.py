@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from analytics_defs.core.reasons import Reason
+from analytics_defs.core.events.rejection_reasons import Reason
 from tests.real.data import text
 
 MAX_EVENT_BYTES = 950_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analytics_defs.config import Settings
-from analytics_defs.core.layout import SEAL
+from analytics_defs.core.storage.object_keys import SEAL
 from tests.real import plain
 from tests.real.plain import Object
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from analytics_defs.local.ports import LOOPBACK, free_port
+from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port
 from tests.real import plain
 
 Serve = Callable[[socket.socket, "Listener"], None]

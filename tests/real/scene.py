@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
-from analytics_defs.core.plan import Plan
-from analytics_defs.flows.sealed import require_seal
+from analytics_defs.core.ingest.planning import Plan
+from analytics_defs.flows.setup.platform_identity import require_seal
 from tests.real import data, plain, world
 from tests.real.picture import Picture, differences, picture
 from tests.real.world import World

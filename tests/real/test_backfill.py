@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.core.layout import parquet_dir, success_key
-from tests.local.waiting import until
+from analytics_defs.core.storage.object_keys import parquet_dir, success_key
+from tests.devstack.waiting import until
 from tests.real import data, plain, world
 from tests.real.user_interface import dagster_dev
 from tests.real.world import World

@@ -14,15 +14,15 @@ import dagster as dg
 import pytest
 from dagster._core.launcher import LaunchRunContext
 
+from analytics_defs.core.ingest.planning import lane_of
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.core.plan import lane_of
-from analytics_defs.local.ports import LOOPBACK
-from analytics_defs.local.servers import Server
+from analytics_defs.devstack.servers import Server
+from analytics_defs.devstack.tcp_ports import LOOPBACK
 from bench import lanes
 from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.files import DEPLOY
 from tests.deploy.postgres import Postgres, postgres
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 from tests.real import chaos, plain
 from tests.real.fleet import Fleet
 from tests.real.picture import differences, picture

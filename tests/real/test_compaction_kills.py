@@ -21,9 +21,9 @@ import pytest
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
-from analytics_defs.core.layout import parquet_dir, success_key
-from analytics_defs.flows.compact import compact
-from tests.local.waiting import until
+from analytics_defs.core.storage.object_keys import parquet_dir, success_key
+from analytics_defs.flows.hours.compaction import compact
+from tests.devstack.waiting import until
 from tests.real import data, doomed, plain, world
 from tests.real.doomed import Boundary
 from tests.real.world import World

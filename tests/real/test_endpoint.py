@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs import wiring
 from analytics_defs.config import Settings
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 from tests.real import data, plain, proxy, world
 from tests.real.proxy import Exchange, HttpProxy, KafkaProxy, http_proxy, kafka_proxy
 from tests.real.scene import Scene, prepared
@@ -102,7 +102,7 @@ def watched(scene: Scene, ingested: bool = True) -> Iterator[Watched]:
 def test_an_outage_is_told_within_a_second_by_name_and_is_over_when_it_is(
     scene: Scene, servers: tuple[str, ...], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analytics_defs.web.watch.SERVICE_FRESH", timedelta(seconds=1))
+    monkeypatch.setattr("analytics_defs.web.monitor.SERVICE_FRESH", timedelta(seconds=1))
     with watched(scene) as site:
         for each in servers:
             site.disturb(each, fault)

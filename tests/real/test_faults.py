@@ -19,10 +19,10 @@ from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest import JOB, run_config
-from analytics_defs.defs.platform import Platform
+from analytics_defs.defs.ingest.job import JOB, run_config
+from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.errors import Missing, Unavailable
-from analytics_defs.flows.ingest import ingest
+from analytics_defs.flows.ingest.execute_plan import ingest
 from analytics_defs.ports import Ports
 from tests.real import plain, proxy, world
 from tests.real.doomed import watched

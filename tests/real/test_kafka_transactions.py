@@ -11,16 +11,16 @@ import pytest
 from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from analytics_defs.adapters.kafka import KafkaLog
-from analytics_defs.adapters.kafka_admin import KafkaAdmin
-from analytics_defs.adapters.kafka_topics import TopicSpec
+from analytics_defs.adapters.kafka.admin import KafkaAdmin
+from analytics_defs.adapters.kafka.event_log import KafkaLog
+from analytics_defs.adapters.kafka.topic_config import TopicSpec
 from analytics_defs.core.ledger import Gap, GapReason
+from analytics_defs.core.monitoring.backlog import Kept
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.core.waiting import Kept
 from analytics_defs.errors import GroupInUse, Missing, TopicRecreated, Unavailable
 from analytics_defs.ports import Reading
 from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, impatient, real_broker, real_brokers, send, values
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 NOW = 0
 """As a timestamp, to the producer. Segments are rolled by the records' own time."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.core.layout import UNPACKING
+from analytics_defs.core.storage.object_keys import UNPACKING
 from tests.real import doomed, plain
 from tests.real.doomed import Boundary, Mission
 from tests.real.proxy import Exchange, http_proxy, passing

@@ -13,7 +13,7 @@ from typing import Literal
 import psutil
 import pytest
 
-from analytics_defs.core.layout import UNPACKING
+from analytics_defs.core.storage.object_keys import UNPACKING
 from tests.real import doomed
 from tests.real.doomed import SUCCEEDED, Boundary, Mission
 from tests.real.picture import differences, picture

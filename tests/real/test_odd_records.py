@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
+from analytics_defs.core.events.rejection_reasons import Reason
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.core.reasons import Reason
 from tests.real import plain
 from tests.real.odd_records import ACCEPTED, IDS, LEGACY, MAX_EVENT_BYTES, POINTED, REJECTED, TIMESTAMPS
 from tests.real.plain import Object, Written

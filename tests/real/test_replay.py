@@ -10,9 +10,9 @@ from confluent_kafka import TopicPartition
 
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
-from analytics_defs.core.replaying import Hours, State, Store
-from analytics_defs.flows import replay as replays
-from analytics_defs.flows.compact import compact
+from analytics_defs.core.repair import Hours, State, Store
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.repair import repair_range as replays
 from tests.real import data, plain, world
 from tests.real.picture import Picture, differences, picture
 from tests.real.world import World

@@ -10,14 +10,14 @@ import pytest
 
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
-from analytics_defs.core.layout import event_key, later_event_key
-from analytics_defs.core.replaying import Hours
-from analytics_defs.core.retention import LEAST, Ages
+from analytics_defs.core.hours.retention import LEAST, Ages
+from analytics_defs.core.repair import Hours
+from analytics_defs.core.storage.object_keys import event_key, later_event_key
 from analytics_defs.errors import Frozen
-from analytics_defs.flows import replay as replays
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.retention import Means, Retention, retain
-from analytics_defs.flows.trace import trace
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.repair import repair_range as replays
+from analytics_defs.flows.retention.apply import Means, Retention, retain
+from analytics_defs.flows.trace.trace import trace
 from tests.real import data, plain, world
 from tests.real.plain import Written
 from tests.real.world import World

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from analytics_defs.config import Settings
-from analytics_defs.local.ports import LOOPBACK, free_port, http_status
-from tests.local.waiting import until
+from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port, http_status
+from tests.devstack.waiting import until
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = {"repositoryLocationName": "analytics", "repositoryName": "__repository__"}

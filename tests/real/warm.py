@@ -7,12 +7,15 @@ import obstore.auth.boto3
 import obstore.store
 import pyarrow.parquet
 
-from analytics_defs.adapters import dynamodb_ledger, dynamodb_recent, heartbeat, kafka, object_store
+from analytics_defs.adapters.dynamodb import ledger, recent_events
+from analytics_defs.adapters.kafka import event_log
+from analytics_defs.adapters.object_store import store
+from analytics_defs.adapters.runtime import lease_heartbeat
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest import JOB
+from analytics_defs.defs.ingest.job import JOB
 from tests.real import doomed
 
-LOADED = (boto3, botocore.loaders, obstore, pyarrow, dynamodb_ledger, dynamodb_recent, heartbeat, kafka, object_store, doomed)
+LOADED = (boto3, botocore.loaders, obstore, pyarrow, ledger, recent_events, lease_heartbeat, event_log, store, doomed)
 
 with dg.DagsterInstance.ephemeral():
     defs.resolve_job_def(JOB)

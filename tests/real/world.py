@@ -10,24 +10,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from analytics_defs import wiring
-from analytics_defs.adapters.bucket import create_bucket
-from analytics_defs.adapters.dynamodb import Dynamo
-from analytics_defs.adapters.dynamodb_ledger import DynamoLedger
-from analytics_defs.adapters.dynamodb_recent import DynamoRecentEvents
-from analytics_defs.adapters.dynamodb_tables import create_tables, expected_tables
-from analytics_defs.adapters.kafka import KafkaLog
-from analytics_defs.adapters.object_store import ObjectStoreArchive
-from analytics_defs.adapters.system import SystemClock, ThreadWorkers
+from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
+from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.tables import create_tables, expected_tables
+from analytics_defs.adapters.kafka.event_log import KafkaLog
+from analytics_defs.adapters.object_store.bucket import create_bucket
+from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
 from analytics_defs.config import Settings
+from analytics_defs.core.ingest.planning import Plan, Planning
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.core.ledger_writes import LedgerTables
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.core.plan import Plan, Planning
-from analytics_defs.flows import steps
-from analytics_defs.flows.audit import audit
-from analytics_defs.flows.audit_hour import audit_hour
-from analytics_defs.flows.ingest import Report, ingest
-from analytics_defs.flows.observe import look
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.ingest import steps
+from analytics_defs.flows.ingest.execute_plan import Report, ingest
+from analytics_defs.flows.ingest.planning import look
 from analytics_defs.ports import Clock, Ports
 from tests.real import plain
 

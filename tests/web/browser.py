@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from websockets.sync.client import ClientConnection, connect
 
 from tests.deploy.programs import Program, surroundings
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from analytics_defs.adapters.system import SystemClock
-from analytics_defs.core.health import Scheduler
-from analytics_defs.core.plan import Policy
-from analytics_defs.core.waiting import Kept
-from analytics_defs.flows.watchover import Doors
-from analytics_defs.flows.watchover import Scheduling as AnyScheduling
+from analytics_defs.adapters.runtime.system import SystemClock
+from analytics_defs.core.ingest.planning import Policy
+from analytics_defs.core.monitoring.backlog import Kept
+from analytics_defs.core.monitoring.health import Scheduler
+from analytics_defs.flows.health_checks import Doors
+from analytics_defs.flows.health_checks import Scheduling as AnyScheduling
 from analytics_defs.ports import Ports
 from analytics_defs.web.app import Site, make_app
+from analytics_defs.web.monitor import Identity, Watch
 from analytics_defs.web.server import Server, bound
-from analytics_defs.web.watch import Identity, Watch
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 from tests.proof.world import TOPIC, World
 
 

@@ -21,7 +21,7 @@ import pytest
 from analytics_defs.errors import CannotStart
 from analytics_defs.web import server
 from analytics_defs.web.app import make_app
-from tests.local.waiting import until
+from tests.devstack.waiting import until
 from tests.proof.doors import Call, through
 from tests.proof.world import TOPIC, World, event
 from tests.web.served import Client, real_time, served, site

@@ -6,13 +6,13 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from analytics_defs.adapters.memory.locked import Locked, atomic
-from analytics_defs.core.adjusting import ADJUSTING_LANE, Adjustment, CounterItem
-from analytics_defs.core.counting import added, distinct_marks, head_moves, hourly, totals
-from analytics_defs.core.hours import Revision
+from analytics_defs.adapters.memory.locking import Locked, atomic
+from analytics_defs.core.counter_adjustments import ADJUSTING_LANE, Adjustment, CounterItem
+from analytics_defs.core.hours.retention import LettersTaken
+from analytics_defs.core.hours.revision import Revision
+from analytics_defs.core.ingest.batch_accounting import added, distinct_marks, head_moves, hourly, totals
 from analytics_defs.core.ledger import Batch, BatchRecord, Head, Lease, RangeRecord, Seal, Snapshot, TopicState
 from analytics_defs.core.offsets import Source, TopicPartition
-from analytics_defs.core.retention import LettersTaken
 from analytics_defs.errors import Contradiction
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from analytics_defs.adapters.memory.locked import Locked, atomic
-from analytics_defs.core.attribute_values import parse_document
-from analytics_defs.core.events import Event
+from analytics_defs.adapters.dynamodb.attribute_values import parse_document
+from analytics_defs.adapters.memory.locking import Locked, atomic
+from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Stat, StoredEvent

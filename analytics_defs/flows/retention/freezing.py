@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from analytics_defs.core import hours
-from analytics_defs.core.hours import Revision
+from analytics_defs.core.hours.revision import Revision, same
 from analytics_defs.errors import Contradiction, TakenOver
-from analytics_defs.flows.compact import compact
-from analytics_defs.flows.hours import READINGS
-from analytics_defs.flows.retention.turn import Turn
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.retention.sweep import Turn
+from analytics_defs.flows.stored.hour_files import READINGS
 
 
 def frozen(hour: str, change: Callable[[Revision], Revision | None], turn: Turn) -> Revision:
@@ -22,6 +21,6 @@ def frozen(hour: str, change: Callable[[Revision], Revision | None], turn: Turn)
         if ours is None:
             return found
         counts = turn.ports.ledger.revise(ours)
-        if hours.same(counts, ours):
+        if same(counts, ours):
             return counts
     raise TakenOver(f"hour {hour}: its archive moved {READINGS} times while it was to be frozen. Nothing of it was taken; try again.")

@@ -1,0 +1,173 @@
+"""Exact statistics in SQL: of the rows of an hour, and of products over hours."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analytics_defs.adapters.duckdb.workspace import DuckTable, connected, failures
+from analytics_defs.core.hours import statistics
+from analytics_defs.core.hours.statistics import ProductStats
+from analytics_defs.core.offsets import Source
+from analytics_defs.ports import HourCounts, StoredRow
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ROWS_AT_ONCE = 2_000
+_IN_ORDER = 'us, event_id, topic, partition, "offset"'
+
+_COUNT = """
+SELECT date_part('minute', make_timestamp(epoch_us(timestamp))), event_type, count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp))
+FROM read_parquet($1) GROUP BY ALL
+"""
+_DISTINCT = "SELECT count(DISTINCT product_id), count(DISTINCT seller_id) FROM read_parquet($1)"
+
+_SEEN = f"""
+WITH events AS (
+    SELECT event_id, event_type, product_id, seller_id, epoch_us(timestamp) AS us, topic, partition, "offset",
+           CASE WHEN event_type <> 'ProductDeleted' AND json_valid(payload) THEN json_extract_string(payload, [
+               '$.product.price', '$.product.stock', '$.product.quantity', '$.currentStock', '$.quantity']) END AS told
+    FROM read_parquet($1)
+), seen AS (
+    SELECT *, try_cast(told[1] AS DOUBLE) AS price, try_cast(coalesce(told[2], told[3], told[4], told[5]) AS DOUBLE) AS stock FROM events
+), prices AS (
+    SELECT product_id, arg_min(price, place) AS first_price, arg_max(price, place) AS last_price,
+           count(*) FILTER (before IS NOT NULL AND before <> price) AS price_changes
+    FROM (SELECT product_id, price, row_number() OVER timeline AS place, lag(price) OVER timeline AS before
+          FROM seen WHERE price IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY {_IN_ORDER}))
+    GROUP BY product_id
+), stocks AS (
+    SELECT product_id, arg_min(stock, place) AS first_stock, arg_max(stock, place) AS last_stock,
+           count(*) FILTER (stock <= 0 AND (before IS NULL OR before > 0)) AS stock_outs
+    FROM (SELECT product_id, stock, row_number() OVER timeline AS place, lag(stock) OVER timeline AS before
+          FROM seen WHERE stock IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY {_IN_ORDER}))
+    GROUP BY product_id
+), counted AS (
+    SELECT product_id, list_sort(list(DISTINCT seller_id) FILTER (seller_id IS NOT NULL)) AS seller_ids, count(*) AS events,
+           count(*) FILTER (event_type = 'ProductCreated') AS created, count(*) FILTER (event_type = 'ProductUpdated') AS updated,
+           count(*) FILTER (event_type = 'ProductDeleted') AS deleted, count(*) FILTER (event_type = 'LowStockWarning') AS low_stock
+    FROM events GROUP BY product_id
+)
+SELECT counted.product_id, coalesce(seller_ids, []::VARCHAR[]) AS seller_ids, events, created, updated, deleted, low_stock,
+       first_price, last_price, coalesce(price_changes, 0) AS price_changes,
+       first_stock, last_stock, coalesce(stock_outs, 0) AS stock_outs, last_stock - first_stock AS net_stock_change
+FROM counted LEFT JOIN prices ON counted.product_id IS NOT DISTINCT FROM prices.product_id
+             LEFT JOIN stocks ON counted.product_id IS NOT DISTINCT FROM stocks.product_id
+ORDER BY counted.product_id NULLS FIRST
+"""  # noqa: S608 - made of constants
+
+_ACTIVITY = """
+WITH spans AS (
+    SELECT *, list_position($1, filename) AS place FROM read_parquet($1, filename = true)
+), priced AS (
+    SELECT product_id, place, first_price, last_price, lag(last_price) OVER timeline AS before
+    FROM spans WHERE first_price IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY place)
+), prices AS (
+    SELECT product_id, arg_min(first_price, place) AS first_price, arg_max(last_price, place) AS last_price,
+           count(*) FILTER (before IS NOT NULL AND before <> first_price) AS between_spans
+    FROM priced GROUP BY product_id
+), stocked AS (
+    SELECT product_id, place, first_stock, last_stock, lag(last_stock) OVER timeline AS before
+    FROM spans WHERE first_stock IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY place)
+), stocks AS (
+    SELECT product_id, arg_min(first_stock, place) AS first_stock, arg_max(last_stock, place) AS last_stock,
+           count(*) FILTER (before <= 0 AND first_stock <= 0) AS still_out
+    FROM stocked GROUP BY product_id
+), counted AS (
+    SELECT product_id, list_sort(list_distinct(flatten(list(seller_ids)))) AS seller_ids, sum(events)::BIGINT AS events,
+           sum(created)::BIGINT AS created, sum(updated)::BIGINT AS updated, sum(deleted)::BIGINT AS deleted,
+           sum(low_stock)::BIGINT AS low_stock, sum(price_changes)::BIGINT AS price_changes, sum(stock_outs)::BIGINT AS stock_outs
+    FROM spans GROUP BY product_id
+)
+SELECT counted.product_id, seller_ids, events, created, updated, deleted, low_stock,
+       prices.first_price, prices.last_price, price_changes + coalesce(between_spans, 0) AS price_changes,
+       stocks.first_stock, stocks.last_stock, stock_outs - coalesce(still_out, 0) AS stock_outs,
+       stocks.last_stock - stocks.first_stock AS net_stock_change
+FROM counted LEFT JOIN prices ON counted.product_id IS NOT DISTINCT FROM prices.product_id
+             LEFT JOIN stocks ON counted.product_id IS NOT DISTINCT FROM stocks.product_id
+ORDER BY counted.product_id NULLS FIRST
+"""
+
+_ROWS = """
+SELECT topic, partition, "offset", payload, epoch_ms(record_timestamp) AS ms, batch_id
+FROM read_parquet($1) WHERE $2::VARCHAR IS NULL OR batch_id = $2 ORDER BY batch_id, topic, partition, "offset"
+"""
+
+
+@contextmanager
+def duck_calculator(memory_mb: int, threads: int = 2) -> Iterator[DuckCalculator]:
+    """`ports.Calculator` in a temporary folder, which is gone afterwards with everything in it."""
+    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, connected(folder, memory_mb, threads) as connection:
+        yield DuckCalculator(connection, folder)
+
+
+class DuckCalculator(DuckTable):
+    """Implements `ports.Calculator`."""
+
+    def count(self, paths: Sequence[str]) -> HourCounts:
+        if not paths:
+            return HourCounts({}, 0, 0, None, None)
+        with failures():
+            found = self.connection.execute(_COUNT, [list(paths)]).fetchall()
+            products, sellers = self.connection.execute(_DISTINCT, [list(paths)]).fetchall()[0]
+        times = [_EPOCH + timedelta(microseconds=us) for *_, first, last in found for us in (first, last)]
+        minutes = {(minute, kind): count for minute, kind, count, _, _ in found}
+        return HourCounts(minutes, products, sellers, min(times, default=None), max(times, default=None))
+
+    def products(self, paths: Sequence[str], name: str) -> str:
+        return self._written(_SEEN, paths, name)
+
+    def activity(self, paths: Sequence[str], name: str) -> str:
+        return self._written(_ACTIVITY, paths, name)
+
+    def _written(self, query: str, paths: Sequence[str], name: str) -> str:
+        path, schema = self.path(name), statistics.schema(ProductStats)
+        with failures(), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            if paths:
+                for group in _even(self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384), schema):
+                    writer.write_table(group)
+        return path
+
+    def distinct(self, path: str) -> tuple[int, int]:
+        with failures():
+            query = "SELECT count(product_id), (SELECT count(DISTINCT s) FROM (SELECT unnest(seller_ids) AS s FROM read_parquet($1)))"
+            products, sellers = self.connection.execute(f"{query} FROM read_parquet($1)", [path]).fetchall()[0]
+        return products, sellers
+
+    def busiest(self, path: str, limit: int) -> Sequence[ProductStats]:
+        query = "SELECT * FROM read_parquet($1) WHERE product_id IS NOT NULL ORDER BY events DESC, product_id LIMIT $2"
+        with failures():
+            found = self.connection.execute(query, [path, limit]).fetchall()
+        return [ProductStats(row[0], tuple(row[1]), *row[2:]) for row in found]
+
+    def rows(self, paths: Sequence[str], batch_id: str | None = None) -> Iterator[Sequence[StoredRow]]:
+        if not paths:
+            return
+        with failures():
+            reader = self.connection.sql(_ROWS, params=[list(paths), batch_id]).to_arrow_reader(_ROWS_AT_ONCE)
+        for batch in reader:
+            yield [
+                StoredRow(
+                    Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"),
+                    row["payload"].encode(),
+                    -1 if row["ms"] is None else row["ms"],
+                    row["batch_id"],
+                )
+                for row in batch.to_pylist()
+            ]
+
+
+def _even(batches: pa.RecordBatchReader, schema: pa.Schema, rows: int = 65_536) -> Iterator[pa.Table]:
+    """Tables of so many rows, however the batches were cut: the same rows give the same file."""
+    held = pa.Table.from_batches([], schema)
+    for batch in batches:
+        held = pa.concat_tables([held, pa.Table.from_batches([batch]).cast(schema)])
+        while held.num_rows >= rows:
+            yield held.slice(0, rows).combine_chunks()
+            held = held.slice(rows)
+    if held.num_rows:
+        yield held.combine_chunks()

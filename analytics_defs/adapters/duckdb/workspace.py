@@ -1,0 +1,142 @@
+"""Hours that are larger than memory: DuckDB sorts and counts in a folder of its own, and spills where its memory ends.
+
+It reads local files and nothing else: no extension is looked for, no network, no store.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from analytics_defs.adapters import parquet_files
+from analytics_defs.core.hours.revision import Rows, digest_of, together
+from analytics_defs.core.storage.event_parquet import COLUMNS
+from analytics_defs.errors import TooSmall
+from analytics_defs.ports import Merged
+
+DIGESTED = tuple(name for name, _, _ in COLUMNS if name != "record_timestamp")
+_OURS = (duckdb.ConnectionException, duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.ResourceInUseException)
+"""Errors that say nothing about a file."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ORDER = 'timestamp, event_id, topic, partition, "offset"'
+
+
+@contextmanager
+def duck_table(memory_mb: int, threads: int = 2) -> Iterator[DuckTable]:
+    """`ports.Table` in a temporary folder, which is gone afterwards with everything in it."""
+    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, connected(folder, memory_mb, threads) as connection:
+        yield DuckTable(connection, folder)
+
+
+@contextmanager
+def connected(folder: str, memory_mb: int, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills below the folder."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_mb}MB",
+        "threads": threads,
+        "temp_directory": f"{folder}/spilled",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    with duckdb.connect(":memory:", config=config) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")
+        yield connection
+
+
+class DuckTable:
+    """Implements `ports.Table`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
+        self.connection = connection
+        self._folder = Path(folder)
+
+    def path(self, name: str) -> str:
+        return str(self._folder / name.replace("/", "+"))
+
+    def put(self, name: str, data: bytes) -> str:
+        path = self.path(name)
+        Path(path).write_bytes(data)
+        return path
+
+    def look(self, paths: Sequence[str]) -> Mapping[str, Rows | None]:
+        ours = [path for path in paths if parquet_files.is_ours(path)]
+        return dict.fromkeys(paths) | self._look(ours)
+
+    def _look(self, paths: Sequence[str]) -> dict[str, Rows | None]:
+        """All at once; where one of them is damaged, by halves."""
+        if not paths:
+            return {}
+        try:
+            return _rows_by_file(self.connection.execute(_SUMMARY, [list(paths)]).fetchall(), paths)
+        except _OURS as error:
+            raise _too_small(error) from error
+        except duckdb.Error:
+            if len(paths) == 1:
+                return {paths[0]: None}
+            half = len(paths) // 2
+            return self._look(paths[:half]) | self._look(paths[half:])
+
+    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
+        if not paths:
+            return []
+        names = ", ".join(f'"{column}"' for column, _, _ in COLUMNS)
+        query = f"SELECT {names} FROM read_parquet($1) ORDER BY {_ORDER}"  # noqa: S608 - names are constants
+        with failures():
+            reader = self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384)
+            return list(parquet_files.write(reader, self.path(name), max_bytes))
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """DuckDB's errors as ours."""
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        raise _too_small(error) from error
+
+
+def _too_small(error: Exception) -> TooSmall:
+    return TooSmall(
+        f"sorting and counting on this machine failed: {str(error).partition(chr(10))[0]}. Nothing was changed. It takes the memory of "
+        "HOURLY_MEMORY_MB, and about ten times the size of the hour's Parquet on the disk of TMPDIR."
+    )
+
+
+_TEXT = ", ".join(
+    f"coalesce({f'epoch_us({name})' if kind.startswith('timestamp') else chr(34) + name + chr(34)}::VARCHAR, chr(1))"
+    for name, kind, _ in COLUMNS
+    if name in DIGESTED
+)
+_SUMMARY = f"""
+WITH seen AS (
+    SELECT filename, batch_id, event_type, topic, partition, "offset", epoch_us(timestamp) AS us, record_timestamp,
+           md5(concat_ws(chr(31), {_TEXT})) AS digest
+    FROM read_parquet($1, filename = true)
+)
+SELECT filename, batch_id, event_type, topic, partition, count(*), min("offset"), max("offset"), min(us), max(us), count(record_timestamp),
+       sum(('0x' || digest[1:16])::UBIGINT), sum(('0x' || digest[17:32])::UBIGINT)
+FROM seen GROUP BY ALL ORDER BY ALL
+"""  # noqa: S608 - made of constants
+
+
+def _rows_by_file(found: Sequence[tuple[Any, ...]], paths: Sequence[str]) -> dict[str, Rows | None]:
+    by_file: dict[str, list[Rows]] = {path: [] for path in paths}
+    for filename, batch_id, event_type, topic, partition, count, first, last, first_us, last_us, _, high, low in found:
+        by_file[filename].append(
+            Rows(
+                {batch_id: count},
+                digest_of(int(high), int(low)),
+                {event_type: count},
+                {f"{topic}/{partition}": (first, last)},
+                _EPOCH + timedelta(microseconds=first_us),
+                _EPOCH + timedelta(microseconds=last_us),
+            )
+        )
+    return {path: together(rows) for path, rows in by_file.items()}

@@ -1,0 +1,185 @@
+"""Events as DynamoDB items, by hand: boto3's serializer takes sixteen times as long (measured). And the way back, for readers.
+
+An event's `data` is its document as a map, `{"M": …}`, equal by value. Where DynamoDB cannot hold it, `data` is a pointer:
+`{"M": {"pointer": {"S": <key of the event's JSON object>}}}`. A document always has an `id`, so the two never look alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+
+from analytics_defs.adapters.dynamodb.numbers import number_size, number_text
+from analytics_defs.core.events import strict_json
+from analytics_defs.core.events.event import Event
+from analytics_defs.core.events.strict_json import Json, Number
+from analytics_defs.core.storage.object_keys import event_key
+from analytics_defs.core.timestamps import iso_milliseconds
+
+AttributeValue: TypeAlias = dict[str, Any]
+Item: TypeAlias = dict[str, AttributeValue]
+Plain: TypeAlias = "bool | str | Decimal | Number | list[Plain] | dict[str, Plain] | None"
+"""JSON as readers get it: numbers are Decimal."""
+
+MAX_ITEM_BYTES = 400 * 1024
+"""Names and values together (AWS, "Quotas in Amazon DynamoDB")."""
+MAX_NAME_BYTES = 65535
+"""Of an attribute's name, also inside a map. None is empty (the same page; measured on DynamoDB Local 3.1)."""
+MAX_CONTAINERS = 31
+"""Maps and lists inside each other, `data` included: a scalar in the innermost is the 32nd and last level (measured likewise)."""
+
+_POINTER = "pointer"
+_SURELY_SMALL = MAX_ITEM_BYTES // 2 - 8192
+"""Bytes of a document that need no measuring: no JSON takes more than twice its text, the other attributes less than 8 KB."""
+
+
+class Unholdable(ValueError):
+    """DynamoDB cannot hold this JSON value; the message says why."""
+
+
+COLUMNS = (
+    ("id", "string", "the event's id: the table's key"),
+    ("eventId", "string", "the same"),
+    ("eventType", "string", "ProductCreated, ProductUpdated, ProductDeleted or LowStockWarning"),
+    ("timestamp", "string", "the event's own time, as it came"),
+    ("data", "map", "the event's document, or a pointer to its JSON object where an item cannot hold it"),
+    ("ttl", "number", "epoch seconds from which DynamoDB removes it: 30 days after its batch"),
+    ("createdAt", "string", "its batch's time, UTC"),
+    ("source", "string", "topic/partition/offset of the record that holds the id"),
+)
+"""Attributes of an item: name, type, what it is."""
+
+
+def recent_event_item(event: Event, batch_time: datetime, ttl: timedelta) -> Item:
+    """The event's item in the table of recent events. The same arguments give the same item.
+
+    `data` is a pointer (see above) where DynamoDB cannot hold the document; `pointer_key` tells.
+    """
+    item: Item = {
+        "id": {"S": event.id},
+        "eventId": {"S": event.id},
+        "eventType": {"S": event.type},
+        "timestamp": {"S": event.timestamp},
+        "ttl": {"N": str(int((batch_time + ttl).timestamp()))},
+        "createdAt": {"S": iso_milliseconds(batch_time)},
+        "source": {"S": str(event.record.source)},
+    }
+    try:
+        item["data"] = document_value(event.data)
+    except Unholdable:
+        return item | {"data": pointer_value(event)}
+    if len(event.data) > _SURELY_SMALL and item_size(item) > MAX_ITEM_BYTES:
+        return item | {"data": pointer_value(event)}
+    return item
+
+
+def pointer_value(event: Event) -> AttributeValue:
+    """The `data` of an event whose document DynamoDB cannot hold."""
+    return {"M": {_POINTER: {"S": event_key(event.hour, event.id)}}}
+
+
+def pointer_key(data: AttributeValue) -> str | None:
+    """The key of the JSON object that `data` points to, None where it is the document itself."""
+    fields: Mapping[str, AttributeValue] = data["M"]
+    return fields[_POINTER]["S"] if fields.keys() == {_POINTER} else None
+
+
+def document_value(document: bytes) -> AttributeValue:
+    """An event's JSON text as an attribute value. Raises Unholdable, whatever the item's other attributes are."""
+    text = document.decode()
+    value = strict_json.parse(text)
+    if text.count("[") + text.count("{") > MAX_CONTAINERS and strict_json.is_deeper_than(value, MAX_CONTAINERS):
+        raise Unholdable(f"nests deeper than {MAX_CONTAINERS} maps and lists")
+    return attribute_value(value)
+
+
+def attribute_value(value: Json) -> AttributeValue:
+    """Raises Unholdable for numbers and names DynamoDB refuses. Depth and size are not looked at: see `document_value`, `item_size`."""
+    kind = type(value)
+    if kind is str:
+        return {"S": value}
+    if isinstance(value, Number):
+        return {"N": _number(value.text)}
+    if isinstance(value, dict):
+        return {"M": {_checked(name): attribute_value(each) for name, each in value.items()}}
+    if isinstance(value, list):
+        return {"L": [attribute_value(each) for each in value]}
+    return {"NULL": True} if value is None else {"BOOL": value}
+
+
+def item_size(item: Item) -> int:
+    """Bytes of an item by DynamoDB's formula (AWS, "DynamoDB item sizes and formats"; exact to the byte on DynamoDB Local 3.1)."""
+    return sum(len(name.encode()) + _size(value) for name, value in item.items())
+
+
+def plain(value: AttributeValue) -> Plain:
+    """An attribute value as JSON: the inverse of `attribute_value`, equal by value."""
+    ((kind, content),) = value.items()
+    match kind:
+        case "S" | "BOOL":
+            found: Plain = content
+            return found
+        case "N":
+            return _decimal(content)
+        case "NULL":
+            return None
+        case "M":
+            return {name: plain(each) for name, each in content.items()}
+        case "L":
+            return [plain(each) for each in content]
+    raise ValueError(f"attribute type {kind} is none that JSON has")
+
+
+def parse_document(document: bytes) -> Plain:
+    """An event's JSON text as readers get it from the table: the same as `plain(document_value(document))`, also where that is
+    Unholdable. A number that Decimal cannot hold stays a `Number`."""
+    return _plain_json(strict_json.parse(document.decode()))
+
+
+def _plain_json(value: Json) -> Plain:
+    match value:
+        case Number(text):
+            return _decimal(text)
+        case dict():
+            return {name: _plain_json(each) for name, each in value.items()}
+        case list():
+            return [_plain_json(each) for each in value]
+        case _:
+            return value
+
+
+def _decimal(text: str) -> Decimal | Number:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Number(text)
+
+
+def _number(text: str) -> str:
+    found = number_text(text)
+    if found is None:
+        raise Unholdable(f"the number {text[:60]} has more than 38 significant digits, or lies outside 1E-130 to 9.99…E+125")
+    return found
+
+
+def _checked(name: str) -> str:
+    if not name or (len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES):
+        raise Unholdable(f"a key of {len(name)} characters: expected 1 to {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def _size(value: AttributeValue) -> int:
+    ((kind, content),) = value.items()
+    match kind:
+        case "S":
+            return len(content.encode())
+        case "N":
+            return number_size(content)
+        case "M":
+            return 3 + sum(1 + len(name.encode()) + _size(each) for name, each in content.items())
+        case "L":
+            return 3 + sum(1 + _size(each) for each in content)
+        case _:
+            return 1

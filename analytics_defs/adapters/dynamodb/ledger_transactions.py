@@ -1,0 +1,207 @@
+"""The ledger's conditional writes as DynamoDB requests. Pure: all that a take or a close changes is one transaction.
+
+An action is one entry of `TransactWriteItems`. `core.ledger_keys` says what lies where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from analytics_defs.adapters.dynamodb import ledger_keys as keys
+from analytics_defs.adapters.dynamodb.attribute_values import MAX_ITEM_BYTES, Item, item_size
+from analytics_defs.adapters.dynamodb.counter_items import adjustment_item
+from analytics_defs.adapters.dynamodb.hour_items import letters_taken_item, revision_item
+from analytics_defs.adapters.dynamodb.ledger_items import attribute, item_of, pending_item, range_item, record_item, seal_item, topic_item
+from analytics_defs.core.counter_adjustments import Adjustment
+from analytics_defs.core.hours.retention import LettersTaken
+from analytics_defs.core.hours.revision import Revision
+from analytics_defs.core.ingest.batch_accounting import distinct_marks, head_moves, hourly, totals
+from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Seal, Tally, TopicState
+from analytics_defs.core.offsets import Range, TopicPartition
+from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.errors import AnalyticsError
+
+MAX_ACTIONS = 100
+MAX_TRANSACTION_BYTES = 4_000_000
+"""AWS, "Quotas in Amazon DynamoDB": 100 actions and 4 MB. Updated items are small and not measured: the rest is for them."""
+
+Action: TypeAlias = dict[str, dict[str, Any]]
+
+_ABSENT = "attribute_not_exists(pk)"
+_PRESENT = "attribute_exists(pk)"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerTables:
+    ledger: str
+    aggregates: str
+
+
+def take_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
+    """Heads from idle at `start`, or from not being there, to pending; the batch's entry. Raises AnalyticsError where it is too large."""
+    heads = [_take(each, batch.id, tables.ledger) for each in batch.ranges]
+    return _fitting(batch, [*heads, _put(tables.ledger, pending_item(batch), _ABSENT)])
+
+
+def close_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
+    """Heads from pending to idle at `end`, their totals, the records, the counters, the marks.
+
+    The heads come first, the redrive marks last. Raises AnalyticsError where it is too large, Contradiction where two marks have one key.
+    """
+    distinct_marks(record)
+    batch, ledger, moves = record.batch, tables.ledger, head_moves(record)
+    ranges = [RangeRecord(each, batch.id, tally) for each, tally in zip(batch.ranges, record.tallies, strict=True)]
+    actions = [
+        *(_close(each, batch.id, moves.pop(each.topic_partition, Tally()), ledger) for each in batch.ranges),
+        *(_move(topic_partition, move, ledger) for topic_partition, move in moves.items()),
+        *(_put(ledger, range_item(each)) for each in ranges),
+        _put(ledger, record_item(record), _ABSENT),
+        {"Delete": {"TableName": ledger, "Key": keys.pending_key(batch.id), "ConditionExpression": _PRESENT}},
+        _add(tables.aggregates, keys.totals_key(batch.lane), totals(record)),
+    ]
+    for hour, counts in hourly(record).items():
+        actions.append(_add(tables.aggregates, keys.hourly_key(hour, batch.lane), counts))
+        actions.append(_put(ledger, keys.hour_key(hour, batch.id)))
+    actions += [_put(ledger, item_of(keys.redriven_key(each.source), {"batch": batch.id}), _ABSENT) for each in record.redriven]
+    return _fitting(batch, actions)
+
+
+def most_actions(batch: Batch, hours: int) -> int:
+    """How many actions closing the batch takes at most, when its events lie in so many hours: every one of them may be stored."""
+    moved = {each.topic_partition for each in batch.redrives}
+    return 2 * len(batch.ranges) + 2 * hours + 3 + len(moved) + len(batch.redrives)
+
+
+def open_action(topic: TopicState, table: str) -> Action:
+    """A topic's state: the first generation over nothing, a later one over the one before it."""
+    if topic.generation == 0:
+        return _put(table, topic_item(topic), _ABSENT)
+    put = _put(table, topic_item(topic), "#generation = :before")["Put"]
+    before = {":before": attribute(topic.generation - 1)}
+    return {"Put": put | {"ExpressionAttributeNames": {"#generation": "generation"}, "ExpressionAttributeValues": before}}
+
+
+def seal_action(seal: Seal, table: str) -> Action:
+    """The seal, or its mark on the one that is there without: a refusal shows the one that counts."""
+    put = _put(table, seal_item(seal), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#mark))")["Put"]
+    terms = {
+        "ExpressionAttributeNames": {"#id": "id", "#mark": "mark"},
+        "ExpressionAttributeValues": {":id": attribute(seal.id)},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    return {"Put": put | terms}
+
+
+def staged_action(batch_id: str, digest: str, table: str) -> Action:
+    """The mark on the pending entry, as long as that is there and no other digest was noted. A refusal shows the entry."""
+    update = _update(
+        table,
+        keys.pending_key(batch_id),
+        "SET #staged = :digest",
+        {"#staged": "staged", ":digest": digest},
+        f"{_PRESENT} AND (attribute_not_exists(#staged) OR #staged = :digest)",
+    )["Update"]
+    return {"Update": update | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def revision_action(revision: Revision, table: str) -> Action:
+    """The next revision of an hour, unless its number is taken: a refusal shows who has it. Raises AnalyticsError where it is too large."""
+    item = revision_item(revision)
+    if (size := _stored_bytes(item)) > MAX_ITEM_BYTES:
+        raise AnalyticsError(
+            f"hour {revision.hour}: revision {revision.number} of {len(revision.batches)} batches takes {size} bytes in the ledger, "
+            f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. "
+            "Larger batches make fewer: BATCH_MAX_WAIT, FOLLOW_EVERY."
+        )
+    return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def letters_action(taken: LettersTaken, table: str) -> Action:
+    """Forward only: a refusal shows what is noted."""
+    put = _put(table, letters_taken_item(taken), f"{_ABSENT} OR #through < :through")["Put"]
+    terms = {
+        "ExpressionAttributeNames": {"#through": "through"},
+        "ExpressionAttributeValues": {":through": attribute(iso_milliseconds(taken.through))},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+    return {"Put": put | terms}
+
+
+def adjustment_action(adjustment: Adjustment, table: str) -> Action:
+    """The next adjustment of a counter item, unless its number is taken: a refusal shows who has it."""
+    return {"Put": _put(table, adjustment_item(adjustment), _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
+
+
+def _take(each: Range, batch_id: str, table: str) -> Action:
+    return _update(
+        table,
+        keys.head_key(each.topic_partition),
+        "SET #first = if_not_exists(#first, :start), #next = :start, #batch = :batch",
+        {"#first": "first", "#next": "next", "#batch": "batch", ":start": each.start, ":batch": batch_id},
+        f"{_ABSENT} OR (#next = :start AND attribute_not_exists(#batch))",
+    )
+
+
+def _close(each: Range, batch_id: str, move: Tally, table: str) -> Action:
+    adding, terms = _adds(move.as_dict())
+    return _update(
+        table,
+        keys.head_key(each.topic_partition),
+        f"SET #next = :end REMOVE #batch {adding}".strip(),
+        {"#next": "next", "#batch": "batch", ":end": each.end, ":batch": batch_id, **terms},
+        "#batch = :batch",
+    )
+
+
+def _move(topic_partition: TopicPartition, move: Tally, table: str) -> Action:
+    """Only totals: the head may be pending another batch meanwhile, and stays so."""
+    return _update(table, keys.head_key(topic_partition), *_adds(move.as_dict()), _PRESENT)
+
+
+def _add(table: str, key: Item, counts: Mapping[str, int]) -> Action:
+    return _update(table, key, *_adds(counts))
+
+
+def _adds(counts: Mapping[str, int]) -> tuple[str, dict[str, Any]]:
+    """The `ADD` clause and its terms. Names of counters hold dots, which only placeholders may stand for."""
+    counted = [(name, count) for name, count in counts.items() if count]
+    clause = ", ".join(f"#add{number} :add{number}" for number in range(len(counted)))
+    terms = {f"{sign}add{number}": pair[sign == ":"] for number, pair in enumerate(counted) for sign in "#:"}
+    return (f"ADD {clause}" if clause else ""), terms
+
+
+def _update(table: str, key: Item, expression: str, terms: Mapping[str, Any], condition: str | None = None) -> Action:
+    """`terms`: names of attributes by `#placeholder`, values by `:placeholder`."""
+    update = {
+        "TableName": table,
+        "Key": key,
+        "UpdateExpression": expression,
+        "ExpressionAttributeNames": {name: value for name, value in terms.items() if name[0] == "#"},
+        "ExpressionAttributeValues": {name: attribute(value) for name, value in terms.items() if name[0] == ":"},
+    }
+    return {"Update": update | ({"ConditionExpression": condition} if condition else {})}
+
+
+def _put(table: str, item: Item, condition: str | None = None) -> Action:
+    return {"Put": {"TableName": table, "Item": item} | ({"ConditionExpression": condition} if condition else {})}
+
+
+def _fitting(batch: Batch, actions: list[Action]) -> list[Action]:
+    sizes = [_stored_bytes(action["Put"]["Item"]) for action in actions if "Put" in action]
+    for what, found, limit in (
+        ("actions", len(actions), MAX_ACTIONS),
+        ("bytes", sum(sizes), MAX_TRANSACTION_BYTES),
+        ("bytes in one item", max(sizes), MAX_ITEM_BYTES),
+    ):
+        if found > limit:
+            raise AnalyticsError(
+                f"{batch.kind} batch {batch.id} of {', '.join(map(str, batch.ranges))}: its ledger transaction takes {found} {what}, "
+                f"expected at most {limit}. Nothing was changed. Smaller batches fit: fewer ranges, hours or redriven records in one."
+            )
+    return actions
+
+
+def _stored_bytes(item: Item) -> int:
+    return item_size(item) + sum(len(value["B"]) for value in item.values() if "B" in value)

@@ -1,0 +1,63 @@
+"""Kafka as the event log, with confluent-kafka. Generations of topics are ours: Kafka hears the name alone, answers carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from analytics_defs.adapters.kafka import gaps
+from analytics_defs.adapters.kafka.admin import KafkaAdmin
+from analytics_defs.adapters.kafka.client import KafkaConfig
+from analytics_defs.adapters.kafka.group_offsets import KafkaGroup
+from analytics_defs.adapters.kafka.reader import KafkaReader
+from analytics_defs.core.ledger import Gap
+from analytics_defs.core.offsets import Range, Record, TopicPartition
+from analytics_defs.ports import Reading, Survey, TopicDescription, Watermarks
+
+__all__ = ["KafkaConfig", "KafkaLog"]
+
+
+class KafkaLog:
+    """The event log. Clients are made on first use, and not before a fork. Used by one thread at a time."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._admin = KafkaAdmin(config)
+        self._group = KafkaGroup(config)
+        self._committed = self._reader(committed_only=True)
+        self._uncommitted = self._reader(committed_only=False)
+
+    def close(self) -> None:
+        """Let go of all connections. A later call makes new ones."""
+        self._committed.close()
+        self._uncommitted.close()
+        self._group.close()
+        self._admin.close()
+
+    def topics(self, names: Sequence[str]) -> Mapping[str, TopicDescription]:
+        return self._admin.topics(names)
+
+    def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
+        return self._admin.watermarks(partitions)
+
+    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+        return self._admin.survey(partitions)
+
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
+        """Also raises TopicRecreated where the log ends before a range does, and Unavailable when nothing arrives for the read timeout."""
+        return self._committed.read(ranges, admit)
+
+    def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+        fresh = self._reader(committed_only=True)
+        try:
+            return gaps.explain(holes, self._uncommitted, fresh, self._admin.cleanup_policies)
+        finally:
+            fresh.close()
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        return self._group.committed(partitions)
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self._group.commit(offsets)
+
+    def _reader(self, *, committed_only: bool) -> KafkaReader:
+        return KafkaReader(self._config, lambda each: self._admin.watermarks([each])[each], committed_only=committed_only)

@@ -1,0 +1,84 @@
+"""The double of `ports.Table`: pyarrow in memory, the files in a temporary folder. For hours that are small."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analytics_defs.adapters import parquet_files
+from analytics_defs.core.hours.revision import Rows, digest_of, together
+from analytics_defs.core.storage.event_parquet import COLUMNS
+from analytics_defs.core.storage.staging_file import from_microseconds
+from analytics_defs.ports import Merged
+
+
+@contextmanager
+def memory_table() -> Iterator[MemoryTable]:
+    with tempfile.TemporaryDirectory(prefix="analytics-") as folder:
+        yield MemoryTable(folder)
+
+
+class MemoryTable:
+    """Implements `ports.Table`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name.replace("/", "+"))
+
+    def put(self, name: str, data: bytes) -> str:
+        path = self.path(name)
+        Path(path).write_bytes(data)
+        return path
+
+    def look(self, paths: Sequence[str]) -> Mapping[str, Rows | None]:
+        return {path: self._look(path) for path in paths}
+
+    def _look(self, path: str) -> Rows | None:
+        if not parquet_files.is_ours(path):
+            return None
+        try:
+            return together(_row(row) for row in _integers(pq.read_table(path)).to_pylist())
+        except (pa.ArrowException, OSError):
+            return None
+
+    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
+        if not paths:
+            return []
+        order = [(key, "ascending") for key in ("timestamp", "event_id", "topic", "partition", "offset")]
+        table = pa.concat_tables([pq.read_table(path) for path in paths]).sort_by(order)
+        return list(parquet_files.write(table.to_batches(), self.path(name), max_bytes))
+
+
+def _integers(table: pa.Table) -> pa.Table:
+    """Times as integers of their unit, which Python's own times would cut."""
+    fields = [pa.field(each.name, pa.int64()) if pa.types.is_timestamp(each.type) else each for each in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _row(row: dict[str, object]) -> Rows:
+    texts = {name: _text(row[name], kind) for name, kind, _ in COLUMNS if name != "record_timestamp"}
+    digest = hashlib.md5("\x1f".join(texts.values()).encode(), usedforsecurity=False).hexdigest()
+    time = from_microseconds(int(texts["timestamp"]))
+    offset = int(texts["offset"])
+    return Rows(
+        {texts["batch_id"]: 1},
+        digest_of(int(digest[:16], 16), int(digest[16:], 16)),
+        {texts["event_type"]: 1},
+        {f"{texts['topic']}/{texts['partition']}": (offset, offset)},
+        time,
+        time,
+    )
+
+
+def _text(value: object, kind: str) -> str:
+    if value is None:
+        return "\x01"
+    return str(value * 1000) if kind.startswith("timestamp[ms") and isinstance(value, int) else str(value)

@@ -1,0 +1,105 @@
+"""Kinds of values that settings take: how their text is read, and what is allowed in words."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AnyHttpUrl, BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from analytics_defs.core.hours.retention import LEAST
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)?")
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_URL = re.compile(r"https?://[^/@?#\s]+/?")
+_PAGE = re.compile(r"https?://[^/@?#\s]+(?:/[^?#\s]*)?")
+_BROKER = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
+
+
+def _duration(value: object) -> object:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise ValueError("a duration such as 500ms, 30s, 5m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])}) if match else value
+
+
+def _age(value: object) -> object:
+    found = _duration(value)
+    if isinstance(found, timedelta) and found < LEAST:
+        raise ValueError(f"at least {LEAST.days}d, until when the stores need each other; or nothing: kept for ever")
+    return found
+
+
+def _topics(value: object) -> object:
+    names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+    if isinstance(names, tuple) and not (all(map(_TOPIC.fullmatch, names)) and len(set(names)) == len(names) > 0):
+        raise ValueError("different topic names, comma-separated, of letters, digits, `.`, `_` and `-`")
+    return names
+
+
+def _brokers(value: object) -> object:
+    if isinstance(value, str) and not all(_BROKER.fullmatch(each.strip()) for each in value.split(",")):
+        raise ValueError("host:port, comma-separated")
+    return value
+
+
+def _file(value: object) -> object:
+    if isinstance(value, str) and not (Path(value).is_file() and os.access(value, os.R_OK)):
+        raise ValueError("a file that is there and can be read")
+    return value
+
+
+def _hour(value: object) -> object:
+    try:
+        datetime.strptime(str(value), "%Y-%m-%dT%H")  # noqa: DTZ007 - the hour is UTC by definition
+    except ValueError:
+        raise ValueError("an UTC hour such as 2024-01-01T00") from None
+    return value
+
+
+def _endpoint(value: object) -> object:
+    if isinstance(value, str) and not _URL.fullmatch(value):
+        raise ValueError("a URL such as http://localhost:9000, without user and password")
+    return value
+
+
+def _page(value: object) -> object:
+    if isinstance(value, str) and not _PAGE.fullmatch(value):
+        raise ValueError("a URL such as https://dagster.example.com/prefix, without user and password")
+    return value
+
+
+def _like(pattern: str, expected: str) -> BeforeValidator:
+    def look(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise ValueError(expected)
+        return value
+
+    return BeforeValidator(look)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What values of a type are allowed, in words, for the README's table."""
+
+    words: str
+
+
+Bucket = Annotated[str, _like(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
+Brokers = Annotated[str, BeforeValidator(_brokers), Allowed("host:port, comma-separated")]
+Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
+Page = Annotated[AnyHttpUrl, BeforeValidator(_page)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
+Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
+KeptFor = Annotated[timedelta | None, BeforeValidator(_age), Allowed(f"a duration, at least `{LEAST.days}d`")]
+Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
+PemFile = Annotated[str, BeforeValidator(_file)]
+Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Table = Annotated[str, _like(r"[A-Za-z0-9_.-]{3,255}", "3 to 255 letters, digits, `.`, `_` and `-`")]
+Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_topics), Allowed("names, comma-separated")]

@@ -1,0 +1,131 @@
+"""The staging file: raw records with their verdicts, as Arrow IPC. The same value gives the same bytes with one pyarrow version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from analytics_defs.core.events.event import Event, Reason, Rejection, Tombstone, Verdict
+from analytics_defs.core.ingest.batch_builder import Staged
+from analytics_defs.core.ledger import Gap, GapReason
+from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.errors import Contradiction
+
+_FORMAT = "1"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode(staged: Staged) -> bytes:
+    """One row a record, in the order of sources; gaps and lost ranges in the schema's metadata."""
+    import pyarrow as pa
+
+    head = {
+        "format": _FORMAT,
+        "event_objects": staged.event_objects,
+        "gaps": [[str(gap.range.topic_partition), gap.range.start, gap.range.end, str(gap.reason)] for gap in staged.gaps],
+        "lost": [[str(lost.topic_partition), lost.start, lost.end] for lost in staged.lost],
+    }
+    schema = pa.schema(_fields(pa), metadata={"staged": json.dumps(head)})
+    columns = zip(*map(_row, staged.verdicts), strict=True) if staged.verdicts else [[] for _ in schema]
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def decode(data: bytes, where: str) -> Staged:
+    """Raises Contradiction where the bytes are no staging file; `where` names it."""
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_stream(data).read_all()
+        head = json.loads(table.schema.metadata[b"staged"])
+        if head["format"] != _FORMAT:
+            raise ValueError(f"format {head['format']}, expected {_FORMAT}")
+        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        return Staged(
+            tuple(_verdict(*row) for row in rows),
+            tuple(Gap(Range(TopicPartition.parse(name), start, end), GapReason(reason)) for name, start, end, reason in head["gaps"]),
+            tuple(Range(TopicPartition.parse(name), start, end) for name, start, end in head["lost"]),
+            head["event_objects"],
+        )
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+        raise Contradiction(
+            f"{where} is damaged or from another version: {error}. The batch stays pending, and its partitions wait; restore the object, "
+            "or finish the batch with the version that wrote it."
+        ) from error
+
+
+def _fields(pa: Any) -> list[tuple[str, Any]]:
+    header = pa.struct([("name", pa.string()), ("value", pa.binary())])
+    return [
+        ("source", pa.string()),
+        ("timestamp_ms", pa.int64()),
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        ("headers", pa.list_(header)),
+        ("verdict", pa.string()),
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("timestamp", pa.string()),
+        ("time_us", pa.int64()),
+        ("hour", pa.string()),
+        ("version", pa.string()),
+        ("product_id", pa.string()),
+        ("seller_id", pa.string()),
+        ("document", pa.binary()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+
+
+def _row(verdict: Verdict) -> tuple[Any, ...]:
+    record = verdict.record
+    raw = (
+        str(record.source),
+        record.timestamp_ms,
+        record.key,
+        record.value,
+        [{"name": name, "value": value} for name, value in record.headers],
+    )
+    match verdict:
+        case Event(id=id, type=type, timestamp=timestamp, time=time, hour=hour):
+            return (
+                *raw,
+                *("event", id, type, timestamp, microseconds(time), hour),
+                *(verdict.version, verdict.product_id, verdict.seller_id, verdict.document, None, None),
+            )
+        case Rejection(reason=reason, detail=detail):
+            return (*raw, "rejection", *(None,) * 9, str(reason), detail)
+        case Tombstone():
+            return (*raw, "tombstone", *(None,) * 11)
+
+
+def _verdict(*row: Any) -> Verdict:
+    source, timestamp_ms, key, value, headers, verdict, *rest = row
+    record = Record(Source.parse(source), timestamp_ms, key, value, tuple((each["name"], each["value"]) for each in headers))
+    id, type, timestamp, time_us, hour, version, product_id, seller_id, document, reason, detail = rest
+    if verdict == "event":
+        return Event(record, id, type, timestamp, from_microseconds(time_us), hour, version, product_id, seller_id, document)
+    if verdict == "rejection":
+        return Rejection(record, Reason(reason), detail)
+    if verdict == "tombstone":
+        return Tombstone(record)
+    raise ValueError(f"verdict {verdict!r}")
+
+
+def microseconds(time: datetime) -> int:
+    """Exact: a float of seconds loses microseconds far from 1970."""
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def from_microseconds(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value)

@@ -1,0 +1,113 @@
+"""What the hourly and daily assets show: charts, tables, schemas, links."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from analytics_defs.core.hours import statistics
+from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.core.storage import event_parquet
+
+Metadata = dict[str, Any]
+
+
+def column_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, kind, description=meaning) for name, kind, meaning in columns])
+
+
+ROWS_SCHEMA = column_schema(event_parquet.COLUMNS)
+
+
+def stats_schema(kind: type) -> dg.TableSchema:
+    return column_schema(statistics.COLUMNS[kind])
+
+
+def links(bucket: str, keys: Sequence[str]) -> Metadata:
+    """Where the objects are; the first one as Dagster's own link."""
+    if not keys:
+        return {}
+    return {
+        "dagster/uri": f"s3://{bucket}/{keys[0]}",
+        "objects": dg.MetadataValue.json([f"s3://{bucket}/{key}" for key in keys]),
+    }
+
+
+def counts(stats: HourStats | DayStats) -> Metadata:
+    return {
+        "events": stats.events,
+        "created": stats.created,
+        "updated": stats.updated,
+        "deleted": stats.deleted,
+        "low stock": stats.low_stock,
+        "products": stats.products,
+        "sellers": stats.sellers,
+        "repeats": stats.repeats,
+    }
+
+
+def minutes_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadataValue:
+    """Events per minute by type."""
+    from analytics_defs.adapters.charts import stacked
+
+    series = {kind: [0] * 60 for kind in statistics.STATUSES}
+    for each in minutes:
+        series.setdefault(each.event_type, [0] * 60)[each.minute.minute] = each.events
+    return _image(
+        stacked([f":{minute:02d}" for minute in range(60)], series, f"Events per minute, {hour} UTC", "minute"), "events per minute"
+    )
+
+
+def low_stock_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadataValue:
+    from analytics_defs.adapters.charts import stacked
+
+    counts = [0] * 60
+    for each in minutes:
+        if each.event_type == "LowStockWarning":
+            counts[each.minute.minute] = each.events
+    title = f"Low-stock warnings per minute, {hour} UTC"
+    return _image(stacked([f":{minute:02d}" for minute in range(60)], {"LowStockWarning": counts}, title, "minute"), "low-stock warnings")
+
+
+def hours_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMetadataValue:
+    from analytics_defs.adapters.charts import stacked
+
+    by_hour = {each.hour[-2:]: each for each in hours}
+    labels = [f"{hour:02d}" for hour in range(24)]
+    series = {
+        kind: [getattr(by_hour[label], name) if label in by_hour else 0 for label in labels] for kind, name in statistics.STATUSES.items()
+    }
+    return _image(stacked(labels, series, f"Events per hour, {day} UTC", "hour"), "events per hour")
+
+
+def busiest_chart(period: str, products: Sequence[ProductStats]) -> dg.MarkdownMetadataValue:
+    from analytics_defs.adapters.charts import ranked
+
+    values = [(each.product_id or "", {kind: getattr(each, name) for kind, name in statistics.STATUSES.items()}) for each in products]
+    return _image(ranked(values, f"Busiest products, {period}"), "busiest products")
+
+
+def busiest_table(products: Sequence[ProductStats]) -> dg.TableMetadataValue:
+    rows: list[Mapping[str, Any]] = [
+        {
+            "product": each.product_id or "",
+            "events": each.events,
+            "net stock change": each.net_stock_change,
+            "price changes": each.price_changes,
+            "stock-outs": each.stock_outs,
+        }
+        for each in products
+    ]
+    columns = [
+        dg.TableColumn("product", "string"),
+        dg.TableColumn("events", "int"),
+        dg.TableColumn("net stock change", "float"),
+        dg.TableColumn("price changes", "int"),
+        dg.TableColumn("stock-outs", "int"),
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns))
+
+
+def _image(png: bytes, what: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{what}](data:image/png;base64,{base64.b64encode(png).decode()})")

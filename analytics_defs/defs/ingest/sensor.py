@@ -1,0 +1,229 @@
+"""The sensor: plans, asks for runs, reports what the ledger says. It never reads events, writes stores or commits."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from analytics_defs.config import Settings
+from analytics_defs.core.ingest.planning import LEASE_EXPIRES, Plan, Planning
+from analytics_defs.core.ingest.run_dispatch import Attempts, LaneRun, Request, Silence, Wait, dead_runs, dispatch, silences, too_small
+from analytics_defs.core.ledger import Snapshot
+from analytics_defs.defs.asset_specs import HOURS, event_parts, lag_observations
+from analytics_defs.defs.checks.ingest_health import all_signs
+from analytics_defs.defs.ingest.job import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
+from analytics_defs.defs.resources.platform import Platform
+from analytics_defs.errors import AnalyticsError
+from analytics_defs.flows.hours.changed_hours import Changes, changes_since
+from analytics_defs.flows.ingest.planning import look
+
+OBSERVE_EVERY = timedelta(minutes=1)
+RECOMMIT_EVERY = timedelta(days=1)
+"""Offsets of a group without members expire (7 days by default): on a quiet topic they are committed again."""
+
+
+@dataclass(slots=True)
+class Cursor:
+    """What the sensor remembers. Losing it costs reports that come twice, never one that does not come."""
+
+    reported: dict[str, int] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
+    """Batches passed over in the report, because the ledger's record of them cannot be read."""
+    observed_at: datetime | None = None
+    recommitted_at: dict[str, datetime] = field(default_factory=dict)
+    """By lane, when a run was last asked for that commits every head of it again."""
+    small_since: dict[str, datetime] = field(default_factory=dict)
+    silent: dict[str, Silence] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Cursor":
+        found = json.loads(text) if text else {}
+        return cls(
+            found.get("reported", {}),
+            found.get("held", []),
+            _time(found.get("observed_at")),
+            _times(found.get("recommitted_at")),
+            _times(found.get("small_since")),
+            {
+                run_id: Silence(datetime.fromisoformat(since), _time(renewed))
+                for run_id, (since, renewed) in found.get("silent", {}).items()
+            },
+        )
+
+    def __str__(self) -> str:
+        return json.dumps(
+            {
+                "reported": self.reported,
+                "held": self.held,
+                "observed_at": self.observed_at and self.observed_at.isoformat(),
+                "recommitted_at": {lane: at.isoformat() for lane, at in self.recommitted_at.items()},
+                "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
+                "silent": {
+                    run_id: (each.since.isoformat(), each.renewed_at and each.renewed_at.isoformat())
+                    for run_id, each in self.silent.items()
+                },
+            }
+        )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _times(found: object) -> dict[str, datetime]:
+    """Empty as well where an older version kept one time for all."""
+    return {name: datetime.fromisoformat(time) for name, time in found.items()} if isinstance(found, dict) else {}
+
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dg.sensor(
+    name="kafka_micro_batches",
+    job=micro_batch_job,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Plans micro-batches from Kafka's watermarks and the ledger's heads, one run a lane; reports lag, hours and the balance.",
+)
+def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
+    cursor = Cursor.parse(context.cursor)
+    try:
+        settings, ports = platform.settings(), platform.ports()
+        now = ports.clock.now()
+        recommit = _lanes_to_recommit(cursor, settings.lanes, now)
+        planning = look(settings.kafka_topics, settings.policy(recommit), ports)
+        changes = changes_since(cursor.reported, cursor.held, planning.snapshot, ports.ledger)
+    except AnalyticsError as error:
+        if error.retryable:
+            return dg.SensorResult(skip_reason=str(error))
+        raise dg.Failure(description=str(error)) from error
+    at_work = _at_work(context, planning.snapshot, cursor, now, settings.run_start_timeout)
+    waiting = _waiting(planning.plans, cursor, now, settings)
+    decisions = [_decide(context, plan, at_work, waiting, now) for plan in planning.plans if plan]
+    requests = [each for each in decisions if isinstance(each, Request)]
+    cursor.recommitted_at |= {str(lane): now for lane in recommit - {each.lane for each in decisions if isinstance(each, Wait)}}
+    states = [
+        *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
+        *planning.notes,
+        *planning.stopped.values(),
+        *planning.silent.values(),
+        *changes.faults,
+    ]
+    for state in states:
+        context.log.info(state)
+    observed_before = cursor.observed_at
+    events = _events(planning, changes, cursor, now)
+    if cursor.observed_at != observed_before:
+        events += all_signs(lambda: planning, ports, settings, context.log)
+    return dg.SensorResult(
+        run_requests=[_run_request(each, settings, planning.snapshot) for each in requests],
+        skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
+        cursor=str(cursor),
+        asset_events=events,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    busy: Mapping[int, str]
+    """Lanes with a run that is not finished, and its state."""
+    dead: frozenset[str]
+    """Runs that were found without a sign of life just now."""
+
+
+def _at_work(context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cursor, now: datetime, start_timeout: timedelta) -> AtWork:
+    """Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
+
+    Keeps in the cursor since when a run is silent.
+    """
+    records = context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
+    runs = {}
+    for record in records:
+        run = record.dagster_run
+        if run.tags.get(LANE_TAG, "").isdecimal():  # one that somebody made by hand holds no lane
+            waits = run.status is dg.DagsterRunStatus.QUEUED  # one that was created and never submitted waits for nothing
+            launched = None if waits else record.update_timestamp.replace(tzinfo=UTC)
+            began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
+            runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), launched, began)
+    cursor.silent = silences(list(runs.values()), snapshot.leases, cursor.silent, now)
+    dead = dead_runs(list(runs.values()), cursor.silent, start_timeout, now)
+    for record in records:
+        if record.dagster_run.run_id in dead:
+            context.instance.report_run_failed(record.dagster_run, dead[record.dagster_run.run_id])
+    return AtWork({run.lane: run.state for run in runs.values() if run.run_id not in dead}, frozenset(dead))
+
+
+def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
+    """Until a run of theirs is asked for: a lane that is busy at the moment has its turn when it is free."""
+    cursor.recommitted_at = {lane: at for lane, at in cursor.recommitted_at.items() if int(lane) < lanes}
+    recently = {int(lane) for lane, at in cursor.recommitted_at.items() if now - at <= RECOMMIT_EVERY}
+    return frozenset(range(lanes)) - recently
+
+
+def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Settings) -> frozenset[int]:
+    """Lanes whose plan is small and may wait for more. Keeps in the cursor since when."""
+    since = {str(plan.lane): cursor.small_since.get(str(plan.lane), now) for plan in plans if plan}
+    waiting = {
+        plan.lane
+        for plan in plans
+        if plan and too_small(plan, since[str(plan.lane)], now, settings.batch_max_wait, settings.batch_max_events)
+    }
+    cursor.small_since = {lane: first for lane, first in since.items() if int(lane) in waiting}
+    return frozenset(waiting)
+
+
+def _decide(context: dg.SensorEvaluationContext, plan: Plan, at_work: AtWork, waiting: frozenset[int], now: datetime) -> Request | Wait:
+    if plan.lane in at_work.busy:
+        return Wait(plan.lane, at_work.busy[plan.lane])
+    if plan.lane in waiting:
+        return Wait(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
+    return dispatch(plan, _attempts(context, plan, at_work.dead, now), now)
+
+
+def _attempts(context: dg.SensorEvaluationContext, plan: Plan, dead: frozenset[str], now: datetime) -> Attempts:
+    """Counted by the highest run key, not only by runs: deleting an old run in the UI must not bring a used key back.
+
+    One that was found dead just now ended a minute ago: so long has its lane waited already.
+    """
+    records = context.instance.get_run_records(dg.RunsFilter(tags={HEADS_TAG: plan.fingerprint}))
+    keys = [record.dagster_run.tags.get("dagster/run_key", "").rpartition("#")[2] for record in records]
+    count = max([len(records), *(int(key) + 1 for key in keys if key.isdigit())])
+    ended = [now - LEASE_EXPIRES if record.dagster_run.run_id in dead else _ended_at(record) for record in records]
+    return Attempts(count, max(ended, default=None))
+
+
+def _ended_at(record: dg.RunRecord) -> datetime:
+    return datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
+
+
+def _run_request(request: Request, settings: Settings, snapshot: Snapshot) -> dg.RunRequest:
+    tags = {LANE_TAG: str(request.plan.lane), HEADS_TAG: request.plan.fingerprint}
+    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan, settings, snapshot.seal), tags=tags)
+
+
+def _events(
+    planning: Planning, changes: Changes, cursor: Cursor, now: datetime
+) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """Changed hours every tick; lag at most once a minute. Hours outside the partitions are stored and counted all the same."""
+    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = [
+        dg.AssetMaterialization(
+            event_parts.key,
+            partition=hour,
+            metadata={"events added": change.events, "batches": len(change.batches), "last batch": max(change.batches)},
+        )
+        for hour, change in sorted(changes.hours.items())
+        if HOURS.has_partition_key(hour)
+    ]
+    cursor.reported, cursor.held = changes.cursor, changes.held
+    if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_EVERY:
+        cursor.observed_at = now
+        events += lag_observations(planning.lags)
+    return events

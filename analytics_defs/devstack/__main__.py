@@ -1,0 +1,94 @@
+"""The commands behind the Makefile: `python -m analytics_defs.devstack --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from analytics_defs.devstack import server_group
+from analytics_defs.errors import CannotStart
+
+_FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".servers"), show_default=True)
+_DEV_FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".dev"), show_default=True)
+_PORT = click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where Dagster's UI listens.")
+_RATE = click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Events per second.")
+
+
+@click.group()
+def cli() -> None:
+    """Servers and processes for a developer's machine."""
+
+
+@cli.command("servers")
+@_FOLDER
+def start_servers(folder: Path) -> None:
+    """Start Apache Kafka, DynamoDB Local and MinIO natively; their settings go to FOLDER/env."""
+    server_group.start(folder.absolute())
+
+
+@cli.command("servers-stop")
+@_FOLDER
+def stop_servers(folder: Path) -> None:
+    """End the servers that were started in FOLDER, and remove their data."""
+    server_group.stop(folder.absolute())
+
+
+@cli.command("with-servers")
+@_FOLDER
+@click.argument("command", nargs=-1, required=True)
+def with_servers(folder: Path, command: tuple[str, ...]) -> None:
+    """Run COMMAND with real servers: those its environment names, those that run in FOLDER, or its own."""
+    raise SystemExit(server_group.run_with(folder.absolute(), command))
+
+
+@cli.command("dev")
+@_DEV_FOLDER
+@_PORT
+@_RATE
+def run_dev(folder: Path, port: int, rate: float) -> None:
+    """Run the whole platform with embedded servers and a simulated shop, until Ctrl-C or SIGTERM."""
+    from analytics_defs.devstack import dev
+
+    dev.run(folder.absolute(), port=port, rate=rate)
+
+
+@cli.command("dev-celery")
+@_DEV_FOLDER
+@_PORT
+@_RATE
+@click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True, help="Celery workers.")
+def run_dev_celery(folder: Path, port: int, rate: float, workers: int) -> None:
+    """The same with a Redis and Celery workers that execute the runs."""
+    from analytics_defs.devstack import dev, dev_celery
+
+    dev.run(folder.absolute(), port=port, rate=rate, engine=dev_celery.engine(workers))
+
+
+@cli.command("broker", hidden=True)
+@click.argument("publish", type=click.Path(path_type=Path))
+def run_broker(publish: Path) -> None:
+    """Serve the embedded Kafka and write its address to PUBLISH."""
+    from analytics_defs.devstack import embedded_broker
+
+    embedded_broker.serve(publish)
+
+
+@cli.command("stores", hidden=True)
+@click.argument("publish", type=click.Path(path_type=Path))
+def run_stores(publish: Path) -> None:
+    """Serve the embedded DynamoDB and S3 and write their address to PUBLISH."""
+    from analytics_defs.devstack import embedded_stores
+
+    embedded_stores.serve(publish)
+
+
+def main() -> None:
+    try:
+        cli()
+    except CannotStart as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""One real server each: Apache Kafka, DynamoDB Local, MinIO, Redis, native, on a loopback port, with its data in a folder of its own.
+
+    with servers.kafka(folder) as kafka:
+        kafka.settings          # {"KAFKA_BROKERS": "127.0.0.1:24012"}
+        kafka.kill()
+        kafka.start()           # the same port and the same data
+
+The folder stays when the block ends; whoever made it removes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from analytics_defs.devstack import install
+from analytics_defs.devstack.processes import POLL_SECONDS, ProcessRecord, end_group, last_lines, signal_group, spawn
+from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http_status
+from analytics_defs.errors import CannotStart
+
+READY_WITHIN = timedelta(seconds=60)
+AWS_KEYS = {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_DEFAULT_REGION": "us-east-1"}
+MINIO_KEYS = {"MINIO_ACCESS_KEY": "minio", "MINIO_SECRET_KEY": "minio123"}
+_KAFKA_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers={host}:{controller_port}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+num.partitions=4
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+log.cleaner.backoff.ms=1000
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How to start one server, and what its clients need. `start` after `stop` or `kill` finds the port and the data again."""
+
+    name: str
+    folder: Path
+    port: int
+    command: tuple[str, ...]
+    settings: Mapping[str, str]
+    """What points the platform at this server."""
+    answers: Callable[[int], bool]
+    """Whether the server at this port serves requests, not only connections."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def process(self) -> ProcessRecord | None:
+        """The process that was started last, also by another program; it may have ended."""
+        return ProcessRecord.load(self.folder / "process.json")
+
+    def launch(self) -> None:
+        """Starts the process and does not wait for it. One that still runs in this folder is a CannotStart."""
+        if self.process is not None and self.process.is_alive():
+            raise CannotStart(f"{self.name} already runs in {self.folder} as process {self.process.pid}")
+        spawn(self.command, log=self.log, environment=self.environment).save(self.folder / "process.json")
+
+    def await_ready(self) -> None:
+        """Returns when the server answers. One that ended, or takes too long, is ended, and a CannotStart with its last lines."""
+        deadline = time.monotonic() + READY_WITHIN.total_seconds()
+        while not (accepts(self.port) and self.answers(self.port)):
+            ended = self.process is None or not self.process.is_alive()
+            if ended or time.monotonic() > deadline:
+                self.kill()
+                trouble = "ended while starting" if ended else f"did not answer within {READY_WITHIN.total_seconds():.0f} s"
+                raise CannotStart(f"{self.name} at {self.address} {trouble}. The end of {self.log}:\n{last_lines(self.log)}")
+            time.sleep(POLL_SECONDS)
+
+    def start(self) -> None:
+        self.launch()
+        self.await_ready()
+
+    def stop(self) -> None:
+        """Ends the server in its own way (SIGTERM). Nothing to do where it has ended."""
+        if self.process is not None:
+            end_group(self.process)
+
+    def kill(self) -> None:
+        """SIGKILL: what a power cut leaves behind."""
+        if self.process is not None:
+            end_group(self.process, first=signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections are accepted by the kernel, and nobody answers, until `thaw`."""
+        if self.process is not None:
+            signal_group(self.process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self.process is not None:
+            signal_group(self.process, signal.SIGCONT)
+
+
+@contextmanager
+def kafka(folder: Path) -> Iterator[Server]:
+    """A broker of its own for the length of the block."""
+    yield from _running(kafka_server(folder))
+
+
+@contextmanager
+def dynamodb(folder: Path) -> Iterator[Server]:
+    """A DynamoDB Local of its own for the length of the block. Its tables do not survive a `stop` or `kill`."""
+    yield from _running(dynamodb_server(folder))
+
+
+@contextmanager
+def durable_dynamodb(folder: Path) -> Iterator[Server]:
+    """The same with tables that survive a `stop` and a `kill`: for tests of a store that goes away and comes back."""
+    yield from _running(durable_dynamodb_server(folder))
+
+
+@contextmanager
+def minio(folder: Path) -> Iterator[Server]:
+    """A MinIO of its own for the length of the block."""
+    yield from _running(minio_server(folder))
+
+
+def kafka_server(folder: Path) -> Server:
+    """One KRaft node, formatted, not started. Topics are never created by accident: `auto.create.topics.enable=false`."""
+    port, controller_port = free_port(), free_port()
+    data, properties = folder / "data", folder / "server.properties"
+    data.mkdir(parents=True)
+    text = _KAFKA_PROPERTIES.format(host=LOOPBACK, port=port, controller_port=controller_port, data=data)
+    properties.write_text(text, encoding="utf-8")
+    jvm = (*_jvm(folder), "-Dlog4j2.level=WARN", "-cp", f"{install.kafka_jars()}/*")
+    _format(folder, [*jvm, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties), "--standalone"])
+    settings = {"KAFKA_BROKERS": f"{LOOPBACK}:{port}"}
+    return Server("Apache Kafka", folder, port, (*jvm, "kafka.Kafka", str(properties)), settings, _kafka_answers)
+
+
+def dynamodb_server(folder: Path) -> Server:
+    """Not started yet. Keeps its tables in memory, as the published measurements do: a restart forgets them."""
+    return _dynamodb_local(folder, "-inMemory")
+
+
+def durable_dynamodb_server(folder: Path) -> Server:
+    """Not started yet. Keeps its tables in the folder, so that a restart finds them; single writes are about 8 times slower."""
+    return _dynamodb_local(folder, "-dbPath", str(folder / "data"))
+
+
+def _dynamodb_local(folder: Path, *storage: str) -> Server:
+    """Listens on every interface, for want of an option; what it holds is test data, and its keys are `fake`."""
+    port, jars = free_port(), install.dynamodb_jars()
+    (folder / "data").mkdir(parents=True)
+    jvm = (*_jvm(folder), f"-Dsqlite4java.library.path={jars}", "-cp", f"{jars}/*")
+    options = (*storage, "-sharedDb", "-port", str(port), "-disableTelemetry")
+    settings = {"DYNAMO_ENDPOINT": f"http://{LOOPBACK}:{port}"} | AWS_KEYS
+    command = (*jvm, "software.amazon.dynamodb.services.local.main.ServerRunner", *options)
+    return Server("DynamoDB Local", folder, port, command, settings, _dynamodb_answers)
+
+
+def minio_server(folder: Path) -> Server:
+    """Not started yet. Without its console, which would listen on a port of its own."""
+    port, binary = free_port(), install.minio_binary()
+    data = folder / "data"
+    data.mkdir(parents=True)
+    command = (str(binary), "server", "--quiet", "--address", f"{LOOPBACK}:{port}", "--certs-dir", str(folder / "certs"), str(data))
+    credentials = {"MINIO_ROOT_USER": MINIO_KEYS["MINIO_ACCESS_KEY"], "MINIO_ROOT_PASSWORD": MINIO_KEYS["MINIO_SECRET_KEY"]}
+    environment = credentials | {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off"}
+    settings = {"MINIO_ENDPOINT": f"http://{LOOPBACK}:{port}"} | MINIO_KEYS
+    return Server("MinIO", folder, port, command, settings, _minio_answers, environment)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Server]:
+    """A Redis of its own for the length of the block."""
+    yield from _running(redis_server(folder))
+
+
+def redis_server(folder: Path) -> Server:
+    """Not started yet. Writes each message to the disk before it confirms it, as in docker-compose.yml: a `kill` loses none."""
+    binary = install.tool("redis-server")
+    port, data = free_port(), folder / "data"
+    data.mkdir(parents=True)
+    durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+    command = (binary, "--bind", LOOPBACK, "--port", str(port), "--dir", str(data), *durable)
+    settings = {"DAGSTER_CELERY_BROKER": f"redis://{LOOPBACK}:{port}/0"}
+    return Server("Redis", folder, port, command, settings, _redis_answers)
+
+
+def _running(server: Server) -> Iterator[Server]:
+    try:
+        server.start()
+        yield server
+    finally:
+        server.thaw()
+        server.stop()
+
+
+def _jvm(folder: Path) -> tuple[str, ...]:
+    """A Java machine that leaves its temporary files (DynamoDB Local: a library of 1 MB a start) in the server's folder."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    return install.tool("java"), "-Xms64m", "-Xmx512m", f"-Djava.io.tmpdir={temporary}", "-XX:-UsePerfData"
+
+
+def _cluster_id() -> str:
+    """What `StorageTool random-uuid` prints, a second sooner. Kafka refuses a leading dash."""
+    while True:
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not cluster_id.startswith("-"):
+            return cluster_id
+
+
+def _format(folder: Path, command: list[str]) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise CannotStart(f"Apache Kafka: formatting {folder} failed:\n{finished.stdout}{finished.stderr}")
+
+
+def _kafka_answers(port: int) -> bool:
+    admin = AdminClient({"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0})
+    try:
+        return bool(admin.list_topics(timeout=2).brokers)
+    except KafkaException:
+        return False
+
+
+def _dynamodb_answers(port: int) -> bool:
+    return http_status(f"http://{LOOPBACK}:{port}/") is not None
+
+
+def _minio_answers(port: int) -> bool:
+    return http_status(f"http://{LOOPBACK}:{port}/minio/health/ready") == 200
+
+
+def _redis_answers(port: int) -> bool:
+    """Not while it still loads what it had written."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False

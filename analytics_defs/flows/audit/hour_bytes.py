@@ -1,0 +1,69 @@
+"""Do the JSON objects of an hour hold the bytes that its Parquet holds? One read for each event: asked for, never on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from analytics_defs.core.hours.revision import together
+from analytics_defs.core.storage.object_keys import batch_time
+from analytics_defs.flows.hours.restore import event_of
+from analytics_defs.flows.hours.statistics import CalculatorBench
+from analytics_defs.flows.progress import Told, untold
+from analytics_defs.flows.stored.event_json import object_of
+from analytics_defs.flows.stored.hour_files import Account, bring_sound, exactly
+from analytics_defs.ports import Ports, StoredRow
+
+AT_ONCE = 100
+"""Objects in memory together."""
+EXAMPLES = 5
+
+
+@dataclass(slots=True)
+class BytesAudit:
+    """What a comparison of one hour found. Objects that are not there are the business of `audit_hour`."""
+
+    hour: str
+    compared: int = 0
+    other_bytes: list[str] = field(default_factory=list)
+    """Ids whose object is not the payload in Parquet, byte for byte."""
+    other_origin: list[str] = field(default_factory=list)
+    """Ids whose object has those bytes, and metadata that name another source or batch."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        said = (("other bytes than Parquet", self.other_bytes), ("another source or batch in its metadata", self.other_origin))
+        return tuple(f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:EXAMPLES])}" for what, ids in said if ids)
+
+
+def compare_bytes(hour: str, ports: Ports, bench: CalculatorBench, told: Told = untold) -> BytesAudit:
+    """Reads every file and every object of the hour. Raises Contradiction where Parquet itself is damaged."""
+    return exactly(hour, ports, lambda account: _compare(account, ports, bench, told))
+
+
+def _compare(account: Account, ports: Ports, bench: CalculatorBench, told: Told) -> BytesAudit:
+    found = BytesAudit(account.hour)
+    with bench() as table:
+        paths = bring_sound(account, table, ports)
+        done, of = 0, together(rows for rows in table.look(paths).values() if rows is not None).count
+        for rows in table.rows(paths):
+            for start in range(0, len(rows), AT_ONCE):
+                told("objects compared", done, of)
+                some = rows[start : start + AT_ONCE]
+                _compare_some(some, found, ports)
+                done += len(some)
+    return found
+
+
+def _compare_some(rows: Sequence[StoredRow], found: BytesAudit, ports: Ports) -> None:
+    events = [event_of(row, found.hour) for row in rows]
+    looks = [partial(object_of, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
+    for event, row, (_, blob) in zip(events, rows, ports.workers.run(looks), strict=True):
+        if blob is None:
+            continue
+        found.compared += 1
+        if blob.body != row.payload:
+            found.other_bytes.append(event.id)
+        elif (blob.metadata.get("source"), blob.metadata.get("batch")) != (str(row.source), row.batch_id):
+            found.other_origin.append(event.id)

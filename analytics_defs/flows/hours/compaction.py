@@ -1,0 +1,224 @@
+"""Compact an hour: the parts of its closed batches become one sorted archive, and readers go over to it in one step.
+
+    look ──► bring the files here ──► mend from the JSON tree ──► merge ──► upload ──► revise ──► mark ──► sweep
+    ledger   inputs, verified         what is missing, damaged    sorted    new names  ledger     _SUCCESS  inputs
+
+A process may die between any two lines, or wake up an hour later and go on:
+
+| it died, or slept, before | then                                                                                                  |
+|---------------------------|-------------------------------------------------------------------------------------------------------|
+| revise                    | nothing changed; new files lie under names of a revision that never counted, and are swept             |
+| mark                      | the ledger's readers see the new revision, the marker's readers the old one, whose files are all there |
+| sweep                     | both see the new one; the inputs are still there, and are swept by whoever comes next                  |
+
+A late riser puts its revision under a number that is taken, and is refused; its marker is older than the one there, and is refused;
+what it sweeps is below a revision that somebody moved. A part that a late riser of ingest writes again is of a batch that is in: swept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from analytics_defs.core.hours.revision import (
+    ArchiveFile,
+    Made,
+    Revision,
+    Rows,
+    marked,
+    marker,
+    next_number,
+    next_revision,
+    same,
+    supersedes,
+    together,
+)
+from analytics_defs.core.storage.object_keys import archive_key, batch_of_part, parquet_dir, revision_of_archive, success_key
+from analytics_defs.errors import Contradiction
+from analytics_defs.flows.stored.hour_completeness import has_passed
+from analytics_defs.flows.stored.hour_files import Account, Moved, bring, exactly, expected, records_of, still, unsound
+from analytics_defs.flows.stored.rows_from_json import rows_from_json
+from analytics_defs.ports import Blob, Ports, Table
+
+MAX_FILE_BYTES = 512 * 2**20
+_PARQUET = "application/vnd.apache.parquet"
+
+
+class Bench(Protocol):
+    """Where tables come from: each job has its own, for the length of a block."""
+
+    def __call__(self) -> AbstractContextManager[Table]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What an hour's archive is now, and what this execution did for it."""
+
+    hour: str
+    revision: Revision | None
+    """None: no closed batch has an event of this hour."""
+    made: bool = False
+    """Whether this execution made the revision. Otherwise it was there, sound, with everything in it."""
+    complete: bool | None = None
+    """Whether every partition's head has passed the hour, now or when the revision was marked so. None: Kafka could not be asked."""
+    mended: tuple[str, ...] = ()
+    """Files that were missing or damaged, and whose rows came from the JSON tree."""
+    swept: int = 0
+    strangers: tuple[str, ...] = ()
+    """Objects below the hour's prefix that nobody here writes. They are left alone; a plain glob reads them."""
+
+
+def compact(hour: str, ports: Ports, bench: Bench) -> Compaction:
+    """Make the hour's archive hold every closed batch. Repeating it changes nothing; two at once make one revision.
+
+    Raises Contradiction, and changes nothing, where rows are missing and the JSON tree does not hold them either.
+    """
+    complete = has_passed(hour, ports)
+    compaction = exactly(hour, ports, lambda account: _revised(account, ports, bench))
+    if compaction.revision is None:
+        return Compaction(hour, None, complete=complete)
+    mark(compaction.revision, complete, ports)
+    if complete is not True and _was_complete(compaction.revision, ports):
+        complete = True
+    swept, strangers = sweep(compaction.revision, ports)
+    return Compaction(hour, compaction.revision, compaction.made, complete, compaction.mended, swept, strangers)
+
+
+def _revised(account: Account, ports: Ports, bench: Bench) -> Compaction:
+    """The newest revision, made here where it has to be. Raises Moved where somebody else was first."""
+    if not account.keys:
+        return Compaction(account.hour, account.revision)
+    with bench() as table:
+        found = _gathered(account, table, ports)
+        if not found.broken and account.revision and not account.later:
+            return Compaction(account.hour, account.revision)
+        files, after = _merged(account, found, table, ports)
+    if after != found.rows:
+        raise Contradiction(
+            f"hour {account.hour}: {found.rows.count} rows went in (digest {found.rows.digest}), {after.count} came out ({after.digest}). "
+            "Nothing was changed; this is a fault of this version or its libraries."
+        )
+    rebuilt = sum(after.by_batch.get(batch, 0) for batch in found.lost)
+    ours = next_revision(account.revision, account.hour, files, after, Made(ports.clock.now(), rebuilt))
+    counts = ports.ledger.revise(ours)
+    if not same(counts, ours):
+        raise Moved(f"hour {account.hour}: another executor made revision {counts.number} first")
+    return Compaction(account.hour, counts, made=True, mended=tuple(found.broken))
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """Every row of an hour, as local files."""
+
+    paths: tuple[str, ...]
+    inputs: tuple[str, ...]
+    """What names the archive: keys of the files, and batches whose rows came from the JSON tree."""
+    rows: Rows
+    broken: tuple[str, ...]
+    lost: tuple[str, ...]
+    """Batches whose rows came from the JSON tree."""
+
+
+def _gathered(account: Account, table: Table, ports: Ports) -> _Gathered:
+    """Raises Moved where an input vanished because somebody else has compacted the hour; what is gone otherwise is mended."""
+    wanted = expected(account.hour, records_of(account.later, ports))
+    paths = bring(account.keys, table, ports)
+    seen = _seen(table, paths)
+    broken = _broken(account, seen, wanted)
+    if broken:
+        still(account, ports)
+    sound = {key: held for key in account.keys if key not in broken and (held := seen[key])}
+    lost = _batches_in(broken, account)
+    mended = rows_from_json(account.hour, _wanted(lost, wanted, account, ports), table, ports)
+    return _Gathered(
+        paths=(*(paths[key] for key in sound), *mended),
+        inputs=(*sound, *(f"json:{batch}" for batch in lost)),
+        rows=together([*sound.values(), *_sound(table.look(mended))]),
+        broken=tuple(broken),
+        lost=tuple(lost),
+    )
+
+
+def _seen(table: Table, paths: Mapping[str, str]) -> dict[str, Rows | None]:
+    found = table.look(list(paths.values()))
+    return {key: found[path] for key, path in paths.items()}
+
+
+def _broken(account: Account, seen: Mapping[str, Rows | None], rows: Mapping[str, int]) -> list[str]:
+    """Files whose rows have to come from elsewhere. The files of a revision stand and fall together: they are what it says, or not."""
+    broken, revision = set(unsound(account, seen, rows)), account.revision
+    if revision is not None:
+        found = together(held for key in revision.keys if (held := seen.get(key)))
+        if broken & set(revision.keys) or (found.count, found.digest) != (revision.rows, revision.digest):
+            broken |= set(revision.keys)
+    return sorted(broken)
+
+
+def _batches_in(broken: Sequence[str], account: Account) -> list[str]:
+    """Batches whose rows cannot be taken from where they should be. One file of a revision stands for the rows of all its batches."""
+    lost = {batch for key in broken if (batch := batch_of_part(key))}
+    if account.revision and set(broken) & set(account.revision.keys):
+        lost |= set(account.revision.batches)
+    return sorted(lost)
+
+
+def _wanted(lost: Sequence[str], rows: Mapping[str, int], account: Account, ports: Ports) -> dict[str, int]:
+    archived = [batch for batch in lost if batch not in rows]
+    return {batch: rows[batch] for batch in lost if batch in rows} | expected(account.hour, records_of(archived, ports))
+
+
+def _sound(seen: Mapping[str, Rows | None]) -> list[Rows]:
+    return [rows for rows in seen.values() if rows is not None]
+
+
+def _merged(account: Account, found: _Gathered, table: Table, ports: Ports) -> tuple[list[ArchiveFile], Rows]:
+    """Sorted, looked at again, and uploaded under the names of the next revision."""
+    number = next_number(account.revision)
+    merged = table.merge(found.paths, "merged", MAX_FILE_BYTES)
+    after = together(_sound(table.look([each.path for each in merged])))
+    files = []
+    for place, each in enumerate(merged):
+        key = archive_key(account.hour, number, found.inputs, place)
+        ports.archive.upload(key, each.path, _PARQUET)
+        files.append(ArchiveFile(key, each.rows, each.bytes, each.sha256))
+    return files, after
+
+
+def mark(revision: Revision, complete: bool | None, ports: Ports) -> bool:
+    """Write `_SUCCESS.json`, unless a later revision has written its own."""
+    key = success_key(revision.hour)
+    blob = Blob(key, marker(revision, complete), "application/json", {})
+    return ports.archive.advance(blob, lambda held: supersedes(held, revision.number, complete, key))
+
+
+def _was_complete(revision: Revision, ports: Ports) -> bool:
+    """Whether its marker says so: a marker does not go back, and what is read meanwhile makes another revision."""
+    held = ports.archive.get(success_key(revision.hour))
+    there = marked(held, success_key(revision.hour)) if held is not None else None
+    return there is not None and there.revision == revision.number and there.complete is True
+
+
+def sweep(revision: Revision, ports: Ports) -> tuple[int, tuple[str, ...]]:
+    """Delete what went into the revision or one before it; after the marker, so that its readers have gone over. Answers strangers too.
+
+    Only what can never count again: parts of batches that are in, files made for this revision or an earlier one and not named by it.
+    """
+    swept, strangers = leftovers(revision, list(ports.archive.keys(parquet_dir(revision.hour))))
+    ports.archive.delete(swept)
+    return len(swept), strangers
+
+
+def leftovers(revision: Revision, keys: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Of what lies below the hour, what can never count again; and what nobody here writes."""
+    batches, named = revision.known, {*revision.keys, success_key(revision.hour)}
+    swept, strangers = [], []
+    for key in keys:
+        is_here = "/" not in key.removeprefix(parquet_dir(revision.hour))  # a copy in a folder below is somebody's
+        batch, number = (batch_of_part(key), revision_of_archive(key)) if is_here else (None, None)
+        if batch in batches or (number is not None and number <= revision.number and key not in named):
+            swept.append(key)
+        elif batch is None and number is None and key not in named:
+            strangers.append(key)
+    return swept, tuple(strangers)

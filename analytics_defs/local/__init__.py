@@ -1,4 +1,0 @@
-"""What a developer's machine needs around the platform: real servers started natively, and an embedded stack for `make dev`.
-
-Nothing here runs in production. `python -m analytics_defs.local --help` lists the commands.
-"""

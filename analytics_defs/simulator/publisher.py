@@ -1,0 +1,79 @@
+"""The simulated shop as a producer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice, takewhile
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.simulator.shop import Shares, messages
+
+if TYPE_CHECKING:
+    from analytics_defs.adapters.kafka.producer import Outgoing
+
+SLICE_SECONDS = 0.25
+
+
+def outgoing(seed: int, shares: Shares, topics: Sequence[str]) -> Iterator[Outgoing]:
+    """Records without end. The n-th event type goes to the n-th topic, around again where there are fewer topics."""
+    by_type = {name: topics[number % len(topics)] for number, name in enumerate(EVENT_TYPES)}
+    for message in messages(seed, lambda: datetime.now(UTC), shares):
+        yield by_type[message.topic], message.key, message.value, ()
+
+
+class Publisher(Protocol):
+    """A producer that confirms what it published."""
+
+    def publish(self, records: Iterable[Outgoing], on_progress: Callable[[int], None]) -> int: ...
+
+
+class Faucet:
+    """Publishes records until a count is reached or somebody asks to stop. What is under way then is still confirmed."""
+
+    def __init__(self, producer: Publisher, records: Iterator[Outgoing]) -> None:
+        self._producer = producer
+        self._records = records
+        self._stopped = threading.Event()
+        self.confirmed = 0
+
+    def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        """A signal handler. Twice is once."""
+        self._stopped.set()
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """INT and TERM stop it within the block, also where they were ignored. Main thread only."""
+        before = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def flow(self, rate: float | None, count: int | None, on_confirmed: Callable[[int], None]) -> None:
+        """`rate` records a second, or as fast as it goes. Raises for the first record that is refused."""
+        if rate is None:
+            self._publish(count, on_confirmed)
+            return
+        started = time.monotonic()
+        while not self._stopped.is_set() and (count is None or self.confirmed < count):
+            due = int((time.monotonic() - started) * rate) + 1 - self.confirmed  # what a slow broker delayed is caught up
+            self._publish(due if count is None else min(due, count - self.confirmed), on_confirmed)
+            self._stopped.wait(max(SLICE_SECONDS, 1 / rate))
+
+    def _publish(self, count: int | None, on_confirmed: Callable[[int], None]) -> None:
+        before = self.confirmed
+
+        def confirmed(now: int) -> None:
+            self.confirmed = before + now
+            on_confirmed(self.confirmed)
+
+        some = takewhile(lambda _: not self._stopped.is_set(), islice(self._records, count))
+        confirmed(self._producer.publish(some, confirmed))

@@ -1,0 +1,235 @@
+"""Every value of the ledger survives its item, and no item outgrows DynamoDB."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_defs.adapters.dynamodb import ledger_items as items
+from analytics_defs.adapters.dynamodb import ledger_keys as keys
+from analytics_defs.adapters.dynamodb.attribute_values import Item
+from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables, close_actions
+from analytics_defs.adapters.dynamodb.packed_lists import packed_gaps, packed_ranges, unpacked_gaps, unpacked_ranges
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.ledger import (
+    OUTCOMES,
+    Batch,
+    BatchKind,
+    BatchRecord,
+    Gap,
+    GapReason,
+    Head,
+    Lease,
+    RangeRecord,
+    Redriven,
+    Snapshot,
+    Tally,
+    TopicState,
+)
+from analytics_defs.core.offsets import Range, Source, TopicPartition
+from analytics_defs.core.storage.object_keys import batch_id
+from analytics_defs.errors import Contradiction
+from tests.core.events.made_events import reproducibly
+
+FARTHEST = 2**63 - 1
+ONE, TWO = (TopicPartition("ProductDeleted", 0, number) for number in (1, 2))
+
+offsets = st.integers(0, 1_000) | st.integers(0, FARTHEST)
+counts = st.integers(0, 5) | st.integers(0, 2**53)
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001 - hypothesis adds the zone
+    lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
+)
+topics = st.from_regex(r"~?[A-Za-z0-9._-]{1,20}", fullmatch=True)
+topic_partitions = st.builds(TopicPartition, topics, st.integers(0, 3), st.integers(0, 100))
+sources = st.builds(Source, topic_partitions, offsets)
+ranges = st.builds(lambda where, ends: Range(where, min(ends), max(ends)), topic_partitions, st.tuples(offsets, offsets))
+gaps = st.builds(Gap, ranges, st.sampled_from(GapReason))
+tallies = st.builds(Tally, *(counts for _ in OUTCOMES))
+many_sources = st.lists(sources, max_size=6).map(tuple)
+many_names = st.lists(names, max_size=4).map(tuple)
+by_type = st.dictionaries(names, counts, max_size=3)
+batches = st.builds(
+    lambda time, its_ranges, **fields: Batch(batch_id(time, its_ranges), time=time, ranges=its_ranges, **fields),
+    times,
+    st.lists(ranges, min_size=1, max_size=4).map(tuple),
+    kind=st.sampled_from(BatchKind),
+    lane=st.integers(0, 600),
+    run_id=names,
+    redrives=many_sources,
+    redrive_keys=many_names,
+    redrive_reasons=many_names,
+    rules=st.none() | st.builds(Rules, max_event_bytes=counts, max_future_skew=st.timedeltas(timedelta(0), timedelta(days=365))),
+    staged=st.none() | names,
+)
+RECORD: dict[str, st.SearchStrategy[Any]] = {
+    "batch": batches,
+    "closed_at": times,
+    "tallies": st.lists(tallies, min_size=1, max_size=4).map(tuple),
+    "types": by_type,
+    "hours": st.dictionaries(names, by_type, max_size=3),
+    "reasons": by_type,
+    "gaps": st.lists(gaps, max_size=6).map(tuple),
+    "lost": st.lists(ranges, max_size=6).map(tuple),
+    "tombstones": many_sources,
+    "unaccounted": st.lists(ranges, max_size=6).map(tuple),
+    "redriven": st.lists(st.builds(Redriven, sources, names, st.sampled_from(["stored", "repeats"])), max_size=4).map(tuple),
+    "event_objects": st.booleans(),
+    "parts": st.dictionaries(names, names, max_size=3),
+    "dead_letters_key": st.none() | names,
+    "dead_letters_digest": st.none() | names,
+    "repeats_key": st.none() | names,
+    "steps_ms": by_type,
+    "duration_ms": counts,
+    "bytes": counts,
+    "record_to_close_ms": counts,
+    "code_version": names | st.just(""),
+}
+
+
+def test_every_field_of_a_record_is_tried_here() -> None:
+    assert RECORD.keys() == {field.name for field in fields(BatchRecord)}
+
+
+@reproducibly
+@given(st.builds(BatchRecord, **RECORD))
+def test_a_record_comes_back_equal(record: BatchRecord) -> None:
+    assert items.decoded(items.record_of, items.record_item(record)) == record
+
+
+@reproducibly
+@given(batches)
+def test_a_pending_batch_comes_back_equal(batch: Batch) -> None:
+    assert items.decoded(items.pending_of, items.pending_item(batch)) == batch
+
+
+def test_an_entry_of_a_version_that_kept_no_rules_is_read_as_one_without_them() -> None:
+    batch = Batch(
+        "batch", BatchKind.INGEST, 0, datetime(2024, 1, 15, tzinfo=UTC), (Range(ONE, 0, 1),), "run", rules=Rules(max_event_bytes=7)
+    )
+    entry = dict(items.pending_item(batch))
+    del entry["rules"]
+    assert items.decoded(items.pending_of, entry) == replace(batch, rules=None)
+
+
+@reproducibly
+@given(st.builds(RangeRecord, ranges, names, tallies))
+def test_a_range_comes_back_equal(record: RangeRecord) -> None:
+    assert items.decoded(items.range_of, items.range_item(record)) == record
+
+
+@reproducibly
+@given(
+    st.builds(TopicState, topics, st.integers(0, 9), st.none() | names, st.dictionaries(st.integers(0, 99), offsets, max_size=5)),
+    st.builds(Lease, names, st.integers(0, 600), times),
+)
+def test_topics_and_leases_come_back_equal(topic: TopicState, lease: Lease) -> None:
+    found = items.snapshot_of([items.topic_item(topic), items.lease_item(lease)])
+    assert found == Snapshot({topic.topic: topic}, {}, {}, {lease.run_id: lease})
+
+
+@reproducibly
+@given(st.lists(ranges, max_size=20), st.lists(gaps, max_size=20))
+def test_packed_lists_come_back_equal_and_in_their_order(some_ranges: list[Range], some_gaps: list[Gap]) -> None:
+    assert unpacked_ranges(packed_ranges(some_ranges)) == tuple(some_ranges)
+    assert unpacked_gaps(packed_gaps(some_gaps)) == tuple(some_gaps)
+
+
+@reproducibly
+@given(st.lists(offsets, min_size=2, unique=True))
+def test_padded_offsets_sort_as_numbers(numbers: list[int]) -> None:
+    assert sorted(map(keys.padded, numbers)) == [keys.padded(each) for each in sorted(numbers)]
+
+
+def test_a_head_is_read_with_all_its_outcomes() -> None:
+    item = keys.head_key(ONE) | {"first": {"N": "1"}, "next": {"N": "9"}, "batch": {"S": "b"}, "stored": {"N": "7"}, "gaps": {"N": "1"}}
+    assert items.snapshot_of([item]) == Snapshot(heads={ONE: Head(ONE, 1, 9, "b", Tally(stored=7, gaps=1))})
+
+
+def a_record(**more: Any) -> BatchRecord:
+    its_ranges = (Range(ONE, 0, 2**40),)
+    time = datetime(2024, 1, 15, 12, tzinfo=UTC)
+    batch = Batch(batch_id(time, its_ranges), BatchKind.INGEST, 0, time, its_ranges, "run")
+    return BatchRecord(batch, time + timedelta(seconds=1), (Tally(),), {}, {}, {}, **more)
+
+
+def test_what_is_empty_takes_no_room() -> None:
+    assert items.record_item(a_record()).keys() == {
+        *("pk", "sk", "kind", "lane", "time", "run", "ranges", "closed_at", "tallies"),
+        *("event_objects", "duration_ms", "bytes", "record_to_close_ms"),
+    }
+
+
+def test_the_worst_batch_that_settings_allow_fits_its_item() -> None:
+    chance = random.Random(1)
+    spread = sorted(chance.sample(range(2**40), 28_000))
+    record = a_record(
+        gaps=tuple(Gap(Range(ONE, each, each + chance.randrange(1, 1_000)), chance.choice(list(GapReason))) for each in spread[:4_000]),
+        unaccounted=tuple(Range(ONE, each, each + chance.randrange(1, 1_000)) for each in spread[4_000:8_000]),
+        tombstones=tuple(Source(ONE, each) for each in spread[8_000:]),
+    )
+    packed = [len(value["B"]) for value in items.record_item(record).values() if "B" in value]
+    assert sum(packed) < 200 * 1024
+    assert close_actions(record, LedgerTables("ledger", "aggregates"))
+
+
+def test_the_gaps_of_transactions_take_few_bytes() -> None:
+    markers = [Gap(Range(ONE, 1_000_000 + 11 * number, 1_000_001 + 11 * number), GapReason.CONTROL) for number in range(4_000)]
+    packed = packed_gaps(markers)
+    assert packed is not None
+    assert len(packed) < 1_000
+
+
+DAMAGE: dict[str, Item] = {
+    "an attribute is gone": {"closed_at": {"S": "2024-01-15T12:00:01.000Z"}},
+    "a number is a text": {"lane": {"S": "x"}, "ranges": {"S": "x"}},
+    "a list is no longer packed": {"gaps": {"B": b"\x00"}},
+    "an unknown kind": {"kind": {"S": "sideways"}},
+    "no time": {"time": {"S": "yesterday"}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_record_is_a_contradiction_that_names_it(damage: Item) -> None:
+    record = a_record()
+    item = items.record_item(record) | damage
+    if damage.keys() == {"closed_at"}:
+        del item["closed_at"]
+    with pytest.raises(Contradiction, match=f"pk=batches sk={record.batch.id} cannot be read"):
+        items.decoded(items.record_of, item)
+
+
+ITEMS = (
+    items.topic_item(TopicState("Sound", 0, None, {})),
+    items.lease_item(Lease("run", 0, datetime(2024, 1, 15, tzinfo=UTC))),
+    keys.head_key(ONE) | {"first": {"N": "0"}, "next": {"N": "9"}, "batch": {"S": "gone"}},
+    keys.head_key(TWO) | {"first": {"N": "0"}, "next": {"N": "9"}},
+)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "name", "waiting"),
+    [
+        (keys.topic_key(ONE.topic), ONE.topic, {ONE, TWO}),
+        (keys.head_key(ONE), str(ONE), {ONE}),
+        (keys.pending_key("gone"), "gone", {ONE}),
+        (keys.lease_key("run"), None, set()),
+    ],
+    ids=["topic", "head", "pending", "lease"],
+)
+def test_an_item_that_cannot_be_read_holds_back_what_it_is_of_and_nothing_else(
+    damaged: Item, name: str | None, waiting: set[TopicPartition]
+) -> None:
+    found = items.snapshot_of([*(item for item in ITEMS if item["sk"] != damaged["sk"]), damaged])
+    assert set(found.unreadable) == ({name} if name else set())
+    assert all(f"sk={damaged['sk']['S']} cannot be read" in why for why in found.unreadable.values())
+    assert {each for each in (ONE, TWO, TopicPartition("Sound", 0, 0)) if found.why_unreadable(each)} == waiting
+    if name:
+        with pytest.raises(Contradiction, match="cannot be read"):
+            found.readable()

@@ -1,0 +1,153 @@
+"""What claims look like in DynamoDB, and what becomes of answers that no real one gives on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.dynamodb.errors import Refused
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
+from analytics_defs.core.events.event import Event, judge
+from analytics_defs.core.offsets import Source, TopicPartition
+from analytics_defs.core.storage.object_keys import event_key
+from analytics_defs.errors import Contradiction
+from tests.adapters.dynamodb.scripted_dynamodb import DONE, Answer, Scripted, scripted
+from tests.contracts.dynamodb_fixtures import DYNAMOS, DynamoUnderTest
+from tests.core.events.made_events import DELETED, NOW, RULES, record, text
+
+ONE, TWO = (TopicPartition("ProductDeleted", 0, number) for number in (1, 2))
+TABLE = "recent"
+
+
+@pytest.fixture(params=["moto", pytest.param("real", marks=pytest.mark.real)])
+def store(request: pytest.FixtureRequest) -> Iterator[DynamoUnderTest]:
+    with DYNAMOS[request.param]() as found:
+        yield found
+
+
+def event(event_id: str, offset: int = 0, partition: TopicPartition = ONE, **fields: Any) -> Event:
+    verdict = judge(record(text(DELETED | {"id": event_id} | fields), Source(partition, offset)), RULES, NOW)
+    assert isinstance(verdict, Event), verdict
+    return verdict
+
+
+def sent(server: Scripted) -> list[list[str]]:
+    """The ids of each transaction; a pointer's with a star."""
+    puts = [[action["Put"]["Item"] for action in each["TransactItems"]] for each in server.transactions]
+    return [[item["id"]["S"] + "*" * ("pointer" in item["data"]["M"]) for item in items] for items in puts]
+
+
+def refuses(wrong: Callable[[str, bool], bool], named: bool = False) -> AbstractContextManager[Scripted]:
+    """A DynamoDB that refuses every transaction with an item for whose id, and whether it is a pointer, `wrong` is true."""
+
+    def answer(params: dict[str, Any]) -> Answer:
+        items = [action["Put"]["Item"] for action in params["TransactItems"]]
+        faults = [wrong(item["id"]["S"], "pointer" in item["data"]["M"]) for item in items]
+        if not any(faults):
+            return DONE
+        return Answer.cancelled(*(["None", "ValidationError"][fault] for fault in faults)) if named else Answer.error("ValidationException")
+
+    return scripted(script=answer)
+
+
+def test_an_item_is_what_its_readers_are_told(store: DynamoUnderTest) -> None:
+    DynamoRecentEvents(store.dynamo, store.recent_events).claim([event("a", 7, price=1.50)], NOW)
+    assert store.dynamo.get(store.recent_events, {"id": {"S": "a"}}) == {
+        "id": {"S": "a"},
+        "eventId": {"S": "a"},
+        "eventType": {"S": "ProductDeleted"},
+        "timestamp": {"S": "2024-01-15T10:30:00.123Z"},
+        "data": {
+            "M": {
+                "id": {"S": "a"},
+                "timestamp": {"S": "2024-01-15T10:30:00.123Z"},
+                "version": {"S": "1.0"},
+                "type": {"S": "ProductDeleted"},
+                "productId": {"S": "product-7"},
+                "sellerId": {"S": "seller-ito"},
+                "price": {"N": "1.5"},
+            }
+        },
+        "ttl": {"N": str(int((NOW + timedelta(days=30)).timestamp()))},
+        "createdAt": {"S": "2024-01-15T12:00:00.000Z"},
+        "source": {"S": "ProductDeleted/1/7"},
+    }
+
+
+def test_an_item_that_no_claim_wrote_is_taken_over(store: DynamoUnderTest) -> None:
+    recent = DynamoRecentEvents(store.dynamo, store.recent_events)
+    store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "eventType": {"S": "ProductDeleted"}, "ttl": {"N": "9999999999"}})
+    assert recent.held(["a"]) == {}
+    assert recent.claim([event("a", 7)], NOW).refused == {}
+    assert recent.held(["a"])["a"].source == Source(ONE, 7)
+
+
+def test_an_item_with_a_source_of_another_kind_stops_the_batch(store: DynamoUnderTest) -> None:
+    store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "source": {"S": "somebody else"}, "ttl": {"N": "9999999999"}})
+    with pytest.raises(Contradiction, match=r"'a' has source .*somebody else"):
+        DynamoRecentEvents(store.dynamo, store.recent_events).claim([event("a")], NOW)
+
+
+def test_refused_events_are_left_out_and_the_others_go_again() -> None:
+    def held_by(source: str) -> dict[str, Any]:
+        return {"Code": "ConditionalCheckFailed", "Item": {"id": {"S": "?"}, "source": {"S": source}}}
+
+    answers = Answer.cancelled("None", held_by("t/0/1"), "None", held_by("t/0/2")), Answer.cancelled(held_by("t/0/3"), "None"), DONE
+    with scripted(*answers) as server:
+        claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(each, number) for number, each in enumerate("abcd")], NOW)
+    assert claims.refused == {Source(ONE, offset): Source.parse(f"t/0/{holder}") for offset, holder in ((1, 1), (3, 2), (0, 3))}
+    assert sent(server) == [["a", "b", "c", "d"], ["a", "c"], ["c"]]
+    assert len({each["ClientRequestToken"] for each in server.transactions}) == 3
+
+
+def test_a_conflict_refuses_nobody() -> None:
+    with scripted(Answer.cancelled("TransactionConflict", "None"), DONE) as server:
+        assert DynamoRecentEvents(server.dynamo, TABLE).claim([event("a"), event("b", 1)], NOW).refused == {}
+    assert sent(server) == [["a", "b"], ["a", "b"]]
+
+
+def test_one_item_that_dynamodb_cannot_hold_is_found_and_becomes_a_pointer() -> None:
+    events = [event(f"id-{number:02d}", number) for number in range(16)]
+    with refuses(lambda event_id, pointer: event_id == "id-11" and not pointer) as server:
+        claims = DynamoRecentEvents(server.dynamo, TABLE).claim(events, NOW)
+    assert (claims.refused, claims.pointers) == ({}, frozenset({events[11].record.source}))
+    done = [ids for ids in sent(server) if "id-11" not in ids]
+    assert sorted(each for ids in done for each in ids) == sorted(f"{each.id}{'*' * (each.id == 'id-11')}" for each in events)
+    assert len(server.transactions) == 10
+
+
+def test_the_pointer_names_the_object_that_is_then_always_written() -> None:
+    with refuses(lambda _, pointer: not pointer) as server:
+        DynamoRecentEvents(server.dynamo, TABLE).claim([event("a")], NOW)
+    item = server.transactions[-1]["TransactItems"][0]["Put"]["Item"]
+    assert item["data"] == {"M": {"pointer": {"S": event_key("2024-01-15T10", "a")}}}
+
+
+def test_items_that_dynamodb_names_need_not_be_searched_for() -> None:
+    with refuses(lambda event_id, pointer: event_id in ("b", "d") and not pointer, named=True) as server:
+        claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(each, number) for number, each in enumerate("abcd")], NOW)
+    assert claims.pointers == {Source(ONE, 1), Source(ONE, 3)}
+    assert sent(server) == [["a", "b", "c", "d"], ["a", "b*", "c", "d*"]]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_fault_that_is_not_the_data_is_raised_soon(named: bool) -> None:
+    with refuses(lambda *_: True, named) as server, pytest.raises(Refused):
+        DynamoRecentEvents(server.dynamo, TABLE).claim([event(f"id-{number}", number) for number in range(100)], NOW)
+    assert len(server.transactions) <= 9
+
+
+def test_a_call_holds_at_most_a_hundred_events_and_four_megabytes() -> None:
+    small = [event(f"small-{number}", number) for number in range(250)]
+    large = [event(f"large-{number}", 1_000 + number, padding="x" * 300_000) for number in range(30)]
+    with scripted() as server:
+        DynamoRecentEvents(server.dynamo, TABLE).claim(small + large, NOW)
+    calls = sent(server)
+    assert sorted(each for ids in calls for each in ids) == sorted(each.id for each in small + large)
+    assert max(map(len, calls)) == 100
+    assert max(sum(each.startswith("large") for each in ids) for ids in calls) == 13
+    assert len(calls) == 5

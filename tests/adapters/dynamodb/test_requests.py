@@ -1,0 +1,240 @@
+"""One way of repeating and one way of failing, seen from the wire."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.dynamodb.client import DynamoConfig
+from analytics_defs.adapters.dynamodb.errors import Refused
+from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
+from tests.adapters.dynamodb.scripted_dynamodb import DONE, SECRET, Answer, scripted
+
+PUT = {"Put": {"TableName": "some-table", "Item": {"id": {"S": "a"}, "packed": {"B": b"\x00\xff"}, "Ü": {"S": "日本語\u2028"}}}}
+CONFLICT = Answer.cancelled("None", "TransactionConflict")
+HELD = {"id": {"S": "a"}, "source": {"S": "topic/0/1"}}
+
+
+# Transactions.
+
+
+def test_a_transaction_travels_as_it_was_built() -> None:
+    with scripted(DONE) as server:
+        assert server.dynamo.transact([PUT, PUT]) == {}
+    (sent,) = server.transactions
+    item = {"id": {"S": "a"}, "packed": {"B": "AP8="}, "Ü": {"S": "日本語\u2028"}}
+    assert sent["TransactItems"] == [{"Put": {"TableName": "some-table", "Item": item}}] * 2
+    assert sent["ClientRequestToken"]
+
+
+def test_conflicts_and_throttled_actions_are_repeated_under_the_same_token_with_pauses() -> None:
+    throttled = Answer.cancelled("ThrottlingError", "ProvisionedThroughputExceeded")
+    in_progress, alone = (Answer.error(f"Transaction{what}Exception") for what in ("InProgress", "Conflict"))
+    with scripted(CONFLICT, throttled, in_progress, alone, DONE) as server:
+        assert server.dynamo.transact([PUT, PUT]) == {}
+    assert len(server.transactions) == 5
+    assert all(each == server.transactions[0] for each in server.transactions)
+    assert len(server.pauses) == 4
+    assert all(0 <= pause <= 2 for pause in server.pauses)
+
+
+def test_another_transaction_has_another_token() -> None:
+    with scripted(DONE) as server:
+        server.dynamo.transact([PUT])
+        server.dynamo.transact([PUT])
+    first, second = server.transactions
+    assert first["ClientRequestToken"] != second["ClientRequestToken"]
+
+
+def test_patience_with_conflicts_ends() -> None:
+    with (
+        scripted(CONFLICT, conflict_attempts=4) as server,
+        pytest.raises(Unavailable, match=r"TransactWriteItems on some-table at http.*Cancel"),
+    ):
+        server.dynamo.transact([PUT, PUT])
+    assert (len(server.transactions), len(server.pauses)) == (4, 3)
+
+
+def test_a_condition_that_does_not_hold_is_an_answer_and_not_repeated() -> None:
+    with scripted(Answer.cancelled("TransactionConflict", {"Code": "ConditionalCheckFailed", "Item": HELD}, "None")) as server:
+        assert server.dynamo.transact([PUT, PUT, PUT]) == {1: HELD}
+    assert len(server.transactions) == 1
+
+
+def test_an_action_that_is_wrong_is_named_by_its_position() -> None:
+    wrong = {"Code": "ValidationError", "Message": "Item size has exceeded"}
+    with scripted(Answer.cancelled("None", wrong)) as server, pytest.raises(Refused, match=r"1 of 2 actions.*Item size") as raised:
+        server.dynamo.transact([PUT, PUT])
+    assert raised.value.positions == {1}
+    assert not raised.value.retryable
+
+
+def test_items_of_one_moment_are_asked_for_again_while_a_transaction_changes_them() -> None:
+    keys = [{"id": {"S": each}} for each in "ab"]
+    answer = Answer({"Responses": [{"Item": keys[0]}, {}]})
+    with scripted(CONFLICT, Answer.error("TransactionInProgressException"), answer) as server:
+        assert server.dynamo.get_at_once("t", keys) == [keys[0], None]
+    sent = {"TransactItems": [{"Get": {"TableName": "t", "Key": key}} for key in keys]}
+    assert server.requests == [("TransactGetItems", sent)] * 3
+    assert len(server.pauses) == 2
+
+
+def test_patience_with_items_that_never_rest_ends() -> None:
+    with scripted(CONFLICT, conflict_attempts=3) as server, pytest.raises(Unavailable, match="TransactGetItems on t at http"):
+        server.dynamo.get_at_once("t", [{"id": {"S": "a"}}])
+    assert len(server.requests) == 3
+
+
+# Requests.
+
+
+def test_keys_left_unprocessed_are_asked_for_again_and_only_they() -> None:
+    keys = [{"id": {"S": str(number)}} for number in range(3)]
+    pages = [
+        Answer({"Responses": {"t": keys[:1]}, "UnprocessedKeys": {"t": {"Keys": keys[1:], "ConsistentRead": True}}}),
+        Answer({"Responses": {}, "UnprocessedKeys": {"t": {"Keys": keys[1:], "ConsistentRead": True}}}),
+        Answer({"Responses": {"t": keys[1:]}, "UnprocessedKeys": {}}),
+    ]
+    with scripted(*pages) as server:
+        assert server.dynamo.get_many("t", keys) == keys
+    assert [[key["id"]["S"] for key in params["RequestItems"]["t"]["Keys"]] for _, params in server.requests] == [
+        ["0", "1", "2"],
+        ["1", "2"],
+        ["1", "2"],
+    ]
+    assert len(server.pauses) == 1
+
+
+def test_keys_that_stay_unprocessed_are_no_missing_items() -> None:
+    stuck = Answer({"Responses": {}, "UnprocessedKeys": {"t": {"Keys": [{"id": {"S": "a"}}]}}})
+    with scripted(stuck, conflict_attempts=3) as server, pytest.raises(Unavailable, match=r"BatchGetItem on t at .*throttling"):
+        server.dynamo.get_many("t", [{"id": {"S": "a"}}])
+    assert len(server.requests) == 3
+
+
+def test_more_keys_than_one_request_takes_are_all_asked_for() -> None:
+    def echo(params: dict[str, Any]) -> Answer:
+        return Answer({"Responses": {"t": params["RequestItems"]["t"]["Keys"]}})
+
+    keys = [{"id": {"S": str(number)}} for number in range(201)]
+    with scripted(script=echo) as server:
+        assert server.dynamo.get_many("t", keys) == keys
+    assert [len(params["RequestItems"]["t"]["Keys"]) for _, params in server.requests] == [100, 100, 1]
+
+
+def test_a_query_reads_every_page_also_empty_ones() -> None:
+    next_page = {"LastEvaluatedKey": {"pk": {"S": "p"}}}
+    pages = [Answer({"Items": [HELD]} | next_page), Answer({"Items": []} | next_page), Answer({"Items": [HELD, HELD]})]
+    with scripted(*pages) as server:
+        assert list(server.dynamo.query("t", "pk = :pk", {":pk": "p"})) == [HELD] * 3
+    assert [params.get("ExclusiveStartKey") for _, params in server.requests] == [None, {"pk": {"S": "p"}}, {"pk": {"S": "p"}}]
+    assert all(params["ConsistentRead"] for _, params in server.requests)
+
+
+def test_a_query_with_a_limit_stops_there() -> None:
+    with scripted(Answer({"Items": [HELD, HELD], "LastEvaluatedKey": {"pk": {"S": "p"}}})) as server:
+        assert len(list(server.dynamo.query("t", "pk = :pk", {":pk": "p"}, limit=4, descending=True))) == 4
+    assert [(params["Limit"], params["ScanIndexForward"]) for _, params in server.requests] == [(4, False), (2, False)]
+
+
+# Faults.
+
+
+FAULTS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
+    "no permission": (Answer.error("AccessDeniedException", "User: x is not authorized to perform: dynamodb:GetItem"), Denied),
+    "unknown key": (Answer.error("UnrecognizedClientException"), Denied),
+    "wrong secret": (Answer.error("InvalidSignatureException", f"does not match\n\nThe Canonical String was {SECRET}"), Denied),
+    "expired token": (Answer.error("ExpiredTokenException"), Denied),
+    "401 of a proxy": (Answer(b"<html>", 401, genuine=False), Denied),
+    "403 of a proxy": (Answer(b"<html>", 403, genuine=False), Denied),
+    "no table": (Answer.error("ResourceNotFoundException", "Requested resource not found"), Missing),
+    "throttled": (Answer.error("ProvisionedThroughputExceededException"), Unavailable),
+    "throttled account": (Answer.error("ThrottlingException"), Unavailable),
+    "broken": (Answer.error("InternalServerError", status=500), Unavailable),
+    "down for maintenance": (Answer(b"<html>", 503, genuine=False), Unavailable),
+    "not a DynamoDB, 404": (Answer(b"<html>", 404, genuine=False), Unavailable),
+    "not a DynamoDB, 200": (Answer(b"welcome", 200, genuine=False), Unavailable),
+    "not a DynamoDB, JSON": (Answer({"status": "ok"}, 200, genuine=False), Unavailable),
+    "wrong request": (Answer.error("ValidationException", "The provided key element does not match the schema"), Refused),
+    "anything else": (Answer.error("IdempotentParameterMismatchException"), AnalyticsError),
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), FAULTS.values(), ids=FAULTS.keys())
+def test_every_fault_is_one_of_ours_and_says_what_and_where(answer: Answer, expected: type[AnalyticsError]) -> None:
+    with scripted(answer) as server:
+        for ask in (lambda: server.dynamo.get("some-table", {"id": {"S": "a"}}), lambda: server.dynamo.transact([PUT])):
+            with pytest.raises(AnalyticsError) as raised:
+                ask()
+            assert type(raised.value) is expected
+            message = str(raised.value)
+            assert "Item" in message
+            assert "some-table" in message
+            assert server.dynamo.config.where in message
+            assert SECRET not in message
+    assert not server.pauses
+
+
+def test_whoever_looks_for_a_missing_table_learns_how_to_make_it() -> None:
+    with scripted(Answer.error("ResourceNotFoundException")) as server, pytest.raises(Missing, match="analytics setup"):
+        server.dynamo.get("some-table", {"id": {"S": "a"}})
+
+
+def test_a_fault_of_the_server_is_repeated_by_the_client() -> None:
+    with scripted(Answer.error("InternalServerError", status=500), Answer({"Item": HELD}), attempts=2) as server:
+        assert server.dynamo.get("some-table", {"id": {"S": "a"}}) == HELD
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_accepts_and_then_hangs_costs_bounded_time() -> None:
+    begin = time.monotonic()
+    with scripted(None, read_timeout=timedelta(seconds=0.2)) as server, pytest.raises(Unavailable, match="ReadTimeout"):
+        server.dynamo.transact([PUT])
+    assert time.monotonic() - begin < 10
+    assert len(server.transactions) == 1
+
+
+def test_nobody_listening_is_unavailable() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dynamo = Dynamo(DynamoConfig(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}", access_key="a", secret_key=SECRET, attempts=1))
+        with pytest.raises(Unavailable, match=f"GetItem on t at http://127.0.0.1:{taken.getsockname()[1]}.*EndpointConnectionError"):
+            dynamo.get("t", {"id": {"S": "a"}})
+        dynamo.close()
+
+
+def test_missing_credentials_and_region_of_aws_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(SettingsError, match="AWS_DEFAULT_REGION"):
+        Dynamo(DynamoConfig()).get("t", {"id": {"S": "a"}})
+    with pytest.raises(Denied, match="NoCredentialsError"):
+        Dynamo(DynamoConfig(region="eu-central-1")).get("t", {"id": {"S": "a"}})
+
+
+def test_nothing_connects_before_the_first_request() -> None:
+    def never(config: DynamoConfig) -> Any:
+        raise AssertionError(f"connected to {config}")
+
+    Dynamo(DynamoConfig(), connect=never).close()
+
+
+def test_a_configuration_does_not_show_its_secret() -> None:
+    assert SECRET not in repr(DynamoConfig(endpoint="http://x", access_key="a", secret_key=SECRET))
+
+
+def test_after_a_close_the_next_use_connects_again() -> None:
+    with scripted(Answer({"Item": HELD})) as server:
+        for _ in range(2):
+            assert server.dynamo.get("t", {"id": {"S": "a"}}) == HELD
+            server.dynamo.close()
+    assert json.dumps(server.requests[0]) == json.dumps(server.requests[1])

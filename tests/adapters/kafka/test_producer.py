@@ -1,0 +1,93 @@
+"""Publishing on librdkafka's mock cluster: nothing is lost without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from analytics_defs.adapters.kafka.event_log import KafkaLog
+from analytics_defs.adapters.kafka.producer import KafkaProducer, Outgoing
+from analytics_defs.core.offsets import Range, TopicPartition
+from analytics_defs.errors import AnalyticsError, Missing, Unavailable
+from tests.adapters.kafka.scripted_kafka import broker_that_is_down
+from tests.contracts.event_log_fixtures import PARTITIONS, MockCluster, impatient
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    found = MockCluster()
+    yield found
+    found.close()
+
+
+def outgoing(topic: str, count: int) -> Iterator[Outgoing]:
+    for number in range(count):
+        yield topic, b"key-%d" % (number % 50), b"%d" % number, (("number", b"%d" % number), ("none", None))
+
+
+def test_every_record_is_there_in_the_order_of_its_key_when_publish_returns(cluster: MockCluster) -> None:
+    topic, told = cluster.create_topic(), list[int]()
+    producer = KafkaProducer(impatient(cluster.brokers))
+    assert producer.publish(outgoing(topic, 2_000), told.append) == 2_000
+    assert producer.publish([(topic, None, None, ())]) == 1
+    producer.close()
+    log = KafkaLog(impatient(cluster.brokers))
+    marks = log.watermarks([TopicPartition(topic, 0, number) for number in range(PARTITIONS)])
+    records = log.read([Range(each, mark.low, mark.high) for each, mark in marks.items()], bool).records
+    log.close()
+    assert len(records) == 2_001
+    keyed = [each for each in records if each.key is not None]
+    assert sorted(int(each.value or b"") for each in keyed) == list(range(2_000))
+    assert all(each.headers == (("number", each.value), ("none", None)) for each in keyed)
+    for key in {each.key for each in keyed}:
+        mine = [each for each in keyed if each.key == key]
+        assert len({each.source.topic_partition for each in mine}) == 1
+        assert [int(each.value or b"") for each in mine] == sorted(int(each.value or b"") for each in mine)
+    assert told == sorted(told)
+    assert told[-1] == 2_000
+
+
+def test_a_record_that_is_too_large_fails_by_name_and_what_was_published_is_told(cluster: MockCluster) -> None:
+    topic = cluster.create_topic()
+    producer = KafkaProducer(impatient(cluster.brokers))
+    producer.publish(outgoing(topic, 1))
+    with pytest.raises(AnalyticsError, match=f"publishing to {topic}, after .* confirmed records: .*max.message.bytes") as raised:
+        producer.publish([*outgoing(topic, 3), (topic, None, b"x" * 2_000_000, ())])
+    assert not raised.value.retryable
+    assert producer.publish(outgoing(topic, 3)) == 3
+    producer.close()
+
+
+def test_publishing_to_a_topic_that_does_not_exist_fails_and_does_not_create_it(cluster: MockCluster) -> None:
+    producer = KafkaProducer(replace(impatient(cluster.brokers), delivery_timeout=timedelta(seconds=8)))
+    with pytest.raises(Missing, match="never-created"):
+        producer.publish(outgoing("never-created", 5))
+    producer.close()
+    log = KafkaLog(impatient(cluster.brokers))
+    assert log.topics(["never-created"]) == {}
+    log.close()
+
+
+def test_a_broker_that_is_down_fails_within_the_delivery_timeout() -> None:
+    with broker_that_is_down() as address:
+        producer = KafkaProducer(replace(impatient(address), delivery_timeout=timedelta(seconds=1)))
+        with pytest.raises(Unavailable, match=r"Connection refused.*after 0 confirmed records"):
+            producer.publish(outgoing("topic", 500_000))
+
+
+def test_records_that_cannot_be_made_stop_the_publishing_and_the_next_one_is_whole(cluster: MockCluster) -> None:
+    topic = cluster.create_topic()
+    producer = KafkaProducer(impatient(cluster.brokers))
+
+    def broken() -> Iterator[Outgoing]:
+        yield from outgoing(topic, 10)
+        raise ArithmeticError
+
+    for _ in range(3):
+        with pytest.raises(ArithmeticError):
+            producer.publish(broken())
+        assert producer.publish(outgoing(topic, 100)) == 100
+    producer.close()

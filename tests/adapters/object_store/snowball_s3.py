@@ -1,0 +1,133 @@
+"""A store that unpacks tars as MinIO does, or does it badly: moto's, with somebody before it who unpacks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+from analytics_defs.adapters.object_store.bucket import create_bucket
+from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
+from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.devstack.moto_patches import App
+from analytics_defs.ports import Blob
+from tests.contracts.object_store_fixtures import ArchiveUnderTest, look, moto_endpoint
+from tests.real.proxy import Answer
+
+MARK = "x-amz-meta-snowball-auto-extract"
+_RECORD, _METADATA = "minio.metadata.", "x-amz-meta-"
+
+
+def members(packed: bytes) -> list[Blob]:
+    """What a tar holds, read with the standard library."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        for info in archive:
+            file = archive.extractfile(info)
+            assert file is not None
+            records = {name.removeprefix(_RECORD).lower(): value for name, value in info.pax_headers.items() if name.startswith(_RECORD)}
+            metadata = {name.removeprefix(_METADATA): value for name, value in records.items() if name.startswith(_METADATA)}
+            found.append(Blob(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
+    return found
+
+
+Behaviour = Callable[["Unpacker", bytes], Answer]
+
+
+@dataclass(slots=True)
+class Unpacker:
+    """Stands before a server. `behave` decides what becomes of a tar; whatever is no tar passes."""
+
+    app: App
+    behave: Behaviour
+    single: ObjectStoreArchive | None = None
+    """Puts what was unpacked, into the same bucket."""
+    tars: list[list[Blob]] = field(default_factory=list)
+    """Those that came."""
+    tar_key: str = ""
+    """Where the last of them was put."""
+    puts: list[str] = field(default_factory=list)
+    """Keys of single PUTs that came."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        key = environ["PATH_INFO"].partition("/")[2].partition("/")[2]
+        if f"HTTP_{MARK.upper().replace('-', '_')}" not in environ:
+            self.puts += [key] if key and environ["REQUEST_METHOD"] == "PUT" else []
+            return self.app(environ, start_response)
+        packed = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        self.tars.append(members(packed))
+        self.tar_key = key
+        answer = self.behave(self, packed)
+        start_response(f"{answer.status} as the test says", [*answer.headers.items(), ("Content-Length", str(len(answer.body)))])
+        return [answer.body]
+
+    def write(self, blobs: list[Blob]) -> None:
+        assert self.single
+        self.single.put(blobs)
+
+
+def unpacked(packed: bytes) -> Answer:
+    return Answer(200, {"ETag": f'"{hashlib.md5(packed, usedforsecurity=False).hexdigest()}"'})
+
+
+def whole(store: Unpacker, packed: bytes) -> Answer:
+    """As MinIO: everything, or a refusal after what went well."""
+    found = members(packed)
+    store.write([blob for blob in found if len(blob.key) <= 1024])
+    return unpacked(packed) if all(len(blob.key) <= 1024 for blob in found) else refusal(400, "KeyTooLongError")
+
+
+def refusal(status: int, code: str) -> Answer:
+    return Answer(status, {"Content-Type": "application/xml"}, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackingArchive:
+    port: ObjectStoreArchive
+    store: Unpacker
+    look: Callable[[], dict[str, Blob]]
+
+
+@contextmanager
+def unpacking_archive(behave: Behaviour = whole) -> Iterator[UnpackingArchive]:
+    """The adapter, told to find out about tars, before such a store. The bucket is gone with the store."""
+    with moto_endpoint() as plain, _before(DomainDispatcherApplication(create_backend_app), behave) as (store, endpoint):
+        direct = ObjectStoreConfig(f"unpacking-{uuid.uuid4().hex[:12]}", plain, keys=ObjectStoreKeys("fake", "fake"))
+        create_bucket(direct)
+        store.single = ObjectStoreArchive(direct)
+        archive = ObjectStoreArchive(replace(direct, endpoint=endpoint, unpacks_tars=True))
+        try:
+            yield UnpackingArchive(archive, store, lambda: look(direct))
+        finally:
+            archive.close()
+            store.single.close()
+
+
+@contextmanager
+def _before(app: App, behave: Behaviour) -> Iterator[tuple[Unpacker, str]]:
+    """moto's backends are the process's: what is written to one of its servers is in all of them."""
+    store = Unpacker(app, behave)
+    server = make_server("127.0.0.1", 0, store, threaded=True, request_handler=MotoRequestHandler)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    try:
+        yield store, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+
+
+@contextmanager
+def unpacking_contract() -> Iterator[ArchiveUnderTest]:
+    with unpacking_archive() as found:
+        yield ArchiveUnderTest(found.port, found.look)

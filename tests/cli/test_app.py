@@ -1,0 +1,627 @@
+"""The command line: what it answers, and what its exit codes mean. On memory doubles; setup, check and produce are proven in `adapters`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.progress import Task
+
+from analytics_defs import cli, wiring
+from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.cli import output
+from analytics_defs.cli.app import analytics
+from analytics_defs.config import names
+from analytics_defs.core.ledger import Batch, BatchKind
+from analytics_defs.core.offsets import Range, TopicPartition
+from analytics_defs.core.storage.object_keys import batch_id, event_key
+from analytics_defs.errors import (
+    AnalyticsError,
+    CannotStart,
+    Contradiction,
+    Denied,
+    Missing,
+    NotFound,
+    SettingsError,
+    TakenOver,
+    TopicRecreated,
+    Unavailable,
+)
+from analytics_defs.ports import Ports
+from tests.proof.doors import Call, through
+
+TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
+NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
+
+
+class World:
+    """One topic of two partitions, empty stores, and the command line over them."""
+
+    def __init__(self) -> None:
+        self.log, self.archive, self.clock = MemoryLog(), MemoryArchive(), ManualClock(NOW)
+        self.recent, self.ledger = MemoryRecentEvents(), MemoryLedger()
+        self.ports = Ports(self.log, self.recent, self.archive, self.ledger, self.clock, InlineWorkers())
+        self.log.create_topic(TOPIC, 2)
+
+    def produce(self, *ids: str) -> None:
+        for each in ids:
+            event = {"id": each, "timestamp": f"{HOUR}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
+            self.log.append(TOPIC, 0, json.dumps(event).encode())
+
+    def run(self, *arguments: str) -> Result:
+        return CliRunner().invoke(analytics, arguments, catch_exceptions=False)
+
+    def answer(self, *arguments: str, exit_code: int = 0) -> Any:
+        found = self.run(*arguments, "--json")
+        assert found.exit_code == exit_code, found.output
+        return json.loads(found.stdout)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    for name in names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAFKA_TOPICS", TOPIC)
+    found = World()
+    monkeypatch.setattr(wiring, "build_ports", lambda _: found.ports)
+    return found
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the program itself."""
+    monkeypatch.setattr(sys, "argv", ["analytics", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    return int(raised.value.code or 0)
+
+
+WRITERS = [
+    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR)),
+    *(("replay", "--from", f"{TOPIC}/0/0", "--to", f"{TOPIC}/0/1"), ("forget",)),
+]
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: command[0])
+def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_together(
+    world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    world.produce("a", "b")
+    assert world.run("ingest").exit_code == 0
+    world.produce("c")
+    before, bucket = world.ports.ledger.snapshot(), MemoryArchive()
+    world.ports = replace(world.ports, archive=bucket)
+    assert ended(monkeypatch, *command) == cli.FINDING
+    assert world.ports.ledger.snapshot() == before
+    assert bucket.objects == {}
+
+
+def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
+    world.produce("a", "b")
+    found = world.run("lag")
+    assert found.exit_code == 0
+    assert f"{TOPIC}/0" in found.stdout
+    assert [each["lag"] for each in world.answer("lag")["partitions"]] == [2, 0]
+
+
+def test_lag_over_the_limit_is_a_finding(world: World) -> None:
+    world.produce("a", "b")
+    assert world.run("lag", "--max", "2").exit_code == 0
+    assert world.run("lag", "--max", "1").exit_code == cli.FINDING
+
+
+def test_a_partition_that_waits_for_a_person_is_a_finding_and_says_how_to_go_on(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.log.delete_topic(TOPIC)
+    world.log.create_topic(TOPIC, 2)
+    found = world.run("lag")
+    assert found.exit_code == cli.FINDING
+    assert f"analytics accept-topic {TOPIC}" in found.stdout
+    assert world.run("ingest").exit_code == cli.FINDING
+    accepted = world.run("accept-topic", TOPIC)
+    assert (accepted.exit_code, "generation 1" in accepted.stdout) == (0, True)
+    assert world.run("lag").exit_code == 0
+
+
+def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> None:
+    world.produce("a", "b", "a")
+    world.log.append(TOPIC, 1, b"no event")
+    world.log.append(TOPIC, 1, None)
+    found = world.answer("ingest", "--until-idle")
+    assert found == {"batches": 1, "stored": 2, "repeats": 1, "dead_letters": 1, "tombstones": 1, "gaps": 0, "lost": 0, "stopped": []}
+    assert sorted(world.recent.items) == ["a", "b"]
+    assert world.ledger.snapshot().leases == {}
+    assert "0 batches" in world.run("ingest").stdout
+
+
+@pytest.mark.usefixtures("world")
+def test_a_port_that_is_taken_is_refused_and_is_no_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("HEALTH_PORT", str(taken.getsockname()[1]))
+        assert ended(monkeypatch, "serve") == cli.REFUSED
+    assert "cannot listen on port" in capsys.readouterr().err
+
+
+def test_an_audit_that_balances_is_no_finding(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    assert world.run("audit", "--hour", HOUR).exit_code == 0
+    found = world.answer("audit", "--hour", HOUR)
+    assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
+
+
+def test_an_audit_has_the_sum_over_all_partitions(world: World) -> None:
+    world.produce("a", "b", "a")
+    world.log.append(TOPIC, 1, b"no event")
+    world.run("ingest")
+    *_, last, _, unaccounted = world.run("audit").stdout.splitlines()
+    assert [cell.strip() for cell in last.split("│")[1:-1]] == ["all 2: 4 offsets", "", "", "2", "1", "1", "0", "0", "0", "0"]
+    assert unaccounted == "unaccounted: 0"
+
+
+def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    blob = world.archive.objects[event_key(HOUR, "a")]
+    world.archive.put([replace(blob, body=b"{}")])
+    assert world.run("audit", "--hour", HOUR).exit_code == 0
+    found = world.run("audit", "--hour", HOUR, "--bytes")
+    assert (found.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in found.stdout) == (cli.FINDING, True)
+    assert world.run("audit", "--bytes").exit_code == cli.WRONG_USAGE
+
+
+def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.log.silence(TOPIC, 1)
+    found = world.run("lag")
+    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (cli.FINDING, True)
+    assert list(world.answer("lag", exit_code=cli.FINDING)["silent"]) == [f"{TOPIC}/1"]
+
+
+def test_stores_that_disagree_are_a_finding(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.archive.delete([event_key(HOUR, "a")])
+    found = world.run("audit", "--hour", HOUR)
+    assert found.exit_code == cli.FINDING
+    assert "1 ids without JSON object, for example a" in found.stdout
+
+
+def test_a_stuck_batch_is_a_finding(world: World) -> None:
+    world.produce("a")
+    reached = Range(TopicPartition(TOPIC, 0, 0), 0, 1)
+    taken = NOW - timedelta(minutes=11)
+    stuck = Batch(batch_id(taken, [reached]), BatchKind.INGEST, 0, taken, (reached,), "dead")
+    assert world.ledger.take(stuck)
+    found = world.run("audit")
+    assert found.exit_code == cli.FINDING
+    assert f"batch {stuck.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in found.stdout
+    assert len(world.answer("audit", exit_code=cli.FINDING)["stuck"]) == 1
+
+
+def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
+    world.produce("a", "a")
+    world.run("ingest")
+    assert (world.answer("trace", "a")["source"], world.answer("trace", f"{TOPIC}/0/0")["event_id"]) == (f"{TOPIC}/0/0", "a")
+    assert world.answer("trace", f"{TOPIC}/0/1")["held_by"] == f"{TOPIC}/0/0"
+    assert "fate          stored" in world.run("trace", "a").stdout
+
+
+def test_a_trace_beyond_the_end_of_the_log_says_where_it_ends(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.produce("b")
+    assert world.answer("trace", f"{TOPIC}/0/1")["detail"] == "the next offset to read is 1"
+    beyond = f"Kafka's log of {TOPIC}/0 ends at 2 and has no such record yet; the next offset to read is 1"
+    assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == beyond
+    world.log.silence(TOPIC, 0)
+    assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == "the next offset to read is 1"
+
+
+@pytest.mark.parametrize(("what", "hinted"), [(f"{TOPIC}/0", True), ("another/0", False), (f"{TOPIC}/x", False)])
+def test_a_trace_of_a_partition_asks_for_the_offset(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, hinted: bool
+) -> None:
+    world.produce("a")
+    world.run("ingest")
+    assert ended(monkeypatch, "trace", what) == cli.FINDING
+    assert (f"topic/partition/offset, for example {what}/0" in capsys.readouterr().err) is hinted
+
+
+def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
+    found = world.run("trace", "orders/7/5")
+    assert (found.exit_code, "unknown_partition" in found.stdout) == (cli.FINDING, True)
+
+
+def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
+    world.log.append(TOPIC, 0, b"\xff[bold]:smile:", key=b"k", headers=(("h", None),))
+    world.log.append(TOPIC, 0, b'{"type": "[red]:smile:"}')
+    world.run("ingest")
+    found = world.answer("dead-letters", "--reason", "not_utf8")
+    assert base64.b64decode(found["value"]) == b"\xff[bold]:smile:"
+    assert (found["source"], found["headers"], base64.b64decode(found["key"])) == (f"{TOPIC}/0/0", [["h", None]], b"k")
+    assert "[red]:smile:" in world.run("dead-letters", "--reason", "unknown_type").stdout
+    assert len(world.run("dead-letters", "--json").stdout.splitlines()) == 2
+    assert len(world.run("dead-letters", "--json", "--limit", "1").stdout.splitlines()) == 1
+
+
+def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_EVENT_BYTES", "1024")
+    world.produce("long" * 500)
+    world.log.append(TOPIC, 0, b"never")
+    world.run("ingest")
+    monkeypatch.setenv("MAX_EVENT_BYTES", "4096")
+    found = world.answer("redrive", "--all")
+    assert (found["stored"], found["still_rejected"], found["redriven_before"], len(found["batches"])) == (1, 1, 0, 1)
+    assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
+    assert world.run("audit").exit_code == 0
+    assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
+    (event_id,) = world.recent.items
+    by_id = world.run("trace", event_id).stdout
+    assert by_id.index("stored") < by_id.index("before it was put through again:") < by_id.index("dead_letter")
+    assert [(each["fate"], each["before"]["fate"]) for each in [world.answer("trace", event_id)]] == [("stored", "dead_letter")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("redrive",), "--reason, --hour, --batch, or --all"),
+        (("produce",), "--rate, --count, or both"),
+        (("dead-letters", "--hour", "yesterday"), "'yesterday' is not an hour"),
+        (("audit", "--hour", HOUR, "--hour", "2024"), "'2024' is not an hour"),
+        (("audit", "--hour", "2024-01-15T25"), "'2024-01-15T25' is not an hour"),
+        (("dead-letters", "--hour", "2024-02-31T10"), "'2024-02-31T10' is not an hour"),
+        (("redrive", "--batch", "7"), "'7' is not a batch id"),
+        (("dead-letters", "--reason", "bad"), "'not_utf8'"),
+        (("produce", "--rate", "1", "--broken", "2"), "0<=x<=1"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_right(world: World, arguments: tuple[str, ...], said: str) -> None:
+    found = world.run(*arguments)
+    assert found.exit_code == cli.WRONG_USAGE
+    assert said in found.stderr
+
+
+@pytest.mark.usefixtures("world")
+def test_wrong_settings_end_with_2_and_are_all_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LANES", "0")
+    monkeypatch.setenv("HEALTH_PORT", "none")
+    assert ended(monkeypatch, "lag") == cli.WRONG_USAGE
+    said = capsys.readouterr().err
+    assert "LANES=0" in said
+    assert "HEALTH_PORT=none" in said
+
+
+@pytest.mark.usefixtures("world")
+def test_an_id_that_nobody_knows_is_a_finding_without_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, "trace", "unknown") == cli.FINDING
+    assert capsys.readouterr().err.startswith("error: event 'unknown' is not in RecentEvents")
+
+
+def test_a_fault_ends_with_its_code_its_message_and_its_notes(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = Unavailable("the ledger is down")
+    fault.add_note("also: the archive is down")
+
+    def down() -> None:
+        raise fault
+
+    monkeypatch.setattr(world.ledger, "snapshot", down)
+    assert ended(monkeypatch, "lag") == cli.UNAVAILABLE
+    assert capsys.readouterr().err == "error: the ledger is down\nalso: the archive is down\n"
+
+
+def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.ledger, "snapshot", interrupted)
+    assert ended(monkeypatch, "lag") == cli.INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError, cli.WRONG_USAGE),
+        (Unavailable, cli.UNAVAILABLE),
+        (TakenOver, cli.FINDING),
+        (Denied, cli.REFUSED),
+        (Missing, cli.REFUSED),
+        (NotFound, cli.FINDING),
+        (CannotStart, cli.REFUSED),
+        (TopicRecreated, cli.FINDING),
+        (Contradiction, cli.FINDING),
+        (AnalyticsError, cli.FINDING),
+    ],
+)
+def test_every_kind_of_error_has_its_exit_code(error: Callable[[str], AnalyticsError], code: int) -> None:
+    assert cli.exit_code(error("message")) == code
+
+
+def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
+    look = "import sys, analytics_defs.cli.app; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ("boto3", "botocore", "obstore", "confluent_kafka", "pyarrow", "dagster", "pandas")
+    assert subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# Hours.
+
+
+def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    (archived,) = world.answer("compact", HOUR)
+    assert (archived["made"], archived["revision"]["number"], archived["revision"]["rows"]) == (True, 1, 3)
+    (counted,) = world.answer("stats", HOUR)
+    assert (counted["hour"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
+    del world.recent.items["b"]
+    (restored,) = world.answer("restore", HOUR)
+    assert (restored["restored"], restored["there"]) == (1, 2)
+    for command in ("compact", "stats", "restore"):
+        output = world.run(command, HOUR, "1969-12-31T23")
+        assert output.exit_code == 0
+        assert HOUR in output.output
+        assert "1969-12-31T23" in output.output
+
+
+def test_an_hour_without_events_says_so_and_not_that_it_is_to_be_completed(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    [*_, empty, full, _] = world.run("compact", "2020-01-01T00", HOUR).stdout.splitlines()
+    assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none", "none"]
+    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none", "none"]
+    assert "archive" in world.run("compact", HOUR).stdout
+
+
+def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "frozen": [], "adjustments": []}
+    assert world.answer("rebuild-aggregates", "--diff") == nothing
+    world.ledger._hourly[HOUR, 0]["events"] -= 2
+    (found,) = world.answer("rebuild-aggregates", "--diff", exit_code=1)["counters"]
+    batches = found.pop("batches")
+    assert found == {"lane": 0, "hour": HOUR, "counter": "events", "live": 1, "recorded": 3, "difference": -2}
+    output = world.run("rebuild-aggregates", "--diff")
+    assert (output.exit_code, "1 differences in 1 batches and 1 hours" in output.output) == (1, True)
+    assert batches[0] in output.output.replace("\n", "")
+    assert world.ledger.adjustments() == []
+    assert CliRunner().invoke(analytics, ["rebuild-aggregates"]).exit_code == 2
+
+
+def test_counters_are_mended_by_command_once(world: World) -> None:
+    world.produce("a", "b", "c")
+    world.run("ingest")
+    world.ledger._hourly[HOUR, 0]["events"] -= 2
+    world.ledger._totals[0]["events"] += 1
+    output = world.run("rebuild-aggregates", "--apply")
+    assert output.exit_code == 0
+    assert f"{HOUR} lane 0: adjustment 1 over 1 batches: events +2\n2 adjustments made\n" in output.output
+    assert (world.ledger.counters()["events"], world.ledger.hourly(HOUR, HOUR)[HOUR]["events"]) == (3, 3)
+    assert world.answer("rebuild-aggregates", "--apply")["adjustments"] == []
+    assert len(world.ledger.adjustments()) == 2
+
+
+@pytest.mark.parametrize("command", ["compact", "stats", "restore"])
+def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
+    found = CliRunner().invoke(analytics, [command, "2024-01-15"])
+    assert found.exit_code == 2
+    assert "'2024-01-15' is not an hour: expected for example 2024-01-15T10" in found.output
+    assert world.archive.objects == {}
+
+
+ENDLESS = """
+import itertools
+from analytics_defs import cli, wiring
+from analytics_defs.cli import rejected
+from analytics_defs.core.storage.dead_letter_files import DeadLetter
+from analytics_defs.core.offsets import Record, Source, TopicPartition
+from analytics_defs.core.events.rejection_reasons import Reason
+from analytics_defs.flows.redrive import Kept
+
+record = Record(Source(TopicPartition("t", 0, 0), 0), 0, None, b"x" * 1000)
+kept = Kept("key", "batch", DeadLetter(record, next(iter(Reason)), "detail"))
+wiring.build_ports = lambda _: None
+rejected.redrives.dead_letters = lambda *_: itertools.repeat(kept)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--json", "--limit", "1000000"), ("--limit", "5000")])
+def test_a_reader_that_goes_away_ends_it_quietly_and_is_no_finding(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", ENDLESS, "dead-letters", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) in {0, cli.CLOSED_PIPE}
+
+
+BAR = """
+from analytics_defs.cli.output import progress
+
+with progress("moved", None) as bar:
+    bar.advance(bar.task_ids[0], 7)
+"""
+
+
+def test_progress_is_drawn_on_a_terminal_only() -> None:
+    assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True).stderr == ""
+
+
+SLOW = """
+import sys
+from analytics_defs.cli import shown
+
+shown.SAID_EVERY = 0.01
+with shown.progress("hours compared", 2) as bar:
+    told = shown.step(bar)
+    bar.advance(bar.task_ids[0])
+    told("objects compared", 3000, 8550)
+    sys.stdin.read()
+"""
+
+
+def test_where_stderr_is_no_terminal_a_long_step_says_in_lines_how_far_it_is() -> None:
+    with subprocess.Popen([sys.executable, "-c", SLOW], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if "3,000" in line), process.stderr.readline()]
+        process.stdin.close()
+        assert process.wait(30) == 0
+    assert all(line.startswith("hours compared: 1 of 2, objects compared: 3,000 of 8,550 (after ") for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids asked for: 0 of 2", "hours compared: 0 of 1")),
+        (("audit", "--hour", HOUR, "--bytes"), ("objects compared: 0 of 2", "hours compared: 0 of 1")),
+        (("replay", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects looked at: 0 of 2", "batches: 0 of 1")),
+        (("rebuild-aggregates", "--diff"), ("hours compared: 0 of 1",)),
+        (("ingest", "--until-idle"), ("offsets closed: 0 of 1",)),
+        (("compact", HOUR), ("hours: 0 of 1",)),
+    ],
+)
+def test_a_long_command_says_what_it_does_and_how_far_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    """Each call of a store waits until a line of progress came meanwhile, as a slow store would."""
+    world.produce("a", "b")
+    world.run("ingest")
+    world.produce("c")
+    monkeypatch.setattr(output, "SAID_EVERY", 0.001)
+    words, spoken = output._in_words, threading.Condition()
+    lines = list[str]()
+
+    def heard(tasks: Sequence[Task]) -> str:
+        with spoken:
+            lines.append(words(tasks))
+            spoken.notify_all()
+            return lines[-1]
+
+    def slow(_: Call, go: Callable[[], Any]) -> Any:
+        with spoken:
+            now = len(lines)
+            if not is_aside():
+                assert spoken.wait_for(lambda: len(lines) > now + 1, 30)
+        return go()
+
+    def is_aside() -> bool:
+        return threading.current_thread() is not threading.main_thread() or all(each.name != "progress" for each in threading.enumerate())
+
+    monkeypatch.setattr(output, "_in_words", heard)
+    monkeypatch.setattr(world, "ports", through(world.ports, slow))
+    found = world.run(*arguments)
+    assert found.exit_code == 0, found.output
+    for each in said:
+        assert any(each in line for line in lines), lines
+        assert each in found.stderr
+
+
+def test_progress_without_a_total_ends_at_what_there_was() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", BAR], stderr=theirs, env=os.environ | {"TERM": "xterm"}, check=True)
+        output = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert output.rindex("7/7") > output.rfind("/?")
+
+
+def test_a_replay_says_first_what_would_change_then_changes_it_and_the_second_time_nothing(world: World) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.archive.delete([event_key(HOUR, "a")])
+    wanted = ("replay", "--from", HOUR, "--to", "2024-01-15T11")
+    looked = world.answer(*wanted, "--dry-run", exit_code=cli.FINDING)
+    assert looked["counts"]["event_json"] == {"missing": 1, "identical": 1}
+    assert world.archive.get(event_key(HOUR, "a")) is None
+    assert event_key(HOUR, "a") in world.run(*wanted).stdout
+    assert world.archive.get(event_key(HOUR, "a")) is not None
+    assert world.answer(*wanted, "--dry-run")["changes"] == []
+    assert world.run("replay", "--from", HOUR, "--to", HOUR).exit_code == cli.WRONG_USAGE
+
+
+def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_done(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    key = event_key(HOUR, "a")
+    world.archive.delete([key])
+
+    def down(*_: object) -> None:
+        raise Unavailable("the bucket does not answer")
+
+    monkeypatch.setattr(world.archive, "advance", down)
+    wanted = ("replay", "--from", HOUR, "--to", "2024-01-15T11")
+    assert ended(monkeypatch, *wanted) == cli.UNAVAILABLE
+    output = capsys.readouterr()
+    assert key in output.out
+    assert "broken off while batch " in output.err
+    assert "error: the bucket does not answer" in output.err
+    assert ended(monkeypatch, *wanted, "--json") == cli.UNAVAILABLE
+    assert json.loads(capsys.readouterr().out)["unfinished"].startswith("batch ")
+
+
+def test_what_is_old_goes_by_command_and_a_dry_run_says_so_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.produce("a", "b")
+    world.run("ingest")
+    world.clock.advance(timedelta(days=91))
+    kept = world.run("forget")
+    assert (kept.exit_code, "everything is kept" in kept.stdout) == (0, True)
+    monkeypatch.setenv("EVENT_OBJECTS_KEPT_FOR", "90d")
+    looked = world.answer("forget", "--dry-run")
+    assert (looked["objects"], [each["hour"] for each in looked["found"]["gone"]]) == (2, [HOUR])
+    assert world.archive.get(event_key(HOUR, "a")) is not None
+    done = world.run("forget")
+    assert (done.exit_code, "gone: 2 objects" in done.stdout) == (0, True)
+    assert world.archive.get(event_key(HOUR, "a")) is None
+    assert world.answer("forget")["objects"] == 0
+
+
+def test_an_hour_that_stays_although_it_is_old_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.clock.advance(timedelta(days=91))
+    world.produce("unread")
+    monkeypatch.setenv("PARQUET_KEPT_FOR", "90d")
+    found = world.run("forget")
+    assert found.exit_code == cli.FINDING
+    assert f"hour {HOUR}: old enough, but not every partition has passed it" in found.stderr
+
+
+def test_what_retention_took_is_refused_by_command_with_a_clear_error(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.clock.advance(timedelta(days=91))
+    monkeypatch.setenv("PARQUET_KEPT_FOR", "90d")
+    world.run("forget")
+    for command in (("restore", HOUR), ("stats", HOUR), ("replay", "--from", HOUR, "--to", "2024-01-15T11")):
+        assert ended(monkeypatch, *command) == cli.FINDING
+        assert "retention took" in capsys.readouterr().err
+    assert world.answer("audit", "--hour", HOUR)["hours"][0]["taken"] == 1
+    assert world.answer("rebuild-aggregates", "--diff")["frozen"] == [HOUR]

@@ -1,0 +1,293 @@
+"""What is an event, what is not, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_defs.core.events.event import Event, Reason, Rejection, Rules, Tombstone, judge
+from analytics_defs.core.events.rejection_reasons import MAX_DETAIL
+from tests.core.events.made_events import (
+    CREATED,
+    CURRENT,
+    DELETED,
+    LOW_STOCK,
+    NOW,
+    PRODUCT,
+    UPDATED,
+    event,
+    json_texts,
+    judged,
+    record,
+    rejection,
+    reproducibly,
+    stamped,
+    text,
+    with_extra,
+)
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=lambda document: document["type"])
+def test_each_type_in_current_form_is_an_event(document: dict[str, Any]) -> None:
+    found = event(document)
+    assert (found.id, found.type, found.version) == ("event-1", document["type"], "1.0")
+    assert (found.product_id, found.seller_id) == ("product-7", "seller-ito")
+    assert (found.timestamp, found.hour) == ("2024-01-15T10:30:00.123Z", "2024-01-15T10")
+    assert found.time == datetime(2024, 1, 15, 10, 30, 0, 123_000, UTC)
+
+
+def test_an_event_in_current_form_is_its_own_bytes_whatever_they_look_like() -> None:
+    raw = b'\n{ "unknown" : {"\\u00e9": 1.10} , ' + text(CREATED)[1:] + b"\t"
+    found = event(raw)
+    assert found.document is None
+    assert found.data == raw
+
+
+def test_a_null_value_is_a_tombstone_and_an_empty_one_is_not() -> None:
+    assert judged(None) == Tombstone(record(None))
+    assert rejection(b"").reason is Reason.NOT_JSON
+
+
+def test_the_version_is_1_0_when_absent_and_whatever_the_event_says_otherwise() -> None:
+    without = {name: value for name, value in CREATED.items() if name != "version"}
+    assert event(without).version == "1.0"
+    assert event(CREATED | {"version": "2.1-beta"}).version == "2.1-beta"
+
+
+def test_the_topic_need_not_be_named_as_the_type() -> None:
+    assert event(DELETED).record.source.topic_partition.topic == "ProductCreated"
+
+
+def test_what_may_be_left_out_may_also_be_null() -> None:
+    assert event(UPDATED | {"previousProduct": None}).type == "ProductUpdated"
+
+
+MISSING = [
+    *((CREATED, f"product.{name}") for name in PRODUCT),
+    *((UPDATED, f"previousProduct.{name}") for name in PRODUCT),
+    *((document, name) for document in CURRENT for name in document if name not in {"version", "previousProduct"}),
+]
+
+
+@pytest.mark.parametrize(("document", "path"), MISSING, ids=lambda value: value if isinstance(value, str) else value["type"])
+def test_a_missing_field_is_named_with_its_path(document: dict[str, Any], path: str) -> None:
+    *parents, name = path.split(".")
+    changed = json.loads(json.dumps(document))
+    holder = changed[parents[0]] if parents else changed
+    del holder[name]
+    found = rejection(changed)
+    assert found.reason is Reason.SCHEMA
+    assert found.detail.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("document", "detail"),
+    [
+        (CREATED | {"id": ""}, 'id: expected a string that is not empty, found the string ""'),
+        (CREATED | {"id": 17}, "id: expected a string, found the number 17"),
+        (CREATED | {"id": None}, "id: expected a string, found null"),
+        (CREATED | {"version": 1.0}, "version: expected a string, found the number 1.0"),
+        (CREATED | {"product": "product-7"}, 'product: expected an object, found the string "product-7"'),
+        (CREATED | {"product": [PRODUCT]}, "product: expected an object, found an array"),
+        (CREATED | {"product": PRODUCT | {"price": "12.50"}}, 'product.price: expected a number, found the string "12.50"'),
+        (CREATED | {"product": PRODUCT | {"price": None}}, "product.price: expected a number, found null"),
+        (CREATED | {"product": PRODUCT | {"stock": True}}, "product.stock: expected a number, found true"),
+        (LOW_STOCK | {"threshold": {}}, "threshold: expected a number, found an object"),
+        (CREATED | {"type": None}, "type: expected one of ProductCreated, ProductUpdated, ProductDeleted, LowStockWarning, found null"),
+        (
+            CREATED | {"type": ["ProductCreated"]},
+            "type: expected one of ProductCreated, ProductUpdated, ProductDeleted, LowStockWarning, found an array",
+        ),
+        ({}, "type: expected one of ProductCreated, ProductUpdated, ProductDeleted, LowStockWarning, found nothing"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named_with_what_was_expected_and_found(document: dict[str, Any], detail: str) -> None:
+    assert rejection(document) == Rejection(record(text(document)), Reason.SCHEMA, detail)
+
+
+def test_all_faults_of_a_shape_are_told_at_once() -> None:
+    found = rejection(CREATED | {"product": PRODUCT | {"name": 1, "price": "2"}})
+    assert found.detail == 'product.name: expected a string, found the number 1; product.price: expected a number, found the string "2"'
+
+
+@pytest.mark.parametrize("found", ["ProductViewed", "productcreated", "", " ProductCreated"])
+def test_a_type_that_is_none_of_the_four_is_unknown(found: str) -> None:
+    assert rejection(CREATED | {"type": found}).reason is Reason.UNKNOWN_TYPE
+
+
+@pytest.mark.parametrize("price", ["-0", "0.10", "1e400", "1E-131", "9" * 39, "1" + "0" * 1_000, "9" * 100_000, "1e" + "9" * 30])
+def test_any_json_number_is_a_number(price: str) -> None:
+    raw = text(CREATED).replace(b"12.5", price.encode())
+    assert event(raw).data == raw
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"\xff\xfe{}", Reason.NOT_UTF8),
+        (b'{"id":"\xed\xa0\x80"}', Reason.NOT_UTF8),
+        (b'{"id":"\xc0\xaf"}', Reason.NOT_UTF8),
+        (text(CREATED)[:-1], Reason.NOT_JSON),
+        (text(CREATED) + b"\x00", Reason.NOT_JSON),
+        (text(CREATED) * 2, Reason.NOT_JSON),
+        (b"\xef\xbb\xbf" + text(CREATED), Reason.NOT_JSON),
+        (b"Product{id=7}", Reason.NOT_JSON),
+        (b"{'id': 'single quotes'}", Reason.NOT_JSON),
+        (b'{"a":1,}', Reason.NOT_JSON),
+        (b'{"a":"\n"}', Reason.NOT_JSON),
+        (b'{"a":012}', Reason.NOT_JSON),
+        (b'{"a":+1}', Reason.NOT_JSON),
+        (b'{"a":1.}', Reason.NOT_JSON),
+        ('{"a":\u0661}'.encode(), Reason.NOT_JSON),
+        (with_extra("NaN"), Reason.NOT_JSON),
+        (with_extra("[-Infinity]"), Reason.NOT_JSON),
+        (b"[]", Reason.NOT_AN_OBJECT),
+        (b"null", Reason.NOT_AN_OBJECT),
+        (b'"ProductCreated"', Reason.NOT_AN_OBJECT),
+        (with_extra('{"a":1,"b":{"a":1,"a":1}}'), Reason.DUPLICATE_KEY),
+        (with_extra(r'{"a":1,"\u0061":1}'), Reason.DUPLICATE_KEY),
+        (b'{"id":"other",' + text(CREATED)[1:], Reason.DUPLICATE_KEY),
+        (with_extra(r'"\ud800"'), Reason.LONE_SURROGATE),
+        (with_extra(r'"\udc00\ud83d"'), Reason.LONE_SURROGATE),
+        (with_extra(r'{"\uDFFF":1}'), Reason.LONE_SURROGATE),
+        (b"[" * 100_000 + b"]" * 100_000, Reason.NESTED_TOO_DEEP),
+        (b"[" * 100_000, Reason.NESTED_TOO_DEEP),
+        (b'{"a":' * 100_000, Reason.NESTED_TOO_DEEP),
+        (with_extra("[" * 128 + "]" * 128), Reason.NESTED_TOO_DEEP),
+        (b" " * 1_000_001, Reason.TOO_LARGE),
+    ],
+    ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else value,
+)
+def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: bytes, reason: Reason) -> None:
+    found = rejection(value)
+    assert found.reason is reason
+    assert found.record.value == value
+    assert 0 < len(found.detail) <= MAX_DETAIL
+    found.detail.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "[" * 127 + "]" * 127,
+        '{"":{"":""}}',
+        r'"😀 \ud83d\ude00 \\ud800 \u0000"',
+        '"[[[["',
+        "[" + "[]," * 1_000 + "[]]",
+        "1E-131",
+        '{"a":{"id":"b"},"id":{"a":1}}',
+    ],
+    ids=lambda extra: extra[:20],
+)
+def test_what_looks_strange_but_is_json_is_kept(extra: str) -> None:
+    raw = with_extra(extra)
+    assert event(raw).data == raw
+
+
+@pytest.mark.parametrize(
+    "found", ["a/b", "..", ".", " ", "a%2Fb", "日本", "\x00", "😀" * 512, "a" * 2048], ids=lambda found: repr(found[:8])
+)
+def test_an_id_may_hold_any_characters_up_to_the_length_of_a_dynamodb_key(found: str) -> None:
+    assert event(CREATED | {"id": found}).id == found
+
+
+@pytest.mark.parametrize("found", ["a" * 2049, "é" * 1025, "a" * 3_000])
+def test_an_id_longer_than_a_dynamodb_key_is_too_long(found: str) -> None:
+    assert rejection(CREATED | {"id": found}).reason is Reason.ID_TOO_LONG
+
+
+def test_size_is_the_values_own_and_the_limit_is_still_an_event() -> None:
+    rules = Rules(max_event_bytes=len(text(CREATED)))
+    assert isinstance(judge(record(text(CREATED)), rules, NOW), Event)
+    assert judge(record(text(CREATED) + b" "), rules, NOW) == Rejection(
+        record(text(CREATED) + b" "), Reason.TOO_LARGE, f"expected at most {len(text(CREATED))} bytes, found {len(text(CREATED)) + 1}"
+    )
+
+
+def test_the_future_begins_after_the_allowed_skew() -> None:
+    assert event(stamped("2024-01-16T12:00:00Z")).hour == "2024-01-16T12"
+    assert rejection(stamped("2024-01-16T12:00:00.000001Z")).reason is Reason.TIMESTAMP_IN_FUTURE
+    assert rejection(stamped("2999-01-01T00:00:00Z")).reason is Reason.TIMESTAMP_IN_FUTURE
+    assert rejection(stamped("9999-12-31T23:59:59-12:00")).reason is Reason.TIMESTAMP_IN_FUTURE
+
+
+def test_an_old_event_belongs_to_its_own_hour() -> None:
+    assert event(stamped("1969-07-20T20:17:40Z")).hour == "1969-07-20T20"
+    assert event(stamped("0001-01-01T00:00:00Z")).hour == "0001-01-01T00"
+
+
+@pytest.mark.parametrize("found", ["0001-01-01T00:00:00+05:30", "yesterday", "", "1705314600", 1_705_314_600, None])
+def test_what_is_no_timestamp_is_a_fault_of_the_schema(found: object) -> None:
+    verdict = rejection(stamped(found))
+    assert verdict.reason is Reason.SCHEMA
+    assert verdict.detail.startswith("timestamp: expected ")
+
+
+@pytest.fixture(params=["Pacific/Kiritimati", "America/St_Johns", "UTC"])
+def zone(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = request.param
+    time.tzset()
+    yield request.param
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+def test_the_hour_is_utc_whatever_the_machines_zone() -> None:
+    assert event(stamped("2024-01-15T00:30:00")).hour == "2024-01-15T00"
+    assert event(stamped("2024-01-15T00:30:00+01:00")).hour == "2024-01-14T23"
+
+
+def test_the_same_record_is_judged_the_same_at_the_same_time() -> None:
+    assert judged(text(CREATED)) == judged(text(CREATED))
+
+
+def test_how_deep_the_caller_stands_changes_no_verdict() -> None:
+    nested = with_extra("[" * 127 + "]" * 127)
+
+    def from_below(levels: int) -> object:
+        return from_below(levels - 1) if levels else judged(nested)
+
+    assert from_below(500) == judged(nested)
+
+
+@reproducibly
+@given(st.binary() | st.text().map(str.encode))
+def test_no_bytes_whatever_raise(value: bytes) -> None:
+    assert isinstance(judged(value), Rejection)
+
+
+@reproducibly
+@given(st.sampled_from(CURRENT), st.data())
+def test_no_mutation_of_an_event_raises_and_its_bytes_are_kept(document: dict[str, Any], data: st.DataObject) -> None:
+    raw = bytearray(text(document))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(raw) - 1))
+        raw[place : place + data.draw(st.integers(0, 3))] = data.draw(
+            st.binary(max_size=3) | st.sampled_from([b"NaN", b"1e999", b"[", b"}", b"\\ud800"])
+        )
+    assert judged(bytes(raw)).record.value == bytes(raw)
+
+
+@reproducibly
+@given(st.sampled_from(CURRENT), st.data())
+def test_any_json_in_any_field_ends_as_an_event_or_a_rejection_that_names_it(document: dict[str, Any], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(document)))
+    raw = text({**document, name: "HERE"}).replace(b'"HERE"', data.draw(json_texts).encode())
+    verdict = judged(raw)
+    assert verdict.record.value == raw
+    if isinstance(verdict, Rejection):
+        assert verdict.detail.startswith(name)
+        assert len(verdict.detail) <= MAX_DETAIL

@@ -1,0 +1,62 @@
+"""What the tests of batches share: records of one partition, their verdicts, and a batch around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from analytics_defs.core.events.event import Event, Rejection, Rules, Tombstone, Verdict, judge
+from analytics_defs.core.ingest.batch_accounting import Effort, Stored, account
+from analytics_defs.core.ingest.batch_builder import Staged
+from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord
+from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from tests.core.events.made_events import DELETED, NOW, RULES, text
+
+AT = TopicPartition("ProductDeleted", 0, 3)
+BESIDE = TopicPartition("ProductDeleted", 0, 4)
+BROKEN = b'{"id": NaN}'
+TIMESTAMP_MS = 1_705_314_600_123
+
+
+def source(offset: int, at: TopicPartition = AT) -> Source:
+    return Source(at, offset)
+
+
+def verdict(offset: int, value: bytes | None, at: TopicPartition = AT, rules: Rules = RULES, **fields: Any) -> Verdict:
+    known: dict[str, Any] = {"timestamp_ms": TIMESTAMP_MS, "key": b"k", "value": value}
+    return judge(Record(source(offset, at), **(known | fields)), rules, NOW)
+
+
+def event(offset: int, event_id: str = "", at: TopicPartition = AT, **fields: Any) -> Event:
+    found = verdict(offset, text(DELETED | {"id": event_id or f"event {offset}"} | fields), at)
+    assert isinstance(found, Event), found
+    return found
+
+
+def rejection(offset: int, at: TopicPartition = AT) -> Rejection:
+    found = verdict(offset, BROKEN, at)
+    assert isinstance(found, Rejection)
+    return found
+
+
+def tombstone(offset: int, at: TopicPartition = AT) -> Tombstone:
+    found = verdict(offset, None, at)
+    assert isinstance(found, Tombstone)
+    return found
+
+
+def batch(*ranges: Range, time: datetime = NOW, **fields: Any) -> Batch:
+    known: dict[str, Any] = {"id": "batch", "kind": BatchKind.INGEST, "lane": 0, "time": time, "ranges": ranges, "run_id": "run"}
+    return Batch(**(known | fields))
+
+
+def redrive(events: Sequence[Event], reasons: Sequence[str]) -> Batch:
+    turn = Range(TopicPartition("~redrive", 0, 0), 0, 1)
+    return batch(
+        turn, kind=BatchKind.REDRIVE, lane=-1, redrives=tuple(each.record.source for each in events), redrive_reasons=tuple(reasons)
+    )
+
+
+def accounted(of: Batch, staged: Staged, repeats: dict[Source, Source] | None = None, closed_at: datetime = NOW) -> BatchRecord:
+    return account(of, staged, Stored(repeats or {}, {}, None, None), Effort(closed_at, duration_ms=7))

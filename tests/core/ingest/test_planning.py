@@ -1,0 +1,297 @@
+"""Plans: what each lane may do, from what Kafka and the ledger say at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analytics_defs.core.ingest.planning import (
+    LEASE_EXPIRES,
+    Lag,
+    OnDataLoss,
+    Plan,
+    Planning,
+    Policy,
+    Seen,
+    lane_of,
+    opening,
+    plan,
+    share,
+    still_open,
+)
+from analytics_defs.core.ledger import REDRIVE_HEAD, BatchKind, Head, Lease, Snapshot, TopicState
+from analytics_defs.core.offsets import Range, TopicPartition
+from tests.core.events.made_events import NOW, reproducibly
+from tests.core.ingest.batches import batch
+
+TOPIC = "ProductCreated"
+AT = TopicPartition(TOPIC, 0, 0)
+
+
+def seen(highs: Mapping[int, int], **changes: Any) -> Seen:
+    known = {"topic_id": "id", "lows": dict.fromkeys(highs, 0), "stables": highs, "highs": highs, "committed": dict.fromkeys(highs)}
+    return Seen(TOPIC, **(known | changes))
+
+
+def ledger(*heads: Head, state: TopicState | None = None, **more: Any) -> Snapshot:
+    topic = state or TopicState(TOPIC, 0, "id", {})
+    return Snapshot({TOPIC: topic}, {head.topic_partition: head for head in heads}, **more)
+
+
+def planned(snapshot: Snapshot, topic: Seen | None, policy: Policy | None = None) -> Planning:
+    return plan(snapshot, {TOPIC: topic}, policy or Policy(), NOW)
+
+
+# Ranges.
+
+
+def test_a_plan_goes_from_the_head_to_the_last_stable_offset() -> None:
+    (only,) = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, stables={0: 9}, committed={0: 4})).plans
+    assert only == Plan(0, (Range(AT, 4, 9),))
+    assert only.offsets == 5
+
+
+def test_a_topic_nobody_met_is_read_from_the_groups_offsets_or_its_oldest_record() -> None:
+    found = seen({0: 9, 1: 9, 2: 9}, lows={0: 2, 1: 2, 2: 2}, committed={0: 5, 1: None, 2: 10})
+    assert opening(found) == TopicState(TOPIC, 0, "id", {0: 5, 1: 2, 2: 2})
+    (only,) = planned(Snapshot(), found).plans
+    assert only.ranges == tuple(Range(TopicPartition(TOPIC, 0, partition), start, 9) for partition, start in ((0, 5), (1, 2), (2, 2)))
+
+
+def test_a_partition_that_came_later_is_read_from_0() -> None:
+    state = TopicState(TOPIC, 0, "id", {0: 7})
+    (only,) = planned(ledger(Head(AT, 7, 9), state=state), seen({0: 9, 1: 3}, committed={0: 9, 1: None})).plans
+    assert only.ranges == (Range(TopicPartition(TOPIC, 0, 1), 0, 3),)
+
+
+def test_a_later_generation_is_read_under_its_own_name() -> None:
+    state = TopicState(TOPIC, 2, "id", {})
+    (only,) = planned(ledger(Head(AT, 0, 50), state=state), seen({0: 3})).plans
+    assert only.ranges == (Range(TopicPartition(TOPIC, 2, 0), 0, 3),)
+
+
+def test_what_retention_took_is_inside_the_plan_that_records_it() -> None:
+    (only,) = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, lows={0: 12}, stables={0: 12})).plans
+    assert only.ranges == (Range(AT, 4, 12),)
+
+
+def test_a_partition_that_is_pending_is_finished_before_it_is_read() -> None:
+    pending = batch(Range(AT, 4, 6))
+    (only,) = planned(ledger(Head(AT, 0, 4, "batch"), pending={"batch": pending}), seen({0: 12})).plans
+    assert only == Plan(0, finish=("batch",))
+
+
+def test_a_topic_that_is_not_there_is_noted_and_stops_nothing() -> None:
+    found = planned(Snapshot(), None)
+    assert (found.plans, found.notes) == ((Plan(0),), ("topic ProductCreated does not exist yet",))
+    assert not found.plans[0]
+
+
+# Stopped.
+
+
+def test_lanes_beyond_the_partitions_are_noted_and_stop_nothing() -> None:
+    found = planned(ledger(), seen({0: 9, 1: 9}), Policy(lanes=3))
+    assert found.notes == ("LANES=3, and there are 2 partitions: lanes beyond them stay empty",)
+    assert sum(each.offsets for each in found.plans) == 18
+    assert planned(ledger(), seen({0: 9, 1: 9}), Policy(lanes=2)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "topic", "why"),
+    [
+        pytest.param(ledger(Head(AT, 0, 4)), seen({0: 12}, topic_id="other"), r"id other, the ledger knows id", id="another id"),
+        pytest.param(ledger(Head(AT, 0, 4)), seen({0: 3}), r"the log ends at 3, before the next offset to read, 4", id="a shorter log"),
+        pytest.param(
+            ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 0, None, {})),
+            seen({0: 3}, topic_id=None),
+            r"ends at 3",
+            id="a shorter log, no ids",
+        ),
+    ],
+)
+def test_a_recreated_topic_stops_and_says_how_to_go_on(snapshot: Snapshot, topic: Seen, why: str) -> None:
+    found = planned(snapshot, topic)
+    assert not found.plans[0]
+    assert why in found.stopped[AT]
+    assert "analytics accept-topic ProductCreated" in found.stopped[AT]
+
+
+@pytest.mark.parametrize("known", [None, "id"])
+@pytest.mark.parametrize("told", [None, "id"])
+def test_a_broker_that_does_not_tell_ids_is_no_reason_to_stop(known: str | None, told: str | None) -> None:
+    found = planned(ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 0, known, {})), seen({0: 12}, topic_id=told))
+    assert found.stopped == {}
+
+
+def test_data_loss_stops_only_where_that_was_asked_for() -> None:
+    snapshot, topic = ledger(Head(AT, 0, 4)), seen({0: 12, 1: 5}, lows={0: 7, 1: 0})
+    stopping = planned(snapshot, topic, Policy(on_data_loss=OnDataLoss.STOP))
+    assert "retention removed [4, 7) before it was read" in stopping.stopped[AT]
+    assert [str(each) for each in stopping.plans[0].ranges] == ["ProductCreated/1[0,5)"]
+    assert planned(snapshot, topic).stopped == {}
+
+
+# The group.
+
+
+@pytest.mark.parametrize(("committed", "notes"), [(None, 0), (2, 1), (9, 1), (4, 0)])
+def test_a_group_that_does_not_show_the_head_is_set_right_and_a_move_is_noted(committed: int | None, notes: int) -> None:
+    found = planned(ledger(Head(AT, 0, 4)), seen({0: 4}, committed={0: committed}))
+    assert found.plans[0].recommit == (() if committed == 4 else (AT,))
+    assert len(found.notes) == notes
+
+
+def test_a_partition_with_something_to_read_needs_no_recommit_but_a_move_is_noted() -> None:
+    found = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, committed={0: 2}))
+    assert (found.plans[0].recommit, len(found.notes)) == ((), 1)
+
+
+def test_quiet_partitions_are_committed_again_on_demand() -> None:
+    found = planned(ledger(Head(AT, 0, 4)), seen({0: 4, 1: 0}, committed={0: 4, 1: None}), Policy(recommit={0}))
+    assert found.plans[0].recommit == (AT,)
+
+
+# Lag.
+
+
+def test_lag_is_counted_to_the_high_watermark_and_names_what_a_transaction_holds_back() -> None:
+    (lag,) = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, stables={0: 9})).lags
+    assert (lag.offsets, lag.held_back) == (8, 3)
+
+
+def test_lag_is_never_below_0() -> None:
+    lag = Lag(AT, next=9, high=7, stable=7, low=0, committed=None)
+    assert (lag.offsets, lag.held_back) == (0, 0)
+
+
+# Lanes.
+
+
+def test_the_lanes_share_all_partitions_and_no_partition_is_in_two() -> None:
+    highs = dict.fromkeys(range(16), 5)
+    for lanes in (1, 2, 3, 7, 16):
+        found = planned(Snapshot(), seen(highs), Policy(lanes=lanes)).plans
+        assert [each.lane for each in found] == list(range(lanes))
+        ranges = [each for one in found for each in one.ranges]
+        assert sorted(each.topic_partition.partition for each in ranges) == list(range(16))
+        assert max(len(one.ranges) for one in found) - min(len(one.ranges) for one in found) <= 1
+
+
+def test_a_partition_stays_in_its_lane_when_others_come_and_topics_are_created_again() -> None:
+    assert lane_of(TopicPartition(TOPIC, 0, 3), 4) == lane_of(TopicPartition(TOPIC, 5, 3), 4)
+    assert {lane_of(TopicPartition(TOPIC, 0, partition), 4) for partition in range(4)} == {0, 1, 2, 3}
+
+
+def test_a_pending_batch_goes_to_the_lane_of_its_first_partition_whatever_lane_took_it() -> None:
+    first, second = TopicPartition(TOPIC, 0, 0), TopicPartition(TOPIC, 0, 1)
+    pending = batch(Range(first, 4, 6), Range(second, 0, 1), lane=7)
+    snapshot = ledger(Head(first, 0, 4, "batch"), Head(second, 0, 0, "batch"), pending={"batch": pending})
+    finishing = {each.lane for each in planned(snapshot, seen({0: 9, 1: 9}), Policy(lanes=2)).plans if each.finish}
+    assert finishing == {lane_of(first, 2)}
+
+
+@pytest.mark.parametrize(
+    ("lease", "finished"),
+    [
+        pytest.param(Lease("run", -1, NOW), False, id="alive"),
+        pytest.param(Lease("run", -1, NOW - LEASE_EXPIRES + timedelta(seconds=1)), False, id="just alive"),
+        pytest.param(Lease("run", -1, NOW - LEASE_EXPIRES), True, id="expired"),
+        pytest.param(Lease("other", -1, NOW), True, id="of another run"),
+    ],
+)
+def test_a_redrive_that_shows_a_sign_of_life_is_left_to_itself(lease: Lease, finished: bool) -> None:
+    pending = batch(Range(REDRIVE_HEAD, 0, 1), kind=BatchKind.REDRIVE)
+    snapshot = ledger(pending={"batch": pending}, leases={lease.run_id: lease})
+    assert planned(snapshot, seen({0: 0})).plans[0].finish == (("batch",) if finished else ())
+
+
+def test_an_ingest_batch_is_finished_by_its_lane_whatever_leases_say() -> None:
+    snapshot = ledger(Head(AT, 0, 4, "batch"), pending={"batch": batch(Range(AT, 4, 6))}, leases={"run": Lease("run", 0, NOW)})
+    assert planned(snapshot, seen({0: 9})).plans[0].finish == ("batch",)
+
+
+# Sizes.
+
+
+@reproducibly
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=10), st.integers(1, 300))
+def test_shares_fill_the_limit_without_starving_anybody(lengths: list[int], limit: int) -> None:
+    ranges = [Range(TopicPartition(TOPIC, 0, partition), 7, 7 + length) for partition, length in enumerate(lengths)]
+    found = share(ranges, limit)
+    assert [each.start for each in found] == [7] * len(lengths)
+    assert all(1 <= len(each) <= len(whole) for each, whole in zip(found, ranges, strict=True))
+    total = sum(map(len, found))
+    assert total <= max(limit, len(lengths))
+    assert total == sum(lengths) or total >= limit
+
+
+def test_a_plan_is_cut_to_its_limit() -> None:
+    (only,) = planned(Snapshot(), seen({0: 1_000, 1: 10}), Policy(max_offsets=110)).plans
+    assert [len(each) for each in only.ranges] == [100, 10]
+
+
+# Fingerprints.
+
+
+def test_a_fingerprint_depends_on_where_a_plan_starts_and_not_on_where_it_ends() -> None:
+    base = Plan(1, (Range(AT, 4, 9),), ("batch",), (AT,))
+    assert base.fingerprint == replace(base, ranges=(Range(AT, 4, 700),)).fingerprint
+    others = [
+        replace(base, lane=2),
+        replace(base, ranges=(Range(AT, 5, 9),)),
+        replace(base, ranges=()),
+        replace(base, finish=()),
+        replace(base, recommit=()),
+    ]
+    assert len({each.fingerprint for each in [base, *others]}) == 6
+    assert len(base.fingerprint) == 16
+    assert int(base.fingerprint, 16) >= 0
+
+
+# What is left.
+
+
+@pytest.mark.parametrize(
+    ("head", "left"),
+    [
+        (Head(AT, 0, 4), (Range(AT, 4, 9),)),
+        (Head(AT, 0, 6), (Range(AT, 6, 9),)),
+        (Head(AT, 0, 9), ()),
+        (Head(AT, 0, 20), ()),
+        (Head(AT, 0, 3), ()),
+        (Head(AT, 0, 6, "batch"), ()),
+    ],
+    ids=["untouched", "partly closed", "closed", "long closed", "behind its start", "pending"],
+)
+def test_what_is_left_of_a_plan_is_told_by_the_heads(head: Head, left: tuple[Range, ...]) -> None:
+    assert still_open(Plan(0, (Range(AT, 4, 9),)), ledger(head)).ranges == left
+
+
+def test_nothing_is_left_of_a_plan_for_a_life_that_is_over_or_a_topic_nobody_knows() -> None:
+    old = Plan(0, (Range(AT, 4, 9),))
+    assert not still_open(old, ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 1, "new", {})))
+    assert not still_open(old, Snapshot())
+
+
+UNREADABLE = {"ProductCreated": 2, "ProductCreated/0": 1, "gone": 1}
+"""How many of two partitions wait, by what cannot be read."""
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_in_the_ledger_stops_its_own_partitions_and_is_never_read_from_the_start(name: str) -> None:
+    heads = [Head(AT, 0, 4, pending="gone" if name == "gone" else None), Head(TopicPartition(TOPIC, 0, 1), 0, 4)]
+    known = ledger(*(head for head in heads if str(head.topic_partition) != name), unreadable={name: "ledger item x cannot be read"})
+    known = replace(known, topics={} if name == TOPIC else known.topics)
+    found = planned(known, seen({0: 9, 1: 9}, committed={0: 4, 1: 4}))
+    assert len(found.stopped) == UNREADABLE[name]
+    assert found.stopped[AT] == "ProductCreated/0 waits: ledger item x cannot be read"
+    assert [each.topic_partition.partition for each in found.plans[0].ranges] == ([] if name == TOPIC else [1])
+    made_before = Plan(0, (Range(AT, 0, 9),))
+    assert not still_open(made_before, known)

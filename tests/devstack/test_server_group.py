@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from analytics_defs.devstack import env_file, install, server_group
+from analytics_defs.devstack.processes import ProcessRecord
+from analytics_defs.devstack.servers import Server
+from analytics_defs.devstack.tcp_ports import accepts, free_port
+from analytics_defs.errors import CannotStart
+
+LISTEN = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
+FAIL = "print('no room left'); raise SystemExit(1)"
+
+
+def _tiny(key: str, program: str = LISTEN) -> server_group.Maker:
+    def make(folder: Path) -> Server:
+        folder.mkdir(parents=True)
+        port = free_port()
+        command = (sys.executable, "-c", program, str(port))
+        return Server(key, folder, port, command, {key: f"127.0.0.1:{port}"}, accepts)
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose three servers only listen."""
+    monkeypatch.setattr(server_group, "MAKERS", {key.lower(): _tiny(key) for key in server_group.ENDPOINTS})
+    monkeypatch.setattr(install, "everything", lambda: None)
+    for key in server_group.ENDPOINTS:
+        monkeypatch.delenv(key, raising=False)
+    yield tmp_path / ".servers"
+    server_group.stop(tmp_path / ".servers")
+
+
+def _processes(folder: Path) -> list[ProcessRecord]:
+    records = [ProcessRecord.load(path) for path in sorted(folder.glob("*/process.json"))]
+    return [record for record in records if record is not None and record.is_alive()]
+
+
+def test_servers_run_and_their_settings_are_written(folder: Path) -> None:
+    server_group.start(folder)
+    assert len(_processes(folder)) == 3
+    settings = env_file.read(folder / "env")
+    assert list(settings) == list(server_group.ENDPOINTS)
+    assert all(accepts(int(address.rpartition(":")[2])) for address in settings.values())
+
+
+def test_starting_what_runs_changes_nothing_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server_group.start(folder)
+    before = _processes(folder), env_file.read(folder / "env")
+    server_group.start(folder)
+    assert (_processes(folder), env_file.read(folder / "env")) == before
+    assert "the servers already run" in capsys.readouterr().out
+
+
+def test_two_starts_at_the_same_time_start_one_set_of_servers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(2) as both:
+        for start in [both.submit(server_group.start, folder) for _ in range(2)]:
+            start.result()
+    output = capsys.readouterr().out
+    assert (output.count("starting"), output.count("already run")) == (3, 1)
+    assert len(_processes(folder)) == 3
+
+
+def test_stopping_ends_them_all_and_stopping_again_is_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server_group.start(folder)
+    running = _processes(folder)
+    server_group.stop(folder)
+    assert not any(record.is_alive() for record in running)
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+    server_group.stop(folder)
+    assert "no server was running" in capsys.readouterr().out
+
+
+def test_when_one_server_does_not_start_none_is_left_and_its_last_words_are_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server_group.MAKERS, "minio_endpoint", _tiny("MINIO_ENDPOINT", FAIL))
+    with pytest.raises(CannotStart, match=r"ended while starting(.|\n)*no room left"):
+        server_group.start(folder)
+    assert _processes(folder) == []
+    assert not (folder / "env").exists()
+
+
+def test_a_missing_tool_fails_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise CannotStart("java is missing")
+
+    monkeypatch.setattr(install, "everything", refuse)
+    with pytest.raises(CannotStart, match="java is missing"):
+        server_group.start(folder)
+    assert _processes(folder) == []
+
+
+def test_a_command_gets_servers_of_its_own_that_end_with_it_and_its_status_is_kept(folder: Path) -> None:
+    look = f'cp {folder}/env {folder.parent}/seen; test -n "$MINIO_ENDPOINT" && exit 7'
+    assert server_group.run_with(folder, ("/bin/sh", "-c", look)) == 7
+    assert list(env_file.read(folder.parent / "seen")) == list(server_group.ENDPOINTS)
+    assert _processes(folder) == []
+
+
+def test_a_command_uses_the_servers_that_run_and_leaves_them_running(folder: Path) -> None:
+    server_group.start(folder)
+    running = _processes(folder)
+    assert (
+        server_group.run_with(folder, ("/bin/sh", "-c", f'test "$KAFKA_BROKERS" = {env_file.read(folder / "env")["KAFKA_BROKERS"]}')) == 0
+    )
+    assert _processes(folder) == running
+
+
+def test_servers_named_in_the_environment_are_used_and_none_is_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in server_group.ENDPOINTS:
+        monkeypatch.setenv(key, f"{key.lower()}.example:1")
+    assert server_group.run_with(folder, ("/bin/sh", "-c", 'test "$KAFKA_BROKERS" = kafka_brokers.example:1')) == 0
+    assert not folder.exists()
+
+
+def test_half_of_the_servers_named_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BROKERS", "kafka.example:9092")
+    with pytest.raises(CannotStart, match="KAFKA_BROKERS set, but not DYNAMO_ENDPOINT, MINIO_ENDPOINT"):
+        server_group.run_with(folder, ("/bin/true",))

@@ -1,0 +1,102 @@
+"""Comparing and mending on DynamoDB's own items, while batches close: step by step on moto, side by side on a real server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.dynamodb import ledger_keys as keys
+from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
+from analytics_defs.adapters.memory.parquet_workspace import memory_table
+from analytics_defs.core.counter_adjustments import CounterItem
+from analytics_defs.core.ingest.batch_accounting import added, hourly, totals
+from analytics_defs.flows.audit.counters import Recomputed, compare, mend
+from tests.contracts.ledger_fixtures import LEDGERS
+from tests.flows.audit.test_counters import Meddling, ports_of
+from tests.proof.world import HOUR, World, event
+
+LANE, LANE_HOUR = CounterItem(0), CounterItem(0, HOUR)
+BATCHES = 12
+
+
+def a_world(ledger: Any) -> World:
+    world = World(ledger=ledger)
+    world.create()
+    produce(world, 0)
+    for item, change in ((LANE, 3), (LANE_HOUR, -2)):
+        corrupt(ledger, item, change)
+    return world
+
+
+def corrupt(ledger: DynamoLedger, item: CounterItem, change: int) -> None:
+    ledger._dynamo.call(
+        "update_item",
+        [],
+        TableName=ledger._tables.aggregates,
+        Key=keys.counter_key(item),
+        UpdateExpression="ADD events :change",
+        ExpressionAttributeValues={":change": {"N": str(change)}},
+    )
+
+
+def produce(world: World, number: int) -> None:
+    world.produce(event(f"event-{number}"), event(f"old-{number}", "2024-01-15T09:00:00Z"))
+    world.settle()
+
+
+def must_be_mended(world: World) -> None:
+    records = world.ledger.last_batches(999)
+    assert len(records) == BATCHES
+    assert Counter(world.ledger.counters()) == Counter(added([totals(each) for each in records]))
+    assert Counter(world.ledger.hourly(HOUR, HOUR)[HOUR]) == Counter(added([hourly(each)[HOUR] for each in records]))
+    assert [(each.of, each.number, each.counts) for each in world.ledger.adjustments()] == [
+        (LANE, 1, {"events": -3}),
+        (LANE_HOUR, 1, {"events": 2}),
+    ]
+    assert compared(world).agrees
+
+
+def compared(world: World, ledger: Any = None) -> Recomputed:
+    return compare(ports_of(world, ledger or world.ledger), memory_table, lambda *_: None)
+
+
+def differences(found: Recomputed) -> dict[CounterItem, dict[str, int]]:
+    return {each.of: each.difference for each in found.counters}
+
+
+def test_counters_are_mended_between_closes() -> None:
+    with LEDGERS["moto"]() as ledger:
+        world = a_world(ledger)
+        left = iter(range(1, BATCHES))
+
+        def close_one(_: str) -> None:
+            if (number := next(left, None)) is not None:
+                produce(world, number)
+
+        meddling = Meddling(world.ledger, close_one, writes=True)
+        found = compared(world, meddling)
+        assert differences(found) == {LANE: {"events": 3}, LANE_HOUR: {"events": -2}}
+        mend(found, ports_of(world, meddling))
+        must_be_mended(world)
+
+
+@pytest.mark.real
+def test_counters_are_mended_while_another_thread_closes() -> None:
+    with LEDGERS["real"]() as ledger, ThreadPoolExecutor(1) as threads:
+        world = a_world(ledger)
+        writer = threads.submit(close_the_others, world)
+        found = compared(world)
+        while not writer.done():
+            assert differences(found) == {LANE: {"events": 3}, LANE_HOUR: {"events": -2}}
+            found = compared(world)
+        mend(found, world.ports)
+        writer.result()
+        must_be_mended(world)
+
+
+def close_the_others(world: World) -> None:
+    for number in range(1, BATCHES):
+        produce(world, number)

@@ -1,0 +1,387 @@
+"""The audit finds every disagreement that is planted, and none where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from analytics_defs.adapters.duckdb.statistics import duck_calculator
+from analytics_defs.adapters.memory import MemoryLedger, MemoryRecentEvents
+from analytics_defs.core.ledger import Lease, Snapshot
+from analytics_defs.core.storage.object_keys import dead_letters_key, event_key, part_key, repeats_key
+from analytics_defs.errors import Contradiction, Unavailable
+from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.audit.recent_hours import _by_counts
+from analytics_defs.flows.hours.statistics import hourly_stats
+from analytics_defs.flows.stored.hour_files import account_of
+from analytics_defs.ports import Ports
+from tests.flows.ingest.test_execute_plan import failing_at, problems
+from tests.proof.doors import Crashed, through
+from tests.proof.world import HOUR, World, conduct, event
+
+
+def a_world() -> World:
+    world = World()
+    world.create()
+    world.produce(event("a"), event("b"), event("elsewhere", "2024-01-15T11:00:00Z"))
+    world.settle()
+    world.produce(event("c"), event("a"))
+    world.settle()
+    return world
+
+
+def test_an_hour_that_agrees_has_no_findings() -> None:
+    audited = audit_hour(HOUR, a_world().ports)
+    assert audited.agrees
+    assert (audited.recorded, audited.counted, audited.parquet, audited.parquet_distinct, audited.objects, audited.items) == (3,) * 6
+    assert len(audited.batches) == 2
+
+
+def test_an_hour_without_events_agrees() -> None:
+    assert audit_hour("2024-01-15T23", a_world().ports).agrees
+
+
+def lose_an_item(world: World) -> None:
+    del world.recent.items["b"]
+
+
+def give_an_item_to_another_source(world: World) -> None:
+    world.recent.items["b"] = replace(world.recent.items["b"], source=world.source(4))
+
+
+def lose_an_object(world: World) -> None:
+    del world.archive.objects[event_key(HOUR, "b")]
+
+
+def add_an_object(world: World) -> None:
+    blob = world.archive.objects[event_key(HOUR, "b")]
+    world.archive.put([replace(blob, key=event_key(HOUR, "stranger"))])
+
+
+def lose_a_part(world: World) -> None:
+    (first, _) = world.ledger.batches_of_hour(HOUR)
+    del world.archive.objects[part_key(HOUR, first)]
+
+
+def copy_a_part_over_another(world: World) -> None:
+    first, second = (part_key(HOUR, each) for each in world.ledger.batches_of_hour(HOUR))
+    world.archive.put([replace(world.archive.objects[first], key=second)])
+
+
+def lose_the_repeats(world: World) -> None:
+    (_, second) = world.ledger.batches_of_hour(HOUR)
+    del world.archive.objects[repeats_key(second)]
+
+
+def double_the_repeats(world: World) -> None:
+    (_, second) = world.ledger.batches_of_hour(HOUR)
+    blob = world.archive.objects[repeats_key(second)]
+    world.archive.put([replace(blob, body=blob.body * 2)])
+
+
+@pytest.mark.parametrize(
+    ("plant", "finding"),
+    [
+        (lose_the_repeats, "0 repeats in repeats/2024/01/15/12/"),
+        (double_the_repeats, "2 repeats in repeats/2024/01/15/12/"),
+        (lose_an_item, "1 ids not held by RecentEvents under their source, for example b"),
+        (give_an_item_to_another_source, "1 ids not held by RecentEvents under their source, for example b"),
+        (lose_an_object, "1 ids without JSON object, for example b"),
+        (add_an_object, "1 ids JSON objects without row, for example stranger"),
+        (lose_a_part, "0 rows in parquet/"),
+        (copy_a_part_over_another, "2 ids stored twice within 29 days, for example a, b"),
+    ],
+)
+def test_a_planted_disagreement_is_found(plant: Callable[[World], None], finding: str) -> None:
+    world = a_world()
+    plant(world)
+    audited = audit_hour(HOUR, world.ports)
+    assert not audited.agrees
+    assert any(finding in each for each in audited.findings), audited.findings
+
+
+def a_world_with_dead_letters() -> World:
+    """One batch with an event and two dead letters, one with a dead letter only."""
+    world = World()
+    world.create()
+    world.produce(event("a"), b"broken", b"also broken")
+    world.settle()
+    world.produce(b"broken alone")
+    world.settle()
+    assert audit_hour(HOUR, world.ports).agrees
+    assert audit_hour("2024-01-15T12", world.ports).agrees
+    return world
+
+
+def test_dead_letters_that_are_gone_are_found_in_the_hour_of_the_events_and_in_that_of_the_batch() -> None:
+    world = a_world_with_dead_letters()
+    second, first = (record.batch.id for record in world.ledger.last_batches(2))
+    world.archive.delete([dead_letters_key(first), dead_letters_key(second)])
+    of_first, of_second = (
+        f"batch {each}: 0 dead letters in {dead_letters_key(each)}, {count} in its record" for each, count in ((first, 2), (second, 1))
+    )
+    assert audit_hour(HOUR, world.ports).findings == (of_first,)
+    assert audit_hour("2024-01-15T12", world.ports).findings == (of_first, of_second)
+
+
+def test_dead_letters_altered_in_place_are_found_by_their_digest() -> None:
+    world = a_world_with_dead_letters()
+    (first,) = world.ledger.batches_of_hour(HOUR)
+    blob = world.archive.objects[dead_letters_key(first)]
+    world.archive.put([replace(blob, body=blob.body.replace(b"broken", b"mended"))])
+    (finding,) = audit_hour(HOUR, world.ports).findings
+    assert f"batch {first}: 2 dead letters in {blob.key} as recorded, but their SHA-256 is" in finding
+
+
+def test_a_damaged_part_is_named() -> None:
+    world = a_world()
+    (first, _) = world.ledger.batches_of_hour(HOUR)
+    blob = world.archive.objects[part_key(HOUR, first)]
+    world.archive.put([replace(blob, body=blob.body[:-10])])
+    with pytest.raises(Contradiction, match=first):
+        audit_hour(HOUR, world.ports)
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["still there", "deleted by TTL"])
+def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
+    world = a_world()
+    world.clock.advance(timedelta(days=30))
+    if deleted:
+        world.recent.items.clear()
+    audited = audit_hour(HOUR, world.ports)
+    assert audited.agrees
+    assert (audited.items, audited.expired) == (0, 3)
+
+
+def a_world_of_two_settings() -> World:
+    """Three events with objects, one of a batch that wrote none."""
+    world = a_world()
+    world.produce(event("d"))
+    world.settle(conduct(event_objects=False))
+    return world
+
+
+def test_a_batch_that_wrote_no_objects_needs_none() -> None:
+    audited = audit_hour(HOUR, a_world_of_two_settings().ports)
+    assert (audited.objects, audited.parquet_distinct, audited.findings) == (3, 4, ())
+
+
+@pytest.mark.parametrize(
+    ("plant", "finding"), [(lose_an_object, "1 ids without JSON object"), (add_an_object, "1 ids JSON objects without row")]
+)
+def test_beside_a_batch_that_wrote_no_objects_those_of_the_others_are_compared(plant: Callable[[World], None], finding: str) -> None:
+    world = a_world_of_two_settings()
+    plant(world)
+    assert any(finding in each for each in audit_hour(HOUR, world.ports).findings)
+
+
+def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were() -> None:
+    world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
+    world.create()
+    world.produce(event("large"), event("small"))
+    world.settle(conduct(event_objects=False))
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.objects, audited.findings) == (1, ())
+    world.archive.delete([event_key(HOUR, "large")])
+    assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example large",)
+
+
+def test_where_no_batch_wrote_objects_they_are_not_compared() -> None:
+    world = World()
+    world.create()
+    world.produce(event("d"))
+    world.settle(conduct(event_objects=False))
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.objects, audited.agrees) == (None, True)
+
+
+def test_a_batch_in_the_air_is_no_disagreement() -> None:
+    """Its item and object are there, its row counts from the close on."""
+    world = a_world()
+    world.produce(event("d"))
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at("put")))
+    assert "d" in world.recent.items
+    assert audit_hour(HOUR, world.ports).agrees
+    assert len(audit(world.ports).pending) == 1
+    assert audit(world.ports).balanced
+
+
+def a_world_whose_run_died() -> World:
+    """A batch of the run `dead` is pending, its ids are claimed."""
+    world = World()
+    world.create()
+    world.produce(event("a"), event("b"))
+    with pytest.raises(Crashed):
+        world.run(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
+    assert "a" in world.recent.items
+    return world
+
+
+def test_a_batch_pending_for_more_than_ten_minutes_without_a_sign_of_life_is_a_finding() -> None:
+    world = a_world_whose_run_died()
+    (pending,) = world.ledger.snapshot().pending
+    world.clock.advance(timedelta(minutes=10))
+    assert audit(world.ports).balanced
+    world.clock.advance(timedelta(minutes=1))
+    audited = audit(world.ports)
+    (said,) = audited.stuck
+    assert said.startswith(f"batch {pending} of ProductDeleted/0[0,2) is pending for 11 minutes, and its run dead shows no sign of life")
+    assert "`analytics ingest` finishes it" in said
+    assert (audited.differences, audited.unaccounted, audited.balanced) == ((), 0, False)
+    world.settle()
+    assert (audit(world.ports).stuck, audit(world.ports).balanced) == ((), True)
+
+
+def test_a_batch_is_not_stuck_while_its_run_shows_a_sign_of_life() -> None:
+    world = a_world_whose_run_died()
+    world.clock.advance(timedelta(minutes=11))
+    world.ledger.renew(Lease("dead", 0, world.clock.now() - timedelta(seconds=59)))
+    assert audit(world.ports).balanced
+    world.clock.advance(timedelta(seconds=1))
+    assert not audit(world.ports).balanced
+
+
+class MiscountingLedger(MemoryLedger):
+    def counters(self) -> Mapping[str, int]:
+        return {**super().counters(), "repeats": 7}
+
+
+def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None:
+    world = World(ledger=MiscountingLedger())
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    audited = audit(world.ports)
+    assert audited.differences == ("repeats: 7 in the counters, 0 over the heads",)
+    assert not audited.balanced
+
+
+class UnreadableLedger(MemoryLedger):
+    """Heads and counters agree; after the damage an item of the topic cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damage: dict[str, str] = {}
+
+    def snapshot(self) -> Snapshot:
+        return replace(super().snapshot(), unreadable=self.damage)
+
+
+def test_an_account_of_which_an_item_cannot_be_read_is_not_called_balanced() -> None:
+    ledger = UnreadableLedger()
+    world = World(ledger=ledger)
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    assert audit(world.ports).balanced
+    ledger.damage["ProductDeleted"] = "ledger item topic#ProductDeleted cannot be read"
+    audited = audit(world.ports)
+    assert (audited.unaccounted, audited.differences, audited.stuck) == (0, (), ())
+    assert (audited.unreadable, audited.balanced) == (("ledger item topic#ProductDeleted cannot be read",), False)
+
+
+class BusyLedger(MemoryLedger):
+    """A batch closes whenever the counters are read."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.work: Callable[[], object] = lambda: None
+
+    def counters(self) -> Mapping[str, int]:
+        if self.times:
+            self.times -= 1
+            self.work()
+        return super().counters()
+
+
+def busy(times: int) -> World:
+    ledger = BusyLedger(times)
+    world = World(ledger=ledger)
+    world.create()
+
+    def work() -> None:
+        world.produce(event(f"e{ledger.times}"))
+        world.run()
+
+    ledger.work = work
+    return world
+
+
+def test_counters_are_read_again_where_a_batch_closed_meanwhile() -> None:
+    world = busy(3)
+    assert audit(world.ports).balanced
+    assert world.ledger.counters()["events"] == 3
+    assert problems(world) == []
+
+
+def test_an_audit_that_never_finds_a_quiet_moment_says_so() -> None:
+    with pytest.raises(Unavailable, match="audit again when ingest is quieter"):
+        audit(busy(1_000).ports)
+
+
+class LateCounters(MemoryLedger):
+    """DynamoDB shows a transaction item by item: the heads are moved, and for a moment the counters are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: dict[str, int] | None = None
+
+    def counters(self) -> Mapping[str, int]:
+        found, self.late = self.late, None
+        return super().counters() if found is None else found
+
+
+def test_a_close_that_the_counters_show_a_moment_later_is_no_difference() -> None:
+    """Breaks: the audit tells the truth; a transaction that happens meanwhile may be seen by half."""
+    ledger = LateCounters()
+    world = World(ledger=ledger)
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    before = dict(ledger.counters())
+    world.produce(event("b"))
+    world.settle()
+    ledger.late = before
+    assert audit(world.ports).differences == ()
+
+
+class LateHours(MemoryLedger):
+    """The same of the counters of hours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: Mapping[str, Mapping[str, int]] | None = None
+
+    def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
+        found, self.late = self.late, None
+        return super().hourly(first, last) if found is None else found
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda ports: audit_hour(HOUR, ports).findings,
+        lambda ports: tuple(_by_counts(account_of(HOUR, ports), ports)),
+        lambda ports: hourly_stats(HOUR, ports, partial(duck_calculator, 128, 1)).stats.events - 2,
+    ],
+    ids=["audit", "check", "statistics"],
+)
+def test_a_close_that_the_counters_of_an_hour_show_a_moment_later_is_no_difference(look: Callable[[Ports], object]) -> None:
+    """Breaks: the same."""
+    ledger = LateHours()
+    world = World(ledger=ledger)
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    before = dict(ledger.hourly(HOUR, HOUR))
+    world.produce(event("b"))
+    world.settle()
+    ledger.late = before
+    assert not look(world.ports)

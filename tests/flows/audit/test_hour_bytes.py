@@ -1,0 +1,64 @@
+"""The deep audit finds an object with altered bytes, which the listing of keys cannot show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from analytics_defs.adapters.duckdb.statistics import duck_calculator
+from analytics_defs.core.storage.object_keys import event_key
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.audit.hour_bytes import compare_bytes
+from analytics_defs.flows.hours.compaction import compact
+from tests.flows.audit.test_hour import a_world
+from tests.proof.world import HOUR, World, event
+
+BENCH = partial(duck_calculator, 128, 1)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_objects_as_they_were_written_have_the_bytes_of_parquet(compacted: bool) -> None:
+    world = a_world()
+    if compacted:
+        compact(HOUR, world.ports, BENCH)
+    found = compare_bytes(HOUR, world.ports, BENCH)
+    assert (found.compared, found.findings) == (3, ())
+
+
+def test_an_object_with_other_bytes_is_found_and_the_audit_by_ids_does_not_see_it() -> None:
+    world = a_world()
+    blob = world.archive.objects[event_key(HOUR, "b")]
+    world.archive.put([replace(blob, body=blob.body.replace(b"p1", b"p2"))])
+    assert audit_hour(HOUR, world.ports).findings == ()
+    assert compare_bytes(HOUR, world.ports, BENCH).findings == ("1 JSON objects with other bytes than Parquet, for example b",)
+
+
+@pytest.mark.parametrize("name", ["source", "batch"])
+def test_an_object_that_names_another_origin_is_found(name: str) -> None:
+    world = a_world()
+    blob = world.archive.objects[event_key(HOUR, "b")]
+    world.archive.put([replace(blob, metadata={**blob.metadata, name: "another"})])
+    assert compare_bytes(HOUR, world.ports, BENCH).findings == (
+        "1 JSON objects with another source or batch in its metadata, for example b",
+    )
+
+
+def test_of_an_id_stored_again_each_row_is_compared_with_its_own_object() -> None:
+    world = World()
+    world.create()
+    for note in ("first", "second"):
+        world.produce(event("x", note=note))
+        world.settle()
+        world.clock.advance(timedelta(days=29))
+    found = compare_bytes(HOUR, world.ports, BENCH)
+    assert (found.compared, found.findings) == (2, ())
+
+
+def test_an_object_that_is_gone_is_left_to_the_audit_by_ids() -> None:
+    world = a_world()
+    world.archive.delete([event_key(HOUR, "b")])
+    found = compare_bytes(HOUR, world.ports, BENCH)
+    assert (found.compared, found.findings) == (2, ())

@@ -1,0 +1,332 @@
+"""Statistics are exact: compared with a count in plain Python, at every edge of time, and refused where anything disagrees."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from analytics_defs.adapters.duckdb.statistics import duck_calculator
+from analytics_defs.core.storage.object_keys import aggregate_key, part_key
+from analytics_defs.errors import Contradiction
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.hours.statistics import Hourly, daily_stats, hourly_stats, product_activity
+from tests.flows.hours.test_compaction import flip, lose
+from tests.proof.actors import Actor
+from tests.proof.doors import through
+from tests.proof.world import HOUR, World, event
+
+BENCH = partial(duck_calculator, 128, 1)
+DAY = "2024-01-15"
+
+
+def shop(kind: str, product: str, second: float, **fields: Any) -> bytes:
+    """An event of the shop, so many seconds into the day."""
+    at = datetime(2024, 1, 15, tzinfo=UTC) + timedelta(seconds=second)
+    document = {"id": f"{kind}-{product}-{second}", "timestamp": at.isoformat(), "type": kind}
+    if kind in ("ProductCreated", "ProductUpdated"):
+        known = {"id": product, "name": "n", "price": 1, "stock": 1, "sellerId": f"seller of {product}"}
+        return json.dumps(document | {"product": known | fields}).encode()
+    known = {"productId": product, "sellerId": f"seller of {product}", "productName": "n", "currentStock": 1, "threshold": 9}
+    return json.dumps(document | known | fields).encode()
+
+
+def a_world(*events: bytes) -> World:
+    world = World()
+    world.create()
+    for each in events:
+        world.produce(each)
+    world.settle()
+    return world
+
+
+def stats_of(world: World, hour: str = HOUR) -> Hourly:
+    return hourly_stats(hour, world.ports, BENCH)
+
+
+def table(world: World, name: str, period: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.archive.objects[aggregate_key(name, period)].body)).to_pylist()
+    return found
+
+
+def subject(document: dict[str, Any]) -> str:
+    """The product that an event is about."""
+    return str(document["product"]["id"] if "product" in document else document["productId"])
+
+
+@dataclass
+class Plain:
+    """The same numbers, counted in plain Python from what was produced."""
+
+    documents: list[dict[str, Any]] = field(default_factory=list)
+
+    def product(self, product_id: str) -> dict[str, Any]:
+        mine = sorted(
+            (each for each in self.documents if subject(each) == product_id),
+            key=lambda each: (each["timestamp"], each["id"]),
+        )
+        kinds = Counter(each["type"] for each in mine)
+        prices = [float(each["product"]["price"]) for each in mine if "product" in each]
+        stocks = [
+            float(each["product"]["stock"] if "product" in each else each["currentStock"])
+            for each in mine
+            if "product" in each or each["type"] == "LowStockWarning"
+        ]
+        return {
+            "product_id": product_id,
+            "seller_ids": [f"seller of {product_id}"],
+            "events": len(mine),
+            "created": kinds["ProductCreated"],
+            "updated": kinds["ProductUpdated"],
+            "deleted": kinds["ProductDeleted"],
+            "low_stock": kinds["LowStockWarning"],
+            "first_price": prices[0] if prices else None,
+            "last_price": prices[-1] if prices else None,
+            "price_changes": sum(one != two for one, two in pairwise(prices)),
+            "first_stock": stocks[0] if stocks else None,
+            "last_stock": stocks[-1] if stocks else None,
+            "stock_outs": sum(two <= 0 < one for one, two in pairwise([1.0, *stocks])),
+            "net_stock_change": stocks[-1] - stocks[0] if stocks else None,
+        }
+
+
+@pytest.fixture
+def in_zone() -> Iterator[Callable[[str], None]]:
+    """Moves this machine to another time zone, and back afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def move(zone: str) -> None:
+            patch.setenv("TZ", zone)
+            time.tzset()
+
+        yield move
+    time.tzset()
+
+
+def a_day(count: int = 400) -> tuple[World, Plain]:
+    """Events of 12 products over three hours, in no order, in several batches, one hour compacted."""
+    chance, plain, world = random.Random(7), Plain(), World()
+    world.create()
+    seconds = chance.sample(range(3 * 3600 * 10), count)
+    for number, second in enumerate(seconds):
+        kind = chance.choice(["ProductCreated", "ProductUpdated", "ProductUpdated", "ProductDeleted", "LowStockWarning"])
+        amounts = {"price": chance.choice([1.5, 2, 3]), "stock": chance.choice([0, -1, 5, 9])}
+        fields = amounts if kind in ("ProductCreated", "ProductUpdated") else {"currentStock": chance.choice([0, 4])}
+        made = shop(kind, f"p{chance.randrange(12):02d}", 9 * 3600 + second / 10, **fields)
+        plain.documents.append(json.loads(made))
+        world.produce(made)
+        if number % 90 == 0:
+            world.settle()
+    world.settle()
+    compact("2024-01-15T09", world.ports, BENCH)
+    return world, plain
+
+
+def test_every_number_of_an_hour_equals_a_count_in_plain_python() -> None:
+    world, plain = a_day()
+    for hour in ("2024-01-15T09", "2024-01-15T10", "2024-01-15T11"):
+        mine = Plain([each for each in plain.documents if each["timestamp"].startswith(hour)])
+        found = stats_of(world, hour)
+        kinds = Counter(each["type"] for each in mine.documents)
+        times = sorted(datetime.fromisoformat(each["timestamp"]) for each in mine.documents)
+        ids = sorted({subject(each) for each in mine.documents})
+        stats = found.stats
+        assert stats.events == len(mine.documents)
+        assert (stats.created, stats.updated) == (kinds["ProductCreated"], kinds["ProductUpdated"])
+        assert (stats.deleted, stats.low_stock) == (kinds["ProductDeleted"], kinds["LowStockWarning"])
+        assert (stats.products, stats.sellers) == (len(ids), len(ids))
+        assert (stats.first_event, stats.last_event) == (times[0], times[-1])
+        assert table(world, "hourly_products", hour) == [mine.product(each) for each in ids]
+        minutes = Counter((each["timestamp"][:16], each["type"]) for each in mine.documents)
+        assert {(each.minute.isoformat()[:16], each.event_type): each.events for each in found.minutes} == minutes
+        assert table(world, "hourly", hour)[0]["events"] == stats.events
+        assert sum(row["events"] for row in table(world, "hourly_minutes", hour)) == stats.events
+
+
+def test_a_day_equals_a_count_in_plain_python_also_between_its_hours() -> None:
+    world, plain = a_day()
+    for hour in ("2024-01-15T11", "2024-01-15T09", "2024-01-15T10"):
+        stats_of(world, hour)
+    daily, activity = daily_stats(DAY, world.ports, BENCH), product_activity(DAY, world.ports, BENCH)
+    ids = sorted({subject(each) for each in plain.documents})
+    assert (daily.stats.events, daily.stats.products, daily.stats.sellers, daily.stats.hours) == (400, len(ids), len(ids), 3)
+    assert daily.behind == ()
+    assert table(world, "daily", DAY)[0]["events"] == 400
+    assert table(world, "product_activity", DAY) == [plain.product(each) for each in ids]
+    assert [each.product_id for each in activity.busiest] == [
+        product for product, _ in sorted(((each, plain.product(each)["events"]) for each in ids), key=lambda pair: (-pair[1], pair[0]))
+    ]
+
+
+def test_materializing_again_gives_the_same_bytes() -> None:
+    world, _ = a_day(100)
+    stats_of(world, "2024-01-15T09")
+    before = {key: blob.body for key, blob in world.archive.objects.items()}
+    stats_of(world, "2024-01-15T09")
+    assert {key: blob.body for key, blob in world.archive.objects.items()} == before
+
+
+def test_statistics_do_not_depend_on_whether_the_hour_is_compacted() -> None:
+    world, _ = a_day(100)
+    stats_of(world)
+    products = table(world, "hourly_products", HOUR)
+    compact(HOUR, world.ports, BENCH)
+    again = stats_of(world)
+    assert again.stats.revision == 1
+    assert table(world, "hourly_products", HOUR) == products
+
+
+def test_an_empty_hour_and_an_empty_day_are_zeros() -> None:
+    world = a_world(event("a"))
+    assert stats_of(world, "2024-01-15T23").stats.events == 0
+    assert table(world, "hourly", "2024-01-15T23")[0]["events"] == 0
+    assert daily_stats("2024-01-16", world.ports, BENCH).stats.events == 0
+    assert product_activity("2024-01-16", world.ports, BENCH).products == 0
+    assert table(world, "product_activity", "2024-01-16") == []
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "hour", "minute"),
+    [
+        ("2024-01-15T10:00:00Z", "2024-01-15T10", 0),
+        ("2024-01-15T10:59:59.999999999Z", "2024-01-15T10", 59),
+        ("2024-01-15T11:00:00+01:00", "2024-01-15T10", 0),
+        ("2024-01-15T16:29:59.5+05:30", "2024-01-15T10", 59),
+        ("2016-12-31T23:59:60Z", "2016-12-31T23", 59),
+        ("1969-12-31T23:59:59.999999Z", "1969-12-31T23", 59),
+        ("1969-12-31T23:00:00Z", "1969-12-31T23", 0),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00", 0),
+        ("2024-01-15T10:30", "2024-01-15T10", 30),
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "America/St_Johns"])
+def test_an_event_is_in_one_hour_the_right_one(timestamp: str, hour: str, minute: int, zone: str, in_zone: Callable[[str], None]) -> None:
+    in_zone(zone)
+    world = a_world(event("edge", timestamp))
+    compact(hour, world.ports, BENCH)
+    found = stats_of(world, hour)
+    assert [(each.minute.minute, each.events) for each in found.minutes] == [(minute, 1)]
+    assert found.stats.events == 1
+    assert sum(counts["events"] for counts in world.ledger.hourly("0000", "9999").values()) == 1
+
+
+def test_an_event_of_2999_is_in_its_hour_when_its_time_has_come() -> None:
+    world = World()
+    world.create()
+    world.clock.time = datetime(2999, 6, 1, 12, 30, tzinfo=UTC)
+    world.produce(event("far", "2999-06-01T12:00:00Z"))
+    world.settle()
+    compact("2999-06-01T12", world.ports, BENCH)
+    assert stats_of(world, "2999-06-01T12").stats.events == 1
+
+
+def test_repeats_are_those_of_batches_cut_in_the_hour() -> None:
+    world = a_world(event("a"), event("b"))
+    world.produce(event("a"), event("a"), event("b"))
+    world.settle()
+    assert stats_of(world, "2024-01-15T12").stats.repeats == 3
+    assert stats_of(world).stats.repeats == 0
+
+
+def test_legacy_events_tell_price_and_stock_as_well() -> None:
+    product = {"id": "p", "sellerId": "s", "name": "n", "description": None, "price": 7, "quantity": 4, "category": "c"}
+    legacy = {"version": "1", "type": "ProductCreated", "occurredAt": "2024-01-15T10:31:00Z", "sellerId": "s"}
+    low = {"version": "1", "type": "LowStockWarning", "occurredAt": "2024-01-15T10:32:00Z", "sellerId": "s"}
+    times = {"createdAt": "2024-01-15T10:31:00Z", "updatedAt": "2024-01-15T10:31:00Z"}
+    world = a_world(
+        json.dumps(legacy | {"product": product | times}).encode(),
+        json.dumps(low | {"productId": "p", "quantity": 0, "threshold": 5, "category": "c"}).encode(),
+    )
+    stats_of(world)
+    (row,) = table(world, "hourly_products", HOUR)
+    assert (row["last_price"], row["first_stock"], row["last_stock"], row["stock_outs"]) == (7.0, 4.0, 0.0, 1)
+
+
+def test_an_hour_whose_counters_differ_is_refused_by_name_and_nothing_is_written() -> None:
+    world = a_world(event("a"), event("b"))
+    world.ledger._hourly[HOUR, 0]["type.ProductDeleted"] += 1
+    (batch,) = world.ledger.batches_of_hour(HOUR)
+    with pytest.raises(Contradiction, match="its files hold .*: 2}, the live counters say .*: 3}.*" + batch):
+        stats_of(world)
+    assert list(world.archive.keys("aggregates/")) == []
+
+
+@pytest.mark.parametrize("damage", [lose, flip])
+def test_a_part_that_is_lost_or_damaged_is_an_error_until_it_is_rebuilt(damage: Callable[[World, str], None]) -> None:
+    world = a_world(event("a"), event("b"))
+    damage(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
+    with pytest.raises(Contradiction, match=r"hour 2024-01-15T10: .*parquet is (not there|damaged), and closed batches have rows in it"):
+        stats_of(world)
+    compact(HOUR, world.ports, BENCH)
+    assert stats_of(world).stats.events == 2
+
+
+def test_a_day_names_the_hours_that_its_statistics_do_not_know_yet() -> None:
+    world = a_world(event("a"), event("b", "2024-01-15T09:00:00Z"))
+    stats_of(world)
+    assert daily_stats(DAY, world.ports, BENCH).behind == ("2024-01-15T09",)
+
+
+@pytest.mark.parametrize("flow", [daily_stats, product_activity])
+@pytest.mark.parametrize("body", [b"", b"PAR1 and nothing of ours"])
+def test_statistics_of_an_hour_that_are_damaged_are_named_with_what_to_do(flow: Callable[..., object], body: bytes) -> None:
+    world = a_world(event("a"), event("b"))
+    stats_of(world)
+    key = aggregate_key("hourly", HOUR)
+    world.archive.objects[key] = replace(world.archive.objects[key], body=body)
+    with pytest.raises(Contradiction, match=f"{key} is damaged .*materialize hourly_event_stats for {HOUR}"):
+        flow(HOUR[:10], world.ports, BENCH)
+    stats_of(world)
+    flow(HOUR[:10], world.ports, BENCH)
+
+
+@pytest.mark.parametrize("period", ["yesterday", "2024-01-15", "2024-13-01T00", ""])
+def test_what_is_no_hour_is_refused(period: str) -> None:
+    with pytest.raises(ValueError, match=r"not an hour|month must be"):
+        stats_of(a_world(event("a")), period)
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_late_riser_writes_no_older_statistics_over_newer_ones(at: int) -> None:
+    """Breaks: every step may be repeated by anyone at any later time, also by a run that slept for an hour."""
+    world = a_world(shop("ProductDeleted", "a", 36_000))
+    writes = ("advance", "put")
+    late = Actor(lambda door: hourly_stats(HOUR, through(world.ports, door), BENCH), lambda call: call.method not in writes)
+    for _ in range(at):
+        late.step()
+    assert late.call is not None
+    world.produce(shop("ProductDeleted", "b", 36_001))
+    world.settle()
+    stats_of(world)
+    late.finish()
+    assert late.failure is None
+    assert [row["events"] for row in table(world, "hourly", HOUR)] == [2]
+    assert sum(row["events"] for row in table(world, "hourly_minutes", HOUR)) == 2
+    assert len(table(world, "hourly_products", HOUR)) == 2
+
+
+@pytest.mark.parametrize(("flow", "name"), [(daily_stats, "daily"), (product_activity, "product_activity")])
+def test_a_late_riser_writes_no_older_day_over_a_newer_one(flow: Callable[..., object], name: str) -> None:
+    """Breaks: the same, for a day."""
+    world = a_world(shop("ProductDeleted", "a", 36_000))
+    stats_of(world)
+    late = Actor(lambda door: flow(DAY, through(world.ports, door), BENCH), lambda call: call.method != "put")
+    assert late.call is not None
+    world.produce(shop("ProductDeleted", "b", 36_001))
+    world.settle()
+    stats_of(world)
+    flow(DAY, world.ports, BENCH)
+    late.finish()
+    assert late.failure is None
+    assert sum(row["events"] for row in table(world, name, DAY)) == 2

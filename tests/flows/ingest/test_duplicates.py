@@ -1,0 +1,265 @@
+"""The same id again: stored and counted once, the first claim's bytes everywhere, and the repeat leads to the source that holds the id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from analytics_defs.adapters.memory import MemoryArchive
+from analytics_defs.adapters.memory.parquet_workspace import memory_table
+from analytics_defs.core.ingest.batch_builder import Limits
+from analytics_defs.core.ingest.planning import Policy, lane_of
+from analytics_defs.core.offsets import Source
+from analytics_defs.core.storage.object_keys import event_dir, event_key, later_event_key
+from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.ingest.execute_plan import ingest
+from analytics_defs.flows.trace.trace import Fate, trace
+from analytics_defs.ports import Blob
+from tests.flows.ingest.test_execute_plan import failing_at, problems
+from tests.proof.doors import Call, Crashed, through
+from tests.proof.world import HOUR, TOPIC, World, conduct, event
+
+OTHER_TOPIC = "ProductCreated"
+FIRST, OTHER = event("x"), event("x", payload="other")
+
+
+def assert_stored_once(world: World, holder: Source, *repeats: Source) -> None:
+    assert problems(world) == []
+    assert world.ledger.counters()["events"] == len(world.recent.items)
+    assert world.ids(["x"]) == {"x": holder}
+    blob = world.archive.objects[event_key(HOUR, "x")]
+    assert (blob.body, blob.metadata["source"]) == (world.values[holder], str(holder))
+    assert trace(str(holder), world.ports).fate is Fate.STORED
+    for repeat in repeats:
+        told = trace(str(repeat), world.ports)
+        assert (told.fate, told.event_id, told.held_by) == (Fate.REPEAT, "x", holder)
+    assert world.ledger.counters()["repeats"] == len(repeats)
+
+
+@pytest.mark.parametrize("again", [FIRST, OTHER], ids=["the same payload", "another payload"])
+def test_twice_in_one_batch(again: bytes) -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    second = world.produce(again)
+    world.settle()
+    assert_stored_once(world, first, second)
+
+
+def test_twice_in_one_batch_when_an_earlier_batch_holds_it_both_lead_to_that_one() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    second = world.produce(OTHER)
+    third = world.produce(FIRST)
+    world.settle()
+    assert_stored_once(world, first, second, third)
+
+
+def test_a_hundred_batches_apart() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.produce(*(event(f"e{number}") for number in range(100)))
+    second = world.produce(OTHER)
+    world.settle(conduct(limits=Limits(max_events=1)))
+    assert len(world.ledger.last_batches(200)) == 102
+    assert_stored_once(world, first, second)
+
+
+def test_in_another_topic() -> None:
+    world = World()
+    world.create(TOPIC)
+    world.create(OTHER_TOPIC)
+    world.produce(FIRST)
+    world.produce(OTHER, topic=OTHER_TOPIC)
+    world.settle()
+    assert_stored_once(world, world.source(0, topic=OTHER_TOPIC), world.source(0))  # ranges are sorted by topic
+
+
+def test_in_another_hour_it_is_still_the_same_id() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    second = world.produce(event("x", "2024-01-14T01:00:00Z"))
+    world.settle()
+    assert_stored_once(world, first, second)
+    assert not any(key.startswith("events/2024/01/14") for key in world.archive.objects)
+
+
+@pytest.mark.parametrize("method", ["take", "put_if_absent", "mark_staged", "claim", "put", "close"])
+def test_in_two_lanes_at_the_same_instant(method: str) -> None:
+    """The other lane runs from its start to its end at one call of the first: whoever claims first holds the id."""
+    world = World(policy=Policy(lanes=2))
+    world.create(TOPIC)
+    world.create(OTHER_TOPIC)
+    lane, other_lane = lane_of(world.partition(topic=TOPIC), 2), lane_of(world.partition(topic=OTHER_TOPIC), 2)
+    assert lane != other_lane
+    mine, theirs = world.produce(FIRST), world.produce(OTHER, topic=OTHER_TOPIC)
+    plan = world.look().plans[lane]
+    interrupted = False
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal interrupted
+        if call.method == method and not interrupted:
+            interrupted = True
+            world.run(other_lane)
+        return perform()
+
+    ingest(plan, through(world.ports, door), conduct())
+    late = method in {"put", "close"}
+    assert_stored_once(world, *((mine, theirs) if late else (theirs, mine)))
+
+
+def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=29))
+    second = world.produce(OTHER)
+    world.settle()
+    assert world.ids(["x"]) == {"x": second}
+    assert world.ledger.counters()["events"] == 2
+    told = trace(str(first), world.ports)
+    assert (told.fate, told.item) == (Fate.STORED, f"held by {second}")
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.parquet, audited.items, audited.expired, audited.findings) == (2, 1, 0, ())
+
+
+def assert_both_are_whole(world: World, first: Source, second: Source) -> None:
+    """Two stored events of one id in one hour: two counts, two rows, two objects with their own bytes, and one item, of the later one."""
+    assert world.ids(["x"]) == {"x": second}
+    bodies = {blob.metadata["source"]: blob.body for key, blob in world.archive.objects.items() if key.startswith(event_dir(HOUR))}
+    assert bodies == {str(each): world.values[each] for each in (first, second)}
+    assert world.archive.objects[event_key(HOUR, "x")].body == world.values[first]
+    told = [trace(str(each), world.ports) for each in (first, second)]
+    assert [each.event_object for each in told] == [event_key(HOUR, "x"), later_event_key(HOUR, "x", second)]
+    audited = audit_hour(HOUR, world.ports)
+    assert (audited.counted, audited.parquet, audited.objects, audited.findings) == (2, 2, 2, ())
+
+
+def a_world_where_it_comes_again() -> tuple[World, Source, Source]:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=29))
+    return world, first, world.produce(OTHER)
+
+
+def test_an_id_stored_again_in_its_hour_writes_over_nobodys_object() -> None:
+    world, first, second = a_world_where_it_comes_again()
+    world.settle()
+    assert_both_are_whole(world, first, second)
+    world.archive.delete([later_event_key(HOUR, "x", second)])
+    assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example x",)
+
+
+class Unasked(MemoryArchive):
+    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+        raise AssertionError(blobs)
+
+
+def test_of_events_on_time_nobody_asks_what_is_there() -> None:
+    world = World()
+    world.create()
+    world.produce(FIRST, event("y"))
+    world.run(ports=replace(world.ports, archive=Unasked()))
+    assert world.ledger.counters()["events"] == 2
+
+
+@pytest.mark.parametrize("method", ["claim", "put_new", "put", "close"])
+def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str) -> None:
+    """The first executor dies behind the call; a zombie of it, and one of the batch before, then write whatever they were about to."""
+    world, first, second = a_world_where_it_comes_again()
+    with pytest.raises(Crashed):
+        world.run(ports=through(world.ports, failing_at(method)))
+    plan = world.look().plans[0]
+    late: list[Callable[[], Any]] = []
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.port == "archive" and call.method in ("put", "put_new"):
+            late.append(perform)
+        return perform()
+
+    ingest(plan, through(world.ports, door), conduct())
+    world.settle()
+    before = dict(world.archive.objects)
+    for write in late:
+        write()
+    assert world.archive.objects == before
+    assert_both_are_whole(world, first, second)
+
+
+def test_both_rows_of_an_id_stored_again_are_rebuilt_from_the_json_tree() -> None:
+    world, *_ = a_world_where_it_comes_again()
+    world.settle()
+    for key in [key for key in world.archive.objects if key.startswith("parquet/")]:
+        del world.archive.objects[key]
+    done = compact(HOUR, world.ports, memory_table)
+    assert done.revision is not None
+    assert (done.revision.rows, len(done.mended)) == (2, 2)
+
+
+def test_a_second_before_it_is_forgotten_an_id_is_not_free() -> None:
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=29) - timedelta(seconds=2))
+    second = world.produce(OTHER)
+    world.settle()
+    assert_stored_once(world, first, second)
+
+
+def test_executors_of_one_batch_agree_on_a_repeat_whose_holder_dynamodb_deletes_between_them() -> None:
+    """The holder's item goes when its time is over: after one executor claimed, and before another one claims and the first closes."""
+    world = World()
+    world.create()
+    first = world.produce(FIRST)
+    world.settle()
+    world.clock.advance(timedelta(days=30) - timedelta(hours=1))
+    second = world.produce(OTHER)
+    plan = world.look().plans[0]
+
+    def door(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "close":
+            world.clock.advance(timedelta(hours=2))
+            world.recent.items = {key: item for key, item in world.recent.items.items() if item.source != first}
+            with pytest.raises(Crashed):
+                world.run(ports=through(world.ports, failing_at("close")))
+        return perform()
+
+    ingest(plan, through(world.ports, door), conduct())
+    assert world.ids(["x"]) == {"x": second}
+    assert world.ledger.counters()["events"] == 2
+    assert trace(str(second), world.ports).fate is Fate.STORED
+    assert audit_hour(HOUR, world.ports).findings == ()
+
+
+def test_legacy_events_have_an_id_of_their_own_each() -> None:
+    world = World()
+    world.create()
+    legacy = b'{"version":"1","type":"ProductDeleted","occurredAt":"2024-01-15T10:31:00Z","productId":"p1","sellerId":"s1"}'
+    world.produce(legacy, legacy)
+    world.settle()
+    assert problems(world) == []
+    assert len(world.recent.items) == 2
+
+
+def test_ids_that_differ_only_by_case_or_encoding_stay_apart() -> None:
+    world = World()
+    world.create()
+    ids = ["a/b", "a%2Fb", "A/b", "..", "%2E%2E", "ä", "a b", "x" * 2000, "x" * 1999 + "y"]
+    world.produce(*map(event, ids))
+    world.settle()
+    assert problems(world) == []
+    assert sorted(world.recent.items) == sorted(ids)
+    assert len([key for key in world.archive.objects if key.startswith("events/")]) == len(ids)

@@ -1,0 +1,219 @@
+"""The numbers equal the truth: every field and every series against a count made here, from what was produced and what the stores hold."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from analytics_defs.core.counter_adjustments import Adjustment, CounterItem
+from analytics_defs.core.events.event import Rules
+from analytics_defs.core.ledger import REDRIVE_HEAD
+from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.flows.redrive import Selection, redrive
+from tests.devstack.waiting import until
+from tests.proof.world import TOPIC, World, conduct, event
+from tests.web.served import Client, real_time, served, site
+
+HOUR = datetime(2026, 3, 1, 10, tzinfo=UTC)
+TYPES = ("ProductCreated", "ProductUpdated", "ProductDeleted", "LowStockWarning")
+PRODUCT = {"id": "p", "name": "n", "price": 1, "stock": 1, "sellerId": "s"}
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+"""The Accept of Prometheus 3 without protobuf."""
+
+
+def made(event_id: str, kind: str, hours_ago: int, **fields: Any) -> bytes:
+    body: dict[str, Any] = {"id": event_id, "timestamp": (HOUR - timedelta(hours=hours_ago)).isoformat(), "type": kind, "version": "1.0"}
+    body |= {"product": PRODUCT} if kind in TYPES[:2] else {"productId": "p", "sellerId": "s"}
+    body |= {"productName": "n", "currentStock": 1, "threshold": 2} if kind == "LowStockWarning" else {}
+    return json.dumps(body | fields).encode()
+
+
+@pytest.fixture
+def world() -> World:
+    """Events of all types over three hours and one of two days ago, repeats, dead letters of three kinds, a tombstone, a gap, lost ones."""
+    found = World(clock=_now())
+    found.create(partitions=2)
+    for number in range(30):
+        found.produce(made(f"e{number}", TYPES[number % 7 % 4], number % 3), partition=number % 2)
+    found.produce(
+        made("old", TYPES[0], 48),
+        made("e1", TYPES[1], 1),
+        made("e2", TYPES[2], 2),
+        None,
+        b"{",
+        b"\xff",
+        made("big", TYPES[0], 1, x="x" * 500),
+    )
+    found.settle(conduct("first", rules=Rules(max_event_bytes=400)))
+    for number in range(5):
+        found.produce(made(f"gone{number}", TYPES[0], 0))
+    found.log.retain_from(TOPIC, 0, found.look().lags[0].next + 3)
+    found.log.append_marker(TOPIC, 1)
+    found.settle()
+    return found
+
+
+def _now() -> Any:
+    from analytics_defs.adapters.memory import ManualClock
+
+    return ManualClock(HOUR + timedelta(minutes=30))
+
+
+def items(world: World) -> list[dict[str, Any]]:
+    """The stored events, as the table of recent events has them."""
+    return [{"type": item.type, "hour": item.timestamp[:13]} for item in world.recent.items.values()]
+
+
+def test_health_and_metrics_say_what_was_produced_and_what_the_stores_hold(world: World) -> None:
+    stored = items(world)
+    types, hours = Counter(each["type"] for each in stored), Counter(each["hour"] for each in stored)
+    with served(site(real_time(world))) as client:
+        health, metrics = client.health(), client.get("/metrics").json
+    assert health["status"] == "healthy", health["reasons"]
+    assert {key: value for key, value in health["metrics"].items() if key != "ageMs"} == {
+        key: value for key, value in metrics.items() if key not in ("ageMs", "timestamp")
+    }
+    assert metrics["totalEvents"] == len(stored) == 33
+    assert metrics["eventsByType"] == dict.fromkeys(TYPES, 0) | types
+    assert metrics["productsByStatus"] == {
+        "created": types[TYPES[0]],
+        "updated": types[TYPES[1]],
+        "deleted": types[TYPES[2]],
+        "lowStock": types[TYPES[3]],
+    }
+    assert metrics["totalProducts"] == max(0, types[TYPES[0]] - types[TYPES[2]])
+    last_24 = [(HOUR - timedelta(hours=back)).strftime("%Y-%m-%dT%H") for back in reversed(range(24))]
+    assert metrics["hourlyStats"] == {hour: hours[hour] for hour in last_24}
+    assert sum(metrics["hourlyStats"].values()) == len(stored) - 1
+    assert (metrics["repeats"], metrics["tombstones"], metrics["gaps"], metrics["lost"], metrics["unaccounted"]) == (2, 1, 1, 3, 0)
+    assert metrics["deadLettersByReason"] == {"not_json": 1, "not_utf8": 1, "too_large": 1}
+    assert metrics["deadLetters"] == 3
+    records = world.ledger.last_batches(20)
+    assert metrics["processing"]["batches"] == len(records) == health["metrics"]["processing"]["recentBatches"]
+
+
+def series(client: Client, accept: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    answer = client.get("/metrics", accept=accept)
+    parse = parse_openmetrics if "openmetrics" in answer.headers["content-type"] else parse_text
+    return {(each.name, tuple(sorted(each.labels.items()))): each.value for family in parse(answer.text) for each in family.samples}
+
+
+def test_both_formats_say_the_same_as_the_json_and_as_each_other(world: World) -> None:
+    with served(site(real_time(world))) as client:
+        metrics = client.get("/metrics").json
+        text, openmetrics = series(client, "text/plain"), series(client, PROMETHEUS)
+    assert text.keys() == openmetrics.keys()
+    for kind in TYPES:
+        assert text["analytics_events_total", (("type", kind),)] == metrics["eventsByType"][kind]
+    for reason, count in metrics["deadLettersByReason"].items():
+        assert openmetrics["analytics_dead_letters_total", (("reason", reason),)] == count
+    for name, field in (("repeats", "repeats"), ("tombstones", "tombstones"), ("gap_offsets", "gaps"), ("lost_offsets", "lost")):
+        assert openmetrics[f"analytics_{name}_total", ()] == metrics[field]
+    assert openmetrics["analytics_products", ()] == metrics["totalProducts"]
+    assert (openmetrics["analytics_healthy", ()], openmetrics["analytics_unaccounted_offsets", ()]) == (1, 0)
+    nexts = {str(lag.topic_partition.partition): lag.next for lag in world.look().lags}
+    assert {
+        dict(labels)["partition"]: value for (name, labels), value in text.items() if name == "analytics_partition_next_offset"
+    } == nexts
+
+
+def test_a_redrive_lowers_no_counter_and_is_a_series_of_its_own(world: World) -> None:
+    with served(site(real_time(world))) as client:
+        before = series(client, "text/plain")
+    last_commit = world.ledger.last_batches(1)[0].closed_at
+    world.clock.advance(timedelta(minutes=20))
+    redrive(Selection("too_large", None, None), world.ports, conduct("redrive"))
+    assert world.ledger.snapshot().heads[REDRIVE_HEAD].next == 1
+    with served(site(real_time(world))) as client:
+        after, metrics = series(client, "text/plain"), client.get("/metrics").json
+    fallen = {key for key, value in before.items() if key[0].endswith("_total") and after[key] < value}
+    assert fallen == set()
+    assert after["analytics_last_commit_timestamp_seconds", ()] == before["analytics_last_commit_timestamp_seconds", ()]  # not a commit
+    assert after["analytics_dead_letters_redriven_total", (("reason", "too_large"),)] == 1
+    assert after["analytics_dead_letters_total", (("reason", "too_large"),)] == 1
+    assert metrics["deadLettersByReason"] == {"not_json": 1, "not_utf8": 1}
+    assert metrics["totalEvents"] == len(world.recent.items) == 34
+    assert metrics["processing"]["lastCommit"] == iso_milliseconds(last_commit)
+
+
+def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_that_waits(world: World) -> None:
+    written = int((world.clock.now() - timedelta(minutes=2)).timestamp() * 1000)
+    world.log.append(TOPIC, 0, event("late"), timestamp_ms=written)
+    world.log.append(TOPIC, 0, event("later"))
+    with served(site(real_time(world))) as client:
+
+        def lags() -> dict[str, Any]:
+            found: dict[str, Any] = client.health()["services"]["kafka"]
+            return found
+
+        until(lambda: lags()["partitions"][f"{TOPIC}/0"]["lagSeconds"] is not None)
+        assert lags()["lag"] == 2
+        assert lags()["partitions"][f"{TOPIC}/1"] == {"lag": 0, "heldBack": 0, "next": world.look().lags[1].next, "lagSeconds": 0}
+        assert 120 <= lags()["partitions"][f"{TOPIC}/0"]["lagSeconds"] < 180
+        found = series(client, "text/plain")
+    where = (("partition", "0"), ("topic", TOPIC))
+    assert found["analytics_partition_lag_offsets", where] == 2
+    assert 120 <= found["analytics_partition_lag_seconds", where] < 180
+    week = timedelta(days=7).total_seconds()
+    assert week - 180 < found["analytics_partition_data_loss_seconds", where] <= week - 120
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "application/json"),
+        ("text/plain", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/plain;q=0.5, application/openmetrics-text;q=0.4", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"),
+        ("text/plain;q=0, */*", "application/json"),
+        ("text/plain;q=nonsense", "application/json"),
+        ("text/plain;q=7", "application/json"),
+        ("text/plain;q=0.5, */*", "application/json"),
+        ("text/plain;q=0.5, application/*", "application/json"),
+        ("text/plain;q=0.5, */*;q=0.1", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/json;q=0, */*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("TEXT/PLAIN; Q=0.9, application/json; q=0.8", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/html", "application/json"),
+        (",;q=1,,", "application/json"),
+    ],
+)
+def test_who_asks_gets_the_format_that_he_likes_best(world: World, accept: str, kind: str) -> None:
+    with served(site(real_time(world))) as client:
+        assert client.get("/metrics", accept=accept).headers["content-type"] == kind
+
+
+def test_a_format_can_be_named_and_only_one_that_there_is(world: World) -> None:
+    with served(site(real_time(world))) as client:
+        assert client.get("/metrics?format=prometheus", accept="application/json").headers["content-type"].startswith("text/plain")
+        assert client.get("/metrics?format=openmetrics").headers["content-type"].startswith("application/openmetrics-text")
+        assert client.get("/metrics?format=json", accept="text/plain").json["totalEvents"] == 33
+        wrong = client.get("/metrics?format=xml")
+        assert (wrong.status, wrong.json["error"]) == (400, "format: expected one of json, prometheus, openmetrics")
+
+
+def test_an_adjustment_lowers_no_counter_and_is_a_series_of_its_own(world: World) -> None:
+    with served(site(real_time(world))) as client:
+        before, numbers = series(client, "text/plain"), client.get("/metrics").json
+    world.ledger.adjust(Adjustment(CounterItem(0), 1, {"events": -3, "type.ProductCreated": -3, "bytes": 5}, 2, world.clock.now()))
+    with served(site(real_time(world))) as client:
+        after, metrics = series(client, "text/plain"), client.get("/metrics").json
+    assert {key: after[key] for key in before if key[0].endswith("_total")} == {
+        key: before[key] for key in before if key[0].endswith("_total")
+    }
+    adjusted = {dict(labels)["counter"]: value for (name, labels), value in after.items() if name == "analytics_counter_adjustments"}
+    assert adjusted == {"events": -3, "type.ProductCreated": -3, "bytes": 5}
+    assert (metrics["totalEvents"], after["analytics_products", ()]) == (numbers["totalEvents"] - 3, metrics["totalProducts"])
+    assert metrics["totalProducts"] == numbers["totalProducts"] - 3 >= 0

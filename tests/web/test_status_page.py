@@ -1,0 +1,249 @@
+"""The status page: what it shows, as text; and as a real browser has it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.core.monitoring.health import Answer, Picture, Scheduler
+from analytics_defs.web.status_page import CHART_HEIGHT, LOSS_UNKNOWN, chart, duration, page
+from tests.devstack.waiting import until
+from tests.proof.world import NOW, TOPIC, World, conduct, event
+from tests.web.browser import chromium
+from tests.web.served import Client, real_time, served, site
+
+RUN = "0b1f6bd5-9a7e-4a52-8a5e-6f1c8f2f2f11"
+
+
+@pytest.fixture
+def world() -> World:
+    found = World()
+    found.create()
+    found.produce(event("a"), event("b"), b"<script>alert(1)</script>", event("c"))
+    found.settle(conduct(RUN))
+    return found
+
+
+@pytest.fixture
+def client(world: World) -> Iterator[Client]:
+    with served(site(real_time(world))) as found:
+        yield found
+
+
+def test_where_nobody_knows_when_records_are_lost_the_page_says_why(client: Client, world: World) -> None:
+    assert LOSS_UNKNOWN not in client.get("/").text
+    world.produce(event("waits"))
+    with served(site(real_time(world))) as later:
+        text = later.get("/").text
+    assert f'title="{LOSS_UNKNOWN}">unknown</td>' in text
+    assert f"Lost in unknown: {LOSS_UNKNOWN}." in text
+
+
+def test_bars_are_stacked_as_high_as_the_drawing_for_the_fullest_hour() -> None:
+    full, half, empty = chart({"h1": {EVENT_TYPES[1]: 30, EVENT_TYPES[0]: 10}, "h2": {EVENT_TYPES[3]: 20}, "h3": {}})
+    assert [bar.kind for bar in full.bars] == [0, 1]
+    assert sum(bar.height for bar in full.bars) == CHART_HEIGHT
+    assert (full.bars[0].y, full.bars[1].y) == (CHART_HEIGHT * 3 / 4, 0)
+    assert [bar.height for bar in half.bars] == [CHART_HEIGHT / 2]
+    assert (empty.bars, empty.total) == ((), 0)
+    assert full.label == "h1:00 UTC: 40 events, 30 ProductUpdated, 10 ProductCreated"
+    assert chart({}) == []
+
+
+def test_the_page_has_the_numbers_and_links_to_the_runs_of_dagster(client: Client, world: World) -> None:
+    world.produce(None)
+    world.settle(conduct(f"cli-{RUN}"))
+    text = client.get("/").text
+    assert re.search(r'id="total">3<', text)
+    assert re.search(r"not_json</td><td class=\"number\">1<", text)
+    records = world.ledger.last_batches(10)
+    assert [record.batch.run_id for record in records] == [f"cli-{RUN}", RUN]
+    assert f"<td>{records[0].batch.id}</td>" in text  # a command's: Dagster has no page for it
+    assert f'<a href="http://dagster.test/runs/{RUN}">{records[1].batch.id}</a>' in text
+    assert f"<td>{TOPIC}/0</td>" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "unknown"),
+        (float("inf"), "never"),
+        (0, "0 s"),
+        (-5, "no time"),
+        (0.26, "0.3 s"),
+        (28.956, "29 s"),
+        (60, "1 min"),
+        (725, "12 min 5 s"),
+        (3 * 3600 + 59, "3 h"),
+        (604_799, "6 d 23 h"),
+    ],
+)
+def test_a_duration_is_told_in_the_units_that_say_most(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_those_that_are_furthest_behind_come_first_and_many_are_a_click_away() -> None:
+    world = World()
+    world.create(partitions=40)
+    for number in range(40):
+        for _ in range(number % 20 + 1):
+            world.produce(event("e"), partition=number)
+    with served(site(real_time(world))) as client:
+        until(lambda: "offsets in 40 partitions" in client.get("/").text)
+        text = client.get("/").text
+    shown, more = text.split('<details id="more"><summary>24 more</summary>')
+    names = re.findall(rf"<td>({TOPIC}/\d+)</td>", shown)
+    assert names[:4] == [f"{TOPIC}/19", f"{TOPIC}/39", f"{TOPIC}/18", f"{TOPIC}/38"]
+    assert len(names) == 16
+    assert len(re.findall(rf"<td>{TOPIC}/\d+</td>", more)) == 24
+
+
+@pytest.mark.parametrize(
+    ("says", "state", "detail"),
+    [
+        (Scheduler(sensor_stopped=False, heartbeat=NOW), "running", "its daemon was heard 0 s ago"),
+        (Scheduler(sensor_stopped=True, heartbeat=NOW - timedelta(seconds=30)), "sensor stopped", "its daemon was heard 30 s ago"),
+        (Scheduler(sensor_stopped=False, heartbeat=NOW - timedelta(minutes=5)), "daemon silent", "its daemon was heard 5 min ago"),
+        (Scheduler(sensor_stopped=False, heartbeat=None), "daemon silent", "its daemon was never heard"),
+    ],
+)
+def test_it_says_how_dagster_is(says: Scheduler, state: str, detail: str) -> None:
+    text = page_of(Picture(NOW, timedelta(minutes=5), scheduler=Answer(says, None, 3, 100, NOW)))
+    assert re.search(rf'Dagster <b class="\w+">{state}</b> <span class="faint">{detail}<', text)
+
+
+def test_it_says_that_dagster_cannot_be_asked_and_why() -> None:
+    stale = Answer(Scheduler(sensor_stopped=True, heartbeat=NOW), "failed with OperationalError", 3, 100, NOW)
+    unknown = page_of(Picture(NOW, timedelta(minutes=5), scheduler=stale))
+    assert 'Dagster <b class="">unknown</b> <span class="faint">failed with OperationalError<' in unknown
+    assert 'Dagster <b class="">not asked</b>' in page_of(Picture(NOW, timedelta(minutes=5)))
+
+
+def page_of(picture: Picture) -> str:
+    return bytes(page(picture, None).body).decode()
+
+
+def test_what_comes_from_outside_is_text_and_nothing_else_may_run(world: World) -> None:
+    """A fault's words may hold anything a broker said."""
+    from analytics_defs.errors import Unavailable
+
+    def down(*_: object) -> None:
+        raise Unavailable("<img src=x onerror=alert(1)>")
+
+    ports = real_time(world)
+    ports.archive.keys = down  # type: ignore[method-assign, assignment]
+    with served(site(ports)) as client:
+        until(lambda: "onerror" in client.get("/").text)
+        found = client.get("/")
+    assert "<img" not in found.text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in found.text
+    policy = found.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+
+
+@pytest.mark.real
+def test_in_a_real_browser_it_updates_itself_asks_nobody_else_and_is_readable_dark_and_on_a_phone(
+    client: Client, world: World, tmp_path: Path
+) -> None:
+    url = f"http://{client.host}:{client.port}/"
+    with chromium() as tab:
+        tab.resize(1000, 1200)
+        tab.prefer("light")
+        tab.go(url)
+        assert tab.says("document.getElementById('total').textContent") == "3"
+        assert tab.says("document.querySelectorAll('svg[role=img] g').length") == 24
+        light = tab.says("getComputedStyle(document.body).backgroundColor")
+        tab.prefer("dark")
+        dark = tab.says("getComputedStyle(document.body).backgroundColor")
+        assert _brightness(light) > 200
+        assert _brightness(dark) < 60
+        assert _brightness(tab.says("getComputedStyle(document.body).color")) > 200
+
+        world.produce(event("d"))
+        world.settle()
+        until(lambda: tab.says("document.getElementById('total').textContent") == "4", seconds=30)
+
+        tab.resize(360, 740, phone=True)
+        assert tab.says("document.documentElement.scrollWidth") <= 360
+        tab.picture(tmp_path / "phone.png")
+        assert (tmp_path / "phone.png").stat().st_size > 5_000
+
+        assert set(tab.requested) <= {url, "data:,"}
+        assert tab.complaints == []
+
+        tab.ask("Emulation.setScriptExecutionDisabled", value=True)
+        tab.go(url + "?without")
+        assert tab.says("document.getElementById('total').textContent") == "4"
+        assert tab.says("document.querySelector('main').innerText.includes('not_json')") is True
+
+
+ITS_OWN = {"bad gateway": (502, b"<main><h1>Bad gateway</h1></main>"), "another page": (200, b"<h1>Log in, please</h1>")}
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Answers with the page, with a page of its own, or never, as it is told."""
+
+    page = b""
+    mood = "through"
+    free = threading.Event()
+
+    def do_GET(self) -> None:
+        if self.mood == "never":
+            self.free.wait(60)
+        status, body = ITS_OWN.get(self.mood, (200, self.page))
+        self.send_response(status)
+        self.send_header("content-type", "text/html; charset=utf-8")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("mood", [*ITS_OWN, "never"])
+def test_a_proxy_that_answers_itself_or_never_leaves_the_numbers_there_and_says_that_they_are_old(client: Client, mood: str) -> None:
+    wide = "<style>.scroll { width: 200px } .scroll > * { min-width: 900px }</style>"
+    many = b'<details id="more"><summary>1 more</summary></details></main>'
+    Proxy.page = client.get("/").body.replace(b"patience = 10000", b"patience = 500").replace(b"</main>", many)
+    Proxy.mood, Proxy.free = "through", threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server, closing_down(server), chromium() as tab:
+        tab.go(f"http://127.0.0.1:{server.server_address[1]}/")
+        tab.says(f"document.body.insertAdjacentHTML('beforeend', {wide!r}); document.querySelector('.scroll').scrollLeft = 77")
+        tab.says("document.getElementById('more').open = true; window.seen = document.querySelector('main'); 1")
+        until(lambda: tab.says("document.querySelector('main') !== window.seen") is True, seconds=30)
+        assert tab.says("document.querySelector('.scroll').scrollLeft") == 77  # where the reader is stays as it is
+        assert tab.says("document.getElementById('more').open") is True
+        Proxy.mood = mood
+        until(lambda: "cannot be reached" in tab.says("document.getElementById('reach').textContent"), seconds=30)
+        assert tab.says("document.getElementById('total').textContent") == "3"
+        Proxy.mood = "through"
+        until(lambda: tab.says("document.getElementById('reach').textContent") == "", seconds=30)
+        assert tab.says("document.getElementById('total').textContent") == "3"
+
+
+@contextmanager
+def closing_down(server: ThreadingHTTPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        Proxy.free.set()
+        server.shutdown()
+        thread.join(20)
+
+
+def _brightness(colour: str) -> float:
+    red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+    return (red + green + blue) / 3
