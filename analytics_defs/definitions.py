@@ -3,23 +3,28 @@
 import dagster as dg
 
 from analytics_defs.defs.asset_specs import event_parts, topic_assets
-from analytics_defs.defs.checks.balance import equation_balances
-from analytics_defs.defs.checks.ingest_health import compare_hourly, stores_agree, stores_agree_job, vital_signs
+from analytics_defs.defs.checks.balance import all_offsets_accounted_for
+from analytics_defs.defs.checks.ingest_health import (
+    ingest_health,
+    stores_consistency_check_hourly,
+    stores_consistency_check_job,
+    stores_consistent,
+)
 from analytics_defs.defs.hours.daily_assets import daily_event_stats, product_activity
 from analytics_defs.defs.hours.hourly_assets import event_archive, hourly_automation, hourly_event_stats, restored_recent_events
-from analytics_defs.defs.ingest.job import micro_batch_job, move_events
+from analytics_defs.defs.ingest.job import ingest_events, micro_batch_job
 from analytics_defs.defs.ingest.sensor import kafka_micro_batches
-from analytics_defs.defs.observability.endpoint import keep_endpoint, observability_endpoint
-from analytics_defs.defs.operations.purge_runs import forget_hourly, forget_old_runs
-from analytics_defs.defs.operations.repair_job import replay_job
-from analytics_defs.defs.operations.retention_job import forget_daily, forget_old_archive
+from analytics_defs.defs.observability.endpoint import observability_endpoint, observability_endpoint_sensor
+from analytics_defs.defs.operations.purge_runs import purge_old_runs_hourly, purge_old_runs_job
+from analytics_defs.defs.operations.repair_job import repair_job
+from analytics_defs.defs.operations.retention_job import apply_retention_job, retention_schedule
 from analytics_defs.defs.resources.platform import Platform
-from analytics_defs.defs.resources.statistics_io_manager import Frames
+from analytics_defs.defs.resources.statistics_io_manager import StatisticsIOManager
 
 defs = dg.Definitions(
     assets=[
         *topic_assets,
-        move_events,
+        ingest_events,
         event_parts,
         event_archive,
         hourly_event_stats,
@@ -27,10 +32,10 @@ defs = dg.Definitions(
         daily_event_stats,
         product_activity,
     ],
-    asset_checks=[equation_balances, vital_signs, stores_agree],
-    jobs=[micro_batch_job, stores_agree_job, replay_job, observability_endpoint, forget_old_runs, forget_old_archive],
-    schedules=[compare_hourly, forget_hourly, forget_daily],
-    sensors=[kafka_micro_batches, hourly_automation, keep_endpoint],
-    resources={"platform": Platform(), "frames": Frames(Platform())},
+    asset_checks=[all_offsets_accounted_for, ingest_health, stores_consistent],
+    jobs=[micro_batch_job, stores_consistency_check_job, repair_job, observability_endpoint, purge_old_runs_job, apply_retention_job],
+    schedules=[stores_consistency_check_hourly, purge_old_runs_hourly, retention_schedule],
+    sensors=[kafka_micro_batches, hourly_automation, observability_endpoint_sensor],
+    resources={"platform": Platform(), "frames": StatisticsIOManager(Platform())},
     executor=dg.in_process_executor,
 )

@@ -17,7 +17,7 @@
     ├── NotFound                    what a person asked for is not there
     └── CannotStart                 a local server or the development stack could not be started
 
-A bad record is never an error: it is a value, see `core.events.Rejection`.
+A bad record is never an error: it is a value, see `core.events.event.Rejection`.
 """
 
 from __future__ import annotations
@@ -39,49 +39,49 @@ class Unavailable(AnalyticsError):
     retryable = True
 
 
-class TooSmall(Unavailable):
+class InsufficientResources(Unavailable):
     """Memory or disk of this machine ended while one hour was sorted or counted. Others may fit, and so may this one elsewhere."""
 
 
-class Denied(AnalyticsError):
+class AccessDenied(AnalyticsError):
     """A store or broker refused the credentials or the permission."""
 
 
-class Missing(AnalyticsError):
+class ResourceMissing(AnalyticsError):
     """A topic, table or bucket does not exist, or has another shape. `analytics setup` creates what is missing."""
 
 
-class Stopped(AnalyticsError):
+class PartitionHalted(AnalyticsError):
     """One partition stops until a person decides; the others go on. The message says how to go on."""
 
 
-class TopicRecreated(Stopped):
+class TopicRecreated(PartitionHalted):
     """The topic is not the one the ledger knows: its id changed, or its end lies before the next offset to read."""
 
 
-class DataLoss(Stopped):
+class DataLoss(PartitionHalted):
     """Retention removed records before they were read, and `ON_DATA_LOSS=stop`."""
 
 
-class Unreadable(Stopped):
+class CorruptRecordBatch(PartitionHalted):
     """A record batch in Kafka is damaged: its checksum, or its compression, does not fit its bytes."""
 
 
-class Contradiction(Stopped):
+class InconsistentState(PartitionHalted):
     """Ledger, staging file and stores contradict each other in a way that no crash of ours can produce."""
 
 
-class GroupInUse(AnalyticsError):
+class ConsumerGroupActive(AnalyticsError):
     """The broker takes a group's offsets from its members alone while it has any. The ledger has the progress; nothing is lost."""
 
 
-class TakenOver(AnalyticsError):
+class Superseded(AnalyticsError):
     """Another executor was first. Nothing was changed by this one."""
 
     retryable = True
 
 
-class Frozen(AnalyticsError):
+class DataExpired(AnalyticsError):
     """Retention has taken what was asked for, as its settings say. Nothing was changed, and nothing is wrong with what is left."""
 
 
@@ -89,5 +89,5 @@ class NotFound(AnalyticsError):
     """A person asked for something that is not there."""
 
 
-class CannotStart(AnalyticsError):
+class StartupFailed(AnalyticsError):
     """A local server or the development stack could not be started. Nothing that was started for it is left running."""

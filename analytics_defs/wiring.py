@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
-from analytics_defs.flows.ingest.execute_plan import Conduct
-from analytics_defs.flows.ingest.tail_lane import Following
-from analytics_defs.flows.setup.platform_identity import require_together
+from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.tail_lane import TailOptions
+from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from analytics_defs.adapters.dynamodb.client import DynamoConfig
     from analytics_defs.adapters.kafka.client import KafkaConfig
     from analytics_defs.adapters.object_store.client import ObjectStoreConfig
-    from analytics_defs.adapters.object_store.provisioning import BucketGround, DynamoGround, KafkaGround
-    from analytics_defs.flows.health_checks import Doors, Scheduling
-    from analytics_defs.flows.hours.statistics import CalculatorBench
-    from analytics_defs.web.app import Site
+    from analytics_defs.adapters.object_store.provisioning import BucketProvisioner, DynamoProvisioner, KafkaProvisioner
+    from analytics_defs.flows.health_checks import HealthClients, SchedulerProbe
+    from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
+    from analytics_defs.web.app import WebContext
 
 WATCH_CONNECT, WATCH_REQUEST, WATCH_READ = timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=5)
 """How long the always-on job's own clients wait: to connect, for an answer, for an object of the archive."""
@@ -39,33 +39,33 @@ def build_ports(settings: Settings) -> Ports:
     from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
     from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
-    from analytics_defs.adapters.dynamodb.requests import Dynamo
-    from analytics_defs.adapters.kafka.event_log import KafkaLog
-    from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-    from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
+    from analytics_defs.adapters.dynamodb.requests import DynamoClient
+    from analytics_defs.adapters.kafka.event_log import KafkaEventLog
+    from analytics_defs.adapters.object_store.store import S3ObjectStore
+    from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
 
-    clock, dynamo = SystemClock(), Dynamo(dynamo_config(settings))
+    clock, dynamo = SystemClock(), DynamoClient(dynamo_config(settings))
     tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
     return Ports(
-        log=KafkaLog(kafka_config(settings)),
-        recent=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
-        archive=ObjectStoreArchive(object_store_config(settings)),
+        event_log=KafkaEventLog(kafka_config(settings)),
+        recent_events=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
+        object_store=S3ObjectStore(object_store_config(settings)),
         ledger=DynamoLedger(dynamo, tables),
         clock=clock,
-        workers=ThreadWorkers(settings.store_threads),
-        tables=(settings.recent_events_table_name, settings.aggregates_table_name),
+        task_pool=ThreadTaskPool(settings.write_threads),
+        table_names=(settings.recent_events_table_name, settings.aggregates_table_name),
     )
 
 
-def build_bench(settings: Settings) -> CalculatorBench:
+def workspace_factory(settings: Settings) -> StatisticsEngineFactory:
     """Where the hourly assets sort and count. DuckDB is imported here, and by nothing that a micro-batch runs."""
-    from analytics_defs.adapters.duckdb.statistics import duck_calculator
+    from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 
-    return functools.partial(duck_calculator, settings.hourly_memory_mb)
+    return functools.partial(duckdb_statistics, settings.duckdb_memory_limit_mb)
 
 
 @dataclass(frozen=True, slots=True)
-class NewTopics:
+class NewTopicOptions:
     """How `setup` makes topics that are missing."""
 
     create: bool = True
@@ -75,20 +75,22 @@ class NewTopics:
 
 
 @contextmanager
-def grounds(settings: Settings, new: NewTopics | None = None) -> Iterator[tuple[KafkaGround, DynamoGround, BucketGround]]:
+def provisioners(
+    settings: Settings, new: NewTopicOptions | None = None
+) -> Iterator[tuple[KafkaProvisioner, DynamoProvisioner, BucketProvisioner]]:
     """What `setup` prepares and `check` proves, with connections for the length of the block."""
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
-    from analytics_defs.adapters.dynamodb.requests import Dynamo
+    from analytics_defs.adapters.dynamodb.requests import DynamoClient
     from analytics_defs.adapters.dynamodb.tables import expected_tables
-    from analytics_defs.adapters.object_store.provisioning import BucketGround, DynamoGround, KafkaGround, TopicsWanted
+    from analytics_defs.adapters.object_store.provisioning import BucketProvisioner, DynamoProvisioner, KafkaProvisioner, TopicRequirements
 
-    new = new or NewTopics()
-    wanted = TopicsWanted(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)
+    new = new or NewTopicOptions()
+    wanted = TopicRequirements(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)
     tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
     found = (
-        KafkaGround(kafka_config(settings), wanted),
-        DynamoGround(Dynamo(dynamo_config(settings)), expected_tables(settings.recent_events_table_name, tables)),
-        BucketGround(object_store_config(settings)),
+        KafkaProvisioner(kafka_config(settings), wanted),
+        DynamoProvisioner(DynamoClient(dynamo_config(settings)), expected_tables(settings.recent_events_table_name, tables)),
+        BucketProvisioner(object_store_config(settings)),
     )
     try:
         yield found
@@ -97,22 +99,24 @@ def grounds(settings: Settings, new: NewTopics | None = None) -> Iterator[tuple[
             each.close()
 
 
-def conduct(settings: Settings, run_id: str) -> Conduct:
-    return Conduct(run_id, settings.rules(), settings.limits(), settings.event_objects, code_version(), settings.on_data_loss)
+def ingest_options(settings: Settings, run_id: str) -> IngestOptions:
+    return IngestOptions(
+        run_id, settings.validation_rules(), settings.batch_limits(), settings.write_event_json, code_version(), settings.on_data_loss
+    )
 
 
-def following(settings: Settings) -> Following:
+def tail_options(settings: Settings) -> TailOptions:
     """What is smaller than a batch waits here as it does at the sensor.
 
     Pauses grow with the lanes, and with the batches that a plan of many partitions makes: the archive of an hour lists its batches in one
     item of 400 KB, about 24,000 of them.
     """
-    policy = replace(settings.policy(), max_offsets=settings.batch_max_events)
-    every = max(settings.follow_every, settings.batch_max_wait, settings.lanes * FOLLOWED_LANE)
-    return Following(settings.kafka_topics, policy, settings.follow_for, every, settings.lanes * FOLLOWED_LANE)
+    policy = replace(settings.planning_policy(), max_offsets=settings.batch_max_records)
+    every = max(settings.tail_interval, settings.batch_max_wait, settings.lanes * MIN_BATCH_INTERVAL_PER_LANE)
+    return TailOptions(settings.kafka_topics, policy, settings.tail_duration, every, settings.lanes * MIN_BATCH_INTERVAL_PER_LANE)
 
 
-FOLLOWED_LANE = timedelta(milliseconds=200)
+MIN_BATCH_INTERVAL_PER_LANE = timedelta(milliseconds=200)
 """At most five batches a second over all lanes together."""
 
 
@@ -150,7 +154,7 @@ def dynamo_config(settings: Settings) -> DynamoConfig:
     from analytics_defs.adapters.dynamodb.client import DynamoConfig
 
     endpoint, region = _url(settings.dynamo_endpoint), settings.region
-    connections = settings.store_threads + 4
+    connections = settings.write_threads + 4
     if endpoint is None:
         return DynamoConfig(region=region, connections=connections)
     return DynamoConfig(
@@ -172,8 +176,8 @@ def object_store_config(settings: Settings) -> ObjectStoreConfig:
         endpoint=endpoint,
         region=settings.region or (LOCAL_REGION if endpoint else None),
         keys=ObjectStoreKeys(settings.minio_access_key, settings.minio_secret_key.get_secret_value()) if endpoint else None,
-        max_in_flight=settings.puts_in_flight,
-        unpacks_tars=endpoint is not None and settings.tar_unpacking == "auto",
+        max_in_flight=settings.object_store_concurrency,
+        snowball=endpoint is not None and settings.minio_snowball == "auto",
     )
 
 
@@ -196,51 +200,51 @@ def _security(settings: Settings) -> dict[str, str]:
     return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in found.items() if value is not None}
 
 
-def site(settings: Settings, instance: str, scheduling: Scheduling | None) -> Site:
+def web_context(settings: Settings, instance: str, scheduling: SchedulerProbe | None) -> WebContext:
     """What the always-on job shows, over clients of its own with short limits: a store that hangs is noticed in seconds, and asked again.
 
     `instance` names the process that answers.
     """
-    from analytics_defs.web.app import Site
-    from analytics_defs.web.monitor import Identity, Watch
+    from analytics_defs.web.app import WebContext
+    from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
 
     doors = _doors(settings, scheduling)
-    identity = Identity(settings.policy(), settings.stall_after, code_version(), instance)
-    return Site(Watch(doors, identity), doors.ports, _url(settings.dagster_ui_url))
+    identity = MonitorSettings(settings.planning_policy(), settings.stall_timeout, code_version(), instance)
+    return WebContext(HealthMonitor(doors, identity), doors.ports, _url(settings.dagster_ui_url))
 
 
-def _doors(settings: Settings, scheduling: Scheduling | None) -> Doors:
+def _doors(settings: Settings, scheduling: SchedulerProbe | None) -> HealthClients:
     from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
     from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
-    from analytics_defs.adapters.dynamodb.requests import Dynamo
-    from analytics_defs.adapters.kafka.event_log import KafkaLog
+    from analytics_defs.adapters.dynamodb.requests import DynamoClient
+    from analytics_defs.adapters.kafka.event_log import KafkaEventLog
     from analytics_defs.adapters.kafka.retention import KafkaRetention
-    from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-    from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
-    from analytics_defs.flows.health_checks import Doors
+    from analytics_defs.adapters.object_store.store import S3ObjectStore
+    from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
+    from analytics_defs.flows.health_checks import HealthClients
 
     kafka, clock = kafka_config(settings), SystemClock()
     kafka = replace(kafka, request_timeout=min(kafka.request_timeout, WATCH_REQUEST), read_timeout=WATCH_REQUEST, prefetch_bytes=2**18)
-    dynamo = Dynamo(replace(dynamo_config(settings), connect_timeout=WATCH_CONNECT, read_timeout=WATCH_REQUEST, attempts=2))
+    dynamo = DynamoClient(replace(dynamo_config(settings), connect_timeout=WATCH_CONNECT, read_timeout=WATCH_REQUEST, attempts=2))
     bucket = replace(
-        object_store_config(settings), connect_timeout=WATCH_CONNECT, request_timeout=WATCH_READ, max_retries=1, unpacks_tars=False
+        object_store_config(settings), connect_timeout=WATCH_CONNECT, request_timeout=WATCH_READ, max_retries=1, snowball=False
     )
     ports = Ports(
-        log=KafkaLog(kafka),
-        recent=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
-        archive=ObjectStoreArchive(replace(bucket, retry_within=WATCH_CONNECT)),
+        event_log=KafkaEventLog(kafka),
+        recent_events=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
+        object_store=S3ObjectStore(replace(bucket, retry_within=WATCH_CONNECT)),
         ledger=DynamoLedger(dynamo, LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)),
         clock=clock,
-        workers=ThreadWorkers(settings.store_threads),
+        task_pool=ThreadTaskPool(settings.write_threads),
     )
-    return Doors(settings.kafka_topics, ports, KafkaLog(kafka), KafkaRetention(kafka, clock), scheduling)
+    return HealthClients(settings.kafka_topics, ports, KafkaEventLog(kafka), KafkaRetention(kafka, clock), scheduling)
 
 
-def sealed_ports(settings: Settings) -> Ports:
-    """The same, for a command that writes. Raises Contradiction where these stores do not belong together."""
+def verified_ports(settings: Settings) -> Ports:
+    """The same, for a command that writes. Raises InconsistentState where these stores do not belong together."""
     ports = build_ports(settings)
-    require_together(ports)
+    verify_stores(ports)
     return ports
 
 

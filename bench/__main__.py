@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from analytics_defs.cli.output import progress
+from analytics_defs.cli.output import progress_bar
 from bench import pictures, report
 from bench.ceilings import ceilings
 from bench.client_time import client_time
@@ -51,8 +51,8 @@ Measures = Iterator[Callable[[], None]]
 
 def _drains(results: Results, sizes: Sizes) -> Measures:
     for lanes, kinds in LANES.items():
-        for event_objects in kinds:
-            yield partial(_drain, results, sizes.drained, lanes, event_objects)
+        for write_event_json in kinds:
+            yield partial(_drain, results, sizes.drained, lanes, write_event_json)
         if lanes == 1:  # between the drains: a machine that gets slower or faster meanwhile does so on both sides
             yield partial(_ceilings, results, sizes.drained)
 
@@ -68,8 +68,8 @@ def _latencies(results: Results, sizes: Sizes) -> Measures:
 
 
 def _profiles(results: Results, sizes: Sizes) -> Measures:
-    for event_objects in PROFILED:
-        yield partial(_profile, results, sizes.profiled, event_objects)
+    for write_event_json in PROFILED:
+        yield partial(_profile, results, sizes.profiled, write_event_json)
 
 
 PARTS: Mapping[str, Callable[[Results, Sizes], Measures]] = {
@@ -110,10 +110,10 @@ def _lanes(results: Results, events: int) -> None:
         results.scaling = scaling(FOLDER / "stack", events, advance)
 
 
-def _profile(results: Results, events: int, event_objects: EventObjects) -> None:
-    with _bar(f"the client's time: {event_objects.value}", 1) as advance:
-        world = new_world(lanes="1", **event_objects.settings)
-        results.client.append(client_time(world, event_objects.value, events))
+def _profile(results: Results, events: int, write_event_json: EventObjects) -> None:
+    with _bar(f"the client's time: {write_event_json.value}", 1) as advance:
+        world = new_world(lanes="1", **write_event_json.settings)
+        results.client.append(client_time(world, write_event_json.value, events))
         advance(1)
 
 
@@ -132,15 +132,15 @@ def _ceilings(results: Results, events: int) -> None:
         results.ceilings = ceilings(events, advance)
 
 
-def _drain(results: Results, events: int, lanes: int, event_objects: EventObjects) -> None:
-    name = f"drained: {lanes} lane{'s' if lanes > 1 else ''}, {event_objects.value}"
+def _drain(results: Results, events: int, lanes: int, write_event_json: EventObjects) -> None:
+    name = f"drained: {lanes} lane{'s' if lanes > 1 else ''}, {write_event_json.value}"
     with _bar(name, events) as advance:
-        results.drained.append(drain(FOLDER / "stack", events, lanes=lanes, event_objects=event_objects, on_progress=advance))
+        results.drained.append(drain(FOLDER / "stack", events, lanes=lanes, write_event_json=write_event_json, on_progress=advance))
 
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    with progress(what, total) as bar:
+    with progress_bar(what, total) as bar:
         yield lambda done: bar.update(bar.task_ids[0], completed=done)
 
 

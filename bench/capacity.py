@@ -18,12 +18,12 @@ from analytics_defs.adapters.dynamodb import ledger_items as items
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb import ledger_transactions as writes
 from analytics_defs.adapters.dynamodb.attribute_values import item_size, recent_event_item
-from analytics_defs.core.events.event import Event, Rules, judge
-from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Lease, Tally
+from analytics_defs.core.events.event import Event, ValidationRules, classify
+from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Lease, OutcomeCounts
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.core.storage.object_keys import batch_id
-from analytics_defs.ports import KEPT
-from analytics_defs.simulator.shop import FLAWLESS, messages
+from analytics_defs.ports import RECENT_EVENTS_TTL
+from analytics_defs.simulator.shop import CLEAN_MIX, messages
 
 RATES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 MONTH = timedelta(hours=730)
@@ -31,7 +31,7 @@ _TIME = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 _TABLES = writes.LedgerTables("ledger", "aggregates")
 _KB = 1024
 SNAPSHOTS = 5
-"""Queries of all of `progress` for each batch: its plan's, and those of `flows.ingest`. A test counts them."""
+"""Queries of all of `progress` for each batch: its plan's, and those of `flows.ingest.execute_plan`. A test counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,11 @@ class Assumed:
     busy: float = 0.7
     """Share of its speed a lane is planned for: the rest catches up after a pause."""
     batch_events: int = 10_000
-    """`BATCH_MAX_EVENTS`; lanes with less close what there is."""
+    """`BATCH_MAX_RECORDS`; lanes with less close what there is."""
     follow_for_seconds: float = 60
-    """`FOLLOW_FOR`."""
+    """`TAIL_DURATION`."""
     follow_every_seconds: float = 1
-    """`FOLLOW_EVERY`: how often a lane that keeps up makes a batch at most."""
+    """`TAIL_INTERVAL`: how often a lane that keeps up makes a batch at most."""
     followed_lane_seconds: float = 0.2
     """And not more often than this for each lane."""
     run_every_seconds: float = 10
@@ -98,7 +98,7 @@ class Need:
     """What one rate takes, with or without one object for each event."""
 
     rate: int
-    event_objects: bool
+    write_event_json: bool
     lanes: int
     batches: float
     """A second, all lanes."""
@@ -125,18 +125,18 @@ class Need:
         return sum(self.monthly.values())
 
 
-def need(rate: int, *, event_objects: bool, assumed: Assumed | None = None) -> Need:
+def need(rate: int, *, write_event_json: bool, assumed: Assumed | None = None) -> Need:
     a = assumed or Assumed()
-    lanes = math.ceil(rate / (a.busy * (a.lane_with_objects if event_objects else a.lane_without)))
+    lanes = math.ceil(rate / (a.busy * (a.lane_with_objects if write_event_json else a.lane_without)))
     batches = min(max(rate / a.batch_events, lanes / a.batch_every_seconds(lanes)), float(rate))
     ledger, progress = ledger_units(max(1, round(rate / batches)), a.ranges, a.hours)
     leases = lanes / 5
     units = rate * event_units() + batches * ledger + leases
     # A batch: its staging file, a part for each hour, a file of dead letters or repeats, a list after it. An hour: see `hourly_puts`.
-    puts = batches * (1 + a.hours + 1 + 1) + hourly_puts() / 3600 + (rate if event_objects else 0)
+    puts = batches * (1 + a.hours + 1 + 1) + hourly_puts() / 3600 + (rate if write_event_json else 0)
     minutes = rate * 3600 / a.hourly_events_per_second / 60
     reads = batches * SNAPSHOTS * snapshot_units(lanes, a.ranges)
-    found = Need(rate, event_objects, lanes, batches, units, batches * progress + leases, reads, puts, minutes, {})
+    found = Need(rate, write_event_json, lanes, batches, units, batches * progress + leases, reads, puts, minutes, {})
     return replace(found, monthly=_monthly(found, a))
 
 
@@ -148,9 +148,11 @@ def event_units() -> float:
 
 def sample(count: int = 500) -> Iterator[Event]:
     """Events of the simulated shop, as Kafka would hand them over. About 410 bytes each, as those that were measured."""
-    for offset, message in enumerate(islice(messages(1, lambda: _TIME, FLAWLESS), count)):
+    for offset, message in enumerate(islice(messages(1, lambda: _TIME, CLEAN_MIX), count)):
         source = Source(TopicPartition(message.topic, 0, 3), 10_000_000 + offset)
-        verdict = judge(Record(source, int(_TIME.timestamp() * 1000), message.key, message.value), Rules(max_event_bytes=4 * 2**20), _TIME)
+        verdict = classify(
+            Record(source, int(_TIME.timestamp() * 1000), message.key, message.value), ValidationRules(max_event_bytes=4 * 2**20), _TIME
+        )
         if not isinstance(verdict, Event):
             raise TypeError(f"the shop's event {offset} is none: {verdict}")
         yield verdict
@@ -164,15 +166,15 @@ def ledger_units(events: int, ranges: int, hours: int) -> tuple[int, int]:
     record = BatchRecord(
         batch=batch,
         closed_at=_TIME,
-        tallies=tuple(Tally(stored=len(each)) for each in ours),
+        tallies=tuple(OutcomeCounts(stored=len(each)) for each in ours),
         types=types,
         hours={(_TIME - timedelta(hours=number)).strftime("%Y-%m-%dT%H"): types for number in range(hours)},
         reasons={"schema": 1},
         steps_ms=dict.fromkeys(("read", "take", "stage", "claim", "event objects", "encode", "files"), 1_000),
     )
-    actions = [*writes.take_actions(batch, _TABLES), writes.staged_action(batch.id, "0" * 64, _TABLES.ledger)]
-    weighed = [_weighed(each) for each in (*actions, *writes.close_actions(record, _TABLES))]
-    return sum(units for _, units in weighed), sum(units for pk, units in weighed if pk == keys.PROGRESS)
+    actions = [*writes.begin_batch_actions(batch, _TABLES), writes.mark_staged_action(batch.id, "0" * 64, _TABLES.ledger)]
+    weighed = [_weighed(each) for each in (*actions, *writes.close_batch_actions(record, _TABLES))]
+    return sum(units for _, units in weighed), sum(units for pk, units in weighed if pk == keys.PROGRESS_KEY)
 
 
 def snapshot_units(lanes: int, ranges: int) -> int:
@@ -180,10 +182,10 @@ def snapshot_units(lanes: int, ranges: int) -> int:
     partitions = [TopicPartition("ProductUpdated", 0, number) for number in range(ranges)]
     ours = tuple(Range(each, 10**9, 10**9 + 99) for each in partitions)
     batch = Batch(
-        batch_id(_TIME, ours), BatchKind.INGEST, 3, _TIME, ours, "0" * 36, rules=Rules(max_event_bytes=4 * 2**20), staged="0" * 64
+        batch_id(_TIME, ours), BatchKind.INGEST, 3, _TIME, ours, "0" * 36, rules=ValidationRules(max_event_bytes=4 * 2**20), staged="0" * 64
     )
-    head = {"first": 0, "next": 10**9, "batch": batch.id, **dict.fromkeys(("stored", "repeats", "dead_letters"), 10**6)}
-    heads = [items.item_of(keys.head_key(each), head) for each in partitions]
+    head = {"first": 0, "next": 10**9, "batch": batch.id, **dict.fromkeys(("stored", "duplicates", "dead_letters"), 10**6)}
+    heads = [items.to_item(keys.checkpoint_key(each), head) for each in partitions]
     lane = sum(map(item_size, [*heads, items.lease_item(Lease("0" * 36, 3, _TIME)), items.pending_item(batch)]))
     return math.ceil(lanes * lane / (4 * _KB))
 
@@ -203,7 +205,7 @@ def hourly_puts() -> int:
 def _monthly(found: Need, a: Assumed) -> dict[str, float]:
     seconds, hours, p = MONTH.total_seconds(), MONTH.total_seconds() / 3600, a.prices
     events = found.rate * seconds
-    kept = found.rate * KEPT.total_seconds()
+    kept = found.rate * RECENT_EVENTS_TTL.total_seconds()
     sizes = _sizes()
     item, body = sum(size for size, _ in sizes) / len(sizes), sum(size for _, size in sizes) / len(sizes)
     parts = found.batches * a.hours * seconds
@@ -213,7 +215,7 @@ def _monthly(found: Need, a: Assumed) -> dict[str, float]:
         "PUTs": found.puts * seconds * p.put,
         # A part is asked for its size and read once by compaction, once or twice more by statistics and checks.
         "GETs": 4 * parts * p.get,
-        "bucket storage": events * (a.parquet_bytes + (body if found.event_objects else 0)) / 1e9 * p.bucket_gb_month,
+        "bucket storage": events * (a.parquet_bytes + (body if found.write_event_json else 0)) / 1e9 * p.bucket_gb_month,
         "workers": found.workers * hours * (a.run_vcpu * p.vcpu_hour + a.run_gb * p.memory_gb_hour),
         "services": hours * (a.service_vcpu * p.vcpu_hour + a.service_gb * p.memory_gb_hour),
     }
@@ -222,7 +224,7 @@ def _monthly(found: Need, a: Assumed) -> dict[str, float]:
 @functools.cache
 def _sizes() -> tuple[tuple[int, int], ...]:
     """Item and original bytes of sampled events."""
-    return tuple((item_size(recent_event_item(each, _TIME, KEPT)), len(each.data)) for each in sample())
+    return tuple((item_size(recent_event_item(each, _TIME, RECENT_EVENTS_TTL)), len(each.data)) for each in sample())
 
 
 def table(rates: Iterable[int] = RATES, assumed: Assumed | None = None) -> str:
@@ -232,7 +234,7 @@ def table(rates: Iterable[int] = RATES, assumed: Assumed | None = None) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for rate in rates:
-        both = [need(rate, event_objects=kind, assumed=assumed) for kind in (True, False)]
+        both = [need(rate, write_event_json=kind, assumed=assumed) for kind in (True, False)]
         fields = [
             _two(*(each.lanes for each in both)),
             _two(*(each.workers for each in both)),
@@ -248,7 +250,7 @@ def table(rates: Iterable[int] = RATES, assumed: Assumed | None = None) -> str:
 
 def costs(rate: int, assumed: Assumed | None = None) -> str:
     """What the month's dollars are for, as Markdown."""
-    both = [need(rate, event_objects=kind, assumed=assumed).monthly for kind in (True, False)]
+    both = [need(rate, write_event_json=kind, assumed=assumed).monthly for kind in (True, False)]
     lines = [f"| at {rate:,} events/s, $ a month | with objects | without |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {_short(both[0][name])} | {_short(both[1][name])} |" for name in both[0])])
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter
 
 from analytics_defs import wiring
-from analytics_defs.adapters.runtime.system import collecting_seldom
+from analytics_defs.adapters.runtime.system import reduced_gc
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.core.ingest.planning import Plan
-from analytics_defs.flows.ingest.execute_plan import ingest
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 from bench.spans import COLLECTOR, OWN_THREADS, Key, Span, Spans, Spent, cost_ns, native_cpu_ns
 from bench.world import World
@@ -191,15 +191,15 @@ def order() -> list[str]:
 def measure(events: int) -> ClientTime:
     """In this process: a first plan to warm up, then the rest."""
     settings, spans, cost = load_settings(), Spans(), cost_ns()
-    conduct = wiring.conduct(settings, "bench")
+    conduct = wiring.ingest_options(settings, "bench")
     with spans.installed(SPANS):
         ports = wiring.build_ports(settings)
-        ingest(_plan(settings, ports, WARM_UP), ports, conduct)
+        execute_plan(_plan(settings, ports, WARM_UP), ports, conduct)
         plan = _plan(settings, ports, events)
         spans.clear()
         native_ns, begun = native_cpu_ns(), Spent(time.process_time_ns(), time.perf_counter_ns())
-        with collecting_seldom(), spans.span(""):
-            ingest(plan, ports, conduct)
+        with reduced_gc(), spans.span(""):
+            execute_plan(plan, ports, conduct)
         total = Spent(time.process_time_ns() - begun.cpu_ns, time.perf_counter_ns() - begun.wall_ns)
         native_ns = {name: ns - native_ns.get(name, 0) for name, ns in native_cpu_ns().items()}
     found = Measured(spans.spent(is_main=True), spans.spent(is_main=False), native_ns, total)
@@ -209,7 +209,7 @@ def measure(events: int) -> ClientTime:
 
 def _plan(settings: Settings, ports: Ports, events: int) -> Plan:
     """Of the only lane."""
-    return look(settings.kafka_topics, replace(settings.policy(), max_offsets=events), ports).plans[0]
+    return plan_lanes(settings.kafka_topics, replace(settings.planning_policy(), max_offsets=events), ports).plans[0]
 
 
 def markdown(found: Sequence[ClientTime]) -> list[str]:

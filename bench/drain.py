@@ -20,10 +20,10 @@ import psutil
 from confluent_kafka import Producer
 
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.defs.ingest.job import JOB
-from analytics_defs.devstack.dev import PROCESSES, Engine
+from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB
+from analytics_defs.devstack.dev import PROCESSES, Launcher
 from analytics_defs.devstack.processes import ProcessRecord
-from analytics_defs.devstack.supervisor import Stack, opened
+from analytics_defs.devstack.supervisor import Supervisor, supervised
 from bench.world import World, new_world
 
 DAEMON = str(Path(sys.executable).with_name("dagster-daemon"))
@@ -46,8 +46,8 @@ class EventObjects(Enum):
     @property
     def settings(self) -> Mapping[str, str]:
         return {
-            "event_objects": str(self is not EventObjects.OFF).lower(),
-            "tar_unpacking": "auto" if self is EventObjects.BY_TAR else "off",
+            "write_event_json": str(self is not EventObjects.OFF).lower(),
+            "minio_snowball": "auto" if self is EventObjects.BY_TAR else "off",
         }
 
 
@@ -57,7 +57,7 @@ class Drained:
 
     events: int
     lanes: int
-    event_objects: EventObjects
+    write_event_json: EventObjects
     seconds: float
     """From the creation of the first run to the close of the last batch: starts of processes and waits between runs included."""
     batch_seconds: float
@@ -89,15 +89,15 @@ class Emptied:
     peak_mib: float
 
 
-def drain(folder: Path, events: int, *, lanes: int, event_objects: EventObjects, on_progress: Callable[[int], None]) -> Drained:
+def drain(folder: Path, events: int, *, lanes: int, write_event_json: EventObjects, on_progress: Callable[[int], None]) -> Drained:
     """Produce first, then start the daemon, then wait. Raises AssertionError where the account does not balance afterwards."""
-    world = new_world(lanes=str(lanes), **event_objects.settings)
+    world = new_world(lanes=str(lanes), **write_event_json.settings)
     found = emptied(daemon(folder, world), world, events, on_progress)
     steps = sum((Counter(record.steps_ms) for record in found.records), Counter[str]())
     return Drained(
         events,
         lanes,
-        event_objects,
+        write_event_json,
         found.seconds,
         sum(record.duration_ms for record in found.records) / 1000,
         found.runs,
@@ -112,7 +112,7 @@ def emptied(platform: Platform, world: World, events: int, on_progress: Callable
     with platform as (stack, home), peak_memory(stack) as peaks:
         _await(stack, world, events, on_progress)
         with dg.DagsterInstance.from_config(str(home)) as instance:
-            created = [record.create_timestamp for record in instance.get_run_records(dg.RunsFilter(job_name=JOB))]
+            created = [record.create_timestamp for record in instance.get_run_records(dg.RunsFilter(job_name=MICRO_BATCH_JOB))]
     world.prove(events)
     records = _records(world)
     seconds = (max(record.closed_at for record in records) - min(created).astimezone(UTC)).total_seconds()
@@ -124,7 +124,7 @@ LARGE_BYTES = 900_000
 
 def drain_large(folder: Path, records: int, *, on_progress: Callable[[int], None]) -> float:
     """Peak memory of the runs, in MiB, that drain events of 900 KB each."""
-    world = new_world(event_objects="true")
+    world = new_world(write_event_json="true")
     _produce_large(world, records)
     with daemon(folder, world) as (stack, _), peak_memory(stack) as peaks:
         _await(stack, world, records, on_progress)
@@ -145,7 +145,7 @@ def _produce_large(world: World, records: int) -> None:
     assert producer.flush(60) == 0
 
 
-def _await(stack: Stack, world: World, events: int, on_progress: Callable[[int], None]) -> None:
+def _await(stack: Supervisor, world: World, events: int, on_progress: Callable[[int], None]) -> None:
     def all_closed() -> bool:
         time.sleep(ASK_SECONDS)
         on_progress(closed := world.closed())
@@ -154,14 +154,16 @@ def _await(stack: Stack, world: World, events: int, on_progress: Callable[[int],
     stack.wait_until(all_closed, what=f"draining {events} events", limit=TOO_LONG)
 
 
-Platform: TypeAlias = AbstractContextManager[tuple[Stack, Path]]
+Platform: TypeAlias = AbstractContextManager[tuple[Supervisor, Path]]
 """Runs for the length of a block. Its programs, and Dagster's home."""
 
 
 @contextmanager
-def daemon(folder: Path, world: World, engine: Engine = PROCESSES, workspace: Sequence[str] = WORKSPACE) -> Iterator[tuple[Stack, Path]]:
+def daemon(
+    folder: Path, world: World, engine: Launcher = PROCESSES, workspace: Sequence[str] = WORKSPACE
+) -> Iterator[tuple[Supervisor, Path]]:
     """Dagster's daemon, its code server, an instance of its own (SQLite) and what executes the runs, without the web server."""
-    with opened(folder) as stack:
+    with supervised(folder) as stack:
         environment = {**engine.prepare(stack), **world.environment}
         engine.start(stack, environment)
         stack.start("daemon", (DAEMON, "run", *workspace), environment)
@@ -169,7 +171,7 @@ def daemon(folder: Path, world: World, engine: Engine = PROCESSES, workspace: Se
 
 
 @contextmanager
-def peak_memory(stack: Stack) -> Iterator[dict[int, float]]:
+def peak_memory(stack: Supervisor) -> Iterator[dict[int, float]]:
     """Peak resident set of every run's process below the daemon, in MiB by process id, looked at every second."""
     peaks: dict[int, float] = {}
     ended = threading.Event()

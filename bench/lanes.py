@@ -30,7 +30,7 @@ class Scaling:
 
 def slow_world(lanes: int) -> World:
     """One claim at a time in each lane: what is measured is lanes, not threads."""
-    return new_world(lanes=str(lanes), store_threads="1", batch_max_events="1000", event_objects="false")
+    return new_world(lanes=str(lanes), write_threads="1", batch_max_records="1000", write_event_json="false")
 
 
 def speed(folder: Path, world: World, events: int, on_progress: Callable[[int], None]) -> float:

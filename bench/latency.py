@@ -15,9 +15,9 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from analytics_defs.devstack import dev_celery
-from analytics_defs.devstack.dev import PROCESSES, Engine
-from analytics_defs.simulator.publisher import outgoing
-from analytics_defs.simulator.shop import FLAWLESS
+from analytics_defs.devstack.dev import PROCESSES, Launcher
+from analytics_defs.simulator.publisher import simulated_records
+from analytics_defs.simulator.shop import CLEAN_MIX
 from bench.drain import daemon
 from bench.world import World, new_world
 
@@ -46,7 +46,7 @@ class Load:
     events: int
 
 
-def launchers() -> Mapping[str, Engine]:
+def launchers() -> Mapping[str, Launcher]:
     """By what the report calls them. One lane and one worker: the table says what a launcher does, not what many do."""
     return {"a process for each run": PROCESSES, "a warm Celery worker": dev_celery.engine(1)}
 
@@ -83,14 +83,14 @@ class _Produced:
     """Events produced one by one in a thread, and when; forgotten once they are seen."""
 
     def __init__(self, world: World, rate: float, events: int) -> None:
-        self._recent = world.ports.recent
+        self._recent = world.ports.recent_events
         self._since: dict[str, float] = {}
         self._lock = threading.Lock()
         settings = world.settings
         self._producer = Producer(
             {"bootstrap.servers": settings.kafka_brokers, "linger.ms": 0, "enable.idempotence": True, "max.in.flight": 1}
         )
-        records = islice(outgoing(int(datetime.now(UTC).timestamp()), FLAWLESS, settings.kafka_topics), events)
+        records = islice(simulated_records(int(datetime.now(UTC).timestamp()), CLEAN_MIX, settings.kafka_topics), events)
         threading.Thread(target=self._produce, args=(records, rate), daemon=True).start()
 
     def _produce(self, records: islice, rate: float) -> None:  # type: ignore[type-arg]
@@ -107,7 +107,7 @@ class _Produced:
         """Seconds that each event waited which is there now and was not before."""
         with self._lock:
             waiting = list(self._since)
-        found = self._recent.held(waiting)
+        found = self._recent.get_items(waiting)
         now = time.monotonic()
         with self._lock:
             return [now - self._since.pop(each) for each in found]

@@ -63,7 +63,7 @@ def throughput(results: Results) -> Figure:
     bars = axes.barh(rows, [each.per_second for each in drained], height=0.42, color=DARK, label="from first run to last close")
     axes.bar_label(bars, fmt="{:,.0f}", label_type="center", color="white", fontsize=8.5)
     if ceilings:
-        alone, together = ([limit(each.event_objects) for each in drained] for limit in (ceilings.of, ceilings.side_by_side))
+        alone, together = ([limit(each.write_event_json) for each in drained] for limit in (ceilings.of, ceilings.side_by_side))
         axes.scatter(alone, rows, marker="|", s=260, linewidths=2.2, color=COLOURS[3], label="raw ceiling of the limiting store alone")
         axes.scatter(together, rows, marker="D", s=26, color=BLACK, label="raw ceiling, all requests side by side", zorder=3)
     axes.set_xlim(left=0)

@@ -95,7 +95,7 @@ def _drains(drained: Sequence[Drained], ceilings: Ceilings | None) -> list[str]:
 
 
 def name(each: Drained) -> str:
-    return f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {each.event_objects.value}"
+    return f"{each.lanes} lane{'s' if each.lanes > 1 else ''}, {each.write_event_json.value}"
 
 
 def in_batches(each: Drained) -> float:
@@ -106,14 +106,14 @@ def in_batches(each: Drained) -> float:
 def _shares(each: Drained, ceilings: Ceilings | None) -> list[str]:
     if ceilings is None:
         return ["not measured"] * 2
-    limits = (ceilings.of(each.event_objects), ceilings.side_by_side(each.event_objects))
+    limits = (ceilings.of(each.write_event_json), ceilings.side_by_side(each.write_event_json))
     return [f"{each.per_second / limit:.0%} ({in_batches(each) / limit:.0%})" for limit in limits]
 
 
 def _left_out(drained: Sequence[Drained]) -> str:
     """Kinds that were drained, but not by the largest number of lanes."""
     most = max(each.lanes for each in drained)
-    kinds, measured = ({each.event_objects: None for each in drained if each.lanes >= lanes} for lanes in (1, most))
+    kinds, measured = ({each.write_event_json: None for each in drained if each.lanes >= lanes} for lanes in (1, most))
     missing = [kind.value for kind in kinds if kind not in measured]
     return f" Not measured with {most} lanes, to save time: {', '.join(missing)}." if missing else ""
 

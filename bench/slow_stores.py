@@ -10,10 +10,10 @@ from datetime import datetime
 import dagster as dg
 
 from analytics_defs.core.events.event import Event
-from analytics_defs.defs.ingest.job import micro_batch_job, move_events
+from analytics_defs.defs.ingest.job import ingest_events, micro_batch_job
 from analytics_defs.defs.ingest.sensor import kafka_micro_batches
 from analytics_defs.defs.resources.platform import Platform
-from analytics_defs.ports import Claims, Ports, StoredEvent
+from analytics_defs.ports import ClaimResult, Ports, StoredEvent
 
 CLAIM_SECONDS = 0.25
 """Many times what a claim of 100 events costs this machine, so that a lane waits nearly all the time and the cores are no limit either."""
@@ -22,11 +22,11 @@ CLAIM_SECONDS = 0.25
 class NullRecentEvents:
     """Implements `ports.RecentEvents`: holds nothing, and takes its time for it."""
 
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:  # noqa: ARG002 - it forgets them
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:  # noqa: ARG002 - it forgets them
         time.sleep(CLAIM_SECONDS)
-        return Claims({}, frozenset())
+        return ClaimResult({}, frozenset())
 
-    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:  # noqa: ARG002
+    def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:  # noqa: ARG002
         return {}
 
 
@@ -34,11 +34,11 @@ class SlowStores(Platform):
     """No event is written. Kafka, the ledger and the files in the bucket are the real ones."""
 
     def ports(self) -> Ports:
-        return replace(super().ports(), recent=NullRecentEvents())
+        return replace(super().ports(), recent_events=NullRecentEvents())
 
 
 defs = dg.Definitions(
-    assets=[move_events],
+    assets=[ingest_events],
     jobs=[micro_batch_job],
     sensors=[kafka_micro_batches],
     resources={"platform": SlowStores()},

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from analytics_defs.adapters.runtime.system import ThreadWorkers
+from analytics_defs.adapters.runtime.system import ThreadTaskPool
 from analytics_defs.flows.ingest.timings import Stopwatch
 
 OWN_THREADS = "(waits for threads of its own)"
@@ -164,7 +164,7 @@ class Spans:
     def _workers(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """A job belongs to the step of whoever waits for it."""
 
-        def run(workers: ThreadWorkers, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        def run(workers: ThreadTaskPool, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
             step = self._thread().step
             with self.span(part=OWN_THREADS):
                 found: list[Any] = original(workers, [functools.partial(self._within, step, job) for job in jobs])

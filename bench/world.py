@@ -14,8 +14,8 @@ from pathlib import Path
 from analytics_defs import wiring
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.devstack import server_group
-from analytics_defs.devstack.env_file import read
-from analytics_defs.flows.audit.balance import audit
+from analytics_defs.devstack.env_file import read_env_file
+from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.ports import Ports
 
 TOPICS, PARTITIONS = 4, 6
@@ -29,7 +29,7 @@ def servers(folder: Path) -> Iterator[Mapping[str, str]]:
     server_group.stop(folder)
     server_group.start(folder)
     try:
-        found = read(folder / "env")
+        found = read_env_file(folder / "env")
         os.environ.update(found)
         yield found
     finally:
@@ -70,11 +70,11 @@ class World:
 
     def closed(self) -> int:
         """Offsets closed so far, over all partitions."""
-        return sum(head.next - head.first for head in self.ports.ledger.snapshot().heads.values())
+        return sum(head.next_offset - head.first_offset for head in self.ports.ledger.snapshot().checkpoints.values())
 
     def prove(self, events: int) -> None:
         """A figure counts only for a run that lost nothing. Raises AssertionError where the account says otherwise."""
-        found = audit(self.ports)
+        found = audit_offsets(self.ports)
         assert found.balanced, found.differences
         assert (found.totals.stored, found.totals.total, found.pending) == (events, events, ()), found.totals
 

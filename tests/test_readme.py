@@ -20,13 +20,13 @@ from click.testing import CliRunner
 from dagster_graphql.schema import create_schema
 
 from analytics_defs.cli.app import analytics
-from analytics_defs.config import table
-from analytics_defs.core.events.event import EVENT_TYPES
-from analytics_defs.core.storage.object_keys import parquet_dir, success_key
+from analytics_defs.config import settings_table
+from analytics_defs.core.events.schema import EVENT_TYPES
+from analytics_defs.core.storage.object_keys import manifest_key, parquet_dir
 from analytics_defs.definitions import defs
 from analytics_defs.devstack import env_file
-from analytics_defs.simulator.publisher import outgoing
-from analytics_defs.simulator.shop import USUAL
+from analytics_defs.simulator.publisher import simulated_records
+from analytics_defs.simulator.shop import DEFAULT_MIX
 from tests.devstack.waiting import until
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ TEXT = "\n".join(PAGES.values())
 
 def test_the_table_of_settings_is_that_of_the_class() -> None:
     found = README.partition("<!-- settings -->\n")[2].partition("\n<!-- /settings -->")[0]
-    assert found == table(), "replace it by the output of: python -c 'from analytics_defs.config import table; print(table())'"
+    assert found == settings_table(), "replace it by the output of: python -c 'from analytics_defs.config import table; print(table())'"
 
 
 def test_the_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_example_for_pandas_reads_an_hour_from_the_servers_of_make_dev(tmp_p
     with subprocess.Popen([sys.executable, "-m", "analytics_defs.devstack", "stores", str(tmp_path / "env")]) as stores:
         try:
             until((tmp_path / "env").exists)
-            settings = env_file.read(tmp_path / "env")
+            settings = env_file.read_env_file(tmp_path / "env")
             put_an_hour(settings)
             clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MINIO_"))}
             command = [sys.executable, "-c", textwrap.dedent(example)]
@@ -67,7 +67,7 @@ def put_an_hour(settings: Mapping[str, str]) -> None:
     written = io.BytesIO()
     pq.write_table(pa.table({"event_type": ["ProductDeleted"]}), written)
     client.put_object(Bucket="event-archive", Key=f"{parquet_dir('2024-01-15T10')}archive-1.parquet", Body=written.getvalue())
-    client.put_object(Bucket="event-archive", Key=success_key("2024-01-15T10"), Body=b"{}")
+    client.put_object(Bucket="event-archive", Key=manifest_key("2024-01-15T10"), Body=b"{}")
 
 
 def test_its_graphql_is_what_dagster_understands() -> None:
@@ -80,7 +80,7 @@ def test_its_graphql_is_what_dagster_understands() -> None:
 def test_the_example_of_a_redrive_makes_the_only_record_that_is_too_large() -> None:
     limit = int(re.findall(r"`MAX_EVENT_BYTES=(\d+) make dev`", TEXT)[0])
     size = int(re.findall(r'"p" \* (\d+)', TEXT)[0])
-    shop = (len(each[2] or b"") for each in islice(outgoing(1, USUAL, EVENT_TYPES), 20_000))
+    shop = (len(each[2] or b"") for each in islice(simulated_records(1, DEFAULT_MIX, EVENT_TYPES), 20_000))
     assert max(shop) < limit < size
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analytics_defs.core.storage import event_parquet
-from analytics_defs.ports import Merged
+from analytics_defs.ports import MergedFile
 
 GROUP_ROWS = 65_536
 GROUP_BYTES = 32 * 2**20
@@ -20,15 +20,15 @@ GROUP_BYTES = 32 * 2**20
 _HASHED_AT_ONCE = 2**20
 
 
-def is_ours(path: str) -> bool:
+def has_event_schema(path: str) -> bool:
     """Whether it is a Parquet file in the schema of parts, as far as its footer tells."""
     try:
-        return bool(pq.read_schema(path).equals(event_parquet.schema()))
+        return bool(pq.read_schema(path).equals(event_parquet.event_schema()))
     except (pa.ArrowException, OSError):
         return False
 
 
-def write(batches: Iterable[pa.RecordBatch], path: str, max_bytes: int) -> Iterator[Merged]:
+def write_sorted_rows(batches: Iterable[pa.RecordBatch], path: str, max_bytes: int) -> Iterator[MergedFile]:
     """Files `<path>-0000.parquet` and on: the next one begins when one has passed `max_bytes`. Nothing for no rows."""
     groups = row_groups(batches)
     group = next(groups, None)
@@ -41,7 +41,7 @@ def write(batches: Iterable[pa.RecordBatch], path: str, max_bytes: int) -> Itera
                 writer.write_table(group, row_group_size=group.num_rows)
                 rows += group.num_rows
                 group = next(groups, None)
-        yield Merged(target, rows, Path(target).stat().st_size, _sha256(target))
+        yield MergedFile(target, rows, Path(target).stat().st_size, _sha256(target))
         number += 1
 
 
@@ -50,7 +50,7 @@ def row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     rows = size = 0
     for batch in batches:
-        table = pa.Table.from_batches([batch]).cast(event_parquet.schema())
+        table = pa.Table.from_batches([batch]).cast(event_parquet.event_schema())
         while table.num_rows:
             fits = _fitting(table, GROUP_ROWS - rows, GROUP_BYTES - size)
             held.append(table.slice(0, fits))

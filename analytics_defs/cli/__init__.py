@@ -12,7 +12,17 @@ import sys
 
 import click
 
-from analytics_defs.errors import AnalyticsError, CannotStart, Contradiction, Denied, Missing, NotFound, SettingsError, Stopped, TakenOver
+from analytics_defs.errors import (
+    AccessDenied,
+    AnalyticsError,
+    InconsistentState,
+    NotFound,
+    PartitionHalted,
+    ResourceMissing,
+    SettingsError,
+    StartupFailed,
+    Superseded,
+)
 
 FINDING, WRONG_USAGE, UNAVAILABLE, REFUSED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 4, 130, 141
 
@@ -20,9 +30,9 @@ FINDING, WRONG_USAGE, UNAVAILABLE, REFUSED, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 
 def exit_code(error: AnalyticsError) -> int:
     if isinstance(error, SettingsError):
         return WRONG_USAGE
-    if isinstance(error, (NotFound, Stopped, Contradiction, TakenOver)):
+    if isinstance(error, (NotFound, PartitionHalted, InconsistentState, Superseded)):
         return FINDING
-    if isinstance(error, (CannotStart, Denied, Missing)):
+    if isinstance(error, (StartupFailed, AccessDenied, ResourceMissing)):
         return REFUSED
     return UNAVAILABLE if error.retryable else FINDING
 

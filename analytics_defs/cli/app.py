@@ -11,7 +11,7 @@ from analytics_defs.cli import CLOSED_PIPE
 from analytics_defs.cli.commands import counters, dead_letters, hours, ingest, inspect, repair, retention, serve, setup, worker
 
 
-class Pipeable(click.Group):
+class PipeSafeGroup(click.Group):
     """Ends quietly where the reader of its output went away: click and rich answer with 1, which is a finding here."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -25,7 +25,7 @@ class Pipeable(click.Group):
             sys.exit(CLOSED_PIPE)
 
 
-@click.group(cls=Pipeable, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=PipeSafeGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="analytics-defs")
 def analytics() -> None:
     """Product events: what was moved, what waits, and where each one went.
@@ -40,12 +40,12 @@ def analytics() -> None:
 
 
 for _command in (
-    *(setup.setup, setup.check),
-    *(inspect.lag, inspect.audit, inspect.trace),
-    *(dead_letters.dead_letters, dead_letters.redrive),
-    *(repair.replay, counters.rebuild_aggregates, retention.forget),
-    *(serve.serve, worker.worker),
-    *(hours.compact, hours.stats, hours.restore),
-    *(ingest.ingest, ingest.accept, ingest.produce),
+    *(setup.setup_command, setup.check_command),
+    *(inspect.lag_command, inspect.audit_command, inspect.trace_command),
+    *(dead_letters.dead_letters_command, dead_letters.redrive_command),
+    *(repair.repair_command, counters.reconcile_counters_command, retention.expire_command),
+    *(serve.serve_command, worker.worker_command),
+    *(hours.compact_command, hours.stats_command, hours.restore_command),
+    *(ingest.ingest_command, ingest.accept_recreated_topic_command, ingest.produce_command),
 ):
     analytics.add_command(_command)

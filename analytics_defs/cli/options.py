@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from analytics_defs.core.events.rejection_reasons import Reason
+from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.storage.object_keys import batch_time, hour_path
 
 
@@ -26,7 +26,9 @@ def _checked(check: Callable[[str], object]) -> Callable[[click.Context, click.P
 
 
 json_option = click.option("--json", "json_wanted", is_flag=True, help="Answer as JSON on stdout.")
-reason_option = click.option("--reason", type=click.Choice([str(each) for each in Reason]), help="Only those rejected for this reason.")
+reason_option = click.option(
+    "--reason", type=click.Choice([str(each) for each in RejectionReason]), help="Only those rejected for this reason."
+)
 hour_option = click.option(
     "--hour",
     metavar="YYYY-MM-DDTHH",
@@ -41,5 +43,5 @@ hours_option = click.option(
     multiple=True,
     help="Also compare the stores for this hour (UTC, of the events), id by id. May be repeated.",
 )
-some_hours = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_checked(hour_path))
+hour_arguments = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_checked(hour_path))
 batch_option = click.option("--batch", "batch_id", metavar="ID", callback=_checked(batch_time), help="Only those of this batch.")

@@ -15,19 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from analytics_defs.core.json_values import plain
+from analytics_defs.core.json_values import to_json_value
 
 WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
-SAID_EVERY = 10.0
+PROGRESS_LINE_INTERVAL = 10.0
 """Seconds between two lines of progress, where stderr is no terminal; the first comes after so many."""
 
 
 def as_json(value: Any) -> None:
-    click.echo(json.dumps(plain(value), ensure_ascii=False))
+    click.echo(json.dumps(to_json_value(value), ensure_ascii=False))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """On stdout; columns whose first cell is a number are aligned to the right. Cells are shown as they are: no markup, no emoji."""
     drawn, lines = Table(title=title, title_justify="left"), [list(row) for row in rows]
     for number, column in enumerate(columns):
@@ -39,8 +39,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Progress]:
-    """On stderr: a bar where that is a terminal, elsewhere a line every `SAID_EVERY` seconds. Its first task is `what`.
+def progress_bar(what: str, total: int | None) -> Iterator[Progress]:
+    """On stderr: a bar where that is a terminal, elsewhere a line every `PROGRESS_LINE_INTERVAL` seconds. Its first task is `what`.
 
     None: the total is known at the end.
     """
@@ -58,7 +58,7 @@ def progress(what: str, total: int | None) -> Iterator[Progress]:
                 bar.update(task.id, total=task.completed)
 
 
-def step(bar: Progress) -> Callable[[str, int, int], None]:
+def progress_callback(bar: Progress) -> Callable[[str, int, int], None]:
     """For the parts of one unit of the bar's first task: what is done, how many, of how many. They are a line of their own."""
     task = bar.add_task("", total=None, visible=False)
     return lambda what, done, of: bar.update(task, description=what, completed=done, total=of, visible=True)
@@ -70,7 +70,7 @@ def _said(bar: Progress) -> Iterator[None]:
     ended, stderr = threading.Event(), sys.stderr
 
     def say() -> None:
-        while not ended.wait(SAID_EVERY):
+        while not ended.wait(PROGRESS_LINE_INTERVAL):
             with suppress(OSError, ValueError):  # who read it went away: the work goes on
                 print(_in_words(bar.tasks), file=stderr, flush=True)
 

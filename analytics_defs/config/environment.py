@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from analytics_defs.config.settings import Settings
-from analytics_defs.config.settings_table import names, shown
-from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.config.settings_table import format_default, setting_names
+from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.errors import SettingsError
 
 _SECRET = re.compile("secret|password")
@@ -47,26 +47,26 @@ def topics_at_load() -> tuple[str, ...]:
         return EVENT_TYPES
 
 
-def health_in_dagster_at_load() -> bool:
+def run_health_in_dagster_at_load() -> bool:
     try:
-        return load_settings().health_in_dagster
+        return load_settings().run_health_in_dagster
     except SettingsError:
         return False
 
 
-def anything_goes_at_load() -> bool:
+def is_retention_enabled_at_load() -> bool:
     """Whether a setting says that anything of the archive goes, some day."""
     try:
-        return bool(load_settings().ages())
+        return bool(load_settings().retention_policy())
     except SettingsError:
         return False
 
 
-def archive_start_at_load() -> str:
+def partitions_start_at_load() -> str:
     try:
-        return load_settings().archive_start
+        return load_settings().partitions_start
     except SettingsError:
-        return str(Settings.model_fields["archive_start"].default)
+        return str(Settings.model_fields["partitions_start"].default)
 
 
 def _in_words(error: ValidationError) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _expected(problem: Mapping[str, Any]) -> str:
     info = Settings.model_fields[str(problem["loc"][0])]
     found = [getattr(each, name) for each in info.metadata if words and hasattr(each, name)]
     bound = next((each for each in found if isinstance(each, timedelta)), found[0] if found else None)
-    return problem["msg"] if bound is None else f"{words} {shown(bound).strip('`')}"
+    return problem["msg"] if bound is None else f"{words} {format_default(bound).strip('`')}"
 
 
 _WORDS = {"Input should be ": "", "String should ": "to ", ", unable to parse string as an integer": "", ", unable to interpret input": ""}
@@ -111,7 +111,7 @@ def _misfits_beside(error: ValidationError) -> Iterator[str]:
 
 def _near_misses() -> Iterator[str]:
     """Names that look like one of ours and are not: a setting that silently does nothing is the worst kind."""
-    known = names()
+    known = setting_names()
     for name in sorted(os.environ.keys() - known.keys() - _OTHERS):
         close = [each for each in difflib.get_close_matches(name, known, n=1, cutoff=0.9) if not os.environ.get(each)]
         if meant := [each for each in known if _one_slip(name, each)] or close:

@@ -12,21 +12,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from analytics_defs.config.value_types import (
     Brokers,
     Bucket,
-    Days,
     Duration,
     Endpoint,
-    Hour,
-    KeptFor,
-    Page,
+    HourText,
+    OptionalRetention,
+    PageUrl,
     PemFile,
+    PositiveDays,
     Protocol,
-    Table,
+    TableName,
     Topics,
 )
-from analytics_defs.core.events.event import EVENT_TYPES, Rules
-from analytics_defs.core.hours.retention import Ages
-from analytics_defs.core.ingest.batch_builder import MAX_HOURS, MAX_RANGES, Limits
-from analytics_defs.core.ingest.planning import OnDataLoss, Policy
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.events.schema import EVENT_TYPES
+from analytics_defs.core.hours.retention import RetentionPolicy
+from analytics_defs.core.ingest.batch_builder import MAX_HOURS_PER_BATCH, MAX_RANGES_PER_BATCH, BatchLimits
+from analytics_defs.core.ingest.planning import OnDataLoss, PlanningPolicy
 
 LOCAL_KEY = "fake"
 """What local servers accept as key and secret; never sent to AWS itself."""
@@ -61,33 +62,35 @@ class Settings(BaseSettings):
     aws_secret_access_key: SecretStr = Field(SecretStr(LOCAL_KEY), description="likewise")
     aws_default_region: str | None = Field(None, description="AWS region; with endpoints of one's own any will do")
     aws_region: str | None = Field(None, description="the same, where only this one is set, as containers on AWS have it")
-    recent_events_table_name: Table = Field("RecentEvents", description="table of recent events")
-    ledger_table_name: Table = Field("IngestLedger", description="table of heads, batches and marks")
-    aggregates_table_name: Table = Field("EventAggregates", description="table of live counters")
+    recent_events_table_name: TableName = Field("RecentEvents", description="table of recent events")
+    ledger_table_name: TableName = Field("IngestLedger", description="table of heads, batches and marks")
+    aggregates_table_name: TableName = Field("EventAggregates", description="table of live counters")
 
     minio_endpoint: Endpoint | None = Field(None, description="URL of an S3-compatible store of one's own; not set: Amazon S3")
     minio_access_key: str = Field("minio", description="sent to MINIO_ENDPOINT only")
     minio_secret_key: SecretStr = Field(SecretStr("minio123"), description="sent to MINIO_ENDPOINT only")
     archive_bucket_name: Bucket = Field("event-archive", description="bucket of the archive")
-    tar_unpacking: Literal["auto", "off"] = Field(
+    minio_snowball: Literal["auto", "off"] = Field(
         "auto", description="`auto`: small objects go in tars where the store of MINIO_ENDPOINT proves that it unpacks them; `off`: never"
     )
-    archive_start: Hour = Field("2024-01-01T00", description="first hour (UTC) of the partitioned assets")
-    event_objects: bool = Field(True, description="one JSON object for each event; Parquet is written in any case")
+    partitions_start: HourText = Field("2024-01-01T00", description="first hour (UTC) of the partitioned assets")
+    write_event_json: bool = Field(True, description="one JSON object for each event; Parquet is written in any case")
 
     lanes: int = Field(1, ge=1, le=512, description="fixed shares of the partitions, each with at most one run in flight")
-    batch_max_events: int = Field(10_000, ge=1, le=20_000, description="records in one batch")
+    batch_max_records: int = Field(10_000, ge=1, le=20_000, description="records in one batch")
     batch_max_bytes: int = Field(16 * 2**20, ge=1024, le=256 * 2**20, description="bytes of keys, values and headers in one batch")
-    batch_max_ranges: int = Field(MAX_RANGES, ge=1, le=47, description="partitions in one batch; with the hours at most 48")
-    batch_max_hours: int = Field(MAX_HOURS, ge=1, le=47, description="different event hours in one batch; with the ranges at most 48")
-    plan_max_offsets: int = Field(100_000, ge=1, description="offsets one run covers at most: 75 to 160 s of work")
+    batch_max_ranges: int = Field(MAX_RANGES_PER_BATCH, ge=1, le=47, description="partitions in one batch; with the hours at most 48")
+    batch_max_hours: int = Field(
+        MAX_HOURS_PER_BATCH, ge=1, le=47, description="different event hours in one batch; with the ranges at most 48"
+    )
+    max_offsets_per_run: int = Field(100_000, ge=1, description="offsets one run covers at most: 75 to 160 s of work")
     batch_max_wait: Duration = Field(timedelta(0), description="how long a plan smaller than a batch may wait for more")
-    follow_for: Duration = Field(
+    tail_duration: Duration = Field(
         timedelta(minutes=1),
         le=timedelta(minutes=30),  # run monitoring ends whatever takes an hour, the plan before it included
         description="how long a run goes on, after its plan, with what arrives in its lane",
     )
-    follow_every: Duration = Field(
+    tail_interval: Duration = Field(
         timedelta(seconds=1),
         ge=timedelta(milliseconds=100),
         description="a run that goes on plans once in so long; for each batch of a plan, in 0.2 s a lane",
@@ -100,26 +103,30 @@ class Settings(BaseSettings):
     max_future_skew: Duration = Field(timedelta(hours=24), le=timedelta(hours=24), description="how far a timestamp may be ahead of now")
     max_event_bytes: int = Field(4 * 2**20, ge=1024, le=64 * 2**20, description="a larger record is a dead letter")
     max_lag: int = Field(100_000, ge=0, description="records behind Kafka from where on the check `lag` warns")
-    max_silence: Duration = Field(timedelta(minutes=10), description="without a batch, while something waits, until `freshness` warns")
-    max_dead_letter_share: float = Field(0.05, ge=0, le=1, description="of the last batches' records, above which the check warns")
-    on_data_loss: OnDataLoss = Field(OnDataLoss.RECORD, description="where retention was faster: `record` the range as lost, or `stop`")
-    hourly_memory_mb: int = Field(
+    max_commit_age: Duration = Field(timedelta(minutes=10), description="without a batch, while something waits, until `freshness` warns")
+    max_dead_letter_ratio: float = Field(0.05, ge=0, le=1, description="of the last batches' records, above which the check warns")
+    on_data_loss: OnDataLoss = Field(OnDataLoss.CONTINUE, description="where retention was faster: `record` the range as lost, or `stop`")
+    duckdb_memory_limit_mb: int = Field(
         384, ge=96, description="memory in which the hourly assets sort and count, in MB; beyond it they use disk"
     )
-    store_threads: int = Field(8, ge=1, le=64, description="chunks of a batch in flight at the same time")
-    puts_in_flight: int = Field(32, ge=1, le=512, description="objects being written at the same time")
+    write_threads: int = Field(8, ge=1, le=64, description="chunks of a batch in flight at the same time")
+    object_store_concurrency: int = Field(32, ge=1, le=512, description="objects being written at the same time")
 
     health_host: str = Field("127.0.0.1", min_length=1, description="address the health endpoint listens on; 0.0.0.0: all of this machine")
     health_port: int = Field(8080, ge=1, le=65_535, description="port of the health endpoint")
-    health_in_dagster: bool = Field(
+    run_health_in_dagster: bool = Field(
         False, description="keep the health endpoint alive as a Dagster job (`make dev` does); else `analytics serve`"
     )
-    stall_after: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
-    dagster_runs_kept_for: Days = Field(timedelta(days=7), description="how long Dagster keeps finished micro-batch and upkeep runs")
-    event_objects_kept_for: KeptFor = Field(None, description="age at which JSON objects go, from batch time; not set: never")
-    parquet_kept_for: KeptFor = Field(None, description="age at which an hour's Parquet goes, from its newest batch's time; not set: never")
-    dead_letters_kept_for: KeptFor = Field(None, description="age at which files of dead letters and repeats go; not set: never")
-    dagster_ui_url: Page | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
+    stall_timeout: Duration = Field(timedelta(minutes=5), description="lag without a commit for so long is unhealthy")
+    dagster_run_retention: PositiveDays = Field(
+        timedelta(days=7), description="how long Dagster keeps finished micro-batch and upkeep runs"
+    )
+    event_json_retention: OptionalRetention = Field(None, description="age at which JSON objects go, from batch time; not set: never")
+    parquet_retention: OptionalRetention = Field(
+        None, description="age at which an hour's Parquet goes, from its newest batch's time; not set: never"
+    )
+    dead_letter_retention: OptionalRetention = Field(None, description="age at which files of dead letters and repeats go; not set: never")
+    dagster_ui_url: PageUrl | None = Field(None, description="URL of Dagster's UI, for the status page's links to runs")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
@@ -129,9 +136,9 @@ class Settings(BaseSettings):
 
     def _misfits(self) -> Iterator[str]:
         together = self.batch_max_ranges + self.batch_max_hours
-        if together > MAX_RANGES + MAX_HOURS:
+        if together > MAX_RANGES_PER_BATCH + MAX_HOURS_PER_BATCH:
             yield (
-                f"BATCH_MAX_RANGES + BATCH_MAX_HOURS={together}: expected at most {MAX_RANGES + MAX_HOURS} together, "
+                f"BATCH_MAX_RANGES + BATCH_MAX_HOURS={together}: expected at most {MAX_RANGES_PER_BATCH + MAX_HOURS_PER_BATCH} together, "
                 "what one transaction of the ledger holds"
             )
         if self.kafka_heartbeat_interval >= self.kafka_session_timeout:
@@ -153,19 +160,19 @@ class Settings(BaseSettings):
         """None: what the SDK finds in its configuration files."""
         return self.aws_default_region or self.aws_region
 
-    def agreed(self) -> dict[str, str]:
+    def shared_settings(self) -> dict[str, str]:
         """What every process of a platform has to be told alike, since it decides what becomes of a record: by name, as text."""
-        fields = ("kafka_group_id", "event_objects", "max_future_skew", "max_event_bytes", "on_data_loss")
+        fields = ("kafka_group_id", "write_event_json", "max_future_skew", "max_event_bytes", "on_data_loss")
         return {name.upper(): str(getattr(self, name)) for name in fields}
 
-    def policy(self, recommit: Collection[int] = ()) -> Policy:
-        return Policy(self.lanes, self.plan_max_offsets, self.on_data_loss, recommit)
+    def planning_policy(self, recommit: Collection[int] = ()) -> PlanningPolicy:
+        return PlanningPolicy(self.lanes, self.max_offsets_per_run, self.on_data_loss, recommit)
 
-    def limits(self) -> Limits:
-        return Limits(self.batch_max_events, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)
+    def batch_limits(self) -> BatchLimits:
+        return BatchLimits(self.batch_max_records, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)
 
-    def ages(self) -> Ages:
-        return Ages(self.event_objects_kept_for, self.parquet_kept_for, self.dead_letters_kept_for)
+    def retention_policy(self) -> RetentionPolicy:
+        return RetentionPolicy(self.event_json_retention, self.parquet_retention, self.dead_letter_retention)
 
-    def rules(self) -> Rules:
-        return Rules(max_event_bytes=self.max_event_bytes, max_future_skew=self.max_future_skew)
+    def validation_rules(self) -> ValidationRules:
+        return ValidationRules(max_event_bytes=self.max_event_bytes, max_future_skew=self.max_future_skew)

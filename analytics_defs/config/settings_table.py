@@ -9,19 +9,19 @@ from typing import Literal, get_args, get_origin
 from pydantic import SecretStr
 
 from analytics_defs.config.settings import Settings
-from analytics_defs.config.value_types import Allowed
+from analytics_defs.config.value_types import AllowedValues
 
 
-def names() -> dict[str, str]:
+def setting_names() -> dict[str, str]:
     """Every setting by its name in the environment, with its field."""
     return {field.upper(): field for field in Settings.model_fields}
 
 
-def table() -> str:
+def settings_table() -> str:
     """The settings as a Markdown table, for the README."""
     rows = [
-        f"| `{name}` | {shown(Settings.model_fields[field].default)} | {_allowed(field)} | {Settings.model_fields[field].description} |"
-        for name, field in names().items()
+        f"| `{name}` | {format_default(Settings.model_fields[field].default)} | {_allowed(field)} | {Settings.model_fields[field].description} |"
+        for name, field in setting_names().items()
     ]
     return "\n".join(["| setting | default | allowed | what it is |", "|---|---|---|---|", *rows])
 
@@ -29,16 +29,16 @@ def table() -> str:
 def _allowed(field: str) -> str:
     """Bounds and choices of a setting. Empty where its description says enough."""
     info = Settings.model_fields[field]
-    words = [each.words for each in info.metadata if isinstance(each, Allowed)]
+    words = [each.words for each in info.metadata if isinstance(each, AllowedValues)]
     at_least, above, at_most = (
-        next((shown(getattr(each, bound)) for each in info.metadata if hasattr(each, bound)), None) for bound in ("ge", "gt", "le")
+        next((format_default(getattr(each, bound)) for each in info.metadata if hasattr(each, bound)), None) for bound in ("ge", "gt", "le")
     )
     if at_most:
         words.append(f"{at_least} to {at_most}")
     elif above or at_least:
         words.append(f"above {above}" if above else f"at least {at_least}")
     if choices := _choices(info.annotation):
-        words.append(", ".join(map(shown, choices)))
+        words.append(", ".join(map(format_default, choices)))
     return ", ".join(words)
 
 
@@ -50,7 +50,7 @@ def _choices(kind: object) -> tuple[object, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def shown(default: object) -> str:
+def format_default(default: object) -> str:
     match default:
         case None:
             return "not set"

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AnyHttpUrl, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from analytics_defs.core.hours.retention import LEAST
+from analytics_defs.core.hours.retention import MIN_RETENTION
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)?")
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -31,8 +31,8 @@ def _duration(value: object) -> object:
 
 def _age(value: object) -> object:
     found = _duration(value)
-    if isinstance(found, timedelta) and found < LEAST:
-        raise ValueError(f"at least {LEAST.days}d, until when the stores need each other; or nothing: kept for ever")
+    if isinstance(found, timedelta) and found < MIN_RETENTION:
+        raise ValueError(f"at least {MIN_RETENTION.days}d, until when the stores need each other; or nothing: kept for ever")
     return found
 
 
@@ -85,21 +85,21 @@ def _like(pattern: str, expected: str) -> BeforeValidator:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class AllowedValues:
     """What values of a type are allowed, in words, for the README's table."""
 
     words: str
 
 
 Bucket = Annotated[str, _like(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
-Brokers = Annotated[str, BeforeValidator(_brokers), Allowed("host:port, comma-separated")]
+Brokers = Annotated[str, BeforeValidator(_brokers), AllowedValues("host:port, comma-separated")]
 Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
-Page = Annotated[AnyHttpUrl, BeforeValidator(_page)]
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), Allowed("a duration")]
-Days = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), Allowed("a duration")]
-KeptFor = Annotated[timedelta | None, BeforeValidator(_age), Allowed(f"a duration, at least `{LEAST.days}d`")]
-Hour = Annotated[str, BeforeValidator(_hour), Allowed("an hour, UTC")]
+PageUrl = Annotated[AnyHttpUrl, BeforeValidator(_page)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), AllowedValues("a duration")]
+PositiveDays = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), AllowedValues("a duration")]
+OptionalRetention = Annotated[timedelta | None, BeforeValidator(_age), AllowedValues(f"a duration, at least `{MIN_RETENTION.days}d`")]
+HourText = Annotated[str, BeforeValidator(_hour), AllowedValues("an hour, UTC")]
 PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-Table = Annotated[str, _like(r"[A-Za-z0-9_.-]{3,255}", "3 to 255 letters, digits, `.`, `_` and `-`")]
-Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_topics), Allowed("names, comma-separated")]
+TableName = Annotated[str, _like(r"[A-Za-z0-9_.-]{3,255}", "3 to 255 letters, digits, `.`, `_` and `-`")]
+Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_topics), AllowedValues("names, comma-separated")]

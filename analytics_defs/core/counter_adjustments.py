@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from analytics_defs.core.ingest.batch_accounting import added, hourly, totals
+from analytics_defs.core.ingest.batch_accounting import counter_increments, hourly_increments, sum_counters
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.storage.object_keys import batch_id
 
-ADJUSTING_LANE = -2
+ADJUSTMENT_LANE = -2
 """Adjustments count in a lane of their own: items that batches add to never go down, and readers sum over lanes anyway."""
-BATCHES = "batches"
+MAX_BATCHES_NAMED = "batches"
 """The counter that every close adds 1 to."""
-LATE = timedelta(hours=1)
+LATE_CLOSE_WINDOW = timedelta(hours=1)
 """Records are found by the time their batch was taken. One that closes later than this after it is found by a whole reading only."""
-FIRST = "0"
+FIRST_BATCH_ID = "0"
 """Sorts before every batch id."""
 
 
@@ -41,7 +41,7 @@ class CounterItem:
 class Adjustment:
     """Added to a counter item for good. Written once, never changed."""
 
-    of: CounterItem
+    target: CounterItem
     number: int
     """1, 2, 3, … for each item."""
     counts: Mapping[str, int]
@@ -51,22 +51,22 @@ class Adjustment:
     """UTC, whole milliseconds."""
 
 
-class Adjusted:
+class AdjustmentIndex:
     """All adjustments that were made, by counter item."""
 
     def __init__(self, adjustments: Iterable[Adjustment]) -> None:
         self._by_item: defaultdict[CounterItem, list[Adjustment]] = defaultdict(list)
         for each in adjustments:
-            self._by_item[each.of].append(each)
+            self._by_item[each.target].append(each)
 
     def next_number(self, item: CounterItem) -> int:
         return len(self._by_item.get(item, ())) + 1
 
     def counts(self, item: CounterItem) -> dict[str, int]:
-        return added([each.counts for each in self._by_item.get(item, ())])
+        return sum_counters([each.counts for each in self._by_item.get(item, ())])
 
 
-class Recorded:
+class RecordedCounters:
     """What closes have added, by counter item. Each record is added once, however often it is read; the records are not kept."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Recorded:
     @property
     def since(self) -> str:
         """Where to read on: ids from here on may have come since."""
-        return batch_id(self._newest - LATE, ()).partition("-")[0] if self._newest else FIRST
+        return batch_id(self._newest - LATE_CLOSE_WINDOW, ()).partition("-")[0] if self._newest else FIRST_BATCH_ID
 
     def add(self, records: Iterable[BatchRecord]) -> None:
         for record in records:
@@ -86,8 +86,8 @@ class Recorded:
                 continue
             self._seen.add(record.batch.id)
             self._newest = max(self._newest or record.batch.time, record.batch.time)
-            self._sums[CounterItem(record.batch.lane)].update(totals(record))
-            for hour, counts in hourly(record).items():
+            self._sums[CounterItem(record.batch.lane)].update(counter_increments(record))
+            for hour, counts in hourly_increments(record).items():
                 self._sums[CounterItem(record.batch.lane, hour)].update(counts)
             if len(self._seen) % 10_000 == 0:
                 self._forget()
@@ -98,7 +98,7 @@ class Recorded:
         self._seen = {each for each in self._seen if each >= since}
 
     def batches(self, lane: int) -> int:
-        return self.counts(CounterItem(lane)).get(BATCHES, 0)
+        return self.counts(CounterItem(lane)).get(MAX_BATCHES_NAMED, 0)
 
     def counts(self, item: CounterItem) -> Mapping[str, int]:
         return self._sums.get(item, {})

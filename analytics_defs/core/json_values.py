@@ -12,7 +12,7 @@ from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 
 
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one answer for each kind of value
+def to_json_value(value: Any) -> Any:  # noqa: PLR0911 - one answer for each kind of value
     """A value of ours as JSON has it: coordinates as text, dataclasses as objects."""
     match value:
         case Source() | TopicPartition() | Range():
@@ -22,10 +22,10 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one answer for each kind of val
         case datetime():
             return iso_milliseconds(value)
         case Mapping():
-            return {str(plain(key)): plain(each) for key, each in value.items()}
+            return {str(to_json_value(key)): to_json_value(each) for key, each in value.items()}
         case tuple() | list() | set() | frozenset():
-            return [plain(each) for each in value]
+            return [to_json_value(each) for each in value]
         case _ if is_dataclass(value):
-            return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+            return {each.name: to_json_value(getattr(value, each.name)) for each in fields(value)}
         case _:
             return value

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
-from analytics_defs.core.events.event import Rules
+from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.offsets import Range, Source, TopicPartition
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
-REDRIVE_HEAD = TopicPartition("~redrive", 0, 0)
+REDRIVE_CHECKPOINT = TopicPartition("~redrive", 0, 0)
 """Redrives take turns on a head of their own, one batch an offset. `~` is not allowed in Kafka's topic names."""
 REDRIVE_LANE = -1
 """Redrives count in a lane of their own, so that they do not conflict with a lane that ingests."""
@@ -42,22 +42,22 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class OutcomeCounts:
     """Offsets by outcome. Of a closed range the sum is its length: that is the equation."""
 
     stored: int = 0
-    repeats: int = 0
+    duplicates: int = 0
     dead_letters: int = 0
     tombstones: int = 0
     gaps: int = 0
     lost: int = 0
     """Offsets that retention removed before they were read."""
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in OUTCOMES))
+    def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
+        return OutcomeCounts(*(getattr(self, name) + getattr(other, name) for name in OUTCOMES))
 
-    def __neg__(self) -> Tally:
-        return Tally(*(-getattr(self, name) for name in OUTCOMES))
+    def __neg__(self) -> OutcomeCounts:
+        return OutcomeCounts(*(-getattr(self, name) for name in OUTCOMES))
 
     @property
     def total(self) -> int:
@@ -67,7 +67,7 @@ class Tally:
         return {name: getattr(self, name) for name in OUTCOMES}
 
 
-OUTCOMES = tuple(each.name for each in fields(Tally))
+OUTCOMES = tuple(each.name for each in fields(OutcomeCounts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class TopicState:
     """One life of a topic as the ledger first met it. Written once a generation, so every reader starts at the same offsets."""
 
     topic: str
-    generation: int
+    incarnation: int
     topic_id: str | None
     """The broker's id of the topic, where the broker tells it."""
     starts: Mapping[int, int]
@@ -85,27 +85,27 @@ class TopicState:
         return self.starts.get(partition, 0)
 
     def partition(self, number: int) -> TopicPartition:
-        return TopicPartition(self.topic, self.generation, number)
+        return TopicPartition(self.topic, self.incarnation, number)
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class Checkpoint:
     """Progress of one topic-partition: idle at `next`, or pending a batch whose range starts at `next`."""
 
     topic_partition: TopicPartition
-    first: int
+    first_offset: int
     """Where the ledger's account of the partition begins."""
-    next: int
+    next_offset: int
     """The next offset to read. Everything in `[first, next)` is closed."""
-    pending: str | None = None
+    pending_batch_id: str | None = None
     """Id of the batch that was taken and is not closed yet."""
-    totals: Tally = Tally()
+    totals: OutcomeCounts = OutcomeCounts()
     """Outcomes over `[first, next)`, moved only by closing transactions."""
 
     @property
     def unaccounted(self) -> int:
         """Offsets of `[first, next)` without an outcome: 0, or somebody has to look."""
-        return self.next - self.first - self.totals.total
+        return self.next_offset - self.first_offset - self.totals.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +122,13 @@ class Batch:
     """Sorted, not empty, at most one for each topic-partition."""
     run_id: str
     """The run that took it."""
-    redrives: tuple[Source, ...] = ()
+    redriven_sources: tuple[Source, ...] = ()
     """The dead letters a redrive puts through, sorted. Empty for an ingest batch."""
     redrive_keys: tuple[str, ...] = ()
     """The dead-letter objects that hold them, sorted."""
     redrive_reasons: tuple[str, ...] = ()
     """Why each of `redrives` was rejected."""
-    rules: Rules | None = None
+    rules: ValidationRules | None = None
     """By which its records were judged when it was cut, and are judged whenever they are read again. None: of a version that did not
     keep them."""
     staged: str | None = None
@@ -145,64 +145,64 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class PlatformId:
     """What tells this ledger from every other, and which stores hold what it counts. Put by the first who is about to take a batch."""
 
     id: str
     tables: tuple[str, ...]
     """Names of the other tables: recent events, counters."""
-    mark: str | None = None
-    """What the bucket's object `core.layout.SEAL` holds, once it was seen there: never changed from then on."""
+    bucket_id: str | None = None
+    """What the bucket's object `core.storage.object_keys.PLATFORM_ID_KEY` holds, once it was seen there: never changed from then on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class LedgerSnapshot:
     """The ledger's progress, from one strongly consistent query."""
 
     topics: Mapping[str, TopicState] = field(default_factory=dict)
     """The newest generation of each topic, by name."""
-    heads: Mapping[TopicPartition, Head] = field(default_factory=dict)
+    checkpoints: Mapping[TopicPartition, Checkpoint] = field(default_factory=dict)
     pending: Mapping[str, Batch] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Items that are there and cannot be read, by the name of their topic, topic-partition or batch, and what to do. They are in none of
     the above: whoever takes what is missing there for something new asks here first."""
-    seal: Seal | None = None
+    platform_id: PlatformId | None = None
     """None before the first batch, and of versions that put none."""
 
-    def why_unreadable(self, topic_partition: TopicPartition) -> str | None:
+    def unreadable_reason(self, topic_partition: TopicPartition) -> str | None:
         """Why nobody can go on there: the item of the topic, of the partition itself, or of the batch pending in it."""
-        head = self.heads.get(topic_partition)
-        names = [topic_partition.topic, str(topic_partition), *([head.pending] if head and head.pending else [])]
+        head = self.checkpoints.get(topic_partition)
+        names = [topic_partition.topic, str(topic_partition), *([head.pending_batch_id] if head and head.pending_batch_id else [])]
         return next((self.unreadable[name] for name in names if name in self.unreadable), None)
 
-    def readable(self) -> Snapshot:
-        """The same. Raises Contradiction where any item of it cannot be read: for who needs the whole."""
+    def require_readable(self) -> LedgerSnapshot:
+        """The same. Raises InconsistentState where any item of it cannot be read: for who needs the whole."""
         for why in self.unreadable.values():
-            raise Contradiction(why)
+            raise InconsistentState(why)
         return self
 
-    def head(self, topic_partition: TopicPartition) -> Head:
+    def checkpoint(self, topic_partition: TopicPartition) -> Checkpoint:
         """The head as it is, or as the first take will write it."""
-        known = self.heads.get(topic_partition)
+        known = self.checkpoints.get(topic_partition)
         if known is not None:
             return known
         topic = self.topics.get(topic_partition.topic)
-        start = topic.start(topic_partition.partition) if topic and topic.generation == topic_partition.generation else 0
-        return Head(topic_partition, start, start)
+        start = topic.start(topic_partition.partition) if topic and topic.incarnation == topic_partition.incarnation else 0
+        return Checkpoint(topic_partition, start, start)
 
 
 @dataclass(frozen=True, slots=True)
-class RangeRecord:
+class ClosedRange:
     """One range of one closed batch, found by any offset inside it."""
 
     range: Range
     batch_id: str
-    tally: Tally
+    tally: OutcomeCounts
 
 
 @dataclass(frozen=True, slots=True)
-class Redriven:
+class RedrivenRecord:
     """A dead letter under its new outcome."""
 
     source: Source
@@ -218,7 +218,7 @@ class BatchRecord:
 
     batch: Batch
     closed_at: datetime
-    tallies: tuple[Tally, ...]
+    tallies: tuple[OutcomeCounts, ...]
     """One for each of `batch.ranges`, in their order. A redrive's own range has the outcomes of its records."""
     types: Mapping[str, int]
     """Stored events by type."""
@@ -231,15 +231,15 @@ class BatchRecord:
     tombstones: tuple[Source, ...] = ()
     unaccounted: tuple[Range, ...] = ()
     """Offsets for which nothing was seen: no record, no evidence. Empty, or somebody has to look."""
-    redriven: tuple[Redriven, ...] = ()
-    event_objects: bool = True
+    redriven: tuple[RedrivenRecord, ...] = ()
+    write_event_json: bool = True
     """Whether one JSON object was written for each stored event."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Key of the Parquet part by hour."""
     dead_letters_key: str | None = None
     dead_letters_digest: str | None = None
     """SHA-256 of the dead-letter file. None where there is none, and in records of versions that did not note it."""
-    repeats_key: str | None = None
+    duplicates_key: str | None = None
     steps_ms: Mapping[str, int] = field(default_factory=dict)
     """Milliseconds by step, of the executor that closed it. Steps overlap: the sum exceeds the duration."""
     duration_ms: int = 0
@@ -250,8 +250,8 @@ class BatchRecord:
     code_version: str = ""
 
     @property
-    def tally(self) -> Tally:
-        return sum(self.tallies, Tally())
+    def tally(self) -> OutcomeCounts:
+        return sum(self.tallies, OutcomeCounts())
 
     @property
     def ends(self) -> dict[TopicPartition, int]:

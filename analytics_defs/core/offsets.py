@@ -16,11 +16,11 @@ class TopicPartition:
     """
 
     topic: str
-    generation: int
+    incarnation: int
     partition: int
 
     def __str__(self) -> str:
-        return f"{stream(self.topic, self.generation)}/{self.partition}"
+        return f"{qualified_topic_name(self.topic, self.incarnation)}/{self.partition}"
 
     @classmethod
     def parse(cls, text: str) -> TopicPartition:
@@ -31,7 +31,7 @@ class TopicPartition:
         return cls(match["topic"], int(match["generation"] or 0), int(match["partition"]))
 
 
-def stream(topic: str, generation: int) -> str:
+def qualified_topic_name(topic: str, generation: int) -> str:
     """The name of one life of a topic: `topic` for the first, `topic@1` for the second. `@` is not allowed in topic names."""
     return f"{topic}@{generation}" if generation else topic
 

@@ -4,21 +4,21 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from analytics_defs.config import archive_start_at_load, topics_at_load
-from analytics_defs.core.ingest.planning import Lag
+from analytics_defs.config import partitions_start_at_load, topics_at_load
+from analytics_defs.core.ingest.planning import PartitionLag
 from analytics_defs.defs.display import ROWS_SCHEMA
 
-HOURS = dg.HourlyPartitionsDefinition(start_date=archive_start_at_load(), timezone="UTC", fmt="%Y-%m-%dT%H", end_offset=25)
+HOURLY_PARTITIONS = dg.HourlyPartitionsDefinition(start_date=partitions_start_at_load(), timezone="UTC", fmt="%Y-%m-%dT%H", end_offset=25)
 """Hours of the archive. Clocks of producers may run a day ahead: MAX_FUTURE_SKEW is 24 h."""
 
 
-def topic_key(topic: str) -> dg.AssetKey:
+def topic_asset_key(topic: str) -> dg.AssetKey:
     return dg.AssetKey(["kafka", "".join(letter if letter.isalnum() else "_" for letter in topic)])
 
 
 topic_assets = [
     dg.AssetSpec(
-        topic_key(topic),
+        topic_asset_key(topic),
         description=f"Kafka topic `{topic}`. Its lag is observed by the sensor kafka_micro_batches, at most once a minute.",
         kinds={"kafka"},
         group_name="kafka",
@@ -34,31 +34,31 @@ event_parts = dg.AssetSpec(
     kinds={"s3", "parquet"},
     group_name="ingest",
     owners=["team:analytics"],
-    partitions_def=HOURS,
+    partitions_def=HOURLY_PARTITIONS,
     metadata={"dagster/column_schema": ROWS_SCHEMA},
 )
 
 
-def lag_observations(lags: Sequence[Lag]) -> list[dg.AssetObservation]:
+def lag_observations(lags: Sequence[PartitionLag]) -> list[dg.AssetObservation]:
     """One for each topic: numbers that plot, and a table by partition."""
-    by_topic: dict[str, list[Lag]] = {}
+    by_topic: dict[str, list[PartitionLag]] = {}
     for lag in lags:
         by_topic.setdefault(lag.topic_partition.topic, []).append(lag)
-    return [dg.AssetObservation(topic_key(topic), metadata=_lag_metadata(each)) for topic, each in by_topic.items()]
+    return [dg.AssetObservation(topic_asset_key(topic), metadata=_lag_metadata(each)) for topic, each in by_topic.items()]
 
 
-def _lag_metadata(lags: Sequence[Lag]) -> Mapping[str, dg.MetadataValue]:
+def _lag_metadata(lags: Sequence[PartitionLag]) -> Mapping[str, dg.MetadataValue]:
     return {
         "lag": dg.MetadataValue.int(sum(lag.offsets for lag in lags)),
-        "behind open transactions": dg.MetadataValue.int(sum(lag.held_back for lag in lags)),
-        "next offsets": dg.MetadataValue.int(sum(lag.next for lag in lags)),
+        "behind open transactions": dg.MetadataValue.int(sum(lag.transaction_lag for lag in lags)),
+        "next offsets": dg.MetadataValue.int(sum(lag.next_offset for lag in lags)),
         "partitions": dg.MetadataValue.table(
             [
                 dg.TableRecord(
                     {
                         "partition": str(lag.topic_partition),
-                        "next": lag.next,
-                        "high watermark": lag.high,
+                        "next": lag.next_offset,
+                        "high watermark": lag.high_watermark,
                         "lag": lag.offsets,
                         "group offset": "none" if lag.committed is None else str(lag.committed),
                     }

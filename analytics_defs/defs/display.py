@@ -17,11 +17,11 @@ def column_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, kind, description=meaning) for name, kind, meaning in columns])
 
 
-ROWS_SCHEMA = column_schema(event_parquet.COLUMNS)
+ROWS_SCHEMA = column_schema(event_parquet.EVENT_COLUMNS)
 
 
 def stats_schema(kind: type) -> dg.TableSchema:
-    return column_schema(statistics.COLUMNS[kind])
+    return column_schema(statistics.STATISTICS_COLUMNS[kind])
 
 
 def links(bucket: str, keys: Sequence[str]) -> Metadata:
@@ -34,7 +34,7 @@ def links(bucket: str, keys: Sequence[str]) -> Metadata:
     }
 
 
-def counts(stats: HourStats | DayStats) -> Metadata:
+def int_metadata(stats: HourStats | DayStats) -> Metadata:
     return {
         "events": stats.events,
         "created": stats.created,
@@ -43,11 +43,11 @@ def counts(stats: HourStats | DayStats) -> Metadata:
         "low stock": stats.low_stock,
         "products": stats.products,
         "sellers": stats.sellers,
-        "repeats": stats.repeats,
+        "duplicates": stats.duplicates,
     }
 
 
-def minutes_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadataValue:
+def events_per_minute_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadataValue:
     """Events per minute by type."""
     from analytics_defs.adapters.charts import stacked
 
@@ -70,7 +70,7 @@ def low_stock_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadata
     return _image(stacked([f":{minute:02d}" for minute in range(60)], {"LowStockWarning": counts}, title, "minute"), "low-stock warnings")
 
 
-def hours_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMetadataValue:
+def events_per_hour_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMetadataValue:
     from analytics_defs.adapters.charts import stacked
 
     by_hour = {each.hour[-2:]: each for each in hours}
@@ -81,14 +81,14 @@ def hours_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMetadataValu
     return _image(stacked(labels, series, f"Events per hour, {day} UTC", "hour"), "events per hour")
 
 
-def busiest_chart(period: str, products: Sequence[ProductStats]) -> dg.MarkdownMetadataValue:
+def top_products_chart(period: str, products: Sequence[ProductStats]) -> dg.MarkdownMetadataValue:
     from analytics_defs.adapters.charts import ranked
 
     values = [(each.product_id or "", {kind: getattr(each, name) for kind, name in statistics.STATUSES.items()}) for each in products]
     return _image(ranked(values, f"Busiest products, {period}"), "busiest products")
 
 
-def busiest_table(products: Sequence[ProductStats]) -> dg.TableMetadataValue:
+def top_products_table(products: Sequence[ProductStats]) -> dg.TableMetadataValue:
     rows: list[Mapping[str, Any]] = [
         {
             "product": each.product_id or "",

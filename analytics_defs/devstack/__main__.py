@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from analytics_defs.devstack import server_group
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 _FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".servers"), show_default=True)
 _DEV_FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".dev"), show_default=True)
@@ -71,7 +71,7 @@ def run_broker(publish: Path) -> None:
     """Serve the embedded Kafka and write its address to PUBLISH."""
     from analytics_defs.devstack import embedded_broker
 
-    embedded_broker.serve(publish)
+    embedded_broker.serve_broker(publish)
 
 
 @cli.command("stores", hidden=True)
@@ -80,15 +80,15 @@ def run_stores(publish: Path) -> None:
     """Serve the embedded DynamoDB and S3 and write their address to PUBLISH."""
     from analytics_defs.devstack import embedded_stores
 
-    embedded_stores.serve(publish)
+    embedded_stores.serve_stores(publish)
 
 
-def main() -> None:
+def devstack_main() -> None:
     try:
         cli()
-    except CannotStart as error:
+    except StartupFailed as error:
         raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
-    main()
+    devstack_main()

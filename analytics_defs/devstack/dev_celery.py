@@ -13,26 +13,26 @@ import click
 import yaml
 
 from analytics_defs.devstack import install
-from analytics_defs.devstack.dev import ANALYTICS, Engine, dagster_home
+from analytics_defs.devstack.dev import ANALYTICS, Launcher, dagster_home
 from analytics_defs.devstack.servers import redis_server
-from analytics_defs.devstack.supervisor import Stack
+from analytics_defs.devstack.supervisor import Supervisor
 from analytics_defs.devstack.tcp_ports import accepts
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 LANES_EACH = 2
 """Lanes for each worker, where LANES is not set."""
 PRODUCTION = Path("deploy/celery/dagster.yaml")
 
 
-def engine(workers: int) -> Engine:
-    """Raises CannotStart where there is no Redis on this machine, or Celery is not installed, before anything is started."""
+def engine(workers: int) -> Launcher:
+    """Raises StartupFailed where there is no Redis on this machine, or Celery is not installed, before anything is started."""
     install.tool("redis-server")
     if importlib.util.find_spec("dagster_celery") is None:
-        raise CannotStart("dagster-celery is not installed: `make venv`, or pip install -c constraints.txt '.[celery]'")
-    return Engine(partial(_prepare, workers=workers), partial(_start, workers=workers), keeps_endless_runs=False)
+        raise StartupFailed("dagster-celery is not installed: `make venv`, or pip install -c constraints.txt '.[celery]'")
+    return Launcher(partial(_prepare, workers=workers), partial(_start, workers=workers), keeps_endless_runs=False)
 
 
-def _prepare(stack: Stack, workers: int) -> dict[str, str]:
+def _prepare(stack: Supervisor, workers: int) -> dict[str, str]:
     server = redis_server(stack.folder / "redis")
     click.echo("starting Redis")
     stack.start("redis", server.command, server.environment)
@@ -52,7 +52,7 @@ def with_launcher(file: Path) -> None:
     file.write_text(yaml.safe_dump(own | {"run_launcher": production["run_launcher"], "run_monitoring": watching}), encoding="utf-8")
 
 
-def _start(stack: Stack, settings: Mapping[str, str], workers: int) -> None:
+def _start(stack: Supervisor, settings: Mapping[str, str], workers: int) -> None:
     slots = -(-int(settings["LANES"]) // workers) + 1  # one more: backfills and automation want to run as well
     click.echo(f"starting {workers} Celery workers for {settings['LANES']} lanes")
     names = [f"worker-{number}" for number in range(1, workers + 1)]

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from confluent_kafka import Producer
 
-from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.devstack import env_file
 from analytics_defs.devstack.processes import END_SIGNALS
 
 
-def serve(publish: Path) -> None:
+def serve_broker(publish: Path) -> None:
     """Serves until SIGINT or SIGTERM. Writes where to `publish` as soon as it can be reached."""
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     cluster = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "replaced by the mock cluster"})
     for topic in EVENT_TYPES:
         cluster.list_topics(topic, timeout=10)  # asking makes it: this broker has no other way
     [broker] = cluster.list_topics(timeout=10).brokers.values()
-    env_file.write(publish, {"KAFKA_BROKERS": f"{broker.host}:{broker.port}"})
+    env_file.write_env_file(publish, {"KAFKA_BROKERS": f"{broker.host}:{broker.port}"})
     signal.sigwait(END_SIGNALS)

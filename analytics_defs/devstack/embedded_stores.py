@@ -10,22 +10,22 @@ from pathlib import Path
 from werkzeug.serving import make_server
 
 from analytics_defs.devstack import env_file
-from analytics_defs.devstack.moto_patches import one_at_a_time, swift_transactions
+from analytics_defs.devstack.moto_patches import patch_transactions, serialize_requests
 from analytics_defs.devstack.processes import END_SIGNALS
 from analytics_defs.devstack.servers import AWS_KEYS, MINIO_KEYS
 from analytics_defs.devstack.tcp_ports import LOOPBACK
 
 
-def serve(publish: Path) -> None:
+def serve_stores(publish: Path) -> None:
     """Serves until SIGINT or SIGTERM. Writes where to `publish` as soon as it can be reached."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
-    swift_transactions()
-    app = one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    patch_transactions()
+    app = serialize_requests(DomainDispatcherApplication(create_backend_app))
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://{LOOPBACK}:{server.server_port}"
-    env_file.write(publish, {"DYNAMO_ENDPOINT": endpoint} | AWS_KEYS | {"MINIO_ENDPOINT": endpoint} | MINIO_KEYS)
+    env_file.write_env_file(publish, {"DYNAMO_ENDPOINT": endpoint} | AWS_KEYS | {"MINIO_ENDPOINT": endpoint} | MINIO_KEYS)
     signal.sigwait(END_SIGNALS)

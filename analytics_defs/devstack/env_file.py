@@ -11,7 +11,7 @@ from pathlib import Path
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def write(path: Path, settings: Mapping[str, str]) -> None:
+def write_env_file(path: Path, settings: Mapping[str, str]) -> None:
     """Replaces `path` in one step, so that a reader never sees half a file. Values are quoted only where a shell needs it."""
     for key in settings:
         if not _KEY.fullmatch(key):
@@ -21,7 +21,7 @@ def write(path: Path, settings: Mapping[str, str]) -> None:
     draft.replace(path)
 
 
-def read(path: Path) -> dict[str, str]:
+def read_env_file(path: Path) -> dict[str, str]:
     """The settings of `path`, in the order of its lines. Raises ValueError naming the line that is not KEY=VALUE."""
     settings = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

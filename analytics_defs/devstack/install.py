@@ -19,7 +19,7 @@ from typing import NoReturn
 import click
 
 from analytics_defs.devstack.processes import last_lines
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 KAFKA_VERSION = "4.3.1"
 DYNAMODB_LOCAL_VERSION = "3.1.0"
@@ -53,14 +53,14 @@ def _require_tools() -> None:
     needed = {"java": True, "mvn": not (_kafka_home().exists() and _dynamodb_home().exists()), "go": not _minio_home().exists()}
     missing = [_HOW_TO_GET[tool] for tool, wanted in needed.items() if wanted and shutil.which(tool) is None]
     if missing:
-        raise CannotStart(f"the real servers need what was not found on the PATH: {'; '.join(missing)}")
+        raise StartupFailed(f"the real servers need what was not found on the PATH: {'; '.join(missing)}")
 
 
 def tool(name: str) -> str:
-    """The path of a program. Raises CannotStart that says how to get it."""
+    """The path of a program. Raises StartupFailed that says how to get it."""
     path = shutil.which(name)
     if path is None:
-        raise CannotStart(f"not found on the PATH: {_HOW_TO_GET.get(name, name)}")
+        raise StartupFailed(f"not found on the PATH: {_HOW_TO_GET.get(name, name)}")
     return path
 
 
@@ -153,7 +153,7 @@ def _compiler(log: Path) -> str:
     go = tool("go")
     version = re.search(r"go([0-9]+)\.([0-9]+)\S* (\w+)/(\w+)", subprocess.check_output([go, "version"], text=True))
     if version is None:
-        raise CannotStart(f"{go} does not tell its version")
+        raise StartupFailed(f"{go} does not tell its version")
     if (int(version[1]), int(version[2])) >= _GO_NEEDED:
         return go
     module = f"golang.org/toolchain@v0.0.1-go{_GO_FETCHED}.{version[3]}-{version[4]}"
@@ -165,7 +165,7 @@ def _compiler(log: Path) -> str:
 
 
 def _run(title: str, command: Sequence[str], *, log: Path, environment: dict[str, str] | None = None) -> None:
-    """Runs a build and says every few seconds where it is. Raises CannotStart with the end of its output where it fails."""
+    """Runs a build and says every few seconds where it is. Raises StartupFailed with the end of its output where it fails."""
     click.echo(title)
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as output:
@@ -189,4 +189,4 @@ def _wait(build: subprocess.Popen[bytes], limit: timedelta) -> int | None:
 
 
 def _failed(title: str, command: Sequence[str], log: Path) -> NoReturn:
-    raise CannotStart(f"{title}: `{' '.join(command)}` failed. Its last lines:\n{last_lines(log)}")
+    raise StartupFailed(f"{title}: `{' '.join(command)}` failed. Its last lines:\n{last_lines(log)}")

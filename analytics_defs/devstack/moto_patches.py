@@ -15,7 +15,7 @@ from typing import Any
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def one_at_a_time(app: App) -> App:
+def serialize_requests(app: App) -> App:
     """The same application behind a lock."""
     lock = threading.Lock()
 
@@ -26,7 +26,7 @@ def one_at_a_time(app: App) -> App:
     return guarded
 
 
-def swift_transactions() -> None:
+def patch_transactions() -> None:
     """Replaces `TransactWriteItems` of moto's DynamoDB, for this process. Twice is once."""
     from moto.dynamodb import models
     from moto.dynamodb.models import DynamoDBBackend

@@ -15,12 +15,12 @@ import click
 
 from analytics_defs.devstack import env_file, install
 from analytics_defs.devstack.processes import ProcessRecord, end_group
-from analytics_defs.devstack.servers import Server, dynamodb_server, kafka_server, minio_server
-from analytics_defs.errors import CannotStart
+from analytics_defs.devstack.servers import NativeServer, dynamodb_server, kafka_server, minio_server
+from analytics_defs.errors import StartupFailed
 
-Maker = Callable[[Path], Server]
+ServerFactory = Callable[[Path], NativeServer]
 ENDPOINTS = ("KAFKA_BROKERS", "DYNAMO_ENDPOINT", "MINIO_ENDPOINT")
-MAKERS: dict[str, Maker] = {"kafka": kafka_server, "dynamodb": dynamodb_server, "minio": minio_server}
+SERVER_FACTORIES: dict[str, ServerFactory] = {"kafka": kafka_server, "dynamodb": dynamodb_server, "minio": minio_server}
 
 
 def start(folder: Path) -> None:
@@ -39,7 +39,7 @@ def start(folder: Path) -> None:
         except BaseException:
             _end(folder)
             raise
-        env_file.write(folder / "env", settings)
+        env_file.write_env_file(folder / "env", settings)
         for key in ENDPOINTS:
             click.echo(f"{key}={settings[key]}")
         click.echo(f"point a shell at them with: set -a; . {folder / 'env'}; set +a")
@@ -64,13 +64,13 @@ def run_with(folder: Path, command: Sequence[str]) -> int:
     if named:
         missing = [key for key in ENDPOINTS if key not in named]
         if missing:
-            raise CannotStart(f"{', '.join(named)} set, but not {', '.join(missing)}: name all servers, or none")
+            raise StartupFailed(f"{', '.join(named)} set, but not {', '.join(missing)}: name all servers, or none")
         return _run(command, {})
     if _all_run(folder):
-        return _run(command, env_file.read(folder / "env"))
+        return _run(command, env_file.read_env_file(folder / "env"))
     try:
         start(folder)
-        return _run(command, env_file.read(folder / "env"))
+        return _run(command, env_file.read_env_file(folder / "env"))
     finally:
         stop(folder)
 
@@ -85,7 +85,7 @@ def _run(command: Sequence[str], settings: Mapping[str, str]) -> int:
 
 def _start_all(folder: Path) -> dict[str, str]:
     servers = []
-    for name, make in MAKERS.items():
+    for name, make in SERVER_FACTORIES.items():
         shutil.rmtree(folder / name, ignore_errors=True)
         server = make(folder / name)
         click.echo(f"starting {server.name} at {server.address}, log in {server.log}")
@@ -101,7 +101,7 @@ def _start_all(folder: Path) -> dict[str, str]:
 def _end(folder: Path) -> list[str]:
     (folder / "env").unlink(missing_ok=True)
     ended = []
-    for name in MAKERS:
+    for name in SERVER_FACTORIES:
         record = ProcessRecord.load(folder / name / "process.json")
         if record is not None and (record.is_alive() or record.group()):
             end_group(record)
@@ -111,7 +111,7 @@ def _end(folder: Path) -> list[str]:
 
 
 def _all_run(folder: Path) -> bool:
-    records = [ProcessRecord.load(folder / name / "process.json") for name in MAKERS]
+    records = [ProcessRecord.load(folder / name / "process.json") for name in SERVER_FACTORIES]
     return (folder / "env").exists() and all(record is not None and record.is_alive() for record in records)
 
 
@@ -123,5 +123,5 @@ def _exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
-            raise CannotStart(f"{folder / 'lock'} cannot be locked: {error}") from error
+            raise StartupFailed(f"{folder / 'lock'} cannot be locked: {error}") from error
         yield

@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient
 from analytics_defs.devstack import install
 from analytics_defs.devstack.processes import POLL_SECONDS, ProcessRecord, end_group, last_lines, signal_group, spawn
 from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http_status
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 READY_WITHIN = timedelta(seconds=60)
 AWS_KEYS = {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -61,7 +61,7 @@ log.cleaner.backoff.ms=1000
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class NativeServer:
     """How to start one server, and what its clients need. `start` after `stop` or `kill` finds the port and the data again."""
 
     name: str
@@ -90,7 +90,7 @@ class Server:
     def launch(self) -> None:
         """Starts the process and does not wait for it. One that still runs in this folder is a CannotStart."""
         if self.process is not None and self.process.is_alive():
-            raise CannotStart(f"{self.name} already runs in {self.folder} as process {self.process.pid}")
+            raise StartupFailed(f"{self.name} already runs in {self.folder} as process {self.process.pid}")
         spawn(self.command, log=self.log, environment=self.environment).save(self.folder / "process.json")
 
     def await_ready(self) -> None:
@@ -101,7 +101,7 @@ class Server:
             if ended or time.monotonic() > deadline:
                 self.kill()
                 trouble = "ended while starting" if ended else f"did not answer within {READY_WITHIN.total_seconds():.0f} s"
-                raise CannotStart(f"{self.name} at {self.address} {trouble}. The end of {self.log}:\n{last_lines(self.log)}")
+                raise StartupFailed(f"{self.name} at {self.address} {trouble}. The end of {self.log}:\n{last_lines(self.log)}")
             time.sleep(POLL_SECONDS)
 
     def start(self) -> None:
@@ -129,30 +129,30 @@ class Server:
 
 
 @contextmanager
-def kafka(folder: Path) -> Iterator[Server]:
+def kafka(folder: Path) -> Iterator[NativeServer]:
     """A broker of its own for the length of the block."""
     yield from _running(kafka_server(folder))
 
 
 @contextmanager
-def dynamodb(folder: Path) -> Iterator[Server]:
+def dynamodb(folder: Path) -> Iterator[NativeServer]:
     """A DynamoDB Local of its own for the length of the block. Its tables do not survive a `stop` or `kill`."""
     yield from _running(dynamodb_server(folder))
 
 
 @contextmanager
-def durable_dynamodb(folder: Path) -> Iterator[Server]:
+def durable_dynamodb(folder: Path) -> Iterator[NativeServer]:
     """The same with tables that survive a `stop` and a `kill`: for tests of a store that goes away and comes back."""
     yield from _running(durable_dynamodb_server(folder))
 
 
 @contextmanager
-def minio(folder: Path) -> Iterator[Server]:
+def minio(folder: Path) -> Iterator[NativeServer]:
     """A MinIO of its own for the length of the block."""
     yield from _running(minio_server(folder))
 
 
-def kafka_server(folder: Path) -> Server:
+def kafka_server(folder: Path) -> NativeServer:
     """One KRaft node, formatted, not started. Topics are never created by accident: `auto.create.topics.enable=false`."""
     port, controller_port = free_port(), free_port()
     data, properties = folder / "data", folder / "server.properties"
@@ -162,20 +162,20 @@ def kafka_server(folder: Path) -> Server:
     jvm = (*_jvm(folder), "-Dlog4j2.level=WARN", "-cp", f"{install.kafka_jars()}/*")
     _format(folder, [*jvm, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties), "--standalone"])
     settings = {"KAFKA_BROKERS": f"{LOOPBACK}:{port}"}
-    return Server("Apache Kafka", folder, port, (*jvm, "kafka.Kafka", str(properties)), settings, _kafka_answers)
+    return NativeServer("Apache Kafka", folder, port, (*jvm, "kafka.Kafka", str(properties)), settings, _kafka_answers)
 
 
-def dynamodb_server(folder: Path) -> Server:
+def dynamodb_server(folder: Path) -> NativeServer:
     """Not started yet. Keeps its tables in memory, as the published measurements do: a restart forgets them."""
     return _dynamodb_local(folder, "-inMemory")
 
 
-def durable_dynamodb_server(folder: Path) -> Server:
+def durable_dynamodb_server(folder: Path) -> NativeServer:
     """Not started yet. Keeps its tables in the folder, so that a restart finds them; single writes are about 8 times slower."""
     return _dynamodb_local(folder, "-dbPath", str(folder / "data"))
 
 
-def _dynamodb_local(folder: Path, *storage: str) -> Server:
+def _dynamodb_local(folder: Path, *storage: str) -> NativeServer:
     """Listens on every interface, for want of an option; what it holds is test data, and its keys are `fake`."""
     port, jars = free_port(), install.dynamodb_jars()
     (folder / "data").mkdir(parents=True)
@@ -183,10 +183,10 @@ def _dynamodb_local(folder: Path, *storage: str) -> Server:
     options = (*storage, "-sharedDb", "-port", str(port), "-disableTelemetry")
     settings = {"DYNAMO_ENDPOINT": f"http://{LOOPBACK}:{port}"} | AWS_KEYS
     command = (*jvm, "software.amazon.dynamodb.services.local.main.ServerRunner", *options)
-    return Server("DynamoDB Local", folder, port, command, settings, _dynamodb_answers)
+    return NativeServer("DynamoDB Local", folder, port, command, settings, _dynamodb_answers)
 
 
-def minio_server(folder: Path) -> Server:
+def minio_server(folder: Path) -> NativeServer:
     """Not started yet. Without its console, which would listen on a port of its own."""
     port, binary = free_port(), install.minio_binary()
     data = folder / "data"
@@ -195,16 +195,16 @@ def minio_server(folder: Path) -> Server:
     credentials = {"MINIO_ROOT_USER": MINIO_KEYS["MINIO_ACCESS_KEY"], "MINIO_ROOT_PASSWORD": MINIO_KEYS["MINIO_SECRET_KEY"]}
     environment = credentials | {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off"}
     settings = {"MINIO_ENDPOINT": f"http://{LOOPBACK}:{port}"} | MINIO_KEYS
-    return Server("MinIO", folder, port, command, settings, _minio_answers, environment)
+    return NativeServer("MinIO", folder, port, command, settings, _minio_answers, environment)
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[Server]:
+def redis(folder: Path) -> Iterator[NativeServer]:
     """A Redis of its own for the length of the block."""
     yield from _running(redis_server(folder))
 
 
-def redis_server(folder: Path) -> Server:
+def redis_server(folder: Path) -> NativeServer:
     """Not started yet. Writes each message to the disk before it confirms it, as in docker-compose.yml: a `kill` loses none."""
     binary = install.tool("redis-server")
     port, data = free_port(), folder / "data"
@@ -212,10 +212,10 @@ def redis_server(folder: Path) -> Server:
     durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
     command = (binary, "--bind", LOOPBACK, "--port", str(port), "--dir", str(data), *durable)
     settings = {"DAGSTER_CELERY_BROKER": f"redis://{LOOPBACK}:{port}/0"}
-    return Server("Redis", folder, port, command, settings, _redis_answers)
+    return NativeServer("Redis", folder, port, command, settings, _redis_answers)
 
 
-def _running(server: Server) -> Iterator[Server]:
+def _running(server: NativeServer) -> Iterator[NativeServer]:
     try:
         server.start()
         yield server
@@ -242,7 +242,7 @@ def _cluster_id() -> str:
 def _format(folder: Path, command: list[str]) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
-        raise CannotStart(f"Apache Kafka: formatting {folder} failed:\n{finished.stdout}{finished.stderr}")
+        raise StartupFailed(f"Apache Kafka: formatting {folder} failed:\n{finished.stdout}{finished.stderr}")
 
 
 def _kafka_answers(port: int) -> bool:

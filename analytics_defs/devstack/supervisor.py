@@ -19,7 +19,7 @@ from types import FrameType
 import click
 
 from analytics_defs.devstack.processes import ProcessRecord, end_group, last_lines, spawn
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 GRACE = timedelta(seconds=20)
 _POLL_SECONDS = 0.1
@@ -30,7 +30,7 @@ class StopRequested(Exception):
     """SIGINT, SIGTERM or SIGHUP came. Raised where the stack waits, never in the middle of a step."""
 
 
-class Stack:
+class Supervisor:
     """The programs of one folder. Each leaves its record there, so that whatever a SIGKILL leaves running is ended by the next start.
 
     A supervisor that waits for the programs themselves is not enough: `dagster dev` ends before its children do.
@@ -56,7 +56,7 @@ class Stack:
         record.save(self.folder / "processes" / name)
         self._programs[name], self._kinds[name] = record, kind or name
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str], *, limit: timedelta) -> None:
+    def run_all(self, command: Sequence[str], environment: Mapping[str, str], *, limit: timedelta) -> None:
         """Runs a command to its end, with its output on the console. Raises StopRequested, or CannotStart where it fails."""
         process = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
@@ -65,14 +65,14 @@ class Stack:
             process.kill()
             process.wait()
         if process.returncode:
-            raise CannotStart(f"`{shlex.join(command)}` failed with status {process.returncode}")
+            raise StartupFailed(f"`{shlex.join(command)}` failed with status {process.returncode}")
 
     def wait_until(self, condition: Callable[[], bool], *, what: str, limit: timedelta) -> None:
         """Returns when `condition` holds. Raises StopRequested, or CannotStart when a program ended or time is up."""
         deadline = time.monotonic() + limit.total_seconds()
         while not condition():
             if time.monotonic() > deadline:
-                raise CannotStart(f"{what} took longer than {limit.total_seconds():.0f} s; the logs are in {self.folder / 'logs'}")
+                raise StartupFailed(f"{what} took longer than {limit.total_seconds():.0f} s; the logs are in {self.folder / 'logs'}")
             self._look()
             time.sleep(_POLL_SECONDS)
 
@@ -92,13 +92,13 @@ class Stack:
         ended = [name for name, record in self._programs.items() if not record.is_alive()]
         for name in ended:
             if all(other in ended for other, kind in self._kinds.items() if kind == self._kinds[name]):
-                raise CannotStart(f"{name} ended by itself. The end of {self.log(name)}:\n{last_lines(self.log(name))}")
+                raise StartupFailed(f"{name} ended by itself. The end of {self.log(name)}:\n{last_lines(self.log(name))}")
             click.echo(f"{name} ended by itself; the others of its kind go on. Its log is {self.log(name)}")
             del self._programs[name], self._kinds[name]
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Stack]:
+def supervised(folder: Path) -> Iterator[Supervisor]:
     """An empty stack in `folder`, the only one there at a time. When the block ends, its programs end, and of its files only logs stay.
 
     Takes SIGINT, SIGTERM and SIGHUP for the length of the block, also where they were ignored: main thread only.
@@ -111,7 +111,7 @@ def opened(folder: Path) -> Iterator[Stack]:
         for name in ("logs", "processes"):
             (folder / name).mkdir()
         (folder / "tmp").symlink_to(tempfile.mkdtemp(prefix="analytics-dev-"))
-        stack = Stack(folder)
+        stack = Supervisor(folder)
         before = {number: signal.signal(number, stack.request_stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield stack
@@ -130,7 +130,7 @@ def _owned(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise CannotStart(f"one already runs in {folder}, as process {lock.read()}; its settings are in {folder / 'env'}") from None
+            raise StartupFailed(f"one already runs in {folder}, as process {lock.read()}; its settings are in {folder / 'env'}") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

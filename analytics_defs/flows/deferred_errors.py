@@ -10,13 +10,13 @@ from analytics_defs.errors import AnalyticsError
 
 
 @dataclass(slots=True)
-class Deferred:
+class DeferredErrors:
     """The faults of one flow, in the order of their happening."""
 
     faults: list[AnalyticsError] = field(default_factory=list)
 
     @contextmanager
-    def every(self) -> Iterator[None]:
+    def defer_all(self) -> Iterator[None]:
         """Note whatever of ours is raised inside."""
         try:
             yield
@@ -24,7 +24,7 @@ class Deferred:
             self.faults.append(fault)
 
     @contextmanager
-    def lasting(self) -> Iterator[None]:
+    def defer_non_retryable(self) -> Iterator[None]:
         """Note what waits for a person. What may pass by itself is raised at once."""
         try:
             yield

@@ -12,32 +12,32 @@ from itertools import islice, takewhile
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from analytics_defs.core.events.event import EVENT_TYPES
-from analytics_defs.simulator.shop import Shares, messages
+from analytics_defs.core.events.schema import EVENT_TYPES
+from analytics_defs.simulator.shop import TrafficMix, messages
 
 if TYPE_CHECKING:
-    from analytics_defs.adapters.kafka.producer import Outgoing
+    from analytics_defs.adapters.kafka.producer import OutgoingRecord
 
-SLICE_SECONDS = 0.25
+PUBLISH_INTERVAL_SECONDS = 0.25
 
 
-def outgoing(seed: int, shares: Shares, topics: Sequence[str]) -> Iterator[Outgoing]:
+def simulated_records(seed: int, shares: TrafficMix, topics: Sequence[str]) -> Iterator[OutgoingRecord]:
     """Records without end. The n-th event type goes to the n-th topic, around again where there are fewer topics."""
     by_type = {name: topics[number % len(topics)] for number, name in enumerate(EVENT_TYPES)}
     for message in messages(seed, lambda: datetime.now(UTC), shares):
         yield by_type[message.topic], message.key, message.value, ()
 
 
-class Publisher(Protocol):
+class RecordPublisher(Protocol):
     """A producer that confirms what it published."""
 
-    def publish(self, records: Iterable[Outgoing], on_progress: Callable[[int], None]) -> int: ...
+    def publish(self, records: Iterable[OutgoingRecord], on_progress: Callable[[int], None]) -> int: ...
 
 
-class Faucet:
+class LoadGenerator:
     """Publishes records until a count is reached or somebody asks to stop. What is under way then is still confirmed."""
 
-    def __init__(self, producer: Publisher, records: Iterator[Outgoing]) -> None:
+    def __init__(self, producer: RecordPublisher, records: Iterator[OutgoingRecord]) -> None:
         self._producer = producer
         self._records = records
         self._stopped = threading.Event()
@@ -57,7 +57,7 @@ class Faucet:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def flow(self, rate: float | None, count: int | None, on_confirmed: Callable[[int], None]) -> None:
+    def run(self, rate: float | None, count: int | None, on_confirmed: Callable[[int], None]) -> None:
         """`rate` records a second, or as fast as it goes. Raises for the first record that is refused."""
         if rate is None:
             self._publish(count, on_confirmed)
@@ -66,7 +66,7 @@ class Faucet:
         while not self._stopped.is_set() and (count is None or self.confirmed < count):
             due = int((time.monotonic() - started) * rate) + 1 - self.confirmed  # what a slow broker delayed is caught up
             self._publish(due if count is None else min(due, count - self.confirmed), on_confirmed)
-            self._stopped.wait(max(SLICE_SECONDS, 1 / rate))
+            self._stopped.wait(max(PUBLISH_INTERVAL_SECONDS, 1 / rate))
 
     def _publish(self, count: int | None, on_confirmed: Callable[[int], None]) -> None:
         before = self.confirmed

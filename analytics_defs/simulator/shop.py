@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, NamedTuple
 
-from analytics_defs.core.events.event import Reason
+from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.timestamps import iso_milliseconds
 
 LOW_STOCK = 10
@@ -37,21 +37,21 @@ _SELLERS = tuple(f"seller-{name}" for name in ("aalto", "birch", "calder", "dufo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
+class TrafficMix:
     """How many of all records are unlike the others, each from 0 (none) to 1 (all). A late event may be in legacy form, too."""
 
     legacy: float = 0.05
     """In the form that older producers still publish: no id, no timestamp."""
     late: float = 0.01
     """With a timestamp one hour to three days ago."""
-    repeated: float = 0.01
+    duplicated: float = 0.01
     """One of the last thousand events again, byte for byte, as from a producer that got no answer. Never a legacy one: it has no id."""
     broken: float = 0.005
     """No event: one of `BROKEN`."""
 
 
-USUAL = Shares()
-FLAWLESS = Shares(legacy=0, late=0, repeated=0, broken=0)
+DEFAULT_MIX = TrafficMix()
+CLEAN_MIX = TrafficMix(legacy=0, late=0, duplicated=0, broken=0)
 """Distinct, valid, timely events in current form, and nothing else."""
 
 
@@ -63,13 +63,13 @@ class Message(NamedTuple):
     value: bytes
 
 
-def messages(seed: int, clock: Callable[[], datetime], shares: Shares = USUAL) -> Iterator[Message]:
+def messages(seed: int, clock: Callable[[], datetime], shares: TrafficMix = DEFAULT_MIX) -> Iterator[Message]:
     """The shop's records, without end. The same seed, shares and answers of `clock` (aware; asked once a record): the same bytes."""
     random, shop = Random(seed), _Shop(Random(f"shop {seed}"))
     sent: deque[Message] = deque(maxlen=_REMEMBERED)
     while True:
         now = clock()
-        if random.random() < shares.repeated and sent:
+        if random.random() < shares.duplicated and sent:
             yield random.choice(sent)
             continue
         if random.random() < shares.late:
@@ -220,17 +220,17 @@ def _text(document: Mapping[str, Any]) -> bytes:
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-BROKEN: Mapping[Reason, Callable[[dict[str, Any]], bytes]] = {
-    Reason.NOT_UTF8: lambda event: _encode(event).encode("utf-16"),
-    Reason.NOT_JSON: lambda event: _text(event)[:-20],
-    Reason.DUPLICATE_KEY: lambda event: b'{"version":"1.0",' + _text(event)[1:],
-    Reason.NESTED_TOO_DEEP: lambda event: _text(event | {"trace": 0}).replace(b'"trace":0', b'"trace":' + b"[" * 200 + b"]" * 200),
-    Reason.LONE_SURROGATE: lambda event: _text(event)[:-1] + b',"note":"\\ud83d"}',
-    Reason.NOT_AN_OBJECT: lambda event: b"[" + _text(event) + b"]",
-    Reason.UNKNOWN_TYPE: lambda event: _text(event | {"type": "ProductViewed"}),
-    Reason.SCHEMA: lambda event: _text(event | {"timestamp": "yesterday"}),
-    Reason.ID_TOO_LONG: lambda event: _text(event | {"id": event["id"] * 100}),
-    Reason.TIMESTAMP_IN_FUTURE: lambda event: _text(event | {"timestamp": "2999-12-31T23:59:59Z"}),
+BROKEN: Mapping[RejectionReason, Callable[[dict[str, Any]], bytes]] = {
+    RejectionReason.NOT_UTF8: lambda event: _encode(event).encode("utf-16"),
+    RejectionReason.NOT_JSON: lambda event: _text(event)[:-20],
+    RejectionReason.DUPLICATE_KEY: lambda event: b'{"version":"1.0",' + _text(event)[1:],
+    RejectionReason.NESTED_TOO_DEEP: lambda event: _text(event | {"trace": 0}).replace(b'"trace":0', b'"trace":' + b"[" * 200 + b"]" * 200),
+    RejectionReason.LONE_SURROGATE: lambda event: _text(event)[:-1] + b',"note":"\\ud83d"}',
+    RejectionReason.NOT_AN_OBJECT: lambda event: b"[" + _text(event) + b"]",
+    RejectionReason.UNKNOWN_TYPE: lambda event: _text(event | {"type": "ProductViewed"}),
+    RejectionReason.SCHEMA: lambda event: _text(event | {"timestamp": "yesterday"}),
+    RejectionReason.ID_TOO_LONG: lambda event: _text(event | {"id": event["id"] * 100}),
+    RejectionReason.TIMESTAMP_IN_FUTURE: lambda event: _text(event | {"timestamp": "2999-12-31T23:59:59Z"}),
 }
 """Ways to break an event in current form, by the reason it is rejected for."""
 _WAYS_TO_BREAK = tuple(BROKEN.values())

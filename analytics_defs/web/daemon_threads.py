@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def begin(name: str, job: Callable[[], T]) -> Future[T]:
+def run_in_daemon_thread(name: str, job: Callable[[], T]) -> Future[T]:
     """Runs the job in a thread of its own. An executor would be waited for at the end of the process, hung calls and all."""
     future: Future[T] = Future()
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _log = logging.getLogger(__name__)
 
 
-class Guard:
+class ErrorMiddleware:
     """Starlette's own last resort answers too, and then raises again: the server would log a stack trace with what was in it."""
 
     def __init__(self, app: ASGIApp) -> None:

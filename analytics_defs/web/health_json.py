@@ -6,41 +6,41 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from analytics_defs.core.events.event import EVENT_TYPES
-from analytics_defs.core.ingest.batch_accounting import added, recent_hours
-from analytics_defs.core.ingest.planning import Lag
-from analytics_defs.core.ledger import REDRIVE_HEAD, BatchKind, BatchRecord
-from analytics_defs.core.monitoring.health import KAFKA, Answer, Picture, lag_seconds, verdict
+from analytics_defs.core.events.schema import EVENT_TYPES
+from analytics_defs.core.ingest.batch_accounting import recent_hours, sum_counters
+from analytics_defs.core.ingest.planning import PartitionLag
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, BatchKind, BatchRecord
+from analytics_defs.core.monitoring.health import KAFKA, HealthSnapshot, ProbeResult, evaluate_health, lag_seconds
 from analytics_defs.core.timestamps import iso_milliseconds
 
-HOURS = 24
+RECENT_HOURS = 24
 CREATED, UPDATED, DELETED, LOW_STOCK = EVENT_TYPES
 TYPE, REASON = "type.", "reason."
 
 
-def health(picture: Picture) -> dict[str, Any]:
+def health_json(picture: HealthSnapshot) -> dict[str, Any]:
     """The body of `/health`."""
-    found = verdict(picture)
+    found = evaluate_health(picture)
     return {
         "status": "healthy" if found.healthy else "unhealthy",
-        "timestamp": iso_milliseconds(picture.at),
+        "timestamp": iso_milliseconds(picture.taken_at),
         "reasons": list(found.reasons),
-        "services": {name: service(each) | (_kafka(picture) if name == KAFKA else {}) for name, each in picture.services.items()},
-        "metrics": metrics(picture),
+        "services": {name: service_json(each) | (_kafka(picture) if name == KAFKA else {}) for name, each in picture.services.items()},
+        "metrics": metrics_json(picture),
         "version": picture.version,
     }
 
 
-def service(answer: Answer[object]) -> dict[str, Any]:
+def service_json(answer: ProbeResult[object]) -> dict[str, Any]:
     return {
         "status": "healthy" if answer.ok else "unhealthy",
         "latencyMs": answer.latency_ms,
-        "checkedMsAgo": answer.age_ms,
+        "checkedAgoMs": answer.age_ms,
         "error": answer.error if answer.error or answer.ok else "no answer yet",
     }
 
 
-def _kafka(picture: Picture) -> dict[str, Any]:
+def _kafka(picture: HealthSnapshot) -> dict[str, Any]:
     if picture.planning is None:
         return {"lag": None}
     return {
@@ -50,22 +50,22 @@ def _kafka(picture: Picture) -> dict[str, Any]:
     }
 
 
-def _partition(lag: Lag, picture: Picture) -> dict[str, Any]:
+def _partition(lag: PartitionLag, picture: HealthSnapshot) -> dict[str, Any]:
     seconds = lag_seconds(lag, picture)
     return {
         "lag": lag.offsets,
-        "heldBack": lag.held_back,
-        "next": lag.next,
+        "transactionLag": lag.transaction_lag,
+        "next": lag.next_offset,
         "lagSeconds": seconds if seconds is None else round(seconds, 1),
     }
 
 
-def metrics(picture: Picture) -> dict[str, Any] | None:
+def metrics_json(picture: HealthSnapshot) -> dict[str, Any] | None:
     """None until the ledger was read once. Afterwards the newest that was read, with its age."""
-    found = picture.figures.value
+    found = picture.ledger_statistics.value
     if found is None:
         return None
-    counters = added(list(found.lanes.values()))
+    counters = sum_counters(list(found.lanes.values()))
     types = by_type(counters)
     created, deleted = types.get(CREATED, 0), types.get(DELETED, 0)
     return {
@@ -73,38 +73,38 @@ def metrics(picture: Picture) -> dict[str, Any] | None:
         "totalProducts": max(0, created - deleted),
         "eventsByType": types,
         "productsByStatus": {"created": created, "updated": types.get(UPDATED, 0), "deleted": deleted, "lowStock": types.get(LOW_STOCK, 0)},
-        "hourlyStats": {hour: found.hours.get(hour, {}).get("events", 0) for hour in recent_hours(picture.at, HOURS)},
-        "hourlyStatsByType": {hour: named(counts, TYPE) for hour, counts in sorted(found.hours.items())},
-        "processing": {"batches": counters.get("batches", 0)} | processing(found.batches),
-        "repeats": counters.get("repeats", 0),
+        "hourlyStats": {hour: found.hours.get(hour, {}).get("events", 0) for hour in recent_hours(picture.taken_at, RECENT_HOURS)},
+        "hourlyStatsByType": {hour: with_prefix(counts, TYPE) for hour, counts in sorted(found.hours.items())},
+        "processing": {"batches": counters.get("batches", 0)} | processing_json(found.batches),
+        "duplicates": counters.get("duplicates", 0),
         "deadLetters": counters.get("dead_letters", 0),
-        "deadLettersByReason": named(counters, REASON),
+        "deadLettersByReason": with_prefix(counters, REASON),
         "tombstones": counters.get("tombstones", 0),
         "gaps": counters.get("gaps", 0),
         "lost": counters.get("lost", 0),
         "unaccounted": unaccounted(picture),
-        "ageMs": picture.figures_age_ms,
+        "ageMs": picture.ledger_read_age_ms,
     }
 
 
 def by_type(counters: Mapping[str, int]) -> dict[str, int]:
     """Events by type; the four that are known are always there."""
-    return dict.fromkeys(EVENT_TYPES, 0) | named(counters, TYPE)
+    return dict.fromkeys(EVENT_TYPES, 0) | with_prefix(counters, TYPE)
 
 
-def named(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
+def with_prefix(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
     return {name.removeprefix(prefix): count for name, count in sorted(counters.items()) if name.startswith(prefix) and count}
 
 
-def unaccounted(picture: Picture) -> int | None:
+def unaccounted(picture: HealthSnapshot) -> int | None:
     """Offsets that the heads have passed and no outcome explains; None where the heads cannot be read."""
     snapshot = picture.dynamodb.value
     if snapshot is None or not picture.dynamodb.ok:
         return None
-    return sum(abs(head.unaccounted) for each, head in snapshot.heads.items() if each != REDRIVE_HEAD)
+    return sum(abs(head.unaccounted) for each, head in snapshot.checkpoints.items() if each != REDRIVE_CHECKPOINT)
 
 
-def processing(batches: Sequence[BatchRecord]) -> dict[str, Any]:
+def processing_json(batches: Sequence[BatchRecord]) -> dict[str, Any]:
     """How fast the newest batches were. None where there is nothing to measure."""
     ingested = [each for each in batches if each.batch.kind is BatchKind.INGEST]
     seconds = sorted(each.duration_ms / 1000 for each in ingested)

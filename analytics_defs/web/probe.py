@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from analytics_defs.core.monitoring.health import Answer
+from analytics_defs.core.monitoring.health import ProbeResult
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Clock
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-LIMIT = timedelta(seconds=2)
+PROBE_TIMEOUT = timedelta(seconds=2)
 """An attempt that takes longer counts as no answer, until it comes back."""
 
 
@@ -42,13 +42,13 @@ class Probe(Generic[T]):
         self._before = before
         self._clock = clock
         self._fresh_ms = int(fresh_for.total_seconds() * 1000)
-        self._limit_ms = int(LIMIT.total_seconds() * 1000)
+        self._limit_ms = int(PROBE_TIMEOUT.total_seconds() * 1000)
         self._lock = threading.Lock()
-        self._newest: Answer[T] = Answer()
+        self._newest: ProbeResult[T] = ProbeResult()
         self._finished_ms = 0
         self._attempt: _Attempt | None = None
 
-    def look(self) -> Answer[T]:
+    def result(self) -> ProbeResult[T]:
         """How it stands. Never waits."""
         with self._lock:
             now, answer = self._clock.elapsed_ms(), replace(self._newest, age_ms=self._age_ms())
@@ -94,9 +94,9 @@ class Probe(Generic[T]):
             before, self._finished_ms = self._newest, self._clock.elapsed_ms()
             took = self._finished_ms - started_ms
             if error is None:
-                self._newest = Answer(value, None, took, 0, self._clock.now())
+                self._newest = ProbeResult(value, None, took, 0, self._clock.now())
             else:
-                self._newest = Answer(before.value, error, took, 0, before.succeeded_at)
+                self._newest = ProbeResult(before.value, error, took, 0, before.succeeded_at)
             self._attempt = None
         if (error is None) != (before.error is None):
             _log.warning("%s: %s", self.name, error or "answers again")

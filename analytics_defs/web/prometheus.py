@@ -11,18 +11,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from analytics_defs.web.metric_families import Family, Kind
+from analytics_defs.web.metric_families import MetricFamily, MetricKind
 
 OPENMETRICS, TEXT = "application/openmetrics-text", "text/plain"
 
 
-class Format(StrEnum):
+class ExpositionFormat(StrEnum):
     JSON = "json"
     PROMETHEUS = "prometheus"
     OPENMETRICS = "openmetrics"
 
 
-_OFFERED = {Format.JSON: "application/json", Format.PROMETHEUS: TEXT, Format.OPENMETRICS: OPENMETRICS}
+_OFFERED = {ExpositionFormat.JSON: "application/json", ExpositionFormat.PROMETHEUS: TEXT, ExpositionFormat.OPENMETRICS: OPENMETRICS}
 """JSON first: it is what those get who take everything alike."""
 
 
@@ -32,7 +32,7 @@ class Exposition:
     content_type: str
 
 
-def asked_for(accept: str) -> Format:
+def negotiate_format(accept: str) -> ExpositionFormat:
     """The one of the three that the client likes best, the earlier one of two that it likes alike; JSON where it wants none of them."""
     ranges = [_media_range(each) for each in accept.split(",")]
     liked = []
@@ -43,7 +43,7 @@ def asked_for(accept: str) -> Format:
                 liked.append(min(fitting))
                 break
     best = min(liked, default=None)
-    return best[-1] if best is not None and best[0] < 0 else Format.JSON
+    return best[-1] if best is not None and best[0] < 0 else ExpositionFormat.JSON
 
 
 def _media_range(text: str) -> tuple[str, float]:
@@ -60,7 +60,7 @@ def _quality(text: str) -> float:
     return found if 0 <= found <= 1 else 0.0
 
 
-def expose(families: Sequence[Family], accept: str, wanted: Format) -> Exposition:
+def render_metrics(families: Sequence[MetricFamily], accept: str, wanted: ExpositionFormat) -> Exposition:
     """`accept` also names the version of the format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(families))
@@ -68,23 +68,23 @@ def expose(families: Sequence[Family], accept: str, wanted: Format) -> Expositio
     return Exposition(encoder(registry), content_type)
 
 
-def _encoder(accept: str, wanted: Format) -> tuple[Callable[[CollectorRegistry], bytes], str]:
-    if asked_for(accept) is not wanted:  # asked for by name: the version that every scraper reads
-        accept = OPENMETRICS + "; version=1.0.0" if wanted is Format.OPENMETRICS else TEXT + "; version=0.0.4"
-    elif wanted is Format.PROMETHEUS:
+def _encoder(accept: str, wanted: ExpositionFormat) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    if negotiate_format(accept) is not wanted:  # asked for by name: the version that every scraper reads
+        accept = OPENMETRICS + "; version=1.0.0" if wanted is ExpositionFormat.OPENMETRICS else TEXT + "; version=0.0.4"
+    elif wanted is ExpositionFormat.PROMETHEUS:
         accept = ",".join(each for each in accept.split(",") if OPENMETRICS not in each.lower())
     encoder, content_type = choose_encoder(accept)
     return encoder, content_type
 
 
 class _Families(Collector):
-    def __init__(self, families: Iterable[Family]) -> None:
+    def __init__(self, families: Iterable[MetricFamily]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
         for family in self._families:
             labels = tuple(family.samples[0].labels)
-            make = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+            make = CounterMetricFamily if family.kind is MetricKind.COUNTER else GaugeMetricFamily
             metric = make(family.name, family.help, labels=labels)
             for sample in family.samples:
                 metric.add_metric([sample.labels[label] for label in labels], sample.value)

@@ -17,39 +17,39 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
-REQUEST_WITHIN_SECONDS = 5.0
+REQUEST_READ_TIMEOUT_SECONDS = 5.0
 """From the connection, or from the last answer, to the end of the next request's headers."""
-ANSWER_WITHIN_SECONDS = 30.0
+RESPONSE_TIMEOUT_SECONDS = 30.0
 """Until the client has taken its answer: one that does not read holds no connection for ever."""
-DRAIN_SECONDS = 8
+DRAIN_TIMEOUT = 8
 MAX_HEADER_BYTES = 16 * 1024
 MAX_CONNECTIONS = 400
 """Below the usual limit of 1024 open files, with room for the clients of the stores."""
-BACKLOG = 512
+ACCEPT_BACKLOG = 512
 
 
 @contextmanager
-def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """The socket, listening. Raises CannotStart with host and port where it cannot be had. Port 0: any that is free."""
+def bind_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """The socket, listening. Raises StartupFailed with host and port where it cannot be had. Port 0: any that is free."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise CannotStart(f"HEALTH_HOST={host}: {error.strerror}") from error
+        raise StartupFailed(f"HEALTH_HOST={host}: {error.strerror}") from error
     except UnicodeError as error:  # what no name of a host can be
-        raise CannotStart(f"HEALTH_HOST={host}: not the name or address of a host") from error
+        raise StartupFailed(f"HEALTH_HOST={host}: not the name or address of a host") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and host == "::":
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         try:
             listener.bind(address)
-            listener.listen(BACKLOG)
+            listener.listen(ACCEPT_BACKLOG)
         except OSError as error:
             what = f"cannot listen on port {port} of {host}: {error.strerror}"
-            raise CannotStart(f"{what}. HEALTH_PORT names another port, HEALTH_HOST another address.") from error
+            raise StartupFailed(f"{what}. HEALTH_PORT names another port, HEALTH_HOST another address.") from error
         yield listener
 
 
@@ -58,7 +58,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._limit = self.loop.call_later(REQUEST_WITHIN_SECONDS, self._give_up)
+        self._limit = self.loop.call_later(REQUEST_READ_TIMEOUT_SECONDS, self._give_up)
         if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
 
@@ -71,11 +71,11 @@ class _Connection(H11Protocol):
         super().handle_events()
         if self.cycle is not before:
             self._limit.cancel()
-            self._limit = self.loop.call_later(ANSWER_WITHIN_SECONDS, self.transport.abort)
+            self._limit = self.loop.call_later(RESPONSE_TIMEOUT_SECONDS, self.transport.abort)
 
     def on_response_complete(self) -> None:
         self._limit.cancel()
-        self._limit = self.loop.call_later(REQUEST_WITHIN_SECONDS, self._give_up)
+        self._limit = self.loop.call_later(REQUEST_READ_TIMEOUT_SECONDS, self._give_up)
         super().on_response_complete()
 
     def _give_up(self) -> None:
@@ -97,7 +97,7 @@ class _Connection(H11Protocol):
             each.transport.abort()
 
 
-class Server(uvicorn.Server):
+class ObservabilityServer(uvicorn.Server):
     """TERM and INT end it with what is under way answered; unlike uvicorn's own, the process then ends with 0."""
 
     def __init__(self, app: Starlette) -> None:
@@ -110,8 +110,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 log_config=None,
-                timeout_keep_alive=int(REQUEST_WITHIN_SECONDS),
-                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_keep_alive=int(REQUEST_READ_TIMEOUT_SECONDS),
+                timeout_graceful_shutdown=DRAIN_TIMEOUT,
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             )
         )
@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
         asyncio.run(self.serve([listener]))
 
 
-def address(listener: socket.socket) -> str:
+def format_address(listener: socket.socket) -> str:
     """As a URL has it."""
     found: Any = listener.getsockname()
     host, port = found[0], found[1]

@@ -15,13 +15,19 @@ from uuid import UUID
 from jinja2 import Environment, StrictUndefined, Template
 from starlette.responses import HTMLResponse
 
-from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.core.monitoring.health import DAEMON_SILENT_AFTER, Picture, lag_seconds, seconds_to_loss, verdict
+from analytics_defs.core.monitoring.health import (
+    DAEMON_HEARTBEAT_TIMEOUT,
+    HealthSnapshot,
+    evaluate_health,
+    lag_seconds,
+    seconds_until_data_loss,
+)
 from analytics_defs.web import health_json
 
-BATCHES = 10
-PARTITIONS = 16
+BATCHES_SHOWN = 10
+PARTITIONS_SHOWN = 16
 """Those furthest behind; the others are behind a click."""
 CHART_WIDTH, CHART_HEIGHT, GAP = 720, 160, 4
 """In the units of the drawing, which scales with the window."""
@@ -40,7 +46,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Hour:
+class HourBars:
     hour: str
     total: int
     by_type: Mapping[str, int]
@@ -55,7 +61,7 @@ class Hour:
         )
 
 
-def chart(hours: Mapping[str, Mapping[str, int]]) -> list[Hour]:
+def hours_chart_bars(hours: Mapping[str, Mapping[str, int]]) -> list[HourBars]:
     """Stacked bars, the highest as high as the drawing. Types beyond the four that are known are drawn as the last."""
     top = max((sum(each.values()) for each in hours.values()), default=0)
     step = CHART_WIDTH / max(1, len(hours))
@@ -66,7 +72,7 @@ def chart(hours: Mapping[str, Mapping[str, int]]) -> list[Hour]:
             height = CHART_HEIGHT * count / top if top else 0.0
             y -= height
             bars.append(Bar(round(x, 1), round(y, 1), round(step - GAP, 1), round(height, 1), _place((name, count))))
-        drawn.append(Hour(hour, sum(by_type.values()), by_type, round(x, 1), round(step - GAP, 1), tuple(bars)))
+        drawn.append(HourBars(hour, sum(by_type.values()), by_type, round(x, 1), round(step - GAP, 1), tuple(bars)))
     return drawn
 
 
@@ -74,36 +80,41 @@ def _place(counted: tuple[str, int]) -> int:
     return EVENT_TYPES.index(counted[0]) if counted[0] in EVENT_TYPES else len(EVENT_TYPES)
 
 
-LOSS_UNKNOWN = "Kafka tells no retention of the topic (the embedded broker of make dev never does), or it is watched for less than a minute"
+UNKNOWN_LOSS_TEXT = (
+    "Kafka tells no retention of the topic (the embedded broker of make dev never does), or it is watched for less than a minute"
+)
 
 
-def page(picture: Picture, ui_url: str | None) -> HTMLResponse:
+def render_status_page(picture: HealthSnapshot, ui_url: str | None) -> HTMLResponse:
     """Always 200: a person looks at it. What machines need is in /health."""
-    numbers = health_json.metrics(picture)
-    hours = chart({hour: numbers["hourlyStatsByType"].get(hour, {}) for hour in numbers["hourlyStats"]}) if numbers else []
+    numbers = health_json.metrics_json(picture)
+    hours = hours_chart_bars({hour: numbers["hourlyStatsByType"].get(hour, {}) for hour in numbers["hourlyStats"]}) if numbers else []
     template, policy = _template()
     rows = _partitions(picture)
     body = template.render(
         picture=picture,
-        verdict=verdict(picture),
-        health=health_json.health(picture),
+        verdict=evaluate_health(picture),
+        health=health_json.health_json(picture),
         numbers=numbers,
         dagster=_dagster(picture),
         behind=_behind(rows),
-        loss_unknown=LOSS_UNKNOWN,
-        partitions={"shown": rows[:PARTITIONS], "more": rows[PARTITIONS:]},
+        loss_unknown=UNKNOWN_LOSS_TEXT,
+        partitions={"shown": rows[:PARTITIONS_SHOWN], "more": rows[PARTITIONS_SHOWN:]},
         hours=hours,
         top=max((each.total for each in hours), default=0),
         types=EVENT_TYPES,
         size=(CHART_WIDTH, CHART_HEIGHT),
-        batches=[_line(each, ui_url) for each in (picture.figures.value.batches if picture.figures.value else ())[:BATCHES]],
+        batches=[
+            _line(each, ui_url)
+            for each in (picture.ledger_statistics.value.batches if picture.ledger_statistics.value else ())[:BATCHES_SHOWN]
+        ],
     )
     return HTMLResponse(body, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
-def _partitions(picture: Picture) -> list[dict[str, Any]]:
+def _partitions(picture: HealthSnapshot) -> list[dict[str, Any]]:
     """Those that wait for a person first, then those furthest behind."""
-    stopped = picture.planning.stopped if picture.planning else {}
+    stopped = picture.planning.halted if picture.planning else {}
     ordered = sorted(picture.lags, key=lambda lag: (lag.topic_partition not in stopped, -lag.offsets, lag.topic_partition))
     return [
         {
@@ -111,8 +122,8 @@ def _partitions(picture: Picture) -> list[dict[str, Any]]:
             "stopped": lag.topic_partition in stopped,
             "lag": lag.offsets,
             "age": lag_seconds(lag, picture),
-            "loss": seconds_to_loss(lag, picture),
-            "next": lag.next,
+            "loss": seconds_until_data_loss(lag, picture),
+            "next": lag.next_offset,
         }
         for lag in ordered
     ]
@@ -127,23 +138,23 @@ def _behind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"count": len(behind), "oldest": max(ages, default=None if behind or not rows else 0), "loss": None if isinf(loss) else loss}
 
 
-def _dagster(picture: Picture) -> dict[str, str]:
+def _dagster(picture: HealthSnapshot) -> dict[str, str]:
     told = picture.scheduler
     if told is None:
         return {"state": "not asked", "status": "", "detail": "no instance is named here"}
     if not told.ok or told.value is None:
         return {"state": "unknown", "status": "", "detail": told.error or "no answer yet"}
     beat = told.value.heartbeat
-    silent = None if beat is None else max(0.0, (picture.at - beat).total_seconds())
-    heard = "its daemon was never heard" if silent is None else f"its daemon was heard {duration(silent)} ago"
+    silent = None if beat is None else max(0.0, (picture.taken_at - beat).total_seconds())
+    heard = "its daemon was never heard" if silent is None else f"its daemon was heard {format_duration(silent)} ago"
     if told.value.sensor_stopped:
         return {"state": "sensor stopped", "status": "unhealthy", "detail": heard}
-    if silent is None or silent > DAEMON_SILENT_AFTER.total_seconds():
+    if silent is None or silent > DAEMON_HEARTBEAT_TIMEOUT.total_seconds():
         return {"state": "daemon silent", "status": "unhealthy", "detail": heard}
     return {"state": "running", "status": "healthy", "detail": heard}
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """In the two units that say most: `6.1 s`, `12 min 5 s`, `6 d 23 h`."""
     if seconds is None:
         return "unknown"
@@ -161,7 +172,7 @@ def duration(seconds: float | None) -> str:
     return f"{whole // size} {name}" + (f" {rest} {smaller}" if rest else "")
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -171,7 +182,7 @@ def _line(record: BatchRecord, ui_url: str | None) -> dict[str, Any]:
         "id": record.batch.id,
         "closed": record.closed_at,
         "events": tally.stored,
-        "repeats": tally.repeats,
+        "duplicates": tally.duplicates,
         "dead_letters": tally.dead_letters,
         "seconds": record.duration_ms / 1000,
         "run": f"{ui_url}/runs/{record.batch.run_id}" if ui_url and _is_of_dagster(record.batch.run_id) else None,
@@ -193,7 +204,7 @@ def _template() -> tuple[Template, str]:
     folder = files("analytics_defs.web")
     style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("status.css", "status.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "number": number}
+    environment.filters |= {"duration": format_duration, "number": format_number}
     source = folder.joinpath("status.html").read_text(encoding="utf-8").replace("/*style*/", style).replace("/*script*/", script)
     rules = ("default-src 'none'", f"style-src {_hash(style)}", f"script-src {_hash(script)}", "connect-src 'self'", "img-src data:")
     return environment.from_string(source), "; ".join((*rules, "base-uri 'none'", "form-action 'none'", "frame-ancestors 'self'"))

@@ -10,14 +10,20 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.adapters.kafka.event_log import KafkaConfig
+from analytics_defs.adapters.kafka.client import KafkaConfig
 from analytics_defs.adapters.kafka.topic_config import TopicSpec
-from analytics_defs.adapters.memory import MemoryLog
+from analytics_defs.adapters.memory import MemoryEventLog
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.adapters.object_store.provisioning import NO_PARTITION, BucketGround, DynamoGround, KafkaGround, TopicsWanted
+from analytics_defs.adapters.object_store.provisioning import (
+    PROBE_PARTITION,
+    BucketProvisioner,
+    DynamoProvisioner,
+    KafkaProvisioner,
+    TopicRequirements,
+)
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import Contradiction, Denied, Missing, Unavailable
-from analytics_defs.flows.setup.preflight import Proof, Provable, check
+from analytics_defs.errors import AccessDenied, InconsistentState, ResourceMissing, Unavailable
+from analytics_defs.flows.setup.preflight import Checkable, CheckResult, run_preflight
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down
 from tests.adapters.object_store.scripted_s3 import Answer, Request, scripted_s3
 from tests.contracts.dynamodb_fixtures import DYNAMOS
@@ -29,19 +35,19 @@ KEYS = ObjectStoreKeys("fake", "fake")
 """Of a store that takes any."""
 
 
-def failing(ground: Provable) -> dict[str, Proof]:
-    return {proof.question: proof for proof in check([ground]) if not proof.holds}
+def failing(ground: Checkable) -> dict[str, CheckResult]:
+    return {proof.check: proof for proof in run_preflight([ground]) if not proof.passed}
 
 
-def wanted(*topics: str) -> TopicsWanted:
-    return TopicsWanted(topics, max_event_bytes=1_000)
+def wanted(*topics: str) -> TopicRequirements:
+    return TopicRequirements(topics, max_event_bytes=1_000)
 
 
 @pytest.mark.parametrize("dynamo", ["moto", pytest.param("real", marks=pytest.mark.real)])
 def test_tables_are_made_and_proven_and_no_item_stays(dynamo: str) -> None:
     with DYNAMOS[dynamo]() as found:
-        ground = DynamoGround(found.dynamo, found.tables)
-        assert ground.prepare() == []
+        ground = DynamoProvisioner(found.dynamo, found.tables)
+        assert ground.provision() == []
         assert failing(ground) == {}
         for table in found.tables:
             assert found.dynamo.call("scan", [table.name], TableName=table.name)["Count"] == 0
@@ -50,18 +56,18 @@ def test_tables_are_made_and_proven_and_no_item_stays(dynamo: str) -> None:
 def test_tables_that_are_not_there_are_named_and_nothing_more_is_asked() -> None:
     with DYNAMOS["moto"]() as found:
         absent = [replace(table, name=f"{table.name}-absent") for table in found.tables]
-        [(question, proof)] = failing(DynamoGround(found.dynamo, absent)).items()
+        [(question, proof)] = failing(DynamoProvisioner(found.dynamo, absent)).items()
         assert question == "tables"
-        assert isinstance(proof.fault, Missing)
+        assert isinstance(proof.fault, ResourceMissing)
         assert all(table.name in str(proof.fault) for table in absent)
 
 
 def test_the_bucket_is_made_and_proven_and_no_object_stays() -> None:
     with moto_endpoint() as endpoint:
         config = ObjectStoreConfig(f"ground-{uuid.uuid4().hex[:12]}", endpoint, keys=KEYS)
-        ground = BucketGround(config)
-        assert isinstance(failing(ground)["bucket"].fault, Missing)
-        assert ([*ground.prepare()], ground.prepare()) == ([f"bucket {config.bucket}: created"], [])
+        ground = BucketProvisioner(config)
+        assert isinstance(failing(ground)["bucket"].fault, ResourceMissing)
+        assert ([*ground.provision()], ground.provision()) == ([f"bucket {config.bucket}: created"], [])
         assert failing(ground) == {}
         ground.close()
         with s3_client(config) as s3:
@@ -99,10 +105,10 @@ class Forgetful:
 
 
 @contextmanager
-def bucket_on(store: Forgetful) -> Iterator[BucketGround]:
+def bucket_on(store: Forgetful) -> Iterator[BucketProvisioner]:
     with scripted_s3(store) as s3:
         config = ObjectStoreConfig("our-bucket", s3.endpoint, keys=KEYS, max_retries=0, request_timeout=timedelta(seconds=5))
-        ground = BucketGround(config)
+        ground = BucketProvisioner(config)
         try:
             yield ground
         finally:
@@ -114,55 +120,55 @@ def test_a_store_that_writes_over_what_it_must_not_is_found_out() -> None:
     with bucket_on(store) as ground:
         [(question, proof)] = failing(ground).items()
     assert question == "conditional writes"
-    assert isinstance(proof.fault, Contradiction)
+    assert isinstance(proof.fault, InconsistentState)
     assert store.objects == {}
 
 
 def test_a_bucket_that_may_not_be_written_is_denied() -> None:
     with bucket_on(Forgetful(denied=frozenset({"PUT"}))) as ground:
         found = failing(ground)
-    assert [type(proof.fault) for proof in found.values()] == [Denied, Denied]
+    assert [type(proof.fault) for proof in found.values()] == [AccessDenied, AccessDenied]
 
 
 def test_a_bucket_that_may_not_be_deleted_from_is_denied() -> None:
     with bucket_on(Forgetful(denied=frozenset({"POST"}))) as ground:
-        assert isinstance(failing(ground)["writing, reading, listing and deleting objects"].fault, Denied)
+        assert isinstance(failing(ground)["writing, reading, listing and deleting objects"].fault, AccessDenied)
 
 
 def test_a_broker_that_is_down_is_asked_once() -> None:
     with broker_that_is_down() as address:
-        ground = KafkaGround(KafkaConfig(brokers=address, request_timeout=timedelta(seconds=1)), wanted("t"))
+        ground = KafkaProvisioner(KafkaConfig(brokers=address, request_timeout=timedelta(seconds=1)), wanted("t"))
         [(question, proof)] = failing(ground).items()
         assert (question, type(proof.fault)) == ("topics", Unavailable)
 
 
 class NotAllowed:
     def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
-        raise Denied(f"{topics[0].name}: not by you")
+        raise AccessDenied(f"{topics[0].name}: not by you")
 
 
 def test_topics_that_may_not_be_created_are_named_and_no_failure() -> None:
-    ground = KafkaGround(KafkaConfig(), wanted("one", "two"))
-    ground._log, ground._admin = MemoryLog(), NotAllowed()  # type: ignore[assignment]
-    assert ground.prepare() == ["topics one, two: not there, and not allowed to be created from here (one: not by you)"]
+    ground = KafkaProvisioner(KafkaConfig(), wanted("one", "two"))
+    ground._log, ground._admin = MemoryEventLog(), NotAllowed()  # type: ignore[assignment]
+    assert ground.provision() == ["topics one, two: not there, and not allowed to be created from here (one: not by you)"]
 
 
 @pytest.mark.real
 def test_topics_are_made_once_and_proven_and_the_group_stays_as_it_was() -> None:
     with real_broker() as broker:
         names = [f"ground-{uuid.uuid4().hex[:12]}" for _ in range(2)]
-        ground = KafkaGround(KafkaConfig(brokers=real_brokers(), group_id=broker.group), replace(wanted(*names), partitions=3))
+        ground = KafkaProvisioner(KafkaConfig(brokers=real_brokers(), group_id=broker.group), replace(wanted(*names), partitions=3))
         assert str(failing(ground)["topics"].fault).count("ground-") == 2
-        assert KafkaGround(KafkaConfig(brokers=real_brokers()), replace(wanted(*names), create=False)).prepare() == [
+        assert KafkaProvisioner(KafkaConfig(brokers=real_brokers()), replace(wanted(*names), create=False)).provision() == [
             f"topic {name}: not there, and not to be created" for name in names
         ]
         for name in names:
             broker.adopt(name)
-        assert ([*ground.prepare()], ground.prepare()) == ([f"topic {name}: created, 3 partitions" for name in names], [])
+        assert ([*ground.provision()], ground.provision()) == ([f"topic {name}: created, 3 partitions" for name in names], [])
         until(lambda: "topics" not in failing(ground))
         broker.write(names[0], 1, [Written(b"value")])
         assert failing(ground) == {}
-        partitions = [TopicPartition(name, 0, number) for name in names for number in (*range(3), NO_PARTITION)]
+        partitions = [TopicPartition(name, 0, number) for name in names for number in (*range(3), PROBE_PARTITION)]
         assert set(broker.port.committed(partitions).values()) == {None}
         ground.close()
 
@@ -171,9 +177,9 @@ def test_the_embedded_broker_of_make_dev_passes() -> None:
     cluster = MockCluster()
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"value")])
-    ground = KafkaGround(KafkaConfig(brokers=cluster.brokers, group_id="check", request_timeout=timedelta(seconds=5)), wanted(topic))
+    ground = KafkaProvisioner(KafkaConfig(brokers=cluster.brokers, group_id="check", request_timeout=timedelta(seconds=5)), wanted(topic))
     try:
-        assert ground.prepare() == []
+        assert ground.provision() == []
         assert failing(ground) == {}
     finally:
         ground.close()

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from analytics_defs.adapters.duckdb.statistics import duck_calculator
-from analytics_defs.adapters.memory import MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
+from analytics_defs.adapters.memory import MemoryEventLog, MemoryLedger, MemoryRecentEvents
+from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
 from analytics_defs.core.storage.object_keys import part_key
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.hours.statistics import hourly_stats
-from analytics_defs.ports import Blob, Ports
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.hours.statistics import compute_hourly_stats
+from analytics_defs.ports import Ports, StoredObject
 from tests.bench.parts import HOUR, parts
 from tests.contracts.object_store_fixtures import real_archive
 
@@ -43,8 +43,8 @@ def make(folder: Path, events: int) -> None:
 
 def measure(folder: Path) -> None:
     with hour_of(folder) as (ports, events):
-        bench = partial(duck_calculator, MEMORY_MB)
-        for name, work in (("compact", compact), ("statistics", hourly_stats)):
+        bench = partial(duckdb_statistics, MEMORY_MB)
+        for name, work in (("compact", compact_hour), ("statistics", compute_hourly_stats)):
             before, started, cpu = peak_mb(), time.monotonic(), time.process_time()
             work(HOUR, ports, bench)
             seconds, cpu = time.monotonic() - started, time.process_time() - cpu
@@ -62,16 +62,16 @@ def peak_mb() -> float:
 @contextmanager
 def hour_of(folder: Path) -> Iterator[tuple[Ports, int]]:
     with real_archive() as found:
-        ledger, workers = MemoryLedger(), ThreadWorkers(8)
+        ledger, workers = MemoryLedger(), ThreadTaskPool(8)
         try:
             events = 0
             for record in pickle.loads((folder / "records").read_bytes()):  # noqa: S301 - written by `make`
                 data = (folder / f"{record.batch.id}.parquet").read_bytes()
                 events += record.tally.stored
-                assert ledger.take(record.batch)
-                assert ledger.close(record)
-                found.port.put([Blob(part_key(HOUR, record.batch.id), data, "application/vnd.apache.parquet", {})])
-            yield Ports(MemoryLog(), MemoryRecentEvents(), found.port, ledger, SystemClock(), workers), events
+                assert ledger.begin_batch(record.batch)
+                assert ledger.close_batch(record)
+                found.port.put([StoredObject(part_key(HOUR, record.batch.id), data, "application/vnd.apache.parquet", {})])
+            yield Ports(MemoryEventLog(), MemoryRecentEvents(), found.port, ledger, SystemClock(), workers), events
         finally:
             workers.close()
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
-from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, Tally
+from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord, OutcomeCounts
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.object_keys import batch_id
@@ -42,7 +42,7 @@ def parts(events: int, seed: int = 0) -> Iterator[tuple[BatchRecord, bytes]]:
         types: dict[str, int] = {}
         for row in rows:
             types[row[1]] = types.get(row[1], 0) + 1
-        yield BatchRecord(batch, time, (Tally(stored=count),), types, {HOUR: types}, {}), _part(rows, batch, at, start)
+        yield BatchRecord(batch, time, (OutcomeCounts(stored=count),), types, {HOUR: types}, {}), _part(rows, batch, at, start)
 
 
 def _row(chance: random.Random, at: TopicPartition, offset: int) -> tuple[str, str, int, str, str, str]:
@@ -81,9 +81,9 @@ def _part(rows: list[tuple[str, str, int, str, str, str]], batch: Batch, at: Top
     ]
     arrays = [
         pa.array(list(column), pa.int64() if pa.types.is_timestamp(field.type) else field.type).cast(field.type)
-        for column, field in zip(columns, event_parquet.schema(), strict=True)
+        for column, field in zip(columns, event_parquet.event_schema(), strict=True)
     ]
     sink = io.BytesIO()
     with event_parquet.writer(sink) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=event_parquet.schema()))
+        writer.write_table(pa.Table.from_arrays(arrays, schema=event_parquet.event_schema()))
     return sink.getvalue()

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.config import Settings
-from analytics_defs.flows.ingest.execute_plan import ingest
-from analytics_defs.flows.ingest.planning import look
-from analytics_defs.wiring import FOLLOWED_LANE
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
+from analytics_defs.wiring import MIN_BATCH_INTERVAL_PER_LANE
 from bench.capacity import (
     MONTH,
     RATES,
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_thousand_events_a_second_by_hand() -> None:
-    with_objects, without = (need(1_000, event_objects=kind) for kind in (True, False))
+    with_objects, without = (need(1_000, write_event_json=kind) for kind in (True, False))
     assert (with_objects.lanes, without.lanes) == (3, 2)  # 1000 / (0.7 * 621), 1000 / (0.7 * 1335)
     seconds = MONTH.total_seconds()
     assert (with_objects.batches, without.batches) == (3, 2)  # one a second in each lane
@@ -76,7 +76,7 @@ def test_a_batch_looks_at_all_progress_as_often_as_the_model_says() -> None:
     world.create()
     world.produce(event("a"))
     ports = through(world.ports, door)
-    assert ingest(look(world.topics, world.policy, ports).plans[0], ports, conduct()).closed
+    assert execute_plan(plan_lanes(world.topics, world.policy, ports).plans[0], ports, conduct()).closed
     assert calls.count("snapshot") == SNAPSHOTS
 
 
@@ -86,31 +86,31 @@ def test_a_look_at_all_progress_weighs_a_unit_for_each_four_kilobytes_of_its_ite
     assert snapshot_units(1, ranges=4) == 1
 
 
-@pytest.mark.parametrize("event_objects", [True, False])
-def test_more_events_never_take_less(event_objects: bool) -> None:
-    for one, more in pairwise(need(rate, event_objects=event_objects) for rate in RATES):
+@pytest.mark.parametrize("write_event_json", [True, False])
+def test_more_events_never_take_less(write_event_json: bool) -> None:
+    for one, more in pairwise(need(rate, write_event_json=write_event_json) for rate in RATES):
         assert (one.lanes, one.write_units, one.puts, one.cost) <= (more.lanes, more.write_units, more.puts, more.cost)
         assert (one.progress_units, one.progress_read_units) <= (more.progress_units, more.progress_read_units)
 
 
 @reproducibly
 @given(st.sampled_from(RATES), st.booleans(), st.floats(1.1, 5))
-def test_a_faster_lane_needs_no_more_lanes_and_a_dearer_write_costs_more(rate: int, event_objects: bool, factor: float) -> None:
-    plain = need(rate, event_objects=event_objects)
+def test_a_faster_lane_needs_no_more_lanes_and_a_dearer_write_costs_more(rate: int, write_event_json: bool, factor: float) -> None:
+    plain = need(rate, write_event_json=write_event_json)
     faster = Assumed(lane_with_objects=621 * factor, lane_without=1_335 * factor)
-    assert need(rate, event_objects=event_objects, assumed=faster).lanes <= plain.lanes
+    assert need(rate, write_event_json=write_event_json, assumed=faster).lanes <= plain.lanes
     dearer = Assumed(prices=Prices(write_units=0.625e-6 * factor))
-    assert need(rate, event_objects=event_objects, assumed=dearer).cost > plain.cost
+    assert need(rate, write_event_json=write_event_json, assumed=dearer).cost > plain.cost
 
 
 def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_documents_give() -> None:
     hours = (ROOT / "docs/hours.md").read_text(encoding="utf-8")
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    assert Assumed().batch_events == defaults["batch_max_events"]
-    assert Assumed().follow_for_seconds == defaults["follow_for"].total_seconds()
-    assert Assumed().follow_every_seconds == defaults["follow_every"].total_seconds()
-    assert Assumed().followed_lane_seconds == FOLLOWED_LANE.total_seconds()
+    assert Assumed().batch_events == defaults["batch_max_records"]
+    assert Assumed().follow_for_seconds == defaults["tail_duration"].total_seconds()
+    assert Assumed().follow_every_seconds == defaults["tail_interval"].total_seconds()
+    assert Assumed().followed_lane_seconds == MIN_BATCH_INTERVAL_PER_LANE.total_seconds()
     assert f"| with one JSON object for each event | {Assumed().lane_with_objects:.0f} |" in document
     assert f"| without | {Assumed().lane_without:,.0f} |" in document
     assert "| 3,000,000 (750 parts, 175 MB) | 12.6 s | 5.8 s |" in hours
@@ -123,6 +123,6 @@ def test_the_documents_show_what_the_model_says() -> None:
     assert table() in (ROOT / "README.md").read_text(encoding="utf-8"), hint
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     assert costs(1_000) in document, hint
-    without, with_objects = (_short(need(100_000, event_objects=kind).progress_read_units) for kind in (False, True))
+    without, with_objects = (_short(need(100_000, write_event_json=kind).progress_read_units) for kind in (False, True))
     assert f"comes to {without} of the 3,000 read units" in document
-    assert f"in {need(100_000, event_objects=True).lanes} lanes, to {with_objects}." in document
+    assert f"in {need(100_000, write_event_json=True).lanes} lanes, to {with_objects}." in document

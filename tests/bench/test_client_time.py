@@ -13,15 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.adapters.memory import ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.adapters.runtime.system import ThreadWorkers
-from analytics_defs.core.events.event import EVENT_TYPES, Rules
-from analytics_defs.core.ingest.planning import Policy
-from analytics_defs.flows.ingest import steps
-from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.adapters.memory import ManualClock, MemoryEventLog, MemoryLedger, MemoryObjectStore, MemoryRecentEvents
+from analytics_defs.adapters.runtime.system import ThreadTaskPool
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.events.schema import EVENT_TYPES
+from analytics_defs.core.ingest.planning import PlanningPolicy
+from analytics_defs.flows.ingest.close_batch import commit_offsets
+from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
-from analytics_defs.simulator.shop import FLAWLESS, messages
+from analytics_defs.simulator.shop import CLEAN_MIX, messages
 from bench.client_time import (
     CLAIMING,
     HANDING_OUT,
@@ -86,7 +87,7 @@ def test_a_span_ends_where_what_it_times_fails(monkeypatch: pytest.MonkeyPatch) 
     clock, spans = Clocks(monkeypatch), Spans()
     with spans.installed((Span("analytics_defs.flows.ingest.steps:commit", "commit"),)):
         with pytest.raises(AttributeError):
-            steps.commit(None, None)  # type: ignore[arg-type]
+            commit_offsets(None, None)  # type: ignore[arg-type]
         clock.work(7)
     assert in_ms(spans.spent(is_main=True)) == {Key("commit"): (0, 0)}
 
@@ -94,7 +95,7 @@ def test_a_span_ends_where_what_it_times_fails(monkeypatch: pytest.MonkeyPatch) 
 def timed() -> list[object]:
     """What is there now under the names that are timed."""
     there: list[object] = [pkgutil.resolve_name(each.target) for each in SPANS]
-    return [*there, ThreadWorkers.run, pkgutil.resolve_name("analytics_defs.flows.ingest.execute_plan:Stopwatch")]
+    return [*there, ThreadTaskPool.run_all, pkgutil.resolve_name("analytics_defs.flows.ingest.execute_plan:Stopwatch")]
 
 
 def test_every_function_that_is_timed_exists_and_is_itself_again_afterwards() -> None:
@@ -106,10 +107,10 @@ def test_every_function_that_is_timed_exists_and_is_itself_again_afterwards() ->
 
 
 def test_a_job_belongs_to_the_step_that_waits_for_it_and_collections_to_the_collector() -> None:
-    spans, workers = Spans(), ThreadWorkers(2)
+    spans, workers = Spans(), ThreadTaskPool(2)
     try:
         with spans.installed(()), spans.span("event objects"):
-            workers.run([gc.collect, gc.collect])
+            workers.run_all([gc.collect, gc.collect])
     finally:
         workers.close()
     assert set(spans.spent(is_main=True)) == {Key("event objects"), Key("event objects", OWN_THREADS)}
@@ -118,17 +119,17 @@ def test_a_job_belongs_to_the_step_that_waits_for_it_and_collections_to_the_coll
 
 
 def test_the_steps_of_a_batch_all_have_a_line_in_the_table() -> None:
-    log, workers = MemoryLog(), ThreadWorkers(2)
+    log, workers = MemoryEventLog(), ThreadTaskPool(2)
     for topic in EVENT_TYPES:
         log.create_topic(topic)
-    ports = Ports(log, MemoryRecentEvents(), MemoryArchive(), MemoryLedger(), ManualClock(NOW), workers)
-    for message in islice(messages(1, lambda: NOW, FLAWLESS), 300):
+    ports = Ports(log, MemoryRecentEvents(), MemoryObjectStore(), MemoryLedger(), ManualClock(NOW), workers)
+    for message in islice(messages(1, lambda: NOW, CLEAN_MIX), 300):
         log.append(message.topic, 0, message.value, key=message.key, timestamp_ms=0)
-    [plan] = [each for each in look(EVENT_TYPES, Policy(), ports).plans if each]
+    [plan] = [each for each in plan_lanes(EVENT_TYPES, PlanningPolicy(), ports).plans if each]
     spans = Spans()
     try:
         with spans.installed(SPANS), spans.span(""):
-            assert ingest(plan, ports, Conduct("run", Rules(max_event_bytes=2**20))).closed
+            assert execute_plan(plan, ports, IngestOptions("run", ValidationRules(max_event_bytes=2**20))).closed
     finally:
         workers.close()
     seen = {*spans.spent(is_main=True), *spans.spent(is_main=False)}

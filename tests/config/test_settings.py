@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from analytics_defs import wiring
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-from analytics_defs.config import Settings, archive_start_at_load, load_settings, names, topics_at_load
-from analytics_defs.core.events.event import EVENT_TYPES
+from analytics_defs.adapters.object_store.store import S3ObjectStore
+from analytics_defs.config import Settings, load_settings, partitions_start_at_load, setting_names, topics_at_load
+from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.core.ingest.planning import OnDataLoss
 from analytics_defs.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ.keys() & names().keys():
+    for name in os.environ.keys() & setting_names().keys():
         monkeypatch.delenv(name)
 
 
@@ -49,7 +49,7 @@ def test_names_and_defaults_are_those_that_were_promised() -> None:
         "archive_bucket_name": "event-archive",
         "kafka_topics": EVENT_TYPES,
         "max_future_skew": timedelta(hours=24),
-        "on_data_loss": OnDataLoss.RECORD,
+        "on_data_loss": OnDataLoss.CONTINUE,
         "health_port": 8080,
     }
     assert {name: getattr(settings, name) for name in promised} == promised
@@ -61,16 +61,16 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     given = {
         "KAFKA_TOPICS": "a, b",
         "LANES": "3",
-        "EVENT_OBJECTS": "false",
+        "WRITE_EVENT_JSON": "false",
         "BATCH_MAX_WAIT": "1.5m",
         "ON_DATA_LOSS": "stop",
-        "ARCHIVE_START": "",
+        "PARTITIONS_START": "",
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    assert (settings.kafka_topics, settings.lanes, settings.event_objects) == (("a", "b"), 3, False)
-    assert (settings.batch_max_wait, settings.on_data_loss, settings.archive_start) == (
+    assert (settings.kafka_topics, settings.lanes, settings.write_event_json) == (("a", "b"), 3, False)
+    assert (settings.batch_max_wait, settings.on_data_loss, settings.partitions_start) == (
         timedelta(seconds=90),
         OnDataLoss.STOP,
         "2024-01-01T00",
@@ -82,11 +82,13 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     [("500ms", timedelta(milliseconds=500)), ("30", timedelta(seconds=30)), ("2h", timedelta(hours=2)), ("1 d", timedelta(days=1))],
 )
 def test_durations_carry_their_unit(monkeypatch: pytest.MonkeyPatch, text: str, duration: timedelta) -> None:
-    monkeypatch.setenv("STALL_AFTER", text)
-    assert load_settings().stall_after == duration
+    monkeypatch.setenv("STALL_TIMEOUT", text)
+    assert load_settings().stall_timeout == duration
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), [("RUN_START_TIMEOUT", "0", "at least 10s"), ("FOLLOW_FOR", "1h", "at most 30m")])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"), [("RUN_START_TIMEOUT", "0", "at least 10s"), ("TAIL_DURATION", "1h", "at most 30m")]
+)
 def test_what_would_let_no_run_begin_or_end_by_itself_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
 ) -> None:
@@ -101,7 +103,7 @@ def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monke
     found = problems(
         monkeypatch,
         LANES="0",
-        BATCH_MAX_EVENTS="many",
+        BATCH_MAX_RECORDS="many",
         BATCH_MAX_HOURS="30",
         BATCH_MAX_WAIT="soon",
         DYNAMO_ENDPOINT="localhost:8000",
@@ -115,7 +117,7 @@ def test_every_problem_is_named_at_once_with_its_value_and_what_is_allowed(monke
     )
     for start in (
         "LANES=0: expected at least 1 (fixed shares",
-        "BATCH_MAX_EVENTS=many: expected a valid integer",
+        "BATCH_MAX_RECORDS=many: expected a valid integer",
         "BATCH_MAX_RANGES + BATCH_MAX_HOURS=54: expected at most 48 together",
         "BATCH_MAX_WAIT=soon: expected a duration such as 500ms, 30s, 5m, 24h or 7d",
         "DYNAMO_ENDPOINT=localhost:8000: expected a URL such as http://localhost:9000",
@@ -138,7 +140,7 @@ def test_files_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, nam
 
 NUMBERS = [
     (name, bound, words, getattr(each, bound))
-    for name, field in names().items()
+    for name, field in setting_names().items()
     for each in Settings.model_fields[field].metadata
     for bound, words in (("ge", "at least"), ("le", "at most"))
     if isinstance(getattr(each, bound, None), (int, float))
@@ -200,7 +202,7 @@ def test_dagsters_ui_may_be_below_a_path_of_its_server_and_holds_no_login(monkey
 def test_a_setting_that_is_nearly_right_is_not_silently_ignored(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
     said = [f"{name} is not a setting: did you mean {meant}?"]
     assert problems(monkeypatch, **{name: "x"}) == said
-    field = Settings.model_fields[names()[meant]]
+    field = Settings.model_fields[setting_names()[meant]]
     right = {"DYNAMO_ENDPOINT": "http://x:1", "MINIO_ENDPOINT": "http://x:1", "KAFKA_TOPICS": "a"}.get(meant, str(field.default))
     assert problems(monkeypatch, **{meant: right}) == said
 
@@ -241,16 +243,16 @@ def test_either_name_of_the_region_counts_the_older_one_first(monkeypatch: pytes
 
 
 def test_only_who_writes_to_a_store_of_one_s_own_finds_out_whether_it_unpacks_tars(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not wiring.object_store_config(load_settings()).unpacks_tars
+    assert not wiring.object_store_config(load_settings()).snowball
     monkeypatch.setenv("MINIO_ENDPOINT", "http://localhost:9000")
-    assert wiring.object_store_config(load_settings()).unpacks_tars
-    watching = wiring.site(load_settings(), "this one", None).ports.archive
-    assert isinstance(watching, ObjectStoreArchive)
-    assert not watching.config.unpacks_tars
-    monkeypatch.setenv("TAR_UNPACKING", "off")
-    assert not wiring.object_store_config(load_settings()).unpacks_tars
-    monkeypatch.setenv("TAR_UNPACKING", "on")
-    with pytest.raises(SettingsError, match="TAR_UNPACKING=on: expected 'auto' or 'off'"):
+    assert wiring.object_store_config(load_settings()).snowball
+    watching = wiring.web_context(load_settings(), "this one", None).ports.object_store
+    assert isinstance(watching, S3ObjectStore)
+    assert not watching.config.snowball
+    monkeypatch.setenv("MINIO_SNOWBALL", "off")
+    assert not wiring.object_store_config(load_settings()).snowball
+    monkeypatch.setenv("MINIO_SNOWBALL", "on")
+    with pytest.raises(SettingsError, match="MINIO_SNOWBALL=on: expected 'auto' or 'off'"):
         load_settings()
 
 
@@ -263,7 +265,7 @@ def test_ports_are_made_once_for_the_same_settings_and_connect_to_nothing(monkey
 
 def test_wrong_settings_do_not_keep_definitions_from_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANES", "none")
-    assert (topics_at_load(), archive_start_at_load()) == (EVENT_TYPES, "2024-01-01T00")
+    assert (topics_at_load(), partitions_start_at_load()) == (EVENT_TYPES, "2024-01-01T00")
 
 
 def test_every_setting_is_described() -> None:
@@ -272,31 +274,31 @@ def test_every_setting_is_described() -> None:
 
 def test_a_run_follows_more_slowly_the_more_lanes_there_are_and_no_faster_than_small_plans_may_wait() -> None:
     def every(**settings: object) -> float:
-        return wiring.following(Settings(**settings)).every.total_seconds()  # type: ignore[arg-type]
+        return wiring.tail_options(Settings(**settings)).interval.total_seconds()  # type: ignore[arg-type]
 
     assert every() == 1
     assert every(lanes=20) == 4
     assert every(batch_max_wait=timedelta(seconds=30)) == 30
-    assert wiring.following(Settings(lanes=4)).batch == timedelta(seconds=0.8)
-    assert wiring.following(Settings(batch_max_events=7)).policy.max_offsets == 7
+    assert wiring.tail_options(Settings(lanes=4)).interval_per_batch == timedelta(seconds=0.8)
+    assert wiring.tail_options(Settings(batch_max_records=7)).planning_policy.max_offsets == 7
 
 
 def test_a_duration_out_of_bounds_is_told_the_bound_as_one_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FOLLOW_EVERY", "50ms")
+    monkeypatch.setenv("TAIL_INTERVAL", "50ms")
     monkeypatch.setenv("MAX_FUTURE_SKEW", "30h")
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert [line.partition(" (")[0] for line in str(caught.value).splitlines()] == [
-        "FOLLOW_EVERY=50ms: expected at least 0.1s",
+        "TAIL_INTERVAL=50ms: expected at least 0.1s",
         "MAX_FUTURE_SKEW=30h: expected at most 24h",
     ]
 
 
-@pytest.mark.parametrize("name", ["EVENT_OBJECTS_KEPT_FOR", "PARQUET_KEPT_FOR", "DEAD_LETTERS_KEPT_FOR"])
+@pytest.mark.parametrize("name", ["EVENT_JSON_RETENTION", "PARQUET_RETENTION", "DEAD_LETTER_RETENTION"])
 def test_an_age_is_never_or_long_enough(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert not load_settings().ages()
+    assert not load_settings().retention_policy()
     monkeypatch.setenv(name, "31d")
-    assert load_settings().ages()
+    assert load_settings().retention_policy()
     for value, said in (("30d", "expected at least 31d, until when the stores need each other"), ("soon", "expected a duration such as")):
         monkeypatch.setenv(name, value)
         with pytest.raises(SettingsError, match=f"{name}={value}: {said}"):

@@ -12,30 +12,30 @@ from moto import mock_aws
 
 from analytics_defs.adapters.dynamodb.client import DynamoConfig
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
-from analytics_defs.adapters.dynamodb.requests import Dynamo
-from analytics_defs.adapters.dynamodb.tables import Table, create_tables, expected_tables
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
+from analytics_defs.adapters.dynamodb.tables import TableSchema, create_tables, expected_tables
 
 
 @dataclass(frozen=True, slots=True)
 class DynamoUnderTest:
-    dynamo: Dynamo
+    dynamo: DynamoClient
     recent_events: str
     ledger: LedgerTables
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[TableSchema, ...]:
         return expected_tables(self.recent_events, self.ledger)
 
 
 @contextmanager
 def moto_dynamo() -> Iterator[DynamoUnderTest]:
-    with mock_aws(), _tables(Dynamo(DynamoConfig(region="us-east-1"), sleep=_never)) as found:
+    with mock_aws(), _tables(DynamoClient(DynamoConfig(region="us-east-1"), sleep=_never)) as found:
         yield found
 
 
 @contextmanager
 def real_dynamo() -> Iterator[DynamoUnderTest]:
-    with _tables(Dynamo(real_config())) as found:
+    with _tables(DynamoClient(real_config())) as found:
         yield found
 
 
@@ -55,7 +55,7 @@ def real_config() -> DynamoConfig:
 
 
 @contextmanager
-def _tables(dynamo: Dynamo) -> Iterator[DynamoUnderTest]:
+def _tables(dynamo: DynamoClient) -> Iterator[DynamoUnderTest]:
     suffix = uuid.uuid4().hex[:12]
     found = DynamoUnderTest(dynamo, f"recent-{suffix}", LedgerTables(f"ledger-{suffix}", f"aggregates-{suffix}"))
     try:

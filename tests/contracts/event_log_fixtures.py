@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol, cast
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
 
-from analytics_defs.adapters.kafka.event_log import KafkaConfig, KafkaLog
+from analytics_defs.adapters.kafka.client import KafkaConfig
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.reader import KafkaReader
-from analytics_defs.adapters.memory import MemoryLog
+from analytics_defs.adapters.memory import MemoryEventLog
 from analytics_defs.core.offsets import Range, Record
 from analytics_defs.core.offsets import TopicPartition as OurPartition
-from analytics_defs.ports import EventLog, Reading, Watermarks
+from analytics_defs.ports import EventLog, ReadResult, Watermarks
 from tests.devstack.waiting import until
 
 PARTITIONS = 4
@@ -76,7 +77,7 @@ class BrokerUnderTest(LogUnderTest, Protocol):
 
 
 class ReadPort(Protocol):
-    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading: ...
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult: ...
 
 
 class DamagedUnderTest(Protocol):
@@ -100,7 +101,7 @@ class DamagedUnderTest(Protocol):
 
 class MemoryBroker:
     def __init__(self) -> None:
-        self._log = MemoryLog()
+        self._log = MemoryEventLog()
         self.port: EventLog = self._log
 
     def create_topic(self) -> str:
@@ -131,7 +132,7 @@ class MemoryBroker:
         self._log.damage(topic, partition, offset)
 
     def mend(self, topic: str, partition: int, offset: int) -> None:
-        self._log.mend(topic, partition, offset)
+        self._log.repair(topic, partition, offset)
 
     def write_marker(self, topic: str, partition: int) -> None:
         self._log.append_marker(topic, partition)
@@ -139,7 +140,7 @@ class MemoryBroker:
 
 @dataclass(frozen=True, slots=True)
 class _MemoryTransaction:
-    log: MemoryLog
+    log: MemoryEventLog
     topic: str
     partition: int
 
@@ -248,7 +249,7 @@ class ScriptedConsumer:
 
 
 class MockBroker:
-    def __init__(self, cluster: MockCluster, log: KafkaLog) -> None:
+    def __init__(self, cluster: MockCluster, log: KafkaEventLog) -> None:
         self.port: EventLog = log
         self.create_topic = cluster.create_topic
         self.write = cluster.write
@@ -257,7 +258,7 @@ class MockBroker:
 class RealBroker:
     """Apache Kafka, with topics and a group of this test's own."""
 
-    def __init__(self, config: KafkaConfig, log: KafkaLog) -> None:
+    def __init__(self, config: KafkaConfig, log: KafkaEventLog) -> None:
         self.port: EventLog = log
         self.group, brokers = config.group_id, config.brokers
         self.admin = AdminClient({"bootstrap.servers": brokers}, logger=quiet)
@@ -358,7 +359,7 @@ def memory_broker() -> Iterator[MemoryBroker]:
 @contextmanager
 def mock_broker() -> Iterator[MockBroker]:
     cluster = MockCluster()
-    log = KafkaLog(impatient(cluster.brokers))
+    log = KafkaEventLog(impatient(cluster.brokers))
     try:
         yield MockBroker(cluster, log)
     finally:
@@ -369,7 +370,7 @@ def mock_broker() -> Iterator[MockBroker]:
 @contextmanager
 def real_broker() -> Iterator[RealBroker]:
     config = impatient(real_brokers())
-    log = KafkaLog(config)
+    log = KafkaEventLog(config)
     broker = RealBroker(config, log)
     try:
         yield broker

@@ -10,7 +10,7 @@ from typing import Any
 
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.core.ledger import REDRIVE_HEAD, REDRIVE_LANE, Batch, BatchKind, BatchRecord, Redriven, Tally
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, REDRIVE_LANE, Batch, BatchKind, BatchRecord, OutcomeCounts, RedrivenRecord
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.ports import Ledger
@@ -47,14 +47,14 @@ def batch(*ranges: Range, minute: float = 0, run_id: str = "run-1", lane: int = 
 
 
 def redrive(turn: int, *sources: Source, minute: float = 0) -> Batch:
-    time, ranges = TIME + timedelta(minutes=minute), (Range(REDRIVE_HEAD, turn, turn + 1),)
+    time, ranges = TIME + timedelta(minutes=minute), (Range(REDRIVE_CHECKPOINT, turn, turn + 1),)
     taken = Batch(batch_id(time, ranges), BatchKind.REDRIVE, REDRIVE_LANE, time, ranges, "run-redrive")
-    return replace(taken, redrives=sources, redrive_keys=("dead-letters/x.ndjson",), redrive_reasons=("schema",) * len(sources))
+    return replace(taken, redriven_sources=sources, redrive_keys=("dead-letters/x.ndjson",), redrive_reasons=("schema",) * len(sources))
 
 
 def all_stored(taken: Batch, hour: str = HOUR, **more: Any) -> BatchRecord:
     """The record of a batch that holds nothing but new events of one hour."""
-    tallies = tuple(Tally(stored=len(each)) for each in taken.ranges)
+    tallies = tuple(OutcomeCounts(stored=len(each)) for each in taken.ranges)
     count = sum(map(len, taken.ranges))
     types = {"ProductDeleted": count}
     fields: dict[str, Any] = {"tallies": tallies, "types": types, "hours": {hour: types}, "reasons": {}} | more
@@ -63,9 +63,9 @@ def all_stored(taken: Batch, hour: str = HOUR, **more: Any) -> BatchRecord:
 
 def redriven_record(taken: Batch, **outcomes: str) -> BatchRecord:
     """Of a redrive whose records, in their order, became `stored` unless `outcomes` says otherwise by `o<offset>`."""
-    redriven = tuple(Redriven(each, "schema", outcomes.get(f"o{each.offset}", "stored")) for each in taken.redrives)
+    redriven = tuple(RedrivenRecord(each, "schema", outcomes.get(f"o{each.offset}", "stored")) for each in taken.redriven_sources)
     stored = sum(each.outcome == "stored" for each in redriven)
-    tally = Tally(stored=stored, repeats=len(redriven) - stored)
+    tally = OutcomeCounts(stored=stored, duplicates=len(redriven) - stored)
     types = {"ProductDeleted": stored} if stored else {}
     hours = {HOUR: types} if stored else {}
     return BatchRecord(taken, taken.time, (tally,), types, hours, {}, redriven=redriven)
@@ -74,6 +74,6 @@ def redriven_record(taken: Batch, **outcomes: str) -> BatchRecord:
 def close(ledger: Ledger, taken: Batch, **more: Any) -> BatchRecord:
     """Take and close."""
     record = all_stored(taken, **more)
-    assert ledger.take(taken)
-    assert ledger.close(record)
+    assert ledger.begin_batch(taken)
+    assert ledger.close_batch(record)
     return record

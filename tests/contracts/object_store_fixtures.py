@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import boto3
 from moto.server import ThreadedMotoServer
 
-from analytics_defs.adapters.memory import MemoryArchive
+from analytics_defs.adapters.memory import MemoryObjectStore
 from analytics_defs.adapters.object_store.bucket import create_bucket
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-from analytics_defs.ports import Archive, Blob
+from analytics_defs.adapters.object_store.store import S3ObjectStore
+from analytics_defs.ports import ObjectStore, StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveUnderTest:
-    port: Archive
-    look: Callable[[], dict[str, Blob]]
+    port: ObjectStore
+    scheduler_status: Callable[[], dict[str, StoredObject]]
     """What the store holds, by key, read without the adapter. Names of metadata in lower case, as S3 keeps them."""
 
 
 @contextmanager
 def memory_archive() -> Iterator[ArchiveUnderTest]:
-    archive = MemoryArchive()
+    archive = MemoryObjectStore()
     yield ArchiveUnderTest(archive, lambda: {key: _lowered(blob) for key, blob in archive.objects.items()})
 
 
@@ -50,7 +50,7 @@ def real_archive() -> Iterator[ArchiveUnderTest]:
 @contextmanager
 def real_unpacking_archive() -> Iterator[ArchiveUnderTest]:
     """Where the store is MinIO, small objects go in tars."""
-    with _bucket(replace(real_config(), unpacks_tars=True)) as archive:
+    with _bucket(replace(real_config(), snowball=True)) as archive:
         yield archive
 
 
@@ -85,7 +85,7 @@ def moto_endpoint() -> Iterator[str]:
 @contextmanager
 def _bucket(config: ObjectStoreConfig) -> Iterator[ArchiveUnderTest]:
     assert create_bucket(config)
-    archive = ObjectStoreArchive(config)
+    archive = S3ObjectStore(config)
     try:
         yield ArchiveUnderTest(archive, lambda: look(config))
     finally:
@@ -93,7 +93,7 @@ def _bucket(config: ObjectStoreConfig) -> Iterator[ArchiveUnderTest]:
         _remove(config)
 
 
-def look(config: ObjectStoreConfig) -> dict[str, Blob]:
+def look(config: ObjectStoreConfig) -> dict[str, StoredObject]:
     """Everything in the bucket, read without the adapter."""
     with s3_client(config) as s3:
         found = {}
@@ -101,7 +101,7 @@ def look(config: ObjectStoreConfig) -> dict[str, Blob]:
             for each in page.get("Contents", []):
                 answer = s3.get_object(Bucket=config.bucket, Key=each["Key"])
                 with answer["Body"] as body:
-                    found[each["Key"]] = _lowered(Blob(each["Key"], body.read(), answer["ContentType"], answer["Metadata"]))
+                    found[each["Key"]] = _lowered(StoredObject(each["Key"], body.read(), answer["ContentType"], answer["Metadata"]))
         return found
 
 
@@ -130,8 +130,8 @@ def s3_client(config: ObjectStoreConfig) -> Iterator[S3Client]:
         client.close()
 
 
-def _lowered(blob: Blob) -> Blob:
-    return Blob(blob.key, blob.body, blob.content_type, {name.lower(): value for name, value in blob.metadata.items()})
+def _lowered(blob: StoredObject) -> StoredObject:
+    return StoredObject(blob.key, blob.body, blob.content_type, {name.lower(): value for name, value in blob.metadata.items()})
 
 
 def _name() -> str:

@@ -10,7 +10,7 @@ from analytics_defs.adapters.dynamodb.attribute_values import pointer_key, recen
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
 from analytics_defs.adapters.memory import MemoryRecentEvents
 from analytics_defs.core.events.event import Event
-from analytics_defs.ports import KEPT, RecentEvents
+from analytics_defs.ports import RECENT_EVENTS_TTL, RecentEvents
 from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
 
 NOW = datetime(2150, 1, 15, 12, tzinfo=UTC)
@@ -42,4 +42,4 @@ RECENT_EVENTS: dict[str, Callable[[], AbstractContextManager[RecentEvents]]] = {
 
 
 def _unholdable(event: Event) -> bool:
-    return pointer_key(recent_event_item(event, NOW, KEPT)["data"]) is not None
+    return pointer_key(recent_event_item(event, NOW, RECENT_EVENTS_TTL)["data"]) is not None

@@ -9,8 +9,8 @@ import pytest
 
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import Missing, TopicRecreated, Unavailable, Unreadable
-from analytics_defs.ports import EventLog, Reading, Watermarks
+from analytics_defs.errors import CorruptRecordBatch, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.ports import EventLog, ReadResult, Watermarks
 from tests.contracts.event_log_fixtures import (
     BROKERS,
     DAMAGED,
@@ -61,7 +61,7 @@ class Admit:
         return len(self.asked) <= self.count
 
 
-def read_whole(port: EventLog, ranges: Sequence[Range], batch: int) -> list[Reading]:
+def read_whole(port: EventLog, ranges: Sequence[Range], batch: int) -> list[ReadResult]:
     """Read on from each reading's ends, `batch` records at a time."""
     readings = []
     while ranges:
@@ -103,7 +103,7 @@ def test_watermarks_follow_what_is_written(log: LogUnderTest) -> None:
 
 def test_watermarks_of_a_topic_that_does_not_exist_are_missing(log: LogUnderTest) -> None:
     log.create_topic()
-    with pytest.raises(Missing, match="never-created"):
+    with pytest.raises(ResourceMissing, match="never-created"):
         log.port.watermarks([TopicPartition("never-created", 0, 0)])
 
 
@@ -164,8 +164,8 @@ def test_a_reading_ends_exactly_where_its_range_ends(log: LogUnderTest) -> None:
 
 def test_an_empty_range_is_read_at_once(log: LogUnderTest) -> None:
     partition = TopicPartition(log.create_topic(), 0, 0)
-    assert log.port.read([Range(partition, 0, 0)], everything) == Reading((), {partition: 0}, ())
-    assert log.port.read([], everything) == Reading((), {}, ())
+    assert log.port.read([Range(partition, 0, 0)], everything) == ReadResult((), {partition: 0}, ())
+    assert log.port.read([], everything) == ReadResult((), {}, ())
 
 
 def test_a_refused_record_is_no_part_of_the_reading_and_comes_first_in_the_next(log: LogUnderTest) -> None:
@@ -181,7 +181,7 @@ def test_a_reading_that_admits_nothing_reads_nothing(log: LogUnderTest) -> None:
     topic = log.create_topic()
     partition = TopicPartition(topic, 0, 0)
     log.write(topic, 0, numbered(3))
-    assert log.port.read([Range(partition, 1, 3)], at_most(0)) == Reading((), {partition: 1}, ())
+    assert log.port.read([Range(partition, 1, 3)], at_most(0)) == ReadResult((), {partition: 1}, ())
     assert values(log.port.read([Range(partition, 1, 3)], everything).records) == [b"1", b"2"]
 
 
@@ -247,9 +247,9 @@ def test_an_end_behind_the_end_of_the_log_is_another_topic(log: LogUnderTest) ->
 def test_no_explanation_is_found_for_offsets_that_hold_a_committed_record(log: LogUnderTest) -> None:
     topic = log.create_topic()
     log.write(topic, 0, numbered(5))
-    assert log.port.explain([]) == ()
+    assert log.port.explain_gaps([]) == ()
     with pytest.raises(Unavailable, match="read again"):
-        log.port.explain([Range(TopicPartition(topic, 0, 0), 2, 3)])
+        log.port.explain_gaps([Range(TopicPartition(topic, 0, 0), 2, 3)])
 
 
 # Transactions, retention, topics created again.
@@ -265,7 +265,7 @@ def test_offsets_of_aborted_transactions_and_markers_are_passed_over_and_count_a
     reading = broker.port.read([Range(partition, 0, 12)], everything)
     assert values(reading.records) == [b"0", b"1", b"6", b"7"]
     assert reading.ends == {partition: 12}
-    assert broker.port.explain([Range(partition, 2, 6), Range(partition, 8, 12)]) == (
+    assert broker.port.explain_gaps([Range(partition, 2, 6), Range(partition, 8, 12)]) == (
         Gap(Range(partition, 2, 5), GapReason.ABORTED),
         Gap(Range(partition, 5, 6), GapReason.CONTROL),
         Gap(Range(partition, 8, 9), GapReason.CONTROL),
@@ -279,8 +279,8 @@ def test_a_range_without_any_record_is_read_to_its_end(broker: BrokerUnderTest) 
     partition = TopicPartition(topic, 0, 0)
     broker.begin(topic, 0, numbered(20)).end(commit=False)
     broker.write(topic, 0, numbered(1, first=21))
-    assert broker.port.read([Range(partition, 3, 7)], everything) == Reading((), {partition: 7}, ())
-    assert broker.port.read([Range(partition, 0, 21)], everything) == Reading((), {partition: 21}, ())
+    assert broker.port.read([Range(partition, 3, 7)], everything) == ReadResult((), {partition: 7}, ())
+    assert broker.port.read([Range(partition, 0, 21)], everything) == ReadResult((), {partition: 21}, ())
     assert values(broker.port.read([Range(partition, 15, 22)], everything).records) == [b"21"]
 
 
@@ -379,9 +379,9 @@ def test_a_damaged_batch_ends_its_own_range_before_it_and_no_other(damaged: Dama
     reading = damaged.port.read([Range(bad, 1, 6), Range(good, 0, 6), Range(last, 2, 4)], everything)
     assert values(reading.records) == [b"1", b"2", *(b"%d" % number for number in range(10, 16)), b"22", b"23"]
     assert (reading.ends, reading.lost) == ({bad: 3, good: 6, last: 4}, ())
-    assert list(reading.faults) == [bad]
-    fault = reading.faults[bad]
-    assert isinstance(fault, Unreadable)
+    assert list(reading.errors) == [bad]
+    fault = reading.errors[bad]
+    assert isinstance(fault, CorruptRecordBatch)
     assert not fault.retryable
     assert f"{topic}/0: the record batch at offset 3 is damaged" in str(fault)
 
@@ -393,10 +393,10 @@ def test_a_range_that_begins_with_a_damaged_batch_gives_nothing_as_often_as_it_i
     damaged.damage(topic, 0, 1)
     for _ in range(2):
         reading = damaged.port.read([Range(partition, 1, 4)], everything)
-        assert (reading.records, reading.ends, list(reading.faults)) == ((), {partition: 1}, [partition])
+        assert (reading.records, reading.ends, list(reading.errors)) == ((), {partition: 1}, [partition])
     damaged.mend(topic, 0, 1)
     reading = damaged.port.read([Range(partition, 1, 4)], everything)
-    assert (values(reading.records), reading.ends, reading.faults) == ([b"1", b"2", b"3"], {partition: 4}, {})
+    assert (values(reading.records), reading.ends, reading.errors) == ([b"1", b"2", b"3"], {partition: 4}, {})
 
 
 def test_damage_behind_the_end_of_a_range_or_behind_a_refused_record_is_no_fault_of_the_reading(damaged: DamagedUnderTest) -> None:
@@ -404,14 +404,14 @@ def test_damage_behind_the_end_of_a_range_or_behind_a_refused_record_is_no_fault
     partition = TopicPartition(topic, 0, 0)
     damaged.write(topic, 0, numbered(6))
     damaged.damage(topic, 0, 4)
-    assert damaged.port.read([Range(partition, 0, 4)], everything).faults == {}
+    assert damaged.port.read([Range(partition, 0, 4)], everything).errors == {}
     damaged.write(topic, 1, numbered(3))
     damaged.write_marker(topic, 1)
     damaged.write(topic, 1, numbered(2))
     damaged.damage(topic, 1, 4)
     behind_a_marker = damaged.port.read([Range(TopicPartition(topic, 0, 1), 0, 4)], everything)
-    assert (list(behind_a_marker.ends.values()), behind_a_marker.faults) == ([4], {})
+    assert (list(behind_a_marker.ends.values()), behind_a_marker.errors) == ([4], {})
     first = damaged.port.read([Range(partition, 0, 6)], at_most(2))
-    assert (first.ends, first.faults) == ({partition: 2}, {})
+    assert (first.ends, first.errors) == ({partition: 2}, {})
     second = damaged.port.read([Range(partition, 2, 6)], everything)
-    assert (values(second.records), second.ends, list(second.faults)) == ([b"2", b"3"], {partition: 4}, [partition])
+    assert (values(second.records), second.ends, list(second.errors)) == ([b"2", b"3"], {partition: 4}, [partition])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.events.event import Event, judge
+from analytics_defs.core.events.event import Event, classify
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.ports import RecentEvents, StoredEvent
 from tests.contracts.recent_events_fixtures import NOW, RECENT_EVENTS
@@ -32,7 +32,7 @@ def event(event_id: str, offset: int = 0, partition: TopicPartition = ONE, **fie
 
 
 def judged(value: bytes, source: Source) -> Event:
-    verdict = judge(record(value, source), RULES, NOW)
+    verdict = classify(record(value, source), RULES, NOW)
     assert isinstance(verdict, Event), verdict
     return verdict
 
@@ -40,8 +40,8 @@ def judged(value: bytes, source: Source) -> Event:
 def test_a_claimed_event_is_there_whole(recent: RecentEvents) -> None:
     claimed = event("a", 7, note="Ü-ber 日本語 \x00 \U0001f600")
     claims = recent.claim([claimed], NOW)
-    assert (claims.refused, claims.pointers) == ({}, frozenset())
-    assert recent.held(["a"]) == {
+    assert (claims.duplicates, claims.pointers) == ({}, frozenset())
+    assert recent.get_items(["a"]) == {
         "a": StoredEvent(
             id="a",
             type="ProductDeleted",
@@ -66,7 +66,7 @@ def test_values_of_every_kind_come_back_equal(recent: RecentEvents) -> None:
     }
     numbers = with_extra("[1.0, -0, 1e2, 0.1, 12345678901234567890123456789012345678, 1E-130, 9.9E+125]")
     recent.claim([event("odd", 0, odd=odd), judged(numbers, Source(ONE, 1))], NOW)
-    held = recent.held(["odd", "event-1"])
+    held = recent.get_items(["odd", "event-1"])
     assert held["odd"].data == DELETED | {"id": "odd", "odd": odd}
     assert field(held["event-1"], "extra") == [
         *(1, 0, 100, Decimal("0.1"), 12345678901234567890123456789012345678, Decimal("1E-130"), Decimal("9.9E+125"))
@@ -81,32 +81,32 @@ def field(stored: StoredEvent, name: str) -> object:
 def test_the_first_source_to_claim_an_id_holds_it(recent: RecentEvents) -> None:
     first, second = event("a", 1, ONE), event("a", 1, TWO, sellerId="another")
     recent.claim([first], NOW)
-    before = recent.held(["a"])
-    assert recent.claim([second], NOW + timedelta(minutes=1)).refused == {second.record.source: first.record.source}
-    assert recent.held(["a"]) == before
+    before = recent.get_items(["a"])
+    assert recent.claim([second], NOW + timedelta(minutes=1)).duplicates == {second.record.source: first.record.source}
+    assert recent.get_items(["a"]) == before
 
 
 def test_a_source_may_claim_its_id_again_and_changes_nothing(recent: RecentEvents) -> None:
     claimed = event("a", 1)
     recent.claim([claimed], NOW)
-    before = recent.held(["a"])
-    assert recent.claim([claimed], NOW).refused == {}
-    assert recent.held(["a"]) == before
+    before = recent.get_items(["a"])
+    assert recent.claim([claimed], NOW).duplicates == {}
+    assert recent.get_items(["a"]) == before
 
 
 def test_repeats_do_not_keep_the_others_of_their_chunk_from_being_claimed(recent: RecentEvents) -> None:
     held = [event(f"id-{number}", number, ONE) for number in range(0, 100, 7)]
     recent.claim(held, NOW)
     chunk = [event(f"id-{number}", number, TWO) for number in range(100)]
-    refused = recent.claim(chunk, NOW).refused
+    refused = recent.claim(chunk, NOW).duplicates
     assert refused == {Source(TWO, each.record.source.offset): each.record.source for each in held}
-    holders = {each: stored.source for each, stored in recent.held([each.id for each in chunk]).items()}
+    holders = {each: stored.source for each, stored in recent.get_items([each.id for each in chunk]).items()}
     assert holders == {each.id: refused.get(each.record.source, each.record.source) for each in chunk}
 
 
 def test_a_chunk_of_nothing_but_repeats_is_refused_whole(recent: RecentEvents) -> None:
     recent.claim([event(f"id-{number}", number, ONE) for number in range(5)], NOW)
-    refused = recent.claim([event(f"id-{number}", number, TWO) for number in range(5)], NOW).refused
+    refused = recent.claim([event(f"id-{number}", number, TWO) for number in range(5)], NOW).duplicates
     assert refused == {Source(TWO, number): Source(ONE, number) for number in range(5)}
 
 
@@ -114,16 +114,16 @@ def test_an_id_is_free_again_a_day_before_its_item_may_be_deleted_and_not_before
     recent.claim([event("a", 1, ONE)], NOW)
     late = event("a", 1, TWO)
     forgotten = NOW + timedelta(days=DAYS_KEPT - 1)
-    assert recent.claim([late], forgotten - timedelta(seconds=1)).refused == {late.record.source: Source(ONE, 1)}
-    assert recent.claim([late], forgotten).refused == {}
-    assert recent.held(["a"])["a"].source == late.record.source
+    assert recent.claim([late], forgotten - timedelta(seconds=1)).duplicates == {late.record.source: Source(ONE, 1)}
+    assert recent.claim([late], forgotten).duplicates == {}
+    assert recent.get_items(["a"])["a"].source == late.record.source
 
 
 def test_claims_may_be_larger_than_what_one_request_holds(recent: RecentEvents) -> None:
     many = [event(f"id-{number}", number) for number in range(250)]
     large = [event(f"large-{number}", 1_000 + number, padding="x" * 390_000) for number in range(14)]
-    assert recent.claim(many + large, NOW).refused == {}
-    assert recent.held([each.id for each in many + large]).keys() == {each.id for each in many + large}
+    assert recent.claim(many + large, NOW).duplicates == {}
+    assert recent.get_items([each.id for each in many + large]).keys() == {each.id for each in many + large}
 
 
 UNHOLDABLE = {
@@ -140,8 +140,8 @@ UNHOLDABLE = {
 def test_data_that_dynamodb_cannot_hold_becomes_a_pointer_and_its_neighbours_do_not(recent: RecentEvents, extra: bytes) -> None:
     odd = judged(with_extra(extra.decode()), Source(ONE, 1))
     claims = recent.claim([event("before", 0), odd, event("after", 2)], NOW)
-    assert (claims.refused, claims.pointers) == ({}, frozenset({odd.record.source}))
-    held = recent.held(["before", odd.id, "after"])
+    assert (claims.duplicates, claims.pointers) == ({}, frozenset({odd.record.source}))
+    held = recent.get_items(["before", odd.id, "after"])
     assert [held[each].data is None for each in ("before", odd.id, "after")] == [False, True, False]
     assert (held[odd.id].source, held[odd.id].type) == (odd.record.source, odd.type)
 
@@ -150,21 +150,21 @@ def test_a_repeat_is_no_pointer_whatever_it_holds(recent: RecentEvents) -> None:
     recent.claim([event("event-1", 0, ONE)], NOW)
     odd = judged(with_extra("1" * 39), Source(TWO, 0))
     claims = recent.claim([odd], NOW)
-    assert (claims.refused, claims.pointers) == ({odd.record.source: Source(ONE, 0)}, frozenset())
+    assert (claims.duplicates, claims.pointers) == ({odd.record.source: Source(ONE, 0)}, frozenset())
 
 
 def test_only_ids_that_are_there_are_held(recent: RecentEvents) -> None:
     recent.claim([event("a", 1)], NOW)
-    assert recent.held(["b", "a", "a", "c"]).keys() == {"a"}
-    assert recent.held([]) == {}
-    assert recent.claim([], NOW).refused == {}
+    assert recent.get_items(["b", "a", "a", "c"]).keys() == {"a"}
+    assert recent.get_items([]) == {}
+    assert recent.claim([], NOW).duplicates == {}
 
 
 def test_ids_may_hold_any_characters(recent: RecentEvents) -> None:
     ids = ["a/b", "..", " ", "a\nb\x00c", "日本語", "e\u0301", "é", "{}", "#", "x" * 2048, "ü" * 1024]
     events = [event(each, number) for number, each in enumerate(ids)]
-    assert recent.claim(events, NOW).refused == {}
-    assert {each: stored.source for each, stored in recent.held(ids).items()} == {each.id: each.record.source for each in events}
+    assert recent.claim(events, NOW).duplicates == {}
+    assert {each: stored.source for each, stored in recent.get_items(ids).items()} == {each.id: each.record.source for each in events}
 
 
 @pytest.mark.parametrize("recent", PARALLEL, indirect=True)
@@ -173,8 +173,8 @@ def test_each_id_has_one_holder_whoever_claims_it_at_the_same_time(recent: Recen
         [event(f"id-{number}", number, TopicPartition("ProductDeleted", 0, thread)) for number in range(60)] for thread in range(4)
     ]
     with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda events: recent.claim(events, NOW).refused, claimants))
-    held = recent.held([f"id-{number}" for number in range(60)])
+        answers = list(threads.map(lambda events: recent.claim(events, NOW).duplicates, claimants))
+    held = recent.get_items([f"id-{number}" for number in range(60)])
     for events, refused in zip(claimants, answers, strict=True):
         for each in events:
             assert held[each.id].source == refused.get(each.record.source, each.record.source)

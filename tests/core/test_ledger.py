@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from analytics_defs.core.ingest.batch_builder import Staged
-from analytics_defs.core.ledger import OUTCOMES, REDRIVE_HEAD, Head, Snapshot, Tally, TopicState
+from analytics_defs.core.ingest.batch_builder import StagedBatch
+from analytics_defs.core.ledger import OUTCOMES, REDRIVE_CHECKPOINT, Checkpoint, LedgerSnapshot, OutcomeCounts, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
 from tests.core.ingest.batches import AT, BESIDE, accounted, batch, event
 
@@ -11,42 +11,42 @@ TOPIC = TopicState("ProductDeleted", 1, "id", {0: 5})
 
 
 def test_tallies_add_up_by_outcome() -> None:
-    tally = Tally(1, 2, 3, 4, 5, 6)
+    tally = OutcomeCounts(1, 2, 3, 4, 5, 6)
     assert tally.total == 21
-    assert tally + Tally(stored=1) == Tally(2, 2, 3, 4, 5, 6)
-    assert tally + -tally == Tally()
+    assert tally + OutcomeCounts(stored=1) == OutcomeCounts(2, 2, 3, 4, 5, 6)
+    assert tally + -tally == OutcomeCounts()
     assert tuple(tally.as_dict()) == OUTCOMES
 
 
 def test_a_head_misses_what_has_no_outcome() -> None:
-    assert Head(AT, 5, 10, totals=Tally(stored=3, lost=2)).unaccounted == 0
-    assert Head(AT, 5, 10, totals=Tally(stored=3)).unaccounted == 2
-    assert Head(AT, 5, 10, totals=Tally(stored=6)).unaccounted == -1
+    assert Checkpoint(AT, 5, 10, totals=OutcomeCounts(stored=3, lost=2)).unaccounted == 0
+    assert Checkpoint(AT, 5, 10, totals=OutcomeCounts(stored=3)).unaccounted == 2
+    assert Checkpoint(AT, 5, 10, totals=OutcomeCounts(stored=6)).unaccounted == -1
 
 
 def test_a_partition_nobody_took_begins_where_its_topic_was_opened_and_later_ones_at_0() -> None:
-    snapshot = Snapshot({TOPIC.topic: TOPIC})
-    assert snapshot.head(TOPIC.partition(0)) == Head(TOPIC.partition(0), 5, 5)
-    assert snapshot.head(TOPIC.partition(1)) == Head(TOPIC.partition(1), 0, 0)
+    snapshot = LedgerSnapshot({TOPIC.topic: TOPIC})
+    assert snapshot.checkpoint(TOPIC.partition(0)) == Checkpoint(TOPIC.partition(0), 5, 5)
+    assert snapshot.checkpoint(TOPIC.partition(1)) == Checkpoint(TOPIC.partition(1), 0, 0)
 
 
 def test_starts_of_one_generation_do_not_count_for_another() -> None:
-    snapshot = Snapshot({TOPIC.topic: TOPIC})
+    snapshot = LedgerSnapshot({TOPIC.topic: TOPIC})
     earlier = TopicPartition(TOPIC.topic, 0, 0)
-    assert snapshot.head(earlier) == Head(earlier, 0, 0)
+    assert snapshot.checkpoint(earlier) == Checkpoint(earlier, 0, 0)
 
 
 def test_a_head_that_is_there_is_the_answer() -> None:
-    head = Head(TOPIC.partition(0), 5, 9, "batch")
-    assert Snapshot({TOPIC.topic: TOPIC}, {head.topic_partition: head}).head(head.topic_partition) is head
+    head = Checkpoint(TOPIC.partition(0), 5, 9, "batch")
+    assert LedgerSnapshot({TOPIC.topic: TOPIC}, {head.topic_partition: head}).checkpoint(head.topic_partition) is head
 
 
 def test_the_redrive_head_begins_at_0_and_no_topic_has_its_name() -> None:
-    assert Snapshot().head(REDRIVE_HEAD).next == 0
-    assert not REDRIVE_HEAD.topic.replace("-", "").isalnum()
+    assert LedgerSnapshot().checkpoint(REDRIVE_CHECKPOINT).next_offset == 0
+    assert not REDRIVE_CHECKPOINT.topic.replace("-", "").isalnum()
 
 
 def test_a_record_knows_its_total_and_where_heads_stand_afterwards() -> None:
-    record = accounted(batch(Range(AT, 0, 2), Range(BESIDE, 3, 4)), Staged((event(0), event(1), event(3, at=BESIDE))))
-    assert record.tally == Tally(stored=3)
+    record = accounted(batch(Range(AT, 0, 2), Range(BESIDE, 3, 4)), StagedBatch((event(0), event(1), event(3, at=BESIDE))))
+    assert record.tally == OutcomeCounts(stored=3)
     assert record.ends == {AT: 2, BESIDE: 4}

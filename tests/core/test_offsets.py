@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analytics_defs.core.offsets import Range, Record, Source, TopicPartition, stream
+from analytics_defs.core.offsets import Range, Record, Source, TopicPartition, qualified_topic_name
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_is_no_source_is_refused(text: str) -> None:
 
 
 def test_the_first_life_of_a_topic_has_its_plain_name() -> None:
-    assert (stream("t", 0), stream("t", 1)) == ("t", "t@1")
+    assert (qualified_topic_name("t", 0), qualified_topic_name("t", 1)) == ("t", "t@1")
 
 
 def test_a_range_is_half_open() -> None:

@@ -10,15 +10,15 @@ from functools import partial
 
 import dagster as dg
 
-from analytics_defs.adapters.duckdb.statistics import duck_calculator
-from analytics_defs.adapters.memory import InlineWorkers, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
+from analytics_defs.adapters.memory import InlineTaskPool, MemoryEventLog, MemoryLedger, MemoryObjectStore, MemoryRecentEvents
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Lease
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest.sensor import kafka_micro_batches
 from analytics_defs.defs.resources.platform import Platform
-from analytics_defs.flows.hours.statistics import CalculatorBench
-from analytics_defs.flows.ingest.execute_plan import Conduct
+from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
+from analytics_defs.flows.ingest.execute_plan import IngestOptions
 from analytics_defs.ports import Ports
 from tests.proof.clocks import Eventful
 
@@ -30,10 +30,10 @@ class MemoryPlatform(Platform):
     """One broker with `TOPIC`, empty stores, a clock that starts now and is moved by hand."""
 
     def __init__(self, partitions: int = 2, **settings: object) -> None:
-        self.log = MemoryLog()
+        self.log = MemoryEventLog()
         self.log.create_topic(TOPIC, partitions)
         self.clock = Eventful(datetime.now(UTC))
-        self._ports = Ports(self.log, MemoryRecentEvents(), MemoryArchive(), MemoryLedger(), self.clock, InlineWorkers())
+        self._ports = Ports(self.log, MemoryRecentEvents(), MemoryObjectStore(), MemoryLedger(), self.clock, InlineTaskPool())
         self._settings = Settings(**({"kafka_topics": (TOPIC,)} | settings))  # type: ignore[arg-type]
 
     def settings(self) -> Settings:
@@ -45,17 +45,17 @@ class MemoryPlatform(Platform):
     def ports(self) -> Ports:
         return self._ports
 
-    def bench(self) -> CalculatorBench:
-        return partial(duck_calculator, 128, 1)
+    def workspace_factory(self) -> StatisticsEngineFactory:
+        return partial(duckdb_statistics, 128, 1)
 
     @contextmanager
-    def sign_of_life(self, run_id: str, lane: int) -> Iterator[Ports]:
-        self._ports.ledger.renew(Lease(run_id, lane, self.clock.now()))
+    def lease_heartbeat(self, run_id: str, lane: int) -> Iterator[Ports]:
+        self._ports.ledger.renew_lease(Lease(run_id, lane, self.clock.now()))
         yield self._ports
-        self._ports.ledger.release(run_id)
+        self._ports.ledger.release_lease(run_id)
 
-    def conduct(self, run_id: str) -> Conduct:
-        return Conduct(run_id, self._settings.rules(), self._settings.limits())
+    def ingest_options(self, run_id: str) -> IngestOptions:
+        return IngestOptions(run_id, self._settings.validation_rules(), self._settings.batch_limits())
 
     def produce(self, count: int, start: int = 0, hour: str = HOUR) -> None:
         """Valid events with ids `event-<n>`, over the partitions in turn."""
@@ -72,7 +72,7 @@ class MemoryPlatform(Platform):
         assert isinstance(found, dg.SensorResult)
         return found
 
-    def run(self, instance: dg.DagsterInstance, request: dg.RunRequest | None = None) -> dg.ExecuteInProcessResult:
+    def run_all(self, instance: dg.DagsterInstance, request: dg.RunRequest | None = None) -> dg.ExecuteInProcessResult:
         """The job as the daemon would start it for the request; without one, as the Materialize button does."""
         tags = dict(request.tags) | {"dagster/run_key": request.run_key or ""} if request else {}
         return defs.resolve_job_def("micro_batch").execute_in_process(

@@ -26,7 +26,9 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, *arguments], env=bare, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("environment", [{}, {"LANES": "none", "KAFKA_TOPICS": ",", "ARCHIVE_START": "yesterday"}], ids=["empty", "wrong"])
+@pytest.mark.parametrize(
+    "environment", [{}, {"LANES": "none", "KAFKA_TOPICS": ",", "PARTITIONS_START": "yesterday"}], ids=["empty", "wrong"]
+)
 def test_definitions_load_with_an_empty_or_wrong_environment_and_no_network(environment: dict[str, str]) -> None:
     done = python("-W", "error::DeprecationWarning", "-c", OFFLINE, **environment)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-from analytics_defs.devstack.moto_patches import one_at_a_time, swift_transactions
+from analytics_defs.devstack.moto_patches import patch_transactions, serialize_requests
 from analytics_defs.devstack.tcp_ports import LOOPBACK
 
 BUCKET = "event-archive"
@@ -96,10 +96,10 @@ class Cloud:
 @contextmanager
 def cloud() -> Iterator[Cloud]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
-    swift_transactions()
+    patch_transactions()
     moto_api_backend.reset()  # its stores are the process's
     found = Cloud()
-    app = one_at_a_time(found.app(DomainDispatcherApplication(create_backend_app)))
+    app = serialize_requests(found.app(DomainDispatcherApplication(create_backend_app)))
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

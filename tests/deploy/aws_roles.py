@@ -29,7 +29,7 @@ INCLUDED = {"operator": ("micro-batches", "hours")}
 """Policies, held to scenes of their own, whose rights another one has as well, but for the logs of runs: commands write none."""
 FLOWS = {
     "micro-batches": ("ingest", "steps"),
-    "hours": ("compact", "hourly_stats", "restore", "replay", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
+    "hours": ("compact", "hourly_stats", "restore", "repair", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
     "retention": ("retention", "compact", "rebuild", "hours", "passed"),
     "code": ("observe", "report"),
     "health": ("watchover", "trace"),

@@ -19,38 +19,38 @@ from analytics_defs import wiring
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
-from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import expected_tables
-from analytics_defs.adapters.memory.parquet_workspace import memory_table
-from analytics_defs.adapters.object_store.provisioning import BucketGround, DynamoGround
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-from analytics_defs.adapters.runtime.system import ThreadWorkers
+from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
+from analytics_defs.adapters.object_store.provisioning import BucketProvisioner, DynamoProvisioner
+from analytics_defs.adapters.object_store.store import S3ObjectStore
+from analytics_defs.adapters.runtime.system import ThreadTaskPool
 from analytics_defs.config import Settings
 from analytics_defs.core.counter_adjustments import CounterItem
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ingest.batch_builder import Limits
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ingest.batch_builder import BatchLimits
 from analytics_defs.core.ledger import Lease
 from analytics_defs.core.offsets import Range
-from analytics_defs.core.repair import Hours
+from analytics_defs.core.repair import HourRange
 from analytics_defs.core.storage.object_keys import part_key
 from analytics_defs.defs.operations import purge_runs
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.flows.audit.balance import audit
-from analytics_defs.flows.audit.counters import compare, mend
+from analytics_defs.flows.audit.balance import audit_offsets
+from analytics_defs.flows.audit.counters import apply_adjustments, compare_counters
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
 from analytics_defs.flows.audit.recent_hours import compare_stores
-from analytics_defs.flows.health_checks import Doors, ask_dynamodb, ask_figures, ask_s3
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.hours.restore import restore
-from analytics_defs.flows.hours.statistics import daily_stats, hourly_stats, product_activity
-from analytics_defs.flows.ingest.accept_topic import accept_topic
-from analytics_defs.flows.redrive import Selection, dead_letters, redrive
-from analytics_defs.flows.repair.repair_range import Means, replay
-from analytics_defs.flows.setup.platform_identity import require_together
-from analytics_defs.flows.setup.preflight import check
-from analytics_defs.flows.setup.provision import setup
-from analytics_defs.flows.trace.trace import trace
+from analytics_defs.flows.health_checks import HealthClients, probe_dynamodb, probe_object_store, read_ledger_statistics
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.hours.restore import restore_hour
+from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats, compute_product_activity
+from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
+from analytics_defs.flows.redrive import DeadLetterFilter, list_dead_letters, redrive_dead_letters
+from analytics_defs.flows.repair.repair_range import ReplayContext, repair_range
+from analytics_defs.flows.setup.platform_identity import verify_stores
+from analytics_defs.flows.setup.preflight import run_preflight
+from analytics_defs.flows.setup.provision import provision
+from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports
 from tests.contracts.object_store_fixtures import s3_client
 from tests.defs.memory_platform import MemoryPlatform
@@ -61,12 +61,12 @@ from tests.proof.clocks import Eventful
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
 
-STRICT = Rules(max_event_bytes=300)
+STRICT = ValidationRules(max_event_bytes=300)
 BEFORE = "2024-01-15T09"
-ALL = Hours("2024-01-15T09", "2024-01-15T13")
+ALL = HourRange("2024-01-15T09", "2024-01-15T13")
 DEEP: Any = json.loads("[" * 40 + "]" * 40)
 """DynamoDB holds 32 levels: the item points to its object."""
-SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,), "tar_unpacking": "off"}
+SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,), "minio_snowball": "off"}
 """Nothing is asked for below `unpacking/` on Amazon S3 itself: only an endpoint of one's own, as the cloud here has, is tried for it."""
 
 
@@ -95,9 +95,9 @@ class Scene:
         return Settings(dynamo_endpoint=self.cloud.endpoint, minio_endpoint=self.cloud.endpoint, **SETTINGS)  # type: ignore[arg-type]
 
     @cached_property
-    def grounds(self) -> tuple[DynamoGround, BucketGround]:
+    def grounds(self) -> tuple[DynamoProvisioner, BucketProvisioner]:
         tables = expected_tables(self.settings.recent_events_table_name, self.tables)
-        found = DynamoGround(self.dynamo, tables), BucketGround(wiring.object_store_config(self.settings))
+        found = DynamoProvisioner(self.dynamo, tables), BucketProvisioner(wiring.object_store_config(self.settings))
         self.closing.append(found[1].close)
         return found
 
@@ -106,27 +106,28 @@ class Scene:
         return LedgerTables(self.settings.ledger_table_name, self.settings.aggregates_table_name)
 
     @cached_property
-    def dynamo(self) -> Dynamo:
-        found = Dynamo(wiring.dynamo_config(self.settings))
+    def dynamo(self) -> DynamoClient:
+        found = DynamoClient(wiring.dynamo_config(self.settings))
         self.closing.append(found.close)
         return found
 
     @cached_property
     def world(self) -> World:
         """Empty, with its one topic of two partitions."""
-        archive = ObjectStoreArchive(wiring.object_store_config(self.settings))
+        archive = S3ObjectStore(wiring.object_store_config(self.settings))
         self.closing.append(archive.close)
         recent = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
         made: Any = World
         stores = {"recent": recent, "archive": archive, "ledger": DynamoLedger(self.dynamo, self.tables)}
-        world: World = made(**{name: Noted(store, name, self.cloud) for name, store in stores.items()})
+        ports = {"recent": "recent_events", "archive": "object_store", "ledger": "ledger"}
+        world: World = made(**{name: Noted(store, ports[name], self.cloud) for name, store in stores.items()})
         world.create(partitions=2)
         return world
 
     @property
     def ports(self) -> Ports:
         """With threads, as in production."""
-        return replace(self.world.ports, workers=ThreadWorkers(4))
+        return replace(self.world.ports, task_pool=ThreadTaskPool(4))
 
     @cached_property
     def platform(self) -> MemoryPlatform:
@@ -141,9 +142,9 @@ class Scene:
         world = self.world
         world.produce(event("a"), event("b", f"{BEFORE}:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
         world.produce(event("a", payload="other"), legacy_event(), event("deep", padding=DEEP), partition=1)
-        world.settle(conduct(rules=Rules(max_event_bytes=300)))
+        world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
         world.produce(event("c"), event("b", payload="again"), event("d"), event("deep", padding=DEEP))
-        world.settle(conduct(limits=Limits(max_events=2)))
+        world.settle(conduct(limits=BatchLimits(max_records=2)))
 
     def close(self) -> None:
         for each in self.closing:
@@ -155,7 +156,7 @@ def scene(cloud: Cloud, folder: Path) -> Iterator[Scene]:
     """Tables and bucket are there."""
     found = Scene(cloud, folder)
     try:
-        assert all(each.fault is None for each in setup(found.grounds))
+        assert all(each.fault is None for each in provision(found.grounds))
         yield found
     finally:
         found.close()
@@ -169,7 +170,7 @@ def set_up(scene: Scene) -> None:
         with s3_client(wiring.object_store_config(scene.settings)) as s3:
             s3.delete_bucket(Bucket=BUCKET)
     for _ in range(2):
-        assert all(each.fault is None for each in setup(scene.grounds))
+        assert all(each.fault is None for each in provision(scene.grounds))
 
 
 def micro_batches(scene: Scene) -> None:
@@ -178,14 +179,14 @@ def micro_batches(scene: Scene) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for name in ("e", "f"):
             world.produce(event(name), event(name))
-            assert scene.platform.run(instance).success
+            assert scene.platform.run_all(instance).success
     _crashes_everywhere(world)
     world.produce(event("closed by another"))
-    world.run(ports=through(world.ports, _closed_by_another))
+    world.run_all(ports=through(world.ports, _closed_by_another))
     world.clock.advance(timedelta(days=30))
     world.produce(event("a", payload="after its item was forgotten"))
     world.settle()
-    assert audit(world.ports).unaccounted == 0
+    assert audit_offsets(world.ports).unaccounted == 0
 
 
 def _crashes_everywhere(world: World) -> None:
@@ -194,7 +195,7 @@ def _crashes_everywhere(world: World) -> None:
     while True:
         world.produce(event(f"x{at}"), event("a", payload=f"{at}"), b"{")
         try:
-            world.run(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+            world.run_all(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
         except Crashed:
             world.settle()
             at += 1
@@ -205,7 +206,7 @@ def _crashes_everywhere(world: World) -> None:
 
 def _closed_by_another(call: Call, perform: Callable[[], Any]) -> Any:
     """Somebody else closes each batch a moment earlier."""
-    if call.method == "close":
+    if call.method == "close_batch":
         assert perform()
     return perform()
 
@@ -214,21 +215,21 @@ def hours(scene: Scene) -> None:
     world, ports = scene.world, scene.ports
     with scene.cloud.aside():
         scene.history()
-        assert redrive(Selection(), world.ports, conduct("redrive")).stored
-    require_together(ports)
+        assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored
+    verify_stores(ports)
     for hour in (BEFORE, HOUR):
-        compact(hour, ports, memory_table)
-        hourly_stats(hour, ports, BENCH)
-    daily_stats(HOUR[:10], ports, BENCH)
-    product_activity(HOUR[:10], ports, BENCH)
+        compact_hour(hour, ports, memory_workspace)
+        compute_hourly_stats(hour, ports, BENCH)
+    compute_daily_stats(HOUR[:10], ports, BENCH)
+    compute_product_activity(HOUR[:10], ports, BENCH)
     with scene.cloud.aside():
         world.produce(event("late"), event("later"))
         world.settle()
         world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
         for item in ("a", "d"):
             scene.dynamo.delete("RecentEvents", {"id": {"S": item}})
-    assert compact(HOUR, ports, memory_table).mended
-    restore(HOUR, ports, BENCH)
+    assert compact_hour(HOUR, ports, memory_workspace).rebuilt
+    restore_hour(HOUR, ports, BENCH)
     compare_stores(ports)
     _replays(scene)
     uploads_that_break_off(scene)
@@ -236,22 +237,22 @@ def hours(scene: Scene) -> None:
 
 def _replays(scene: Scene) -> None:
     """Everything is lost, one tree after the other, and comes back: from Kafka, and from the other stores where retention took it."""
-    world, means = scene.world, Means(scene.ports, BENCH, RULES)
-    for tree in ("events/", "parquet/", "dead-letters/", "repeats/"):
+    world, means = scene.world, ReplayContext(scene.ports, BENCH, RULES)
+    for tree in ("events/", "parquet/", "dead-letters/", "duplicates/"):
         _lose(scene, tree)
-        assert replay(ALL, means).changed
-    replay(ALL, replace(means, write=False))
-    assert replay(Range(world.partition(), 0, 5), means).batches
+        assert repair_range(ALL, means).changed
+    repair_range(ALL, replace(means, write=False))
+    assert repair_range(Range(world.partition(), 0, 5), means).batches
     world.log.retain_from(TOPIC, 0, 5)
-    for tree in ("parquet/", "repeats/"):
+    for tree in ("parquet/", "duplicates/"):
         _lose(scene, tree)
-        replay(ALL, means)
-    assert replay(ALL, means).batches
+        repair_range(ALL, means)
+    assert repair_range(ALL, means).batches
 
 
 def _lose(scene: Scene, tree: str) -> None:
     with scene.cloud.aside():
-        scene.world.archive.delete(list(scene.world.archive.keys(tree)))
+        scene.world.archive.delete(list(scene.world.archive.list_keys(tree)))
 
 
 def uploads_that_break_off(scene: Scene) -> None:
@@ -267,7 +268,7 @@ def uploads_that_break_off(scene: Scene) -> None:
 
 
 def run_logs(scene: Scene) -> None:
-    """What every run but a micro-batch writes, and what `forget_old_runs` removes."""
+    """What every run but a micro-batch writes, and what `purge_old_runs` removes."""
     with _instance(scene) as instance:
 
         @dg.job(executor_def=dg.in_process_executor)
@@ -283,7 +284,7 @@ def ticks(scene: Scene) -> None:
     """The code server: sensors, and what a tick logs."""
     with scene.cloud.aside():
         scene.history()
-        scene.world.ledger.renew(Lease("a run", 0, scene.world.clock.now()))
+        scene.world.ledger.renew_lease(Lease("a run", 0, scene.world.clock.now()))
         scene.world.produce(event("waits"))
     with _instance(scene) as instance:
         first = scene.platform.tick(instance)
@@ -313,18 +314,18 @@ def watch(scene: Scene) -> None:
     world = scene.world
     with scene.cloud.aside():
         scene.history()
-        redrive(Selection(), world.ports, conduct("redrive"))
-        compact(HOUR, scene.ports, memory_table)
+        redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
+        compact_hour(HOUR, scene.ports, memory_workspace)
         world.produce(event("pending"))
         with pytest.raises(Crashed):
-            world.run(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
+            world.run_all(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
         world.produce(event("not read yet"))
-    doors = Doors((TOPIC,), scene.ports, world.log, None)  # type: ignore[arg-type]
-    ask_dynamodb(doors)
-    ask_s3(doors)
-    ask_figures(doors)
+    doors = HealthClients((TOPIC,), scene.ports, world.log, None)  # type: ignore[arg-type]
+    probe_dynamodb(doors)
+    probe_object_store(doors)
+    read_ledger_statistics(doors)
     for what in [*map(str, world.values), *"abcd", "big", "deep", "pending"]:
-        trace(what, scene.ports)
+        trace_record(what, scene.ports)
 
 
 def by_hand(scene: Scene) -> None:
@@ -332,22 +333,22 @@ def by_hand(scene: Scene) -> None:
     world, ports = scene.world, scene.ports
     with scene.cloud.aside():
         scene.history()
-    assert all(each.holds for each in check(scene.grounds[:2]))
-    list(dead_letters(Selection(), ports))
+    assert all(each.passed for each in run_preflight(scene.grounds[:2]))
+    list(list_dead_letters(DeadLetterFilter(), ports))
     with pytest.raises(Crashed):
-        redrive(Selection(), through(world.ports, failing("claim", True, lambda _: Crashed())), conduct("redrive"))
-    redrive(Selection(), world.ports, conduct("redrive"))
+        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing("claim", True, lambda _: Crashed())), conduct("redrive"))
+    redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
     with scene.cloud.aside():
-        compact(HOUR, ports, memory_table)
+        compact_hour(HOUR, ports, memory_workspace)
     compare_bytes(HOUR, ports, BENCH)
-    audit(ports)
+    audit_offsets(ports)
     audit_hour(HOUR, ports)
     for _ in range(2):
         with scene.cloud.aside():
             corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]
-        assert mend(compare(ports, memory_table, lambda *_: None), ports)
+        assert apply_adjustments(compare_counters(ports, memory_workspace, lambda *_: None), ports)
     world.create_again(partitions=2)
-    accept_topic(TOPIC, ports)
+    accept_recreated_topic(TOPIC, ports)
 
 
 def _write(stream: Any, text: str) -> None:
@@ -360,7 +361,7 @@ def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
     """SQLite, with production's compute logs, by the environment's settings."""
     production = {
         "module": "analytics_defs.defs.runtime.compute_logs",
-        "class": "BucketComputeLogs",
+        "class": "LazyS3ComputeLogManager",
         "config": {"without_jobs": ["micro_batch"]},
     }
     (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": production}), encoding="utf-8")

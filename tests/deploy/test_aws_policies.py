@@ -12,7 +12,7 @@ import pytest
 
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.object_store.store import S3ObjectStore
 from tests.deploy.aws import Cloud, cloud, of_dynamodb, of_s3, rights
 from tests.deploy.aws_roles import FLOWS, INCLUDED, SCENES
 from tests.deploy.aws_scenes import scene
@@ -52,10 +52,12 @@ def sources(flow: str) -> list[Path]:
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_call_to_a_store_that_a_roles_flows_have_was_made_while_it_was_watched(name: str) -> None:
     """Else a rare path would want a right that nobody saw."""
-    stores = {"recent": DynamoRecentEvents, "archive": ObjectStoreArchive, "ledger": DynamoLedger}
+    stores = {"recent_events": DynamoRecentEvents, "object_store": S3ObjectStore, "ledger": DynamoLedger}
     text = "".join(source.read_text(encoding="utf-8") for each in FLOWS[name] for source in sources(each))
     named = {
-        f"{store}.{method}" for store, method in re.findall(r"\b(recent|archive|ledger)\.(\w+)", text) if hasattr(stores[store], method)
+        f"{store}.{method}"
+        for store, method in re.findall(r"\b(recent_events|object_store|ledger)\.(\w+)", text)
+        if hasattr(stores[store], method)
     }
     assert named
     assert named <= played(name).called
@@ -68,7 +70,7 @@ def test_every_policy_has_a_role_that_was_watched() -> None:
 @pytest.mark.parametrize("name", SCENES)
 def test_no_policy_reaches_beyond_our_tables_and_folders_of_our_bucket(name: str) -> None:
     places = {place for _, place in rights(POLICIES / f"{name}.json")}
-    ours = {"events/", "parquet/", "dead-letters/", "repeats/", "staging/", "aggregates/", "platform/", "compute-logs/"}
+    ours = {"events/", "parquet/", "dead-letters/", "duplicates/", "staging/", "aggregates/", "platform/", "compute-logs/"}
     assert places <= TABLES | ours | {"bucket"}
 
 

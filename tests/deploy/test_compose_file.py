@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.config import Settings, load_settings, names
+from analytics_defs.config import Settings, load_settings, setting_names
 from analytics_defs.devstack.install import DYNAMODB_LOCAL_VERSION, KAFKA_VERSION
 from tests.deploy.files import DEPLOY, ROOT, compose, dockerfile, environment_of_dagster
 
@@ -44,7 +44,7 @@ def test_a_worker_has_time_for_its_runs_and_has_no_fixed_name_so_that_there_can_
 def test_the_health_job_waits_for_nobody_and_is_reached_at_the_port_of_the_image() -> None:
     health = SERVICES["health"]
     assert "depends_on" not in health
-    assert "HEALTH_IN_DAGSTER" not in health["environment"].keys() | dockerfile().environment.keys()  # a process of its own is enough
+    assert "RUN_HEALTH_IN_DAGSTER" not in health["environment"].keys() | dockerfile().environment.keys()  # a process of its own is enough
     assert health["ports"] == ["127.0.0.1:8080:" + dockerfile().environment["HEALTH_PORT"]]
     assert f"http://127.0.0.1:{dockerfile().environment['HEALTH_PORT']}/health/live" in health["healthcheck"]["test"][-1]
 
@@ -94,13 +94,13 @@ def test_our_services_share_one_environment() -> None:
 
 
 def test_every_name_in_our_environment_is_a_setting_or_what_dagsters_files_read() -> None:
-    known = {*names(), *environment_of_dagster("celery/dagster.yaml", "workspace.yaml"), "DAGSTER_HOME"}
+    known = {*setting_names(), *environment_of_dagster("celery/dagster.yaml", "workspace.yaml"), "DAGSTER_HOME"}
     assert set(SERVICES["code"]["environment"]) <= known
-    assert known - {*names()} <= set(SERVICES["code"]["environment"])
+    assert known - {*setting_names()} <= set(SERVICES["code"]["environment"])
 
 
 def test_our_environment_makes_valid_settings_that_reach_the_other_services(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in names():
+    for name in setting_names():
         monkeypatch.delenv(name, raising=False)
     for name, value in SERVICES["code"]["environment"].items():
         monkeypatch.setenv(name, value)

@@ -11,7 +11,7 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from analytics_defs.config import load_settings, names
+from analytics_defs.config import load_settings, setting_names
 from tests.deploy.files import DEPLOY, compose, dockerfile, environment_of_dagster
 
 ECS = DEPLOY / "ecs"
@@ -78,12 +78,12 @@ def test_services_are_asked_for_their_health_as_in_compose(name: str) -> None:
 
 @pytest.mark.parametrize("name", ROLES)
 def test_its_environment_makes_valid_settings_and_all_that_dagster_asks_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in names():
+    for each in setting_names():
         monkeypatch.delenv(each, raising=False)
     given = environment(name)
     secrets = {each["name"] for each in container(name)["secrets"]}
     assert environment_of_dagster() <= given.keys() | secrets
-    assert given.keys() <= {*names(), *environment_of_dagster(), "DAGSTER_HOME", "TMPDIR", "ANALYTICS_RUN_TASK_DEFINITION"}
+    assert given.keys() <= {*setting_names(), *environment_of_dagster(), "DAGSTER_HOME", "TMPDIR", "ANALYTICS_RUN_TASK_DEFINITION"}
     assert not any(re.search("PASSWORD|SECRET|ACCESS_KEY", each) for each in given)
     for each, value in given.items():
         monkeypatch.setenv(each, value.replace("KAFKA_BOOTSTRAP_SERVERS", "broker:9098").replace("REGION", "eu-west-1"))
@@ -98,7 +98,11 @@ def test_only_those_that_start_or_end_runs_are_told_their_definition() -> None:
 
 def test_every_placeholder_is_one_that_the_instructions_replace() -> None:
     text = "".join(each.read_text(encoding="utf-8") for each in [*(ECS / "task-definitions").glob("*.json"), *POLICIES])
-    found = set(re.findall(r"(?<![A-Za-z_])(?:REGION|IMAGE|[A-Z]+_[A-Z_]+)(?![A-Za-z_])", text)) - set(names()) - environment_of_dagster()
+    found = (
+        set(re.findall(r"(?<![A-Za-z_])(?:REGION|IMAGE|[A-Z]+_[A-Z_]+)(?![A-Za-z_])", text))
+        - set(setting_names())
+        - environment_of_dagster()
+    )
     assert found - {"DAGSTER_HOME", "ANALYTICS_RUN_TASK_DEFINITION"} == PLACEHOLDERS
     readme = (ECS / "README.md").read_text(encoding="utf-8")
     assert all(f"s|{each}|" in readme for each in PLACEHOLDERS)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from packaging.requirements import Requirement
 
-from analytics_defs.config import names
+from analytics_defs.config import setting_names
 from tests.deploy.files import DEPLOY, ROOT, VENV, dockerfile, environment_of_dagster
 
 IMAGE = dockerfile()
@@ -52,7 +52,7 @@ def test_dependencies_are_installed_by_the_constraints_which_pin_every_one_of_th
 
 def test_every_name_in_its_environment_is_a_setting_or_what_dagster_reads() -> None:
     dagster = {"DAGSTER_HOME", "DAGSTER_WEBSERVER_HOST", "DAGSTER_WEBSERVER_PORT", *environment_of_dagster()}
-    assert set(IMAGE.environment) <= {"PATH", "PYTHONUNBUFFERED", *names(), *dagster}
+    assert set(IMAGE.environment) <= {"PATH", "PYTHONUNBUFFERED", *setting_names(), *dagster}
 
 
 def test_a_postgres_needs_no_more_than_its_host_and_password() -> None:

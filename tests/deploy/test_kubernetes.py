@@ -41,7 +41,7 @@ from kubernetes.client import (
     V1PodStatus,
 )
 
-from analytics_defs.config import load_settings, names
+from analytics_defs.config import load_settings, setting_names
 from tests.deploy.files import DEPLOY, compose, dockerfile, environment_of_dagster
 
 FOLDER = DEPLOY / "kubernetes"
@@ -106,7 +106,7 @@ def pod(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def _environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for each in names():
+        for each in setting_names():
             patch.delenv(each, raising=False)
         for each in environment_of_dagster():
             patch.setenv(each, compose({})["services"]["code"]["environment"][each])
@@ -310,7 +310,7 @@ def test_no_service_of_the_namespace_sets_a_setting(name: str) -> None:
 
 def test_the_environment_makes_valid_settings_and_all_that_dagster_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     given, secret = the("ConfigMap", "analytics-settings")["data"], SECRETS["stringData"]
-    assert given.keys() | secret.keys() <= {*names(), *environment_of_dagster(), "DAGSTER_HOME", "TMPDIR"}
+    assert given.keys() | secret.keys() <= {*setting_names(), *environment_of_dagster(), "DAGSTER_HOME", "TMPDIR"}
     assert environment_of_dagster() <= given.keys() | secret.keys()
     assert not any(re.search("PASSWORD|SECRET|ACCESS_KEY", each) for each in given)
     for name, value in given.items():

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from analytics_defs.adapters.memory import ManualClock
-from analytics_defs.core.monitoring.health import Scheduler
+from analytics_defs.core.monitoring.health import SchedulerStatus
 from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port, http_status
-from analytics_defs.flows.redrive import Selection, redrive
+from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from tests.deploy.files import DEPLOY
 from tests.deploy.programs import Program, surroundings
 from tests.devstack.waiting import until
@@ -38,10 +38,10 @@ def everything() -> Iterator[tuple[Client, World]]:
     world = World(clock=ManualClock(datetime.now(UTC) - timedelta(minutes=1)))
     world.create()
     world.produce(event("a"), event("a", note="again"), b"{", event("large", text="x" * 500), None)
-    world.settle(conduct(rules=type(RULES)(max_event_bytes=400)))
-    redrive(Selection("too_large", None, None), world.ports, conduct("redrive"))
+    world.settle(conduct(validation_rules=type(RULES)(max_event_bytes=400)))
+    redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, conduct("redrive"))
     world.log.append(TOPIC, 0, event("late"), timestamp_ms=int(datetime.now(UTC).timestamp() * 1000) - 90_000)
-    scheduling = Scheduling(Scheduler(sensor_stopped=False, heartbeat=datetime.now(UTC)))
+    scheduling = Scheduling(SchedulerStatus(sensor_stopped=False, heartbeat=datetime.now(UTC)))
     with served(site(real_time(world), scheduling=scheduling)) as client:
         until(lambda: all(name in text(client) for name in ("analytics_partition_lag_seconds", "analytics_sensor_running")))
         yield client, world

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer
 
 from analytics_defs.devstack import dev, env_file
 from analytics_defs.devstack.tcp_ports import LOOPBACK
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 from tests.devstack.waiting import until
 
 
@@ -24,7 +24,7 @@ def _embedded(name: str, publish: Path) -> Iterator[dict[str, str]]:
     with subprocess.Popen([sys.executable, "-m", "analytics_defs.devstack", name, str(publish)]) as server:
         try:
             until(publish.exists)
-            yield env_file.read(publish)
+            yield env_file.read_env_file(publish)
         finally:
             server.send_signal(signal.SIGINT)
             assert server.wait(timeout=20) == 0
@@ -58,7 +58,7 @@ def test_another_process_uses_the_embedded_dynamodb_and_s3(tmp_path: Path, monke
 def test_a_taken_port_is_said_in_one_line_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(CannotStart, match=f"^port {port} is taken: name another with `make dev PORT=...`$"):
+        with pytest.raises(StartupFailed, match=f"^port {port} is taken: name another with `make dev PORT=...`$"):
             dev.run(tmp_path / "dev", port=port, rate=1)
     assert list((tmp_path / "dev" / "logs").iterdir()) == []
 

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from analytics_defs.devstack import dev_celery
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 from tests.deploy.files import DEPLOY, ROOT
 
 
 def test_without_a_redis_on_this_machine_it_says_so_in_one_line_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(CannotStart, match=r"^not found on the PATH: redis-server \(Debian: apt install redis-server\)$"):
+    with pytest.raises(StartupFailed, match=r"^not found on the PATH: redis-server \(Debian: apt install redis-server\)$"):
         dev_celery.engine(3)
 
 

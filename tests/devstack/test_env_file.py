@@ -17,12 +17,12 @@ AWKWARD = {
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
-    env_file.write(tmp_path / "env", AWKWARD)
-    assert env_file.read(tmp_path / "env") == AWKWARD
+    env_file.write_env_file(tmp_path / "env", AWKWARD)
+    assert env_file.read_env_file(tmp_path / "env") == AWKWARD
 
 
 def test_a_shell_that_sources_the_file_gets_the_same_values(tmp_path: Path) -> None:
-    env_file.write(tmp_path / "env", AWKWARD)
+    env_file.write_env_file(tmp_path / "env", AWKWARD)
     script = f'set -a; . "{tmp_path}/env"; env -0'
     answer = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True, env={}, text=True)
     found = dict(line.split("=", 1) for line in answer.stdout.split("\0") if line)
@@ -31,17 +31,17 @@ def test_a_shell_that_sources_the_file_gets_the_same_values(tmp_path: Path) -> N
 
 def test_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "env").write_text("# made by hand\n\nA=1\n")
-    assert env_file.read(tmp_path / "env") == {"A": "1"}
+    assert env_file.read_env_file(tmp_path / "env") == {"A": "1"}
 
 
 @pytest.mark.parametrize("line", ["no equals sign", "1A=x", "A=two words", "A='open"])
 def test_a_line_that_is_not_key_equals_value_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "env").write_text(f"A=1\n{line}\n")
     with pytest.raises(ValueError, match="line 2: expected KEY=VALUE"):
-        env_file.read(tmp_path / "env")
+        env_file.read_env_file(tmp_path / "env")
 
 
 def test_a_name_that_no_shell_accepts_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'a-b' cannot be the name"):
-        env_file.write(tmp_path / "env", {"a-b": "1"})
+        env_file.write_env_file(tmp_path / "env", {"a-b": "1"})
     assert list(tmp_path.iterdir()) == []

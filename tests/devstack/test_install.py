@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from analytics_defs.devstack import install
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _program(folder: Path, name: str, script: str) -> None:
 def test_every_missing_tool_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _program(tmp_path / "bin", "mvn", "true")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(CannotStart) as caught:
+    with pytest.raises(StartupFailed) as caught:
         install.everything()
     message = str(caught.value)
     assert "java, 17 or newer" in message
@@ -64,6 +64,6 @@ def test_a_failed_build_says_how_it_ended_and_leaves_nothing_half_done(
 ) -> None:
     _program(tmp_path / "bin", "mvn", "echo the network is down; exit 3")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
-    with pytest.raises(CannotStart, match="the network is down"):
+    with pytest.raises(StartupFailed, match="the network is down"):
         install.kafka_jars()
     assert [path.name for path in empty_cache.iterdir()] == ["lock"]

@@ -9,20 +9,20 @@ import pytest
 
 from analytics_defs.devstack import env_file, install, server_group
 from analytics_defs.devstack.processes import ProcessRecord
-from analytics_defs.devstack.servers import Server
+from analytics_defs.devstack.servers import NativeServer
 from analytics_defs.devstack.tcp_ports import accepts, free_port
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 LISTEN = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
 FAIL = "print('no room left'); raise SystemExit(1)"
 
 
-def _tiny(key: str, program: str = LISTEN) -> server_group.Maker:
-    def make(folder: Path) -> Server:
+def _tiny(key: str, program: str = LISTEN) -> server_group.ServerFactory:
+    def make(folder: Path) -> NativeServer:
         folder.mkdir(parents=True)
         port = free_port()
         command = (sys.executable, "-c", program, str(port))
-        return Server(key, folder, port, command, {key: f"127.0.0.1:{port}"}, accepts)
+        return NativeServer(key, folder, port, command, {key: f"127.0.0.1:{port}"}, accepts)
 
     return make
 
@@ -30,7 +30,7 @@ def _tiny(key: str, program: str = LISTEN) -> server_group.Maker:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose three servers only listen."""
-    monkeypatch.setattr(server_group, "MAKERS", {key.lower(): _tiny(key) for key in server_group.ENDPOINTS})
+    monkeypatch.setattr(server_group, "SERVER_FACTORIES", {key.lower(): _tiny(key) for key in server_group.ENDPOINTS})
     monkeypatch.setattr(install, "everything", lambda: None)
     for key in server_group.ENDPOINTS:
         monkeypatch.delenv(key, raising=False)
@@ -46,16 +46,16 @@ def _processes(folder: Path) -> list[ProcessRecord]:
 def test_servers_run_and_their_settings_are_written(folder: Path) -> None:
     server_group.start(folder)
     assert len(_processes(folder)) == 3
-    settings = env_file.read(folder / "env")
+    settings = env_file.read_env_file(folder / "env")
     assert list(settings) == list(server_group.ENDPOINTS)
     assert all(accepts(int(address.rpartition(":")[2])) for address in settings.values())
 
 
 def test_starting_what_runs_changes_nothing_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server_group.start(folder)
-    before = _processes(folder), env_file.read(folder / "env")
+    before = _processes(folder), env_file.read_env_file(folder / "env")
     server_group.start(folder)
-    assert (_processes(folder), env_file.read(folder / "env")) == before
+    assert (_processes(folder), env_file.read_env_file(folder / "env")) == before
     assert "the servers already run" in capsys.readouterr().out
 
 
@@ -79,8 +79,8 @@ def test_stopping_ends_them_all_and_stopping_again_is_no_error(folder: Path, cap
 
 
 def test_when_one_server_does_not_start_none_is_left_and_its_last_words_are_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(server_group.MAKERS, "minio_endpoint", _tiny("MINIO_ENDPOINT", FAIL))
-    with pytest.raises(CannotStart, match=r"ended while starting(.|\n)*no room left"):
+    monkeypatch.setitem(server_group.SERVER_FACTORIES, "minio_endpoint", _tiny("MINIO_ENDPOINT", FAIL))
+    with pytest.raises(StartupFailed, match=r"ended while starting(.|\n)*no room left"):
         server_group.start(folder)
     assert _processes(folder) == []
     assert not (folder / "env").exists()
@@ -88,10 +88,10 @@ def test_when_one_server_does_not_start_none_is_left_and_its_last_words_are_show
 
 def test_a_missing_tool_fails_before_anything_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise CannotStart("java is missing")
+        raise StartupFailed("java is missing")
 
     monkeypatch.setattr(install, "everything", refuse)
-    with pytest.raises(CannotStart, match="java is missing"):
+    with pytest.raises(StartupFailed, match="java is missing"):
         server_group.start(folder)
     assert _processes(folder) == []
 
@@ -99,7 +99,7 @@ def test_a_missing_tool_fails_before_anything_starts(folder: Path, monkeypatch: 
 def test_a_command_gets_servers_of_its_own_that_end_with_it_and_its_status_is_kept(folder: Path) -> None:
     look = f'cp {folder}/env {folder.parent}/seen; test -n "$MINIO_ENDPOINT" && exit 7'
     assert server_group.run_with(folder, ("/bin/sh", "-c", look)) == 7
-    assert list(env_file.read(folder.parent / "seen")) == list(server_group.ENDPOINTS)
+    assert list(env_file.read_env_file(folder.parent / "seen")) == list(server_group.ENDPOINTS)
     assert _processes(folder) == []
 
 
@@ -107,7 +107,10 @@ def test_a_command_uses_the_servers_that_run_and_leaves_them_running(folder: Pat
     server_group.start(folder)
     running = _processes(folder)
     assert (
-        server_group.run_with(folder, ("/bin/sh", "-c", f'test "$KAFKA_BROKERS" = {env_file.read(folder / "env")["KAFKA_BROKERS"]}')) == 0
+        server_group.run_with(
+            folder, ("/bin/sh", "-c", f'test "$KAFKA_BROKERS" = {env_file.read_env_file(folder / "env")["KAFKA_BROKERS"]}')
+        )
+        == 0
     )
     assert _processes(folder) == running
 
@@ -121,5 +124,5 @@ def test_servers_named_in_the_environment_are_used_and_none_is_started(folder: P
 
 def test_half_of_the_servers_named_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BROKERS", "kafka.example:9092")
-    with pytest.raises(CannotStart, match="KAFKA_BROKERS set, but not DYNAMO_ENDPOINT, MINIO_ENDPOINT"):
+    with pytest.raises(StartupFailed, match="KAFKA_BROKERS set, but not DYNAMO_ENDPOINT, MINIO_ENDPOINT"):
         server_group.run_with(folder, ("/bin/true",))

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from analytics_defs.devstack import servers
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 
 pytestmark = pytest.mark.real
 
@@ -63,5 +63,5 @@ def test_minio_is_back_on_its_port_with_its_objects_after_a_kill_and_answers_aga
 
 
 def test_a_server_that_runs_is_not_started_twice(tmp_path: Path) -> None:
-    with servers.minio(tmp_path / "minio") as minio, pytest.raises(CannotStart, match="already runs"):
+    with servers.minio(tmp_path / "minio") as minio, pytest.raises(StartupFailed, match="already runs"):
         minio.launch()

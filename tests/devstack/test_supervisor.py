@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs.devstack import env_file, supervisor
 from analytics_defs.devstack.processes import ProcessRecord
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 from tests.devstack import tiny_stack
 from tests.devstack.waiting import until
 
@@ -59,7 +59,7 @@ def _assert_nothing_is_left(folder: Path, temporary: Path, mark: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_every_process_and_removes_every_temporary_file(tmp_path: Path, mark: str, number: signal.Signals) -> None:
     started = _start(tmp_path)
-    temporary = Path(env_file.read(tmp_path / "env")["TEMPORARY"])
+    temporary = Path(env_file.read_env_file(tmp_path / "env")["TEMPORARY"])
     assert len(list(temporary.iterdir())) == 2
     assert len(_marked(mark)) == 5
     started.send_signal(number)
@@ -75,7 +75,7 @@ def test_a_stack_in_the_background_of_a_script_stops_as_well(tmp_path: Path, mar
     folder = tmp_path / "stack"
     with subprocess.Popen(["/bin/sh", "-c", script, sys.executable, tiny_stack.__file__, str(folder)], stdout=subprocess.DEVNULL) as shell:
         until((folder / "env").exists)
-        temporary = Path(env_file.read(folder / "env")["TEMPORARY"])
+        temporary = Path(env_file.read_env_file(folder / "env")["TEMPORARY"])
         os.kill(int((tmp_path / "stack.pid").read_text()), number)
         assert shell.wait(timeout=20) == 0
     _assert_nothing_is_left(folder, temporary, mark)
@@ -84,20 +84,20 @@ def test_a_stack_in_the_background_of_a_script_stops_as_well(tmp_path: Path, mar
 def test_what_a_killed_stack_left_running_is_ended_by_the_next_start(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "GRACE", timedelta(seconds=0.5))
     killed = _start(tmp_path)
-    temporary = Path(env_file.read(tmp_path / "env")["TEMPORARY"])
+    temporary = Path(env_file.read_env_file(tmp_path / "env")["TEMPORARY"])
     killed.kill()
     killed.communicate()
     orphans = _marked(mark)
     assert len(orphans) == 4
-    with supervisor.opened(tmp_path):
+    with supervisor.supervised(tmp_path):
         assert not any(orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE for orphan in orphans)
     _assert_nothing_is_left(tmp_path, temporary, mark)
 
 
 def test_a_second_stack_in_the_same_folder_says_that_one_runs_and_harms_nothing(tmp_path: Path) -> None:
-    with supervisor.opened(tmp_path) as first:
+    with supervisor.supervised(tmp_path) as first:
         first.start("sleeper", ("/bin/sleep", "600"), {})
-        with pytest.raises(CannotStart, match=f"already runs in {tmp_path}, as process {os.getpid()}"), supervisor.opened(tmp_path):
+        with pytest.raises(StartupFailed, match=f"already runs in {tmp_path}, as process {os.getpid()}"), supervisor.supervised(tmp_path):
             pytest.fail("two stacks run in one folder")
         record = ProcessRecord.load(tmp_path / "processes" / "sleeper")
         assert record is not None
@@ -105,10 +105,10 @@ def test_a_second_stack_in_the_same_folder_says_that_one_runs_and_harms_nothing(
 
 
 def test_a_program_that_ends_by_itself_ends_the_stack_and_its_last_words_are_shown(tmp_path: Path, mark: str) -> None:
-    with supervisor.opened(tmp_path) as opened:
+    with supervisor.supervised(tmp_path) as opened:
         opened.start("sleeper", ("/bin/sleep", "600"), {})
         opened.start("victim", ("/bin/sh", "-c", "echo out of luck; exit 1"), {})
-        with pytest.raises(CannotStart, match=r"victim ended by itself.*\n.*out of luck"):
+        with pytest.raises(StartupFailed, match=r"victim ended by itself.*\n.*out of luck"):
             opened.watch()
     assert _marked(mark) == []
 
@@ -117,30 +117,30 @@ def test_of_programs_of_one_kind_all_but_the_last_may_end_by_themselves(
     tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A worker that somebody kills, to see that its lanes go on elsewhere, takes nothing with it."""
-    with supervisor.opened(tmp_path) as opened:
+    with supervisor.supervised(tmp_path) as opened:
         for name in ("one", "two"):
             opened.start(name, ("/bin/sh", "-c", f"until [ -e {tmp_path}/end-{name} ]; do sleep 0.05; done"), {}, kind="worker")
         (tmp_path / "end-one").touch()
         opened.wait_until(lambda: "one ended by itself" in capsys.readouterr().out, what="the news", limit=timedelta(seconds=20))
         (tmp_path / "end-two").touch()
-        with pytest.raises(CannotStart, match="two ended by itself"):
+        with pytest.raises(StartupFailed, match="two ended by itself"):
             opened.watch()
     assert _marked(mark) == []
 
 
 def test_a_wait_that_takes_too_long_names_what_it_waited_for(tmp_path: Path) -> None:
-    with supervisor.opened(tmp_path) as opened, pytest.raises(CannotStart, match="the moon took longer than 0 s"):
+    with supervisor.supervised(tmp_path) as opened, pytest.raises(StartupFailed, match="the moon took longer than 0 s"):
         opened.wait_until(lambda: False, what="the moon", limit=timedelta())
 
 
 def test_a_command_that_fails_is_named_with_its_status(tmp_path: Path) -> None:
-    with supervisor.opened(tmp_path) as opened, pytest.raises(CannotStart, match="`/bin/sh -c 'exit 3'` failed with status 3"):
-        opened.run(("/bin/sh", "-c", "exit 3"), {}, limit=timedelta(seconds=20))
+    with supervisor.supervised(tmp_path) as opened, pytest.raises(StartupFailed, match="`/bin/sh -c 'exit 3'` failed with status 3"):
+        opened.run_all(("/bin/sh", "-c", "exit 3"), {}, limit=timedelta(seconds=20))
 
 
 def test_a_stop_during_a_command_ends_the_command(tmp_path: Path, mark: str) -> None:
-    with supervisor.opened(tmp_path) as opened:
+    with supervisor.supervised(tmp_path) as opened:
         opened.request_stop()
         with pytest.raises(supervisor.StopRequested):
-            opened.run(("/bin/sleep", "600"), {}, limit=timedelta(seconds=20))
+            opened.run_all(("/bin/sleep", "600"), {}, limit=timedelta(seconds=20))
     assert _marked(mark) == []

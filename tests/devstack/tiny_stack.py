@@ -16,7 +16,7 @@ PROGRAM = ("/bin/sh", "-c", 'echo x > "$TMPDIR/leftover-$$"; sleep 600 & echo up
 
 def main(folder: Path) -> None:
     supervisor.GRACE = timedelta(seconds=0.5)
-    with supervisor.opened(folder) as opened:
+    with supervisor.supervised(folder) as opened:
         try:
             for name in ("first", "second"):
                 opened.start(name, PROGRAM, {})

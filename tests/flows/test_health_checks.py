@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.ingest.planning import Lag
-from analytics_defs.core.monitoring.backlog import Waiting
+from analytics_defs.core.ingest.planning import PartitionLag
+from analytics_defs.core.monitoring.backlog import Backlog
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.flows import health_checks
-from analytics_defs.flows.health_checks import Doors, ask_waiting
+from analytics_defs.flows.health_checks import HealthClients, read_backlog
 from tests.proof.doors import Call, through
 from tests.proof.world import TOPIC, World, event
 from tests.web.served import Retention
@@ -33,8 +33,8 @@ class Scene:
         self.turns: Counter[int] = Counter()
         """How often each partition was read."""
         ports = through(self.world.ports, self._door)
-        self.doors = Doors((TOPIC,), ports, ports.log, Retention())
-        self.told = Waiting()
+        self.doors = HealthClients((TOPIC,), ports, ports.event_log, Retention())
+        self.told = Backlog()
 
     def _door(self, call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "read":
@@ -47,7 +47,7 @@ class Scene:
 
     def ask(self) -> dict[int, float | None]:
         """Seconds of the oldest record that waits, by partition."""
-        self.told = ask_waiting(self.doors, self.world.look().lags, self.told)
+        self.told = read_backlog(self.doors, self.world.scheduler_status().lags, self.told)
         return {
             each.partition: found.since.timestamp() - STARTED_MS / 1000 if found.since else None for each, found in self.told.oldest.items()
         }
@@ -85,13 +85,13 @@ def test_turns_are_equal_also_while_every_head_moves(monkeypatch: pytest.MonkeyP
         for _ in range(5):
             scene.append(number, seconds=200)
     for next in range(5):
-        lags = [Lag(TopicPartition(TOPIC, 0, number), next, 6, 6, 0, next) for number in range(25)]
-        scene.told = ask_waiting(scene.doors, lags, scene.told)
+        lags = [PartitionLag(TopicPartition(TOPIC, 0, number), next, 6, 6, 0, next) for number in range(25)]
+        scene.told = read_backlog(scene.doors, lags, scene.told)
     assert scene.turns == dict.fromkeys(range(25), 2)
 
 
 def test_offsets_without_a_record_are_passed_over_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks, "SEARCHES", 2)
+    monkeypatch.setattr(health_checks, "MAX_OFFSET_SEARCHES", 2)
     scene = Scene(partitions=4)
     scene.world.settle()
     for number in range(4):

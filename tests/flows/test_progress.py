@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.adapters.memory import Marker, MemoryLog
-from analytics_defs.core.ingest.batch_builder import Limits
-from analytics_defs.core.ingest.planning import OnDataLoss, Policy
-from analytics_defs.core.ledger import Gap, GapReason, Tally
+from analytics_defs.adapters.memory import Marker, MemoryEventLog
+from analytics_defs.core.ingest.batch_builder import BatchLimits
+from analytics_defs.core.ingest.planning import OnDataLoss, PlanningPolicy
+from analytics_defs.core.ledger import Gap, GapReason, OutcomeCounts
 from analytics_defs.core.offsets import Range, Record
-from analytics_defs.errors import DataLoss, Missing, Unavailable, Unreadable
-from analytics_defs.flows.audit.balance import audit
-from analytics_defs.flows.ingest import steps
-from analytics_defs.flows.ingest.accept_topic import accept_topic
-from analytics_defs.flows.ingest.execute_plan import ingest
-from analytics_defs.flows.trace.trace import Fate, trace
-from analytics_defs.ports import Reading
+from analytics_defs.errors import CorruptRecordBatch, DataLoss, ResourceMissing, Unavailable
+from analytics_defs.flows.audit.balance import audit_offsets
+from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
+from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.trace.outcome import RecordOutcome
+from analytics_defs.flows.trace.trace import trace_record
+from analytics_defs.ports import ReadResult
 from tests.flows.ingest.test_execute_plan import failing_at, problems
 from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import TOPIC, World, conduct, event
@@ -49,7 +50,7 @@ def test_the_first_start_goes_on_where_the_groups_offsets_are() -> None:
     world.settle()
     assert problems(world) == []
     assert sorted(world.recent.items) == ["e3", "e4", "f0", "f1", "f2"]
-    assert trace(str(world.source(2)), world.ports).fate is Fate.BEFORE_START
+    assert trace_record(str(world.source(2)), world.ports).outcome is RecordOutcome.BEFORE_START
 
 
 def test_a_groups_offset_beyond_the_log_is_of_another_topic_and_everything_is_read() -> None:
@@ -66,7 +67,7 @@ def test_without_group_offsets_reading_begins_at_the_oldest_record() -> None:
     world.produce(*events(5))
     world.log.retain_from(TOPIC, 0, 2)
     world.settle()
-    assert audit(world.ports).totals == Tally(stored=3)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3)
 
 
 def test_a_partition_that_is_added_later_is_read_from_its_start() -> None:
@@ -78,7 +79,7 @@ def test_a_partition_that_is_added_later_is_read_from_its_start() -> None:
     world.log.retain_from(TOPIC, 2, 1)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=3, lost=1)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, lost=1)
 
 
 def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -> None:
@@ -87,21 +88,21 @@ def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("open_topic")))
+        world.run_all(ports=through(world.ports, failing_at("open_topic")))
     world.log.commit({world.partition(1): 4})
     world.log.retain_from(TOPIC, 0, 2)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=8, lost=2)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=8, lost=2)
 
 
 def test_a_topic_that_vanished_after_the_plan_is_named() -> None:
     world = a_world()
     world.produce(*events(1))
-    plan = world.look().plans[0]
+    plan = world.scheduler_status().plans[0]
     world.log.delete_topic(TOPIC)
-    with pytest.raises(Missing, match="topic ProductDeleted does not exist any more"):
-        ingest(plan, world.ports, conduct())
+    with pytest.raises(ResourceMissing, match="topic ProductDeleted does not exist any more"):
+        execute_plan(plan, world.ports, conduct())
 
 
 # A partition without leader.
@@ -114,14 +115,14 @@ def test_a_partition_without_leader_waits_and_the_others_go_on() -> None:
     world.settle()
     world.produce(event("e2"))
     world.produce(event("f2"), partition=1)
-    world.log.silence(TOPIC, 0)
-    planning = world.look()
-    assert planning.silent.keys() == {world.partition(0)}
-    assert "ProductDeleted/0 waits, the others go on: ProductDeleted/0: leader not available" in planning.silent.values()
+    world.log.make_unavailable(TOPIC, 0)
+    planning = world.scheduler_status()
+    assert planning.unavailable.keys() == {world.partition(0)}
+    assert "ProductDeleted/0 waits, the others go on: ProductDeleted/0: leader not available" in planning.unavailable.values()
     assert [lag.topic_partition for lag in planning.lags] == [world.partition(1)]
     world.settle()
     assert ("e2" in world.recent.items, "f2" in world.recent.items) == (False, True)
-    world.log.speak(TOPIC, 0)
+    world.log.make_available(TOPIC, 0)
     world.settle()
     assert problems(world) == []
 
@@ -132,20 +133,20 @@ def test_a_new_topic_waits_until_all_its_partitions_answer_for_there_its_account
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
     world.log.commit({world.partition(0): 3, world.partition(1): 3})
-    plan = world.look().plans[0]
-    world.log.silence(TOPIC, 1)
-    planning = world.look()
+    plan = world.scheduler_status().plans[0]
+    world.log.make_unavailable(TOPIC, 1)
+    planning = world.scheduler_status()
     assert not any(planning.plans)
     assert "topic ProductDeleted is new to the ledger, and 1 of its partitions do not answer" in planning.notes[0]
     with pytest.raises(Unavailable, match="is new to the ledger"):
-        ingest(plan, world.ports, conduct())
-    world.log.speak(TOPIC, 1)
+        execute_plan(plan, world.ports, conduct())
+    world.log.make_available(TOPIC, 1)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=4)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=4)
 
 
-@pytest.mark.parametrize(("method", "stored"), [("take", 1), ("mark_staged", 3)])
+@pytest.mark.parametrize(("method", "stored"), [("begin_batch", 1), ("mark_staged", 3)])
 def test_a_pending_batch_of_a_silent_partition_waits_where_it_has_to_be_read_again_and_holds_nothing_else_back(
     method: str, stored: int
 ) -> None:
@@ -154,12 +155,12 @@ def test_a_pending_batch_of_a_silent_partition_waits_where_it_has_to_be_read_aga
     world.produce(event("e"))
     world.produce(event("f"), partition=1)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at(method)))
+        world.run_all(ports=through(world.ports, failing_at(method)))
     world.produce(event("g"), partition=2)
-    world.log.silence(TOPIC, 0)
+    world.log.make_unavailable(TOPIC, 0)
     world.settle()
-    assert audit(world.ports).totals == Tally(stored=stored)
-    world.log.speak(TOPIC, 0)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=stored)
+    world.log.make_available(TOPIC, 0)
     world.settle()
     assert problems(world) == []
 
@@ -168,10 +169,10 @@ def test_a_cut_topic_is_not_accepted_while_a_partition_does_not_answer() -> None
     world = a_world()
     world.produce(*events(3))
     world.settle()
-    world.log.cut(TOPIC, 0, 1)
-    world.log.silence(TOPIC, 1)
+    world.log.truncate(TOPIC, 0, 1)
+    world.log.make_unavailable(TOPIC, 1)
     with pytest.raises(Unavailable, match="once all of its partitions answer"):
-        accept_topic(TOPIC, world.ports)
+        accept_recreated_topic(TOPIC, world.ports)
 
 
 # What holds no record.
@@ -185,13 +186,13 @@ def test_an_open_transaction_holds_back_its_own_partition_only() -> None:
     world.produce(*events(2), partition=1)
     world.settle()
     assert sorted(world.recent.items) == ["before", "e0", "e1"]
-    lag = {each.topic_partition.partition: (each.offsets, each.held_back) for each in world.look().lags}
+    lag = {each.topic_partition.partition: (each.offsets, each.transaction_lag) for each in world.scheduler_status().lags}
     assert lag == {0: (2, 2), 1: (0, 0)}
     world.log.end_transaction(TOPIC, 0, commit=True)
     world.settle()
     assert problems(world) == []
     assert "inside" in world.recent.items
-    assert sum(each.offsets for each in world.look().lags) == 0
+    assert sum(each.offsets for each in world.scheduler_status().lags) == 0
 
 
 def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_their_reason() -> None:
@@ -210,7 +211,7 @@ def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_thei
         Gap(Range(at, 2, 3), GapReason.CONTROL),
         Gap(Range(at, 4, 5), GapReason.COMPACTED),
     )
-    assert trace(str(world.source(0)), world.ports).detail == "aborted"
+    assert trace_record(str(world.source(0)), world.ports).detail == "aborted"
 
 
 def test_a_record_that_a_client_did_not_give_is_read_again() -> None:
@@ -218,17 +219,17 @@ def test_a_record_that_a_client_did_not_give_is_read_again() -> None:
     world.produce(*events(3))
     world.log.hide(TOPIC, 0, 1)
     with pytest.raises(Unavailable, match="has to be read again"):
-        world.run()
+        world.run_all()
     assert world.ledger.snapshot().pending == {}
     world.settle()
     assert problems(world) == []
     assert sorted(world.recent.items) == ["e0", "e1", "e2"]
 
 
-class SilentLog(MemoryLog):
+class SilentLog(MemoryEventLog):
     """Finds no evidence for any hole."""
 
-    def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:  # noqa: ARG002 - the port's signature
+    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:  # noqa: ARG002 - the port's signature
         return ()
 
 
@@ -239,26 +240,26 @@ def test_offsets_without_evidence_stay_unaccounted_and_visible() -> None:
     world.settle()
     world.produce(*events(1, "f"))
     world.settle()
-    audited = audit(world.ports)
+    audited = audit_offsets(world.ports)
     assert (audited.unaccounted, audited.balanced) == (1, False)
     assert world.ledger.counters()["unaccounted"] == 1
-    assert trace(str(world.source(1)), world.ports).fate is Fate.UNACCOUNTED
+    assert trace_record(str(world.source(1)), world.ports).outcome is RecordOutcome.UNACCOUNTED
     assert sorted(world.recent.items) == ["e0", "f0"]
 
 
-class MuteLog(MemoryLog):
+class MuteLog(MemoryEventLog):
     """Reads nothing, and says nothing about it."""
 
-    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:  # noqa: ARG002 - the port's signature
-        return Reading((), {each.topic_partition: each.start for each in ranges}, ())
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:  # noqa: ARG002 - the port's signature
+        return ReadResult((), {each.topic_partition: each.start for each in ranges}, ())
 
 
 def test_a_reading_that_gives_nothing_is_a_fault_and_takes_nothing() -> None:
     world = a_world(log=MuteLog())
     world.produce(*events(2))
     with pytest.raises(Unavailable, match="Kafka gave nothing"):
-        world.run()
-    assert world.ledger.snapshot().heads == {}
+        world.run_all()
+    assert world.ledger.snapshot().checkpoints == {}
 
 
 # What is damaged in Kafka.
@@ -269,12 +270,12 @@ def test_a_damaged_batch_stops_its_partition_before_it_and_the_rest_of_the_plan_
     world.produce(*events(6))
     world.produce(*events(9, "f"), partition=1)
     world.log.damage(TOPIC, 0, 3)
-    with pytest.raises(Unreadable, match="ProductDeleted/0: the record batch at offset 3"):
-        world.run(by=conduct(limits=Limits(max_events=4)))
+    with pytest.raises(CorruptRecordBatch, match="ProductDeleted/0: the record batch at offset 3"):
+        world.run_all(by=conduct(limits=BatchLimits(max_records=4)))
     assert set(world.recent.items) == {*(f"e{number}" for number in range(3)), *(f"f{number}" for number in range(9))}
     assert (committed(world), committed(world, 1)) == (3, 9)
     assert world.ledger.snapshot().pending == {}
-    world.log.mend(TOPIC, 0, 3)
+    world.log.repair(TOPIC, 0, 3)
     world.settle()
     assert problems(world) == []
 
@@ -284,12 +285,12 @@ def test_a_plan_of_a_damaged_partition_alone_takes_nothing_and_says_why_every_ti
     world.produce(*events(2))
     world.log.damage(TOPIC, 0, 0)
     for _ in range(2):
-        with pytest.raises(Unreadable):
-            world.run()
-    assert world.ledger.snapshot().heads == {}
+        with pytest.raises(CorruptRecordBatch):
+            world.run_all()
+    assert world.ledger.snapshot().checkpoints == {}
     world.produce(*events(1, "f"), partition=1)
-    with pytest.raises(Unreadable):
-        world.run()
+    with pytest.raises(CorruptRecordBatch):
+        world.run_all()
     assert set(world.recent.items) == {"f0"}
 
 
@@ -297,14 +298,14 @@ def test_a_damaged_batch_in_a_taken_batch_waits_and_holds_nothing_else_back() ->
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("take")))
+        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
     world.log.damage(TOPIC, 0, 2)
     world.produce(*events(1, "f"), partition=1)
-    with pytest.raises(Unreadable):
-        world.run()
+    with pytest.raises(CorruptRecordBatch):
+        world.run_all()
     assert set(world.recent.items) == {"f0"}
-    assert list(world.archive.keys("staging/")) == []
-    world.log.mend(TOPIC, 0, 2)
+    assert list(world.archive.list_keys("staging/")) == []
+    world.log.repair(TOPIC, 0, 2)
     world.settle()
     assert problems(world) == []
 
@@ -313,12 +314,12 @@ def test_a_damaged_batch_that_a_person_gives_up_is_lost_by_name() -> None:
     world = a_world()
     world.produce(*events(6))
     world.log.damage(TOPIC, 0, 3)
-    with pytest.raises(Unreadable):
-        world.run()
+    with pytest.raises(CorruptRecordBatch):
+        world.run_all()
     world.log.retain_from(TOPIC, 0, 4)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=5, lost=1)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, lost=1)
 
 
 # What retention took.
@@ -332,14 +333,14 @@ def test_what_retention_took_before_it_was_read_is_lost_and_counted_exactly() ->
     world.log.retain_from(TOPIC, 0, 5)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=5, lost=3)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, lost=3)
     (record, _) = world.ledger.last_batches(2)
     assert record.lost == (Range(world.partition(0), 2, 5),)
-    assert [trace(str(world.source(offset)), world.ports).fate for offset in (1, 2, 4, 5)] == [
-        Fate.STORED,
-        Fate.LOST,
-        Fate.LOST,
-        Fate.STORED,
+    assert [trace_record(str(world.source(offset)), world.ports).outcome for offset in (1, 2, 4, 5)] == [
+        RecordOutcome.STORED,
+        RecordOutcome.LOST,
+        RecordOutcome.LOST,
+        RecordOutcome.STORED,
     ]
 
 
@@ -351,66 +352,66 @@ def test_everything_may_be_lost() -> None:
     world.log.retain_from(TOPIC, 0, 5)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=1, lost=4)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, lost=4)
 
 
 def test_records_that_are_staged_survive_retention() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+        world.run_all(ports=through(world.ports, failing_at("put_if_absent")))
     world.log.retain_from(TOPIC, 0, 4)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=4)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=4)
 
 
 def test_records_that_were_taken_and_not_staged_are_lost_to_retention() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("take")))
+        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
     world.log.retain_from(TOPIC, 0, 3)
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=1, lost=3)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, lost=3)
 
 
 def test_on_data_loss_stop_stops_the_partition_and_only_that() -> None:
-    world = a_world(policy=Policy(on_data_loss=OnDataLoss.STOP))
+    world = a_world(policy=PlanningPolicy(on_data_loss=OnDataLoss.STOP))
     world.produce(*events(1))
     world.settle()
     world.produce(*events(4, "f"))
     world.produce(*events(2, "g"), partition=1)
     world.log.retain_from(TOPIC, 0, 3)
     world.settle()
-    assert list(world.look().stopped) == [world.partition(0)]
-    assert "retention removed [1, 3)" in world.look().stopped[world.partition(0)]
+    assert list(world.scheduler_status().halted) == [world.partition(0)]
+    assert "retention removed [1, 3)" in world.scheduler_status().halted[world.partition(0)]
     assert sorted(world.recent.items) == ["e0", "g0", "g1"]
-    world.policy = Policy()
+    world.policy = PlanningPolicy()
     world.settle()
     assert problems(world) == []
 
 
 @pytest.mark.parametrize("before", ["read", "put_if_absent"], ids=["before it is read", "before a taken batch is read again"])
 def test_on_data_loss_stop_holds_also_when_retention_is_faster_than_the_plan(before: str) -> None:
-    world = a_world(policy=Policy(on_data_loss=OnDataLoss.STOP))
+    world = a_world(policy=PlanningPolicy(on_data_loss=OnDataLoss.STOP))
     world.produce(*events(1))
     world.settle()
     world.produce(*events(4, "f"))
     careful = conduct(on_data_loss=OnDataLoss.STOP)
     if before == "put_if_absent":
         with pytest.raises(Crashed):
-            world.run(ports=through(world.ports, failing_at("take")))
-    plan = world.look().plans[0]
+            world.run_all(ports=through(world.ports, failing_at("begin_batch")))
+    plan = world.scheduler_status().plans[0]
     world.log.retain_from(TOPIC, 0, 3)
     with pytest.raises(DataLoss, match=r"retention removed ProductDeleted/0\[1,3\)"):
-        ingest(plan, world.ports, careful)
+        execute_plan(plan, world.ports, careful)
     assert world.ledger.counters().get("lost", 0) == 0
-    world.policy = Policy()
+    world.policy = PlanningPolicy()
     world.settle()
     assert problems(world) == []
-    assert audit(world.ports).totals == Tally(stored=3, lost=2)
+    assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, lost=2)
 
 
 # What the group shows.
@@ -422,7 +423,7 @@ def test_a_groups_offset_that_an_operator_moved_is_reported_and_set_back(moved_t
     world.produce(*events(4))
     world.settle()
     world.log.commit({world.partition(0): moved_to})
-    planning = world.look()
+    planning = world.scheduler_status()
     assert planning.plans[0].recommit == (world.partition(0),)
     assert planning.notes == (f"ProductDeleted/0: the group's offset is {moved_to}, the ledger's 4: the ledger decides",)
     world.settle()
@@ -434,12 +435,12 @@ def test_a_run_that_dies_between_close_and_commit_is_shown_by_the_next_plan() ->
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("close")))
+        world.run_all(ports=through(world.ports, failing_at("close_batch")))
     assert committed(world) is None
     assert len(world.archive.objects) == 6
-    world.run()
+    world.run_all()
     assert committed(world) == 4
-    assert len(steps.sweep(world.ports)) == 1
+    assert len(delete_stale_staging_files(world.ports)) == 1
     assert problems(world) == []
 
 
@@ -450,12 +451,12 @@ def test_a_late_commit_moves_the_group_back_only_until_the_next_plan() -> None:
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "commit":
             world.produce(*events(2, "f"))
-            world.run()
+            world.run_all()
         return perform()
 
-    world.run(ports=through(world.ports, door))
+    world.run_all(ports=through(world.ports, door))
     assert committed(world) == 2
-    world.run()
+    world.run_all()
     assert committed(world) == 4
     assert problems(world) == []
 
@@ -464,14 +465,14 @@ def test_a_late_commit_moves_the_group_back_only_until_the_next_plan() -> None:
 
 
 def test_a_pending_batch_is_finished_whatever_the_number_of_lanes_is_later() -> None:
-    world = a_world(policy=Policy(lanes=1))
+    world = a_world(policy=PlanningPolicy(lanes=1))
     world.produce(*events(2))
     world.produce(*events(2, "f"), partition=1)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("claim")))
-    world.policy = Policy(lanes=5)
-    planning = world.look()
-    assert [plan.finish != () for plan in planning.plans].count(True) == 1
+        world.run_all(ports=through(world.ports, failing_at("claim")))
+    world.policy = PlanningPolicy(lanes=5)
+    planning = world.scheduler_status()
+    assert [plan.pending_batch_ids != () for plan in planning.plans].count(True) == 1
     assert not any(plan.ranges for plan in planning.plans)
     world.settle()
     assert problems(world) == []
@@ -480,9 +481,9 @@ def test_a_pending_batch_is_finished_whatever_the_number_of_lanes_is_later() -> 
 
 
 def test_counters_of_all_lanes_are_one_account_also_after_their_number_changed() -> None:
-    world = a_world(policy=Policy(lanes=2))
+    world = a_world(policy=PlanningPolicy(lanes=2))
     for lanes in (2, 3, 1):
-        world.policy = Policy(lanes=lanes)
+        world.policy = PlanningPolicy(lanes=lanes)
         world.produce(*events(3, f"a{lanes}"))
         world.produce(*events(3, f"b{lanes}"), partition=1)
         world.settle()

@@ -11,8 +11,8 @@ from functools import cached_property, lru_cache
 
 import pyarrow.parquet as pq
 
-from analytics_defs.adapters.memory import MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.core.ledger import REDRIVE_HEAD, BatchKind, BatchRecord, Tally
+from analytics_defs.adapters.memory import MemoryEventLog, MemoryLedger, MemoryObjectStore, MemoryRecentEvents
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, BatchKind, BatchRecord, OutcomeCounts
 from analytics_defs.core.offsets import Source, TopicPartition
 
 
@@ -21,7 +21,7 @@ class Stores:
     """What the flows left behind, and what was produced."""
 
     recent: MemoryRecentEvents
-    archive: MemoryArchive
+    archive: MemoryObjectStore
     ledger: MemoryLedger
     values: Mapping[Source, bytes | None]
     dethroned: Collection[Source] = ()
@@ -66,7 +66,7 @@ def _missing(stores: Stores) -> Iterator[str]:
     """No closed batch without everything it counts."""
     objects = {blob.metadata["source"] for key, blob in stores.archive.objects.items() if key.startswith("events/")}
     for batch_id, record in stores.records.items():
-        wanted = {*record.parts.values(), record.dead_letters_key, record.repeats_key} - {None}
+        wanted = {*record.parts.values(), record.dead_letters_key, record.duplicates_key} - {None}
         if absent := wanted - stores.archive.objects.keys():
             yield f"batch {batch_id} is closed, and {absent} not there"
             continue
@@ -78,15 +78,15 @@ def _missing(stores: Stores) -> Iterator[str]:
                 continue
             if (event_id, source) not in stores.holders:
                 yield f"batch {batch_id} stored {event_id} from {source}, and RecentEvents does not hold it so"
-            if record.event_objects and str(source) not in objects:
+            if record.write_event_json and str(source) not in objects:
                 yield f"batch {batch_id} is closed, and the object of {event_id} from {source} is not there"
 
 
-def _found(stores: Stores, record: BatchRecord, rows: list[tuple[str, Source]]) -> Tally:
+def _found(stores: Stores, record: BatchRecord, rows: list[tuple[str, Source]]) -> OutcomeCounts:
     """Outcomes by the files; what leaves no file is taken from the record."""
     said = record.tally
     letters = len(stores.lines(record.dead_letters_key))
-    return Tally(len(rows), len(stores.lines(record.repeats_key)), letters, said.tombstones, said.gaps, said.lost)
+    return OutcomeCounts(len(rows), len(stores.lines(record.duplicates_key)), letters, said.tombstones, said.gaps, said.lost)
 
 
 def _claims_without_batch(stores: Stores) -> Iterator[str]:
@@ -106,7 +106,8 @@ def _in_the_air(stores: Stores, source: Source) -> bool:
     """Whether a staged batch that is pending has the source."""
     staged = [batch for batch in stores.ledger.snapshot().pending.values() if batch.staged]
     return any(
-        source in batch.redrives or any(source.topic_partition == each.topic_partition and source.offset in each for each in batch.ranges)
+        source in batch.redriven_sources
+        or any(source.topic_partition == each.topic_partition and source.offset in each for each in batch.ranges)
         for batch in staged
     )
 
@@ -126,11 +127,11 @@ def _objects_without_claim(stores: Stores) -> Iterator[str]:
 def _orphans(stores: Stores) -> Iterator[str]:
     """Every file belongs to a batch that is pending, or that is closed and names it."""
     pending = stores.ledger.snapshot().pending
-    for prefix in ("parquet/", "dead-letters/", "repeats/", "staging/"):
+    for prefix in ("parquet/", "dead-letters/", "duplicates/", "staging/"):
         for key, body in stores.below(prefix).items():
             batch_id = key.rpartition("/")[2].split(".")[0]
             record = stores.records.get(batch_id)
-            named = record and (prefix == "staging/" or key in (*record.parts.values(), record.dead_letters_key, record.repeats_key))
+            named = record and (prefix == "staging/" or key in (*record.parts.values(), record.dead_letters_key, record.duplicates_key))
             if not named and batch_id not in pending:
                 yield f"{key} belongs to no batch"
             if prefix == "parquet/":
@@ -147,7 +148,7 @@ def _counters(stores: Stores) -> Iterator[str]:
     moved = [each for record in records for each in record.redriven]
     found = {
         "events": sum(len(stores.rows(record)) for record in records),
-        "repeats": sum(len(stores.lines(record.repeats_key)) for record in records),
+        "duplicates": sum(len(stores.lines(record.duplicates_key)) for record in records),
         "dead_letters": sum(len(stores.lines(record.dead_letters_key)) for record in records) - len(moved),
         "batches": len(records),
         "unaccounted": sum(len(each) for record in records for each in record.unaccounted),
@@ -156,17 +157,17 @@ def _counters(stores: Stores) -> Iterator[str]:
     for name, count in found.items():
         if counters.get(name, 0) != count:
             yield f"counter {name} is {counters.get(name, 0)}, closed batches hold {count}"
-    hourly = sum(counts["events"] for counts in stores.ledger.hourly("0000", "9999").values())
+    hourly = sum(counts["events"] for counts in stores.ledger.hourly_counters("0000", "9999").values())
     if hourly != found["events"]:
         yield f"the hours count {hourly} events, closed batches hold {found['events']}"
-    heads = [head for head in stores.ledger.snapshot().heads.values() if head.topic_partition != REDRIVE_HEAD]
+    heads = [head for head in stores.ledger.snapshot().checkpoints.values() if head.topic_partition != REDRIVE_CHECKPOINT]
     if sum(head.totals.stored for head in heads) != found["events"]:
         yield f"heads count {sum(head.totals.stored for head in heads)} events, closed batches hold {found['events']}"
     if sum(head.unaccounted for head in heads) != found["unaccounted"]:
         yield f"heads miss {sum(head.unaccounted for head in heads)} offsets, closed batches name {found['unaccounted']}"
 
 
-def faults_at_rest(stores: Stores, log: MemoryLog, live: Mapping[TopicPartition, int]) -> Iterator[str]:
+def faults_at_rest(stores: Stores, log: MemoryEventLog, live: Mapping[TopicPartition, int]) -> Iterator[str]:
     """What must hold in addition where nobody is at work. `live`: where the head of each live topic-partition has to be."""
     yield from faults(stores)
     snapshot = stores.ledger.snapshot()
@@ -175,16 +176,16 @@ def faults_at_rest(stores: Stores, log: MemoryLog, live: Mapping[TopicPartition,
     if staging := stores.below("staging/"):
         yield f"staging files are left: {sorted(staging)}"
     for topic_partition, end in live.items():
-        if snapshot.head(topic_partition).next != end:
-            yield f"{topic_partition}: the head is at {snapshot.head(topic_partition).next}, expected {end}"
-    heads = [each for each in live if each in snapshot.heads]
+        if snapshot.checkpoint(topic_partition).next_offset != end:
+            yield f"{topic_partition}: the head is at {snapshot.checkpoint(topic_partition).next_offset}, expected {end}"
+    heads = [each for each in live if each in snapshot.checkpoints]
     for topic_partition, committed in log.committed(heads).items():
-        if committed != snapshot.heads[topic_partition].next:
-            yield f"{topic_partition}: the group's offset is {committed}, the head's {snapshot.heads[topic_partition].next}"
-    yield from _stores_agree(stores)
+        if committed != snapshot.checkpoints[topic_partition].next_offset:
+            yield f"{topic_partition}: the group's offset is {committed}, the head's {snapshot.checkpoints[topic_partition].next_offset}"
+    yield from _stores_consistent(stores)
 
 
-def _stores_agree(stores: Stores) -> Iterator[str]:
+def _stores_consistent(stores: Stores) -> Iterator[str]:
     rows = [
         row
         for record in stores.records.values()
@@ -197,7 +198,7 @@ def _stores_agree(stores: Stores) -> Iterator[str]:
     ids = [event_id for event_id, source in rows if source not in stores.dethroned]
     if sorted(ids) != sorted(stores.recent.items):
         yield f"Parquet and RecentEvents differ in {sorted(set(ids) ^ set(stores.recent.items)) or 'doubled ids'}"
-    with_objects = all(record.event_objects for record in stores.records.values())
+    with_objects = all(record.write_event_json for record in stores.records.values())
     objects = [
         blob for blob in (stores.archive.objects[key] for key in stores.below("events/")) if _source(blob.metadata) not in stores.dethroned
     ]

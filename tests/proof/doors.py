@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from analytics_defs.ports import Archive, Blob, Claims, EventLog, Ledger, Ports, RecentEvents
+from analytics_defs.ports import ClaimResult, EventLog, Ledger, ObjectStore, Ports, RecentEvents, StoredObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ def through(ports: Ports, door: Door) -> Ports:
     """The same ports, each call by the door. Clock and workers stay as they are."""
     return replace(
         ports,
-        log=cast(EventLog, _Doorway("log", ports.log, door)),
-        recent=cast(RecentEvents, _Doorway("recent", ports.recent, door)),
-        archive=cast(Archive, _Doorway("archive", ports.archive, door)),
+        event_log=cast(EventLog, _Doorway("event_log", ports.event_log, door)),
+        recent_events=cast(RecentEvents, _Doorway("recent_events", ports.recent_events, door)),
+        object_store=cast(ObjectStore, _Doorway("object_store", ports.object_store, door)),
         ledger=cast(Ledger, _Doorway("ledger", ports.ledger, door)),
     )
 
@@ -53,15 +53,15 @@ class _Doorway:
         one = one_of(method)
 
         match self._port, method:
-            case "archive", "put" | "delete":
+            case "object_store", "put" | "delete":
                 return lambda items: [one([item]) for item in items]
-            case "archive", "put_new":
+            case "object_store", "put_many_if_absent":
                 return lambda items: [there for item in items for there in one([item])]
-            case "archive", "download":
+            case "object_store", "download":
                 return lambda key, path: _written(one_of("get")(key), path)
-            case "archive", "upload":
-                return lambda key, path, kind: one_of("put")([Blob(key, Path(path).read_bytes(), kind, {})])
-            case "recent", "claim":
+            case "object_store", "upload":
+                return lambda key, path, kind: one_of("put")([StoredObject(key, Path(path).read_bytes(), kind, {})])
+            case "recent_events", "claim":
                 return lambda events, time: _together([one([event], time) for event in events])
             case _:
                 return one
@@ -73,9 +73,9 @@ def _written(data: bytes | None, path: str) -> bool:
     return data is not None
 
 
-def _together(claims: list[Claims]) -> Claims:
-    refused = {source: holder for each in claims for source, holder in each.refused.items()}
-    return Claims(refused, frozenset().union(*(each.pointers for each in claims)))
+def _together(claims: list[ClaimResult]) -> ClaimResult:
+    refused = {source: holder for each in claims for source, holder in each.duplicates.items()}
+    return ClaimResult(refused, frozenset().union(*(each.pointers for each in claims)))
 
 
 Point: TypeAlias = int | str

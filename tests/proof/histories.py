@@ -11,20 +11,21 @@ from typing import TypeAlias
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from analytics_defs.adapters.memory import Marker, MemoryArchive, MemoryLedger
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ingest.batch_builder import Limits
-from analytics_defs.core.ingest.planning import Plan, Policy
-from analytics_defs.core.ledger import Tally
+from analytics_defs.adapters.memory import Marker, MemoryLedger, MemoryObjectStore
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ingest.batch_builder import BatchLimits
+from analytics_defs.core.ingest.planning import Plan, PlanningPolicy
+from analytics_defs.core.ledger import OutcomeCounts
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.errors import AnalyticsError, NotFound, Unavailable
-from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
-from analytics_defs.flows.ingest.accept_topic import accept_topic
-from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
-from analytics_defs.flows.ingest.tail_lane import Following, follow
-from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.flows.trace.trace import Fate, trace
+from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
+from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.tail_lane import TailOptions, tail_lane
+from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
+from analytics_defs.flows.trace.outcome import RecordOutcome
+from analytics_defs.flows.trace.trace import trace_record
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.doors import Crashed, Door, Point, failing, through
@@ -32,8 +33,8 @@ from tests.proof.model import Kind, WatchedRecentEvents
 from tests.proof.world import SECOND, World, event, legacy_event
 
 TOPICS = {"ProductCreated": 2, "ProductDeleted": 1}
-LENIENT, STRICT = Rules(max_event_bytes=10_000), Rules(max_event_bytes=300)
-LIMITS = Limits(max_events=4, max_hours=2)
+LENIENT, STRICT = ValidationRules(max_event_bytes=10_000), ValidationRules(max_event_bytes=300)
+LIMITS = BatchLimits(max_records=4, max_hours=2)
 MANY_CALLS = 1_000
 
 RECORDS: Mapping[str, tuple[Kind, Callable[[str, str], bytes | None]]] = {
@@ -54,28 +55,30 @@ topics, numbers, lanes = st.sampled_from(sorted(TOPICS)), st.integers(0, 3), st.
 ids = st.sampled_from(["a", "b", "c", "d/é"])
 hours = st.sampled_from(["2024-01-15T10:30:00Z", "2024-01-15T11:05:00Z", "2023-12-31T23:59:59.999Z"])
 some_records = st.lists(st.tuples(st.sampled_from(sorted(RECORDS)), ids, hours), min_size=1, max_size=6)
-points = st.integers(1, 30) | st.sampled_from(["read", "take", "put_if_absent", "mark_staged", "claim", "put", "close", "commit", "delete"])
+points = st.integers(1, 30) | st.sampled_from(
+    ["read", "begin_batch", "put_if_absent", "mark_staged", "claim", "put", "close_batch", "commit", "delete"]
+)
 store_faults = st.tuples(points, st.booleans(), st.sampled_from([Unavailable, Crashed]))
 
 
 class Histories(RuleBasedStateMachine):
     """Subclasses put mutants in place of the doubles."""
 
-    archive: Callable[[], MemoryArchive] = MemoryArchive
+    archive: Callable[[], MemoryObjectStore] = MemoryObjectStore
     ledger: Callable[[], MemoryLedger] = MemoryLedger
     recent: Callable[[], WatchedRecentEvents] = WatchedRecentEvents
 
     @initialize(count=st.integers(1, 3), rules=st.sampled_from([LENIENT, STRICT]), first=some_records, others=some_records)
-    def begin(self, count: int, rules: Rules, first: Records, others: Records) -> None:
+    def begin(self, count: int, rules: ValidationRules, first: Records, others: Records) -> None:
         recent = type(self).recent()
-        self.world = World(recent=recent, archive=type(self).archive(), ledger=type(self).ledger(), policy=Policy(count), topics=[])
+        self.world = World(recent=recent, archive=type(self).archive(), ledger=type(self).ledger(), policy=PlanningPolicy(count), topics=[])
         self.model = recent.model
         for topic, partitions in TOPICS.items():
             self.world.create(topic, partitions)
-        self.rules_now, self.event_objects, self.runs = rules, True, 0
+        self.rules_now, self.write_event_json, self.runs = rules, True, 0
         self.plans: list[Plan] = []
         self.late: list[Actor] = []
-        self.fates: dict[Source, Fate] = {}
+        self.fates: dict[Source, RecordOutcome] = {}
         self.open: dict[TopicPartition, int] = {}
         self.produce("ProductCreated", 1, first)
         self.produce("ProductDeleted", 0, others)
@@ -120,16 +123,16 @@ class Histories(RuleBasedStateMachine):
         topic_partition = self.world.partition(number, topic)
         low = self._stable(topic, number) * share // 3
         snapshot = self.world.ledger.snapshot()
-        head = snapshot.head(topic_partition)
+        head = snapshot.checkpoint(topic_partition)
         sure = (
             topic in snapshot.topics
-            and head.pending is None
+            and head.pending_batch_id is None
             and not self.late
-            and head.topic_partition.generation == snapshot.topics[topic].generation
+            and head.topic_partition.incarnation == snapshot.topics[topic].incarnation
         )
         for offset in range(low):
             source = Source(topic_partition, offset)
-            if source not in self.fates and offset >= head.next and source not in self.model.must_be_lost:
+            if source not in self.fates and offset >= head.next_offset and source not in self.model.must_be_lost:
                 (self.model.must_be_lost if sure else self.model.may_be_lost).add(source)
         self.world.log.retain_from(topic, number, low)
 
@@ -141,9 +144,11 @@ class Histories(RuleBasedStateMachine):
             return
         self.open = {each: first for each, first in self.open.items() if each.topic != topic}
         self.world.create_again(topic, TOPICS[topic])
-        self.world.lives[topic] = known.generation + 1
+        self.world.lives[topic] = known.incarnation + 1
         never_met = [
-            each for each in self.model.kinds if each.topic_partition.topic == topic and each.topic_partition.generation > known.generation
+            each
+            for each in self.model.kinds
+            if each.topic_partition.topic == topic and each.topic_partition.incarnation > known.incarnation
         ]
         for source in never_met:
             del self.model.kinds[source]
@@ -157,7 +162,7 @@ class Histories(RuleBasedStateMachine):
     @rule(topic=topics)
     def accept(self, topic: str) -> None:
         try:
-            accept_topic(topic, self.world.ports)
+            accept_recreated_topic(topic, self.world.ports)
         except NotFound:
             pass  # it is the one the ledger knows
 
@@ -177,9 +182,9 @@ class Histories(RuleBasedStateMachine):
             case "add a partition" if self._partitions(topic) < 4:
                 self.world.log.add_partition(topic)
 
-    @rule(rules=st.sampled_from([LENIENT, STRICT]), event_objects=st.booleans(), count=st.integers(1, 3))
-    def change_settings(self, rules: Rules, event_objects: bool, count: int) -> None:
-        self.rules_now, self.event_objects, self.world.policy = rules, event_objects, Policy(count)
+    @rule(rules=st.sampled_from([LENIENT, STRICT]), write_event_json=st.booleans(), count=st.integers(1, 3))
+    def change_settings(self, rules: ValidationRules, write_event_json: bool, count: int) -> None:
+        self.rules_now, self.write_event_json, self.world.policy = rules, write_event_json, PlanningPolicy(count)
         self.world.clock.advance(timedelta(minutes=10))
 
     @rule()
@@ -204,9 +209,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(lane=lanes, fault=st.none() | store_faults)
     def a_run_follows_its_lane(self, lane: int, fault: Fault | None) -> None:
-        following = Following(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_events), 2 * SECOND, SECOND)
+        following = TailOptions(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_records), 2 * SECOND, SECOND)
         conduct = self._conduct()
-        self._execute(lambda door: follow(lane, following, through(self.world.ports, door), conduct, lambda _: None), fault)
+        self._execute(lambda door: tail_lane(lane, following, through(self.world.ports, door), conduct, lambda _: None), fault)
 
     @precondition(lambda self: self.plans)
     @rule(which=st.integers(0, 1000), fault=st.none() | store_faults)
@@ -215,9 +220,9 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.fates)
     @rule(rules=st.sampled_from([LENIENT, STRICT]), fault=st.none() | store_faults)
-    def redrive(self, rules: Rules, fault: Fault | None) -> None:
-        conduct = replace(self._conduct(), rules=rules)
-        self._execute(lambda door: redrive(Selection(), through(self.world.ports, door), conduct), fault)
+    def redrive(self, rules: ValidationRules, fault: Fault | None) -> None:
+        conduct = replace(self._conduct(), validation_rules=rules)
+        self._execute(lambda door: redrive_dead_letters(DeadLetterFilter(), through(self.world.ports, door), conduct), fault)
 
     @rule(lane=lanes, at=points, redrives=st.booleans())
     def start_and_fall_asleep(self, lane: int, at: Point, redrives: bool) -> None:
@@ -225,7 +230,7 @@ class Histories(RuleBasedStateMachine):
 
         def run(door: Door) -> object:
             ports = through(self.world.ports, door)
-            return redrive(Selection(), ports, conduct) if redrives else ingest(plan, ports, conduct)
+            return redrive_dead_letters(DeadLetterFilter(), ports, conduct) if redrives else execute_plan(plan, ports, conduct)
 
         actor = Actor(run)
         self.late.append(actor)
@@ -263,7 +268,7 @@ class Histories(RuleBasedStateMachine):
         self.rest()
 
     def _settle(self) -> None:
-        self.world.settle(replace(self._conduct(), limits=Limits()))
+        self.world.settle(replace(self._conduct(), limits=BatchLimits()))
 
     def _must_agree(self) -> None:
         snapshot = self.world.ledger.snapshot()
@@ -274,22 +279,32 @@ class Histories(RuleBasedStateMachine):
             for number in range(self._partitions(topic))
         }
         assert list(faults_at_rest(self._stores(), self.world.log, live)) == []
-        found: Counter[Fate] = Counter()
+        found: Counter[RecordOutcome] = Counter()
         for source in self.model.kinds:
-            told = trace(str(source), self.world.ports)
-            if told.fate in (Fate.NOT_READ, Fate.UNKNOWN_PARTITION, Fate.BEFORE_START):
-                head = snapshot.head(source.topic_partition)
-                assert source.offset >= head.next or source.offset < head.first, told
+            told = trace_record(str(source), self.world.ports)
+            if told.outcome in (RecordOutcome.NOT_READ, RecordOutcome.UNKNOWN_PARTITION, RecordOutcome.BEFORE_START):
+                head = snapshot.checkpoint(source.topic_partition)
+                assert source.offset >= head.next_offset or source.offset < head.first_offset, told
                 continue
             assert list(self.model.disagreements(source, told)) == []
-            assert self.fates.setdefault(source, told.fate) is told.fate, f"it was {self.fates[source]}: {told}"
-            found[told.redrive.fate if told.redrive else told.fate] += 1
-        audited = audit(self.world.ports)
+            assert self.fates.setdefault(source, told.outcome) is told.outcome, f"it was {self.fates[source]}: {told}"
+            found[told.redrive.outcome if told.redrive else told.outcome] += 1
+        audited = audit_offsets(self.world.ports)
         assert audited.balanced
-        assert audited.totals == Tally(
-            *(found[each] for each in (Fate.STORED, Fate.REPEAT, Fate.DEAD_LETTER, Fate.TOMBSTONE, Fate.GAP, Fate.LOST))
+        assert audited.totals == OutcomeCounts(
+            *(
+                found[each]
+                for each in (
+                    RecordOutcome.STORED,
+                    RecordOutcome.DUPLICATE,
+                    RecordOutcome.DEAD_LETTER,
+                    RecordOutcome.TOMBSTONE,
+                    RecordOutcome.GAP,
+                    RecordOutcome.LOST,
+                )
+            )
         )
-        for hour in self.world.ledger.hourly("0000", "9999"):
+        for hour in self.world.ledger.hourly_counters("0000", "9999"):
             assert audit_hour(hour, self.world.ports).findings == ()
 
     # Details.
@@ -302,21 +317,21 @@ class Histories(RuleBasedStateMachine):
 
     def _stable(self, topic: str, number: int) -> int:
         each = self.world.partition(number, topic)
-        return self.world.log.watermarks([each])[each].stable
+        return self.world.log.watermarks([each])[each].last_stable_offset
 
-    def _conduct(self) -> Conduct:
+    def _conduct(self) -> IngestOptions:
         self.runs += 1
-        return Conduct(f"run {self.runs}", self.rules_now, LIMITS, self.event_objects)
+        return IngestOptions(f"run {self.runs}", self.rules_now, LIMITS, self.write_event_json)
 
     def _plan(self, lane: int) -> Plan:
         self.world.clock.advance(SECOND)
-        plans = self.world.look().plans
+        plans = self.world.scheduler_status().plans
         self.plans.append(plans[lane % len(plans)])
         return self.plans[-1]
 
     def _ingest(self, plan: Plan, fault: Fault | None) -> None:
         conduct = self._conduct()
-        self._execute(lambda door: ingest(plan, through(self.world.ports, door), conduct), fault)
+        self._execute(lambda door: execute_plan(plan, through(self.world.ports, door), conduct), fault)
 
     def _execute(self, run: Callable[[Door], object], fault: Fault | None) -> None:
         self.world.clock.advance(SECOND)

@@ -10,8 +10,8 @@ from enum import Enum, auto
 from analytics_defs.adapters.memory import MemoryRecentEvents
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
-from analytics_defs.flows.trace.trace import Fate, Trace
-from analytics_defs.ports import Claims
+from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
+from analytics_defs.ports import ClaimResult
 
 DAYS_REMEMBERED = timedelta(days=29)
 
@@ -51,25 +51,29 @@ class Model:
 
     def disagreements(self, source: Source, found: Trace) -> Iterable[str]:
         expected = self._expected(source)
-        if found.fate not in expected:
+        if found.outcome not in expected:
             yield f"{source}, {self.kinds[source].name}: expected {' or '.join(sorted(expected))}, trace says {found}"
-        if found.fate is Fate.DEAD_LETTER and source in self.granted and (found.redrive is None or found.redrive.fate is not Fate.STORED):
+        if (
+            found.outcome is RecordOutcome.DEAD_LETTER
+            and source in self.granted
+            and (found.redrive is None or found.redrive.outcome is not RecordOutcome.STORED)
+        ):
             yield f"{source} was redriven and holds its id, trace says {found}"
         for each in (found, found.redrive):
-            if each and each.fate is Fate.REPEAT and each.held_by not in self.granted:
-                yield f"{source} repeats {each.held_by}, which never held an id"
+            if each and each.outcome is RecordOutcome.DUPLICATE and each.original_source not in self.granted:
+                yield f"{source} repeats {each.original_source}, which never held an id"
 
-    def _expected(self, source: Source) -> set[Fate]:
+    def _expected(self, source: Source) -> set[RecordOutcome]:
         if source in self.must_be_lost:
-            return {Fate.LOST}
+            return {RecordOutcome.LOST}
         fates = {
-            Kind.EVENT: {Fate.STORED if source in self.granted else Fate.REPEAT},
-            Kind.LARGE: {Fate.DEAD_LETTER, Fate.STORED if source in self.granted else Fate.REPEAT},
-            Kind.BROKEN: {Fate.DEAD_LETTER},
-            Kind.TOMBSTONE: {Fate.TOMBSTONE},
-            Kind.NOTHING: {Fate.GAP},
+            Kind.EVENT: {RecordOutcome.STORED if source in self.granted else RecordOutcome.DUPLICATE},
+            Kind.LARGE: {RecordOutcome.DEAD_LETTER, RecordOutcome.STORED if source in self.granted else RecordOutcome.DUPLICATE},
+            Kind.BROKEN: {RecordOutcome.DEAD_LETTER},
+            Kind.TOMBSTONE: {RecordOutcome.TOMBSTONE},
+            Kind.NOTHING: {RecordOutcome.GAP},
         }[self.kinds[source]]
-        return fates | ({Fate.LOST} if source in self.may_be_lost else set())
+        return fates | ({RecordOutcome.LOST} if source in self.may_be_lost else set())
 
 
 class WatchedRecentEvents(MemoryRecentEvents):
@@ -79,7 +83,7 @@ class WatchedRecentEvents(MemoryRecentEvents):
         super().__init__()
         self.model = Model()
 
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         for event in events:
             self.model.claimed(event.id, event.record.source, batch_time)
         return super().claim(events, batch_time)

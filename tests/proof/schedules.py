@@ -20,7 +20,7 @@ from tests.proof.states import Executor, States, outcome_of
 ENDED, DEAD = -1, -2
 NOBODY = -1
 CRASH = 0
-PORTS = ("log", "recent", "archive", "ledger")
+PORTS = ("event_log", "recent_events", "object_store", "ledger")
 
 World: TypeAlias = tuple[int, ...]
 """Numbers of the four stores' states, in the order of PORTS."""
@@ -30,7 +30,7 @@ Step: TypeAlias = tuple[int, int, int]
 
 def is_call(call: Call) -> bool:
     """Whether somebody may come between this call and the one before it. Nothing here changes what the log's readers see."""
-    return call.port != "log" or call.method in {"commit", "committed"}
+    return call.port != "event_log" or call.method in {"commit", "committed"}
 
 
 class State(NamedTuple):
@@ -102,7 +102,7 @@ class Search:
         self._failures: list[str] = []
         self._checked: dict[tuple[int, bool], str | None] = {}
 
-    def run(self) -> Verdict:
+    def run_all(self) -> Verdict:
         """Ends with the first fault."""
         collects = gc.isenabled()
         gc.disable()  # which looks through millions of states again and again, none of which is garbage

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from analytics_defs.core.ledger import Snapshot
+from analytics_defs.core.ledger import LedgerSnapshot
 from tests.proof.doors import Call, Door
 
 S = TypeVar("S")
@@ -134,9 +134,9 @@ class _Asked(Mapping[Any, Any]):
         return self._content.values()
 
 
-def _observed(snapshot: Snapshot, note: Callable[[Question], None]) -> Snapshot:
+def _observed(snapshot: LedgerSnapshot, note: Callable[[Question], None]) -> LedgerSnapshot:
     """The seal is asked for before the plan that is searched here."""
-    mappings = (each.name for each in fields(snapshot) if each.name != "seal")
+    mappings = (each.name for each in fields(snapshot) if each.name != "platform_id")
     asked: dict[str, Any] = {name: _Asked(name, getattr(snapshot, name), note) for name in mappings}
     return replace(snapshot, **asked)
 
@@ -176,7 +176,7 @@ class Executor:
     def after(self, number: int, outcome: Outcome) -> int:
         """The node that follows when the call at which it is parked came to this."""
         node = self.nodes[number]
-        if isinstance(outcome.value, Snapshot):
+        if isinstance(outcome.value, LedgerSnapshot):
             for each in node.after_snapshot:
                 if _answers(outcome, self.nodes[each].asked):
                     return each
@@ -204,7 +204,7 @@ class Executor:
             if calls > len(past):
                 raise Parked(call)
             value = past[calls - 1].unwrap()
-            return _observed(value, note_of(calls)) if isinstance(value, Snapshot) else value
+            return _observed(value, note_of(calls)) if isinstance(value, LedgerSnapshot) else value
 
         def note_of(number: int) -> Callable[[Question], None]:
             def note(question: Question) -> None:

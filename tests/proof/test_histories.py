@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from analytics_defs.core.events.event import Event
 from analytics_defs.flows.ingest import execute_plan, write_batch
-from analytics_defs.ports import Claims
+from analytics_defs.ports import ClaimResult
 from tests.proof import mutants
 from tests.proof.histories import Histories
 from tests.proof.model import WatchedRecentEvents
@@ -41,7 +41,7 @@ def test_every_record_has_one_fate_and_the_equation_holds_after_every_history() 
 class ClaimsWithoutCondition(WatchedRecentEvents):
     """`mutants.ClaimsWithoutCondition`, watched."""
 
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         for event in events:
             self.items.pop(event.id, None)
         return super().claim(events, batch_time)

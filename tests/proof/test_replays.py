@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.adapters.memory import MemoryArchive
+from analytics_defs.adapters.memory import MemoryObjectStore
 from analytics_defs.flows.repair import repair_batch
 from analytics_defs.flows.repair import repair_range as flow
-from analytics_defs.flows.repair.repair_event_json import Objects
-from analytics_defs.ports import Blob, StoredEvent
+from analytics_defs.flows.repair.repair_event_json import EventJsonRepair
+from analytics_defs.ports import StoredEvent, StoredObject
 from tests.proof.replay import replay
 from tests.proof.scene import Kinds, replayed_hours, replayed_id
 from tests.proof.schedules import Scene, Search
@@ -27,17 +27,17 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
 @pytest.mark.parametrize(("scene", "preemptions"), [(replayed_hours, PREEMPTIONS), (replayed_id, PREEMPTIONS)])
 def test_no_schedule_of_a_replay_beside_a_compactor_or_a_lane_breaks_what_readers_see(scene: Callable[[], Scene], preemptions: int) -> None:
-    verdict = Search(scene(), preemptions, CRASHES).run()
+    verdict = Search(scene(), preemptions, CRASHES).run_all()
     assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
     print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
 
 
-class WrittenOverAnything(MemoryArchive):
+class WrittenOverAnything(MemoryObjectStore):
     """Whoever comes last has its object there."""
 
-    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
         if not blob.key.startswith("events/"):
-            return super().advance(blob, over)
+            return super().put_if(blob, over)
         self.put([blob])
         return True
 
@@ -46,10 +46,10 @@ def not_marked(hour: str, ports: object) -> None:
     """Parts are removed whatever the marker says."""
 
 
-def foreign_once_closed(self: Objects, blob: Blob, item: StoredEvent | None) -> bool:  # noqa: ARG001 - as the method's
+def foreign_once_closed(self: EventJsonRepair, blob: StoredObject, item: StoredEvent | None) -> bool:  # noqa: ARG001 - as the method's
     """A batch that is still pending does not count."""
     batch = blob.metadata.get("batch", "")
-    return batch > self.record.batch.id and self._ports.ledger.record(batch) is not None
+    return batch > self.record.batch.id and self._ports.ledger.batch_record(batch) is not None
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,9 @@ def foreign_once_closed(self: Objects, blob: Blob, item: StoredEvent | None) -> 
             id="parts go before the marker",
         ),
         pytest.param(replayed_id, Kinds(archive=WrittenOverAnything), {}, id="objects are written over anything"),
-        pytest.param(replayed_id, Kinds(), {(Objects, "_is_foreign"): foreign_once_closed}, id="objects of pending batches do not count"),
+        pytest.param(
+            replayed_id, Kinds(), {(EventJsonRepair, "_is_foreign"): foreign_once_closed}, id="objects of pending batches do not count"
+        ),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
@@ -70,7 +72,7 @@ def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
 ) -> None:
     for (module, name), mutant in patched.items():
         monkeypatch.setattr(module, name, mutant)
-    findings = (Search(scene(kinds), preemptions, crashes=1).run().finding for preemptions in range(3))
+    findings = (Search(scene(kinds), preemptions, crashes=1).run_all().finding for preemptions in range(3))
     finding = next(filter(None, findings), None)
     assert finding is not None
     assert replay(scene(kinds), finding.schedule) == finding.fault

@@ -28,7 +28,7 @@ NO_RULES: dict[tuple[Any, str], Any] = {(reread_batch, "_judged"): mutants.witho
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
 def test_no_schedule_of_two_lanes_with_two_executors_each_breaks_an_invariant() -> None:
-    verdict = Search(two_lanes(), PREEMPTIONS, CRASHES).run()
+    verdict = Search(two_lanes(), PREEMPTIONS, CRASHES).run_all()
     assert verdict.finding is None, f"{verdict.finding.fault}\nreplay it with SCHEDULE={verdict.finding.schedule!r}"
     print(  # noqa: T201 - shown by `pytest -rP`
         f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores: all invariants hold"
@@ -56,9 +56,9 @@ def test_a_schedule_in_threads_leaves_the_stores_as_the_search_says() -> None:
 
 
 def _contents(stores: dict[str, Any]) -> Any:
-    recent, archive, ledger = stores["recent"], stores["archive"], stores["ledger"]
+    recent, archive, ledger = stores["recent_events"], stores["object_store"], stores["ledger"]
     accounts = {name: value for name, value in vars(ledger).items() if name != "lock"}
-    return frozen([recent.items, archive.objects, accounts, vars(stores["log"])["_committed"]])
+    return frozen([recent.items, archive.objects, accounts, vars(stores["event_log"])["_committed"]])
 
 
 @pytest.mark.parametrize(
@@ -87,5 +87,5 @@ def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
 
 def _first_finding(scene: Callable[[], Scene]) -> Finding | None:
     """With as few preemptions as it takes."""
-    findings = (Search(scene(), preemptions, crashes=1).run().finding for preemptions in range(4))
+    findings = (Search(scene(), preemptions, crashes=1).run_all().finding for preemptions in range(4))
     return next(filter(None, findings), None)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from analytics_defs.adapters.memory import InlineWorkers, ManualClock, MemoryArchive, MemoryLedger, MemoryLog, MemoryRecentEvents
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ingest.planning import Planning, Policy
+from analytics_defs.adapters.memory import InlineTaskPool, ManualClock, MemoryEventLog, MemoryLedger, MemoryObjectStore, MemoryRecentEvents
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ingest.planning import PlanningPolicy, PlanningResult
 from analytics_defs.core.offsets import Source, TopicPartition
-from analytics_defs.flows.ingest import steps
-from analytics_defs.flows.ingest.execute_plan import Conduct, Report, ingest
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
+from analytics_defs.flows.ingest.execute_plan import ExecutionReport, IngestOptions, execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Clock, Ports
 
 NOW = datetime(2024, 1, 15, 12, 0, tzinfo=UTC)
 HOUR = "2024-01-15T10"
-RULES = Rules(max_event_bytes=1_000_000)
+RULES = ValidationRules(max_event_bytes=1_000_000)
 TOPIC = "ProductDeleted"
 SECOND = timedelta(seconds=1)
 
@@ -36,21 +36,21 @@ def legacy_event(**fields: Any) -> bytes:
     return json.dumps(document | fields).encode()
 
 
-def conduct(run_id: str = "run", **changes: Any) -> Conduct:
-    return Conduct(run_id, **({"rules": RULES} | changes))
+def conduct(run_id: str = "run", **changes: Any) -> IngestOptions:
+    return IngestOptions(run_id, **({"validation_rules": RULES} | changes))
 
 
 @dataclass
 class World:
     """One broker, three stores, one clock."""
 
-    log: MemoryLog = field(default_factory=MemoryLog)
+    log: MemoryEventLog = field(default_factory=MemoryEventLog)
     recent: MemoryRecentEvents = field(default_factory=MemoryRecentEvents)
-    archive: MemoryArchive = field(default_factory=MemoryArchive)
+    archive: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
     topics: list[str] = field(default_factory=lambda: [TOPIC])
-    policy: Policy = field(default_factory=Policy)
+    policy: PlanningPolicy = field(default_factory=PlanningPolicy)
     values: dict[Source, bytes | None] = field(default_factory=dict)
     """What was produced, by source, as this world knows it without asking any flow."""
     lives: dict[str, int] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class World:
         return self.ports_at(self.clock)
 
     def ports_at(self, clock: Clock) -> Ports:
-        return Ports(self.log, self.recent, self.archive, self.ledger, clock, InlineWorkers())
+        return Ports(self.log, self.recent, self.archive, self.ledger, clock, InlineTaskPool())
 
     def create(self, topic: str = TOPIC, partitions: int = 1) -> None:
         self.log.create_topic(topic, partitions)
@@ -85,21 +85,21 @@ class World:
         self.values[source] = first
         return self.produce(*others, partition=partition, topic=topic) if others else source
 
-    def look(self, policy: Policy | None = None) -> Planning:
-        return look(self.topics, policy or self.policy, self.ports)
+    def scheduler_status(self, policy: PlanningPolicy | None = None) -> PlanningResult:
+        return plan_lanes(self.topics, policy or self.policy, self.ports)
 
-    def run(self, lane: int = 0, by: Conduct | None = None, ports: Ports | None = None) -> Report:
+    def run_all(self, lane: int = 0, by: IngestOptions | None = None, ports: Ports | None = None) -> ExecutionReport:
         """Plan and execute one lane, once. A second passes first: no two batches have one time."""
         self.clock.advance(SECOND)
-        return ingest(self.look().plans[lane], ports or self.ports, by or conduct())
+        return execute_plan(self.scheduler_status().plans[lane], ports or self.ports, by or conduct())
 
-    def settle(self, by: Conduct | None = None) -> None:
+    def settle(self, by: IngestOptions | None = None) -> None:
         """Run every lane until nothing is left to do, and sweep."""
-        while any(plans := self.look().plans):
+        while any(plans := self.scheduler_status().plans):
             for plan in filter(None, plans):
                 self.clock.advance(SECOND)
-                ingest(plan, self.ports, by or conduct("recovery"))
-        steps.sweep(self.ports)
+                execute_plan(plan, self.ports, by or conduct("recovery"))
+        delete_stale_staging_files(self.ports)
 
     def ids(self, event_ids: Sequence[str]) -> dict[str, Source]:
-        return {each: item.source for each, item in self.recent.held(event_ids).items()}
+        return {each: item.source for each, item in self.recent.get_items(event_ids).items()}

@@ -20,8 +20,8 @@ import dagster as dg
 
 from analytics_defs.core.ingest.planning import Plan
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.defs.ingest.job import LANE_TAG, OP, PlanConfig
-from analytics_defs.flows.audit.balance import audit
+from analytics_defs.defs.ingest.job import INGEST_OP, LANE_TAG, PlanConfig
+from analytics_defs.flows.audit.balance import audit_offsets
 from tests.devstack.waiting import until
 from tests.real import plain, world
 from tests.real.fleet import UNDER_WAY, Fleet, fleet
@@ -36,18 +36,18 @@ MOVES_WITHIN = 90.0
 class Victim:
     """A run that was stopped in the middle of its work, and where its partitions stood."""
 
-    run: dg.DagsterRun
+    run_all: dg.DagsterRun
     pid: int
     since: float
     stood: Mapping[TopicPartition, int]
 
     @property
     def lane(self) -> str:
-        return self.run.tags[LANE_TAG]
+        return self.run_all.tags[LANE_TAG]
 
     def moved(self, found: World) -> bool:
-        heads = found.ports.ledger.snapshot().heads
-        return any(heads[each].next > offset for each, offset in self.stood.items() if each in heads)
+        heads = found.ports.ledger.snapshot().checkpoints
+        return any(heads[each].next_offset > offset for each, offset in self.stood.items() if each in heads)
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def scene(folder: Path, lanes: int, **settings: Any) -> Iterator[tuple[Fleet, Wo
     """Topics, stores, Redis and Postgres; nothing of the platform runs yet."""
     with (
         plain.topics(*TOPICS) as topics,
-        world.new_world(topics, lanes=lanes, event_objects=False, **settings) as found,
-        fleet(folder, found.settings, FOLLOW_FOR="20s") as ships,  # three times as many starts as by default
+        world.new_world(topics, lanes=lanes, write_event_json=False, **settings) as found,
+        fleet(folder, found.settings, TAIL_DURATION="20s") as ships,  # three times as many starts as by default
     ):
         try:
             yield ships, found
@@ -107,8 +107,8 @@ def _stands(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
     readings: list[dict[TopicPartition, int]] = []
 
     def are_still() -> bool:
-        heads = found.ports.ledger.snapshot().heads
-        readings.append({each: heads[each].next if each in heads else start for each, start in starts.items()})
+        heads = found.ports.ledger.snapshot().checkpoints
+        readings.append({each: heads[each].next_offset if each in heads else start for each, start in starts.items()})
         return readings[-1:] == readings[-2:-1]
 
     until(are_still)
@@ -117,7 +117,7 @@ def _stands(run: dg.DagsterRun, found: World) -> dict[TopicPartition, int]:
 
 def plan_of(run: dg.DagsterRun) -> Plan:
     config: Any = run.run_config
-    return PlanConfig(**config["ops"][OP]["config"]).plan()
+    return PlanConfig(**config["ops"][INGEST_OP]["config"]).plan()
 
 
 def a_round(ships: Fleet, found: World) -> dict[str, float]:
@@ -156,14 +156,14 @@ def settle(ships: Fleet, found: World, seconds: float) -> None:
 
 def assert_whole(found: World, events: int) -> None:
     """Nothing lost, nothing doubled: the account has exactly what was produced, and every store agrees."""
-    totals = audit(found.ports).totals
+    totals = audit_offsets(found.ports).totals
     assert totals.total == events, totals
     found.assert_sound()
 
 
 def play(folder: Path, events: int, rate: float) -> dict[str, object]:
     """The whole: rounds of faults while events come, lanes 6, 2, 5, then rest and account."""
-    with scene(folder, 6, plan_max_offsets=4_000, batch_max_events=1_000) as (ships, found):
+    with scene(folder, 6, max_offsets_per_run=4_000, batch_max_records=1_000) as (ships, found):
         begin(ships, *WORKERS)
         produce(ships, events, rate)
         rounds = [a_round(ships, found)]

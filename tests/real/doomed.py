@@ -29,10 +29,10 @@ from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
 from analytics_defs.core.ingest.planning import Plan
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest.job import JOB, run_config
+from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB, run_config
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.flows.ingest import write_batch
-from analytics_defs.ports import Archive, EventLog, Ledger, Ports, RecentEvents
+from analytics_defs.ports import EventLog, Ledger, ObjectStore, Ports, RecentEvents
 
 CHUNK = 20
 """Events in one claim."""
@@ -45,7 +45,7 @@ class Boundary:
     """One call of one port, and the moment at it."""
 
     call: str
-    """`port.method`; for `archive.put` (which stands for `put_new` too) and `archive.delete` followed by the tree, for example
+    """`port.method`; for `archive.put` (which stands for `put_many_if_absent` too) and `archive.delete` followed by the tree, for example
     `archive.put parquet`."""
     number: int = 1
     """The how-manieth such call of the process."""
@@ -108,9 +108,9 @@ def execute(mission: Mission) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     tempfile.tempdir = str(mission.folder)  # who is killed removes nothing
-    write_batch.CHUNK = CHUNK
+    write_batch.CLAIM_CHUNK_EVENTS = CHUNK
     with dg.DagsterInstance.ephemeral() as instance:
-        result = defs.resolve_job_def(JOB).execute_in_process(
+        result = defs.resolve_job_def(MICRO_BATCH_JOB).execute_in_process(
             run_config=run_config(mission.plan, mission.settings),
             resources={"platform": DoomedPlatform(mission)},
             instance=instance,
@@ -140,9 +140,9 @@ def watched(ports: Ports, watch: Watch) -> Ports:
     """The same ports, each call by way of `watch`."""
     return replace(
         ports,
-        log=cast(EventLog, _Watched("log", ports.log, watch)),
-        recent=cast(RecentEvents, _Watched("recent", ports.recent, watch)),
-        archive=cast(Archive, _Watched("archive", ports.archive, watch)),
+        event_log=cast(EventLog, _Watched("log", ports.event_log, watch)),
+        recent_events=cast(RecentEvents, _Watched("recent", ports.recent_events, watch)),
+        object_store=cast(ObjectStore, _Watched("archive", ports.object_store, watch)),
         ledger=cast(Ledger, _Watched("ledger", ports.ledger, watch)),
     )
 
@@ -157,8 +157,8 @@ class _Watched:
 
 
 def _name(port: str, method: str, args: tuple[Any, ...]) -> str:
-    name = f"{port}.{method}".replace("put_new", "put")
-    if name not in ("archive.put", "archive.delete") or not args[0]:
+    name = f"{port}.{method}".replace("put_many_if_absent", "put")
+    if name not in ("object_store.put", "object_store.delete") or not args[0]:
         return name
     first = args[0][0]
     return f"{name} {(first if isinstance(first, str) else first.key).partition('/')[0]}"

@@ -21,10 +21,10 @@ from sqlalchemy.engine import URL
 
 from analytics_defs.config import Settings
 from analytics_defs.core.ledger import Lease
-from analytics_defs.defs.ingest.job import JOB, LANE_TAG
+from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB
 from analytics_defs.devstack import servers
 from analytics_defs.devstack.processes import ProcessRecord, end_group, last_lines, signal_group, spawn
-from analytics_defs.devstack.servers import Server
+from analytics_defs.devstack.servers import NativeServer
 from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port
 from tests.deploy.files import DEPLOY
 from tests.deploy.postgres import Postgres, postgres
@@ -39,7 +39,7 @@ class Fleet:
     folder: Path
     environment: dict[str, str]
     """Of every program that starts from now on."""
-    redis: Server
+    redis: NativeServer
     postgres: Postgres
     module: str = "analytics_defs.definitions"
     programs: dict[str, ProcessRecord] = field(default_factory=dict)
@@ -92,13 +92,13 @@ class Fleet:
 
     def runs(self, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
         with self.instance() as instance:
-            return list(instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=list(statuses) or None)))
+            return list(instance.get_runs(dg.RunsFilter(job_name=MICRO_BATCH_JOB, statuses=list(statuses) or None)))
 
     def executors(self) -> dict[int, dg.DagsterRun]:
         """Runs that are executed now, by the id of the process that does."""
         with self.instance() as instance:
             found: dict[int, dg.DagsterRun] = {}
-            for run in instance.get_runs(dg.RunsFilter(job_name=JOB, statuses=[dg.DagsterRunStatus.STARTED])):
+            for run in instance.get_runs(dg.RunsFilter(job_name=MICRO_BATCH_JOB, statuses=[dg.DagsterRunStatus.STARTED])):
                 messages = [each.message for each in instance.all_logs(run.run_id) if "Started process for run" in (each.message or "")]
                 pids = [int(pid) for message in messages for pid in re.findall(r"pid: (\d+)", message)]
                 found |= {pid: run for pid in pids if psutil.pid_exists(pid)}
@@ -111,7 +111,7 @@ class Fleet:
     def story(self, leases: Mapping[str, Lease]) -> str:
         """What a failed test shows: runs with their last sign of life, and the ends of all logs."""
         with self.instance() as instance:
-            records = instance.get_run_records(dg.RunsFilter(job_name=JOB), limit=30)
+            records = instance.get_run_records(dg.RunsFilter(job_name=MICRO_BATCH_JOB), limit=30)
         lines = []
         for record in records:
             run, lease = record.dagster_run, leases.get(record.dagster_run.run_id)
@@ -144,7 +144,7 @@ def fleet(folder: Path, settings: Settings, **changes: str) -> Iterator[Fleet]:
 def environment_of(settings: Settings) -> dict[str, str]:
     """Those settings in which a world differs from another."""
     fields = ("kafka_group_id", "recent_events_table_name", "ledger_table_name", "aggregates_table_name", "archive_bucket_name")
-    own = {name: getattr(settings, name) for name in (*fields, "lanes", "plan_max_offsets", "batch_max_events", "event_objects")}
+    own = {name: getattr(settings, name) for name in (*fields, "lanes", "max_offsets_per_run", "batch_max_records", "write_event_json")}
     own["kafka_topics"] = ",".join(settings.kafka_topics)
     return {name.upper(): str(value) for name, value in own.items()}
 

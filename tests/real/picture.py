@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analytics_defs.config import Settings
-from analytics_defs.core.storage.object_keys import SEAL
+from analytics_defs.core.storage.object_keys import PLATFORM_ID_KEY
 from tests.real import plain
 from tests.real.plain import Object
 
@@ -32,7 +32,7 @@ def picture(settings: Settings) -> Picture:
     """Taken with plain clients, while nobody is at work."""
     ledger = {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.ledger_table_name)}
     return Picture(
-        {key: each for key, each in plain.objects(settings.archive_bucket_name).items() if key != SEAL},
+        {key: each for key, each in plain.objects(settings.archive_bucket_name).items() if key != PLATFORM_ID_KEY},
         {item["id"]["S"]: item for item in plain.items(settings.recent_events_table_name)},
         {key: _lasting(item) for key, item in ledger.items() if not key.startswith(("progress lease#", "progress seal#"))},
         {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.aggregates_table_name)},

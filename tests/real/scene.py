@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
 from analytics_defs.core.ingest.planning import Plan
-from analytics_defs.flows.setup.platform_identity import require_seal
+from analytics_defs.flows.setup.platform_identity import register_stores
 from tests.real import data, plain, world
 from tests.real.picture import Picture, differences, picture
 from tests.real.world import World
@@ -32,7 +32,7 @@ class Scene:
         """Tables and bucket of a world that nobody worked on yet, sealed: so every run makes the same calls."""
         with world.founded(world.new_settings(self.topics, batch_max_ranges=2)) as settings:
             with self.opened(settings) as found:
-                require_seal("founder", found.ports)
+                register_stores("founder", found.ports)
             yield settings
 
     @contextmanager
@@ -68,7 +68,10 @@ def prepared(hours: tuple[str, str, str] = data.HOURS) -> Iterator[Scene]:
         plain.produce(data.mixture(*topics, hours=hours))
         with world.new_world(topics, ManualClock(now), batch_max_ranges=2) as undisturbed:
             plan = undisturbed.whole_plan()
-            closed = undisturbed.run(plan).closed
-            assert [(record.tally.stored, record.tally.repeats, record.tally.dead_letters) for record in closed] == [(72, 3, 2), (16, 2, 2)]
+            closed = undisturbed.run_all(plan).closed
+            assert [(record.tally.stored, record.tally.duplicates, record.tally.dead_letters) for record in closed] == [
+                (72, 3, 2),
+                (16, 2, 2),
+            ]
             undisturbed.assert_sound()
             yield Scene(topics, now, plan, picture(undisturbed.settings))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.core.storage.object_keys import parquet_dir, success_key
+from analytics_defs.core.storage.object_keys import manifest_key, parquet_dir
 from tests.devstack.waiting import until
 from tests.real import data, plain, world
 from tests.real.user_interface import dagster_dev
@@ -25,7 +25,7 @@ def archived(found: World) -> set[str]:
     for hour in HOURS:
         names = {key.rpartition("/")[2] for key in plain.keys(found.bucket, parquet_dir(hour))}
         if "_SUCCESS.json" in names:
-            said = json.loads(plain.get(found.bucket, success_key(hour)).body)
+            said = json.loads(plain.get(found.bucket, manifest_key(hour)).body)
             assert said["rows"] == 2
             assert {each["name"] for each in said["files"]} <= names
             hours.add(hour)

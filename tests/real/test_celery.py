@@ -16,7 +16,7 @@ from dagster._core.launcher import LaunchRunContext
 
 from analytics_defs.core.ingest.planning import lane_of
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.devstack.servers import Server
+from analytics_defs.devstack.servers import NativeServer
 from analytics_defs.devstack.tcp_ports import LOOPBACK
 from bench import lanes
 from tests.defs.memory_platform import MemoryPlatform
@@ -98,7 +98,7 @@ def a_second_daemon_runs_beside_it(ships: Fleet) -> None:
     until(lambda: "Checking for new runs for sensor: kafka_micro_batches" in ships.log("second").read_text(), seconds=60)
 
 
-def ask(server: Server, *words: str) -> None:
+def ask(server: NativeServer, *words: str) -> None:
     with socket.create_connection((LOOPBACK, server.port), timeout=5) as connection:
         connection.sendall(f"{' '.join(words)}\r\n".encode())
         assert connection.recv(64) == b"+OK\r\n"
@@ -133,7 +133,7 @@ def stay_away() -> None:
     ids=lambda fault: fault.__name__,
 )
 def test_what_the_lanes_stand_on_goes_and_comes_and_nothing_is_lost(tmp_path: Path, fault: Callable[[Fleet], None]) -> None:
-    with chaos.scene(tmp_path, 4, plan_max_offsets=2_000) as (ships, found):
+    with chaos.scene(tmp_path, 4, max_offsets_per_run=2_000) as (ships, found):
         chaos.begin(ships, "one", "two")
         chaos.produce(ships, 4_000, 80)
         until(lambda: sum(heads(found).values()) > 200, seconds=60)
@@ -148,7 +148,7 @@ def test_what_the_lanes_stand_on_goes_and_comes_and_nothing_is_lost(tmp_path: Pa
 
 
 def heads(found: World) -> dict[TopicPartition, int]:
-    return {each: head.next for each, head in found.ports.ledger.snapshot().heads.items()}
+    return {each: head.next_offset for each, head in found.ports.ledger.snapshot().checkpoints.items()}
 
 
 def moved(found: World, before: Mapping[TopicPartition, int]) -> set[int]:
@@ -163,7 +163,7 @@ def test_a_run_that_celery_delivers_again_changes_nothing_twice(tmp_path: Path) 
         chaos.produce(ships, 600, 600)
         asleep = chaos.catch(ships, found, worker_at_work(ships))
         until(lambda: any("left alone" in log or "ignored" in log for log in logs(ships)), seconds=30)
-        assert [run.run_id for run in ships.runs(dg.DagsterRunStatus.STARTED)] == [asleep.run.run_id]
+        assert [run.run_id for run in ships.runs(dg.DagsterRunStatus.STARTED)] == [asleep.run_all.run_id]
         os.kill(asleep.pid, signal.SIGCONT)
         chaos.settle(ships, found, 60)
         chaos.assert_whole(found, 600)
@@ -171,7 +171,7 @@ def test_a_run_that_celery_delivers_again_changes_nothing_twice(tmp_path: Path) 
 
         ships.end("daemon")  # nobody but the message asks for anything now
         with ships.instance() as instance:
-            run = instance.get_run_by_id(asleep.run.run_id)
+            run = instance.get_run_by_id(asleep.run_all.run_id)
             assert run is not None
             assert run.status is dg.DagsterRunStatus.SUCCESS
             instance.run_launcher.launch_run(LaunchRunContext(run, None))
@@ -229,7 +229,7 @@ def test_a_tick_stays_under_a_second_with_300_000_old_runs_in_the_storage(tmp_pa
         platform = MemoryPlatform(lanes=2)
         platform.produce(100)
         with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-            result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+            result = platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
             assert result.success
             multiply(database, 300_000)
             assert database.column("SELECT count(*) FROM runs")[0] == 300_001
@@ -249,7 +249,7 @@ def multiply(database: Postgres, count: int) -> None:
     values = ", ".join(own.get(name, name) for name in columns)
     series = f"generate_series(1, {count}) AS n"
     database.execute(f"INSERT INTO runs ({', '.join(columns)}) SELECT {values} FROM (SELECT * FROM runs LIMIT 1) AS one, {series}")  # noqa: S608
-    tag = "CASE key WHEN 'analytics/heads' THEN md5('heads' || n) WHEN 'dagster/run_key' THEN md5('heads' || n) || '#0' ELSE value END"
+    tag = "CASE key WHEN 'analytics/plan' THEN md5('heads' || n) WHEN 'dagster/run_key' THEN md5('heads' || n) || '#0' ELSE value END"
     tags = f"SELECT 'old-' || n, key, {tag} FROM (SELECT * FROM run_tags) AS one, {series}"  # noqa: S608
     database.execute(f"INSERT INTO run_tags (run_id, key, value) {tags}")
     database.execute("ANALYZE")
@@ -282,7 +282,7 @@ def failures(ships: Fleet) -> list[str]:
 def test_a_run_that_is_terminated_is_canceled_and_its_worker_goes_on(tmp_path: Path) -> None:
     with chaos.scene(tmp_path, 1) as (ships, found):
         ships.module = lanes.MODULE
-        ships.environment["STORE_THREADS"] = "1"
+        ships.environment["WRITE_THREADS"] = "1"
         chaos.produce(ships, 10_000, 20_000)
         until(lambda: not ships.programs["shop"].is_alive(), seconds=60)
         chaos.begin(ships, "one")
@@ -299,7 +299,7 @@ def test_a_run_that_is_terminated_is_canceled_and_its_worker_goes_on(tmp_path: P
 @pytest.mark.fleet
 def test_a_run_that_is_terminated_while_it_follows_its_lane_ends_in_seconds_and_the_lane_goes_on(tmp_path: Path) -> None:
     with chaos.scene(tmp_path, 1) as (ships, found):
-        ships.environment["FOLLOW_FOR"] = "120s"
+        ships.environment["TAIL_DURATION"] = "120s"
         chaos.begin(ships, "one")
         chaos.produce(ships, 60, 2)
         until(lambda: len(found.ports.ledger.last_batches(9)) > 3 and bool(ships.executors()), seconds=60)

@@ -21,8 +21,8 @@ import pytest
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
-from analytics_defs.core.storage.object_keys import parquet_dir, success_key
-from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.core.storage.object_keys import manifest_key, parquet_dir
+from analytics_defs.flows.hours.compaction import compact_hour
 from tests.devstack.waiting import until
 from tests.real import data, doomed, plain, world
 from tests.real.doomed import Boundary
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.real
 
 CALLS = [
     "ledger.batches_of_hour",
-    "archive.download",
-    "archive.upload",
-    "ledger.revise",
-    "archive.advance",
-    "archive.keys",
-    "archive.delete parquet",
+    "object_store.download",
+    "object_store.upload",
+    "ledger.put_revision",
+    "object_store.put_if",
+    "object_store.list_keys",
+    "object_store.delete parquet",
 ]
 KILLED = [*(Boundary(call, 1, "before") for call in CALLS), *(Boundary(call, 1, "after") for call in CALLS)]
 ASLEEP = [Boundary(call, 1, "before") for call in CALLS[2:]]
@@ -76,7 +76,7 @@ def work(job: Job) -> None:
         os.kill(os.getpid(), job.number)
         return answer if job.boundary.moment == "after" else perform(*args)
 
-    compact(job.hour, doomed.watched(ports, watch), wiring.build_bench(job.settings))
+    compact_hour(job.hour, doomed.watched(ports, watch), wiring.workspace_factory(job.settings))
     sys.exit(doomed.SUCCEEDED)
 
 
@@ -94,7 +94,7 @@ def scene() -> Iterator[World]:
             found.settle()
             if turn == 1:
                 for hour in hours:
-                    compact(hour, found.ports, wiring.build_bench(found.settings))
+                    compact_hour(hour, found.ports, wiring.workspace_factory(found.settings))
         yield found
 
 
@@ -104,7 +104,7 @@ def expected(hour: str) -> list[str]:
 
 def by_marker(found: World, hour: str) -> list[str]:
     """What a reader sees that knows nothing but the bucket."""
-    said = json.loads(plain.get(found.bucket, success_key(hour)).body)
+    said = json.loads(plain.get(found.bucket, manifest_key(hour)).body)
     keys = [parquet_dir(hour) + each["name"] for each in said["files"]]
     for key in plain.keys(found.bucket, parquet_dir(hour)):
         name = key.rpartition("/")[2]
@@ -127,7 +127,7 @@ def test_a_compaction_that_is_killed_hides_no_event_and_the_next_one_converges(s
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
     assert by_marker(scene, hour) == expected(hour)
-    compact(hour, scene.ports, wiring.build_bench(scene.settings))
+    compact_hour(hour, scene.ports, wiring.workspace_factory(scene.settings))
     assert_whole(scene, hour, 2)
 
 
@@ -136,14 +136,14 @@ def test_a_compaction_that_sleeps_while_others_go_on_does_no_harm_when_it_wakes(
     hour = HOURS[f"asleep {boundary}"]
     with started(Job(scene.settings, hour, boundary, signal.SIGSTOP, tmp_path)) as process:
         until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
-        compact(hour, scene.ports, wiring.build_bench(scene.settings))
+        compact_hour(hour, scene.ports, wiring.workspace_factory(scene.settings))
         plain.produce([plain.Written(scene.settings.kafka_topics[0], 0, data.event(f"{hour} late", hour))])
         scene.settle()
-        compact(hour, scene.ports, wiring.build_bench(scene.settings))
+        compact_hour(hour, scene.ports, wiring.workspace_factory(scene.settings))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGCONT)
         process.join(60)
         assert process.exitcode == 0
     assert by_marker(scene, hour) == sorted([*expected(hour), f"{hour} late"])
-    compact(hour, scene.ports, wiring.build_bench(scene.settings))
+    compact_hour(hour, scene.ports, wiring.workspace_factory(scene.settings))
     assert len(plain.keys(scene.bucket, parquet_dir(hour))) == 2

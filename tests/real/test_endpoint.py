@@ -90,7 +90,7 @@ def watched(scene: Scene, ingested: bool = True) -> Iterator[Watched]:
             with scene.opened(direct) as stores:
                 stores.settle()
         through = {"dynamo_endpoint": dynamodb.url, "minio_endpoint": s3.url, "kafka_brokers": kafka.brokers}
-        with served(wiring.site(direct.model_copy(update=through), "test", None)) as client:
+        with served(wiring.web_context(direct.model_copy(update=through), "test", None)) as client:
             found = Watched(client, kafka, dynamodb, s3, direct)
             dynamodb.rule = s3.rule = found.passing
             until(lambda: client.get("/health").status == 200)  # clients are made, libraries are loaded
@@ -102,7 +102,7 @@ def watched(scene: Scene, ingested: bool = True) -> Iterator[Watched]:
 def test_an_outage_is_told_within_a_second_by_name_and_is_over_when_it_is(
     scene: Scene, servers: tuple[str, ...], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analytics_defs.web.monitor.SERVICE_FRESH", timedelta(seconds=1))
+    monkeypatch.setattr("analytics_defs.web.monitor.SERVICE_PROBE_TTL", timedelta(seconds=1))
     with watched(scene) as site:
         for each in servers:
             site.disturb(each, fault)
@@ -154,7 +154,7 @@ def test_the_numbers_are_those_of_kafka_and_the_stores_themselves(scene: Scene) 
         assert {name: count for name, count in metrics["eventsByType"].items() if count} == Counter(
             item["eventType"]["S"] for item in items
         )
-        accounted = sum(metrics[name] for name in ("totalEvents", "repeats", "deadLetters", "tombstones", "gaps", "lost", "unaccounted"))
+        accounted = sum(metrics[name] for name in ("totalEvents", "duplicates", "deadLetters", "tombstones", "gaps", "lost", "unaccounted"))
         assert accounted == written
         letters = b"".join(each.body for each in plain.objects(site.settings.archive_bucket_name, "dead-letters/").values())
         assert metrics["deadLetters"] == letters.count(b"\n")

@@ -19,10 +19,10 @@ from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.config import Settings
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest.job import JOB, run_config
+from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB, run_config
 from analytics_defs.defs.resources.platform import Platform
-from analytics_defs.errors import Missing, Unavailable
-from analytics_defs.flows.ingest.execute_plan import ingest
+from analytics_defs.errors import ResourceMissing, Unavailable
+from analytics_defs.flows.ingest.execute_plan import execute_plan
 from analytics_defs.ports import Ports
 from tests.real import plain, proxy, world
 from tests.real.doomed import watched
@@ -111,20 +111,23 @@ def beginning_at(ports: Ports, call: str, number: int, begin: Callable[[], None]
 
 
 CASES = [
-    *(("dynamo", fault, "recent.claim", 1) for fault in (DOWN, "hangs", "stops in the middle of an answer", "answers 503", "throttles")),
-    ("dynamo", "hangs", "ledger.take", 1),
-    ("dynamo", "stops in the middle of an answer", "ledger.take", 1),
-    ("dynamo", "stops in the middle of an answer", "ledger.mark_staged", 1),
-    ("dynamo", "stops in the middle of an answer", "ledger.close", 1),
     *(
-        ("archive", fault, "archive.put events", 1)
+        ("dynamo", fault, "recent_events.claim", 1)
+        for fault in (DOWN, "hangs", "stops in the middle of an answer", "answers 503", "throttles")
+    ),
+    ("dynamo", "hangs", "ledger.begin_batch", 1),
+    ("dynamo", "stops in the middle of an answer", "ledger.begin_batch", 1),
+    ("dynamo", "stops in the middle of an answer", "ledger.mark_staged", 1),
+    ("dynamo", "stops in the middle of an answer", "ledger.close_batch", 1),
+    *(
+        ("archive", fault, "object_store.put events", 1)
         for fault in (DOWN, "hangs", "stops in the middle of an answer", "answers 503", "says slow down")
     ),
-    ("archive", "stops in the middle of an answer", "archive.put_if_absent", 1),
-    ("archive", "hangs", "archive.put parquet", 1),
-    ("archive", DOWN, "archive.delete staging", 1),
-    *(("kafka", fault, "log.read", 1) for fault in (DOWN, "hangs", "stops in the middle of an answer")),
-    *(("kafka", fault, "log.commit", 1) for fault in (DOWN, "hangs")),
+    ("archive", "stops in the middle of an answer", "object_store.put_if_absent", 1),
+    ("archive", "hangs", "object_store.put parquet", 1),
+    ("archive", DOWN, "object_store.delete staging", 1),
+    *(("kafka", fault, "event_log.read", 1) for fault in (DOWN, "hangs", "stops in the middle of an answer")),
+    *(("kafka", fault, "event_log.commit", 1) for fault in (DOWN, "hangs")),
 ]
 
 
@@ -137,12 +140,13 @@ def test_a_server_that_fails_in_the_middle_of_a_run_fails_the_run_and_nothing_is
             ports = beginning_at(through.ports, call, number, lambda: servers.disturb(server, fault))
             started = time.monotonic()
             with pytest.raises(Unavailable) as raised:
-                ingest(scene.plan, ports, wiring.conduct(servers.through, "run"))
+                execute_plan(scene.plan, ports, wiring.ingest_options(servers.through, "run"))
             assert time.monotonic() - started < MOST_SECONDS
             assert servers.addresses[server] in str(raised.value)
             assert len(str(raised.value)) < 1500
             assert (
-                set(plain.group_offsets(servers.direct.kafka_group_id, scene.topics).values()) == {None} or call == "archive.delete staging"
+                set(plain.group_offsets(servers.direct.kafka_group_id, scene.topics).values()) == {None}
+                or call == "object_store.delete staging"
             )
             servers.mend(server, fault)
             through.settle()
@@ -165,14 +169,18 @@ class DisturbedPlatform(Platform):
 
 def run_job(scene: Scene, platform: Platform) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        defs.resolve_job_def(JOB).execute_in_process(
+        defs.resolve_job_def(MICRO_BATCH_JOB).execute_in_process(
             run_config=run_config(scene.plan, platform.settings()), resources={"platform": platform}, instance=instance
         )
 
 
 @pytest.mark.parametrize(
     ("server", "fault", "call"),
-    [("dynamo", "answers 503", "recent.claim"), ("archive", "answers 503", "archive.put events"), ("kafka", "hangs", "log.read")],
+    [
+        ("dynamo", "answers 503", "recent_events.claim"),
+        ("archive", "answers 503", "object_store.put events"),
+        ("kafka", "hangs", "event_log.read"),
+    ],
 )
 def test_the_run_that_fails_tells_dagster_what_where_and_that_trying_again_may_help(
     scene: Scene, server: str, fault: str, call: str
@@ -208,8 +216,8 @@ def test_a_table_or_bucket_that_is_not_there_is_named_with_the_command_that_make
     with scene.founded() as settings:
         without = settings.model_copy(update={gone: f"missing-{settings.archive_bucket_name}"})
         with world.opened(without, ManualClock(scene.now)) as incomplete:
-            with pytest.raises(Missing, match="analytics setup") as raised:
-                incomplete.run(scene.plan)
+            with pytest.raises(ResourceMissing, match="analytics setup") as raised:
+                incomplete.run_all(scene.plan)
             assert f"missing-{settings.archive_bucket_name}" in str(raised.value)
         with scene.opened(settings) as complete:
             complete.settle()
@@ -221,7 +229,7 @@ def test_answers_that_are_lost_are_asked_for_again_and_nothing_is_done_twice(sce
     """The server did it, the client does not know: every single request is sent twice."""
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now)) as through:
         getattr(servers, server).rule = losing_answers()
-        through.run(scene.plan)
+        through.run_all(scene.plan)
         getattr(servers, server).rule = passing
         through.settle()
         scene.assert_whole(through)
@@ -257,7 +265,7 @@ def test_a_transaction_that_is_cancelled_for_the_moment_is_sent_again(scene: Sce
     """Only a condition that does not hold means lost: the take, the claims and the close all meet this first."""
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now)) as through:
         servers.dynamo.rule = refusing_at_first(cancelled(code), 9)
-        through.run(scene.plan)
+        through.run_all(scene.plan)
         through.settle()
         scene.assert_whole(through)
 
@@ -266,7 +274,7 @@ def test_a_transaction_that_is_cancelled_for_ever_fails_the_run_after_bounded_re
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now), LITTLE) as through:
         servers.dynamo.rule = refusing_at_first(cancelled("ThrottlingError"), 1_000)
         with pytest.raises(Unavailable, match=through.settings.ledger_table_name):
-            through.run(scene.plan)
+            through.run_all(scene.plan)
         servers.dynamo.rule = passing
         through.settle()
         scene.assert_whole(through)
@@ -305,9 +313,9 @@ def leaving_all_keys(exchange: Exchange) -> None:
 def test_keys_that_are_left_unprocessed_are_asked_for_again_and_those_alone(scene: Scene) -> None:
     ids = [f"event-{number}" for number in range(10)]
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now), LITTLE) as through:
-        through.run(scene.plan)
+        through.run_all(scene.plan)
         servers.dynamo.rule = leaving_keys
-        assert sorted(through.ports.recent.held(ids)) == ids
+        assert sorted(through.ports.recent_events.get_items(ids)) == ids
         servers.dynamo.rule = leaving_all_keys
         with pytest.raises(Unavailable, match="unprocessed"):
-            through.ports.recent.held(ids)
+            through.ports.recent_events.get_items(ids)

@@ -12,13 +12,13 @@ from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka.admin import KafkaAdmin
-from analytics_defs.adapters.kafka.event_log import KafkaLog
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.topic_config import TopicSpec
 from analytics_defs.core.ledger import Gap, GapReason
-from analytics_defs.core.monitoring.backlog import Kept
+from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.errors import GroupInUse, Missing, TopicRecreated, Unavailable
-from analytics_defs.ports import Reading
+from analytics_defs.errors import ConsumerGroupActive, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.ports import ReadResult
 from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, impatient, real_broker, real_brokers, send, values
 from tests.devstack.waiting import until
 
@@ -41,13 +41,13 @@ def everything(record: Record) -> bool:
     return bool(record)
 
 
-def holes(whole: Range, reading: Reading) -> list[Range]:
+def holes(whole: Range, reading: ReadResult) -> list[Range]:
     """The offsets of the range without a record, in runs."""
     borders = [whole.start - 1, *(each.source.offset for each in reading.records), whole.end]
     return [Range(whole.topic_partition, one + 1, other) for one, other in pairwise(borders) if other > one + 1]
 
 
-def balance(whole: Range, reading: Reading, gaps: Sequence[Gap]) -> None:
+def balance(whole: Range, reading: ReadResult, gaps: Sequence[Gap]) -> None:
     """Every offset of the range has exactly one outcome."""
     outcomes = [each.source.offset for each in reading.records]
     outcomes += [offset for gap in gaps for offset in range(gap.range.start, gap.range.end)]
@@ -65,10 +65,10 @@ def test_hundreds_of_small_transactions_are_read_and_explained_to_the_last_marke
             expected += [b"%d" % (2 * number), b"%d" % (2 * number + 1)]
         else:
             producer.abort_transaction()
-    until(lambda: broker.port.watermarks([partition])[partition].stable == 360)
+    until(lambda: broker.port.watermarks([partition])[partition].last_stable_offset == 360)
     whole = Range(partition, 0, 360)
     reading = broker.port.read([whole], everything)
-    gaps = broker.port.explain(holes(whole, reading))
+    gaps = broker.port.explain_gaps(holes(whole, reading))
     assert values(reading.records) == expected
     assert sum(len(each.range) for each in gaps if each.reason is GapReason.ABORTED) == 24
     balance(whole, reading, gaps)
@@ -83,7 +83,7 @@ def test_markers_of_two_producers_side_by_side_are_one_explained_gap(broker: Rea
     whole = Range(partition, 0, 6)
     reading = broker.port.read([whole], everything)
     assert values(reading.records) == [b"0", b"1"]
-    assert broker.port.explain(holes(whole, reading)) == (
+    assert broker.port.explain_gaps(holes(whole, reading)) == (
         Gap(Range(partition, 2, 4), GapReason.ABORTED),
         Gap(Range(partition, 4, 6), GapReason.CONTROL),
     )
@@ -97,7 +97,7 @@ def test_a_long_aborted_transaction_costs_no_more_than_its_offsets(broker: RealB
     whole = Range(partition, 0, 20_002)
     reading = broker.port.read([whole], everything)
     assert values(reading.records) == [b"0"]
-    assert broker.port.explain(holes(whole, reading)) == (
+    assert broker.port.explain_gaps(holes(whole, reading)) == (
         Gap(Range(partition, 0, 20_000), GapReason.ABORTED),
         Gap(Range(partition, 20_000, 20_001), GapReason.CONTROL),
     )
@@ -130,7 +130,7 @@ def test_offsets_that_compaction_removed_are_explained_by_the_topics_policy(brok
     until(compacted, seconds=60)
     reading = broker.port.read([whole], everything)
     assert reading.ends == {partition: 30}
-    gaps = broker.port.explain(holes(whole, reading))
+    gaps = broker.port.explain_gaps(holes(whole, reading))
     assert {each.reason for each in gaps} == {GapReason.COMPACTED}
     balance(whole, reading, gaps)
 
@@ -146,7 +146,7 @@ def test_retention_in_the_middle_of_a_reading_leaves_no_offset_without_an_outcom
             broker.retain_from(topic, 0, 1_500)
         return True
 
-    log = KafkaLog(replace(impatient(real_brokers()), prefetch_bytes=64 * 1024))
+    log = KafkaEventLog(replace(impatient(real_brokers()), prefetch_bytes=64 * 1024))
     reading = log.read([Range(partition, 0, 2_000)], admit)
     log.close()
     assert [each.end for each in reading.lost] == [1_500]
@@ -163,7 +163,7 @@ def test_what_retention_removed_before_it_could_be_explained_is_read_again(broke
     assert broker.port.read([Range(partition, 0, 8)], everything).ends == {partition: 8}
     broker.retain_from(topic, 0, 7)
     with pytest.raises(Unavailable, match="read again"):
-        broker.port.explain([Range(partition, 0, 6)])
+        broker.port.explain_gaps([Range(partition, 0, 6)])
     assert broker.port.read([Range(partition, 0, 8)], everything).lost == (Range(partition, 0, 7),)
 
 
@@ -184,9 +184,9 @@ def test_a_topic_that_is_deleted_is_missing_and_nothing_hangs(broker: RealBroker
     broker.write(topic, 0, numbered(10))
     assert broker.port.read([Range(partition, 0, 5)], everything).ends == {partition: 5}
     broker.delete(topic)
-    with pytest.raises(Missing, match=topic):
+    with pytest.raises(ResourceMissing, match=topic):
         broker.port.read([Range(partition, 5, 10)], everything)
-    with pytest.raises(Missing, match=topic):
+    with pytest.raises(ResourceMissing, match=topic):
         broker.port.watermarks([partition])
     assert broker.port.topics([topic]) == {}
 
@@ -212,7 +212,7 @@ def test_a_commit_is_refused_while_somebody_is_a_member_of_the_group(broker: Rea
     member.subscribe([topic])
     until(lambda: member.poll(0.1) is not None)
     try:
-        with pytest.raises(GroupInUse, match=f"another consumer is a member of group {broker.group}"):
+        with pytest.raises(ConsumerGroupActive, match=f"another consumer is a member of group {broker.group}"):
             broker.port.commit({partition: 7})
     finally:
         member.close()
@@ -222,7 +222,7 @@ def test_a_commit_is_refused_while_somebody_is_a_member_of_the_group(broker: Rea
 
 def test_commits_are_checked_partition_by_partition(broker: RealBroker) -> None:
     topic = broker.create_topic()
-    with pytest.raises(Missing, match="never-created/0: 3"):
+    with pytest.raises(ResourceMissing, match="never-created/0: 3"):
         broker.port.commit({TopicPartition(topic, 0, 0): 7, TopicPartition("never-created", 0, 0): 3})
 
 
@@ -248,4 +248,4 @@ def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: Re
     assert shapes[created.name].retention == timedelta.max
     assert (shapes[existing].partitions, shapes[existing].cleanup_policy) == (PARTITIONS, frozenset({"delete"}))
     assert shapes[existing].retention == a_week
-    assert kept == {created.name: Kept(timedelta.max), existing: Kept(a_week, 5_000_000, 1_048_576)}
+    assert kept == {created.name: TopicRetention(timedelta.max), existing: TopicRetention(a_week, 5_000_000, 1_048_576)}

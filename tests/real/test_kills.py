@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.core.storage.object_keys import UNPACKING
+from analytics_defs.core.storage.object_keys import TAR_PROBE
 from tests.real import doomed, plain
 from tests.real.doomed import Boundary, Mission
 from tests.real.proxy import Exchange, http_proxy, passing
@@ -20,33 +20,33 @@ pytestmark = pytest.mark.real
 CALLS = [
     ("ledger.open_topic", 1),
     ("ledger.open_topic", 2),
-    ("log.read", 1),
-    ("log.explain", 1),
-    ("ledger.take", 1),
-    ("archive.put_if_absent", 1),
+    ("event_log.read", 1),
+    ("event_log.explain_gaps", 1),
+    ("ledger.begin_batch", 1),
+    ("object_store.put_if_absent", 1),
     ("ledger.mark_staged", 1),
-    ("recent.claim", 1),
-    ("recent.claim", 2),
-    ("recent.claim", 4),
-    ("archive.put events", 1),
-    ("archive.put events", 3),
-    ("archive.put parquet", 1),
-    ("archive.put parquet", 2),
-    ("archive.put dead-letters", 1),
-    ("archive.put repeats", 1),
-    ("ledger.close", 1),
-    ("log.commit", 1),
-    ("archive.delete staging", 1),
+    ("recent_events.claim", 1),
+    ("recent_events.claim", 2),
+    ("recent_events.claim", 4),
+    ("object_store.put events", 1),
+    ("object_store.put events", 3),
+    ("object_store.put parquet", 1),
+    ("object_store.put parquet", 2),
+    ("object_store.put dead-letters", 1),
+    ("object_store.put repeats", 1),
+    ("ledger.close_batch", 1),
+    ("event_log.commit", 1),
+    ("object_store.delete staging", 1),
     # of the second batch
-    ("ledger.take", 2),
-    ("recent.claim", 5),
-    ("ledger.close", 2),
-    ("archive.delete staging", 2),
+    ("ledger.begin_batch", 2),
+    ("recent_events.claim", 5),
+    ("ledger.close_batch", 2),
+    ("object_store.delete staging", 2),
 ]
 BOUNDARIES = [
     *(Boundary(call, number, "before") for call, number in CALLS),
     *(Boundary(call, number, "after") for call, number in CALLS),
-    *(Boundary(call, number, "within") for call in ("recent.claim", "archive.put events") for number in (1, 3)),
+    *(Boundary(call, number, "within") for call in ("recent_events.claim", "object_store.put events") for number in (1, 3)),
 ]
 RETRY_FAILS_TOO = "00000000-0000-4000-8000-000000000002"
 
@@ -74,9 +74,9 @@ def die(mission: Mission) -> None:
 def recover(scene: Scene, mission: Mission, besides: str | None = None) -> None:
     """A run of the same plan, then whatever the sensor still finds to do, then the dead run again, as one that was only late."""
     with scene.opened(mission.settings) as world:
-        world.run(scene.plan, "retry")
+        world.run_all(scene.plan, "retry")
         world.settle()
-        assert world.run(scene.plan, mission.run_id).closed == []
+        assert world.run_all(scene.plan, mission.run_id).closed == []
         world.settle()
         scene.assert_whole(world, besides)
 
@@ -93,20 +93,20 @@ def test_a_run_that_is_killed_at_a_boundary_leaves_no_trace_after_recovery(scene
     die_and_recover(scene, boundary, tmp_path)
 
 
-@pytest.mark.parametrize("boundary", [Boundary("archive.put events", 3, moment) for moment in ("before", "within", "after")], ids=str)
+@pytest.mark.parametrize("boundary", [Boundary("object_store.put events", 3, moment) for moment in ("before", "within", "after")], ids=str)
 def test_a_run_that_is_killed_between_tars_leaves_no_trace_after_recovery(new_events: Scene, boundary: Boundary, tmp_path: Path) -> None:
     """Another thread may just ask the store whether it unpacks tars: what it wrote for that goes with a question an hour later."""
-    die_and_recover(new_events, boundary, tmp_path, UNPACKING)
+    die_and_recover(new_events, boundary, tmp_path, TAR_PROBE)
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        (Boundary("ledger.take"), Boundary("ledger.take", 1, "after")),
-        (Boundary("ledger.take", 1, "after"), Boundary("archive.put_if_absent", 1, "after")),
-        (Boundary("recent.claim", 2, "within"), Boundary("recent.claim", 3, "within")),
-        (Boundary("archive.put events", 2, "within"), Boundary("ledger.close")),
-        (Boundary("ledger.close", 1, "after"), Boundary("ledger.close", 1, "after")),
+        (Boundary("ledger.begin_batch"), Boundary("ledger.begin_batch", 1, "after")),
+        (Boundary("ledger.begin_batch", 1, "after"), Boundary("object_store.put_if_absent", 1, "after")),
+        (Boundary("recent_events.claim", 2, "within"), Boundary("recent_events.claim", 3, "within")),
+        (Boundary("object_store.put events", 2, "within"), Boundary("ledger.close_batch")),
+        (Boundary("ledger.close_batch", 1, "after"), Boundary("ledger.close_batch", 1, "after")),
     ],
     ids=str,
 )
@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_while_an_object_is_in_flight_leaves_no_trace_after
     with scene.founded() as settings, http_proxy(settings.minio_endpoint) as proxy:
         assassin = Assassin(f"PUT /{settings.archive_bucket_name}/{tree}/".encode(), number, done=done)
         proxy.rule = assassin
-        through = settings.model_copy(update={"minio_endpoint": proxy.url, "tar_unpacking": "off"})
+        through = settings.model_copy(update={"minio_endpoint": proxy.url, "minio_snowball": "off"})
         mission = Mission(through, scene.plan, scene.now, tmp_path)
         killed_in_flight(mission, assassin)
         recover(scene, Mission(settings, scene.plan, scene.now, tmp_path))

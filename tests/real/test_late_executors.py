@@ -13,7 +13,7 @@ from typing import Literal
 import psutil
 import pytest
 
-from analytics_defs.core.storage.object_keys import UNPACKING
+from analytics_defs.core.storage.object_keys import TAR_PROBE
 from tests.real import doomed
 from tests.real.doomed import SUCCEEDED, Boundary, Mission
 from tests.real.picture import differences, picture
@@ -45,7 +45,7 @@ def await_stop(process: ForkServerProcess) -> None:
         process.join(0.02)
 
 
-@pytest.mark.parametrize("call", ["ledger.take", "ledger.mark_staged", "recent.claim", "ledger.close"])
+@pytest.mark.parametrize("call", ["ledger.begin_batch", "ledger.mark_staged", "recent_events.claim", "ledger.close_batch"])
 @pytest.mark.parametrize("run_ids", [(ONE, OTHER), (ONE, ONE)], ids=["two runs", "one run delivered twice"])
 def test_two_processes_that_meet_at_a_step_of_one_plan_store_everything_once(
     scene: Scene, run_ids: tuple[str, str], call: str, tmp_path: Path
@@ -54,9 +54,9 @@ def test_two_processes_that_meet_at_a_step_of_one_plan_store_everything_once(
     beside the first one's, which is as sound, and not the same step.
     """
     same_run = run_ids[0] == run_ids[1]
-    meetings = {each: doomed.context.Barrier(2) for each in (["ledger.take", call] if same_run else [call])}
+    meetings = {each: doomed.context.Barrier(2) for each in (["ledger.begin_batch", call] if same_run else [call])}
     with scene.founded() as settings, scene.opened(settings) as world:
-        if call != "ledger.take" and not same_run:
+        if call != "ledger.begin_batch" and not same_run:
             left_pending(Mission(settings, scene.plan, scene.now, tmp_path, "00000000-0000-4000-8000-000000000009"))
         missions = [
             Mission(settings, scene.plan, scene.now, folder(tmp_path, name), run_id, meetings=meetings)
@@ -70,7 +70,7 @@ def test_two_processes_that_meet_at_a_step_of_one_plan_store_everything_once(
 
 def left_pending(mission: Mission) -> None:
     """A batch that was taken and not staged: what two recoveries then finish at the same time."""
-    died = Mission(mission.settings, mission.plan, mission.now, mission.folder, mission.run_id, Boundary("archive.put_if_absent"))
+    died = Mission(mission.settings, mission.plan, mission.now, mission.folder, mission.run_id, Boundary("object_store.put_if_absent"))
     with doomed.launched(died) as process:
         assert ended(process, died) == -signal.SIGKILL
 
@@ -83,16 +83,16 @@ def folder(parent: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     "boundary",
     [
-        Boundary("ledger.take"),
-        Boundary("archive.put_if_absent"),
+        Boundary("ledger.begin_batch"),
+        Boundary("object_store.put_if_absent"),
         Boundary("ledger.mark_staged"),
-        Boundary("recent.claim", 2),
-        Boundary("recent.claim", 3, "within"),
-        Boundary("archive.put events", 2, "within"),
-        Boundary("archive.put parquet", 1),
-        Boundary("ledger.close"),
-        Boundary("log.commit"),
-        Boundary("archive.delete staging"),
+        Boundary("recent_events.claim", 2),
+        Boundary("recent_events.claim", 3, "within"),
+        Boundary("object_store.put events", 2, "within"),
+        Boundary("object_store.put parquet", 1),
+        Boundary("ledger.close_batch"),
+        Boundary("event_log.commit"),
+        Boundary("object_store.delete staging"),
     ],
     ids=str,
 )
@@ -105,7 +105,7 @@ def test_a_process_that_sleeps_while_another_finishes_its_plan_changes_nothing_w
 @pytest.mark.parametrize("moment", ["before", "within"])
 def test_a_process_that_sleeps_between_tars_changes_nothing_when_it_wakes_up(moment: Literal["before", "within"], tmp_path: Path) -> None:
     with prepared(last_hours()) as new_events:
-        sleep_and_wake_up(new_events, Boundary("archive.put events", 2, moment), tmp_path, asleep_in=UNPACKING)
+        sleep_and_wake_up(new_events, Boundary("object_store.put events", 2, moment), tmp_path, asleep_in=TAR_PROBE)
 
 
 def sleep_and_wake_up(scene: Scene, boundary: Boundary, tmp_path: Path, asleep_in: str | None = None) -> None:
@@ -115,7 +115,7 @@ def sleep_and_wake_up(scene: Scene, boundary: Boundary, tmp_path: Path, asleep_i
         with doomed.launched(sleeper) as process:
             await_stop(process)
             assert sleeper.mark.read_text() == str(boundary)
-            world.run(scene.plan, "replacement")
+            world.run_all(scene.plan, "replacement")
             world.settle()
             scene.assert_whole(world, asleep_in)
             assert process.pid is not None

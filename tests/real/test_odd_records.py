@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
-from analytics_defs.core.events.rejection_reasons import Reason
+from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.ledger import BatchRecord
 from tests.real import plain
 from tests.real.odd_records import ACCEPTED, IDS, LEGACY, MAX_EVENT_BYTES, POINTED, REJECTED, TIMESTAMPS
@@ -63,12 +63,12 @@ def ingested() -> Iterator[Ingested]:
 def test_the_batch_goes_on_and_every_record_is_accounted_for(ingested: Ingested) -> None:
     tally = ingested.batch.tally
     assert (tally.stored, tally.dead_letters, tally.tombstones) == (len(ACCEPTED) + len(LEGACY), len(REJECTED), TOMBSTONES)
-    assert (tally.repeats, tally.gaps, tally.lost, ingested.batch.unaccounted) == (0, 0, 0, ())
+    assert (tally.duplicates, tally.gaps, tally.lost, ingested.batch.unaccounted) == (0, 0, 0, ())
     ingested.world.assert_sound()
 
 
 def test_every_reason_there_is_was_tried() -> None:
-    assert {reason for reason, _ in REJECTED.values()} == set(Reason)
+    assert {reason for reason, _ in REJECTED.values()} == set(RejectionReason)
 
 
 def test_a_dead_letter_names_the_reason_and_keeps_the_record_byte_for_byte(ingested: Ingested) -> None:
@@ -85,7 +85,7 @@ def test_a_dead_letter_names_the_reason_and_keeps_the_record_byte_for_byte(inges
         assert [(header, content and base64.b64decode(content)) for header, content in line["headers"]] == list(HEADERS)
         assert 0 < len(line["detail"]) <= 300, name
         assert line.get("valueText", "").encode() in (value, b""), name
-    assert ingested.batch.reasons == {reason: sum(each is reason for each, _ in REJECTED.values()) for reason in Reason}
+    assert ingested.batch.reasons == {reason: sum(each is reason for each, _ in REJECTED.values()) for reason in RejectionReason}
 
 
 def test_an_object_holds_the_original_bytes(ingested: Ingested) -> None:

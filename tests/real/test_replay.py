@@ -10,8 +10,8 @@ from confluent_kafka import TopicPartition
 
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
-from analytics_defs.core.repair import Hours, State, Store
-from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.core.repair import ComparisonResult, HourRange, StoreKind
+from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.repair import repair_range as replays
 from tests.real import data, plain, world
 from tests.real.picture import Picture, differences, picture
@@ -19,7 +19,7 @@ from tests.real.world import World
 
 pytestmark = pytest.mark.real
 
-ALL = Hours("2024-01-15T00", "2024-01-17T00")
+ALL = HourRange("2024-01-15T00", "2024-01-17T00")
 ARCHIVED = data.HOURS[1]
 
 
@@ -30,14 +30,14 @@ def drained() -> Iterator[tuple[World, tuple[str, ...], Picture]]:
         plain.produce(data.mixture(*topics))
         with world.new_world(topics, ManualClock(world.this_second()), batch_max_ranges=2) as found:
             found.settle()
-            compact(ARCHIVED, found.ports, wiring.build_bench(found.settings))
+            compact_hour(ARCHIVED, found.ports, wiring.workspace_factory(found.settings))
             found.assert_sound()
             yield found, topics, picture(found.settings)
 
 
-def run(found: World, *, write: bool) -> replays.Replay:
-    rules = wiring.conduct(found.settings, "replay").rules
-    return replays.replay(ALL, replays.Means(found.ports, wiring.build_bench(found.settings), rules, write))
+def run(found: World, *, write: bool) -> replays.RepairResult:
+    rules = wiring.ingest_options(found.settings, "repair").validation_rules
+    return replays.repair_range(ALL, replays.ReplayContext(found.ports, wiring.workspace_factory(found.settings), rules, write))
 
 
 def spoiled(found: World, prefixes: tuple[str, ...], batch: str = "") -> set[str]:
@@ -74,7 +74,7 @@ def mended(found: World, topics: tuple[str, ...], expected: Picture, changed: se
     before, spoilt = progress(found, topics), picture(found.settings)
     looked = run(found, write=False)
     assert differences(picture(found.settings), spoilt) == []
-    assert (looked.contradictions, looked.lost) == ([], [])
+    assert (looked.conflicts, looked.lost) == ([], [])
     assert {each.key for each in looked.changes} ^ changed == set()
     done = run(found, write=True)
     assert (done.changes, done.counts, done.lost) == (looked.changes, looked.counts, [])
@@ -86,20 +86,20 @@ def mended(found: World, topics: tuple[str, ...], expected: Picture, changed: se
 
 def test_from_kafka_everything_comes_back_after_a_dry_run_has_named_it(drained: tuple[World, tuple[str, ...], Picture]) -> None:
     found, topics, expected = drained
-    mended(found, topics, expected, spoiled(found, ("events/", "parquet/", "dead-letters/", "repeats/")))
+    mended(found, topics, expected, spoiled(found, ("events/", "parquet/", "dead-letters/", "duplicates/")))
 
 
 def test_after_retention_took_the_range_parquet_and_json_mend_each_other(drained: tuple[World, tuple[str, ...], Picture]) -> None:
     found, topics, expected = drained
-    ends = {each: mark.high for each, mark in found.ports.log.watermarks(found.partitions()).items()}
+    ends = {each: mark.high_watermark for each, mark in found.ports.event_log.watermarks(found.partitions()).items()}
     low = [TopicPartition(each.topic, each.partition, high) for each, high in ends.items()]
     for future in plain.admin().delete_records(low).values():
         future.result(plain.PATIENCE_SECONDS)
-    assert {each: mark.low for each, mark in found.ports.log.watermarks(ends).items()} == ends
+    assert {each: mark.log_start_offset for each, mark in found.ports.event_log.watermarks(ends).items()} == ends
     mended(found, topics, expected, spoiled(found, ("events/",)))
     changed = spoiled(found, ("parquet/",))
     done = run(found, write=True)
-    assert (done.contradictions, done.lost, {each.key for each in done.changes}) == ([], [], changed)
-    parts = done.counts[Store.PART, State.DIFFERENT], done.counts[Store.PART, State.MISSING]
+    assert (done.conflicts, done.lost, {each.key for each in done.changes}) == ([], [], changed)
+    parts = done.counts[StoreKind.PART, ComparisonResult.DIFFERENT], done.counts[StoreKind.PART, ComparisonResult.MISSING]
     assert parts == (2, 2)
     found.assert_sound()

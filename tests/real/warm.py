@@ -12,10 +12,10 @@ from analytics_defs.adapters.kafka import event_log
 from analytics_defs.adapters.object_store import store
 from analytics_defs.adapters.runtime import lease_heartbeat
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest.job import JOB
+from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB
 from tests.real import doomed
 
 LOADED = (boto3, botocore.loaders, obstore, pyarrow, ledger, recent_events, lease_heartbeat, event_log, store, doomed)
 
 with dg.DagsterInstance.ephemeral():
-    defs.resolve_job_def(JOB)
+    defs.resolve_job_def(MICRO_BATCH_JOB)

@@ -13,21 +13,21 @@ from analytics_defs import wiring
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
-from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import create_tables, expected_tables
-from analytics_defs.adapters.kafka.event_log import KafkaLog
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.object_store.bucket import create_bucket
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
+from analytics_defs.adapters.object_store.store import S3ObjectStore
+from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
 from analytics_defs.config import Settings
-from analytics_defs.core.ingest.planning import Plan, Planning
+from analytics_defs.core.ingest.planning import Plan, PlanningResult
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.flows.audit.balance import audit
+from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
-from analytics_defs.flows.ingest import steps
-from analytics_defs.flows.ingest.execute_plan import Report, ingest
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
+from analytics_defs.flows.ingest.execute_plan import ExecutionReport, execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Clock, Ports
 from tests.real import plain
 
@@ -66,42 +66,42 @@ class World:
 
     def whole_plan(self) -> Plan:
         """All that is in the topics, from offset 0, whatever the ledger says."""
-        marks = self.ports.log.watermarks(self.partitions())
-        return Plan(0, tuple(Range(each, 0, mark.high) for each, mark in sorted(marks.items()) if mark.high))
+        marks = self.ports.event_log.watermarks(self.partitions())
+        return Plan(0, tuple(Range(each, 0, mark.high_watermark) for each, mark in sorted(marks.items()) if mark.high_watermark))
 
     def partitions(self) -> list[TopicPartition]:
-        found = self.ports.log.topics(self.settings.kafka_topics)
+        found = self.ports.event_log.topics(self.settings.kafka_topics)
         return [TopicPartition(name, 0, number) for name, topic in sorted(found.items()) for number in topic.partitions]
 
-    def look(self) -> Planning:
-        return look(self.settings.kafka_topics, self.settings.policy(), self.ports)
+    def scheduler_status(self) -> PlanningResult:
+        return plan_lanes(self.settings.kafka_topics, self.settings.planning_policy(), self.ports)
 
-    def run(self, plan: Plan, run_id: str = "run") -> Report:
-        return ingest(plan, self.ports, wiring.conduct(self.settings, run_id))
+    def run_all(self, plan: Plan, run_id: str = "run") -> ExecutionReport:
+        return execute_plan(plan, self.ports, wiring.ingest_options(self.settings, run_id))
 
     def settle(self, run_id: str = "recovery") -> list[BatchRecord]:
         """Run every lane until nothing is left to do, and sweep. Answers what was closed."""
         closed: list[BatchRecord] = []
         plans: list[Plan] = []
         for _ in range(20):
-            plans = [plan for plan in self.look().plans if plan]
+            plans = [plan for plan in self.scheduler_status().plans if plan]
             if not plans:
-                steps.sweep(self.ports)
+                delete_stale_staging_files(self.ports)
                 return closed
             for plan in plans:
-                closed += self.run(plan, run_id).closed
+                closed += self.run_all(plan, run_id).closed
         raise AssertionError(f"not settled after 20 rounds: {plans}")
 
     def assert_sound(self) -> None:
         """Nothing is unaccounted, counters agree with heads, nothing is pending or staged, and the stores agree in every hour."""
-        found = audit(self.ports)
+        found = audit_offsets(self.ports)
         assert (found.unaccounted, found.differences, found.pending) == (0, (), ())
         assert plain.keys(self.bucket, "staging/") == []
-        for hour in self.ports.ledger.hourly("0000", "9999"):
+        for hour in self.ports.ledger.hourly_counters("0000", "9999"):
             assert audit_hour(hour, self.ports).findings == ()
 
     def lag(self) -> int:
-        return sum(each.offsets for each in self.look().lags)
+        return sum(each.offsets for each in self.scheduler_status().lags)
 
 
 def new_settings(topics: Sequence[str], **changes: Any) -> Settings:
@@ -122,7 +122,7 @@ def new_settings(topics: Sequence[str], **changes: Any) -> Settings:
 @contextmanager
 def founded(settings: Settings) -> Iterator[Settings]:
     """Tables and bucket are there for the length of the block."""
-    dynamo = Dynamo(wiring.dynamo_config(settings))
+    dynamo = DynamoClient(wiring.dynamo_config(settings))
     try:
         create_tables(dynamo, expected_tables(settings.recent_events_table_name, _ledger_tables(settings)))
         create_bucket(wiring.object_store_config(settings))
@@ -138,10 +138,10 @@ def founded(settings: Settings) -> Iterator[Settings]:
 def opened(settings: Settings, clock: Clock | None = None, patience: Patience | None = None) -> Iterator[World]:
     """Ports as production wires them, closed afterwards."""
     patience = patience or Patience()
-    dynamo = Dynamo(replace(wiring.dynamo_config(settings), **patience.dynamo))
-    archive = ObjectStoreArchive(replace(wiring.object_store_config(settings), **patience.archive))
-    log = KafkaLog(replace(wiring.kafka_config(settings), **patience.kafka))
-    workers = ThreadWorkers(settings.store_threads)
+    dynamo = DynamoClient(replace(wiring.dynamo_config(settings), **patience.dynamo))
+    archive = S3ObjectStore(replace(wiring.object_store_config(settings), **patience.archive))
+    log = KafkaEventLog(replace(wiring.kafka_config(settings), **patience.kafka))
+    workers = ThreadTaskPool(settings.write_threads)
     recent = DynamoRecentEvents(dynamo, settings.recent_events_table_name)
     ledger = DynamoLedger(dynamo, _ledger_tables(settings))
     try:

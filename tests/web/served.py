@@ -11,49 +11,49 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from analytics_defs.adapters.runtime.system import SystemClock
-from analytics_defs.core.ingest.planning import Policy
-from analytics_defs.core.monitoring.backlog import Kept
-from analytics_defs.core.monitoring.health import Scheduler
-from analytics_defs.flows.health_checks import Doors
-from analytics_defs.flows.health_checks import Scheduling as AnyScheduling
+from analytics_defs.core.ingest.planning import PlanningPolicy
+from analytics_defs.core.monitoring.backlog import TopicRetention
+from analytics_defs.core.monitoring.health import SchedulerStatus
+from analytics_defs.flows.health_checks import HealthClients
+from analytics_defs.flows.health_checks import SchedulerProbe as AnyScheduling
 from analytics_defs.ports import Ports
-from analytics_defs.web.app import Site, make_app
-from analytics_defs.web.monitor import Identity, Watch
-from analytics_defs.web.server import Server, bound
+from analytics_defs.web.app import WebContext, make_app
+from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
+from analytics_defs.web.server import ObservabilityServer, bind_socket
 from tests.devstack.waiting import until
 from tests.proof.world import TOPIC, World
 
 
 class Retention:
-    def __init__(self, **topics: Kept) -> None:
+    def __init__(self, **topics: TopicRetention) -> None:
         self.topics = topics
 
-    def retention(self, topics: Any) -> Mapping[str, Kept]:
+    def retention(self, topics: Any) -> Mapping[str, TopicRetention]:
         return {topic: kept for topic, kept in self.topics.items() if topic in topics}
 
 
 class Scheduling:
     """What Dagster's instance says, as a test sets it."""
 
-    def __init__(self, says: Scheduler | None) -> None:
+    def __init__(self, says: SchedulerStatus | None) -> None:
         self.says = says
         self.fault: Exception | None = None
 
-    def look(self) -> Scheduler | None:
+    def scheduler_status(self) -> SchedulerStatus | None:
         if self.fault:
             raise self.fault
         return self.says
 
 
-def doors(ports: Ports, scheduling: AnyScheduling | None = None) -> Doors:
-    return Doors((TOPIC,), ports, ports.log, Retention(**{TOPIC: Kept(timedelta(days=7))}), scheduling)
+def doors(ports: Ports, scheduling: AnyScheduling | None = None) -> HealthClients:
+    return HealthClients((TOPIC,), ports, ports.event_log, Retention(**{TOPIC: TopicRetention(timedelta(days=7))}), scheduling)
 
 
 def site(
-    ports: Ports, stall_after: timedelta = timedelta(minutes=5), scheduling: AnyScheduling | None = None, instance: str = "test"
-) -> Site:
-    watch = Watch(doors(ports, scheduling), Identity(Policy(), stall_after, "1.2.3", instance))
-    return Site(watch, ports, "http://dagster.test")
+    ports: Ports, stall_timeout: timedelta = timedelta(minutes=5), scheduling: AnyScheduling | None = None, instance: str = "test"
+) -> WebContext:
+    watch = HealthMonitor(doors(ports, scheduling), MonitorSettings(PlanningPolicy(), stall_timeout, "1.2.3", instance))
+    return WebContext(watch, ports, "http://dagster.test")
 
 
 class Client:
@@ -91,10 +91,10 @@ class Answer:
 
 
 @contextmanager
-def served(site: Site, host: str = "127.0.0.1") -> Iterator[Client]:
+def served(site: WebContext, host: str = "127.0.0.1") -> Iterator[Client]:
     """On a free port, in a thread. Ends with the block, drained."""
-    with bound(host, 0) as listener:
-        server = Server(make_app(site))
+    with bind_socket(host, 0) as listener:
+        server = ObservabilityServer(make_app(site))
         thread = threading.Thread(target=server.serve_on, args=(listener,))
         thread.start()
         try:
@@ -118,4 +118,4 @@ class Running(SystemClock):
 
 def real_time(world: World) -> Ports:
     """The world's ports under a clock that runs."""
-    return Ports(world.log, world.recent, world.archive, world.ledger, Running(world.clock.now()), world.ports.workers)
+    return Ports(world.log, world.recent, world.archive, world.ledger, Running(world.clock.now()), world.ports.task_pool)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.json_values import plain
-from analytics_defs.core.monitoring.health import Scheduler
+from analytics_defs.core.json_values import to_json_value
+from analytics_defs.core.monitoring.health import SchedulerStatus
 from analytics_defs.errors import Unavailable
-from analytics_defs.flows.trace.trace import trace
+from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports
 from tests.devstack.waiting import until
 from tests.proof.doors import Call, through
@@ -34,10 +34,17 @@ PATHS = (
     "/openapi.json",
 )
 READS = {
-    *("log.topics", "log.survey", "log.watermarks", "log.committed", "log.read"),
-    *("recent.held", "archive.keys", "archive.get"),
-    *("ledger.snapshot", "ledger.counters_by_lane", "ledger.hourly", "ledger.last_batches", "ledger.range_at", "ledger.record"),
-    "ledger.revision",
+    *("event_log.topics", "event_log.available_watermarks", "event_log.watermarks", "event_log.committed", "event_log.read"),
+    *("recent_events.get_items", "object_store.list_keys", "object_store.get"),
+    *(
+        "ledger.snapshot",
+        "ledger.counters_by_lane",
+        "ledger.hourly_counters",
+        "ledger.last_batches",
+        "ledger.closed_range_at",
+        "ledger.batch_record",
+    ),
+    "ledger.latest_revision",
 }
 
 
@@ -65,7 +72,7 @@ def test_no_path_does_anything_but_read(world: World) -> None:
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
             for path in (*PATHS, "/nowhere"):
                 client.get(path, method)
-        until(lambda: "log.read" in seen and "ledger.last_batches" in seen)
+        until(lambda: "event_log.read" in seen and "ledger.last_batches" in seen)
     assert set(seen) <= READS
 
 
@@ -105,7 +112,7 @@ def test_a_trace_is_the_answer_of_the_command(world: World, offset: int) -> None
     with served(site(real_time(world))) as client:
         found = client.get(f"/trace/{TOPIC}/0/{offset}")
     assert found.status == 200
-    assert found.json == plain(trace(f"{TOPIC}/0/{offset}", real_time(world)))
+    assert found.json == to_json_value(trace_record(f"{TOPIC}/0/{offset}", real_time(world)))
 
 
 def test_an_event_is_traced_by_its_id_whatever_is_in_it_and_one_that_is_not_there_is_404() -> None:
@@ -174,7 +181,7 @@ def test_two_traces_that_hang_keep_nothing_else_from_being_answered(world: World
     free, hanging = threading.Event(), threading.Semaphore(0)
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if str(call) == "ledger.range_at":
+        if str(call) == "ledger.closed_range_at":
             hanging.release()
             assert free.wait(20)
         return perform()
@@ -199,7 +206,7 @@ def test_a_fault_of_our_own_is_a_plain_500_and_neither_answer_nor_log_says_more_
     def broken(*_: object) -> None:
         raise RuntimeError("secret payload")
 
-    monkeypatch.setattr("analytics_defs.web.health_json.health", broken)
+    monkeypatch.setattr("analytics_defs.web.health_json.health_json", broken)
     with caplog.at_level(logging.DEBUG), served(site(real_time(world))) as client:
         found = client.get("/health")
         assert client.get("/health/live").status == 200
@@ -215,7 +222,7 @@ def healthy(client: Client) -> bool:
 
 def test_stalled_is_503_with_the_reason_and_ready_all_the_same(world: World) -> None:
     world.produce(event("b"))
-    with served(site(real_time(world), stall_after=timedelta(0))) as client:
+    with served(site(real_time(world), stall_timeout=timedelta(0))) as client:
         until(lambda: any(each.startswith("stalled") for each in client.health()["reasons"]))
         found = client.health()
         assert (found["status"], client.get("/health/ready").status) == ("unhealthy", 200)
@@ -225,7 +232,7 @@ def test_stalled_is_503_with_the_reason_and_ready_all_the_same(world: World) -> 
 
 
 def test_a_stopped_sensor_is_503_and_nothing_is_said_where_there_is_no_instance(world: World) -> None:
-    scheduling = Scheduling(Scheduler(sensor_stopped=True, heartbeat=datetime.now(UTC)))
+    scheduling = Scheduling(SchedulerStatus(sensor_stopped=True, heartbeat=datetime.now(UTC)))
     with served(site(real_time(world), scheduling=scheduling)) as client:
         until(lambda: not healthy(client))
         assert client.health()["reasons"] == ["the sensor kafka_micro_batches is stopped: no run is asked for"]
@@ -260,8 +267,8 @@ def test_what_dagster_said_before_it_could_not_be_asked_any_more_is_not_told_as_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old heartbeat of a daemon that is well would be an alarm."""
-    monkeypatch.setattr("analytics_defs.web.monitor.SCHEDULER_FRESH", timedelta(seconds=0.1))
-    scheduling = Scheduling(Scheduler(sensor_stopped=True, heartbeat=datetime.now(UTC)))
+    monkeypatch.setattr("analytics_defs.web.monitor.SCHEDULER_TTL", timedelta(seconds=0.1))
+    scheduling = Scheduling(SchedulerStatus(sensor_stopped=True, heartbeat=datetime.now(UTC)))
 
     def text() -> str:
         return client.get("/metrics?format=prometheus").text
@@ -295,7 +302,7 @@ class HangingScheduling(Scheduling):
         super().__init__(None)
         self.asked, self.free = threading.Event(), threading.Event()
 
-    def look(self) -> Scheduler | None:
+    def scheduler_status(self) -> SchedulerStatus | None:
         self.asked.set()
         assert self.free.wait(20)
         return None

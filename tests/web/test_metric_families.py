@@ -12,10 +12,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from analytics_defs.core.counter_adjustments import Adjustment, CounterItem
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ledger import REDRIVE_HEAD
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.flows.redrive import Selection, redrive
+from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from tests.devstack.waiting import until
 from tests.proof.world import TOPIC, World, conduct, event
 from tests.web.served import Client, real_time, served, site
@@ -53,10 +53,10 @@ def world() -> World:
         b"\xff",
         made("big", TYPES[0], 1, x="x" * 500),
     )
-    found.settle(conduct("first", rules=Rules(max_event_bytes=400)))
+    found.settle(conduct("first", validation_rules=ValidationRules(max_event_bytes=400)))
     for number in range(5):
         found.produce(made(f"gone{number}", TYPES[0], 0))
-    found.log.retain_from(TOPIC, 0, found.look().lags[0].next + 3)
+    found.log.retain_from(TOPIC, 0, found.scheduler_status().lags[0].next_offset + 3)
     found.log.append_marker(TOPIC, 1)
     found.settle()
     return found
@@ -94,7 +94,7 @@ def test_health_and_metrics_say_what_was_produced_and_what_the_stores_hold(world
     last_24 = [(HOUR - timedelta(hours=back)).strftime("%Y-%m-%dT%H") for back in reversed(range(24))]
     assert metrics["hourlyStats"] == {hour: hours[hour] for hour in last_24}
     assert sum(metrics["hourlyStats"].values()) == len(stored) - 1
-    assert (metrics["repeats"], metrics["tombstones"], metrics["gaps"], metrics["lost"], metrics["unaccounted"]) == (2, 1, 1, 3, 0)
+    assert (metrics["duplicates"], metrics["tombstones"], metrics["gaps"], metrics["lost"], metrics["unaccounted"]) == (2, 1, 1, 3, 0)
     assert metrics["deadLettersByReason"] == {"not_json": 1, "not_utf8": 1, "too_large": 1}
     assert metrics["deadLetters"] == 3
     records = world.ledger.last_batches(20)
@@ -116,11 +116,11 @@ def test_both_formats_say_the_same_as_the_json_and_as_each_other(world: World) -
         assert text["analytics_events_total", (("type", kind),)] == metrics["eventsByType"][kind]
     for reason, count in metrics["deadLettersByReason"].items():
         assert openmetrics["analytics_dead_letters_total", (("reason", reason),)] == count
-    for name, field in (("repeats", "repeats"), ("tombstones", "tombstones"), ("gap_offsets", "gaps"), ("lost_offsets", "lost")):
+    for name, field in (("duplicates", "duplicates"), ("tombstones", "tombstones"), ("gap_offsets", "gaps"), ("lost_offsets", "lost")):
         assert openmetrics[f"analytics_{name}_total", ()] == metrics[field]
     assert openmetrics["analytics_products", ()] == metrics["totalProducts"]
     assert (openmetrics["analytics_healthy", ()], openmetrics["analytics_unaccounted_offsets", ()]) == (1, 0)
-    nexts = {str(lag.topic_partition.partition): lag.next for lag in world.look().lags}
+    nexts = {str(lag.topic_partition.partition): lag.next_offset for lag in world.scheduler_status().lags}
     assert {
         dict(labels)["partition"]: value for (name, labels), value in text.items() if name == "analytics_partition_next_offset"
     } == nexts
@@ -131,8 +131,8 @@ def test_a_redrive_lowers_no_counter_and_is_a_series_of_its_own(world: World) ->
         before = series(client, "text/plain")
     last_commit = world.ledger.last_batches(1)[0].closed_at
     world.clock.advance(timedelta(minutes=20))
-    redrive(Selection("too_large", None, None), world.ports, conduct("redrive"))
-    assert world.ledger.snapshot().heads[REDRIVE_HEAD].next == 1
+    redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, conduct("redrive"))
+    assert world.ledger.snapshot().checkpoints[REDRIVE_CHECKPOINT].next_offset == 1
     with served(site(real_time(world))) as client:
         after, metrics = series(client, "text/plain"), client.get("/metrics").json
     fallen = {key for key, value in before.items() if key[0].endswith("_total") and after[key] < value}
@@ -157,14 +157,19 @@ def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_tha
 
         until(lambda: lags()["partitions"][f"{TOPIC}/0"]["lagSeconds"] is not None)
         assert lags()["lag"] == 2
-        assert lags()["partitions"][f"{TOPIC}/1"] == {"lag": 0, "heldBack": 0, "next": world.look().lags[1].next, "lagSeconds": 0}
+        assert lags()["partitions"][f"{TOPIC}/1"] == {
+            "lag": 0,
+            "transactionLag": 0,
+            "next": world.scheduler_status().lags[1].next_offset,
+            "lagSeconds": 0,
+        }
         assert 120 <= lags()["partitions"][f"{TOPIC}/0"]["lagSeconds"] < 180
         found = series(client, "text/plain")
     where = (("partition", "0"), ("topic", TOPIC))
     assert found["analytics_partition_lag_offsets", where] == 2
     assert 120 <= found["analytics_partition_lag_seconds", where] < 180
     week = timedelta(days=7).total_seconds()
-    assert week - 180 < found["analytics_partition_data_loss_seconds", where] <= week - 120
+    assert week - 180 < found["analytics_partition_seconds_until_data_loss", where] <= week - 120
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,7 @@ def test_a_format_can_be_named_and_only_one_that_there_is(world: World) -> None:
 def test_an_adjustment_lowers_no_counter_and_is_a_series_of_its_own(world: World) -> None:
     with served(site(real_time(world))) as client:
         before, numbers = series(client, "text/plain"), client.get("/metrics").json
-    world.ledger.adjust(Adjustment(CounterItem(0), 1, {"events": -3, "type.ProductCreated": -3, "bytes": 5}, 2, world.clock.now()))
+    world.ledger.put_adjustment(Adjustment(CounterItem(0), 1, {"events": -3, "type.ProductCreated": -3, "bytes": 5}, 2, world.clock.now()))
     with served(site(real_time(world))) as client:
         after, metrics = series(client, "text/plain"), client.get("/metrics").json
     assert {key: after[key] for key in before if key[0].endswith("_total")} == {

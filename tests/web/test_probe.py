@@ -10,7 +10,7 @@ import pytest
 
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.errors import Unavailable
-from analytics_defs.web.probe import LIMIT, Probe
+from analytics_defs.web.probe import PROBE_TIMEOUT, Probe
 from tests.proof.world import NOW
 
 FRESH = timedelta(seconds=3)
@@ -45,7 +45,7 @@ def service() -> Service:
 
 
 def test_nobody_is_asked_before_somebody_looks(service: Service) -> None:
-    assert service.probe.look().ok is False
+    assert service.probe.result().ok is False
     assert (service.asked, service.probe.is_old()) == (0, True)
 
 
@@ -53,7 +53,7 @@ def test_a_fresh_answer_is_given_again_and_its_age_with_it(service: Service) -> 
     service.finished()
     service.clock.advance(FRESH - timedelta(milliseconds=1))
     assert [service.probe.refresh() for _ in range(1000)] == [None] * 1000
-    found = service.probe.look()
+    found = service.probe.result()
     assert (found.value, found.ok, found.age_ms, service.asked) == (1, True, 2999, 1)
 
 
@@ -63,11 +63,11 @@ def test_an_answer_that_is_no_longer_fresh_is_still_given_while_a_new_one_is_fet
     service.free.clear()
     attempts = [service.probe.refresh() for _ in range(100)]
     assert len(set(attempts)) == 1
-    assert service.probe.look().ok
+    assert service.probe.result().ok
     assert not service.probe.is_old()
     service.free.set()
     _ended(attempts[0])
-    assert (service.probe.look().value, service.asked) == (2, 2)
+    assert (service.probe.result().value, service.asked) == (2, 2)
 
 
 def test_one_that_accepts_and_never_answers_is_no_answer_after_the_limit_and_is_asked_once(service: Service) -> None:
@@ -76,16 +76,16 @@ def test_one_that_accepts_and_never_answers_is_no_answer_after_the_limit_and_is_
     service.free.clear()
     attempt = service.probe.refresh()
     assert service.probe.is_old()
-    service.clock.advance(LIMIT + timedelta(seconds=1))
+    service.clock.advance(PROBE_TIMEOUT + timedelta(seconds=1))
     assert service.probe.refresh() is None  # nothing that is worth waiting for
-    found = service.probe.look()
+    found = service.probe.result()
     assert (found.ok, found.error, found.value) == (False, "no answer for 3 s", 1)
     service.clock.advance(timedelta(minutes=1))
     service.probe.refresh()
     assert service.asked == 2
     service.free.set()
     _ended(attempt)
-    assert service.probe.look().ok
+    assert service.probe.result().ok
 
 
 def test_a_fault_is_told_and_what_was_known_before_is_kept(service: Service) -> None:
@@ -93,25 +93,25 @@ def test_a_fault_is_told_and_what_was_known_before_is_kept(service: Service) -> 
     service.fault = Unavailable("it is down")
     service.clock.advance(FRESH)
     service.finished()
-    found = service.probe.look()
+    found = service.probe.result()
     assert (found.ok, found.error, found.value, found.succeeded_at) == (False, "it is down", 1, NOW)
     service.fault = None
     service.clock.advance(FRESH)
     service.finished()
-    assert (service.probe.look().ok, service.probe.look().value) == (True, 3)
+    assert (service.probe.result().ok, service.probe.result().value) == (True, 3)
 
 
 def test_what_a_client_raises_that_is_none_of_ours_is_named_by_its_kind_alone(service: Service) -> None:
     service.fault = KeyError("secret payload")
     service.finished()
-    assert service.probe.look().error == "failed with KeyError"
+    assert service.probe.result().error == "failed with KeyError"
 
 
 def test_what_comes_before_the_question_is_no_part_of_its_latency() -> None:
     clock = ManualClock(NOW)
     probe = Probe("service", lambda: clock.advance(timedelta(milliseconds=7)), clock, FRESH, lambda: clock.advance(timedelta(seconds=1)))
     _ended(probe.refresh())
-    assert probe.look().latency_ms == 7
+    assert probe.result().latency_ms == 7
 
 
 def _ended(attempt: Future[None] | None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from analytics_defs.errors import CannotStart
+from analytics_defs.errors import StartupFailed
 from analytics_defs.web import server
 from analytics_defs.web.app import make_app
 from tests.devstack.waiting import until
@@ -99,13 +99,13 @@ def test_an_upgrade_that_is_not_offered_is_an_ordinary_request(client: Client) -
 
 @pytest.mark.parametrize("part", [b"", b"GET /health HTTP/1.1\r\nHost:", b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"])
 def test_a_connection_that_only_sits_there_is_closed(client: Client, monkeypatch: pytest.MonkeyPatch, part: bytes) -> None:
-    monkeypatch.setattr(server, "REQUEST_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr(server, "REQUEST_READ_TIMEOUT_SECONDS", 0.2)
     with raw(client, part) as connection:
         everything(connection)
 
 
 def test_one_that_sends_a_header_byte_by_byte_is_closed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_WITHIN_SECONDS", 0.3)
+    monkeypatch.setattr(server, "REQUEST_READ_TIMEOUT_SECONDS", 0.3)
     with raw(client, b"GET /health HTTP/1.1\r\nX: ") as connection:
 
         def refused() -> bool:
@@ -119,7 +119,7 @@ def test_one_that_sends_a_header_byte_by_byte_is_closed(client: Client, monkeypa
 
 
 def test_a_client_that_takes_no_answer_is_dropped(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "ANSWER_WITHIN_SECONDS", 0.3)
+    monkeypatch.setattr(server, "RESPONSE_TIMEOUT_SECONDS", 0.3)
     request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
     with raw(client) as connection:
         connection.settimeout(5)
@@ -159,15 +159,15 @@ def test_it_listens_where_it_is_told_also_on_ipv6(host: str) -> None:
 
 
 def test_a_taken_port_and_an_address_of_nobody_are_errors_that_name_them() -> None:
-    with server.bound("127.0.0.1", 0) as listener:
+    with server.bind_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with (
-            pytest.raises(CannotStart, match=rf"^cannot listen on port {port} of 127\.0\.0\.1: Address already in use\."),
-            server.bound("127.0.0.1", port),
+            pytest.raises(StartupFailed, match=rf"^cannot listen on port {port} of 127\.0\.0\.1: Address already in use\."),
+            server.bind_socket("127.0.0.1", port),
         ):
             pass
     for host in ("nowhere.invalid", "a..b", "x" * 70, "[::1]"):
-        with pytest.raises(CannotStart, match=rf"HEALTH_HOST={re.escape(host)}: "), server.bound(host, 0):
+        with pytest.raises(StartupFailed, match=rf"HEALTH_HOST={re.escape(host)}: "), server.bind_socket(host, 0):
             pass
 
 
@@ -187,7 +187,7 @@ def process(tmp_path: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[
     log = tmp_path / "log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER")} | NOWHERE | settings
     program = str(Path(sys.executable).with_name("analytics"))
-    with log.open("wb") as out, server.bound("127.0.0.1", 0) as free:
+    with log.open("wb") as out, server.bind_socket("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
         free.close()
         with subprocess.Popen([program, "serve"], env=environment | {"HEALTH_PORT": str(port)}, stdout=out, stderr=out) as running:
@@ -252,14 +252,14 @@ def test_what_is_under_way_when_it_is_told_to_stop_is_still_answered() -> None:
     world.settle()
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if str(call) == "ledger.range_at":
+        if str(call) == "ledger.closed_range_at":
             entered.set()
             assert free.wait(20)
         return perform()
 
     answers: list[int] = []
-    with server.bound("127.0.0.1", 0) as listener:
-        running = server.Server(make_app(site(through(real_time(world), door))))
+    with server.bind_socket("127.0.0.1", 0) as listener:
+        running = server.ObservabilityServer(make_app(site(through(real_time(world), door))))
         thread = threading.Thread(target=running.serve_on, args=(listener,))
         thread.start()
         client = Client(listener.getsockname()[1])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from analytics_defs.core.events.event import EVENT_TYPES
-from analytics_defs.core.monitoring.health import Answer, Picture, Scheduler
-from analytics_defs.web.status_page import CHART_HEIGHT, LOSS_UNKNOWN, chart, duration, page
+from analytics_defs.core.events.schema import EVENT_TYPES
+from analytics_defs.core.monitoring.health import HealthSnapshot, ProbeResult, SchedulerStatus
+from analytics_defs.web.status_page import CHART_HEIGHT, UNKNOWN_LOSS_TEXT, format_duration, hours_chart_bars, render_status_page
 from tests.devstack.waiting import until
 from tests.proof.world import NOW, TOPIC, World, conduct, event
 from tests.web.browser import chromium
@@ -39,23 +39,23 @@ def client(world: World) -> Iterator[Client]:
 
 
 def test_where_nobody_knows_when_records_are_lost_the_page_says_why(client: Client, world: World) -> None:
-    assert LOSS_UNKNOWN not in client.get("/").text
+    assert UNKNOWN_LOSS_TEXT not in client.get("/").text
     world.produce(event("waits"))
     with served(site(real_time(world))) as later:
         text = later.get("/").text
-    assert f'title="{LOSS_UNKNOWN}">unknown</td>' in text
-    assert f"Lost in unknown: {LOSS_UNKNOWN}." in text
+    assert f'title="{UNKNOWN_LOSS_TEXT}">unknown</td>' in text
+    assert f"Lost in unknown: {UNKNOWN_LOSS_TEXT}." in text
 
 
 def test_bars_are_stacked_as_high_as_the_drawing_for_the_fullest_hour() -> None:
-    full, half, empty = chart({"h1": {EVENT_TYPES[1]: 30, EVENT_TYPES[0]: 10}, "h2": {EVENT_TYPES[3]: 20}, "h3": {}})
+    full, half, empty = hours_chart_bars({"h1": {EVENT_TYPES[1]: 30, EVENT_TYPES[0]: 10}, "h2": {EVENT_TYPES[3]: 20}, "h3": {}})
     assert [bar.kind for bar in full.bars] == [0, 1]
     assert sum(bar.height for bar in full.bars) == CHART_HEIGHT
     assert (full.bars[0].y, full.bars[1].y) == (CHART_HEIGHT * 3 / 4, 0)
     assert [bar.height for bar in half.bars] == [CHART_HEIGHT / 2]
     assert (empty.bars, empty.total) == ((), 0)
     assert full.label == "h1:00 UTC: 40 events, 30 ProductUpdated, 10 ProductCreated"
-    assert chart({}) == []
+    assert hours_chart_bars({}) == []
 
 
 def test_the_page_has_the_numbers_and_links_to_the_runs_of_dagster(client: Client, world: World) -> None:
@@ -87,7 +87,7 @@ def test_the_page_has_the_numbers_and_links_to_the_runs_of_dagster(client: Clien
     ],
 )
 def test_a_duration_is_told_in_the_units_that_say_most(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_those_that_are_furthest_behind_come_first_and_many_are_a_click_away() -> None:
@@ -109,26 +109,26 @@ def test_those_that_are_furthest_behind_come_first_and_many_are_a_click_away() -
 @pytest.mark.parametrize(
     ("says", "state", "detail"),
     [
-        (Scheduler(sensor_stopped=False, heartbeat=NOW), "running", "its daemon was heard 0 s ago"),
-        (Scheduler(sensor_stopped=True, heartbeat=NOW - timedelta(seconds=30)), "sensor stopped", "its daemon was heard 30 s ago"),
-        (Scheduler(sensor_stopped=False, heartbeat=NOW - timedelta(minutes=5)), "daemon silent", "its daemon was heard 5 min ago"),
-        (Scheduler(sensor_stopped=False, heartbeat=None), "daemon silent", "its daemon was never heard"),
+        (SchedulerStatus(sensor_stopped=False, heartbeat=NOW), "running", "its daemon was heard 0 s ago"),
+        (SchedulerStatus(sensor_stopped=True, heartbeat=NOW - timedelta(seconds=30)), "sensor stopped", "its daemon was heard 30 s ago"),
+        (SchedulerStatus(sensor_stopped=False, heartbeat=NOW - timedelta(minutes=5)), "daemon silent", "its daemon was heard 5 min ago"),
+        (SchedulerStatus(sensor_stopped=False, heartbeat=None), "daemon silent", "its daemon was never heard"),
     ],
 )
-def test_it_says_how_dagster_is(says: Scheduler, state: str, detail: str) -> None:
-    text = page_of(Picture(NOW, timedelta(minutes=5), scheduler=Answer(says, None, 3, 100, NOW)))
+def test_it_says_how_dagster_is(says: SchedulerStatus, state: str, detail: str) -> None:
+    text = page_of(HealthSnapshot(NOW, timedelta(minutes=5), scheduler=ProbeResult(says, None, 3, 100, NOW)))
     assert re.search(rf'Dagster <b class="\w+">{state}</b> <span class="faint">{detail}<', text)
 
 
 def test_it_says_that_dagster_cannot_be_asked_and_why() -> None:
-    stale = Answer(Scheduler(sensor_stopped=True, heartbeat=NOW), "failed with OperationalError", 3, 100, NOW)
-    unknown = page_of(Picture(NOW, timedelta(minutes=5), scheduler=stale))
+    stale = ProbeResult(SchedulerStatus(sensor_stopped=True, heartbeat=NOW), "failed with OperationalError", 3, 100, NOW)
+    unknown = page_of(HealthSnapshot(NOW, timedelta(minutes=5), scheduler=stale))
     assert 'Dagster <b class="">unknown</b> <span class="faint">failed with OperationalError<' in unknown
-    assert 'Dagster <b class="">not asked</b>' in page_of(Picture(NOW, timedelta(minutes=5)))
+    assert 'Dagster <b class="">not asked</b>' in page_of(HealthSnapshot(NOW, timedelta(minutes=5)))
 
 
-def page_of(picture: Picture) -> str:
-    return bytes(page(picture, None).body).decode()
+def page_of(picture: HealthSnapshot) -> str:
+    return bytes(render_status_page(picture, None).body).decode()
 
 
 def test_what_comes_from_outside_is_text_and_nothing_else_may_run(world: World) -> None:
@@ -139,7 +139,7 @@ def test_what_comes_from_outside_is_text_and_nothing_else_may_run(world: World) 
         raise Unavailable("<img src=x onerror=alert(1)>")
 
     ports = real_time(world)
-    ports.archive.keys = down  # type: ignore[method-assign, assignment]
+    ports.object_store.list_keys = down  # type: ignore[method-assign, assignment]
     with served(site(ports)) as client:
         until(lambda: "onerror" in client.get("/").text)
         found = client.get("/")

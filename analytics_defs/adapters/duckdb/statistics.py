@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analytics_defs.adapters.duckdb.workspace import DuckTable, connected, failures
+from analytics_defs.adapters.duckdb.workspace import DuckDBWorkspace, duckdb_connection, translate_duckdb_errors
 from analytics_defs.core.hours import statistics
 from analytics_defs.core.hours.statistics import ProductStats
 from analytics_defs.core.offsets import Source
@@ -99,55 +99,55 @@ FROM read_parquet($1) WHERE $2::VARCHAR IS NULL OR batch_id = $2 ORDER BY batch_
 
 
 @contextmanager
-def duck_calculator(memory_mb: int, threads: int = 2) -> Iterator[DuckCalculator]:
+def duckdb_statistics(memory_mb: int, threads: int = 2) -> Iterator[DuckDBStatisticsEngine]:
     """`ports.Calculator` in a temporary folder, which is gone afterwards with everything in it."""
-    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, connected(folder, memory_mb, threads) as connection:
-        yield DuckCalculator(connection, folder)
+    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, duckdb_connection(folder, memory_mb, threads) as connection:
+        yield DuckDBStatisticsEngine(connection, folder)
 
 
-class DuckCalculator(DuckTable):
+class DuckDBStatisticsEngine(DuckDBWorkspace):
     """Implements `ports.Calculator`."""
 
-    def count(self, paths: Sequence[str]) -> HourCounts:
+    def count_rows(self, paths: Sequence[str]) -> HourCounts:
         if not paths:
             return HourCounts({}, 0, 0, None, None)
-        with failures():
+        with translate_duckdb_errors():
             found = self.connection.execute(_COUNT, [list(paths)]).fetchall()
             products, sellers = self.connection.execute(_DISTINCT, [list(paths)]).fetchall()[0]
         times = [_EPOCH + timedelta(microseconds=us) for *_, first, last in found for us in (first, last)]
         minutes = {(minute, kind): count for minute, kind, count, _, _ in found}
         return HourCounts(minutes, products, sellers, min(times, default=None), max(times, default=None))
 
-    def products(self, paths: Sequence[str], name: str) -> str:
+    def write_product_stats(self, paths: Sequence[str], name: str) -> str:
         return self._written(_SEEN, paths, name)
 
-    def activity(self, paths: Sequence[str], name: str) -> str:
+    def write_product_activity(self, paths: Sequence[str], name: str) -> str:
         return self._written(_ACTIVITY, paths, name)
 
     def _written(self, query: str, paths: Sequence[str], name: str) -> str:
-        path, schema = self.path(name), statistics.schema(ProductStats)
-        with failures(), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        path, schema = self.path(name), statistics.statistics_schema(ProductStats)
+        with translate_duckdb_errors(), pq.ParquetWriter(path, schema, compression="zstd") as writer:
             if paths:
                 for group in _even(self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384), schema):
                     writer.write_table(group)
         return path
 
-    def distinct(self, path: str) -> tuple[int, int]:
-        with failures():
+    def count_products_and_sellers(self, path: str) -> tuple[int, int]:
+        with translate_duckdb_errors():
             query = "SELECT count(product_id), (SELECT count(DISTINCT s) FROM (SELECT unnest(seller_ids) AS s FROM read_parquet($1)))"
             products, sellers = self.connection.execute(f"{query} FROM read_parquet($1)", [path]).fetchall()[0]
         return products, sellers
 
-    def busiest(self, path: str, limit: int) -> Sequence[ProductStats]:
+    def top_products(self, path: str, limit: int) -> Sequence[ProductStats]:
         query = "SELECT * FROM read_parquet($1) WHERE product_id IS NOT NULL ORDER BY events DESC, product_id LIMIT $2"
-        with failures():
+        with translate_duckdb_errors():
             found = self.connection.execute(query, [path, limit]).fetchall()
         return [ProductStats(row[0], tuple(row[1]), *row[2:]) for row in found]
 
-    def rows(self, paths: Sequence[str], batch_id: str | None = None) -> Iterator[Sequence[StoredRow]]:
+    def read_rows(self, paths: Sequence[str], batch_id: str | None = None) -> Iterator[Sequence[StoredRow]]:
         if not paths:
             return
-        with failures():
+        with translate_duckdb_errors():
             reader = self.connection.sql(_ROWS, params=[list(paths), batch_id]).to_arrow_reader(_ROWS_AT_ONCE)
         for batch in reader:
             yield [

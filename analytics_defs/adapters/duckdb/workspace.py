@@ -15,12 +15,12 @@ from typing import Any
 import duckdb
 
 from analytics_defs.adapters import parquet_files
-from analytics_defs.core.hours.revision import Rows, digest_of, together
-from analytics_defs.core.storage.event_parquet import COLUMNS
-from analytics_defs.errors import TooSmall
-from analytics_defs.ports import Merged
+from analytics_defs.core.hours.revision import RowSummary, merge_summaries, row_digest
+from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS
+from analytics_defs.errors import InsufficientResources
+from analytics_defs.ports import MergedFile
 
-DIGESTED = tuple(name for name, _, _ in COLUMNS if name != "record_timestamp")
+DIGEST_COLUMNS = tuple(name for name, _, _ in EVENT_COLUMNS if name != "record_timestamp")
 _OURS = (duckdb.ConnectionException, duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.ResourceInUseException)
 """Errors that say nothing about a file."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,14 +28,14 @@ _ORDER = 'timestamp, event_id, topic, partition, "offset"'
 
 
 @contextmanager
-def duck_table(memory_mb: int, threads: int = 2) -> Iterator[DuckTable]:
+def duckdb_workspace(memory_mb: int, threads: int = 2) -> Iterator[DuckDBWorkspace]:
     """`ports.Table` in a temporary folder, which is gone afterwards with everything in it."""
-    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, connected(folder, memory_mb, threads) as connection:
-        yield DuckTable(connection, folder)
+    with tempfile.TemporaryDirectory(prefix="analytics-") as folder, duckdb_connection(folder, memory_mb, threads) as connection:
+        yield DuckDBWorkspace(connection, folder)
 
 
 @contextmanager
-def connected(folder: str, memory_mb: int, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def duckdb_connection(folder: str, memory_mb: int, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory that spills below the folder."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_mb}MB",
@@ -50,7 +50,7 @@ def connected(folder: str, memory_mb: int, threads: int) -> Iterator[duckdb.Duck
         yield connection
 
 
-class DuckTable:
+class DuckDBWorkspace:
     """Implements `ports.Table`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
@@ -65,11 +65,11 @@ class DuckTable:
         Path(path).write_bytes(data)
         return path
 
-    def look(self, paths: Sequence[str]) -> Mapping[str, Rows | None]:
-        ours = [path for path in paths if parquet_files.is_ours(path)]
+    def summarize(self, paths: Sequence[str]) -> Mapping[str, RowSummary | None]:
+        ours = [path for path in paths if parquet_files.has_event_schema(path)]
         return dict.fromkeys(paths) | self._look(ours)
 
-    def _look(self, paths: Sequence[str]) -> dict[str, Rows | None]:
+    def _look(self, paths: Sequence[str]) -> dict[str, RowSummary | None]:
         """All at once; where one of them is damaged, by halves."""
         if not paths:
             return {}
@@ -83,18 +83,18 @@ class DuckTable:
             half = len(paths) // 2
             return self._look(paths[:half]) | self._look(paths[half:])
 
-    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
+    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[MergedFile]:
         if not paths:
             return []
-        names = ", ".join(f'"{column}"' for column, _, _ in COLUMNS)
+        names = ", ".join(f'"{column}"' for column, _, _ in EVENT_COLUMNS)
         query = f"SELECT {names} FROM read_parquet($1) ORDER BY {_ORDER}"  # noqa: S608 - names are constants
-        with failures():
+        with translate_duckdb_errors():
             reader = self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384)
-            return list(parquet_files.write(reader, self.path(name), max_bytes))
+            return list(parquet_files.write_sorted_rows(reader, self.path(name), max_bytes))
 
 
 @contextmanager
-def failures() -> Iterator[None]:
+def translate_duckdb_errors() -> Iterator[None]:
     """DuckDB's errors as ours."""
     try:
         yield
@@ -102,17 +102,17 @@ def failures() -> Iterator[None]:
         raise _too_small(error) from error
 
 
-def _too_small(error: Exception) -> TooSmall:
-    return TooSmall(
+def _too_small(error: Exception) -> InsufficientResources:
+    return InsufficientResources(
         f"sorting and counting on this machine failed: {str(error).partition(chr(10))[0]}. Nothing was changed. It takes the memory of "
-        "HOURLY_MEMORY_MB, and about ten times the size of the hour's Parquet on the disk of TMPDIR."
+        "DUCKDB_MEMORY_LIMIT_MB, and about ten times the size of the hour's Parquet on the disk of TMPDIR."
     )
 
 
 _TEXT = ", ".join(
     f"coalesce({f'epoch_us({name})' if kind.startswith('timestamp') else chr(34) + name + chr(34)}::VARCHAR, chr(1))"
-    for name, kind, _ in COLUMNS
-    if name in DIGESTED
+    for name, kind, _ in EVENT_COLUMNS
+    if name in DIGEST_COLUMNS
 )
 _SUMMARY = f"""
 WITH seen AS (
@@ -126,17 +126,17 @@ FROM seen GROUP BY ALL ORDER BY ALL
 """  # noqa: S608 - made of constants
 
 
-def _rows_by_file(found: Sequence[tuple[Any, ...]], paths: Sequence[str]) -> dict[str, Rows | None]:
-    by_file: dict[str, list[Rows]] = {path: [] for path in paths}
+def _rows_by_file(found: Sequence[tuple[Any, ...]], paths: Sequence[str]) -> dict[str, RowSummary | None]:
+    by_file: dict[str, list[RowSummary]] = {path: [] for path in paths}
     for filename, batch_id, event_type, topic, partition, count, first, last, first_us, last_us, _, high, low in found:
         by_file[filename].append(
-            Rows(
+            RowSummary(
                 {batch_id: count},
-                digest_of(int(high), int(low)),
+                row_digest(int(high), int(low)),
                 {event_type: count},
                 {f"{topic}/{partition}": (first, last)},
                 _EPOCH + timedelta(microseconds=first_us),
                 _EPOCH + timedelta(microseconds=last_us),
             )
         )
-    return {path: together(rows) for path, rows in by_file.items()}
+    return {path: merge_summaries(rows) for path, rows in by_file.items()}

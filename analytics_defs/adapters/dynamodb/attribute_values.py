@@ -20,7 +20,7 @@ from analytics_defs.core.timestamps import iso_milliseconds
 
 AttributeValue: TypeAlias = dict[str, Any]
 Item: TypeAlias = dict[str, AttributeValue]
-Plain: TypeAlias = "bool | str | Decimal | Number | list[Plain] | dict[str, Plain] | None"
+JsonValue: TypeAlias = "bool | str | Decimal | Number | list[JsonValue] | dict[str, JsonValue] | None"
 """JSON as readers get it: numbers are Decimal."""
 
 MAX_ITEM_BYTES = 400 * 1024
@@ -35,11 +35,11 @@ _SURELY_SMALL = MAX_ITEM_BYTES // 2 - 8192
 """Bytes of a document that need no measuring: no JSON takes more than twice its text, the other attributes less than 8 KB."""
 
 
-class Unholdable(ValueError):
+class NotRepresentable(ValueError):
     """DynamoDB cannot hold this JSON value; the message says why."""
 
 
-COLUMNS = (
+ITEM_SCHEMA = (
     ("id", "string", "the event's id: the table's key"),
     ("eventId", "string", "the same"),
     ("eventType", "string", "ProductCreated, ProductUpdated, ProductDeleted or LowStockWarning"),
@@ -68,7 +68,7 @@ def recent_event_item(event: Event, batch_time: datetime, ttl: timedelta) -> Ite
     }
     try:
         item["data"] = document_value(event.data)
-    except Unholdable:
+    except NotRepresentable:
         return item | {"data": pointer_value(event)}
     if len(event.data) > _SURELY_SMALL and item_size(item) > MAX_ITEM_BYTES:
         return item | {"data": pointer_value(event)}
@@ -91,11 +91,11 @@ def document_value(document: bytes) -> AttributeValue:
     text = document.decode()
     value = strict_json.parse(text)
     if text.count("[") + text.count("{") > MAX_CONTAINERS and strict_json.is_deeper_than(value, MAX_CONTAINERS):
-        raise Unholdable(f"nests deeper than {MAX_CONTAINERS} maps and lists")
-    return attribute_value(value)
+        raise NotRepresentable(f"nests deeper than {MAX_CONTAINERS} maps and lists")
+    return to_attribute_value(value)
 
 
-def attribute_value(value: Json) -> AttributeValue:
+def to_attribute_value(value: Json) -> AttributeValue:
     """Raises Unholdable for numbers and names DynamoDB refuses. Depth and size are not looked at: see `document_value`, `item_size`."""
     kind = type(value)
     if kind is str:
@@ -103,9 +103,9 @@ def attribute_value(value: Json) -> AttributeValue:
     if isinstance(value, Number):
         return {"N": _number(value.text)}
     if isinstance(value, dict):
-        return {"M": {_checked(name): attribute_value(each) for name, each in value.items()}}
+        return {"M": {_checked(name): to_attribute_value(each) for name, each in value.items()}}
     if isinstance(value, list):
-        return {"L": [attribute_value(each) for each in value]}
+        return {"L": [to_attribute_value(each) for each in value]}
     return {"NULL": True} if value is None else {"BOOL": value}
 
 
@@ -114,31 +114,31 @@ def item_size(item: Item) -> int:
     return sum(len(name.encode()) + _size(value) for name, value in item.items())
 
 
-def plain(value: AttributeValue) -> Plain:
-    """An attribute value as JSON: the inverse of `attribute_value`, equal by value."""
+def from_attribute_value(value: AttributeValue) -> JsonValue:
+    """An attribute value as JSON: the inverse of `to_attribute_value`, equal by value."""
     ((kind, content),) = value.items()
     match kind:
         case "S" | "BOOL":
-            found: Plain = content
+            found: JsonValue = content
             return found
         case "N":
             return _decimal(content)
         case "NULL":
             return None
         case "M":
-            return {name: plain(each) for name, each in content.items()}
+            return {name: from_attribute_value(each) for name, each in content.items()}
         case "L":
-            return [plain(each) for each in content]
+            return [from_attribute_value(each) for each in content]
     raise ValueError(f"attribute type {kind} is none that JSON has")
 
 
-def parse_document(document: bytes) -> Plain:
+def parse_document(document: bytes) -> JsonValue:
     """An event's JSON text as readers get it from the table: the same as `plain(document_value(document))`, also where that is
     Unholdable. A number that Decimal cannot hold stays a `Number`."""
     return _plain_json(strict_json.parse(document.decode()))
 
 
-def _plain_json(value: Json) -> Plain:
+def _plain_json(value: Json) -> JsonValue:
     match value:
         case Number(text):
             return _decimal(text)
@@ -160,13 +160,13 @@ def _decimal(text: str) -> Decimal | Number:
 def _number(text: str) -> str:
     found = number_text(text)
     if found is None:
-        raise Unholdable(f"the number {text[:60]} has more than 38 significant digits, or lies outside 1E-130 to 9.99…E+125")
+        raise NotRepresentable(f"the number {text[:60]} has more than 38 significant digits, or lies outside 1E-130 to 9.99…E+125")
     return found
 
 
 def _checked(name: str) -> str:
     if not name or (len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES):
-        raise Unholdable(f"a key of {len(name)} characters: expected 1 to {MAX_NAME_BYTES} bytes")
+        raise NotRepresentable(f"a key of {len(name)} characters: expected 1 to {MAX_NAME_BYTES} bytes")
     return name
 
 

@@ -40,11 +40,11 @@ class DynamoConfig:
     connections: int = 16
 
     @property
-    def where(self) -> str:
+    def describe_endpoint(self) -> str:
         return self.endpoint or f"AWS ({self.region or 'region of the environment'})"
 
 
-def connect(config: DynamoConfig) -> DynamoDBClient:
+def connect_dynamodb(config: DynamoConfig) -> DynamoDBClient:
     """A client that no request was made with yet. Thread-safe."""
     import boto3
     from botocore.config import Config

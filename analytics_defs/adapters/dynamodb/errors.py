@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -48,7 +48,7 @@ _MESSAGE = 300
 """Characters of DynamoDB's own message that are passed on; its first line only, the next ones quote the signed request."""
 
 
-class Refused(AnalyticsError):
+class RequestRejected(AnalyticsError):
     """DynamoDB says that the request itself is wrong, and would be wrong again: one of its items cannot be held, or a bug of ours."""
 
     def __init__(self, message: str, positions: frozenset[int] = frozenset()) -> None:
@@ -58,7 +58,7 @@ class Refused(AnalyticsError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RequestContext:
     """What was asked, and of whom: in every message."""
 
     operation: str
@@ -69,7 +69,7 @@ class Request:
         return f"{self.operation} on {', '.join(self.tables) or 'no table'} at {self.endpoint}"
 
 
-def faults_of_client() -> tuple[type[Exception], ...]:
+def translate_client_errors() -> tuple[type[Exception], ...]:
     """Whatever boto3's client raises for a request that was not done, or not answered. Loads botocore, so it is asked late."""
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
@@ -77,7 +77,7 @@ def faults_of_client() -> tuple[type[Exception], ...]:
     return BotoCoreError, ClientError, ResponseParserError
 
 
-def translated(error: Exception, request: Request) -> AnalyticsError:
+def translate_dynamodb_error(error: Exception, request: RequestContext) -> AnalyticsError:
     """The error to raise `from` this one: whatever boto3's client raised, after its own repeats."""
     from botocore import exceptions as aws
 
@@ -87,22 +87,26 @@ def translated(error: Exception, request: Request) -> AnalyticsError:
         error,
         aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError | aws.TokenRetrievalError | aws.SSOError,
     ):
-        return Denied(f"{request}: no usable AWS credentials ({type(error).__name__}). Set them, or give the machine a role that has them.")
+        return AccessDenied(
+            f"{request}: no usable AWS credentials ({type(error).__name__}). Set them, or give the machine a role that has them."
+        )
     if isinstance(error, aws.NoRegionError):
         return SettingsError("AWS region: not set, expected for example AWS_DEFAULT_REGION=eu-central-1 where DYNAMO_ENDPOINT is not set")
     return Unavailable(f"{request}: no answer, or none that is DynamoDB's ({type(error).__name__}: {_first_line(str(error))})")
 
 
-def _answered(error: ClientError, request: Request) -> AnalyticsError:
+def _answered(error: ClientError, request: RequestContext) -> AnalyticsError:
     code = error_code(error)
     said = _first_line(error.response.get("Error", {}).get("Message", "")) or "no message"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _NO_TABLE:
-        return Missing(f"{request}: a table is not there, or not ready. `analytics setup` creates what is missing and waits for it.")
+        return ResourceMissing(
+            f"{request}: a table is not there, or not ready. `analytics setup` creates what is missing and waits for it."
+        )
     if code in _WRONG:
-        return Refused(f"{request}: DynamoDB refuses the request: {code}: {said}")
+        return RequestRejected(f"{request}: DynamoDB refuses the request: {code}: {said}")
     if code in _DENIED or status in (401, 403):
-        return Denied(f"{request}: refused with {code}: {said}. The credentials need permission for this operation on these tables.")
+        return AccessDenied(f"{request}: refused with {code}: {said}. The credentials need permission for this operation on these tables.")
     if code in _BUSY or status >= 500:
         return Unavailable(f"{request}: DynamoDB is busy or failing, {code}: {said}")
     if status == 400:

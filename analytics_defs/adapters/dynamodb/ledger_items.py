@@ -1,4 +1,4 @@
-"""The ledger's values as DynamoDB items, and back. Pure; `core.ledger_keys` says where each one lies.
+"""The ledger's values as DynamoDB items, and back. Pure; `adapters.dynamodb.ledger_keys` says where each one lies.
 
 Times are ISO strings with milliseconds and `Z`, integers are numbers; what is absent has the field's default. Lists that grow with the
 records of a batch (gaps, lost, tombstones, unaccounted, redriven) are packed: an item holds 400 KB.
@@ -13,28 +13,35 @@ from typing import Any, TypeAlias, TypeVar
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import AttributeValue, Item
-from analytics_defs.adapters.dynamodb.packed_lists import packed, packed_gaps, packed_ranges, unpacked, unpacked_gaps, unpacked_ranges
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ingest.batch_builder import one
+from analytics_defs.adapters.dynamodb.packed_lists import (
+    compress,
+    compress_gaps,
+    compress_ranges,
+    decompress,
+    decompress_gaps,
+    decompress_ranges,
+)
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ingest.batch_builder import single_offset_range
 from analytics_defs.core.ledger import (
     OUTCOMES,
     Batch,
     BatchKind,
     BatchRecord,
-    Head,
+    Checkpoint,
+    ClosedRange,
     Lease,
-    RangeRecord,
-    Redriven,
-    Seal,
-    Snapshot,
-    Tally,
+    LedgerSnapshot,
+    OutcomeCounts,
+    PlatformId,
+    RedrivenRecord,
     TopicState,
 )
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
-LEASE_KEPT = timedelta(days=1)
+LEASE_TTL = timedelta(days=1)
 """After its last renewal, by the table's TTL: leases of runs that were killed go by themselves. Nothing else in the ledger expires."""
 
 _US = timedelta(microseconds=1)
@@ -47,7 +54,7 @@ V = TypeVar("V")
 # Items and plain values.
 
 
-def item_of(key: Item, fields: Fields) -> Item:
+def to_item(key: Item, fields: Fields) -> Item:
     """What is None or empty is left out."""
     return key | {name: attribute(value) for name, value in fields.items() if value or isinstance(value, int)}
 
@@ -69,7 +76,7 @@ def attribute(value: Any) -> AttributeValue:
             return {"L": [attribute(each) for each in value]}
 
 
-def fields_of(item: Item) -> dict[str, Any]:
+def from_item(item: Item) -> dict[str, Any]:
     return {name: _value(value) for name, value in item.items()}
 
 
@@ -79,20 +86,20 @@ def _value(attribute: AttributeValue) -> Any:
         case "N":
             return int(content)
         case "M":
-            return fields_of(content)
+            return from_item(content)
         case "L":
             return [_value(each) for each in content]
         case _:
             return content
 
 
-def decoded(decode: Callable[[Fields], V], item: Item) -> V:
-    """Raises Contradiction, naming the item, where it is damaged or from another version."""
+def decode_items(decode: Callable[[Fields], V], item: Item) -> V:
+    """Raises InconsistentState, naming the item, where it is damaged or from another version."""
     try:
-        return decode(fields_of(item))
+        return decode(from_item(item))
     except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
         where = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
-        raise Contradiction(
+        raise InconsistentState(
             f"ledger item {where} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or somebody "
             "changed it by hand: run that version, or restore the item from a backup of the table."
         ) from error
@@ -103,128 +110,128 @@ def decoded(decode: Callable[[Fields], V], item: Item) -> V:
 
 def topic_item(topic: TopicState) -> Item:
     starts = {str(partition): start for partition, start in topic.starts.items()}
-    return item_of(keys.topic_key(topic.topic), {"generation": topic.generation, "topic_id": topic.topic_id, "starts": starts})
+    return to_item(keys.topic_state_key(topic.topic), {"generation": topic.incarnation, "topic_id": topic.topic_id, "starts": starts})
 
 
-def topic_of(fields: Fields) -> TopicState:
+def parse_topic_state(fields: Fields) -> TopicState:
     starts = {int(partition): start for partition, start in fields.get("starts", {}).items()}
     return TopicState(fields["sk"].removeprefix(keys.TOPIC), fields["generation"], fields.get("topic_id"), starts)
 
 
-def head_of(fields: Fields) -> Head:
+def parse_checkpoint(fields: Fields) -> Checkpoint:
     """A head has no encoder: transactions move it field by field."""
-    topic_partition = TopicPartition.parse(fields["sk"].removeprefix(keys.HEAD))
-    return Head(topic_partition, fields["first"], fields["next"], fields.get("batch"), _tally(fields))
+    topic_partition = TopicPartition.parse(fields["sk"].removeprefix(keys.CHECKPOINT))
+    return Checkpoint(topic_partition, fields["first"], fields["next"], fields.get("batch"), _tally(fields))
 
 
 def pending_item(batch: Batch) -> Item:
-    return item_of(keys.pending_key(batch.id), _batch_fields(batch))
+    return to_item(keys.pending_key(batch.id), _batch_fields(batch))
 
 
-def pending_of(fields: Fields) -> Batch:
+def parse_pending_batch(fields: Fields) -> Batch:
     return _batch(fields["sk"].removeprefix(keys.PENDING), fields)
 
 
 def lease_item(lease: Lease) -> Item:
-    expires = int((lease.renewed_at + LEASE_KEPT).timestamp())
+    expires = int((lease.renewed_at + LEASE_TTL).timestamp())
     fields = {"lane": lease.lane, "renewed_at": iso_milliseconds(lease.renewed_at), "expires": expires}
-    return item_of(keys.lease_key(lease.run_id), fields)
+    return to_item(keys.lease_key(lease.run_id), fields)
 
 
-def lease_of(fields: Fields) -> Lease:
+def parse_lease(fields: Fields) -> Lease:
     return Lease(fields["sk"].removeprefix(keys.LEASE), fields["lane"], datetime.fromisoformat(fields["renewed_at"]))
 
 
-def seal_item(seal: Seal) -> Item:
-    return item_of(keys.seal_key(), {"id": seal.id, "tables": seal.tables, "mark": seal.mark})
+def platform_id_item(seal: PlatformId) -> Item:
+    return to_item(keys.platform_id_key(), {"id": seal.id, "tables": seal.tables, "mark": seal.bucket_id})
 
 
-def seal_of(fields: Fields) -> Seal:
-    return Seal(fields["id"], tuple(fields.get("tables", ())), fields.get("mark"))
+def parse_platform_id(fields: Fields) -> PlatformId:
+    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("mark"))
 
 
-def snapshot_of(items: Iterable[Item]) -> Snapshot:
+def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:
     """Of all items of the progress. Kinds that only a newer version knows are left out, and so is a lease that cannot be read: its run
     writes it again. Any other that cannot be read is named in the answer: it must hold back only what it is of.
     """
     topics: dict[str, TopicState] = {}
-    heads: dict[TopicPartition, Head] = {}
+    heads: dict[TopicPartition, Checkpoint] = {}
     pending: dict[str, Batch] = {}
     leases: dict[str, Lease] = {}
     unreadable: dict[str, str] = {}
-    seal: Seal | None = None
+    seal: PlatformId | None = None
     for item in items:
         sk = item["sk"]["S"]
         try:
-            if sk.startswith(keys.HEAD):
-                head = decoded(head_of, item)
+            if sk.startswith(keys.CHECKPOINT):
+                head = decode_items(parse_checkpoint, item)
                 heads[head.topic_partition] = head
             elif sk.startswith(keys.PENDING):
-                batch = decoded(pending_of, item)
+                batch = decode_items(parse_pending_batch, item)
                 pending[batch.id] = batch
             elif sk.startswith(keys.TOPIC):
-                topic = decoded(topic_of, item)
+                topic = decode_items(parse_topic_state, item)
                 topics[topic.topic] = topic
             elif sk.startswith(keys.LEASE):
-                lease = decoded(lease_of, item)
+                lease = decode_items(parse_lease, item)
                 leases[lease.run_id] = lease
-            elif sk.startswith(keys.SEAL):
-                seal = decoded(seal_of, item)
-        except Contradiction as fault:
+            elif sk.startswith(keys.PLATFORM_ID):
+                seal = decode_items(parse_platform_id, item)
+        except InconsistentState as fault:
             kind, _, name = sk.partition("#")
             unreadable |= {} if f"{kind}#" == keys.LEASE else {name: str(fault)}
-    return Snapshot(topics, heads, pending, leases, unreadable, seal)
+    return LedgerSnapshot(topics, heads, pending, leases, unreadable, seal)
 
 
 # Closed batches.
 
 
-def range_item(record: RangeRecord) -> Item:
-    return item_of(keys.range_key(record.range), {"batch": record.batch_id, "start": record.range.start, **_outcomes(record.tally)})
+def range_item(record: ClosedRange) -> Item:
+    return to_item(keys.range_key(record.range), {"batch": record.batch_id, "start": record.range.start, **_outcomes(record.tally)})
 
 
-def range_of(fields: Fields) -> RangeRecord:
-    topic_partition = TopicPartition.parse(fields["pk"].removeprefix(keys.RANGE))
-    return RangeRecord(Range(topic_partition, fields["start"], int(fields["sk"])), fields["batch"], _tally(fields))
+def parse_closed_range(fields: Fields) -> ClosedRange:
+    topic_partition = TopicPartition.parse(fields["pk"].removeprefix(keys.RANGE_PREFIX))
+    return ClosedRange(Range(topic_partition, fields["start"], int(fields["sk"])), fields["batch"], _tally(fields))
 
 
-def record_item(record: BatchRecord) -> Item:
-    return item_of(
+def batch_record_item(record: BatchRecord) -> Item:
+    return to_item(
         keys.record_key(record.batch.id),
         {
             **_batch_fields(record.batch),
             "closed_at": iso_milliseconds(record.closed_at),
             "tallies": [_outcomes(tally) for tally in record.tallies],
-            "gaps": packed_gaps(record.gaps),
-            "lost": packed_ranges(record.lost),
-            "tombstones": packed_ranges([one(source) for source in record.tombstones]),
-            "unaccounted": packed_ranges(record.unaccounted),
-            "redriven": packed([[str(each.source), each.reason, each.outcome] for each in record.redriven]),
+            "gaps": compress_gaps(record.gaps),
+            "lost": compress_ranges(record.lost),
+            "tombstones": compress_ranges([single_offset_range(source) for source in record.tombstones]),
+            "unaccounted": compress_ranges(record.unaccounted),
+            "redriven": compress([[str(each.source), each.reason, each.outcome] for each in record.redriven]),
             **{name: getattr(record, name) for name in _AS_THEY_ARE},
         },
     )
 
 
-def record_of(fields: Fields) -> BatchRecord:
+def parse_batch_record(fields: Fields) -> BatchRecord:
     return BatchRecord(
         batch=_batch(fields["sk"], fields),
         closed_at=datetime.fromisoformat(fields["closed_at"]),
         tallies=tuple(map(_tally, fields["tallies"])),
-        gaps=tuple(unpacked_gaps(fields.get("gaps"))),
-        lost=tuple(unpacked_ranges(fields.get("lost"))),
-        tombstones=tuple(Source(each.topic_partition, each.start) for each in unpacked_ranges(fields.get("tombstones"))),
-        unaccounted=tuple(unpacked_ranges(fields.get("unaccounted"))),
-        redriven=tuple(Redriven(Source.parse(source), *rest) for source, *rest in unpacked(fields.get("redriven"))),
+        gaps=tuple(decompress_gaps(fields.get("gaps"))),
+        lost=tuple(decompress_ranges(fields.get("lost"))),
+        tombstones=tuple(Source(each.topic_partition, each.start) for each in decompress_ranges(fields.get("tombstones"))),
+        unaccounted=tuple(decompress_ranges(fields.get("unaccounted"))),
+        redriven=tuple(RedrivenRecord(Source.parse(source), *rest) for source, *rest in decompress(fields.get("redriven"))),
         **{"types": {}, "hours": {}, "reasons": {}} | {name: fields[name] for name in _AS_THEY_ARE if name in fields},
     )
 
 
-def redriven_of(fields: Fields) -> tuple[Source, str]:
-    name, offset = fields["pk"].removeprefix(keys.REDRIVEN), fields["sk"]
+def parse_redriven(fields: Fields) -> tuple[Source, str]:
+    name, offset = fields["pk"].removeprefix(keys.REDRIVEN_PREFIX), fields["sk"]
     return Source(TopicPartition.parse(name), int(offset)), fields["batch"]
 
 
-def counters_of(fields: Fields) -> dict[str, int]:
+def parse_counters(fields: Fields) -> dict[str, int]:
     """Of a counter item, or of an adjustment."""
     if "counts" in fields:
         return dict(fields["counts"])
@@ -232,7 +239,7 @@ def counters_of(fields: Fields) -> dict[str, int]:
 
 
 _AS_THEY_ARE = (
-    *("types", "hours", "reasons", "event_objects", "parts", "dead_letters_key", "dead_letters_digest", "repeats_key"),
+    *("types", "hours", "reasons", "write_event_json", "parts", "dead_letters_key", "dead_letters_digest", "duplicates_key"),
     *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
 )
 
@@ -245,15 +252,15 @@ def _batch_fields(batch: Batch) -> Fields:
         "run": batch.run_id,
         "staged": batch.staged,
         "ranges": [{"partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in batch.ranges],
-        "redrives": [str(source) for source in batch.redrives],
+        "redrives": [str(source) for source in batch.redriven_sources],
         "redrive_keys": batch.redrive_keys,
         "redrive_reasons": batch.redrive_reasons,
         "rules": batch.rules and {"max_event_bytes": batch.rules.max_event_bytes, "max_future_skew_us": batch.rules.max_future_skew // _US},
     }
 
 
-def _rules(fields: Fields) -> Rules:
-    return Rules(max_event_bytes=fields["max_event_bytes"], max_future_skew=fields["max_future_skew_us"] * _US)
+def _rules(fields: Fields) -> ValidationRules:
+    return ValidationRules(max_event_bytes=fields["max_event_bytes"], max_future_skew=fields["max_future_skew_us"] * _US)
 
 
 def _batch(batch_id: str, fields: Fields) -> Batch:
@@ -264,7 +271,7 @@ def _batch(batch_id: str, fields: Fields) -> Batch:
         time=datetime.fromisoformat(fields["time"]),
         ranges=tuple(Range(TopicPartition.parse(each["partition"]), each["start"], each["end"]) for each in fields["ranges"]),
         run_id=fields["run"],
-        redrives=tuple(map(Source.parse, fields.get("redrives", ()))),
+        redriven_sources=tuple(map(Source.parse, fields.get("redrives", ()))),
         redrive_keys=tuple(fields.get("redrive_keys", ())),
         redrive_reasons=tuple(fields.get("redrive_reasons", ())),
         rules=_rules(fields["rules"]) if "rules" in fields else None,
@@ -272,9 +279,9 @@ def _batch(batch_id: str, fields: Fields) -> Batch:
     )
 
 
-def _outcomes(tally: Tally) -> dict[str, int]:
+def _outcomes(tally: OutcomeCounts) -> dict[str, int]:
     return {name: count for name, count in tally.as_dict().items() if count}
 
 
-def _tally(fields: Fields) -> Tally:
-    return Tally(**{name: fields[name] for name in OUTCOMES if name in fields})
+def _tally(fields: Fields) -> OutcomeCounts:
+    return OutcomeCounts(**{name: fields[name] for name in OUTCOMES if name in fields})

@@ -21,8 +21,8 @@ EventAggregates, one item a lane, so that closing lanes never meet in one:
 
 | pk       | sk              | holds                                  | answers                         |
 |----------|-----------------|----------------------------------------|---------------------------------|
-| `totals` | `lane#<lane>`   | the counters of `core.counting.totals` | the totals                      |
-| `hours`  | `<hour>#<lane>` | the counters of `core.counting.hourly` | the counters of a span of hours |
+| `totals` | `lane#<lane>`   | the counters of `core.ingest.batch_accounting.counter_increments` | the totals                      |
+| `hours`  | `<hour>#<lane>` | the counters of `core.ingest.batch_accounting.hourly_increments` | the counters of a span of hours |
 
 Beside them, `#<lane>#<number, 20 digits>` behind the key of lane -2: an adjustment of the item of that lane, never changed.
 
@@ -32,63 +32,63 @@ Batch ids begin with their time and have one width, so they sort by time; so do 
 from __future__ import annotations
 
 from analytics_defs.adapters.dynamodb.attribute_values import Item
-from analytics_defs.core.counter_adjustments import ADJUSTING_LANE, CounterItem
+from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, CounterItem
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 
-PROGRESS = "progress"
-BATCHES = "batches"
-TOTALS = "totals"
-HOURS = "hours"
-RANGE = "range#"
-REDRIVEN = "redriven#"
-ARCHIVE = "archive#"
-LANE = "lane"
+PROGRESS_KEY = "progress"
+BATCHES_PREFIX = "batches"
+TOTALS_KEY = "totals"
+HOURS_PREFIX = "hours"
+RANGE_PREFIX = "range#"
+REDRIVEN_PREFIX = "redriven#"
+REVISION_PREFIX = "archive#"
+LANE_PREFIX = "lane"
 
-TOPIC, HEAD, PENDING, LEASE, SEAL = "topic#", "head#", "pending#", "lease#", "seal#"
-THE_SEAL = "~"
+TOPIC, CHECKPOINT, PENDING, LEASE, PLATFORM_ID = "topic#", "checkpoint#", "pending#", "lease#", "platform-id#"
+PLATFORM_ID_SORT_KEY = "~"
 """Its name: none of a topic, a partition or a batch."""
 
 
-def key(pk: str, sk: str) -> Item:
+def item_key(pk: str, sk: str) -> Item:
     return {"pk": {"S": pk}, "sk": {"S": sk}}
 
 
-def topic_key(topic: str) -> Item:
-    return key(PROGRESS, f"{TOPIC}{topic}")
+def topic_state_key(topic: str) -> Item:
+    return item_key(PROGRESS_KEY, f"{TOPIC}{topic}")
 
 
-def head_key(topic_partition: TopicPartition) -> Item:
-    return key(PROGRESS, f"{HEAD}{topic_partition}")
+def checkpoint_key(topic_partition: TopicPartition) -> Item:
+    return item_key(PROGRESS_KEY, f"{CHECKPOINT}{topic_partition}")
 
 
 def pending_key(batch_id: str) -> Item:
-    return key(PROGRESS, f"{PENDING}{batch_id}")
+    return item_key(PROGRESS_KEY, f"{PENDING}{batch_id}")
 
 
 def lease_key(run_id: str) -> Item:
-    return key(PROGRESS, f"{LEASE}{run_id}")
+    return item_key(PROGRESS_KEY, f"{LEASE}{run_id}")
 
 
-def seal_key() -> Item:
-    return key(PROGRESS, f"{SEAL}{THE_SEAL}")
+def platform_id_key() -> Item:
+    return item_key(PROGRESS_KEY, f"{PLATFORM_ID}{PLATFORM_ID_SORT_KEY}")
 
 
 def record_key(batch_id: str) -> Item:
     """All under one `pk`: it takes 1,000 write units a second, a hundred closes, and the newest are one query away."""
-    return key(BATCHES, batch_id)
+    return item_key(BATCHES_PREFIX, batch_id)
 
 
 def range_key(each: Range) -> Item:
     """By its end: the first key above an offset is the range that holds it."""
-    return key(range_pk(each.topic_partition), padded(each.end))
+    return item_key(range_pk(each.topic_partition), padded(each.end))
 
 
 def range_pk(topic_partition: TopicPartition) -> str:
-    return f"{RANGE}{topic_partition}"
+    return f"{RANGE_PREFIX}{topic_partition}"
 
 
 def hour_key(hour: str, batch_id: str) -> Item:
-    return key(hour_pk(hour), batch_id)
+    return item_key(hour_pk(hour), batch_id)
 
 
 def hour_pk(hour: str) -> str:
@@ -96,28 +96,28 @@ def hour_pk(hour: str) -> str:
 
 
 def redriven_key(source: Source) -> Item:
-    return key(f"{REDRIVEN}{source.topic_partition}", padded(source.offset))
+    return item_key(f"{REDRIVEN_PREFIX}{source.topic_partition}", padded(source.offset))
 
 
 def revision_key(hour: str, number: int) -> Item:
     """Numbers follow each other: putting the next one, if absent, is how the archive moves."""
-    return key(revision_pk(hour), padded(number))
+    return item_key(revision_pk(hour), padded(number))
 
 
 def revision_pk(hour: str) -> str:
-    return f"{ARCHIVE}{hour}"
+    return f"{REVISION_PREFIX}{hour}"
 
 
-def letters_taken_key() -> Item:
-    return key("retention", "letters")
+def dead_letter_expiry_key() -> Item:
+    return item_key("retention", "dead-letters")
 
 
 def totals_key(lane: int) -> Item:
-    return key(TOTALS, f"{LANE}#{lane}")
+    return item_key(TOTALS_KEY, f"{LANE_PREFIX}#{lane}")
 
 
 def hourly_key(hour: str, lane: int) -> Item:
-    return key(HOURS, f"{hour}#{lane}")
+    return item_key(HOURS_PREFIX, f"{hour}#{lane}")
 
 
 def counter_key(item: CounterItem) -> Item:
@@ -126,11 +126,11 @@ def counter_key(item: CounterItem) -> Item:
 
 def adjustment_key(item: CounterItem, number: int) -> Item:
     """Numbers follow each other: putting the next one, if absent, is how an item is adjusted once."""
-    pk, where = (HOURS, item.hour) if item.hour else (TOTALS, LANE)
-    return key(pk, f"{where}#{ADJUSTING_LANE}#{item.lane}#{padded(number)}")
+    pk, where = (HOURS_PREFIX, item.hour) if item.hour else (TOTALS_KEY, LANE_PREFIX)
+    return item_key(pk, f"{where}#{ADJUSTMENT_LANE}#{item.lane}#{padded(number)}")
 
 
-def lane_of(item: Item) -> int:
+def lane_of_counter_key(item: Item) -> int:
     """Of a counter item or an adjustment, the lane in which it counts."""
     return int(item["sk"]["S"].split("#")[1])
 

@@ -1,6 +1,6 @@
 """The ledger's conditional writes as DynamoDB requests. Pure: all that a take or a close changes is one transaction.
 
-An action is one entry of `TransactWriteItems`. `core.ledger_keys` says what lies where.
+An action is one entry of `TransactWriteItems`. `adapters.dynamodb.ledger_keys` says what lies where.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ from typing import Any, TypeAlias
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import MAX_ITEM_BYTES, Item, item_size
 from analytics_defs.adapters.dynamodb.counter_items import adjustment_item
-from analytics_defs.adapters.dynamodb.hour_items import letters_taken_item, revision_item
-from analytics_defs.adapters.dynamodb.ledger_items import attribute, item_of, pending_item, range_item, record_item, seal_item, topic_item
+from analytics_defs.adapters.dynamodb.hour_items import dead_letter_expiry_item, revision_item
+from analytics_defs.adapters.dynamodb.ledger_items import (
+    attribute,
+    batch_record_item,
+    pending_item,
+    platform_id_item,
+    range_item,
+    to_item,
+    topic_item,
+)
 from analytics_defs.core.counter_adjustments import Adjustment
-from analytics_defs.core.hours.retention import LettersTaken
-from analytics_defs.core.hours.revision import Revision
-from analytics_defs.core.ingest.batch_accounting import distinct_marks, head_moves, hourly, totals
-from analytics_defs.core.ledger import Batch, BatchRecord, RangeRecord, Seal, Tally, TopicState
+from analytics_defs.core.hours.retention import DeadLetterExpiry
+from analytics_defs.core.hours.revision import ArchiveRevision
+from analytics_defs.core.ingest.batch_accounting import checkpoint_changes, counter_increments, hourly_increments, require_distinct_redrives
+from analytics_defs.core.ledger import Batch, BatchRecord, ClosedRange, OutcomeCounts, PlatformId, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError
@@ -39,53 +47,53 @@ class LedgerTables:
     aggregates: str
 
 
-def take_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
+def begin_batch_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
     """Heads from idle at `start`, or from not being there, to pending; the batch's entry. Raises AnalyticsError where it is too large."""
     heads = [_take(each, batch.id, tables.ledger) for each in batch.ranges]
     return _fitting(batch, [*heads, _put(tables.ledger, pending_item(batch), _ABSENT)])
 
 
-def close_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
+def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
     """Heads from pending to idle at `end`, their totals, the records, the counters, the marks.
 
     The heads come first, the redrive marks last. Raises AnalyticsError where it is too large, Contradiction where two marks have one key.
     """
-    distinct_marks(record)
-    batch, ledger, moves = record.batch, tables.ledger, head_moves(record)
-    ranges = [RangeRecord(each, batch.id, tally) for each, tally in zip(batch.ranges, record.tallies, strict=True)]
+    require_distinct_redrives(record)
+    batch, ledger, moves = record.batch, tables.ledger, checkpoint_changes(record)
+    ranges = [ClosedRange(each, batch.id, tally) for each, tally in zip(batch.ranges, record.tallies, strict=True)]
     actions = [
-        *(_close(each, batch.id, moves.pop(each.topic_partition, Tally()), ledger) for each in batch.ranges),
+        *(_close(each, batch.id, moves.pop(each.topic_partition, OutcomeCounts()), ledger) for each in batch.ranges),
         *(_move(topic_partition, move, ledger) for topic_partition, move in moves.items()),
         *(_put(ledger, range_item(each)) for each in ranges),
-        _put(ledger, record_item(record), _ABSENT),
+        _put(ledger, batch_record_item(record), _ABSENT),
         {"Delete": {"TableName": ledger, "Key": keys.pending_key(batch.id), "ConditionExpression": _PRESENT}},
-        _add(tables.aggregates, keys.totals_key(batch.lane), totals(record)),
+        _add(tables.aggregates, keys.totals_key(batch.lane), counter_increments(record)),
     ]
-    for hour, counts in hourly(record).items():
+    for hour, counts in hourly_increments(record).items():
         actions.append(_add(tables.aggregates, keys.hourly_key(hour, batch.lane), counts))
         actions.append(_put(ledger, keys.hour_key(hour, batch.id)))
-    actions += [_put(ledger, item_of(keys.redriven_key(each.source), {"batch": batch.id}), _ABSENT) for each in record.redriven]
+    actions += [_put(ledger, to_item(keys.redriven_key(each.source), {"batch": batch.id}), _ABSENT) for each in record.redriven]
     return _fitting(batch, actions)
 
 
-def most_actions(batch: Batch, hours: int) -> int:
+def max_close_actions(batch: Batch, hours: int) -> int:
     """How many actions closing the batch takes at most, when its events lie in so many hours: every one of them may be stored."""
-    moved = {each.topic_partition for each in batch.redrives}
-    return 2 * len(batch.ranges) + 2 * hours + 3 + len(moved) + len(batch.redrives)
+    moved = {each.topic_partition for each in batch.redriven_sources}
+    return 2 * len(batch.ranges) + 2 * hours + 3 + len(moved) + len(batch.redriven_sources)
 
 
-def open_action(topic: TopicState, table: str) -> Action:
+def open_topic_action(topic: TopicState, table: str) -> Action:
     """A topic's state: the first generation over nothing, a later one over the one before it."""
-    if topic.generation == 0:
+    if topic.incarnation == 0:
         return _put(table, topic_item(topic), _ABSENT)
     put = _put(table, topic_item(topic), "#generation = :before")["Put"]
-    before = {":before": attribute(topic.generation - 1)}
+    before = {":before": attribute(topic.incarnation - 1)}
     return {"Put": put | {"ExpressionAttributeNames": {"#generation": "generation"}, "ExpressionAttributeValues": before}}
 
 
-def seal_action(seal: Seal, table: str) -> Action:
+def platform_id_action(seal: PlatformId, table: str) -> Action:
     """The seal, or its mark on the one that is there without: a refusal shows the one that counts."""
-    put = _put(table, seal_item(seal), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#mark))")["Put"]
+    put = _put(table, platform_id_item(seal), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#mark))")["Put"]
     terms = {
         "ExpressionAttributeNames": {"#id": "id", "#mark": "mark"},
         "ExpressionAttributeValues": {":id": attribute(seal.id)},
@@ -94,7 +102,7 @@ def seal_action(seal: Seal, table: str) -> Action:
     return {"Put": put | terms}
 
 
-def staged_action(batch_id: str, digest: str, table: str) -> Action:
+def mark_staged_action(batch_id: str, digest: str, table: str) -> Action:
     """The mark on the pending entry, as long as that is there and no other digest was noted. A refusal shows the entry."""
     update = _update(
         table,
@@ -106,24 +114,24 @@ def staged_action(batch_id: str, digest: str, table: str) -> Action:
     return {"Update": update | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
-def revision_action(revision: Revision, table: str) -> Action:
+def revision_action(revision: ArchiveRevision, table: str) -> Action:
     """The next revision of an hour, unless its number is taken: a refusal shows who has it. Raises AnalyticsError where it is too large."""
     item = revision_item(revision)
     if (size := _stored_bytes(item)) > MAX_ITEM_BYTES:
         raise AnalyticsError(
             f"hour {revision.hour}: revision {revision.number} of {len(revision.batches)} batches takes {size} bytes in the ledger, "
             f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. "
-            "Larger batches make fewer: BATCH_MAX_WAIT, FOLLOW_EVERY."
+            "Larger batches make fewer: BATCH_MAX_WAIT, TAIL_INTERVAL."
         )
     return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
-def letters_action(taken: LettersTaken, table: str) -> Action:
+def dead_letter_expiry_action(taken: DeadLetterExpiry, table: str) -> Action:
     """Forward only: a refusal shows what is noted."""
-    put = _put(table, letters_taken_item(taken), f"{_ABSENT} OR #through < :through")["Put"]
+    put = _put(table, dead_letter_expiry_item(taken), f"{_ABSENT} OR #through < :through")["Put"]
     terms = {
         "ExpressionAttributeNames": {"#through": "through"},
-        "ExpressionAttributeValues": {":through": attribute(iso_milliseconds(taken.through))},
+        "ExpressionAttributeValues": {":through": attribute(iso_milliseconds(taken.expired_through))},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
     return {"Put": put | terms}
@@ -137,27 +145,27 @@ def adjustment_action(adjustment: Adjustment, table: str) -> Action:
 def _take(each: Range, batch_id: str, table: str) -> Action:
     return _update(
         table,
-        keys.head_key(each.topic_partition),
+        keys.checkpoint_key(each.topic_partition),
         "SET #first = if_not_exists(#first, :start), #next = :start, #batch = :batch",
         {"#first": "first", "#next": "next", "#batch": "batch", ":start": each.start, ":batch": batch_id},
         f"{_ABSENT} OR (#next = :start AND attribute_not_exists(#batch))",
     )
 
 
-def _close(each: Range, batch_id: str, move: Tally, table: str) -> Action:
+def _close(each: Range, batch_id: str, move: OutcomeCounts, table: str) -> Action:
     adding, terms = _adds(move.as_dict())
     return _update(
         table,
-        keys.head_key(each.topic_partition),
+        keys.checkpoint_key(each.topic_partition),
         f"SET #next = :end REMOVE #batch {adding}".strip(),
         {"#next": "next", "#batch": "batch", ":end": each.end, ":batch": batch_id, **terms},
         "#batch = :batch",
     )
 
 
-def _move(topic_partition: TopicPartition, move: Tally, table: str) -> Action:
+def _move(topic_partition: TopicPartition, move: OutcomeCounts, table: str) -> Action:
     """Only totals: the head may be pending another batch meanwhile, and stays so."""
-    return _update(table, keys.head_key(topic_partition), *_adds(move.as_dict()), _PRESENT)
+    return _update(table, keys.checkpoint_key(topic_partition), *_adds(move.as_dict()), _PRESENT)
 
 
 def _add(table: str, key: Item, counts: Mapping[str, int]) -> Action:

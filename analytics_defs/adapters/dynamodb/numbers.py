@@ -19,7 +19,7 @@ _ENDLESS = 10**_EXPONENT_DIGITS
 _LONG = 40
 
 
-class Value(NamedTuple):
+class DecimalValue(NamedTuple):
     """A number by value: ±`digits` times 10 ** `exponent`. Equal values are equal tuples; zero has no digits and no sign."""
 
     negative: bool
@@ -33,7 +33,7 @@ class Value(NamedTuple):
         return self.exponent + len(self.digits) - 1
 
 
-def value_of(text: str) -> Value:
+def parse_number(text: str) -> DecimalValue:
     """The value of a JSON number, exact whatever its length, in linear time. Exponents beyond ±10**18 are cut to that.
 
     Raises ValueError where the text is no number.
@@ -45,22 +45,22 @@ def value_of(text: str) -> Value:
     digits = (whole + fraction).lstrip("0")
     significant = digits.rstrip("0")
     if not significant:
-        return Value(False, "", 0)
+        return DecimalValue(False, "", 0)
     power = _ENDLESS if len(exponent) > _EXPONENT_DIGITS else int(exponent or "0")
     shift = len(digits) - len(significant) - len(fraction)
-    return Value(sign == "-", significant, (-power if exponent_sign == "-" else power) + shift)
+    return DecimalValue(sign == "-", significant, (-power if exponent_sign == "-" else power) + shift)
 
 
 def same_number(one: str, other: str) -> bool:
     """DynamoDB's equality: by value. `1`, `1.0`, `1e0` and `0.1E+1` are one number, and so are `0` and `-0`."""
-    return value_of(one) == value_of(other)
+    return parse_number(one) == parse_number(other)
 
 
 def number_text(text: str) -> str | None:
     """The text to send for a JSON number: as it was written, a long one by value. None: DynamoDB cannot hold it."""
     if len(text) <= MAX_DIGITS and "e" not in text and "E" not in text:
         return text
-    value = value_of(text)
+    value = parse_number(text)
     if not value.digits:
         return "0"
     if len(value.digits) > MAX_DIGITS or not MIN_MAGNITUDE <= value.magnitude <= MAX_MAGNITUDE:
@@ -74,7 +74,7 @@ def number_size(text: str) -> int:
     Digits pair up from the decimal point outwards, so `12` takes one byte for its digits and `1.2` two (measured on DynamoDB
     Local 3.1 at the limit of an item; AWS's "DynamoDB item sizes and formats" gives the same rule as an approximation).
     """
-    value = value_of(text)
+    value = parse_number(text)
     if not value.digits:
         return 1
     return min(2 + value.magnitude // 2 - value.exponent // 2 + value.negative, 21)

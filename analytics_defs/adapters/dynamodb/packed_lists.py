@@ -12,31 +12,31 @@ from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, TopicPartition
 
 
-def packed(values: Sequence[Any]) -> bytes | None:
+def compress(values: Sequence[Any]) -> bytes | None:
     """JSON values; None where there are none."""
     return zlib.compress(json.dumps(values, separators=(",", ":")).encode()) if values else None
 
 
-def unpacked(data: bytes | None) -> Any:
+def decompress(data: bytes | None) -> Any:
     """Raises zlib.error or ValueError where the bytes are damaged."""
     return json.loads(zlib.decompress(data)) if data else []
 
 
-def packed_ranges(ranges: Sequence[Range]) -> bytes | None:
+def compress_ranges(ranges: Sequence[Range]) -> bytes | None:
     """In any order; few bytes where they are sorted."""
-    return packed(_steps(ranges))
+    return compress(_steps(ranges))
 
 
-def unpacked_ranges(data: bytes | None) -> tuple[Range, ...]:
-    return tuple(_walked(unpacked(data)))
+def decompress_ranges(data: bytes | None) -> tuple[Range, ...]:
+    return tuple(_walked(decompress(data)))
 
 
-def packed_gaps(gaps: Sequence[Gap]) -> bytes | None:
-    return packed([_steps([gap.range for gap in gaps]), [gap.reason for gap in gaps]] if gaps else [])
+def compress_gaps(gaps: Sequence[Gap]) -> bytes | None:
+    return compress([_steps([gap.range for gap in gaps]), [gap.reason for gap in gaps]] if gaps else [])
 
 
-def unpacked_gaps(data: bytes | None) -> tuple[Gap, ...]:
-    steps, reasons = unpacked(data) or ([], [])
+def decompress_gaps(data: bytes | None) -> tuple[Gap, ...]:
+    steps, reasons = decompress(data) or ([], [])
     return tuple(Gap(each, GapReason(reason)) for each, reason in zip(_walked(steps), reasons, strict=True))
 
 

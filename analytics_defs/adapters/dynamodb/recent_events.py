@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from analytics_defs.adapters.dynamodb.attribute_values import Item, item_size, plain, pointer_key, pointer_value, recent_event_item
-from analytics_defs.adapters.dynamodb.errors import Refused
-from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.attribute_values import (
+    Item,
+    from_attribute_value,
+    item_size,
+    pointer_key,
+    pointer_value,
+    recent_event_item,
+)
+from analytics_defs.adapters.dynamodb.errors import RequestRejected
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
-from analytics_defs.errors import Contradiction
-from analytics_defs.ports import KEPT, REMEMBERED, Claims, StoredEvent
+from analytics_defs.errors import InconsistentState
+from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, ClaimResult, StoredEvent
 
 MAX_ACTIONS = 100
 MAX_TRANSACTION_BYTES = 4_000_000
@@ -40,24 +47,24 @@ class _Put:
 class DynamoRecentEvents:
     """Implements `ports.RecentEvents`. Thread-safe."""
 
-    def __init__(self, dynamo: Dynamo, table: str) -> None:
+    def __init__(self, dynamo: DynamoClient, table: str) -> None:
         self._dynamo = dynamo
         self._table = table
 
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         """Each call is one transaction of at most 100 puts. One refused put cancels its call: the call goes again without it.
 
         An item that DynamoDB refuses to hold although its size and shape seemed right goes again as a pointer.
         """
         refused: dict[Source, Source] = {}
         pointers: set[Source] = set()
-        forgotten = {"N": str(int((batch_time + KEPT - REMEMBERED).timestamp()))}
-        todo = list(_calls([_Put(event, recent_event_item(event, batch_time, KEPT)) for event in events]))
+        forgotten = {"N": str(int((batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp()))}
+        todo = list(_calls([_Put(event, recent_event_item(event, batch_time, RECENT_EVENTS_TTL)) for event in events]))
         while todo:
             puts = todo.pop()
             try:
                 holders = self._dynamo.transact([self._action(put, forgotten) for put in puts])
-            except Refused as fault:
+            except RequestRejected as fault:
                 todo += _apart(puts, fault)
                 continue
             if holders:
@@ -65,9 +72,9 @@ class DynamoRecentEvents:
                 todo += [rest] if (rest := [put for position, put in enumerate(puts) if position not in holders]) else []
             else:
                 pointers.update(put.event.record.source for put in puts if put.is_pointer)
-        return Claims(refused, frozenset(pointers))
+        return ClaimResult(refused, frozenset(pointers))
 
-    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
+    def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
         """Items that no claim wrote, so without a source, count as not there."""
         found = self._dynamo.get_many(self._table, [{"id": {"S": each}} for each in dict.fromkeys(ids)])
         return {item["id"]["S"]: self._stored(item) for item in found if "source" in item}
@@ -93,14 +100,14 @@ class DynamoRecentEvents:
             source=self._holder(item),
             created_at=item["createdAt"]["S"],
             ttl=int(item["ttl"]["N"]),
-            data=None if pointer_key(data) else plain(data),
+            data=None if pointer_key(data) else from_attribute_value(data),
         )
 
     def _holder(self, item: Item) -> Source:
         try:
             return Source.parse(item["source"]["S"])
         except (KeyError, ValueError) as fault:
-            raise Contradiction(
+            raise InconsistentState(
                 f"table {self._table}: the item of id {item.get('id', {}).get('S')!r} has source {item.get('source')}, expected "
                 "topic/partition/offset as this service writes it. Who else writes there? Remove the item or its source; the batch waits."
             ) from fault
@@ -130,7 +137,7 @@ def _size(put: _Put) -> int:
     return bound if bound * MAX_ACTIONS <= MAX_TRANSACTION_BYTES else item_size(put.item)
 
 
-def _apart(puts: list[_Put], fault: Refused) -> list[list[_Put]]:
+def _apart(puts: list[_Put], fault: RequestRejected) -> list[list[_Put]]:
     """What to send instead of a call that DynamoDB refuses as wrong. Raises the fault where an item is refused even as a pointer."""
     named = fault.positions or ({0} if len(puts) == 1 else frozenset())
     if any(puts[position].is_pointer for position in named):

@@ -20,8 +20,14 @@ from typing import Any, TypeVar
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from analytics_defs.adapters.dynamodb.attribute_values import Item
-from analytics_defs.adapters.dynamodb.client import DynamoConfig, connect
-from analytics_defs.adapters.dynamodb.errors import Refused, Request, error_code, faults_of_client, translated
+from analytics_defs.adapters.dynamodb.client import DynamoConfig, connect_dynamodb
+from analytics_defs.adapters.dynamodb.errors import (
+    RequestContext,
+    RequestRejected,
+    error_code,
+    translate_client_errors,
+    translate_dynamodb_error,
+)
 from analytics_defs.errors import AnalyticsError, Unavailable
 
 MAX_KEYS = 100
@@ -41,14 +47,14 @@ class _Again(Exception):
         self.fault = fault
 
 
-class Dynamo:
+class DynamoClient:
     """Thread-safe. Connects on first use.
 
     Every method raises Unavailable (whether the request took effect is unknown), Denied, Missing, or `Refused` for a request that is wrong.
     """
 
     def __init__(
-        self, config: DynamoConfig, connect: Callable[[DynamoConfig], Any] = connect, sleep: Callable[[float], None] = time.sleep
+        self, config: DynamoConfig, connect: Callable[[DynamoConfig], Any] = connect_dynamodb, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.config = config
         self.sleep = sleep
@@ -68,8 +74,8 @@ class Dynamo:
         request = self._request(operation, tables)
         try:
             return self._answer(request, operation, params)
-        except faults_of_client() as error:
-            raise translated(error, request) from error
+        except translate_client_errors() as error:
+            raise translate_dynamodb_error(error, request) from error
 
     def get(self, table: str, key: Item) -> Item | None:
         item: Item | None = self.call("get_item", [table], TableName=table, Key=key, ConsistentRead=True).get("Item")
@@ -119,13 +125,13 @@ class Dynamo:
         def attempt() -> dict[int, Item]:
             try:
                 self._answer(request, "transact_write_items", params)
-            except faults_of_client() as error:
+            except translate_client_errors() as error:
                 return _refusals(error, request)
             return {}
 
         return self._patiently(attempt)
 
-    def get_at_once(self, table: str, keys: Sequence[Item]) -> list[Item | None]:
+    def get_atomically(self, table: str, keys: Sequence[Item]) -> list[Item | None]:
         """The items of these keys, in their order, at one moment: all of a transaction or nothing. Distinct, at most 100 (moto: 25)."""
         request = self._request("transact_get_items", [table])
         params = {"TransactItems": [{"Get": {"TableName": table, "Key": key}} for key in keys]}
@@ -133,9 +139,9 @@ class Dynamo:
         def attempt() -> list[Item | None]:
             try:
                 answer = self._answer(request, "transact_get_items", params)
-            except faults_of_client() as error:
+            except translate_client_errors() as error:
                 _refusals(error, request)
-                raise translated(error, request) from error
+                raise translate_dynamodb_error(error, request) from error
             return [each.get("Item") for each in answer["Responses"]]
 
         return self._patiently(attempt)
@@ -170,7 +176,7 @@ class Dynamo:
         except _Again as impatience:
             raise impatience.fault from impatience.__cause__
 
-    def _answer(self, request: Request, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: RequestContext, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._connected(), operation)(**params)
         if "RequestId" not in answer.get("ResponseMetadata", {}):
             # Something that is not DynamoDB answered 200; botocore reads that as "done" and as "no such item".
@@ -183,13 +189,13 @@ class Dynamo:
                 self._client = self._connect(self.config)
             return self._client
 
-    def _request(self, operation: str, tables: Sequence[str]) -> Request:
-        return Request(operation.title().replace("_", ""), tables, self.config.where)
+    def _request(self, operation: str, tables: Sequence[str]) -> RequestContext:
+        return RequestContext(operation.title().replace("_", ""), tables, self.config.describe_endpoint)
 
 
-def _refusals(error: Exception, request: Request) -> dict[int, Item]:
+def _refusals(error: Exception, request: RequestContext) -> dict[int, Item]:
     """Positions and items of the actions whose conditions did not hold. Raises whatever else it was."""
-    code, fault = error_code(error), translated(error, request)
+    code, fault = error_code(error), translate_dynamodb_error(error, request)
     if code in ("TransactionConflictException", "TransactionInProgressException"):
         raise _Again(fault) from error
     if code != "TransactionCanceledException":
@@ -202,4 +208,4 @@ def _refusals(error: Exception, request: Request) -> dict[int, Item]:
     if not wrong:
         raise _Again(fault) from error
     said = ", ".join(f"{reason['Code']}: {reason.get('Message')}" for reason in list(wrong.values())[:3])
-    raise Refused(f"{request}: DynamoDB refuses {len(wrong)} of {len(reasons)} actions: {said}", frozenset(wrong)) from error
+    raise RequestRejected(f"{request}: DynamoDB refuses {len(wrong)} of {len(reasons)} actions: {said}", frozenset(wrong)) from error

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from analytics_defs.adapters.dynamodb.errors import Refused, error_code
+from analytics_defs.adapters.dynamodb.errors import RequestRejected, error_code
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
-from analytics_defs.adapters.dynamodb.requests import Dynamo
-from analytics_defs.errors import Missing, Unavailable
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
+from analytics_defs.errors import ResourceMissing, Unavailable
 
 POLL_SECONDS, MAX_POLLS = 1.0, 120
 _READY = frozenset({"ACTIVE", "UPDATING"})
@@ -21,7 +21,7 @@ _TTL_ON = frozenset({"ENABLED", "ENABLING"})
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableSchema:
     name: str
     keys: tuple[str, ...]
     """Partition key, then sort key. All are strings."""
@@ -29,18 +29,18 @@ class Table:
     """The attribute by which items expire."""
 
 
-def expected_tables(recent_events: str, ledger: LedgerTables) -> tuple[Table, ...]:
+def expected_tables(recent_events: str, ledger: LedgerTables) -> tuple[TableSchema, ...]:
     return (
-        Table(recent_events, ("id",), ttl="ttl"),
-        Table(ledger.ledger, ("pk", "sk"), ttl="expires"),
-        Table(ledger.aggregates, ("pk", "sk")),
+        TableSchema(recent_events, ("id",), ttl="ttl"),
+        TableSchema(ledger.ledger, ("pk", "sk"), ttl="expires"),
+        TableSchema(ledger.aggregates, ("pk", "sk")),
     )
 
 
-def create_tables(dynamo: Dynamo, tables: Iterable[Table]) -> list[str]:
+def create_tables(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[str]:
     """Make what is missing, wait until all can be used, and let items expire. Answers what was done, a line each; nothing the second time.
 
-    Several may do it at once. Raises Missing where a table has other keys or another TTL: it is left as it is.
+    Several may do it at once. Raises ResourceMissing where a table has other keys or another TTL: it is left as it is.
     """
     done = []
     for table in tables:
@@ -48,21 +48,21 @@ def create_tables(dynamo: Dynamo, tables: Iterable[Table]) -> list[str]:
             _create(dynamo, table)
             done.append(f"table {table.name}: created")
         if fault := _shape_fault(table, _ready(dynamo, table)):
-            raise Missing(fault)
+            raise ResourceMissing(fault)
         if _let_expire(dynamo, table):
             done.append(f"table {table.name}: items expire by `{table.ttl}`")
     return done
 
 
-def table_faults(dynamo: Dynamo, tables: Iterable[Table]) -> list[str]:
+def table_mismatches(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[str]:
     """What is wrong with the tables, a line each. Reads only."""
     return [fault for table in tables if (fault := _fault(dynamo, table))]
 
 
-def _fault(dynamo: Dynamo, table: Table) -> str | None:
+def _fault(dynamo: DynamoClient, table: TableSchema) -> str | None:
     description = _description(dynamo, table)
     if description is None:
-        return f"table {table.name}: not there at {dynamo.config.where}. `analytics setup` makes it."
+        return f"table {table.name}: not there at {dynamo.config.describe_endpoint}. `analytics setup` makes it."
     if description["TableStatus"] not in _READY:
         return f"table {table.name}: {description['TableStatus']}, expected ACTIVE. Wait, or look at it in the AWS console."
     if fault := _shape_fault(table, description):
@@ -73,7 +73,7 @@ def _fault(dynamo: Dynamo, table: Table) -> str | None:
     return _expiry_fault(table, expiry)
 
 
-def _shape_fault(table: Table, description: dict[str, Any]) -> str | None:
+def _shape_fault(table: TableSchema, description: dict[str, Any]) -> str | None:
     types = {each["AttributeName"]: each["AttributeType"] for each in description["AttributeDefinitions"]}
     schema = sorted(description["KeySchema"], key=lambda each: str(each["KeyType"]))
     found = [(each["AttributeName"], types[each["AttributeName"]]) for each in schema]
@@ -90,15 +90,15 @@ def _key_text(keys: list[tuple[str, str]]) -> str:
     return " + ".join(f"{name} ({kind})" for name, kind in keys)
 
 
-def _description(dynamo: Dynamo, table: Table) -> dict[str, Any] | None:
+def _description(dynamo: DynamoClient, table: TableSchema) -> dict[str, Any] | None:
     try:
         description: dict[str, Any] = dynamo.call("describe_table", [table.name], TableName=table.name)["Table"]
-    except Missing:
+    except ResourceMissing:
         return None
     return description
 
 
-def _create(dynamo: Dynamo, table: Table) -> None:
+def _create(dynamo: DynamoClient, table: TableSchema) -> None:
     try:
         dynamo.call(
             "create_table",
@@ -113,7 +113,7 @@ def _create(dynamo: Dynamo, table: Table) -> None:
             raise
 
 
-def _ready(dynamo: Dynamo, table: Table) -> dict[str, Any]:
+def _ready(dynamo: DynamoClient, table: TableSchema) -> dict[str, Any]:
     description = _description(dynamo, table)
     for _ in range(MAX_POLLS):
         if description and description["TableStatus"] in _READY:
@@ -121,33 +121,35 @@ def _ready(dynamo: Dynamo, table: Table) -> dict[str, Any]:
         dynamo.sleep(POLL_SECONDS)
         description = _description(dynamo, table)
     status = description["TableStatus"] if description else "not there"
-    raise Unavailable(f"table {table.name} at {dynamo.config.where}: {status} after {MAX_POLLS * POLL_SECONDS:.0f} s, expected ACTIVE")
+    raise Unavailable(
+        f"table {table.name} at {dynamo.config.describe_endpoint}: {status} after {MAX_POLLS * POLL_SECONDS:.0f} s, expected ACTIVE"
+    )
 
 
-def _let_expire(dynamo: Dynamo, table: Table) -> bool:
+def _let_expire(dynamo: DynamoClient, table: TableSchema) -> bool:
     """Whether TTL had to be switched on."""
     expiry = _expiry(dynamo, table)
     if fault := _expiry_fault(table, expiry):
-        raise Missing(fault)
+        raise ResourceMissing(fault)
     if expiry == table.ttl:
         return False
     specification = {"Enabled": True, "AttributeName": table.ttl}
     try:
         dynamo.call("update_time_to_live", [table.name], TableName=table.name, TimeToLiveSpecification=specification)
-    except Refused:
+    except RequestRejected:
         # DynamoDB refuses what somebody else has just done, and a second change within an hour.
         if _expiry(dynamo, table) != table.ttl:
             raise
     return True
 
 
-def _expiry(dynamo: Dynamo, table: Table) -> str | None:
+def _expiry(dynamo: DynamoClient, table: TableSchema) -> str | None:
     """The attribute by which items expire now."""
     found = dynamo.call("describe_time_to_live", [table.name], TableName=table.name)["TimeToLiveDescription"]
     return found["AttributeName"] if found["TimeToLiveStatus"] in _TTL_ON else None
 
 
-def _expiry_fault(table: Table, expiry: str | None) -> str | None:
+def _expiry_fault(table: TableSchema, expiry: str | None) -> str | None:
     if expiry in (None, table.ttl):
         return None
     return (

@@ -20,22 +20,30 @@ from confluent_kafka.admin import (
 from confluent_kafka.admin import TopicDescription as KafkaTopic
 
 from analytics_defs.adapters.kafka.client import (
-    DENIED,
-    MISSING,
+    AUTHORIZATION_ERRORS,
+    MISSING_RESOURCE_ERRORS,
     NO_LEADERS,
     TIMED_OUT,
-    Faults,
     KafkaConfig,
-    as_ours,
-    connect,
-    translated,
+    LastClientError,
+    connect_kafka,
+    kafka_error_to_analytics_error,
+    translate_kafka_error,
 )
-from analytics_defs.adapters.kafka.retry import MOVING, while_moving
-from analytics_defs.adapters.kafka.topic_config import Settings, TopicShape, TopicSpec, description, kept, policy, shape
-from analytics_defs.core.monitoring.backlog import Kept
+from analytics_defs.adapters.kafka.retry import LEADER_CHANGE_ERRORS, retry_while_leader_changes
+from analytics_defs.adapters.kafka.topic_config import (
+    TopicConfig,
+    TopicSettings,
+    TopicSpec,
+    cleanup_policy,
+    describe_topic,
+    parse_topic_config,
+    topic_retention,
+)
+from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.ports import Survey, TopicDescription, Watermarks
+from analytics_defs.ports import PartitionWatermarks, TopicDescription, Watermarks
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -49,7 +57,7 @@ class KafkaAdmin:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._faults = Faults()
+        self._faults = LastClientError()
         self._client: AdminClient | None = None
 
     def close(self) -> None:
@@ -63,19 +71,19 @@ class KafkaAdmin:
 
         def ask(client: AdminClient) -> dict[str, TopicDescription]:
             if self._tells_all(client, names[0]):
-                return {name: description(topic) for name, topic in self._described(client, names).items()}
+                return {name: describe_topic(topic) for name, topic in self._described(client, names).items()}
             found = {name: self._partitions(client, name) for name in names}
             return {name: TopicDescription(name, partitions, None) for name, partitions in found.items() if partitions}
 
         return self._ask(f"describing the topics {', '.join(names)}", ask)
 
     def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
-        found = self.survey(partitions)
-        for fault in found.silent.values():
+        found = self.available_watermarks(partitions)
+        for fault in found.unavailable.values():
             raise fault
-        return dict(found.marks)
+        return dict(found.watermarks)
 
-    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+    def available_watermarks(self, partitions: Iterable[TopicPartition]) -> PartitionWatermarks:
         """Asked in this order, so that `low <= stable <= high` holds although the log moves on in between."""
         silent: dict[TopicPartition, AnalyticsError] = {}
         lows = self._offsets(list(partitions), EARLIEST, IsolationLevel.READ_UNCOMMITTED, silent)
@@ -85,23 +93,23 @@ class KafkaAdmin:
             each: Watermarks(lows[each], max(lows[each], stables[each]), max(lows[each], stables[each], high))
             for each, high in highs.items()
         }
-        return Survey(marks, silent)
+        return PartitionWatermarks(marks, silent)
 
     def cleanup_policies(self, topics: Collection[str]) -> dict[str, frozenset[str] | None]:
         """`cleanup.policy` of each topic, None where it cannot be learned: no permission, or a broker that does not tell."""
-        return {topic: policy(settings) for topic, settings in self._settings(topics).items()}
+        return {topic: cleanup_policy(settings) for topic, settings in self._settings(topics).items()}
 
-    def retention(self, topics: Collection[str]) -> dict[str, Kept]:
+    def retention(self, topics: Collection[str]) -> dict[str, TopicRetention]:
         """Of the topics for which it can be learned."""
-        return {topic: kept(settings) for topic, settings in self._settings(topics).items() if settings is not None}
+        return {topic: topic_retention(settings) for topic, settings in self._settings(topics).items() if settings is not None}
 
-    def describe(self, names: Sequence[str]) -> dict[str, TopicShape]:
+    def describe(self, names: Sequence[str]) -> dict[str, TopicConfig]:
         """How those of the topics that exist are set up."""
         if not names:
             return {}
         found = self._ask(f"describing the topics {', '.join(names)}", lambda client: self._described(client, names))
         settings = self._settings(found)
-        return {name: shape(topic, settings[name]) for name, topic in found.items()}
+        return {name: parse_topic_config(topic, settings[name]) for name, topic in found.items()}
 
     def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create those that are missing; answers their names. A topic that exists is left as it is."""
@@ -127,16 +135,16 @@ class KafkaAdmin:
                 self._admin()  # to hear why
                 raise
 
-        with translated(self._config.brokers, doing, self._faults):
+        with translate_kafka_error(self._config.brokers, doing, self._faults):
             try:
-                return while_moving(self._seconds, once)
+                return retry_while_leader_changes(self._seconds, once)
             except KafkaException:
                 self.close()  # what it knows of leaders and brokers is of no use any more
                 raise
 
     def _admin(self) -> AdminClient:
         if self._client is None:
-            self._client = connect(AdminClient, self._config.common(), self._faults)
+            self._client = connect_kafka(AdminClient, self._config.common(), self._faults)
         self._client.poll(0)  # hands over what the library wants to log and complain about
         return self._client
 
@@ -160,20 +168,22 @@ class KafkaAdmin:
 
     def _partitions(self, client: AdminClient, name: str) -> tuple[int, ...]:
         found = client.list_topics(name, timeout=self._seconds).topics[name]
-        if found.error is not None and found.error.code() not in MISSING:
+        if found.error is not None and found.error.code() not in MISSING_RESOURCE_ERRORS:
             raise KafkaException(found.error)
         return tuple(sorted(found.partitions))
 
     def _described(self, client: AdminClient, names: Iterable[str]) -> dict[str, KafkaTopic]:
         asked = TopicCollection(sorted(set(names)))
-        return self._results(client.describe_topics(asked, request_timeout=self._seconds), MISSING)
+        return self._results(client.describe_topics(asked, request_timeout=self._seconds), MISSING_RESOURCE_ERRORS)
 
-    def _settings(self, topics: Collection[str]) -> dict[str, Settings | None]:
-        def ask(client: AdminClient) -> dict[ConfigResource, Settings]:
+    def _settings(self, topics: Collection[str]) -> dict[str, TopicSettings | None]:
+        def ask(client: AdminClient) -> dict[ConfigResource, TopicSettings]:
             if not self._tells_all(client, next(iter(topics))):
                 return {}
             resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
-            return self._results(client.describe_configs(resources, request_timeout=self._seconds), DENIED | MISSING)
+            return self._results(
+                client.describe_configs(resources, request_timeout=self._seconds), AUTHORIZATION_ERRORS | MISSING_RESOURCE_ERRORS
+            )
 
         found = self._ask(f"reading the settings of the topics {', '.join(topics)}", ask) if topics else {}
         return dict.fromkeys(topics) | {resource.name: settings for resource, settings in found.items()}
@@ -199,7 +209,7 @@ class KafkaAdmin:
                 except KafkaException as error:
                     failed[asked[key]] = error.args[0]
             if failed:
-                each, worst = min(failed.items(), key=lambda item: item[1].code() in MOVING)
+                each, worst = min(failed.items(), key=lambda item: item[1].code() in LEADER_CHANGE_ERRORS)
                 raise self._without_leaders(client, list(failed), _named(_kafka(each), worst))
 
         try:
@@ -208,7 +218,10 @@ class KafkaAdmin:
         except AnalyticsError as fault:
             if not found or not fault.retryable:
                 raise
-            silent |= {each: as_ours(why, self._config.brokers, f"reading watermarks of {each}") for each, why in failed.items()}
+            silent |= {
+                each: kafka_error_to_analytics_error(why, self._config.brokers, f"reading watermarks of {each}")
+                for each, why in failed.items()
+            }
         return found
 
     def _offset(self, future: Future[ListOffsetsResultInfo]) -> int:

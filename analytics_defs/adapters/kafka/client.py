@@ -13,13 +13,13 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
 
-SAID_AGAIN_SECONDS: Final = 30
-C = TypeVar("C")
+LOG_REPEAT_SECONDS: Final = 30
+ClientT = TypeVar("ClientT")
 
 
-class SaidOnce(logging.Filter):
+class RateLimitedLogFilter(logging.Filter):
     """Lets a line pass when it was not said in the last 30 s, whichever client says it: a broker that is down is a line, not a flood."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,7 +29,7 @@ class SaidOnce(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = self._clock()
-        self._said = {line: at for line, at in self._said.items() if now - at < SAID_AGAIN_SECONDS}
+        self._said = {line: at for line, at in self._said.items() if now - at < LOG_REPEAT_SECONDS}
         line = re.sub(r"\[[^]]*\]|\d+ms|, \d+ identical error\(s\) suppressed", "", record.getMessage())
         new = line not in self._said
         self._said.setdefault(line, now)
@@ -38,7 +38,7 @@ class SaidOnce(logging.Filter):
 
 logger = logging.getLogger("analytics.kafka")
 """Kafka's client library logs here, not to stderr."""
-logger.addFilter(SaidOnce())
+logger.addFilter(RateLimitedLogFilter())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +118,11 @@ LOG_TRUNCATION: Final = _of_the_library("LOG_TRUNCATION")
 NO_LEADERS: Final = _of_the_library("NOENT")
 PARTITION_EOF: Final = _of_the_library("PARTITION_EOF")
 TIMED_OUT: Final = _of_the_library("TIMED_OUT")
-DAMAGED: Final = frozenset({_of_the_library("BAD_MSG"), _of_the_library("BAD_COMPRESSION")})
+CORRUPT_DATA_ERRORS: Final = frozenset({_of_the_library("BAD_MSG"), _of_the_library("BAD_COMPRESSION")})
 MESSAGE_TIMED_OUT: Final = _of_the_library("MSG_TIMED_OUT")
-SILENT: Final = frozenset({_of_the_library("TRANSPORT"), _of_the_library("RESOLVE"), ALL_BROKERS_DOWN, TIMED_OUT})
+NO_ANSWER_ERRORS: Final = frozenset({_of_the_library("TRANSPORT"), _of_the_library("RESOLVE"), ALL_BROKERS_DOWN, TIMED_OUT})
 """What the library says where no broker said anything."""
-DENIED: Final = frozenset(
+AUTHORIZATION_ERRORS: Final = frozenset(
     {
         _of_the_library("AUTHENTICATION"),
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -136,7 +136,7 @@ DENIED: Final = frozenset(
         KafkaError.UNSUPPORTED_SASL_MECHANISM,
     }
 )
-MISSING: Final = frozenset(
+MISSING_RESOURCE_ERRORS: Final = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.UNKNOWN_TOPIC_ID,
@@ -147,13 +147,13 @@ MISSING: Final = frozenset(
 )
 
 
-class Faults:
+class LastClientError:
     """What the client complained about by itself since the last success: why nothing arrives."""
 
     def __init__(self) -> None:
         self.last: KafkaError | None = None
 
-    def note(self, error: KafkaError) -> None:
+    def record(self, error: KafkaError) -> None:
         # That all brokers are down says less than the fault that was noted for one of them.
         if self.last is None or error.code() != ALL_BROKERS_DOWN:
             self.last = error
@@ -162,29 +162,29 @@ class Faults:
         self.last = None
 
     @property
-    def refused(self) -> bool:
+    def authentication_error(self) -> bool:
         """Whether waiting is in vain."""
-        return self.last is not None and self.last.code() in DENIED
+        return self.last is not None and self.last.code() in AUTHORIZATION_ERRORS
 
 
-def as_ours(error: KafkaError, brokers: str, doing: str, faults: Faults | None = None) -> AnalyticsError:
+def kafka_error_to_analytics_error(error: KafkaError, brokers: str, doing: str, faults: LastClientError | None = None) -> AnalyticsError:
     """The error of our tree for an error of Kafka's client. Everything that is neither a refusal nor missing may pass by itself."""
     fault = faults.last if faults is not None else None
-    refused = faults is not None and faults.refused
-    said, name = (in_short(fault), fault.name()) if refused and fault is not None else (error.str(), error.name())
+    refused = faults is not None and faults.authentication_error
+    said, name = (short_message(fault), fault.name()) if refused and fault is not None else (error.str(), error.name())
     found = f"Kafka at {brokers}: {doing}: {said} ({name})"
-    if error.code() in DENIED or refused:
-        return Denied(f"{found}. Check the security settings of Kafka and the ACLs of the topics and the group.")
-    if error.code() in MISSING:
-        return Missing(f"{found}. `analytics setup` creates the topics that are missing.")
+    if error.code() in AUTHORIZATION_ERRORS or refused:
+        return AccessDenied(f"{found}. Check the security settings of Kafka and the ACLs of the topics and the group.")
+    if error.code() in MISSING_RESOURCE_ERRORS:
+        return ResourceMissing(f"{found}. `analytics setup` creates the topics that are missing.")
     advice = "check that the brokers are up and reachable from here; asking again does no harm."
     if _nobody_answered(error, fault):
-        return Unavailable(f"Kafka at {brokers} does not answer ({in_short(fault or error)}) while {doing}: {advice}")
-    before = f"; before that: {in_short(fault)}" if fault is not None and fault.str() != error.str() else ""
+        return Unavailable(f"Kafka at {brokers} does not answer ({short_message(fault or error)}) while {doing}: {advice}")
+    before = f"; before that: {short_message(fault)}" if fault is not None and fault.str() != error.str() else ""
     return Unavailable(f"{found}{before}. {advice.capitalize()}")
 
 
-def in_short(error: KafkaError) -> str:
+def short_message(error: KafkaError) -> str:
     """The library's words without address, state and milliseconds: `Connection refused`."""
     return _NOISE.sub("", error.str())
 
@@ -194,26 +194,28 @@ _NOISE = re.compile(r"^.*\bLocal: |^(?:GroupCoordinator: )?\S+:\d+(?:/\w+)?: |Co
 
 def _nobody_answered(error: KafkaError, fault: KafkaError | None) -> bool:
     """A record that was not confirmed in time tells it only together with a fault of the connection: brokers may be up and slow."""
-    return error.code() in SILENT or (error.code() == MESSAGE_TIMED_OUT and fault is not None and fault.code() in SILENT)
+    return error.code() in NO_ANSWER_ERRORS or (
+        error.code() == MESSAGE_TIMED_OUT and fault is not None and fault.code() in NO_ANSWER_ERRORS
+    )
 
 
 @contextmanager
-def translated(brokers: str, doing: str, faults: Faults | None = None) -> Iterator[None]:
+def translate_kafka_error(brokers: str, doing: str, faults: LastClientError | None = None) -> Iterator[None]:
     """The one place where errors of Kafka's client become ours."""
     try:
         yield
     except KafkaException as error:
-        raise as_ours(error.args[0], brokers, doing, faults) from error
+        raise kafka_error_to_analytics_error(error.args[0], brokers, doing, faults) from error
     except TimeoutError as error:
-        raise as_ours(KafkaError(TIMED_OUT), brokers, doing, faults) from error
+        raise kafka_error_to_analytics_error(KafkaError(TIMED_OUT), brokers, doing, faults) from error
 
 
-def connect(make: Callable[[dict[str, Any]], C], settings: Mapping[str, object], faults: Faults) -> C:
+def connect_kafka(make: Callable[[dict[str, Any]], ClientT], settings: Mapping[str, object], faults: LastClientError) -> ClientT:
     """A client of the library. It connects in the background, so that only wrong settings fail here.
 
     Raises SettingsError with the library's words, which name the setting and never a secret's value.
     """
     try:
-        return make({**settings, "error_cb": faults.note, "logger": logger})
+        return make({**settings, "error_cb": faults.record, "logger": logger})
     except KafkaException as error:
         raise SettingsError(f"Kafka's client refused its settings: {error.args[0].str()}") from error

@@ -7,22 +7,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from analytics_defs.adapters.kafka import gaps
 from analytics_defs.adapters.kafka.admin import KafkaAdmin
 from analytics_defs.adapters.kafka.client import KafkaConfig
-from analytics_defs.adapters.kafka.group_offsets import KafkaGroup
+from analytics_defs.adapters.kafka.group_offsets import GroupOffsets
 from analytics_defs.adapters.kafka.reader import KafkaReader
 from analytics_defs.core.ledger import Gap
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.ports import Reading, Survey, TopicDescription, Watermarks
-
-__all__ = ["KafkaConfig", "KafkaLog"]
+from analytics_defs.ports import PartitionWatermarks, ReadResult, TopicDescription, Watermarks
 
 
-class KafkaLog:
+class KafkaEventLog:
     """The event log. Clients are made on first use, and not before a fork. Used by one thread at a time."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._admin = KafkaAdmin(config)
-        self._group = KafkaGroup(config)
+        self._group = GroupOffsets(config)
         self._committed = self._reader(committed_only=True)
         self._uncommitted = self._reader(committed_only=False)
 
@@ -39,17 +37,17 @@ class KafkaLog:
     def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
         return self._admin.watermarks(partitions)
 
-    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
-        return self._admin.survey(partitions)
+    def available_watermarks(self, partitions: Iterable[TopicPartition]) -> PartitionWatermarks:
+        return self._admin.available_watermarks(partitions)
 
-    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
         """Also raises TopicRecreated where the log ends before a range does, and Unavailable when nothing arrives for the read timeout."""
         return self._committed.read(ranges, admit)
 
-    def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
         fresh = self._reader(committed_only=True)
         try:
-            return gaps.explain(holes, self._uncommitted, fresh, self._admin.cleanup_policies)
+            return gaps.explain_gaps(holes, self._uncommitted, fresh, self._admin.cleanup_policies)
         finally:
             fresh.close()
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from confluent_kafka import Message
 
-from analytics_defs.adapters.kafka.read_progress import Passage
+from analytics_defs.adapters.kafka.read_progress import ReadProgress
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import Unavailable
@@ -19,17 +19,17 @@ Policies = Callable[[Collection[str]], Mapping[str, frozenset[str] | None]]
 """`cleanup.policy` by topic, None where it cannot be learned."""
 
 
-MAX_MARKERS = 64
+MAX_CONTROL_RECORDS = 64
 """Transaction markers in a row that are believed: as many as producers may end a transaction at the same moment in one partition."""
 
 
-class Witness(Protocol):
+class RecordReader(Protocol):
     """What a reader sees. `KafkaReader` is one."""
 
-    def messages(self, passage: Passage) -> Iterator[tuple[TopicPartition, Message]]: ...
+    def read_messages(self, passage: ReadProgress) -> Iterator[tuple[TopicPartition, Message]]: ...
 
 
-def explain(holes: Sequence[Range], uncommitted: Witness, committed: Witness, policies: Policies) -> tuple[Gap, ...]:
+def explain_gaps(holes: Sequence[Range], uncommitted: RecordReader, committed: RecordReader, policies: Policies) -> tuple[Gap, ...]:
     """See `ports.EventLog.explain`. Each reader passes once over the offsets between the first and the last hole of a partition.
 
     `committed` is a reader that read nothing before. It is asked only about offsets at which an uncommitted reader sees a record:
@@ -58,14 +58,14 @@ def _reason(empty: Range, policy: frozenset[str] | None) -> GapReason | None:
     """
     if policy is not None and "compact" in policy:
         return GapReason.COMPACTED
-    return GapReason.CONTROL if len(empty) <= (1 if policy is None else MAX_MARKERS) else None
+    return GapReason.CONTROL if len(empty) <= (1 if policy is None else MAX_CONTROL_RECORDS) else None
 
 
-def _records_in(holes: Sequence[Range], reader: Witness) -> list[Range]:
+def _records_in(holes: Sequence[Range], reader: RecordReader) -> list[Range]:
     """The offsets of the holes at which the reader sees a record, as ranges that do not cross a hole's borders. `holes` are sorted."""
     tracks = {each: _Track(list(mine)) for each, mine in groupby(holes, key=lambda hole: hole.topic_partition)}
-    passage = Passage([each.span for each in tracks.values()])
-    for topic_partition, message in reader.messages(passage):
+    passage = ReadProgress([each.span for each in tracks.values()])
+    for topic_partition, message in reader.read_messages(passage):
         tracks[topic_partition].saw(message.offset() or 0)
     for fault in passage.faults.values():
         raise fault

@@ -14,26 +14,34 @@ from typing import Final, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from analytics_defs.adapters.kafka.client import MISSING, TIMED_OUT, Faults, KafkaConfig, connect, milliseconds, translated
-from analytics_defs.adapters.kafka.retry import while_moving
+from analytics_defs.adapters.kafka.client import (
+    MISSING_RESOURCE_ERRORS,
+    TIMED_OUT,
+    KafkaConfig,
+    LastClientError,
+    connect_kafka,
+    milliseconds,
+    translate_kafka_error,
+)
+from analytics_defs.adapters.kafka.retry import retry_while_leader_changes
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import GroupInUse
+from analytics_defs.errors import ConsumerGroupActive
 
 V = TypeVar("V")
 OTHER_MEMBERS: Final = frozenset(
     {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS}
 )
 """What a coordinator answers to one who is not a member while others are."""
-SLICE_SECONDS = 0.005
+GROUP_POLL_SECONDS = 0.005
 """One wait for the answer to a commit: short, for the library does not come back from it when the answer is there."""
 
 
-class KafkaGroup:
+class GroupOffsets:
     """Each request is bounded by the request timeout. The client is made on first use. Used by one thread at a time."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._faults = Faults()
+        self._faults = LastClientError()
         self._client: Consumer | None = None
         self._answers: list[tuple[KafkaError | None, Sequence[KafkaPartition]]] = []
 
@@ -48,7 +56,7 @@ class KafkaGroup:
 
         def ask(consumer: Consumer) -> list[KafkaPartition]:
             answer = consumer.committed([KafkaPartition(each.topic, each.partition) for each in asked], self._seconds)
-            _check([each for each in answer if each.error is None or each.error.code() not in MISSING])
+            _check([each for each in answer if each.error is None or each.error.code() not in MISSING_RESOURCE_ERRORS])
             return answer
 
         answer = self._ask(f"reading the offsets of group {self._config.group_id}", ask)
@@ -58,7 +66,7 @@ class KafkaGroup:
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the group's offsets, forwards or backwards. Raises when one partition was refused; others may have moved.
 
-        Raises GroupInUse while somebody is a member of the group.
+        Raises ConsumerGroupActive while somebody is a member of the group.
         """
         if not offsets:
             return
@@ -74,7 +82,7 @@ class KafkaGroup:
         while not self._answers:
             if time.monotonic() > deadline:
                 raise KafkaException(KafkaError(TIMED_OUT))
-            consumer.poll(SLICE_SECONDS)
+            consumer.poll(GROUP_POLL_SECONDS)
         error, answer = self._answers[0]
         self._check_members([error, *(each.error for each in answer)])
         _check(answer)
@@ -83,7 +91,7 @@ class KafkaGroup:
 
     def _check_members(self, errors: Sequence[KafkaError | None]) -> None:
         if any(error is not None and error.code() in OTHER_MEMBERS for error in errors):
-            raise GroupInUse(
+            raise ConsumerGroupActive(
                 f"Kafka at {self._config.brokers}: another consumer is a member of group {self._config.group_id}; stop it or choose "
                 "another KAFKA_GROUP_ID; the ledger has the progress, nothing is lost: the group's offsets are set again when that is done."
             )
@@ -102,14 +110,14 @@ class KafkaGroup:
                 self._drop()
                 raise
 
-        with translated(self._config.brokers, doing, self._faults):
-            answer = while_moving(self._seconds, once)
+        with translate_kafka_error(self._config.brokers, doing, self._faults):
+            answer = retry_while_leader_changes(self._seconds, once)
             self._faults.clear()
             return answer
 
     def _consumer(self) -> Consumer:
         if self._client is None:
-            self._client = connect(Consumer, self._settings(), self._faults)
+            self._client = connect_kafka(Consumer, self._settings(), self._faults)
         return self._client
 
     def _drop(self) -> None:

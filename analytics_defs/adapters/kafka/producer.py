@@ -9,13 +9,20 @@ from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from analytics_defs.adapters.kafka.client import Faults, KafkaConfig, as_ours, connect, milliseconds, translated
+from analytics_defs.adapters.kafka.client import (
+    KafkaConfig,
+    LastClientError,
+    connect_kafka,
+    kafka_error_to_analytics_error,
+    milliseconds,
+    translate_kafka_error,
+)
 from analytics_defs.errors import AnalyticsError
 
-Outgoing = tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
+OutgoingRecord = tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 """Topic, key, value, headers. The key decides the partition as in Java's and Node's clients."""
 
-SLICE_SECONDS = 0.1
+PRODUCER_POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 0.5
 RECORDS_BETWEEN_POLLS = 200
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
@@ -48,14 +55,14 @@ class KafkaProducer:
         """`compression`: none, gzip, snappy, lz4 or zstd."""
         self._config = config
         self._compression = compression
-        self._faults = Faults()
+        self._faults = LastClientError()
         self._client: Producer | None = None
 
     def close(self) -> None:
         """Let go of the connections. A later call makes new ones."""
         self._client = None
 
-    def publish(self, records: Iterable[Outgoing], on_progress: Callable[[int], None] = lambda _: None) -> int:
+    def publish(self, records: Iterable[OutgoingRecord], on_progress: Callable[[int], None] = lambda _: None) -> int:
         """Publish all of them, in order within a key; answers how many: all are confirmed. What is queued is bounded.
 
         `on_progress` hears now and then how many are confirmed. Raises for the first record that is refused: the message tells how
@@ -64,7 +71,7 @@ class KafkaProducer:
         outcome = _Outcome()
         self._faults.clear()
         try:
-            with translated(self._config.brokers, "publishing", self._faults):
+            with translate_kafka_error(self._config.brokers, "publishing", self._faults):
                 self._publish(records, outcome, on_progress)
             if outcome.refused:
                 raise self._refused(*outcome.refused, outcome.confirmed)
@@ -73,7 +80,7 @@ class KafkaProducer:
             raise
         return outcome.confirmed
 
-    def _publish(self, records: Iterable[Outgoing], outcome: _Outcome, on_progress: Callable[[int], None]) -> None:
+    def _publish(self, records: Iterable[OutgoingRecord], outcome: _Outcome, on_progress: Callable[[int], None]) -> None:
         client, told = self._producer(), time.monotonic()
         for count, record in enumerate(records, 1):
             self._send(client, record, outcome)
@@ -85,17 +92,17 @@ class KafkaProducer:
                 told = time.monotonic()
                 on_progress(outcome.confirmed)
         while len(client) and not outcome.refused:
-            self._listen(client, SLICE_SECONDS, outcome)
+            self._listen(client, PRODUCER_POLL_SECONDS, outcome)
             on_progress(outcome.confirmed)
 
-    def _send(self, client: Producer, record: Outgoing, outcome: _Outcome) -> None:
+    def _send(self, client: Producer, record: OutgoingRecord, outcome: _Outcome) -> None:
         """Queue one record; wait while the queue is full, which the delivery timeout bounds."""
         topic, key, value, headers = record
         while not outcome.refused:
             try:
                 client.produce(topic, value, key, headers=list(headers), on_delivery=outcome.settle)
             except BufferError:
-                self._listen(client, SLICE_SECONDS, outcome)
+                self._listen(client, PRODUCER_POLL_SECONDS, outcome)
             except KafkaException as error:
                 outcome.refused = (error.args[0], topic)
             else:
@@ -104,7 +111,7 @@ class KafkaProducer:
     def _listen(self, client: Producer, seconds: float, outcome: _Outcome) -> None:
         """Hear of deliveries. Refused credentials refuse every record, long before the delivery timeout does."""
         client.poll(seconds)
-        if self._faults.refused and self._faults.last is not None and outcome.refused is None:
+        if self._faults.authentication_error and self._faults.last is not None and outcome.refused is None:
             outcome.refused = (self._faults.last, "any topic")
 
     def _abandon(self) -> None:
@@ -113,7 +120,7 @@ class KafkaProducer:
         if client is not None:
             with suppress(KafkaException):
                 client.purge()
-                client.flush(SLICE_SECONDS)
+                client.flush(PRODUCER_POLL_SECONDS)
 
     def _producer(self) -> Producer:
         if self._client is None:
@@ -128,7 +135,7 @@ class KafkaProducer:
                 "queue.buffering.max.kbytes": 32 * 1024,
                 "topic.metadata.propagation.max.ms": 3_000,
             }
-            self._client = connect(Producer, settings, self._faults)
+            self._client = connect_kafka(Producer, settings, self._faults)
         return self._client
 
     def _refused(self, error: KafkaError, topic: str, confirmed: int) -> AnalyticsError:
@@ -137,4 +144,4 @@ class KafkaProducer:
             return AnalyticsError(
                 f"Kafka at {self._config.brokers}: {doing}: {error.str()}. Make the record smaller, or raise the topic's max.message.bytes."
             )
-        return as_ours(error, self._config.brokers, doing, self._faults)
+        return kafka_error_to_analytics_error(error, self._config.brokers, doing, self._faults)

@@ -13,7 +13,7 @@ Key = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Passage:
+class ReadProgress:
     """What is still open, how far each was read, what retention took, what cannot be read."""
 
     ranges: Sequence[Range]
@@ -21,7 +21,7 @@ class Passage:
     ends: dict[TopicPartition, int] = field(init=False)
     lost: list[Range] = field(default_factory=list)
     faults: dict[TopicPartition, AnalyticsError] = field(default_factory=dict)
-    placements: dict[Key, int] = field(default_factory=dict)
+    reposition_counts: dict[Key, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         keyed = {(each.topic_partition.topic, each.topic_partition.partition): each for each in self.ranges}
@@ -30,9 +30,9 @@ class Passage:
         self.open = {key: each for key, each in keyed.items() if each}
         self.ends = {each.topic_partition: each.start for each in self.ranges}
 
-    def placed_again(self, key: Key) -> int:
-        self.placements[key] = self.placements.get(key, 0) + 1
-        return self.placements[key]
+    def reposition(self, key: Key) -> int:
+        self.reposition_counts[key] = self.reposition_counts.get(key, 0) + 1
+        return self.reposition_counts[key]
 
     def reached(self, key: Key, position: int) -> None:
         """Everything before `position` was read or passed over; the range closes when that is all of it."""

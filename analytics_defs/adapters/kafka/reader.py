@@ -14,22 +14,22 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka.client import (
     AUTO_OFFSET_RESET,
-    DAMAGED,
+    CORRUPT_DATA_ERRORS,
     LOG_TRUNCATION,
     PARTITION_EOF,
-    Faults,
     KafkaConfig,
-    as_ours,
-    connect,
-    translated,
+    LastClientError,
+    connect_kafka,
+    kafka_error_to_analytics_error,
+    translate_kafka_error,
 )
-from analytics_defs.adapters.kafka.read_progress import Key, Passage
-from analytics_defs.adapters.kafka.records import record_of
+from analytics_defs.adapters.kafka.read_progress import Key, ReadProgress
+from analytics_defs.adapters.kafka.records import to_record
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.errors import AnalyticsError, TopicRecreated, Unavailable, Unreadable
-from analytics_defs.ports import Reading, Watermarks
+from analytics_defs.errors import AnalyticsError, CorruptRecordBatch, TopicRecreated, Unavailable
+from analytics_defs.ports import ReadResult, Watermarks
 
-SLICE_SECONDS = 0.05
+READER_POLL_SECONDS = 0.05
 """One wait for messages. Short, so that signals are served and positions are looked at."""
 MAX_DRAINED = 1_000
 """Messages taken from the client's queue at once: its lock and Python's are paid once for all of them."""
@@ -48,7 +48,7 @@ class KafkaReader:
         self._config = config
         self._watermarks = watermarks
         self._committed_only = committed_only
-        self._faults = Faults()
+        self._faults = LastClientError()
         self._client: Consumer | None = None
         self._taken: deque[Message] = deque()
         """Taken from the client and not yet given, in the client's order."""
@@ -63,20 +63,20 @@ class KafkaReader:
         if client is not None:
             client.close()
 
-    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
         """See `ports.EventLog.read`."""
-        passage = Passage(ranges)
+        passage = ReadProgress(ranges)
         records: dict[TopicPartition, list[Record]] = {each.topic_partition: [] for each in ranges}
-        with closing(self.messages(passage)) as messages:
+        with closing(self.read_messages(passage)) as messages:
             for topic_partition, message in messages:
-                record = record_of(topic_partition, message)
+                record = to_record(topic_partition, message)
                 if not admit(record):
                     break
                 records[topic_partition].append(record)
         given = tuple(chain.from_iterable(records[each] for each in sorted(records)))
-        return Reading(given, passage.ends, tuple(passage.lost), passage.faults)
+        return ReadResult(given, passage.ends, tuple(passage.lost), passage.faults)
 
-    def messages(self, passage: Passage) -> Generator[tuple[TopicPartition, Message], None, None]:
+    def read_messages(self, passage: ReadProgress) -> Generator[tuple[TopicPartition, Message], None, None]:
         """The records of the open ranges, by partition in the order of offsets, until all ranges are read or end with a fault.
 
         Who stops early gets the last message again in the next pass; it is not counted as read.
@@ -110,10 +110,10 @@ class KafkaReader:
 
     def _consumer(self) -> Consumer:
         if self._client is None:
-            self._client = connect(Consumer, self._config.consumer(committed_only=self._committed_only), self._faults)
+            self._client = connect_kafka(Consumer, self._config.consumer(committed_only=self._committed_only), self._faults)
         return self._client
 
-    def _place(self, passage: Passage) -> None:
+    def _place(self, passage: ReadProgress) -> None:
         """Put the client on the open ranges; those that go on where it stands stay as they are."""
         self._faults.clear()
         staying = {key for key, whole in passage.open.items() if self._at.get(key) == whole.start}
@@ -135,14 +135,14 @@ class KafkaReader:
             self._taken = deque(each for each in self._taken if (each.topic(), each.partition()) not in gone)
             self._at = {key: offset for key, offset in self._at.items() if key not in gone}
 
-    def _reached(self, key: Key, position: int, passage: Passage) -> None:
+    def _reached(self, key: Key, position: int, passage: ReadProgress) -> None:
         """Go on from here, or no further: nobody idle asks the broker for more than was wanted."""
         self._at[key] = position
         passage.reached(key, position)
         if key not in passage.open:
             self._set_aside({key})
 
-    def _wait(self, passage: Passage) -> None:
+    def _wait(self, passage: ReadProgress) -> None:
         """Until messages arrived, or the client passed over what was left without giving any."""
         client = self._consumer()
         patience = self._config.read_timeout.total_seconds()
@@ -151,14 +151,14 @@ class KafkaReader:
             with self._translated(f"reading {passage}"):
                 if self._passed_over(client, passage):
                     deadline = time.monotonic() + patience
-                elif (first := client.poll(SLICE_SECONDS)) is not None:
+                elif (first := client.poll(READER_POLL_SECONDS)) is not None:
                     self._taken.append(first)
                     self._taken.extend(client.consume(MAX_DRAINED, 0))
                     self._faults.clear()
-                elif self._faults.refused or time.monotonic() > deadline:
+                elif self._faults.authentication_error or time.monotonic() > deadline:
                     raise self._nothing_arrived(passage)
 
-    def _passed_over(self, client: Consumer, passage: Passage) -> bool:
+    def _passed_over(self, client: Consumer, passage: ReadProgress) -> bool:
         """Whether the client moved on over offsets without records: its position follows markers and aborted records, no message tells.
 
         A partition that was just placed has no position until the client gave or passed over something of it.
@@ -171,25 +171,25 @@ class KafkaReader:
                 moved = True
         return moved
 
-    def _nothing_arrived(self, passage: Passage) -> AnalyticsError:
+    def _nothing_arrived(self, passage: ReadProgress) -> AnalyticsError:
         """Raises what the broker says itself, where it says something: that the topic is gone, for one."""
         fault = self._faults.last
         if fault is None:
-            stable = {each: self._watermarks(each.topic_partition).stable for each in passage.open.values()}
+            stable = {each: self._watermarks(each.topic_partition).last_stable_offset for each in passage.open.values()}
             held = [f"{each.topic_partition} is stable up to {offset} only" for each, offset in stable.items() if offset < each.end]
             found = "; ".join([f"nothing arrived for {self._config.read_timeout.total_seconds():g} s", *held])
             open_transaction = ": a transaction is open" if held else ""
             return Unavailable(f"Kafka at {self._config.brokers}: reading {passage}: {found}{open_transaction}. The next run reads again.")
-        return as_ours(fault, self._config.brokers, f"reading {passage}")
+        return kafka_error_to_analytics_error(fault, self._config.brokers, f"reading {passage}")
 
-    def _event(self, key: Key, error: KafkaError, offset: int, passage: Passage) -> None:
+    def _event(self, key: Key, error: KafkaError, offset: int, passage: ReadProgress) -> None:
         """What the client says between records."""
         whole = passage.open.get(key)
         if whole is None and key[0]:
             return  # of a partition that is read no further: too late
-        if whole is None or error.code() not in OUT_OF_RANGE | DAMAGED | {PARTITION_EOF}:
-            raise as_ours(error, self._config.brokers, f"reading {passage}")
-        if error.code() in DAMAGED:
+        if whole is None or error.code() not in OUT_OF_RANGE | CORRUPT_DATA_ERRORS | {PARTITION_EOF}:
+            raise kafka_error_to_analytics_error(error, self._config.brokers, f"reading {passage}")
+        if error.code() in CORRUPT_DATA_ERRORS:
             self._damaged(key, error, offset, passage)
         elif error.code() == PARTITION_EOF:
             self._reached(key, max(self._at[key], offset), passage)
@@ -198,7 +198,7 @@ class KafkaReader:
         else:
             self._out_of_range(key, whole, passage)
 
-    def _damaged(self, key: Key, error: KafkaError, offset: int, passage: Passage) -> None:
+    def _damaged(self, key: Key, error: KafkaError, offset: int, passage: ReadProgress) -> None:
         """The client skips a damaged record batch and goes on behind it; nothing behind it may be taken before what it held is known."""
         whole = passage.open[key]
         if offset >= whole.end:
@@ -209,43 +209,43 @@ class KafkaReader:
 
     def _check_end(self, whole: Range) -> None:
         """The client met the end of the log before the end of the range: fine only while the broker says there is more."""
-        high = self._watermarks(whole.topic_partition).high
+        high = self._watermarks(whole.topic_partition).high_watermark
         if high < whole.end:
             raise _cut_off(whole, high, f"the end of the range planned, {whole.end}")
 
-    def _out_of_range(self, key: Key, whole: Range, passage: Passage) -> None:
+    def _out_of_range(self, key: Key, whole: Range, passage: ReadProgress) -> None:
         """The broker has no such offset: retention was faster, or the log is another one."""
         position, marks = self._at[key], self._watermarks(whole.topic_partition)
-        if position > marks.high:
-            raise _cut_off(whole, marks.high, f"the next offset to read, {position}")
+        if position > marks.high_watermark:
+            raise _cut_off(whole, marks.high_watermark, f"the next offset to read, {position}")
         self._set_aside({key})
-        start = max(position, min(marks.low, whole.end))
+        start = max(position, min(marks.log_start_offset, whole.end))
         if start > position:
             passage.lost.append(Range(whole.topic_partition, position, start))
             passage.reached(key, start)
-        elif passage.placed_again(key) > MAX_PLACEMENTS:
+        elif passage.reposition(key) > MAX_PLACEMENTS:
             raise Unavailable(
                 f"Kafka at {self._config.brokers}: {whole}: the broker refuses offset {position}, although it says that the log "
-                f"has [{marks.low}, {marks.high}). A replica may be behind: the next run reads again."
+                f"has [{marks.log_start_offset}, {marks.high_watermark}). A replica may be behind: the next run reads again."
             )
         if key in passage.open:
             self._assign({key: start})
 
     def _translated(self, doing: str) -> AbstractContextManager[None]:
-        return translated(self._config.brokers, doing, self._faults)
+        return translate_kafka_error(self._config.brokers, doing, self._faults)
 
 
 def _cut_off(whole: Range, high: int, expected: str) -> TopicRecreated:
     topic = whole.topic_partition.topic
     return TopicRecreated(
         f"{whole.topic_partition}: the log ends at {high}, before {expected}: the topic was created again or its log was cut. "
-        f"Run `analytics accept-topic {topic}` to read the new one from its start; what was stored stays."
+        f"Run `analytics accept-recreated-topic {topic}` to read the new one from its start; what was stored stays."
     )
 
 
-def _unreadable(whole: Range, offset: int, error: KafkaError) -> Unreadable:
+def _unreadable(whole: Range, offset: int, error: KafkaError) -> CorruptRecordBatch:
     topic, partition = whole.topic_partition.topic, whole.topic_partition.partition
-    return Unreadable(
+    return CorruptRecordBatch(
         f"{whole.topic_partition}: the record batch at offset {offset} is damaged in Kafka: {error.str()} ({error.name()}). What lies "
         "before it was read; this partition waits, the others go on. Let another replica lead the partition, or restore the log segment. "
         f"Where no replica has the batch whole, give it up: remove the records of {topic}, partition {partition}, up to the first offset "

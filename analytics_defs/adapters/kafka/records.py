@@ -13,7 +13,7 @@ UNREADABLE_HEADERS: Final = (("(headers that are not UTF-8)", None),)
 """Stands for headers that the client cannot give."""
 
 
-def record_of(topic_partition: TopicPartition, message: Message) -> Record:
+def to_record(topic_partition: TopicPartition, message: Message) -> Record:
     kind, timestamp = message.timestamp()
     return Record(
         Source(topic_partition, message.offset() or 0),

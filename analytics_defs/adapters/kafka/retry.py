@@ -11,9 +11,9 @@ from confluent_kafka import KafkaError, KafkaException
 
 V = TypeVar("V")
 
-PAUSES_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+RETRY_WAIT_SECONDS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Each is cut at random, so that executors do not ask in step."""
-MOVING: Final = frozenset(
+LEADER_CHANGE_ERRORS: Final = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -30,15 +30,15 @@ MOVING: Final = frozenset(
 """What a broker answers while leaders or coordinators change."""
 
 
-def while_moving(limit_seconds: float, ask: Callable[[], V]) -> V:
+def retry_while_leader_changes(limit_seconds: float, ask: Callable[[], V]) -> V:
     """The answer to a request that bears to be repeated. Raises its last fault where another pause would pass the limit."""
     deadline = time.monotonic() + limit_seconds
-    pauses = iter(PAUSES_SECONDS)
+    pauses = iter(RETRY_WAIT_SECONDS)
     while True:
         try:
             return ask()
         except KafkaException as error:
             pause = next(pauses, None)
-            if pause is None or error.args[0].code() not in MOVING or time.monotonic() + pause > deadline:
+            if pause is None or error.args[0].code() not in LEADER_CHANGE_ERRORS or time.monotonic() + pause > deadline:
                 raise
         time.sleep(random.uniform(0, pause))

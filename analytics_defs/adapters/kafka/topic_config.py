@@ -9,10 +9,10 @@ from datetime import timedelta
 from confluent_kafka.admin import ConfigEntry
 from confluent_kafka.admin import TopicDescription as KafkaTopic
 
-from analytics_defs.core.monitoring.backlog import Kept
+from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.ports import TopicDescription
 
-Settings = Mapping[str, ConfigEntry]
+TopicSettings = Mapping[str, ConfigEntry]
 
 NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """What brokers older than topic ids answer."""
@@ -30,7 +30,7 @@ class TopicSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicShape:
+class TopicConfig:
     """A topic as it was set up. None where the broker does not tell, or not to us."""
 
     partitions: int
@@ -41,41 +41,41 @@ class TopicShape:
     max_message_bytes: int | None
 
 
-def description(topic: KafkaTopic) -> TopicDescription:
+def describe_topic(topic: KafkaTopic) -> TopicDescription:
     topic_id = str(topic.topic_id)
     return TopicDescription(topic.name, tuple(sorted(each.id for each in topic.partitions)), None if topic_id == NO_TOPIC_ID else topic_id)
 
 
-def policy(settings: Settings | None) -> frozenset[str] | None:
+def cleanup_policy(settings: TopicSettings | None) -> frozenset[str] | None:
     text = _setting(settings, "cleanup.policy")
     return None if text is None else frozenset(each.strip() for each in text.split(",") if each.strip())
 
 
-def kept(settings: Settings) -> Kept:
+def topic_retention(settings: TopicSettings) -> TopicRetention:
     """A topic that is compacted and nothing else loses old values, but no record for its age or the size of its log."""
-    found = policy(settings)
+    found = cleanup_policy(settings)
     if found is not None and "delete" not in found:
-        return Kept(timedelta.max)
+        return TopicRetention(timedelta.max)
     size = int(_setting(settings, "retention.bytes") or -1)
-    return Kept(_retention(settings), size if size >= 0 else None, int(_setting(settings, "segment.bytes") or 0))
+    return TopicRetention(_retention(settings), size if size >= 0 else None, int(_setting(settings, "segment.bytes") or 0))
 
 
-def shape(topic: KafkaTopic, settings: Settings | None) -> TopicShape:
+def parse_topic_config(topic: KafkaTopic, settings: TopicSettings | None) -> TopicConfig:
     max_message_bytes = _setting(settings, "max.message.bytes")
-    return TopicShape(
+    return TopicConfig(
         partitions=len(topic.partitions),
         replication=min((len(each.replicas) for each in topic.partitions), default=0),
-        cleanup_policy=policy(settings),
+        cleanup_policy=cleanup_policy(settings),
         retention=_retention(settings),
         max_message_bytes=None if max_message_bytes is None else int(max_message_bytes),
     )
 
 
-def _setting(settings: Settings | None, name: str) -> str | None:
+def _setting(settings: TopicSettings | None, name: str) -> str | None:
     return settings[name].value if settings is not None and name in settings else None
 
 
-def _retention(settings: Settings | None) -> timedelta | None:
+def _retention(settings: TopicSettings | None) -> timedelta | None:
     text = _setting(settings, "retention.ms")
     if text is None:
         return None

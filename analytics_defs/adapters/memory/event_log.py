@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from analytics_defs.adapters.memory.locking import Locked, atomic
+from analytics_defs.adapters.memory.locking import LockedStore, atomic
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import AnalyticsError, Missing, TopicRecreated, Unavailable, Unreadable
-from analytics_defs.ports import Reading, Survey, TopicDescription, Watermarks
+from analytics_defs.errors import AnalyticsError, CorruptRecordBatch, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.ports import PartitionWatermarks, ReadResult, TopicDescription, Watermarks
 
 
 class Marker(Enum):
@@ -40,7 +40,7 @@ class _Partition:
         return len(self.entries)
 
 
-class MemoryLog(Locked):
+class MemoryEventLog(LockedStore):
     """A broker with its topics and one group's offsets."""
 
     def __init__(self, topic_ids: bool = True) -> None:
@@ -113,7 +113,7 @@ class MemoryLog(Locked):
         self._topics[topic][partition].low = max(low, self._topics[topic][partition].low)
 
     @atomic
-    def cut(self, topic: str, partition: int, high: int) -> None:
+    def truncate(self, topic: str, partition: int, high: int) -> None:
         """A broker forgets everything from `high` on, though it was confirmed: what follows is written over it."""
         del self._topics[topic][partition].entries[high:]
 
@@ -123,7 +123,7 @@ class MemoryLog(Locked):
         self._topics[topic][partition].entries[offset].damaged = True
 
     @atomic
-    def mend(self, topic: str, partition: int, offset: int) -> None:
+    def repair(self, topic: str, partition: int, offset: int) -> None:
         """A replica that has the record whole leads again."""
         self._topics[topic][partition].entries[offset].damaged = False
 
@@ -133,12 +133,12 @@ class MemoryLog(Locked):
         self._hidden.add((topic, partition, offset))
 
     @atomic
-    def silence(self, topic: str, partition: int) -> None:
+    def make_unavailable(self, topic: str, partition: int) -> None:
         """The partition has no leader: nobody answers for it."""
         self._silent.add((topic, partition))
 
     @atomic
-    def speak(self, topic: str, partition: int) -> None:
+    def make_available(self, topic: str, partition: int) -> None:
         """It has one again."""
         self._silent.remove((topic, partition))
 
@@ -163,7 +163,7 @@ class MemoryLog(Locked):
         return {each: self._watermarks(self._led(each)) for each in partitions}
 
     @atomic
-    def survey(self, partitions: Iterable[TopicPartition]) -> Survey:
+    def available_watermarks(self, partitions: Iterable[TopicPartition]) -> PartitionWatermarks:
         marks: dict[TopicPartition, Watermarks] = {}
         silent: dict[TopicPartition, AnalyticsError] = {}
         for each in partitions:
@@ -173,10 +173,10 @@ class MemoryLog(Locked):
                 silent[each] = fault
         if silent and not marks:
             raise next(iter(silent.values()))
-        return Survey(marks, silent)
+        return PartitionWatermarks(marks, silent)
 
     @atomic
-    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> Reading:
+    def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
         ends = {each.topic_partition: each.start for each in ranges}
         records: list[Record] = []
         lost: list[Range] = []
@@ -191,13 +191,15 @@ class MemoryLog(Locked):
             if gone > each.start:
                 lost.append(Range(each.topic_partition, each.start, gone))
             ends[each.topic_partition] = gone
-            for offset in range(gone, min(each.end, self._watermarks(partition).stable)):
+            for offset in range(gone, min(each.end, self._watermarks(partition).last_stable_offset)):
                 if partition.entries[offset].damaged:
-                    faults[each.topic_partition] = Unreadable(f"{each.topic_partition}: the record batch at offset {offset} is damaged")
+                    faults[each.topic_partition] = CorruptRecordBatch(
+                        f"{each.topic_partition}: the record batch at offset {offset} is damaged"
+                    )
                     break
                 record = self._committed_record(each.topic_partition, offset)
                 if record is not None and not admit(record):
-                    return Reading(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
+                    return ReadResult(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
                 records += [record] if record is not None else []
                 ends[each.topic_partition] = offset + 1
             if each.end > partition.high:
@@ -206,10 +208,10 @@ class MemoryLog(Locked):
                 )
             if ends[each.topic_partition] < each.end and each.topic_partition not in faults:
                 raise Unavailable(f"{each}: nothing arrives from {ends[each.topic_partition]} on: a transaction is open")
-        return Reading(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
+        return ReadResult(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
 
     @atomic
-    def explain(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
         self._hidden.clear()
         gaps = [self._explained(hole.topic_partition, offset) for hole in holes for offset in range(hole.start, hole.end)]
         merged: list[Gap] = []
@@ -236,7 +238,7 @@ class MemoryLog(Locked):
     def _partition(self, topic_partition: TopicPartition) -> _Partition:
         found = self._topics.get(topic_partition.topic, {}).get(topic_partition.partition)
         if found is None:
-            raise Missing(f"{topic_partition}: unknown topic or partition")
+            raise ResourceMissing(f"{topic_partition}: unknown topic or partition")
         return found
 
     def _led(self, topic_partition: TopicPartition) -> _Partition:

@@ -6,67 +6,77 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from analytics_defs.adapters.memory.locking import Locked, atomic
-from analytics_defs.core.counter_adjustments import ADJUSTING_LANE, Adjustment, CounterItem
-from analytics_defs.core.hours.retention import LettersTaken
-from analytics_defs.core.hours.revision import Revision
-from analytics_defs.core.ingest.batch_accounting import added, distinct_marks, head_moves, hourly, totals
-from analytics_defs.core.ledger import Batch, BatchRecord, Head, Lease, RangeRecord, Seal, Snapshot, TopicState
+from analytics_defs.adapters.memory.locking import LockedStore, atomic
+from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, Adjustment, CounterItem
+from analytics_defs.core.hours.retention import DeadLetterExpiry
+from analytics_defs.core.hours.revision import ArchiveRevision
+from analytics_defs.core.ingest.batch_accounting import (
+    checkpoint_changes,
+    counter_increments,
+    hourly_increments,
+    require_distinct_redrives,
+    sum_counters,
+)
+from analytics_defs.core.ledger import Batch, BatchRecord, Checkpoint, ClosedRange, Lease, LedgerSnapshot, PlatformId, TopicState
 from analytics_defs.core.offsets import Source, TopicPartition
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
 
-class MemoryLedger(Locked):
+class MemoryLedger(LockedStore):
     """The durable account."""
 
     def __init__(self) -> None:
         super().__init__()
         self._topics: dict[str, TopicState] = {}
-        self._heads: dict[TopicPartition, Head] = {}
+        self._heads: dict[TopicPartition, Checkpoint] = {}
         self._pending: dict[str, Batch] = {}
         self._leases: dict[str, Lease] = {}
         self._records: dict[str, BatchRecord] = {}
-        self._ranges: dict[TopicPartition, list[tuple[int, RangeRecord]]] = {}
+        self._ranges: dict[TopicPartition, list[tuple[int, ClosedRange]]] = {}
         self._hours: dict[str, list[str]] = {}
         self._redriven: dict[Source, str] = {}
-        self._revisions: dict[str, list[Revision]] = {}
+        self._revisions: dict[str, list[ArchiveRevision]] = {}
         self._totals: dict[int, dict[str, int]] = {}
         self._hourly: dict[tuple[str, int], dict[str, int]] = {}
         self._adjustments: dict[CounterItem, list[Adjustment]] = {}
-        self._letters_taken: LettersTaken | None = None
-        self._seal: Seal | None = None
+        self._letters_taken: DeadLetterExpiry | None = None
+        self._seal: PlatformId | None = None
 
     @atomic
-    def snapshot(self) -> Snapshot:
-        return Snapshot(dict(self._topics), dict(self._heads), dict(self._pending), dict(self._leases), seal=self._seal)
+    def snapshot(self) -> LedgerSnapshot:
+        return LedgerSnapshot(dict(self._topics), dict(self._heads), dict(self._pending), dict(self._leases), platform_id=self._seal)
 
     @atomic
-    def put_seal(self, seal: Seal) -> Seal:
-        if self._seal is None or (self._seal.id == seal.id and self._seal.mark is None):
+    def register_platform_id(self, seal: PlatformId) -> PlatformId:
+        if self._seal is None or (self._seal.id == seal.id and self._seal.bucket_id is None):
             self._seal = seal
         return self._seal
 
     @atomic
     def open_topic(self, topic: TopicState) -> TopicState:
         known = self._topics.get(topic.topic)
-        if topic.generation == (known.generation + 1 if known else 0):
+        if topic.incarnation == (known.incarnation + 1 if known else 0):
             self._topics[topic.topic] = topic
         return self._topics[topic.topic]
 
     @atomic
-    def take(self, batch: Batch) -> bool:
+    def begin_batch(self, batch: Batch) -> bool:
         known = self._pending.get(batch.id)
         if known is not None and known.run_id == batch.run_id:
             return True
-        heads = {each: self._heads.get(each.topic_partition, Head(each.topic_partition, each.start, each.start)) for each in batch.ranges}
-        if batch.id in self._records or any(head.pending is not None or head.next != each.start for each, head in heads.items()):
+        heads = {
+            each: self._heads.get(each.topic_partition, Checkpoint(each.topic_partition, each.start, each.start)) for each in batch.ranges
+        }
+        if batch.id in self._records or any(
+            head.pending_batch_id is not None or head.next_offset != each.start for each, head in heads.items()
+        ):
             return False
-        self._heads |= {head.topic_partition: replace(head, pending=batch.id) for head in heads.values()}
+        self._heads |= {head.topic_partition: replace(head, pending_batch_id=batch.id) for head in heads.values()}
         self._pending[batch.id] = batch
         return True
 
     @atomic
-    def pending(self, batch_id: str) -> Batch | None:
+    def pending_batch(self, batch_id: str) -> Batch | None:
         return self._pending.get(batch_id)
 
     @atomic
@@ -75,46 +85,46 @@ class MemoryLedger(Locked):
         if batch is None:
             return False
         if batch.staged not in (None, digest):
-            raise Contradiction(f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {batch.staged}")
+            raise InconsistentState(f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {batch.staged}")
         self._pending[batch_id] = replace(batch, staged=digest)
         return True
 
     @atomic
-    def close(self, record: BatchRecord) -> bool:
+    def close_batch(self, record: BatchRecord) -> bool:
         batch = record.batch
-        distinct_marks(record)
-        if any(self._heads[each.topic_partition].pending != batch.id for each in batch.ranges):
+        require_distinct_redrives(record)
+        if any(self._heads[each.topic_partition].pending_batch_id != batch.id for each in batch.ranges):
             return False
         if again := [str(each.source) for each in record.redriven if each.source in self._redriven]:
-            raise Contradiction(f"batch {batch.id}: {', '.join(again)} were redriven before. Nothing was changed.")
+            raise InconsistentState(f"batch {batch.id}: {', '.join(again)} were redriven before. Nothing was changed.")
         for each in batch.ranges:
-            self._heads[each.topic_partition] = replace(self._heads[each.topic_partition], next=each.end, pending=None)
-        for topic_partition, move in head_moves(record).items():
+            self._heads[each.topic_partition] = replace(self._heads[each.topic_partition], next_offset=each.end, pending_batch_id=None)
+        for topic_partition, move in checkpoint_changes(record).items():
             head = self._heads[topic_partition]
             self._heads[topic_partition] = replace(head, totals=head.totals + move)
         for each, tally in zip(batch.ranges, record.tallies, strict=True):
             ranges = self._ranges.setdefault(each.topic_partition, [])
-            insort(ranges, (each.end, RangeRecord(each, batch.id, tally)), key=lambda item: item[0])
+            insort(ranges, (each.end, ClosedRange(each, batch.id, tally)), key=lambda item: item[0])
         self._records[batch.id] = record
         del self._pending[batch.id]
-        self._totals[batch.lane] = added([self._totals.get(batch.lane, {}), totals(record)])
-        for hour, counts in hourly(record).items():
-            self._hourly[hour, batch.lane] = added([self._hourly.get((hour, batch.lane), {}), counts])
+        self._totals[batch.lane] = sum_counters([self._totals.get(batch.lane, {}), counter_increments(record)])
+        for hour, counts in hourly_increments(record).items():
+            self._hourly[hour, batch.lane] = sum_counters([self._hourly.get((hour, batch.lane), {}), counts])
             insort(self._hours.setdefault(hour, []), batch.id)
         self._redriven |= {each.source: batch.id for each in record.redriven}
         return True
 
     @atomic
-    def record(self, batch_id: str) -> BatchRecord | None:
+    def batch_record(self, batch_id: str) -> BatchRecord | None:
         return self._records.get(batch_id)
 
     @atomic
-    def range_at(self, source: Source) -> RangeRecord | None:
-        after = self.ranges_after(source.topic_partition, source.offset, 1)
+    def closed_range_at(self, source: Source) -> ClosedRange | None:
+        after = self.closed_ranges_after(source.topic_partition, source.offset, 1)
         return after[0] if after and source.offset in after[0].range else None
 
     @atomic
-    def ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[RangeRecord]:
+    def closed_ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[ClosedRange]:
         ranges = self._ranges.get(topic_partition, [])
         first = bisect_right(ranges, offset, key=lambda item: item[0])
         return [each for _, each in ranges[first : first + limit]]
@@ -124,7 +134,7 @@ class MemoryLedger(Locked):
         return [self._records[each] for each in sorted(self._records, reverse=True)[:limit]]
 
     @atomic
-    def records_from(self, batch_id: str) -> Iterator[BatchRecord]:
+    def batch_records_from(self, batch_id: str) -> Iterator[BatchRecord]:
         return iter([self._records[each] for each in sorted(self._records) if each >= batch_id])
 
     @atomic
@@ -136,15 +146,15 @@ class MemoryLedger(Locked):
         return list(self._hours.get(hour, []))
 
     @atomic
-    def revision(self, hour: str) -> Revision | None:
+    def latest_revision(self, hour: str) -> ArchiveRevision | None:
         known = self._revisions.get(hour)
         return known[-1] if known else None
 
     @atomic
-    def revise(self, revision: Revision) -> Revision:
+    def put_revision(self, revision: ArchiveRevision) -> ArchiveRevision:
         known = self._revisions.setdefault(revision.hour, [])
         if revision.number > len(known) + 1:
-            raise Contradiction(
+            raise InconsistentState(
                 f"hour {revision.hour}: expected revision {len(known) + 1} next, found {revision.number}. Nothing was changed."
             )
         if revision.number == len(known) + 1:
@@ -152,30 +162,32 @@ class MemoryLedger(Locked):
         return known[revision.number - 1]
 
     @atomic
-    def letters_taken(self) -> LettersTaken | None:
+    def dead_letter_expiry(self) -> DeadLetterExpiry | None:
         return self._letters_taken
 
     @atomic
-    def take_letters(self, taken: LettersTaken) -> LettersTaken:
-        if self._letters_taken is None or self._letters_taken.through < taken.through:
+    def expire_dead_letters(self, taken: DeadLetterExpiry) -> DeadLetterExpiry:
+        if self._letters_taken is None or self._letters_taken.expired_through < taken.expired_through:
             self._letters_taken = taken
         return self._letters_taken
 
     @atomic
-    def redriven(self, sources: Sequence[Source]) -> Mapping[Source, str]:
+    def redriven_by(self, sources: Sequence[Source]) -> Mapping[Source, str]:
         return {each: self._redriven[each] for each in sources if each in self._redriven}
 
     @atomic
     def counters(self) -> Mapping[str, int]:
-        return added(list(self.counters_by_lane().values()))
+        return sum_counters(list(self.counters_by_lane().values()))
 
     @atomic
     def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
         adjusted = [each.counts for item, made in self._adjustments.items() if not item.hour for each in made]
-        return {lane: dict(counts) for lane, counts in self._totals.items()} | ({ADJUSTING_LANE: added(adjusted)} if adjusted else {})
+        return {lane: dict(counts) for lane, counts in self._totals.items()} | (
+            {ADJUSTMENT_LANE: sum_counters(adjusted)} if adjusted else {}
+        )
 
     @atomic
-    def counters_at_once(self, wanted: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
+    def read_counters_atomically(self, wanted: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
         return {
             each: dict(self._hourly.get((each.hour, each.lane), {}) if each.hour else self._totals.get(each.lane, {})) for each in wanted
         }
@@ -189,27 +201,27 @@ class MemoryLedger(Locked):
         return [each for made in self._adjustments.values() for each in made]
 
     @atomic
-    def adjust(self, adjustment: Adjustment) -> Adjustment:
-        made = self._adjustments.get(adjustment.of, [])
+    def put_adjustment(self, adjustment: Adjustment) -> Adjustment:
+        made = self._adjustments.get(adjustment.target, [])
         if adjustment.number > len(made) + 1:
-            raise Contradiction(
-                f"{adjustment.of}: expected adjustment {len(made) + 1} next, found {adjustment.number}. Nothing was changed."
+            raise InconsistentState(
+                f"{adjustment.target}: expected adjustment {len(made) + 1} next, found {adjustment.number}. Nothing was changed."
             )
         if adjustment.number == len(made) + 1:
-            made = self._adjustments[adjustment.of] = [*made, adjustment]
+            made = self._adjustments[adjustment.target] = [*made, adjustment]
         return made[adjustment.number - 1]
 
     @atomic
-    def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
+    def hourly_counters(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         adjusted = ((item.hour, each.counts) for item, made in self._adjustments.items() for each in made)
         found = [*((hour, counts) for (hour, _), counts in self._hourly.items()), *adjusted]
         hours = sorted({hour for hour, _ in found if hour and first <= hour <= last})
-        return {each: added([counts for hour, counts in found if hour == each]) for each in hours}
+        return {each: sum_counters([counts for hour, counts in found if hour == each]) for each in hours}
 
     @atomic
-    def renew(self, lease: Lease) -> None:
+    def renew_lease(self, lease: Lease) -> None:
         self._leases[lease.run_id] = lease
 
     @atomic
-    def release(self, run_id: str) -> None:
+    def release_lease(self, run_id: str) -> None:
         self._leases.pop(run_id, None)

@@ -8,10 +8,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-S = TypeVar("S", bound="Locked")
+S = TypeVar("S", bound="LockedStore")
 
 
-class Locked:
+class LockedStore:
     def __init__(self) -> None:
         self.lock = threading.RLock()
 

@@ -12,19 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analytics_defs.adapters import parquet_files
-from analytics_defs.core.hours.revision import Rows, digest_of, together
-from analytics_defs.core.storage.event_parquet import COLUMNS
+from analytics_defs.core.hours.revision import RowSummary, merge_summaries, row_digest
+from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS
 from analytics_defs.core.storage.staging_file import from_microseconds
-from analytics_defs.ports import Merged
+from analytics_defs.ports import MergedFile
 
 
 @contextmanager
-def memory_table() -> Iterator[MemoryTable]:
+def memory_workspace() -> Iterator[MemoryParquetWorkspace]:
     with tempfile.TemporaryDirectory(prefix="analytics-") as folder:
-        yield MemoryTable(folder)
+        yield MemoryParquetWorkspace(folder)
 
 
-class MemoryTable:
+class MemoryParquetWorkspace:
     """Implements `ports.Table`."""
 
     def __init__(self, folder: str) -> None:
@@ -38,23 +38,23 @@ class MemoryTable:
         Path(path).write_bytes(data)
         return path
 
-    def look(self, paths: Sequence[str]) -> Mapping[str, Rows | None]:
+    def summarize(self, paths: Sequence[str]) -> Mapping[str, RowSummary | None]:
         return {path: self._look(path) for path in paths}
 
-    def _look(self, path: str) -> Rows | None:
-        if not parquet_files.is_ours(path):
+    def _look(self, path: str) -> RowSummary | None:
+        if not parquet_files.has_event_schema(path):
             return None
         try:
-            return together(_row(row) for row in _integers(pq.read_table(path)).to_pylist())
+            return merge_summaries(_row(row) for row in _integers(pq.read_table(path)).to_pylist())
         except (pa.ArrowException, OSError):
             return None
 
-    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[Merged]:
+    def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[MergedFile]:
         if not paths:
             return []
         order = [(key, "ascending") for key in ("timestamp", "event_id", "topic", "partition", "offset")]
         table = pa.concat_tables([pq.read_table(path) for path in paths]).sort_by(order)
-        return list(parquet_files.write(table.to_batches(), self.path(name), max_bytes))
+        return list(parquet_files.write_sorted_rows(table.to_batches(), self.path(name), max_bytes))
 
 
 def _integers(table: pa.Table) -> pa.Table:
@@ -63,14 +63,14 @@ def _integers(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(fields))
 
 
-def _row(row: dict[str, object]) -> Rows:
-    texts = {name: _text(row[name], kind) for name, kind, _ in COLUMNS if name != "record_timestamp"}
+def _row(row: dict[str, object]) -> RowSummary:
+    texts = {name: _text(row[name], kind) for name, kind, _ in EVENT_COLUMNS if name != "record_timestamp"}
     digest = hashlib.md5("\x1f".join(texts.values()).encode(), usedforsecurity=False).hexdigest()
     time = from_microseconds(int(texts["timestamp"]))
     offset = int(texts["offset"])
-    return Rows(
+    return RowSummary(
         {texts["batch_id"]: 1},
-        digest_of(int(digest[:16], 16), int(digest[16:], 16)),
+        row_digest(int(digest[:16], 16), int(digest[16:], 16)),
         {texts["event_type"]: 1},
         {f"{texts['topic']}/{texts['partition']}": (offset, offset)},
         time,

@@ -32,8 +32,8 @@ class ManualClock:
         self.ms += int(by.total_seconds() * 1000)
 
 
-class InlineWorkers:
+class InlineTaskPool:
     """One job after the other, in the caller's thread."""
 
-    def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+    def run_all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         return [job() for job in jobs]

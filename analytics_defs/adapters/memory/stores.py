@@ -8,14 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 from analytics_defs.adapters.dynamodb.attribute_values import parse_document
-from analytics_defs.adapters.memory.locking import Locked, atomic
+from analytics_defs.adapters.memory.locking import LockedStore, atomic
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.ports import KEPT, REMEMBERED, Blob, Claims, Stat, StoredEvent
+from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, ClaimResult, ObjectInfo, StoredEvent, StoredObject
 
 
-class MemoryRecentEvents(Locked):
+class MemoryRecentEvents(LockedStore):
     """The table of recent events. `items` is what it holds, by id."""
 
     def __init__(self, unholdable: Callable[[Event], bool] = lambda _: False) -> None:
@@ -24,12 +24,16 @@ class MemoryRecentEvents(Locked):
         self._unholdable = unholdable
 
     @atomic
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         refused: dict[Source, Source] = {}
         pointers: set[Source] = set()
         for event in events:
             holder = self.items.get(event.id)
-            if holder and holder.source != event.record.source and holder.ttl > (batch_time + KEPT - REMEMBERED).timestamp():
+            if (
+                holder
+                and holder.source != event.record.source
+                and holder.ttl > (batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp()
+            ):
                 refused[event.record.source] = holder.source
                 continue
             if self._unholdable(event):
@@ -40,36 +44,36 @@ class MemoryRecentEvents(Locked):
                 event.timestamp,
                 event.record.source,
                 iso_milliseconds(batch_time),
-                int((batch_time + KEPT).timestamp()),
+                int((batch_time + RECENT_EVENTS_TTL).timestamp()),
                 None if self._unholdable(event) else parse_document(event.data),
             )
-        return Claims(refused, frozenset(pointers))
+        return ClaimResult(refused, frozenset(pointers))
 
     @atomic
-    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
+    def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
         return {each: self.items[each] for each in ids if each in self.items}
 
 
-class MemoryArchive(Locked):
+class MemoryObjectStore(LockedStore):
     """The bucket. `objects` is what it holds, by key."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.objects: dict[str, Blob] = {}
+        self.objects: dict[str, StoredObject] = {}
 
     @atomic
-    def put(self, blobs: Sequence[Blob]) -> None:
+    def put(self, blobs: Sequence[StoredObject]) -> None:
         self.objects |= {blob.key: blob for blob in blobs}
 
     @atomic
-    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
-        there = [found for blob in blobs if (found := self.fetch(blob.key))]
+    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        there = [found for blob in blobs if (found := self.get_object(blob.key))]
         taken = {blob.key for blob in there}
         self.objects |= {blob.key: blob for blob in blobs if blob.key not in taken}
         return there
 
     @atomic
-    def put_if_absent(self, blob: Blob) -> bytes:
+    def put_if_absent(self, blob: StoredObject) -> bytes:
         return self.objects.setdefault(blob.key, blob).body
 
     @atomic
@@ -78,14 +82,14 @@ class MemoryArchive(Locked):
         return found.body if found else None
 
     @atomic
-    def fetch(self, key: str) -> Blob | None:
+    def get_object(self, key: str) -> StoredObject | None:
         found = self.objects.get(key)
         return found and replace(found, metadata={name.lower(): value for name, value in found.metadata.items()})
 
     @atomic
-    def stat(self, key: str) -> Stat | None:
-        found = self.fetch(key)
-        return Stat(len(found.body), found.metadata) if found else None
+    def head(self, key: str) -> ObjectInfo | None:
+        found = self.get_object(key)
+        return ObjectInfo(len(found.body), found.metadata) if found else None
 
     @atomic
     def download(self, key: str, path: str) -> bool:
@@ -97,10 +101,10 @@ class MemoryArchive(Locked):
 
     @atomic
     def upload(self, key: str, path: str, content_type: str) -> None:
-        self.objects[key] = Blob(key, Path(path).read_bytes(), content_type, {})
+        self.objects[key] = StoredObject(key, Path(path).read_bytes(), content_type, {})
 
     @atomic
-    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
         if not over(self.get(blob.key)):
             return False
         self.objects[blob.key] = blob
@@ -112,5 +116,5 @@ class MemoryArchive(Locked):
             self.objects.pop(key, None)
 
     @atomic
-    def keys(self, prefix: str) -> Iterator[str]:
+    def list_keys(self, prefix: str) -> Iterator[str]:
         return iter(sorted(key for key in self.objects if key.startswith(prefix)))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
-from analytics_defs.errors import Denied, Unavailable
+from analytics_defs.errors import AccessDenied, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -19,7 +19,7 @@ _DENIED = {"401", "403", "AccessDenied", "BucketAlreadyExists", "ExpiredToken", 
 
 
 def bucket_exists(config: ObjectStoreConfig) -> bool:
-    """Raises Denied where the bucket is somebody else's or the credentials do not fit."""
+    """Raises AccessDenied where the bucket is somebody else's or the credentials do not fit."""
     from botocore.exceptions import ClientError
 
     with _s3(config, "looking for it") as client:
@@ -75,10 +75,10 @@ def _s3(config: ObjectStoreConfig, doing: str) -> Iterator[S3Client]:
     except ClientError as error:
         code, said = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in _DENIED:
-            raise Denied(f"{what}: {code} {said}. Correct the credentials, their permissions, or ARCHIVE_BUCKET_NAME.") from error
+            raise AccessDenied(f"{what}: {code} {said}. Correct the credentials, their permissions, or ARCHIVE_BUCKET_NAME.") from error
         raise Unavailable(f"{what}: the store answered {code} {said}. It is safe to try again.") from error
     except NoCredentialsError as error:
-        raise Denied(f"{what}: the SDK found no credentials. Give it some, or set MINIO_ENDPOINT for a store of your own.") from error
+        raise AccessDenied(f"{what}: the SDK found no credentials. Give it some, or set MINIO_ENDPOINT for a store of your own.") from error
     except BotoCoreError as error:
         raise Unavailable(f"{what}: {error}. Is the store up and reachable from here? It is safe to try again.") from error
     finally:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from analytics_defs.errors import Denied
+from analytics_defs.errors import AccessDenied
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3CredentialProvider, S3Store
@@ -41,11 +41,11 @@ class ObjectStoreConfig:
     """No retry starts later than this after the first try."""
     max_in_flight: int = 32
     """Requests of `put` at the same moment, over all callers."""
-    unpacks_tars: bool = False
+    snowball: bool = False
     """Whether to find out if the store unpacks tars, when many small objects are to be put, and to use it."""
 
 
-def connect(config: ObjectStoreConfig) -> S3Store:
+def connect_object_store(config: ObjectStoreConfig) -> S3Store:
     """Nothing is asked of the store yet."""
     from obstore.store import S3Store
 
@@ -91,7 +91,7 @@ def _sdk_credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
 
     session = boto3.Session(region_name=config.region)
     if session.get_credentials() is None:
-        raise Denied(
+        raise AccessDenied(
             f"Amazon S3, bucket {config.bucket}: the SDK found no credentials, neither in the environment nor in profiles nor from a role. "
             "Give it some, or set MINIO_ENDPOINT for a store of your own."
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceMissing, Unavailable
 
 _DENIED = {
     "AccessDenied",
@@ -32,7 +32,7 @@ _REFUSED = re.compile(r'\bmessage: "([^"]{1,100})"')
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class BucketLocation:
     """A bucket, for messages."""
 
     store: str
@@ -45,7 +45,7 @@ class Where:
 
 
 @contextmanager
-def translated(where: Where, doing: str, *keys: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def translate_object_store_error(where: BucketLocation, doing: str, *keys: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Whatever obstore raises inside becomes one of our errors, except `but`, which passes; a missing bucket never does."""
     from obstore.exceptions import BaseError
 
@@ -57,12 +57,12 @@ def translated(where: Where, doing: str, *keys: str, but: tuple[type[Exception],
         raise _fault(f"{where.of(*keys)}: {doing} failed", error) from error
 
 
-def refused(error: AnalyticsError) -> bool:
+def is_access_denied(error: AnalyticsError) -> bool:
     """Whether the store answered that this request is wrong or not allowed, rather than that it cannot now, or nothing at all."""
-    return (_found(_STATUS, str(error.__cause__)) or "").startswith("4") or isinstance(error, Denied)
+    return (_found(_STATUS, str(error.__cause__)) or "").startswith("4") or isinstance(error, AccessDenied)
 
 
-def cut_short(error: AnalyticsError) -> bool:
+def is_truncated_upload(error: AnalyticsError) -> bool:
     """Whether the store says that it did not get the whole body. MinIO does where it is too busy, as a 400: the client gives up."""
     return _found(_CODE, str(error.__cause__)) == "IncompleteBody"
 
@@ -74,11 +74,13 @@ def _fault(what: str, error: Exception) -> AnalyticsError:
     status, code = _found(_STATUS, text), _found(_CODE, text)
     answer = " ".join(filter(None, (status, code, _found(_SAID, text)))) or _first_sentence(text)
     if code == "NoSuchBucket":
-        return Missing(f"{what}: the bucket does not exist. Create it (`analytics setup`), or correct ARCHIVE_BUCKET_NAME.")
+        return ResourceMissing(f"{what}: the bucket does not exist. Create it (`analytics setup`), or correct ARCHIVE_BUCKET_NAME.")
     if code in _DENIED or status in {"401", "403"} or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-        return Denied(f"{what}: {answer}. Correct the credentials, their permissions on this bucket, or the region; nothing was dropped.")
+        return AccessDenied(
+            f"{what}: {answer}. Correct the credentials, their permissions on this bucket, or the region; nothing was dropped."
+        )
     if alien := _found(_UNREADABLE, text):
-        return Contradiction(
+        return InconsistentState(
             f"{what}: nobody here wrote {alien!r}, whose name this client cannot take (an empty segment, `.`, `..`, a control character), "
             "and it ends the listing. Move it elsewhere; nothing was changed."
         )

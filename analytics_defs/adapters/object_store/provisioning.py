@@ -11,27 +11,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from analytics_defs.adapters.dynamodb.requests import Dynamo
-from analytics_defs.adapters.dynamodb.tables import Table, create_tables, table_faults
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
+from analytics_defs.adapters.dynamodb.tables import TableSchema, create_tables, table_mismatches
 from analytics_defs.adapters.kafka.admin import KafkaAdmin
-from analytics_defs.adapters.kafka.event_log import KafkaConfig, KafkaLog
-from analytics_defs.adapters.kafka.topic_config import TopicShape, TopicSpec
+from analytics_defs.adapters.kafka.client import KafkaConfig
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
+from analytics_defs.adapters.kafka.topic_config import TopicConfig, TopicSpec
 from analytics_defs.adapters.object_store.bucket import bucket_exists, create_bucket
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.storage.object_keys import staging_key
-from analytics_defs.errors import Contradiction, Denied, Missing
-from analytics_defs.ports import Blob
+from analytics_defs.errors import AccessDenied, InconsistentState, ResourceMissing
+from analytics_defs.ports import StoredObject
 
-Question = tuple[str, Callable[[], str]]
+ProvisioningCheck = tuple[str, Callable[[], str]]
 
-NO_PARTITION: Final = 2_147_483_647
+PROBE_PARTITION: Final = 2_147_483_647
 """A partition that no topic has: setting a group's offset there is refused, after the group's permission was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
-class TopicsWanted:
+class TopicRequirements:
     """The topics to read, and how to make those that are missing."""
 
     names: tuple[str, ...]
@@ -42,22 +43,22 @@ class TopicsWanted:
     create: bool = True
 
 
-class KafkaGround:
+class KafkaProvisioner:
     """Topics, and the group."""
 
     name = "Kafka"
 
-    def __init__(self, config: KafkaConfig, wanted: TopicsWanted) -> None:
+    def __init__(self, config: KafkaConfig, wanted: TopicRequirements) -> None:
         self._config = config
         self._wanted = wanted
         self._admin = KafkaAdmin(config)
-        self._log = KafkaLog(config)
+        self._log = KafkaEventLog(config)
 
     def close(self) -> None:
         self._admin.close()
         self._log.close()
 
-    def prepare(self) -> list[str]:
+    def provision(self) -> list[str]:
         """A topic that may not be created is no fault: it is said, and read from its start once somebody made it."""
         missing = self._missing()
         if not missing:
@@ -67,10 +68,10 @@ class KafkaGround:
         specs = [TopicSpec(name, self._wanted.partitions, self._wanted.replication) for name in missing]
         try:
             return [f"topic {name}: created, {self._wanted.partitions} partitions" for name in self._admin.create_topics(specs)]
-        except Denied as fault:
+        except AccessDenied as fault:
             return [f"topics {', '.join(missing)}: not there, and not allowed to be created from here ({fault})"]
 
-    def questions(self) -> list[Question]:
+    def checks(self) -> list[ProvisioningCheck]:
         return [
             ("topics", self._topics),
             ("settings of topics", self._settings),
@@ -85,7 +86,7 @@ class KafkaGround:
     def _topics(self) -> str:
         found = self._log.topics(self._wanted.names)
         if missing := [name for name in self._wanted.names if name not in found]:
-            raise Missing(
+            raise ResourceMissing(
                 f"Kafka at {self._config.brokers}: no topic {', '.join(missing)}. `analytics setup` creates it, or correct KAFKA_TOPICS."
             )
         return ", ".join(f"{topic.name} ({len(topic.partitions)} partitions)" for topic in found.values())
@@ -100,17 +101,21 @@ class KafkaGround:
     def _reading(self) -> str:
         partitions = self._partitions()
         marks = self._log.watermarks(partitions)
-        oldest = [Range(each, marks[each].low, marks[each].low + 1) for each in partitions if marks[each].stable > marks[each].low]
+        oldest = [
+            Range(each, marks[each].log_start_offset, marks[each].log_start_offset + 1)
+            for each in partitions
+            if marks[each].last_stable_offset > marks[each].log_start_offset
+        ]
         reading = self._log.read(oldest, lambda _: True) if oldest else None
-        for fault in reading.faults.values() if reading else ():
+        for fault in reading.errors.values() if reading else ():
             raise fault
         return f"{len(reading.records) if reading else 0} records of {len(partitions)} partitions; those partitions without one are empty"
 
     def _group(self) -> str:
         offsets = self._log.committed(self._partitions())
         try:
-            self._log.commit({TopicPartition(self._wanted.names[0], 0, NO_PARTITION): 0})
-        except Missing:
+            self._log.commit({TopicPartition(self._wanted.names[0], 0, PROBE_PARTITION): 0})
+        except ResourceMissing:
             pass  # refused for the partition: the group's permission was looked at before
         known = sum(offset is not None for offset in offsets.values())
         return f"group {self._config.group_id}: may be read and set; {known} of {len(offsets)} partitions have an offset"
@@ -120,7 +125,7 @@ class KafkaGround:
         return [TopicPartition(topic.name, 0, number) for topic in found.values() for number in topic.partitions]
 
 
-def _shape(shape: TopicShape, max_event_bytes: int) -> str:
+def _shape(shape: TopicConfig, max_event_bytes: int) -> str:
     policy = "unknown cleanup" if shape.cleanup_policy is None else "+".join(sorted(shape.cleanup_policy))
     retention = (
         "" if shape.retention is None else f", kept {shape.retention.days} days" if shape.retention.days < 36_500 else ", kept for ever"
@@ -130,27 +135,27 @@ def _shape(shape: TopicShape, max_event_bytes: int) -> str:
     return f"{policy}{retention}, replication {shape.replication}{note}"
 
 
-class DynamoGround:
+class DynamoProvisioner:
     """The three tables."""
 
     name = "DynamoDB"
 
-    def __init__(self, dynamo: Dynamo, tables: Sequence[Table]) -> None:
+    def __init__(self, dynamo: DynamoClient, tables: Sequence[TableSchema]) -> None:
         self._dynamo = dynamo
         self._tables = tables
 
     def close(self) -> None:
         self._dynamo.close()
 
-    def prepare(self) -> list[str]:
+    def provision(self) -> list[str]:
         return create_tables(self._dynamo, self._tables)
 
-    def questions(self) -> list[Question]:
+    def checks(self) -> list[ProvisioningCheck]:
         return [("tables", self._shapes), ("reading items", self._reading), ("writing items", self._writing)]
 
     def _shapes(self) -> str:
-        if faults := table_faults(self._dynamo, self._tables):
-            raise Missing("\n".join(faults))
+        if faults := table_mismatches(self._dynamo, self._tables):
+            raise ResourceMissing("\n".join(faults))
         return ", ".join(table.name for table in self._tables)
 
     def _reading(self) -> str:
@@ -178,39 +183,39 @@ class DynamoGround:
             ]
             refused = self._dynamo.transact(actions)
             if len(refused) != len(actions):
-                raise Contradiction(
-                    f"table {table.name} at {self._dynamo.config.where}: a write went through although its condition cannot hold"
+                raise InconsistentState(
+                    f"table {table.name} at {self._dynamo.config.describe_endpoint}: a write went through although its condition cannot hold"
                 )
         return "conditional put, update and delete in transactions"
 
 
-def _nobody(table: Table, what: str = "read") -> dict[str, dict[str, str]]:
+def _nobody(table: TableSchema, what: str = "read") -> dict[str, dict[str, str]]:
     return {name: {"S": f"~check {what}"} for name in table.keys}
 
 
-def _never(table: Table, probe: bool = False) -> dict[str, object]:
+def _never(table: TableSchema, probe: bool = False) -> dict[str, object]:
     key = table.keys[0]
     values = {"ExpressionAttributeValues": {":probe": {"S": "probe"}}} if probe else {}
     return {"ConditionExpression": f"attribute_exists({key}) AND attribute_not_exists({key})", **values}
 
 
-class BucketGround:
+class BucketProvisioner:
     """The archive's bucket."""
 
     name = "object store"
 
     def __init__(self, config: ObjectStoreConfig) -> None:
         self._config = config
-        self._archive = ObjectStoreArchive(config)
-        self._probe = Blob(staging_key(f"check-{uuid.uuid4().hex}"), b"probe", "text/plain", {"by": "analytics check"})
+        self._archive = S3ObjectStore(config)
+        self._probe = StoredObject(staging_key(f"check-{uuid.uuid4().hex}"), b"probe", "text/plain", {"by": "analytics check"})
 
     def close(self) -> None:
         self._archive.close()
 
-    def prepare(self) -> list[str]:
+    def provision(self) -> list[str]:
         return [f"bucket {self._config.bucket}: created"] if create_bucket(self._config) else []
 
-    def questions(self) -> list[Question]:
+    def checks(self) -> list[ProvisioningCheck]:
         return [
             ("bucket", self._bucket),
             ("writing, reading, listing and deleting objects", self._round),
@@ -219,30 +224,30 @@ class BucketGround:
         ]
 
     def _tars(self) -> str:
-        fault = self._archive.why_no_tars()
+        fault = self._archive.snowball_unavailable_reason()
         return f"one by one: {fault}" if fault else "in tars, which the store unpacks"
 
     def _bucket(self) -> str:
         if not bucket_exists(self._config):
-            raise Missing(f"{self._config.endpoint or 'Amazon S3'}: no bucket {self._config.bucket}. `analytics setup` creates it.")
+            raise ResourceMissing(f"{self._config.endpoint or 'Amazon S3'}: no bucket {self._config.bucket}. `analytics setup` creates it.")
         return self._config.bucket
 
     def _round(self) -> str:
         self._archive.put([self._probe])
         try:
-            if self._archive.get(self._probe.key) != self._probe.body or self._probe.key not in self._archive.keys(staging_key("")):
-                raise Contradiction(f"bucket {self._config.bucket}: {self._probe.key} was written, and is not there as it was written")
+            if self._archive.get(self._probe.key) != self._probe.body or self._probe.key not in self._archive.list_keys(staging_key("")):
+                raise InconsistentState(f"bucket {self._config.bucket}: {self._probe.key} was written, and is not there as it was written")
         finally:
             self._archive.delete([self._probe.key])
         return f"{self._probe.key} was there, and is gone"
 
     def _conditional(self) -> str:
         """The batch's staging file decides by it: a store that ignores `If-None-Match` must not be used."""
-        first, second = self._probe, Blob(self._probe.key, b"another", "text/plain", {})
+        first, second = self._probe, StoredObject(self._probe.key, b"another", "text/plain", {})
         held = self._archive.put_if_absent(first)
         try:
             if (held, self._archive.put_if_absent(second)) != (first.body, first.body):
-                raise Contradiction(
+                raise InconsistentState(
                     f"{self._config.endpoint or 'Amazon S3'}, bucket {self._config.bucket}: the store writes over an object although "
                     "`If-None-Match: *` forbids it. Use a newer version of it, or another store."
                 )

@@ -9,12 +9,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analytics_defs.adapters.object_store.client import ObjectStoreConfig, connect
-from analytics_defs.adapters.object_store.errors import Where, cut_short, translated
-from analytics_defs.adapters.object_store.snowball import Unpacking
-from analytics_defs.adapters.runtime.system import ThreadWorkers
+from analytics_defs.adapters.object_store.client import ObjectStoreConfig, connect_object_store
+from analytics_defs.adapters.object_store.errors import BucketLocation, is_truncated_upload, translate_object_store_error
+from analytics_defs.adapters.object_store.snowball import SnowballUpload
+from analytics_defs.adapters.runtime.system import ThreadTaskPool
 from analytics_defs.errors import Unavailable
-from analytics_defs.ports import Blob, Stat
+from analytics_defs.ports import ObjectInfo, StoredObject
 
 if TYPE_CHECKING:
     from obstore import Attributes, PutMode
@@ -28,66 +28,66 @@ _RACES = 5
 """How often a conditional write may lose against an object that is gone when it is read."""
 
 
-class ObjectStoreArchive:
+class S3ObjectStore:
     """`ports.Archive` on one bucket. Nothing connects before the first call."""
 
     def __init__(self, config: ObjectStoreConfig) -> None:
         self.config = config
-        self._where = Where(config.endpoint or "Amazon S3", config.bucket)
-        self._writers = ThreadWorkers(config.max_in_flight, "archive")
+        self._where = BucketLocation(config.endpoint or "Amazon S3", config.bucket)
+        self._writers = ThreadTaskPool(config.max_in_flight, "archive")
         self._once = threading.Lock()
-        self._unpacking = Unpacking(self, self._impatient, self._where) if config.unpacks_tars else None
+        self._unpacking = SnowballUpload(self, self._impatient, self._where) if config.snowball else None
 
     def close(self) -> None:
         """Waits for the writes under way. Not to be used afterwards; never needed for what was written."""
         self._writers.close()
 
-    def put(self, blobs: Sequence[Blob]) -> None:
+    def put(self, blobs: Sequence[StoredObject]) -> None:
         """One PUT an object, or one tar many. Objects not begun when one fails are left out.
 
         Threads measured better than one event loop here: two thirds of the CPU for a PUT, also beside threads that compute.
         """
         if self._unpacking:
             packed, blobs = self._unpacking.share_out(blobs)
-            unproven = self._writers.run([partial(self._unpacking.put, each) for each in packed])
+            unproven = self._writers.run_all([partial(self._unpacking.put, each) for each in packed])
             blobs = [*blobs, *(blob for each in unproven for blob in each)]
-        self._writers.run([partial(self._put, blob) for blob in blobs])
+        self._writers.run_all([partial(self._put, blob) for blob in blobs])
 
-    def _put(self, blob: Blob) -> None:
+    def _put(self, blob: StoredObject) -> None:
         import obstore
 
         for last in (False, False, True):
             try:
-                with translated(self._where, "write", blob.key):
+                with translate_object_store_error(self._where, "write", blob.key):
                     obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
             except Unavailable as fault:
-                if last or not cut_short(fault):
+                if last or not is_truncated_upload(fault):
                     raise
             else:
                 return
 
-    def why_no_tars(self) -> str | None:
+    def snowball_unavailable_reason(self) -> str | None:
         """Why `put` never puts small objects in tars. None: it does. The first call may write, and removes what it wrote."""
-        return self._unpacking.fault() if self._unpacking else "TAR_UNPACKING=off, or Amazon S3 itself"
+        return self._unpacking.unavailable_reason() if self._unpacking else "MINIO_SNOWBALL=off, or Amazon S3 itself"
 
-    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
-        return list(filter(None, self._writers.run([partial(self._put_new, blob) for blob in blobs])))
+    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        return list(filter(None, self._writers.run_all([partial(self._put_new, blob) for blob in blobs])))
 
-    def put_if_absent(self, blob: Blob) -> bytes:
+    def put_if_absent(self, blob: StoredObject) -> bytes:
         held = self._put_new(blob)
         return held.body if held else blob.body
 
-    def _put_new(self, blob: Blob) -> Blob | None:
+    def _put_new(self, blob: StoredObject) -> StoredObject | None:
         """What was there, None where it was written."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
         for _ in range(_RACES):
             try:
-                with translated(self._where, "write if absent", blob.key, but=(AlreadyExistsError,)):
+                with translate_object_store_error(self._where, "write if absent", blob.key, but=(AlreadyExistsError,)):
                     obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="create", use_multipart=False)
             except AlreadyExistsError:
-                if (held := self.fetch(blob.key)) is not None:
+                if (held := self.get_object(blob.key)) is not None:
                     return held
             else:
                 return None
@@ -99,26 +99,26 @@ class ObjectStoreArchive:
         import obstore
 
         try:
-            with translated(self._where, "read", key, but=(FileNotFoundError,)):
+            with translate_object_store_error(self._where, "read", key, but=(FileNotFoundError,)):
                 return obstore.get(self._store(), key).bytes().to_bytes()
         except FileNotFoundError:
             return None
 
-    def fetch(self, key: str) -> Blob | None:
+    def get_object(self, key: str) -> StoredObject | None:
         found = self._found(key)
         return found and found[0]
 
-    def stat(self, key: str) -> Stat | None:
+    def head(self, key: str) -> ObjectInfo | None:
         import obstore
 
         try:
-            with translated(self._where, "look at", key, but=(FileNotFoundError,)):
+            with translate_object_store_error(self._where, "look at", key, but=(FileNotFoundError,)):
                 answer = obstore.get(self._store(), key, options={"head": True})
         except FileNotFoundError:
             return None
         metadata = {name.lower(): value for name, value in answer.attributes.items()}
         metadata.pop("content-type", None)
-        return Stat(answer.meta["size"], metadata)
+        return ObjectInfo(answer.meta["size"], metadata)
 
     def download(self, key: str, path: str) -> bool:
         """One request a piece, each with the client's own limit of time. Into a file beside it first: what lies under `path` is whole."""
@@ -126,7 +126,7 @@ class ObjectStoreArchive:
 
         partial_path = Path(f"{path}.partial")
         try:
-            with translated(self._where, "read", key, but=(FileNotFoundError,)):
+            with translate_object_store_error(self._where, "read", key, but=(FileNotFoundError,)):
                 size = obstore.head(self._store(), key)["size"]
                 with partial_path.open("wb") as file:
                     for start in range(0, size, _PIECE):
@@ -139,10 +139,10 @@ class ObjectStoreArchive:
     def upload(self, key: str, path: str, content_type: str) -> None:
         import obstore
 
-        with translated(self._where, "write", key):
+        with translate_object_store_error(self._where, "write", key):
             obstore.put(self._store(), key, Path(path), attributes={"Content-Type": content_type}, chunk_size=_PIECE, max_concurrency=2)
 
-    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -152,23 +152,25 @@ class ObjectStoreArchive:
                 return False
             mode: PutMode = {"e_tag": held[1]} if held else "create"
             try:
-                with translated(self._where, "conditional write", blob.key, but=(AlreadyExistsError, PreconditionError, FileNotFoundError)):
+                with translate_object_store_error(
+                    self._where, "conditional write", blob.key, but=(AlreadyExistsError, PreconditionError, FileNotFoundError)
+                ):
                     obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 continue
             return True
         raise Unavailable(f"{self._where.of(blob.key)}: {_RACES} conditional writes were refused, each time because it had just changed")
 
-    def _found(self, key: str) -> tuple[Blob, str | None] | None:
+    def _found(self, key: str) -> tuple[StoredObject, str | None] | None:
         """The object, and its ETag."""
         import obstore
 
         try:
-            with translated(self._where, "read", key, but=(FileNotFoundError,)):
+            with translate_object_store_error(self._where, "read", key, but=(FileNotFoundError,)):
                 answer = obstore.get(self._store(), key)
                 attributes = {name.lower(): value for name, value in answer.attributes.items()}
                 content_type = attributes.pop("content-type", "")
-                return Blob(key, answer.bytes().to_bytes(), content_type, attributes), answer.meta["e_tag"]
+                return StoredObject(key, answer.bytes().to_bytes(), content_type, attributes), answer.meta["e_tag"]
         except FileNotFoundError:
             return None
 
@@ -176,16 +178,16 @@ class ObjectStoreArchive:
         import obstore
 
         if keys:
-            with translated(self._where, "delete", *keys):
+            with translate_object_store_error(self._where, "delete", *keys):
                 obstore.delete(self._store(), list(keys))
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def list_keys(self, prefix: str) -> Iterator[str]:
         """`prefix` is empty or ends in a slash: object stores list folders."""
         import obstore
 
         if prefix and not prefix.endswith("/"):
             raise ValueError(f"{prefix!r}: expected a folder that ends in a slash, or nothing")
-        with translated(self._where, "list", prefix):
+        with translate_object_store_error(self._where, "list", prefix):
             for page in obstore.list(self._store(), prefix, chunk_size=_LISTED_AT_ONCE):
                 yield from (found["path"] for found in page)
 
@@ -206,9 +208,9 @@ class ObjectStoreArchive:
         return self._connect(replace(self.config, max_retries=0))
 
     def _connect(self, config: ObjectStoreConfig) -> S3Store:
-        with translated(self._where, "use"):
-            return connect(config)
+        with translate_object_store_error(self._where, "use"):
+            return connect_object_store(config)
 
 
-def _attributes(blob: Blob) -> Attributes:
+def _attributes(blob: StoredObject) -> Attributes:
     return {"Content-Type": blob.content_type, **blob.metadata}

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from functools import lru_cache
 
-from analytics_defs.ports import Blob
+from analytics_defs.ports import StoredObject
 
 MAX_MEMBER_BYTES = 128 * 2**10
 """MinIO unpacks up to 16 objects of at most this size side by side, and larger ones one after the other (`cmd/untar.go`)."""
@@ -27,13 +27,13 @@ _NAME = re.compile(r"[A-Za-z0-9]+")
 _VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
-def lots(blobs: Sequence[Blob]) -> tuple[list[list[Blob]], list[Blob]]:
+def group_into_tars(blobs: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], list[StoredObject]]:
     """Objects to be put in one tar each, and those to be put one by one. Nothing is left out."""
-    small: list[Blob] = []
-    others: list[Blob] = []
+    small: list[StoredObject] = []
+    others: list[StoredObject] = []
     for blob in blobs:
         (small if fits(blob) else others).append(blob)
-    found: list[list[Blob]] = []
+    found: list[list[StoredObject]] = []
     room = 0
     for blob in small:
         size = len(blob.body) + sum(map(len, blob.metadata.values())) + 4 * _BLOCK
@@ -46,7 +46,7 @@ def lots(blobs: Sequence[Blob]) -> tuple[list[list[Blob]], list[Blob]]:
     return [lot for lot in found if len(lot) >= MIN_MEMBERS], [*others, *alone]
 
 
-def fits(blob: Blob) -> bool:
+def fits(blob: StoredObject) -> bool:
     """Whether the object would come out of a tar exactly as it comes from a PUT of its own.
 
     MinIO cleans the names in a tar as if they were paths; PAX forgets empty values; HTTP trims values, and gives names with a hyphen other
@@ -61,7 +61,7 @@ def fits(blob: Blob) -> bool:
     )
 
 
-def tar(blobs: Sequence[Blob]) -> bytes:
+def tar(blobs: Sequence[StoredObject]) -> bytes:
     """One member for each, with its content type and its metadata in PAX records."""
     parts: list[bytes] = []
     for blob in blobs:
@@ -71,7 +71,7 @@ def tar(blobs: Sequence[Blob]) -> bytes:
     return b"".join([*parts, _END])
 
 
-def _records(blob: Blob) -> bytes:
+def _records(blob: StoredObject) -> bytes:
     named = {f"minio.metadata.X-Amz-Meta-{name}": value for name, value in blob.metadata.items()}
     found = {"path": blob.key, "minio.metadata.Content-Type": blob.content_type, **named}
     return "".join([_record(keyword, value) for keyword, value in found.items()]).encode("ascii")

@@ -15,7 +15,7 @@ from analytics_defs.ports import Clock, Ledger
 _log = logging.getLogger(__name__)
 
 
-class Heartbeat:
+class LeaseHeartbeat:
     """Renews a lease at once and then every few seconds, in a thread, while the block runs; gives it back at the end.
 
     A ledger that cannot be reached is logged once, until it can be reached again, and never ends the work.
@@ -39,14 +39,14 @@ class Heartbeat:
         self._ended.set()
         self._thread.join()
         try:
-            self._ledger.release(self._run_id)
+            self._ledger.release_lease(self._run_id)
         except AnalyticsError as fault:
             _log.warning("The lease of run %s was not given back; it expires by itself. %s", self._run_id, fault)
 
     def _beat(self) -> None:
         while True:
             try:
-                self._ledger.renew(Lease(self._run_id, self._lane, self._clock.now()))
+                self._ledger.renew_lease(Lease(self._run_id, self._lane, self._clock.now()))
                 self._failing = False
             except AnalyticsError as fault:
                 if not self._failing:

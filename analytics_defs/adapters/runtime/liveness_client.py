@@ -21,7 +21,7 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
 
 
-def who_answers(url: str) -> str | None:
+def running_instance(url: str) -> str | None:
     """The instance of the always-on job that answers there; None where nobody does, or somebody else."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

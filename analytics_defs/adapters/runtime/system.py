@@ -12,16 +12,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-YOUNG = 50_000
+GC_GENERATION0_THRESHOLD = 50_000
 """New containers between two looks for cycles. Python's own 700 took a quarter of a micro-batch's CPU, this takes next to nothing
 (measured: `python -m bench --only profile`): an event is some fifty containers, none in a cycle, and a batch keeps thousands of events."""
 
 
 @contextmanager
-def collecting_seldom() -> Iterator[None]:
+def reduced_gc() -> Iterator[None]:
     """Python looks for cycles less often for the length of the block, in the whole process. What is in none goes at once, as always."""
     before = gc.get_threshold()
-    gc.set_threshold(YOUNG, *before[1:])
+    gc.set_threshold(GC_GENERATION0_THRESHOLD, *before[1:])
     try:
         yield
     finally:
@@ -41,7 +41,7 @@ class SystemClock:
         time.sleep(duration.total_seconds())
 
 
-class ThreadWorkers:
+class ThreadTaskPool:
     """`ports.Workers` on at most `threads` threads, shared by all callers. No thread starts before the first job.
 
     A job must not call `run` of its own workers: it could wait for itself.
@@ -55,7 +55,7 @@ class ThreadWorkers:
         """Waits for the jobs under way. Not to be used afterwards."""
         self._pool.shutdown()
 
-    def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+    def run_all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         """Jobs not begun when one fails, or when the caller is interrupted, are left out; those begun are waited for in every case.
 
         So a store that is down costs one round of retries, not one for each job, and nothing goes on behind a caller's back.

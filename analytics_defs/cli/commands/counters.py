@@ -1,4 +1,4 @@
-"""`analytics rebuild-aggregates`: the live counters against the archive, and their mending."""
+"""`analytics reconcile-counters`: the live counters against the archive, and their mending."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli import FINDING
 from analytics_defs.cli.options import json_option
-from analytics_defs.cli.output import as_json, progress, table
+from analytics_defs.cli.output import as_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.core.counter_adjustments import Adjustment
-from analytics_defs.core.json_values import plain
-from analytics_defs.flows.audit.counters import Recomputed, compare, mend
+from analytics_defs.core.json_values import to_json_value
+from analytics_defs.flows.audit.counters import CounterComparison, apply_adjustments, compare_counters
 
 
-@click.command("rebuild-aggregates")
-@click.option("--diff/--apply", "only_look", default=None, help="Show what differs; or also mend it.")
+@click.command("reconcile-counters")
+@click.option("--dry-run", is_flag=True, help="Report what differs, and change nothing.")
 @json_option
-def rebuild_aggregates(only_look: bool | None, json_wanted: bool) -> None:
-    """The live counters against the records of all closed batches, and those against the archive, while ingest goes on.
+def reconcile_counters_command(dry_run: bool, json_wanted: bool) -> None:
+    """Correct the event counters from the records of all closed batches, while ingestion continues.
 
-    --diff writes nothing; exit code 1 where anything differs. --apply makes one adjustment for each lane or hour that differs, and none
-    where the archive differs from the records. A second one finds nothing to do. Hours whose rows retention took are frozen: they are
-    named, and left as they are; exit code 1 where counters of one differ.
+    Compares the counters with the batch records, and the batch records with the hour archives. Makes one adjustment for each lane or
+    hour whose counters differ. Makes none if an archive differs from the batch records. Running it again finds nothing to do.
+    Hours whose rows expired are named and not adjusted.
+
+    Exit code 1: with --dry-run if anything differs, otherwise if the counters of an expired hour differ.
 
     \b
     Example:
-      analytics rebuild-aggregates --diff
+      analytics reconcile-counters --dry-run
     """
-    if only_look is None:
-        raise click.UsageError("expected --diff or --apply")
     settings = load_settings()
-    ports, bench = wiring.build_ports(settings), wiring.build_bench(settings)
-    with progress("hours compared", None) as bar:
-        found = compare(ports, bench, lambda done, of: bar.update(bar.task_ids[0], completed=done, total=of))
+    ports, bench = wiring.build_ports(settings), wiring.workspace_factory(settings)
+    with progress_bar("hours compared", None) as bar:
+        found = compare_counters(ports, bench, lambda done, of: bar.update(bar.task_ids[0], completed=done, total=of))
     if not json_wanted:
         _show(found)
-    made = [] if only_look else mend(found, ports)
+    made = [] if dry_run else apply_adjustments(found, ports)
     if json_wanted:
         as_json(
             {
@@ -48,33 +48,34 @@ def rebuild_aggregates(only_look: bool | None, json_wanted: bool) -> None:
                 "hours": found.hours,
                 "counters": _rows(found),
                 "archive": found.archive,
-                "frozen": found.frozen,
+                "expired": found.expired_hours,
                 "adjustments": made,
             }
         )
-    elif not only_look:
+    elif not dry_run:
         _show_adjustments(made)
-    frozen = [each for each in found.counters if each.of.hour in found.frozen]
-    sys.exit(FINDING if frozen or (only_look and not found.agrees) else 0)
+    frozen = [each for each in found.counters if each.target.hour in found.expired_hours]
+    sys.exit(FINDING if frozen or (dry_run and not found.agrees) else 0)
 
 
-def _rows(found: Recomputed) -> list[dict[str, Any]]:
+def _rows(found: CounterComparison) -> list[dict[str, Any]]:
     return [
-        plain(each.of) | {"counter": name, "live": live, "recorded": each.recorded[name], "difference": difference, "batches": each.batches}
+        to_json_value(each.target)
+        | {"counter": name, "live": live, "recorded": each.recorded[name], "difference": difference, "batches": each.batches}
         for each in found.counters
         for (name, live), difference in zip(each.live.items(), each.difference.values(), strict=True)
     ]
 
 
-def _show(found: Recomputed) -> None:
+def _show(found: CounterComparison) -> None:
     if rows := _rows(found):
         names = ("live", "recorded", "difference", "counter", "lane", "hour", "batches")
-        table("Counters", names, [(*(row[name] for name in names[:-1]), _few(row["batches"])) for row in rows])
+        print_table("Counters", names, [(*(row[name] for name in names[:-1]), _few(row["batches"])) for row in rows])
     if found.archive:
         lines = [(each.archived, each.recorded, each.archived - each.recorded, each.hour, each.batch) for each in found.archive]
-        table("Archive", ("archived", "recorded", "difference", "hour", "batch"), lines)
-    if found.frozen:
-        click.echo(f"frozen, since retention took rows of them; not compared with the archive, never mended: {_few(found.frozen)}")
+        print_table("Archive", ("archived", "recorded", "difference", "hour", "batch"), lines)
+    if found.expired_hours:
+        click.echo(f"frozen, since retention took rows of them; not compared with the archive, never mended: {_few(found.expired_hours)}")
     click.echo(f"{len(rows) + len(found.archive)} differences in {found.batches} batches and {len(found.hours)} hours")
 
 
@@ -84,7 +85,7 @@ def _few(batches: Sequence[str]) -> str:
 
 def _show_adjustments(made: list[Adjustment]) -> None:
     for each in made:
-        click.echo(f"{each.of}: adjustment {each.number} over {each.batches} batches: {_signed(each)}")
+        click.echo(f"{each.target}: adjustment {each.number} over {each.batches} batches: {_signed(each)}")
     click.echo(f"{len(made)} adjustments made")
 
 

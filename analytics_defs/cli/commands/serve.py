@@ -13,7 +13,7 @@ from analytics_defs.config import has_dagster_instance, load_settings
 
 
 @click.command()
-def serve() -> None:
+def serve_command() -> None:
     """Answer /health, /metrics, /trace and the status page on HEALTH_HOST and HEALTH_PORT, until TERM or INT.
 
     Reads only. It starts, and answers, whether Kafka, the stores and Dagster are up or not: that is what it is for.
@@ -25,13 +25,15 @@ def serve() -> None:
     from analytics_defs.web import server
 
     settings = load_settings()
-    with server.bound(settings.health_host, settings.health_port) as listener:
-        from analytics_defs.defs.observability.instance_probe import DagsterScheduling
+    with server.bind_socket(settings.health_host, settings.health_port) as listener:
+        from analytics_defs.defs.observability.instance_probe import DagsterInstanceProbe
         from analytics_defs.web.app import make_app
 
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        site = wiring.site(settings, f"{socket.gethostname()}-{os.getpid()}", DagsterScheduling() if has_dagster_instance() else None)
-        click.echo(f"listening on {server.address(listener)}", err=True)
-        site.watch.refresh()  # so that the first poll finds answers
-        server.Server(make_app(site)).serve_on(listener)
+        site = wiring.web_context(
+            settings, f"{socket.gethostname()}-{os.getpid()}", DagsterInstanceProbe() if has_dagster_instance() else None
+        )
+        click.echo(f"listening on {server.format_address(listener)}", err=True)
+        site.monitor.refresh()  # so that the first poll finds answers
+        server.ObservabilityServer(make_app(site)).serve_on(listener)
     click.echo("stopped", err=True)

@@ -10,12 +10,12 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli import REFUSED, UNAVAILABLE
 from analytics_defs.cli.options import json_option
-from analytics_defs.cli.output import as_json, progress, table
+from analytics_defs.cli.output import as_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.setup import preflight as checks
 from analytics_defs.flows.setup import provision as setups
-from analytics_defs.flows.setup.platform_identity import Belonging
+from analytics_defs.flows.setup.platform_identity import StoreIdentityCheck
 
 
 @click.command()
@@ -23,41 +23,44 @@ from analytics_defs.flows.setup.platform_identity import Belonging
 @click.option("--partitions", type=click.IntRange(1), default=4, show_default=True, help="Of a topic that is created.")
 @click.option("--replication", type=int, default=-1, show_default=True, help="Of a topic that is created; -1: the broker's default.")
 @json_option
-def setup(topics: bool, partitions: int, replication: int, json_wanted: bool) -> None:
+def setup_command(topics: bool, partitions: int, replication: int, json_wanted: bool) -> None:
     """Create what is missing (topics, tables with TTL, bucket) and validate what exists. Twice is once.
 
     Topics that may not be created from here are named, and no failure: they are read once somebody made them.
     """
-    with wiring.grounds(load_settings(), wiring.NewTopics(topics, partitions, replication)) as grounds, progress("prepared", 3) as bar:
-        found = setups.setup(grounds, lambda _: bar.advance(bar.task_ids[0]))
+    with (
+        wiring.provisioners(load_settings(), wiring.NewTopicOptions(topics, partitions, replication)) as grounds,
+        progress_bar("prepared", 3) as bar,
+    ):
+        found = setups.provision(grounds, lambda _: bar.advance(bar.task_ids[0]))
     if json_wanted:
-        as_json([{"ground": each.ground, "done": each.done, "fault": each.fault and str(each.fault)} for each in found])
+        as_json([{"ground": each.provisioner, "done": each.done, "fault": each.fault and str(each.fault)} for each in found])
     else:
         for each in found:
-            click.echo(f"{each.ground}: {each.fault or '; '.join(each.done) or 'all was there'}", err=bool(each.fault))
+            click.echo(f"{each.provisioner}: {each.fault or '; '.join(each.done) or 'all was there'}", err=bool(each.fault))
     _exit_for(each.fault for each in found)
 
 
 @click.command()
 @json_option
-def check(json_wanted: bool) -> None:
+def check_command(json_wanted: bool) -> None:
     """Prove every connection, permission and setting before the first record is read.
 
     Changes nothing: writes are proven by requests that the store refuses, and by an object under staging/ that is removed again.
     """
     settings = load_settings()
-    with wiring.grounds(settings) as grounds, progress("proven", None) as bar:
-        proofs = checks.check([*grounds, Belonging(wiring.build_ports(settings))], lambda _: bar.advance(bar.task_ids[0]))
+    with wiring.provisioners(settings) as grounds, progress_bar("proven", None) as bar:
+        proofs = checks.run_preflight([*grounds, StoreIdentityCheck(wiring.build_ports(settings))], lambda _: bar.advance(bar.task_ids[0]))
     if json_wanted:
         as_json(
             [
-                {"ground": each.ground, "question": each.question, "found": str(each.fault or each.found), "ok": each.holds}
+                {"ground": each.subject, "question": each.check, "found": str(each.fault or each.finding), "ok": each.passed}
                 for each in proofs
             ]
         )
     else:
-        rows = [("ok" if each.holds else "FAILS", each.ground, each.question, each.fault or each.found) for each in proofs]
-        table("Check", ("", "where", "what", "found"), rows)
+        rows = [("ok" if each.passed else "FAILS", each.subject, each.check, each.fault or each.finding) for each in proofs]
+        print_table("Check", ("", "where", "what", "found"), rows)
     _exit_for(each.fault for each in proofs)
 
 

@@ -27,13 +27,11 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from analytics_defs.core.events import schema, strict_json
-from analytics_defs.core.events.rejection_reasons import NotAnEvent, Reason
-from analytics_defs.core.events.schema import EVENT_TYPES, JsonObject
-from analytics_defs.core.events.strict_json import shown
+from analytics_defs.core.events.rejection_reasons import InvalidEvent, RejectionReason
+from analytics_defs.core.events.schema import JsonObject
+from analytics_defs.core.events.strict_json import describe
 from analytics_defs.core.offsets import Record, Source
 from analytics_defs.core.timestamps import NotATimestamp, hour_of, parse_timestamp
-
-__all__ = ["EVENT_TYPES", "Event", "Reason", "Rejection", "Rules", "Tombstone", "Verdict", "judge", "legacy_id"]
 
 MAX_ID_BYTES = 2048
 """Bytes of UTF-8 in a DynamoDB partition key (AWS, "Quotas in Amazon DynamoDB")."""
@@ -43,7 +41,7 @@ LEGACY_NAMESPACE = uuid.UUID("b1001660-82b4-4e47-9cb9-3a9c3c588cbf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class ValidationRules:
     """What a record must keep to. They apply when a batch is staged, and never again: a retry reads the staged verdicts."""
 
     max_event_bytes: int
@@ -57,7 +55,7 @@ class Event:
 
     record: Record
     id: str
-    """Not empty, at most `MAX_ID_BYTES` of UTF-8, any characters. A legacy event's is `legacy_id` of its source."""
+    """Not empty, at most `MAX_TRACE_ID_BYTES` of UTF-8, any characters. A legacy event's is `legacy_id` of its source."""
     type: str
     """One of `EVENT_TYPES`. The topic it came by need not have the same name."""
     timestamp: str
@@ -84,7 +82,7 @@ class Rejection:
     """A record that is not an event: it goes to the dead letters with its payload as it came."""
 
     record: Record
-    reason: Reason
+    reason: RejectionReason
     detail: str
     """Field path, expected, found. Bounded, and never the whole payload."""
 
@@ -96,16 +94,16 @@ class Tombstone:
     record: Record
 
 
-Verdict: TypeAlias = Event | Rejection | Tombstone
+ClassifiedRecord: TypeAlias = Event | Rejection | Tombstone
 
 
-def judge(record: Record, rules: Rules, now: datetime) -> Verdict:
+def classify(record: Record, rules: ValidationRules, now: datetime) -> ClassifiedRecord:
     """What `record` is at `now` (aware). Never raises, whatever its bytes; the same arguments give the same verdict."""
     if record.value is None:
         return Tombstone(record)
     try:
         return _event(record, record.value, rules, now)
-    except NotAnEvent as fault:
+    except InvalidEvent as fault:
         return Rejection(record, fault.reason, fault.detail)
 
 
@@ -114,17 +112,19 @@ def legacy_id(source: Source) -> str:
     return str(uuid.uuid5(LEGACY_NAMESPACE, str(source)))
 
 
-def _event(record: Record, value: bytes, rules: Rules, now: datetime) -> Event:
+def _event(record: Record, value: bytes, rules: ValidationRules, now: datetime) -> Event:
     document = _document(value, rules.max_event_bytes)
     event_type = schema.type_of(document)
     if legacy := schema.is_legacy(document):
         document, form = schema.upcast(document, event_type, legacy_id(record.source))
     else:
-        form = schema.read(document, event_type)
+        form = schema.parse_event_schema(document, event_type)
     if len(form.id) > MAX_ID_BYTES // 4 and (size := len(form.id.encode())) > MAX_ID_BYTES:
-        raise NotAnEvent(Reason.ID_TOO_LONG, f"id: expected at most {MAX_ID_BYTES} bytes of UTF-8, found {size}: {shown(form.id)}")
+        raise InvalidEvent(
+            RejectionReason.ID_TOO_LONG, f"id: expected at most {MAX_ID_BYTES} bytes of UTF-8, found {size}: {describe(form.id)}"
+        )
     time = _time(form.timestamp, now + rules.max_future_skew)
-    product_id, seller_id = form.subject()
+    product_id, seller_id = form.product_and_seller_id()
     return Event(
         record,
         form.id,
@@ -141,14 +141,14 @@ def _event(record: Record, value: bytes, rules: Rules, now: datetime) -> Event:
 
 def _document(value: bytes, max_bytes: int) -> JsonObject:
     if len(value) > max_bytes:
-        raise NotAnEvent(Reason.TOO_LARGE, f"expected at most {max_bytes} bytes, found {len(value)}")
+        raise InvalidEvent(RejectionReason.TOO_LARGE, f"expected at most {max_bytes} bytes, found {len(value)}")
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise NotAnEvent(Reason.NOT_UTF8, f"expected UTF-8, found at byte {fault.start}: {fault.reason}") from None
+        raise InvalidEvent(RejectionReason.NOT_UTF8, f"expected UTF-8, found at byte {fault.start}: {fault.reason}") from None
     document = strict_json.parse(text)
     if not isinstance(document, dict):
-        raise NotAnEvent(Reason.NOT_AN_OBJECT, f"expected an object, found {shown(document)}")
+        raise InvalidEvent(RejectionReason.NOT_AN_OBJECT, f"expected an object, found {describe(document)}")
     return document
 
 
@@ -156,7 +156,9 @@ def _time(timestamp: str, latest: datetime) -> datetime:
     try:
         time = parse_timestamp(timestamp)
     except NotATimestamp as fault:
-        raise NotAnEvent(Reason.SCHEMA, f"timestamp: expected {fault}, found {shown(timestamp)}") from None
+        raise InvalidEvent(RejectionReason.SCHEMA, f"timestamp: expected {fault}, found {describe(timestamp)}") from None
     if time > latest:
-        raise NotAnEvent(Reason.TIMESTAMP_IN_FUTURE, f"timestamp: expected at most {latest.isoformat()}, found {shown(timestamp)}")
+        raise InvalidEvent(
+            RejectionReason.TIMESTAMP_IN_FUTURE, f"timestamp: expected at most {latest.isoformat()}, found {describe(timestamp)}"
+        )
     return time

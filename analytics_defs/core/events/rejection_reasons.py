@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class RejectionReason(StrEnum):
     """Used as they are in dead letters, counters and metrics. A record that has several faults gets the first, in this order."""
 
     TOO_LARGE = "too_large"
@@ -32,14 +32,14 @@ class Reason(StrEnum):
     """The timestamp lies later than now + `Rules.max_future_skew`."""
 
 
-MAX_DETAIL = 300
+MAX_DETAIL_LENGTH = 300
 """Characters of a rejection's detail. The payload itself lies beside it in the dead letter, whole."""
 
 
-class NotAnEvent(Exception):
-    """A record's fault on its way to the `Rejection` that `core.events.judge` returns. It never leaves `judge`."""
+class InvalidEvent(Exception):
+    """A record's fault on its way to the `Rejection` that `core.events.event.classify` returns. It never leaves `judge`."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RejectionReason, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
-        self.detail = detail if len(detail) <= MAX_DETAIL else detail[: MAX_DETAIL - 1] + "…"
+        self.detail = detail if len(detail) <= MAX_DETAIL_LENGTH else detail[: MAX_DETAIL_LENGTH - 1] + "…"

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from analytics_defs.core.events.rejection_reasons import NotAnEvent, Reason
-from analytics_defs.core.events.strict_json import Json, Number, shown
+from analytics_defs.core.events.rejection_reasons import InvalidEvent, RejectionReason
+from analytics_defs.core.events.strict_json import Json, Number, describe
 
 JsonObject: TypeAlias = dict[str, Json]
 
@@ -22,14 +22,14 @@ class _Shape(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", alias_generator=to_camel)
 
 
-class Form(_Shape):
+class EventSchema(_Shape):
     """The current form: what every event says of itself."""
 
     id: Annotated[str, Field(min_length=1)]
     timestamp: str
     version: str = "1.0"
 
-    def subject(self) -> tuple[str, str | None]:
+    def product_and_seller_id(self) -> tuple[str, str | None]:
         """Product id and seller id."""
         raise NotImplementedError
 
@@ -42,10 +42,10 @@ class _Product(_Shape):
     seller_id: str
 
 
-class _Created(Form):
+class _Created(EventSchema):
     product: _Product
 
-    def subject(self) -> tuple[str, str | None]:
+    def product_and_seller_id(self) -> tuple[str, str | None]:
         return self.product.id, self.product.seller_id
 
 
@@ -53,21 +53,21 @@ class _Updated(_Created):
     previous_product: _Product | None = None
 
 
-class _Deleted(Form):
+class _Deleted(EventSchema):
     product_id: str
     seller_id: str
 
-    def subject(self) -> tuple[str, str | None]:
+    def product_and_seller_id(self) -> tuple[str, str | None]:
         return self.product_id, self.seller_id
 
 
-class _UpcastLowStock(Form):
+class _UpcastLowStock(EventSchema):
     product_id: str
     current_stock: InstanceOf[Number]
     threshold: InstanceOf[Number]
     seller_id: str | None = None
 
-    def subject(self) -> tuple[str, str | None]:
+    def product_and_seller_id(self) -> tuple[str, str | None]:
         return self.product_id, self.seller_id
 
 
@@ -94,13 +94,13 @@ class _LegacyLowStock(_Legacy, _LegacyStock):
     pass
 
 
-_CURRENT: dict[str, type[Form]] = {
+_CURRENT: dict[str, type[EventSchema]] = {
     "ProductCreated": _Created,
     "ProductUpdated": _Updated,
     "ProductDeleted": _Deleted,
     "LowStockWarning": _LowStock,
 }
-_UPCAST: dict[str, type[Form]] = {**_CURRENT, "LowStockWarning": _UpcastLowStock}
+_UPCAST: dict[str, type[EventSchema]] = {**_CURRENT, "LowStockWarning": _UpcastLowStock}
 _LEGACY: dict[str, type[_Legacy]] = {
     "ProductCreated": _LegacyChanged,
     "ProductUpdated": _LegacyChanged,
@@ -115,9 +115,9 @@ def type_of(document: JsonObject) -> str:
     found = document.get("type")
     if isinstance(found, str) and found in _CURRENT:
         return found
-    reason = Reason.UNKNOWN_TYPE if isinstance(found, str) else Reason.SCHEMA
-    what = shown(found) if "type" in document else "nothing"
-    raise NotAnEvent(reason, f"type: expected one of {', '.join(EVENT_TYPES)}, found {what}")
+    reason = RejectionReason.UNKNOWN_TYPE if isinstance(found, str) else RejectionReason.SCHEMA
+    what = describe(found) if "type" in document else "nothing"
+    raise InvalidEvent(reason, f"type: expected one of {', '.join(EVENT_TYPES)}, found {what}")
 
 
 def is_legacy(document: JsonObject) -> bool:
@@ -125,12 +125,12 @@ def is_legacy(document: JsonObject) -> bool:
     return document.get("version") == "1" and "id" not in document and "timestamp" not in document
 
 
-def read(document: JsonObject, event_type: str) -> Form:
+def parse_event_schema(document: JsonObject, event_type: str) -> EventSchema:
     """What an event in current form says. Raises NotAnEvent: `schema`."""
     return _check(_CURRENT[event_type], document)
 
 
-def upcast(document: JsonObject, event_type: str, event_id: str) -> tuple[JsonObject, Form]:
+def upcast(document: JsonObject, event_type: str, event_id: str) -> tuple[JsonObject, EventSchema]:
     """An event in legacy form as one in current form, and what it says. Raises NotAnEvent: `schema`.
 
     Fields are added, none is changed or dropped: `id`; `timestamp` = `occurredAt`; `stock` and `currentStock` = `quantity`;
@@ -162,7 +162,7 @@ def _check(shape: type[_S], document: JsonObject) -> _S:
         return shape.model_validate(document)
     except ValidationError as fault:
         problems = fault.errors(include_url=False, include_context=False)
-        raise NotAnEvent(Reason.SCHEMA, "; ".join(map(_in_words, problems))) from None
+        raise InvalidEvent(RejectionReason.SCHEMA, "; ".join(map(_in_words, problems))) from None
 
 
 _EXPECTED = {
@@ -177,4 +177,4 @@ def _in_words(problem: ErrorDetails) -> str:
     path = ".".join(str(step) for step in problem["loc"])
     if problem["type"] == "missing":
         return f"{path}: required, and missing"
-    return f"{path}: expected {_EXPECTED.get(problem['type'], problem['msg'])}, found {shown(problem['input'])}"
+    return f"{path}: expected {_EXPECTED.get(problem['type'], problem['msg'])}, found {describe(problem['input'])}"

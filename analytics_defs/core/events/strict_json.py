@@ -8,7 +8,7 @@ from collections.abc import Callable
 from json.encoder import encode_basestring
 from typing import NamedTuple, NoReturn, TypeAlias, cast
 
-from analytics_defs.core.events.rejection_reasons import NotAnEvent, Reason
+from analytics_defs.core.events.rejection_reasons import InvalidEvent, RejectionReason
 
 MAX_DEPTH = 128
 """Levels of arrays and objects, the outermost counted: what common readers take (serde_json's limit is the same)."""
@@ -34,7 +34,7 @@ def parse(text: str) -> Json:
     try:
         value = cast(Json, _DECODER.decode(text))
     except json.JSONDecodeError as fault:
-        raise NotAnEvent(Reason.NOT_JSON, f"expected JSON, found at character {fault.pos}: {fault.msg}") from None
+        raise InvalidEvent(RejectionReason.NOT_JSON, f"expected JSON, found at character {fault.pos}: {fault.msg}") from None
     except RecursionError:
         raise _too_deep() from None
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper_than(value, MAX_DEPTH):
@@ -73,7 +73,7 @@ def is_deeper_than(value: Json, limit: int) -> bool:
 _CONSTANTS: dict[bool | None, str] = {None: "null", True: "true", False: "false"}
 
 
-def shown(value: Json) -> str:
+def describe(value: Json) -> str:
     """`value` in a few words for a message, in ASCII and bounded: a dead letter holds the whole payload already."""
     match value:
         case None | bool():
@@ -94,15 +94,15 @@ def _without_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         return unique
     seen: set[str] = set()
     twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    raise NotAnEvent(Reason.DUPLICATE_KEY, f"expected every key once in an object, found {json.dumps(twice[:80])} twice")
+    raise InvalidEvent(RejectionReason.DUPLICATE_KEY, f"expected every key once in an object, found {json.dumps(twice[:80])} twice")
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise NotAnEvent(Reason.NOT_JSON, f"expected JSON, found {name}, which is not a JSON number")
+    raise InvalidEvent(RejectionReason.NOT_JSON, f"expected JSON, found {name}, which is not a JSON number")
 
 
-def _too_deep() -> NotAnEvent:
-    return NotAnEvent(Reason.NESTED_TOO_DEEP, f"expected at most {MAX_DEPTH} levels of arrays and objects, found more")
+def _too_deep() -> InvalidEvent:
+    return InvalidEvent(RejectionReason.NESTED_TOO_DEEP, f"expected at most {MAX_DEPTH} levels of arrays and objects, found more")
 
 
 def _refuse_lone_surrogates(value: Json) -> None:
@@ -110,7 +110,7 @@ def _refuse_lone_surrogates(value: Json) -> None:
         dump(value).encode("utf-8")
     except UnicodeEncodeError as fault:
         half = ascii(fault.object[fault.start])
-        raise NotAnEvent(Reason.LONE_SURROGATE, f"expected Unicode text, found half of a surrogate pair: {half}") from None
+        raise InvalidEvent(RejectionReason.LONE_SURROGATE, f"expected Unicode text, found half of a surrogate pair: {half}") from None
 
 
 _NUMBER: Callable[[str], Number] = Number

@@ -11,43 +11,43 @@ from datetime import datetime, timedelta
 
 from analytics_defs.core.storage.object_keys import batch_time
 
-LEAST = timedelta(days=31)
+MIN_RETENTION = timedelta(days=31)
 """The shortest age. For 30 days DynamoDB's items point to JSON objects, and Parquet restores them; a day more for clocks that differ."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ages:
+class RetentionPolicy:
     """How long after its batch's time each kind is kept. None: for ever."""
 
-    objects: timedelta | None = None
+    event_json: timedelta | None = None
     """JSON objects, one for each event."""
     parquet: timedelta | None = None
     """Parts and archives of hours."""
-    letters: timedelta | None = None
+    dead_letters: timedelta | None = None
     """Files of dead letters, and of repeats."""
 
     def __post_init__(self) -> None:
-        if any(age < LEAST for age in (self.objects, self.parquet, self.letters) if age is not None):
-            raise ValueError(f"{self}: expected ages of at least {LEAST.days} days: until then the stores need each other")
+        if any(age < MIN_RETENTION for age in (self.event_json, self.parquet, self.dead_letters) if age is not None):
+            raise ValueError(f"{self}: expected ages of at least {MIN_RETENTION.days} days: until then the stores need each other")
 
     def __bool__(self) -> bool:
-        return not (self.objects is None and self.parquet is None and self.letters is None)
+        return not (self.event_json is None and self.parquet is None and self.dead_letters is None)
 
 
 @dataclass(frozen=True, slots=True)
-class LettersTaken:
+class DeadLetterExpiry:
     """Files of dead letters and repeats of batches up to this batch time are gone, or go."""
 
-    through: datetime
-    at: datetime
+    expired_through: datetime
+    expired_at: datetime
     """When it was noted."""
 
 
-def limit(now: datetime, age: timedelta, pending: Iterable[datetime]) -> datetime:
+def expiry_cutoff(now: datetime, age: timedelta, pending: Iterable[datetime]) -> datetime:
     """Batches up to this time are old enough. Nothing goes that is not older than every pending batch."""
     return min([now - age, *(time - timedelta(milliseconds=1) for time in pending)])
 
 
-def newest(batches: Iterable[str]) -> datetime | None:
+def newest_batch_time(batches: Iterable[str]) -> datetime | None:
     """The time of the newest of these batches: an hour is as old as that."""
     return max(map(batch_time, batches), default=None)

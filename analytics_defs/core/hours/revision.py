@@ -10,7 +10,7 @@ from typing import Any
 
 from analytics_defs.core.storage.object_keys import hour_path
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
 _FORMAT = 1
 _HALF = 1 << 64
@@ -27,7 +27,7 @@ class ArchiveFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowSummary:
     """What a set of rows amounts to, in whichever order and in however many files they lie."""
 
     by_batch: Mapping[str, int] = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Rows:
         return sum(self.by_batch.values())
 
 
-def together(parts: Iterable[Rows]) -> Rows:
+def merge_summaries(parts: Iterable[RowSummary]) -> RowSummary:
     """Several sets of rows as one."""
     by_batch: dict[str, int] = {}
     types: dict[str, int] = {}
     offsets: dict[str, tuple[int, int]] = {}
-    digest, times = Rows().digest, list[datetime]()
+    digest, times = RowSummary().digest, list[datetime]()
     for part in parts:
         by_batch = _sums(by_batch, part.by_batch)
         types = _sums(types, part.types)
@@ -58,55 +58,59 @@ def together(parts: Iterable[Rows]) -> Rows:
         for name, (first, last) in part.offsets.items():
             low, high = offsets.get(name, (first, last))
             offsets[name] = min(low, first), max(high, last)
-    return Rows(by_batch, digest, types, offsets, min(times, default=None), max(times, default=None))
+    return RowSummary(by_batch, digest, types, offsets, min(times, default=None), max(times, default=None))
 
 
 def _sums(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     return {name: one.get(name, 0) + other.get(name, 0) for name in sorted({*one, *other})}
 
 
-def digest_of(high: int, low: int) -> str:
+def row_digest(high: int, low: int) -> str:
     """Of the sums of the halves of the rows' own digests."""
     return f"{high % _HALF:016x}{low % _HALF:016x}"
 
 
 def _digest_sum(one: str, other: str) -> str:
-    return digest_of(int(one[:16], 16) + int(other[:16], 16), int(one[16:], 16) + int(other[16:], 16))
+    return row_digest(int(one[:16], 16) + int(other[:16], 16), int(one[16:], 16) + int(other[16:], 16))
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ExpiredData:
     """What retention took of an hour, or is taking: noted before anything is deleted. Such an hour is frozen: late events add to it."""
 
-    batches: tuple[str, ...] = ()
+    expired_batches: tuple[str, ...] = ()
     """Batches whose rows are in no Parquet any more, sorted."""
-    rows: int = 0
+    expired_rows: int = 0
     """How many rows those were."""
-    rows_at: datetime | None = None
+    rows_expired_at: datetime | None = None
     """When rows were taken last."""
-    objects_through: datetime | None = None
+    event_json_expired_through: datetime | None = None
     """JSON objects of batches up to this batch time are gone, or go."""
-    objects_at: datetime | None = None
+    event_json_expired_at: datetime | None = None
     """When objects were taken last."""
 
     def __bool__(self) -> bool:
-        return bool(self.batches) or self.objects_through is not None
+        return bool(self.expired_batches) or self.event_json_expired_through is not None
 
-    def has_objects_of(self, batch_time: datetime) -> bool:
+    def has_expired_event_json_of(self, batch_time: datetime) -> bool:
         """Whether the JSON objects of a batch of this time are among what was taken."""
-        return self.objects_through is not None and batch_time <= self.objects_through
+        return self.event_json_expired_through is not None and batch_time <= self.event_json_expired_through
 
     def __str__(self) -> str:
         said = []
-        if self.rows_at:
-            said.append(f"the Parquet of {self.rows} events in {len(self.batches)} batches on {self.rows_at:%Y-%m-%dT%H:%MZ}")
-        if self.objects_at and self.objects_through:
-            said.append(f"the JSON objects of batches up to {self.objects_through:%Y-%m-%dT%H:%MZ} on {self.objects_at:%Y-%m-%dT%H:%MZ}")
+        if self.rows_expired_at:
+            said.append(
+                f"the Parquet of {self.expired_rows} events in {len(self.expired_batches)} batches on {self.rows_expired_at:%Y-%m-%dT%H:%MZ}"
+            )
+        if self.event_json_expired_at and self.event_json_expired_through:
+            said.append(
+                f"the JSON objects of batches up to {self.event_json_expired_through:%Y-%m-%dT%H:%MZ} on {self.event_json_expired_at:%Y-%m-%dT%H:%MZ}"
+            )
         return f"retention took {' and '.join(said) or 'nothing'}"
 
 
 @dataclass(frozen=True, slots=True)
-class Revision:
+class ArchiveRevision:
     """What an hour's archive is from this revision on: written once, under the next number, by whoever is first. Never changed."""
 
     hour: str
@@ -129,12 +133,12 @@ class Revision:
     """Rows more than the revision before."""
     rebuilt: int = 0
     """Rows that came from the JSON tree, because the file that should have held them was missing or damaged."""
-    taken: Taken = Taken()
+    expired: ExpiredData = ExpiredData()
 
     @property
-    def known(self) -> frozenset[str]:
+    def known_batches(self) -> frozenset[str]:
         """Batches that have no part of their own any more: their rows are in the files, or retention took them."""
-        return frozenset((*self.batches, *self.taken.batches))
+        return frozenset((*self.batches, *self.expired.expired_batches))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -142,7 +146,7 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class RevisionOrigin:
     """How a revision came about."""
 
     time: datetime
@@ -150,11 +154,13 @@ class Made:
     """See `Revision.rebuilt`."""
 
 
-def next_revision(before: Revision | None, hour: str, files: Sequence[ArchiveFile], rows: Rows, made: Made) -> Revision:
+def next_revision(
+    before: ArchiveRevision | None, hour: str, files: Sequence[ArchiveFile], rows: RowSummary, made: RevisionOrigin
+) -> ArchiveRevision:
     """The revision after `before`. `rows` is what the files hold, at least one row."""
     if rows.first is None or rows.last is None:
         raise ValueError(f"{hour}: an archive without a row")
-    return Revision(
+    return ArchiveRevision(
         hour=hour,
         number=next_number(before),
         files=tuple(files),
@@ -168,32 +174,32 @@ def next_revision(before: Revision | None, hour: str, files: Sequence[ArchiveFil
         time=made.time,
         added=rows.count - (before.rows if before else 0),
         rebuilt=made.rebuilt,
-        taken=before.taken if before else Taken(),
+        expired=before.expired if before else ExpiredData(),
     )
 
 
-def without_rows(before: Revision, at: datetime) -> Revision:
+def with_expired_rows(before: ArchiveRevision, at: datetime) -> ArchiveRevision:
     """The revision after `before` that has none of its files: retention takes them."""
     taken = replace(
-        before.taken, batches=tuple(sorted(before.known)), rows=before.taken.rows + before.rows, rows_at=at
+        before.expired, expired_batches=tuple(sorted(before.known_batches)), expired_rows=before.expired.expired_rows + before.rows, rows_expired_at=at
     )  # fmt: skip
-    none = Rows()
-    return Revision(
-        before.hour, before.number + 1, (), (), 0, none.digest, {}, {}, None, None, time=at, added=-before.rows, taken=taken
+    none = RowSummary()
+    return ArchiveRevision(
+        before.hour, before.number + 1, (), (), 0, none.digest, {}, {}, None, None, time=at, added=-before.rows, expired=taken
     )  # fmt: skip
 
 
-def without_objects(before: Revision, through: datetime, at: datetime) -> Revision:
+def with_expired_event_json(before: ArchiveRevision, through: datetime, at: datetime) -> ArchiveRevision:
     """The revision after `before`, of the same files, whose JSON objects of batches up to that time retention takes."""
-    taken = replace(before.taken, objects_through=through, objects_at=at)
-    return replace(before, number=before.number + 1, time=at, added=0, rebuilt=0, taken=taken)
+    taken = replace(before.expired, event_json_expired_through=through, event_json_expired_at=at)
+    return replace(before, number=before.number + 1, time=at, added=0, rebuilt=0, expired=taken)
 
 
-def next_number(before: Revision | None) -> int:
+def next_number(before: ArchiveRevision | None) -> int:
     return before.number + 1 if before else 1
 
 
-def same(one: Revision, other: Revision) -> bool:
+def same_content(one: ArchiveRevision, other: ArchiveRevision) -> bool:
     """Whether two executors made the same revision, at whatever time."""
     return replace(one, time=other.time) == other
 
@@ -206,7 +212,7 @@ def end_of_hour(hour: str) -> datetime:
 # The marker.
 
 
-def marker(revision: Revision, complete: bool | None) -> bytes:
+def manifest_bytes(revision: ArchiveRevision, complete: bool | None) -> bytes:
     """`_SUCCESS.json`. The same arguments give the same bytes.
 
     `complete`: every partition's head had passed the hour. None where Kafka could not be asked.
@@ -225,46 +231,48 @@ def marker(revision: Revision, complete: bool | None) -> bytes:
         "files": [
             {"name": each.key.rpartition("/")[2], "rows": each.rows, "bytes": each.bytes, "sha256": each.sha256} for each in revision.files
         ],
-        "batches": sorted(revision.known),
+        "batches": sorted(revision.known_batches),
         "made_at": iso_milliseconds(revision.time),
         "rows_from_json": revision.rebuilt,
     }
-    if revision.taken:
-        document["frozen"] = _frozen(revision.taken)
+    if revision.expired:
+        document["expired"] = _frozen(revision.expired)
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def _frozen(taken: Taken) -> dict[str, Any]:
+def _frozen(taken: ExpiredData) -> dict[str, Any]:
     """What is no longer there. Its batches are among the marker's: a part of one that comes back is not to be read."""
     return {
-        "rows": taken.rows,
-        "batches": len(taken.batches),
-        "rows_at": iso_milliseconds(taken.rows_at) if taken.rows_at else None,
-        "json_objects_through": iso_milliseconds(taken.objects_through) if taken.objects_through else None,
-        "json_objects_at": iso_milliseconds(taken.objects_at) if taken.objects_at else None,
+        "rows": taken.expired_rows,
+        "batches": len(taken.expired_batches),
+        "rows_at": iso_milliseconds(taken.rows_expired_at) if taken.rows_expired_at else None,
+        "json_objects_through": iso_milliseconds(taken.event_json_expired_through) if taken.event_json_expired_through else None,
+        "json_objects_at": iso_milliseconds(taken.event_json_expired_at) if taken.event_json_expired_at else None,
     }
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class ManifestState:
     """What a marker says of itself."""
 
     revision: int
     complete: bool | None
 
 
-def marked(data: bytes, where: str) -> Marked:
-    """Raises Contradiction, naming `where`, where the bytes are no marker of ours."""
+def parse_manifest(data: bytes, where: str) -> ManifestState:
+    """Raises InconsistentState, naming `where`, where the bytes are no marker of ours."""
     try:
         document: dict[str, Any] = json.loads(data)
-        return Marked(int(document["revision"]), document["complete"])
+        return ManifestState(int(document["revision"]), document["complete"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Contradiction(f"{where} is no marker of ours ({type(error).__name__}: {error}). Remove it; it is written again.") from error
+        raise InconsistentState(
+            f"{where} is no marker of ours ({type(error).__name__}: {error}). Remove it; it is written again."
+        ) from error
 
 
-def supersedes(held: bytes | None, revision: int, complete: bool | None, where: str) -> bool:
+def may_replace_manifest(held: bytes | None, revision: int, complete: bool | None, where: str) -> bool:
     """Whether a marker of this revision may replace what is there. It never goes back, so no late riser names files that are gone."""
     if held is None:
         return True
-    there = marked(held, where)
+    there = parse_manifest(held, where)
     return there.revision < revision or (there.revision == revision and there.complete is not complete and there.complete is not True)

@@ -27,7 +27,7 @@ class HourStats:
     products: int
     """Distinct ids."""
     sellers: int
-    repeats: int
+    duplicates: int
     """Events that were sent again, of batches cut in this hour: a repeat has no hour of its own."""
     first_event: datetime | None
     last_event: datetime | None
@@ -84,14 +84,14 @@ class DayStats:
     low_stock: int
     products: int
     sellers: int
-    repeats: int
+    duplicates: int
     first_event: datetime | None
     last_event: datetime | None
     hours: int
     """Hours of the day that have statistics with events."""
 
 
-COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
+STATISTICS_COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
     HourStats: (
         ("hour", "string", "UTC hour of the events' own timestamps"),
         ("events", "int64", "distinct stored events"),
@@ -101,7 +101,7 @@ COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
         ("low_stock", "int64", "LowStockWarning"),
         ("products", "int64", "distinct product ids"),
         ("sellers", "int64", "distinct seller ids"),
-        ("repeats", "int64", "events sent again, of batches cut in this hour"),
+        ("duplicates", "int64", "events sent again, of batches cut in this hour"),
         ("first_event", "timestamp", "earliest timestamp, null where there is none"),
         ("last_event", "timestamp", "latest timestamp, null where there is none"),
         ("revision", "int64", "of the hour's archive, 0 without one"),
@@ -137,7 +137,7 @@ COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
         ("low_stock", "int64", "LowStockWarning"),
         ("products", "int64", "distinct product ids"),
         ("sellers", "int64", "distinct seller ids"),
-        ("repeats", "int64", "events sent again, of batches cut on this day"),
+        ("duplicates", "int64", "events sent again, of batches cut on this day"),
         ("first_event", "timestamp", "earliest timestamp"),
         ("last_event", "timestamp", "latest timestamp"),
         ("hours", "int64", "hours with events"),
@@ -146,7 +146,7 @@ COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
 """Name, kind and meaning, in the order of the files."""
 
 
-def schema(kind: type) -> pa.Schema:
+def statistics_schema(kind: type) -> pa.Schema:
     import pyarrow as pa
 
     types = {
@@ -156,18 +156,21 @@ def schema(kind: type) -> pa.Schema:
         "timestamp": pa.timestamp("us", "UTC"),
         "list": pa.list_(pa.string()),
     }
-    return pa.schema([pa.field(name, types[arrow]) for name, arrow, _ in COLUMNS[kind]])
+    return pa.schema([pa.field(name, types[arrow]) for name, arrow, _ in STATISTICS_COLUMNS[kind]])
 
 
-def file_of(kind: type, rows: Sequence[Any]) -> bytes:
+def to_parquet(kind: type, rows: Sequence[Any]) -> bytes:
     """A Parquet file of values of one of these classes. The same values give the same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [each.name for each in fields(kind)]
-    arrays = [pa.array([_plain(getattr(row, name)) for row in rows], field.type) for name, field in zip(names, schema(kind), strict=True)]
+    arrays = [
+        pa.array([_plain(getattr(row, name)) for row in rows], field.type)
+        for name, field in zip(names, statistics_schema(kind), strict=True)
+    ]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema(kind)), sink, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=statistics_schema(kind)), sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
@@ -175,7 +178,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def values_in(kind: type, data: bytes) -> list[Any]:
+def from_parquet(kind: type, data: bytes) -> list[Any]:
     """The values in such a file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -212,7 +215,7 @@ def day_stats(day: str, hours: Sequence[HourStats], products: int, sellers: int)
         low_stock=total("low_stock"),
         products=products,
         sellers=sellers,
-        repeats=total("repeats"),
+        duplicates=total("duplicates"),
         first_event=min(times, default=None),
         last_event=max(times, default=None),
         hours=sum(hour.events > 0 for hour in hours),

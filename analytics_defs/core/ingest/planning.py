@@ -9,41 +9,41 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from analytics_defs.core.ledger import BatchKind, Head, Snapshot, TopicState
+from analytics_defs.core.ledger import BatchKind, Checkpoint, LedgerSnapshot, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import Unavailable
 
-LEASE_EXPIRES = timedelta(seconds=60)
+LEASE_DURATION = timedelta(seconds=60)
 """A run that has not renewed its lease for so long is dead."""
 
 
 class OnDataLoss(StrEnum):
-    RECORD = "record"
+    CONTINUE = "record"
     """Record the exact lost range, count it, go on."""
     STOP = "stop"
     """Stop the partition until a person decides."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TopicOffsets:
     """What Kafka says of one topic at one moment."""
 
     topic: str
     topic_id: str | None
-    lows: Mapping[int, int]
-    stables: Mapping[int, int]
-    highs: Mapping[int, int]
+    log_start_offsets: Mapping[int, int]
+    last_stable_offsets: Mapping[int, int]
+    high_watermarks: Mapping[int, int]
     committed: Mapping[int, int | None]
-    silent: Mapping[int, str] = field(default_factory=dict)
+    unavailable: Mapping[int, str] = field(default_factory=dict)
     """Partitions that are in none of the above because their leader does not answer, and what was said instead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PlanningPolicy:
     lanes: int = 1
     max_offsets: int = 100_000
     """Offsets one lane's plan covers at most: 75 to 160 s of work, as measured on two cores, since a run costs about 5 s to start."""
-    on_data_loss: OnDataLoss = OnDataLoss.RECORD
+    on_data_loss: OnDataLoss = OnDataLoss.CONTINUE
     recommit: Collection[int] = ()
     """Lanes in which every head is committed again: offsets of a group without members expire on a quiet topic."""
 
@@ -54,13 +54,13 @@ class Plan:
 
     lane: int
     ranges: tuple[Range, ...] = ()
-    finish: tuple[str, ...] = ()
+    pending_batch_ids: tuple[str, ...] = ()
     """Pending batches to finish first."""
     recommit: tuple[TopicPartition, ...] = ()
     """Partitions whose group offset is not the head's `next`."""
 
     def __bool__(self) -> bool:
-        return bool(self.ranges or self.finish or self.recommit)
+        return bool(self.ranges or self.pending_batch_ids or self.recommit)
 
     @property
     def offsets(self) -> int:
@@ -74,42 +74,42 @@ class Plan:
     def fingerprint(self) -> str:
         """16 hex digits of the lane and where it starts: the same as long as nothing moved, whatever the ends are by then."""
         starts = [f"{each.topic_partition}:{each.start}" for each in self.ranges]
-        text = "\n".join([str(self.lane), *starts, *self.finish, *map(str, self.recommit)])
+        text = "\n".join([str(self.lane), *starts, *self.pending_batch_ids, *map(str, self.recommit)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
-class Lag:
+class PartitionLag:
     """How far one topic-partition is behind."""
 
     topic_partition: TopicPartition
-    next: int
-    high: int
-    stable: int
-    low: int
+    next_offset: int
+    high_watermark: int
+    last_stable_offset: int
+    log_start_offset: int
     committed: int | None
 
     @property
     def offsets(self) -> int:
         """Records and markers not closed yet, counted to the uncommitted high watermark."""
-        return max(0, self.high - self.next)
+        return max(0, self.high_watermark - self.next_offset)
 
     @property
-    def held_back(self) -> int:
+    def transaction_lag(self) -> int:
         """Those of them behind an open transaction."""
-        return max(0, self.high - max(self.stable, self.next))
+        return max(0, self.high_watermark - max(self.last_stable_offset, self.next_offset))
 
 
 @dataclass(frozen=True, slots=True)
-class Planning:
-    snapshot: Snapshot
+class PlanningResult:
+    snapshot: LedgerSnapshot
     """What the ledger said."""
     plans: tuple[Plan, ...]
     """One for each lane, lane by lane; an empty one is false."""
-    lags: tuple[Lag, ...]
-    stopped: Mapping[TopicPartition, str] = field(default_factory=dict)
+    lags: tuple[PartitionLag, ...]
+    halted: Mapping[TopicPartition, str] = field(default_factory=dict)
     """Partitions that must not go on before a person decided, and why."""
-    silent: Mapping[TopicPartition, str] = field(default_factory=dict)
+    unavailable: Mapping[TopicPartition, str] = field(default_factory=dict)
     """Partitions that wait because their leader does not answer, and why. Their lag is not known."""
     notes: tuple[str, ...] = ()
     """What a person should hear about: moved group offsets, missing topics."""
@@ -120,60 +120,68 @@ def lane_of(topic_partition: TopicPartition, lanes: int) -> int:
     return (zlib.crc32(topic_partition.topic.encode()) + topic_partition.partition) % lanes
 
 
-def opening(seen: Seen) -> TopicState:
+def initial_topic_state(seen: TopicOffsets) -> TopicState:
     """The first generation of a topic nobody met before: the group's offsets where they still make sense, else the oldest record.
 
     A group offset beyond the end of the log belongs to an older topic of that name; reading everything loses nothing.
     Raises Unavailable where a partition does not answer: without its offsets the account would begin at 0 there.
     """
     starts = {}
-    if seen.silent:
-        raise Unavailable(unopened(seen))
-    for partition, low in seen.lows.items():
+    if seen.unavailable:
+        raise Unavailable(topic_not_open_message(seen))
+    for partition, low in seen.log_start_offsets.items():
         committed = seen.committed.get(partition)
-        starts[partition] = committed if committed is not None and committed <= seen.highs[partition] else low
+        starts[partition] = committed if committed is not None and committed <= seen.high_watermarks[partition] else low
     return TopicState(seen.topic, 0, seen.topic_id, starts)
 
 
-def unopened(seen: Seen) -> str:
+def topic_not_open_message(seen: TopicOffsets) -> str:
     return (
-        f"topic {seen.topic} is new to the ledger, and {len(seen.silent)} of its partitions do not answer: it waits, for where the account "
-        f"of each begins is fixed for all of them together ({next(iter(seen.silent.values()))})"
+        f"topic {seen.topic} is new to the ledger, and {len(seen.unavailable)} of its partitions do not answer: it waits, for where the account "
+        f"of each begins is fixed for all of them together ({next(iter(seen.unavailable.values()))})"
     )
 
 
-def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, now: datetime) -> Planning:
+def make_plans(
+    snapshot: LedgerSnapshot, topics: Mapping[str, TopicOffsets | None], policy: PlanningPolicy, now: datetime
+) -> PlanningResult:
     """Plans for every lane. `topics`: all configured names, None for those Kafka does not have."""
     there = [(seen, _state(snapshot, seen)) for seen in topics.values() if seen is not None]
     notes = [f"topic {name} does not exist yet" for name, seen in topics.items() if seen is None]
-    notes += [unopened(seen) for seen, state in there if state is None]
+    notes += [topic_not_open_message(seen) for seen, state in there if state is None]
     stopped: dict[TopicPartition, str] = {}
     silent: dict[TopicPartition, str] = {}
-    lags: list[Lag] = []
+    lags: list[PartitionLag] = []
     ranges: dict[int, list[Range]] = {lane: [] for lane in range(policy.lanes)}
     recommit: dict[int, list[TopicPartition]] = {lane: [] for lane in range(policy.lanes)}
     for seen, state in there:
         if state is None:
             continue
-        silent |= {state.partition(each): f"{state.partition(each)} waits, the others go on: {why}" for each, why in seen.silent.items()}
+        silent |= {
+            state.partition(each): f"{state.partition(each)} waits, the others go on: {why}" for each, why in seen.unavailable.items()
+        }
         stopped |= _unreadable(snapshot, state, seen)
-        for partition in sorted(each for each in seen.lows if state.partition(each) not in stopped):
-            head = snapshot.head(state.partition(partition)) if seen.topic in snapshot.topics else _new_head(state, partition)
+        for partition in sorted(each for each in seen.log_start_offsets if state.partition(each) not in stopped):
+            head = snapshot.checkpoint(state.partition(partition)) if seen.topic in snapshot.topics else _new_head(state, partition)
             lag = _lag(head, seen, partition)
             lags.append(lag)
-            fault = recreated(state, seen, head, partition) or (policy.on_data_loss is OnDataLoss.STOP and data_loss(head, lag)) or None
+            fault = (
+                recreation_error(state, seen, head, partition)
+                or (policy.on_data_loss is OnDataLoss.STOP and data_loss_error(head, lag))
+                or None
+            )
             if fault:
                 stopped[head.topic_partition] = fault
-            elif head.pending is None:
+            elif head.pending_batch_id is None:
                 lane = lane_of(head.topic_partition, policy.lanes)
-                end = max(lag.stable, min(lag.low, lag.high))
-                if end > head.next:
-                    ranges[lane].append(Range(head.topic_partition, head.next, end))
-                elif (lane in policy.recommit or lag.committed != head.next) and head.topic_partition in snapshot.heads:
+                end = max(lag.last_stable_offset, min(lag.log_start_offset, lag.high_watermark))
+                if end > head.next_offset:
+                    ranges[lane].append(Range(head.topic_partition, head.next_offset, end))
+                elif (lane in policy.recommit or lag.committed != head.next_offset) and head.topic_partition in snapshot.checkpoints:
                     recommit[lane].append(head.topic_partition)
-                if head.topic_partition in snapshot.heads and lag.committed not in (None, head.next):
+                if head.topic_partition in snapshot.checkpoints and lag.committed not in (None, head.next_offset):
                     notes.append(
-                        f"{head.topic_partition}: the group's offset is {lag.committed}, the ledger's {head.next}: the ledger decides"
+                        f"{head.topic_partition}: the group's offset is {lag.committed}, the ledger's {head.next_offset}: the ledger decides"
                     )
     if lags and policy.lanes > len(lags) + len(stopped) + len(silent):
         notes.append(
@@ -181,70 +189,71 @@ def plan(snapshot: Snapshot, topics: Mapping[str, Seen | None], policy: Policy, 
         )
     finish = _finish(snapshot, policy.lanes, now, silent)
     plans = tuple(
-        Plan(lane, share(ranges[lane], policy.max_offsets), finish.get(lane, ()), tuple(recommit[lane])) for lane in range(policy.lanes)
+        Plan(lane, split_offsets(ranges[lane], policy.max_offsets), finish.get(lane, ()), tuple(recommit[lane]))
+        for lane in range(policy.lanes)
     )
-    return Planning(snapshot, plans, tuple(lags), stopped, silent, tuple(notes))
+    return PlanningResult(snapshot, plans, tuple(lags), stopped, silent, tuple(notes))
 
 
-def _state(snapshot: Snapshot, seen: Seen) -> TopicState | None:
+def _state(snapshot: LedgerSnapshot, seen: TopicOffsets) -> TopicState | None:
     """The life of the topic that the ledger knows, or the one that it will open. None where that has to wait."""
     if seen.topic in snapshot.topics:
         return snapshot.topics[seen.topic]
     if seen.topic in snapshot.unreadable:
         return TopicState(seen.topic, 0, None, {})
-    return None if seen.silent else opening(seen)
+    return None if seen.unavailable else initial_topic_state(seen)
 
 
-def _unreadable(snapshot: Snapshot, state: TopicState, seen: Seen) -> dict[TopicPartition, str]:
+def _unreadable(snapshot: LedgerSnapshot, state: TopicState, seen: TopicOffsets) -> dict[TopicPartition, str]:
     """Partitions of which the ledger's word is there and cannot be read: to take them for new would read them from their start."""
-    found = {each: snapshot.why_unreadable(each) for each in map(state.partition, seen.lows)}
+    found = {each: snapshot.unreadable_reason(each) for each in map(state.partition, seen.log_start_offsets)}
     return {each: f"{each} waits: {why}" for each, why in found.items() if why}
 
 
-def _new_head(state: TopicState, partition: int) -> Head:
+def _new_head(state: TopicState, partition: int) -> Checkpoint:
     start = state.start(partition)
-    return Head(state.partition(partition), start, start)
+    return Checkpoint(state.partition(partition), start, start)
 
 
-def _lag(head: Head, seen: Seen, partition: int) -> Lag:
-    return Lag(
+def _lag(head: Checkpoint, seen: TopicOffsets, partition: int) -> PartitionLag:
+    return PartitionLag(
         head.topic_partition,
-        head.next,
-        high=seen.highs[partition],
-        stable=seen.stables[partition],
-        low=seen.lows[partition],
+        head.next_offset,
+        high_watermark=seen.high_watermarks[partition],
+        last_stable_offset=seen.last_stable_offsets[partition],
+        log_start_offset=seen.log_start_offsets[partition],
         committed=seen.committed.get(partition),
     )
 
 
-def recreated(state: TopicState, seen: Seen, head: Head, partition: int) -> str | None:
+def recreation_error(state: TopicState, seen: TopicOffsets, head: Checkpoint, partition: int) -> str | None:
     """Why this is not the topic the ledger knows, or None."""
     how = (
-        f"Run `analytics accept-topic {seen.topic}` to read the new one from its start; what was stored stays. Where it was not meant, "
+        f"Run `analytics accept-recreated-topic {seen.topic}` to read the new one from its start; what was stored stays. Where it was not meant, "
         "KAFKA_BROKERS may lead to another cluster."
     )
     if state.topic_id and seen.topic_id and state.topic_id != seen.topic_id:
         ids = f"id {seen.topic_id}, the ledger knows {state.topic_id}"
         return f"{head.topic_partition}: topic {seen.topic} was deleted and created again ({ids}). {how}"
-    if seen.highs[partition] < head.next:
+    if seen.high_watermarks[partition] < head.next_offset:
         return (
-            f"{head.topic_partition}: the log ends at {seen.highs[partition]}, before the next offset to read, {head.next}: "
+            f"{head.topic_partition}: the log ends at {seen.high_watermarks[partition]}, before the next offset to read, {head.next_offset}: "
             f"the topic was created again or its log was cut. {how}"
         )
     return None
 
 
-def data_loss(head: Head, lag: Lag) -> str | None:
+def data_loss_error(head: Checkpoint, lag: PartitionLag) -> str | None:
     """What retention removed before it was read, or None."""
-    if lag.low <= head.next:
+    if lag.log_start_offset <= head.next_offset:
         return None
     return (
-        f"{head.topic_partition}: retention removed [{head.next}, {lag.low}) before it was read, and ON_DATA_LOSS=stop. "
+        f"{head.topic_partition}: retention removed [{head.next_offset}, {lag.log_start_offset}) before it was read, and ON_DATA_LOSS=stop. "
         "Set ON_DATA_LOSS=record to record the range as lost and go on."
     )
 
 
-def _finish(snapshot: Snapshot, lanes: int, now: datetime, silent: Collection[TopicPartition]) -> dict[int, tuple[str, ...]]:
+def _finish(snapshot: LedgerSnapshot, lanes: int, now: datetime, silent: Collection[TopicPartition]) -> dict[int, tuple[str, ...]]:
     """Each pending batch goes to the lane of its first range, as lanes are now; a redrive that shows a sign of life is left to itself.
 
     One that has to be read again waits while a partition of it does not answer.
@@ -252,7 +261,7 @@ def _finish(snapshot: Snapshot, lanes: int, now: datetime, silent: Collection[To
     finish: dict[int, tuple[str, ...]] = {}
     for batch in sorted(snapshot.pending.values(), key=lambda each: each.id):
         lease = snapshot.leases.get(batch.run_id)
-        if batch.kind is BatchKind.REDRIVE and lease is not None and now - lease.renewed_at < LEASE_EXPIRES:
+        if batch.kind is BatchKind.REDRIVE and lease is not None and now - lease.renewed_at < LEASE_DURATION:
             continue
         if batch.staged is None and any(each.topic_partition in silent for each in batch.ranges):
             continue
@@ -261,7 +270,7 @@ def _finish(snapshot: Snapshot, lanes: int, now: datetime, silent: Collection[To
     return finish
 
 
-def share(ranges: Sequence[Range], max_offsets: int) -> tuple[Range, ...]:
+def split_offsets(ranges: Sequence[Range], max_offsets: int) -> tuple[Range, ...]:
     """Cut the ranges to `max_offsets` together: small ones whole, the rest in equal shares, at least one offset each."""
     left, shares = max_offsets, {}
     for count, each in enumerate(sorted(ranges, key=len)):
@@ -270,13 +279,13 @@ def share(ranges: Sequence[Range], max_offsets: int) -> tuple[Range, ...]:
     return tuple(Range(each.topic_partition, each.start, each.start + shares[each]) for each in sorted(ranges))
 
 
-def still_open(plan: Plan, snapshot: Snapshot) -> Plan:
+def remaining_plan(plan: Plan, snapshot: LedgerSnapshot) -> Plan:
     """What is left of the plan's ranges, from the heads as they are now. False where nothing is: it is closed, or its topic is no more."""
     left = []
     for each in plan.ranges:
-        topic, head = snapshot.topics.get(each.topic_partition.topic), snapshot.head(each.topic_partition)
-        alive = topic is not None and topic.generation == each.topic_partition.generation
-        alive = alive and snapshot.why_unreadable(each.topic_partition) is None
-        if alive and head.pending is None and each.start <= head.next < each.end:
-            left.append(Range(each.topic_partition, head.next, each.end))
+        topic, head = snapshot.topics.get(each.topic_partition.topic), snapshot.checkpoint(each.topic_partition)
+        alive = topic is not None and topic.incarnation == each.topic_partition.incarnation
+        alive = alive and snapshot.unreadable_reason(each.topic_partition) is None
+        if alive and head.pending_batch_id is None and each.start <= head.next_offset < each.end:
+            left.append(Range(each.topic_partition, head.next_offset, each.end))
     return Plan(plan.lane, tuple(left))

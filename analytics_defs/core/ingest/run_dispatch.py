@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from analytics_defs.core.ingest.planning import LEASE_EXPIRES, Plan
+from analytics_defs.core.ingest.planning import LEASE_DURATION, Plan
 from analytics_defs.core.ledger import Lease
 
-FIRST_BACKOFF = timedelta(seconds=5)
-LONGEST_BACKOFF = timedelta(minutes=5)
+MIN_BACKOFF = timedelta(seconds=5)
+MAX_BACKOFF = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Attempts:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class StartRun:
     """Start a run for this plan."""
 
     plan: Plan
@@ -55,7 +55,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class HoldLane:
     """Start nothing in this lane now, and why."""
 
     lane: int
@@ -63,7 +63,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class LeaseObservation:
     """How long a run shows nothing new."""
 
     since: datetime
@@ -72,22 +72,24 @@ class Silence:
     """What its lease said then, by the clock of its own machine, which may be another one. None: it had none."""
 
 
-def silences(runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, Silence], now: datetime) -> dict[str, Silence]:
+def observe_leases(
+    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, LeaseObservation], now: datetime
+) -> dict[str, LeaseObservation]:
     """Of each run that began. `known`: what this said at the tick before.
 
     A run is silent from the moment that is noticed: clocks differ, and one that ends gives its lease back before its status says so.
     """
     begun = [run.run_id for run in runs if run.began_at]
-    seen = {run_id: Silence(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in begun}
+    seen = {run_id: LeaseObservation(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in begun}
     return {
         run_id: known[run_id] if run_id in known and known[run_id].renewed_at == each.renewed_at else each for run_id, each in seen.items()
     }
 
 
-def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, Silence], start_timeout: timedelta, now: datetime) -> dict[str, str]:
+def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, LeaseObservation], start_timeout: timedelta, now: datetime) -> dict[str, str]:
     """Why, by run: it was silent for longer than a lease lasts, or was launched and did not begin in time, whatever its status says."""
     unbegun = [run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout]
-    gone = [run_id for run_id, silence in silent.items() if now - silence.since > LEASE_EXPIRES]
+    gone = [run_id for run_id, silence in silent.items() if now - silence.since > LEASE_DURATION]
     seconds = f"{start_timeout.total_seconds():g} s (RUN_START_TIMEOUT)"
     return dict.fromkeys(unbegun, _UNBEGUN.format(seconds=seconds)) | dict.fromkeys(gone, _GONE)
 
@@ -102,19 +104,19 @@ _UNBEGUN = (
 def backoff(attempt: int) -> timedelta:
     """How long the attempt with this number waits after the one before it: 5 s, doubled each time, at most 5 minutes."""
     doublings: int = 2 ** min(attempt - 1, 10)
-    return min(FIRST_BACKOFF * doublings, LONGEST_BACKOFF)
+    return min(MIN_BACKOFF * doublings, MAX_BACKOFF)
 
 
-def dispatch(plan: Plan, attempts: Attempts, now: datetime) -> Request | Wait:
+def dispatch(plan: Plan, attempts: Attempts, now: datetime) -> StartRun | HoldLane:
     """For a lane that is free and has something to do."""
     if attempts.count and attempts.last_ended_at is not None:
         again_at = attempts.last_ended_at + backoff(attempts.count)
         if now < again_at:
-            return Wait(plan.lane, f"attempt {attempts.count + 1} waits until {again_at:%H:%M:%S}Z")
-    return Request(plan, attempts.count)
+            return HoldLane(plan.lane, f"attempt {attempts.count + 1} waits until {again_at:%H:%M:%S}Z")
+    return StartRun(plan, attempts.count)
 
 
-def too_small(plan: Plan, first_seen: datetime | None, now: datetime, max_wait: timedelta, worth: int) -> bool:
+def should_wait_for_more(plan: Plan, first_seen: datetime | None, now: datetime, max_wait: timedelta, worth: int) -> bool:
     """Whether a small plan may wait for more: it is below `worth` offsets, has nothing to mend, and has not waited `max_wait` yet."""
-    small = plan.offsets < worth and not plan.finish and not plan.recommit
+    small = plan.offsets < worth and not plan.pending_batch_ids and not plan.recommit
     return small and max_wait > timedelta(0) and (first_seen is None or now - first_seen < max_wait)

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from analytics_defs.core.ingest.planning import Lag
+from analytics_defs.core.ingest.planning import PartitionLag
 from analytics_defs.core.offsets import TopicPartition
 
-PACE_OVER = timedelta(seconds=60)
+RATE_WINDOW = timedelta(seconds=60)
 """A pace is measured over so long at least."""
-FRAMING = 70
+RECORD_OVERHEAD_BYTES = 70
 """Bytes that Kafka adds to a record at most, when it is alone in its record batch."""
-FOR_EVER = float("inf")
+UNLIMITED = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class TopicRetention:
     """How long the broker keeps the records of a topic."""
 
     age: timedelta | None
@@ -29,7 +29,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Oldest:
+class OldestRecord:
     """The first record at or after an offset."""
 
     position: int
@@ -40,24 +40,26 @@ class Oldest:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Backlog:
     """What Kafka tells of that which waits."""
 
-    oldest: Mapping[TopicPartition, Oldest] = field(default_factory=dict)
+    oldest: Mapping[TopicPartition, OldestRecord] = field(default_factory=dict)
     """Of the partitions that are behind, as far as they were looked at."""
-    kept: Mapping[str, Kept] = field(default_factory=dict)
+    kept: Mapping[str, TopicRetention] = field(default_factory=dict)
     """By topic, where the broker tells."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
+class StalledSince:
     """A head that stands still although something waits behind it."""
 
     next: int
     since: datetime
 
 
-def standing(before: Mapping[TopicPartition, Stand], lags: Sequence[Lag], now: datetime) -> dict[TopicPartition, Stand]:
+def track_stalls(
+    before: Mapping[TopicPartition, StalledSince], lags: Sequence[PartitionLag], now: datetime
+) -> dict[TopicPartition, StalledSince]:
     """Since when each head stands where it stands, of those where something waits.
 
     It remembers within one process only: after a restart the time counts from then.
@@ -66,13 +68,15 @@ def standing(before: Mapping[TopicPartition, Stand], lags: Sequence[Lag], now: d
     for lag in lags:
         known = before.get(lag.topic_partition)
         if lag.offsets:
-            found[lag.topic_partition] = known if known is not None and known.next == lag.next else Stand(lag.next, now)
+            found[lag.topic_partition] = (
+                known if known is not None and known.next == lag.next_offset else StalledSince(lag.next_offset, now)
+            )
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast the logs grow: measured between two looks, at least `PACE_OVER` apart."""
+class GrowthRate:
+    """How fast the logs grow: measured between two looks, at least `RATE_WINDOW` apart."""
 
     at: datetime
     """The newer look."""
@@ -82,23 +86,23 @@ class Pace:
     """Offsets a second; empty until there were two looks."""
 
 
-def paced(before: Pace | None, lags: Sequence[Lag], now: datetime) -> Pace:
-    highs = {lag.topic_partition: lag.high for lag in lags}
+def track_growth(before: GrowthRate | None, lags: Sequence[PartitionLag], now: datetime) -> GrowthRate:
+    highs = {lag.topic_partition: lag.high_watermark for lag in lags}
     if before is None:
-        return Pace(now, highs)
-    if now - before.at < PACE_OVER:
+        return GrowthRate(now, highs)
+    if now - before.at < RATE_WINDOW:
         return before
     seconds = (now - before.at).total_seconds()
     grown = {each: max(0, high - before.highs[each]) / seconds for each, high in highs.items() if each in before.highs}
-    return Pace(now, highs, grown)
+    return GrowthRate(now, highs, grown)
 
 
-def position(lag: Lag) -> int:
+def next_readable_offset(lag: PartitionLag) -> int:
     """The oldest offset that waits and is still there."""
-    return max(lag.next, lag.low)
+    return max(lag.next_offset, lag.log_start_offset)
 
 
-def age_seconds(lag: Lag, waiting: Waiting | None, at: datetime) -> float | None:
+def age_seconds(lag: PartitionLag, waiting: Backlog | None, at: datetime) -> float | None:
     """Age of the oldest record that waits. 0 where nothing waits; None where it is not known."""
     if not lag.offsets:
         return 0.0
@@ -116,26 +120,26 @@ class Growth:
     """Of a record as its producer made it, without what Kafka adds; None while it is not known."""
 
 
-def seconds_to_loss(lag: Lag, waiting: Waiting | None, growth: Growth, at: datetime) -> float | None:
+def estimate_seconds_until_data_loss(lag: PartitionLag, waiting: Backlog | None, growth: Growth, at: datetime) -> float | None:
     """Until retention removes the oldest record that waits: by its age or by the size of its log, whichever comes first.
 
     Infinite where nothing waits or the topic keeps everything; None where it is not known.
     """
     if not lag.offsets:
-        return FOR_EVER
+        return UNLIMITED
     kept = waiting.kept.get(lag.topic_partition.topic) if waiting else None
     if waiting is None or kept is None or kept.age is None:
         return None
     age = age_seconds(lag, waiting, at)
     if kept.age == timedelta.max:
-        by_age: float | None = FOR_EVER
+        by_age: float | None = UNLIMITED
     else:
         by_age = None if age is None else kept.age.total_seconds() - age
     by_size = _seconds_by_size(lag, kept, growth)
     return None if by_age is None or by_size is None else min(by_age, by_size)
 
 
-def _seconds_by_size(lag: Lag, kept: Kept, growth: Growth) -> float | None:
+def _seconds_by_size(lag: PartitionLag, kept: TopicRetention, growth: Growth) -> float | None:
     """At the earliest, at the pace of now.
 
     The broker tells the limit, and no client of ours asks it for a log's size. But what is in the log now has room in it, but for
@@ -143,12 +147,12 @@ def _seconds_by_size(lag: Lag, kept: Kept, growth: Growth) -> float | None:
     makes more. The larger of the two is sure.
     """
     if kept.size is None:
-        return FOR_EVER
+        return UNLIMITED
     if growth.pace is None:
         return None
-    held = (lag.high - lag.low) * kept.size / max(1, kept.size + kept.segment)
-    fit = kept.size / (growth.record_bytes + FRAMING) if growth.record_bytes is not None else 0.0
-    room = max(held, fit) - (lag.high - position(lag))
+    held = (lag.high_watermark - lag.log_start_offset) * kept.size / max(1, kept.size + kept.segment)
+    fit = kept.size / (growth.record_bytes + RECORD_OVERHEAD_BYTES) if growth.record_bytes is not None else 0.0
+    room = max(held, fit) - (lag.high_watermark - next_readable_offset(lag))
     if room <= 0:
         return 0.0
-    return room / growth.pace if growth.pace else FOR_EVER
+    return room / growth.pace if growth.pace else UNLIMITED

@@ -12,9 +12,9 @@ from typing import Any
 from analytics_defs.core.events.event import Event, Rejection
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Record, Source
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
-COLUMNS = (
+DEAD_LETTER_COLUMNS = (
     ("source", "string", "topic/partition/offset of the record"),
     ("timestampMs", "int", "the record's own time, null where it has none"),
     ("key", "string", "base64, null where it has none"),
@@ -37,38 +37,40 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class Duplicate:
     """An event whose id another source holds."""
 
     source: Source
     event_id: str
-    held_by: Source
+    original_source: Source
 
 
-def dead_letter_file(rejections: Sequence[Rejection]) -> bytes:
+def encode_dead_letters(rejections: Sequence[Rejection]) -> bytes:
     """`source, timestampMs, key, value (base64), valueText where it is UTF-8, headers, reason, detail`; one line a rejection."""
     return b"".join(_line(_dead_letter(each)) for each in rejections)
 
 
-def repeat_file(repeats: Sequence[tuple[Event, Source]]) -> bytes:
+def encode_duplicates(repeats: Sequence[tuple[Event, Source]]) -> bytes:
     """`source, eventId, heldBy`; one line a repeat."""
-    return b"".join(_line({"source": str(event.record.source), "eventId": event.id, "heldBy": str(holder)}) for event, holder in repeats)
+    return b"".join(
+        _line({"source": str(event.record.source), "eventId": event.id, "originalSource": str(holder)}) for event, holder in repeats
+    )
 
 
-def digest(data: bytes) -> str:
+def file_sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def kept_letters(record: BatchRecord, data: bytes | None) -> list[DeadLetter]:
+def read_dead_letters(record: BatchRecord, data: bytes | None) -> list[DeadLetter]:
     """The dead letters of a closed batch, from what its file holds now. `data`: None where the file is gone.
 
-    Raises Contradiction, naming the file, what was expected and what was found, where it is not the file that the batch wrote. A record
+    Raises InconsistentState, naming the file, what was expected and what was found, where it is not the file that the batch wrote. A record
     without a digest is of an older version: then every source must lie in the batch's ranges, once.
     """
     key = record.dead_letters_key
     if key is None:
         return []
-    expected, found = record.dead_letters_digest, None if data is None else digest(data)
+    expected, found = record.dead_letters_digest, None if data is None else file_sha256(data)
     if data is None or expected not in (None, found):
         noted = f"a file of SHA-256 {expected}" if expected else "a file"
         raise _not_as_written(record, noted, f"SHA-256 {found}" if found else "no object")
@@ -81,25 +83,25 @@ def kept_letters(record: BatchRecord, data: bytes | None) -> list[DeadLetter]:
     return lines
 
 
-def _not_as_written(record: BatchRecord, expected: str, found: str) -> Contradiction:
-    return Contradiction(
+def _not_as_written(record: BatchRecord, expected: str, found: str) -> InconsistentState:
+    return InconsistentState(
         f"{record.dead_letters_key} is not the file that batch {record.batch.id} wrote: expected {expected}, found {found}. "
         "Restore the object from the bucket's versions or backup; nothing was changed."
     )
 
 
 def parse_dead_letters(data: bytes, where: str) -> list[DeadLetter]:
-    """Raises Contradiction, naming `where` and the line, where a line was altered."""
+    """Raises InconsistentState, naming `where` and the line, where a line was altered."""
     return [_parsed(line, f"{where} line {number}") for number, line in enumerate(data.split(b"\n"), 1) if line]
 
 
-def parse_repeats(data: bytes, where: str) -> list[Repeat]:
-    """Raises Contradiction, naming `where`, where a line was altered."""
+def parse_duplicates(data: bytes, where: str) -> list[Duplicate]:
+    """Raises InconsistentState, naming `where`, where a line was altered."""
     try:
         lines = [json.loads(line) for line in data.split(b"\n") if line]
-        return [Repeat(Source.parse(line["source"]), line["eventId"], Source.parse(line["heldBy"])) for line in lines]
+        return [Duplicate(Source.parse(line["source"]), line["eventId"], Source.parse(line["originalSource"])) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
-        raise Contradiction(f"{where} is no file of repeats: {error}. Restore the object; nothing was changed.") from error
+        raise InconsistentState(f"{where} is no file of repeats: {error}. Restore the object; nothing was changed.") from error
 
 
 def _dead_letter(rejection: Rejection) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def _parsed(line: bytes, where: str) -> DeadLetter:
         record = Record(Source.parse(found["source"]), found["timestampMs"], _bytes(found["key"]), _bytes(found["value"]), headers)
         return DeadLetter(record, found["reason"], found["detail"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Contradiction(f"{where} is no dead letter: {error}. Restore the object; nothing was changed.") from error
+        raise InconsistentState(f"{where} is no dead letter: {error}. Restore the object; nothing was changed.") from error
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -7,15 +7,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analytics_defs.core.events.event import Event
-from analytics_defs.core.offsets import Source, stream
+from analytics_defs.core.offsets import Source, qualified_topic_name
 from analytics_defs.core.storage.staging_file import microseconds
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-COLUMNS = (
+EVENT_COLUMNS = (
     ("event_id", "string", "the event's id"),
     ("event_type", "string", "ProductCreated, ProductUpdated, ProductDeleted or LowStockWarning"),
     ("timestamp", "timestamp[us, UTC]", "the event's own time"),
@@ -33,7 +33,7 @@ COLUMNS = (
 """Name, Arrow type and meaning, in the order of the file."""
 
 
-def schema() -> pa.Schema:
+def event_schema() -> pa.Schema:
     import pyarrow as pa
 
     types = {
@@ -43,12 +43,12 @@ def schema() -> pa.Schema:
         "timestamp[us, UTC]": pa.timestamp("us", "UTC"),
         "timestamp[ms, UTC]": pa.timestamp("ms", "UTC"),
     }
-    return pa.schema([pa.field(name, types[kind]) for name, kind, _ in COLUMNS])
+    return pa.schema([pa.field(name, types[kind]) for name, kind, _ in EVENT_COLUMNS])
 
 
-def part(batch_id: str, batch_time: datetime, events: Sequence[Event]) -> bytes:
+def encode_part(batch_id: str, batch_time: datetime, events: Sequence[Event]) -> bytes:
     """One Parquet file of these events of a batch, in their order. The same events give the same bytes with one pyarrow version."""
-    return file_of([Row(event, batch_id, batch_time) for event in events])
+    return encode_rows([Row(event, batch_id, batch_time) for event in events])
 
 
 class Row(NamedTuple):
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     batch_time: datetime
 
 
-def file_of(rows: Sequence[Row]) -> bytes:
+def encode_rows(rows: Sequence[Row]) -> bytes:
     """One Parquet file of events that may be of several batches."""
     import pyarrow as pa
 
@@ -73,7 +73,7 @@ def writer(sink: Any) -> pq.ParquetWriter:
     """How every file of ours is written."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(sink, schema(), compression="zstd", use_dictionary=["event_type", "version", "topic", "batch_id"])
+    return pq.ParquetWriter(sink, event_schema(), compression="zstd", use_dictionary=["event_type", "version", "topic", "batch_id"])
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
@@ -89,14 +89,16 @@ def _table(rows: Sequence[Row]) -> pa.Table:
         [event.product_id for event in events],
         [event.seller_id for event in events],
         [event.record.value for event in events],
-        [stream(source.topic_partition.topic, source.topic_partition.generation) for source in sources],
+        [qualified_topic_name(source.topic_partition.topic, source.topic_partition.incarnation) for source in sources],
         [source.topic_partition.partition for source in sources],
         [source.offset for source in sources],
         [event.record.timestamp_ms if event.record.timestamp_ms >= 0 else None for event in events],
         [row.batch_id for row in rows],
         [microseconds(row.batch_time) // 1000 for row in rows],
     ]
-    return pa.Table.from_arrays([_array(column, field) for column, field in zip(columns, schema(), strict=True)], schema=schema())
+    return pa.Table.from_arrays(
+        [_array(column, field) for column, field in zip(columns, event_schema(), strict=True)], schema=event_schema()
+    )
 
 
 def _array(column: list[Any], field: pa.Field) -> pa.Array:
@@ -108,17 +110,19 @@ def _array(column: list[Any], field: pa.Field) -> pa.Array:
 
 
 def event_id_at(data: bytes, source: Source, where: str) -> str | None:
-    """The id of the event of this source in a file of ours, None where it has no such row. Raises Contradiction like `rows`."""
-    name = stream(source.topic_partition.topic, source.topic_partition.generation)
+    """The id of the event of this source in a file of ours, None where it has no such row. Raises InconsistentState like `rows`."""
+    name = qualified_topic_name(source.topic_partition.topic, source.topic_partition.incarnation)
     wanted = [("topic", "==", name), ("partition", "==", source.topic_partition.partition), ("offset", "==", source.offset)]
-    found = rows(data, ("event_id",), where, wanted)
+    found = read_rows(data, ("event_id",), where, wanted)
     return found[0]["event_id"] if found else None
 
 
-def rows(data: bytes, columns: Sequence[str], where: str, wanted: Sequence[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
+def read_rows(
+    data: bytes, columns: Sequence[str], where: str, wanted: Sequence[tuple[str, str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """These columns of a file of ours, row by row; only rows that fit `wanted`, in pyarrow's form.
 
-    Raises Contradiction, naming `where`, where the bytes are no Parquet file of ours.
+    Raises InconsistentState, naming `where`, where the bytes are no Parquet file of ours.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -127,7 +131,7 @@ def rows(data: bytes, columns: Sequence[str], where: str, wanted: Sequence[tuple
         table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=wanted)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         why = str(error).partition("\n")[0].rstrip(".")
-        raise Contradiction(
+        raise InconsistentState(
             f"{where} is no Parquet file of ours: {why}. Materialize event_archive for its hour, or run `analytics compact`: it is rebuilt "
             "from the JSON tree, which the message then says."
         ) from error

@@ -3,11 +3,11 @@
     events/2024/01/15/10/<event id>.json             <event id>~<hash of the source>.json where an older event has that name
     parquet/year=2024/month=01/day=15/hour=10/<batch id>.parquet · archive-<revision>-<digest>-<file>.parquet · _SUCCESS.json
     dead-letters/2024/01/15/10/<batch id>.ndjson     the hour is that of the batch's own time
-    repeats/2024/01/15/10/<batch id>.ndjson          the same
+    duplicates/2024/01/15/10/<batch id>.ndjson          the same
     staging/<batch id>
     unpacking/<name>                                 while a store is asked whether it unpacks tars
     aggregates/<asset>/year=2024/month=01/day=15/hour=10/<asset>.parquet
-    platform/seal                                    whose archive this is
+    platform/id                                    whose archive this is
 
 An hour is `2024-01-15T10`, always UTC. Keys are ASCII; no segment of one is longer than `MAX_SEGMENT_BYTES`.
 """
@@ -30,9 +30,9 @@ MAX_SEGMENT_BYTES = 255
 MAX_METADATA_BYTES = 2048
 """Of an object's own metadata, names and values together (Amazon S3, "Working with object metadata")."""
 
-EVENTS, PARQUET, DEAD_LETTERS, REPEATS, STAGING = "events/", "parquet/", "dead-letters/", "repeats/", "staging/"
-AGGREGATES, UNPACKING = "aggregates/", "unpacking/"
-SEAL = "platform/seal"
+EVENTS, PARQUET, DEAD_LETTERS, DUPLICATES, STAGING = "events/", "parquet/", "dead-letters/", "duplicates/", "staging/"
+AGGREGATES, TAR_PROBE = "aggregates/", "unpacking/"
+PLATFORM_ID_KEY = "platform/id"
 """Its ledger's id, and who put it."""
 
 RECORD_TIMESTAMP = "recordTimestamp"
@@ -78,25 +78,25 @@ def hive_path(hour: str) -> str:
     return "year={}/month={}/day={}/hour={}".format(*_hour_parts(hour))
 
 
-def hour_of_path(path: str) -> str | None:
+def hour_of_key(path: str) -> str | None:
     """The hour that a key or prefix of any of the trees lies under, None where it lies under none."""
     match = _HOUR_PATH.search(path)
     return None if match is None else "{}-{}-{}T{}".format(*match.groups())
 
 
-def event_dir(hour: str) -> str:
+def event_json_dir(hour: str) -> str:
     return f"{EVENTS}{hour_path(hour)}/"
 
 
 def event_key(hour: str, event_id: str) -> str:
     """One event's JSON object. Two ids never share a key, also not on a store that unescapes, or hides names such as `.x` and `_x`."""
-    return f"{event_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(_JSON))}{_JSON}"
+    return f"{event_json_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(_JSON))}{_JSON}"
 
 
-def later_event_key(hour: str, event_id: str, source: Source) -> str:
+def reused_id_event_key(hour: str, event_id: str, source: Source) -> str:
     """Where the object of an event lies whose `event_key` is held by another one of the same id, from before that id was free again."""
     suffix = f"{_HASHED}{_digest(str(source))[:32]}{_JSON}"
-    return f"{event_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(suffix))}{suffix}"
+    return f"{event_json_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(suffix))}{suffix}"
 
 
 def event_id_of_key(key: str) -> str | None:
@@ -133,7 +133,7 @@ def metadata_event_id(value: str) -> str | None:
     return _id_of(value)
 
 
-def object_keys(hour: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
+def candidate_event_keys(hour: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Where the object with this metadata (names in lower case) may lie in the hour; nowhere where it is none of ours."""
     try:
         name, source = metadata["eventid"], Source.parse(metadata["source"])
@@ -141,8 +141,8 @@ def object_keys(hour: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     event_id = _id_of(name)
     if event_id is None:  # so long that key and metadata hold the same hash of it
-        return f"{event_dir(hour)}{name}{_JSON}", f"{event_dir(hour)}{name}{_HASHED}{_digest(str(source))[:32]}{_JSON}"
-    return event_key(hour, event_id), later_event_key(hour, event_id, source)
+        return f"{event_json_dir(hour)}{name}{_JSON}", f"{event_json_dir(hour)}{name}{_HASHED}{_digest(str(source))[:32]}{_JSON}"
+    return event_key(hour, event_id), reused_id_event_key(hour, event_id, source)
 
 
 def parquet_dir(hour: str) -> str:
@@ -153,7 +153,7 @@ def part_key(hour: str, batch_id: str) -> str:
     return f"{parquet_dir(hour)}{batch_id}{_PARQUET}"
 
 
-def batch_of_part(key: str) -> str | None:
+def batch_id_of_part_key(key: str) -> str | None:
     """The batch that wrote this part, None where the key is no part's: an archive file, `_SUCCESS.json`, a stranger."""
     return _batch_of(key, _PARQUET)
 
@@ -167,7 +167,7 @@ def archive_key(hour: str, revision: int, inputs: Iterable[str], file: int = 0) 
     return f"{parquet_dir(hour)}{_ARCHIVE}{revision:06d}-{digest}-{file:04d}{_PARQUET}"
 
 
-def revision_of_archive(key: str) -> int | None:
+def revision_of_archive_key(key: str) -> int | None:
     """The revision that this archive file was made for, None where the key is a part's, a marker's or a stranger's."""
     match = _ARCHIVE_NAME.fullmatch(key.rpartition("/")[2])
     return int(match[1]) if match else None
@@ -180,7 +180,7 @@ def aggregate_key(asset: str, period: str) -> str:
     return f"{AGGREGATES}{asset}/{path if hour else path.rpartition('/')[0]}/{asset}{_PARQUET}"
 
 
-def success_key(hour: str) -> str:
+def manifest_key(hour: str) -> str:
     return f"{parquet_dir(hour)}_SUCCESS.json"
 
 
@@ -193,26 +193,26 @@ def dead_letters_dir(hour: str | None = None) -> str:
     return DEAD_LETTERS if hour is None else f"{DEAD_LETTERS}{hour_path(hour)}/"
 
 
-def batch_of_dead_letters(key: str) -> str | None:
+def batch_id_of_ndjson_key(key: str) -> str | None:
     """The batch that wrote this file, None where the key is a stranger's."""
     return _batch_of(key, _NDJSON)
 
 
-def repeats_key(batch_id: str) -> str:
-    return f"{REPEATS}{_hour_of_batch(batch_id)}/{batch_id}{_NDJSON}"
+def duplicates_key(batch_id: str) -> str:
+    return f"{DUPLICATES}{_hour_of_batch(batch_id)}/{batch_id}{_NDJSON}"
 
 
 def staging_key(batch_id: str) -> str:
     return f"{STAGING}{batch_id}"
 
 
-def unpacking_key(name: str) -> str:
-    return f"{UNPACKING}{name}"
+def tar_probe_key(name: str) -> str:
+    return f"{TAR_PROBE}{name}"
 
 
 def _exact(each: Range) -> str:
     partition = each.topic_partition
-    return f"{partition.topic}@{partition.generation}/{partition.partition}:{each.start}-{each.end}"
+    return f"{partition.topic}@{partition.incarnation}/{partition.partition}:{each.start}-{each.end}"
 
 
 def _hour_of_batch(batch_id: str) -> str:

@@ -7,32 +7,33 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from analytics_defs.core.events.event import Event, Reason, Rejection, Tombstone, Verdict
-from analytics_defs.core.ingest.batch_builder import Staged
+from analytics_defs.core.events.event import ClassifiedRecord, Event, Rejection, Tombstone
+from analytics_defs.core.events.rejection_reasons import RejectionReason
+from analytics_defs.core.ingest.batch_builder import StagedBatch
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 
 _FORMAT = "1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def digest(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def encode(staged: Staged) -> bytes:
+def encode(staged: StagedBatch) -> bytes:
     """One row a record, in the order of sources; gaps and lost ranges in the schema's metadata."""
     import pyarrow as pa
 
     head = {
         "format": _FORMAT,
-        "event_objects": staged.event_objects,
+        "write_event_json": staged.write_event_json,
         "gaps": [[str(gap.range.topic_partition), gap.range.start, gap.range.end, str(gap.reason)] for gap in staged.gaps],
         "lost": [[str(lost.topic_partition), lost.start, lost.end] for lost in staged.lost],
     }
     schema = pa.schema(_fields(pa), metadata={"staged": json.dumps(head)})
-    columns = zip(*map(_row, staged.verdicts), strict=True) if staged.verdicts else [[] for _ in schema]
+    columns = zip(*map(_row, staged.records), strict=True) if staged.records else [[] for _ in schema]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -40,8 +41,8 @@ def encode(staged: Staged) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes, where: str) -> Staged:
-    """Raises Contradiction where the bytes are no staging file; `where` names it."""
+def decode(data: bytes, where: str) -> StagedBatch:
+    """Raises InconsistentState where the bytes are no staging file; `where` names it."""
     import pyarrow as pa
 
     try:
@@ -50,14 +51,14 @@ def decode(data: bytes, where: str) -> Staged:
         if head["format"] != _FORMAT:
             raise ValueError(f"format {head['format']}, expected {_FORMAT}")
         rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        return Staged(
+        return StagedBatch(
             tuple(_verdict(*row) for row in rows),
             tuple(Gap(Range(TopicPartition.parse(name), start, end), GapReason(reason)) for name, start, end, reason in head["gaps"]),
             tuple(Range(TopicPartition.parse(name), start, end) for name, start, end in head["lost"]),
-            head["event_objects"],
+            head["write_event_json"],
         )
     except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
-        raise Contradiction(
+        raise InconsistentState(
             f"{where} is damaged or from another version: {error}. The batch stays pending, and its partitions wait; restore the object, "
             "or finish the batch with the version that wrote it."
         ) from error
@@ -86,7 +87,7 @@ def _fields(pa: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _row(verdict: Verdict) -> tuple[Any, ...]:
+def _row(verdict: ClassifiedRecord) -> tuple[Any, ...]:
     record = verdict.record
     raw = (
         str(record.source),
@@ -108,14 +109,14 @@ def _row(verdict: Verdict) -> tuple[Any, ...]:
             return (*raw, "tombstone", *(None,) * 11)
 
 
-def _verdict(*row: Any) -> Verdict:
+def _verdict(*row: Any) -> ClassifiedRecord:
     source, timestamp_ms, key, value, headers, verdict, *rest = row
     record = Record(Source.parse(source), timestamp_ms, key, value, tuple((each["name"], each["value"]) for each in headers))
     id, type, timestamp, time_us, hour, version, product_id, seller_id, document, reason, detail = rest
     if verdict == "event":
         return Event(record, id, type, timestamp, from_microseconds(time_us), hour, version, product_id, seller_id, document)
     if verdict == "rejection":
-        return Rejection(record, Reason(reason), detail)
+        return Rejection(record, RejectionReason(reason), detail)
     if verdict == "tombstone":
         return Tombstone(record)
     raise ValueError(f"verdict {verdict!r}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from analytics_defs.core.ledger import BatchRecord, Tally
+from analytics_defs.core.ledger import BatchRecord, OutcomeCounts
 
 Metadata = Mapping[str, dg.MetadataValue]
 
@@ -22,7 +22,7 @@ def batch_line(record: BatchRecord) -> str:
 
 def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
     """Metadata by asset, over the batches one run closed."""
-    tally = sum((record.tally for record in closed), Tally())
+    tally = sum((record.tally for record in closed), OutcomeCounts())
     hours = sorted({hour for record in closed for hour in record.hours})
     types = sum((Counter(record.types) for record in closed), Counter[str]())
     reasons = sum((Counter(record.reasons) for record in closed), Counter[str]())
@@ -31,14 +31,14 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
     return {
         "recent_events": {
             "events": _int(tally.stored),
-            "repeats": _int(tally.repeats),
+            "duplicates": _int(tally.duplicates),
             "events per second": dg.MetadataValue.float(round(tally.stored / seconds, 1)),
             **common,
             "thread-seconds by step": _thread_seconds(closed),
             "ranges": _ranges(closed),
         },
         "event_json": {
-            "events": _int(tally.stored if all(record.event_objects for record in closed) else 0),
+            "events": _int(tally.stored if all(record.write_event_json for record in closed) else 0),
             "bytes": _int(sum(record.bytes for record in closed)),
             "hours": _int(len(hours)),
             "first hour": dg.MetadataValue.text(hours[0] if hours else "none"),
@@ -50,7 +50,7 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
             "files": dg.MetadataValue.json([record.dead_letters_key for record in closed if record.dead_letters_key]),
             **{f"reason {reason}": _int(count) for reason, count in sorted(reasons.items())},
         },
-        "live_aggregates": {
+        "event_counters": {
             "events": _int(tally.stored),
             "tombstones": _int(tally.tombstones),
             "gaps": _int(tally.gaps),

@@ -8,19 +8,29 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from analytics_defs.config import Settings
-from analytics_defs.core.ingest.planning import LEASE_EXPIRES, Plan, Planning
-from analytics_defs.core.ingest.run_dispatch import Attempts, LaneRun, Request, Silence, Wait, dead_runs, dispatch, silences, too_small
-from analytics_defs.core.ledger import Snapshot
-from analytics_defs.defs.asset_specs import HOURS, event_parts, lag_observations
-from analytics_defs.defs.checks.ingest_health import all_signs
-from analytics_defs.defs.ingest.job import HEADS_TAG, JOB, LANE_TAG, micro_batch_job, run_config
+from analytics_defs.core.ingest.planning import LEASE_DURATION, Plan, PlanningResult
+from analytics_defs.core.ingest.run_dispatch import (
+    Attempts,
+    HoldLane,
+    LaneRun,
+    LeaseObservation,
+    StartRun,
+    dead_runs,
+    dispatch,
+    observe_leases,
+    should_wait_for_more,
+)
+from analytics_defs.core.ledger import LedgerSnapshot
+from analytics_defs.defs.asset_specs import HOURLY_PARTITIONS, event_parts, lag_observations
+from analytics_defs.defs.checks.ingest_health import evaluate_all_checks
+from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, PLAN_TAG, micro_batch_job, run_config
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.flows.hours.changed_hours import Changes, changes_since
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.flows.hours.changed_hours import Changes, changed_hours
+from analytics_defs.flows.ingest.planning import plan_lanes
 
-OBSERVE_EVERY = timedelta(minutes=1)
-RECOMMIT_EVERY = timedelta(days=1)
+OBSERVE_INTERVAL = timedelta(minutes=1)
+RECOMMIT_INTERVAL = timedelta(days=1)
 """Offsets of a group without members expire (7 days by default): on a quiet topic they are committed again."""
 
 
@@ -29,13 +39,13 @@ class Cursor:
     """What the sensor remembers. Losing it costs reports that come twice, never one that does not come."""
 
     reported: dict[str, int] = field(default_factory=dict)
-    held: list[str] = field(default_factory=list)
+    unreadable_batches: list[str] = field(default_factory=list)
     """Batches passed over in the report, because the ledger's record of them cannot be read."""
     observed_at: datetime | None = None
     recommitted_at: dict[str, datetime] = field(default_factory=dict)
     """By lane, when a run was last asked for that commits every head of it again."""
     small_since: dict[str, datetime] = field(default_factory=dict)
-    silent: dict[str, Silence] = field(default_factory=dict)
+    lease_observations: dict[str, LeaseObservation] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
@@ -47,7 +57,7 @@ class Cursor:
             _times(found.get("recommitted_at")),
             _times(found.get("small_since")),
             {
-                run_id: Silence(datetime.fromisoformat(since), _time(renewed))
+                run_id: LeaseObservation(datetime.fromisoformat(since), _time(renewed))
                 for run_id, (since, renewed) in found.get("silent", {}).items()
             },
         )
@@ -56,13 +66,13 @@ class Cursor:
         return json.dumps(
             {
                 "reported": self.reported,
-                "held": self.held,
+                "held": self.unreadable_batches,
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": {lane: at.isoformat() for lane, at in self.recommitted_at.items()},
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
                 "silent": {
                     run_id: (each.since.isoformat(), each.renewed_at and each.renewed_at.isoformat())
-                    for run_id, each in self.silent.items()
+                    for run_id, each in self.lease_observations.items()
                 },
             }
         )
@@ -77,7 +87,7 @@ def _times(found: object) -> dict[str, datetime]:
     return {name: datetime.fromisoformat(time) for name, time in found.items()} if isinstance(found, dict) else {}
 
 
-UNFINISHED = [
+UNFINISHED_STATUSES = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -99,8 +109,8 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         settings, ports = platform.settings(), platform.ports()
         now = ports.clock.now()
         recommit = _lanes_to_recommit(cursor, settings.lanes, now)
-        planning = look(settings.kafka_topics, settings.policy(recommit), ports)
-        changes = changes_since(cursor.reported, cursor.held, planning.snapshot, ports.ledger)
+        planning = plan_lanes(settings.kafka_topics, settings.planning_policy(recommit), ports)
+        changes = changed_hours(cursor.reported, cursor.unreadable_batches, planning.snapshot, ports.ledger)
     except AnalyticsError as error:
         if error.retryable:
             return dg.SensorResult(skip_reason=str(error))
@@ -108,13 +118,13 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     at_work = _at_work(context, planning.snapshot, cursor, now, settings.run_start_timeout)
     waiting = _waiting(planning.plans, cursor, now, settings)
     decisions = [_decide(context, plan, at_work, waiting, now) for plan in planning.plans if plan]
-    requests = [each for each in decisions if isinstance(each, Request)]
-    cursor.recommitted_at |= {str(lane): now for lane in recommit - {each.lane for each in decisions if isinstance(each, Wait)}}
+    requests = [each for each in decisions if isinstance(each, StartRun)]
+    cursor.recommitted_at |= {str(lane): now for lane in recommit - {each.lane for each in decisions if isinstance(each, HoldLane)}}
     states = [
-        *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, Wait)),
+        *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, HoldLane)),
         *planning.notes,
-        *planning.stopped.values(),
-        *planning.silent.values(),
+        *planning.halted.values(),
+        *planning.unavailable.values(),
         *changes.faults,
     ]
     for state in states:
@@ -122,7 +132,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     observed_before = cursor.observed_at
     events = _events(planning, changes, cursor, now)
     if cursor.observed_at != observed_before:
-        events += all_signs(lambda: planning, ports, settings, context.log)
+        events += evaluate_all_checks(lambda: planning, ports, settings, context.log)
     return dg.SensorResult(
         run_requests=[_run_request(each, settings, planning.snapshot) for each in requests],
         skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
@@ -132,19 +142,21 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
 
 
 @dataclass(frozen=True, slots=True)
-class AtWork:
+class LanesInUse:
     busy: Mapping[int, str]
     """Lanes with a run that is not finished, and its state."""
     dead: frozenset[str]
     """Runs that were found without a sign of life just now."""
 
 
-def _at_work(context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cursor, now: datetime, start_timeout: timedelta) -> AtWork:
+def _at_work(
+    context: dg.SensorEvaluationContext, snapshot: LedgerSnapshot, cursor: Cursor, now: datetime, start_timeout: timedelta
+) -> LanesInUse:
     """Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
 
     Keeps in the cursor since when a run is silent.
     """
-    records = context.instance.get_run_records(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
+    records = context.instance.get_run_records(dg.RunsFilter(job_name=MICRO_BATCH_JOB, statuses=UNFINISHED_STATUSES))
     runs = {}
     for record in records:
         run = record.dagster_run
@@ -153,18 +165,18 @@ def _at_work(context: dg.SensorEvaluationContext, snapshot: Snapshot, cursor: Cu
             launched = None if waits else record.update_timestamp.replace(tzinfo=UTC)
             began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
             runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), launched, began)
-    cursor.silent = silences(list(runs.values()), snapshot.leases, cursor.silent, now)
-    dead = dead_runs(list(runs.values()), cursor.silent, start_timeout, now)
+    cursor.lease_observations = observe_leases(list(runs.values()), snapshot.leases, cursor.lease_observations, now)
+    dead = dead_runs(list(runs.values()), cursor.lease_observations, start_timeout, now)
     for record in records:
         if record.dagster_run.run_id in dead:
             context.instance.report_run_failed(record.dagster_run, dead[record.dagster_run.run_id])
-    return AtWork({run.lane: run.state for run in runs.values() if run.run_id not in dead}, frozenset(dead))
+    return LanesInUse({run.lane: run.state for run in runs.values() if run.run_id not in dead}, frozenset(dead))
 
 
 def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
     """Until a run of theirs is asked for: a lane that is busy at the moment has its turn when it is free."""
     cursor.recommitted_at = {lane: at for lane, at in cursor.recommitted_at.items() if int(lane) < lanes}
-    recently = {int(lane) for lane, at in cursor.recommitted_at.items() if now - at <= RECOMMIT_EVERY}
+    recently = {int(lane) for lane, at in cursor.recommitted_at.items() if now - at <= RECOMMIT_INTERVAL}
     return frozenset(range(lanes)) - recently
 
 
@@ -174,17 +186,19 @@ def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Set
     waiting = {
         plan.lane
         for plan in plans
-        if plan and too_small(plan, since[str(plan.lane)], now, settings.batch_max_wait, settings.batch_max_events)
+        if plan and should_wait_for_more(plan, since[str(plan.lane)], now, settings.batch_max_wait, settings.batch_max_records)
     }
     cursor.small_since = {lane: first for lane, first in since.items() if int(lane) in waiting}
     return frozenset(waiting)
 
 
-def _decide(context: dg.SensorEvaluationContext, plan: Plan, at_work: AtWork, waiting: frozenset[int], now: datetime) -> Request | Wait:
+def _decide(
+    context: dg.SensorEvaluationContext, plan: Plan, at_work: LanesInUse, waiting: frozenset[int], now: datetime
+) -> StartRun | HoldLane:
     if plan.lane in at_work.busy:
-        return Wait(plan.lane, at_work.busy[plan.lane])
+        return HoldLane(plan.lane, at_work.busy[plan.lane])
     if plan.lane in waiting:
-        return Wait(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
+        return HoldLane(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
     return dispatch(plan, _attempts(context, plan, at_work.dead, now), now)
 
 
@@ -193,10 +207,10 @@ def _attempts(context: dg.SensorEvaluationContext, plan: Plan, dead: frozenset[s
 
     One that was found dead just now ended a minute ago: so long has its lane waited already.
     """
-    records = context.instance.get_run_records(dg.RunsFilter(tags={HEADS_TAG: plan.fingerprint}))
+    records = context.instance.get_run_records(dg.RunsFilter(tags={PLAN_TAG: plan.fingerprint}))
     keys = [record.dagster_run.tags.get("dagster/run_key", "").rpartition("#")[2] for record in records]
     count = max([len(records), *(int(key) + 1 for key in keys if key.isdigit())])
-    ended = [now - LEASE_EXPIRES if record.dagster_run.run_id in dead else _ended_at(record) for record in records]
+    ended = [now - LEASE_DURATION if record.dagster_run.run_id in dead else _ended_at(record) for record in records]
     return Attempts(count, max(ended, default=None))
 
 
@@ -204,13 +218,13 @@ def _ended_at(record: dg.RunRecord) -> datetime:
     return datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp.replace(tzinfo=UTC)
 
 
-def _run_request(request: Request, settings: Settings, snapshot: Snapshot) -> dg.RunRequest:
-    tags = {LANE_TAG: str(request.plan.lane), HEADS_TAG: request.plan.fingerprint}
-    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan, settings, snapshot.seal), tags=tags)
+def _run_request(request: StartRun, settings: Settings, snapshot: LedgerSnapshot) -> dg.RunRequest:
+    tags = {LANE_TAG: str(request.plan.lane), PLAN_TAG: request.plan.fingerprint}
+    return dg.RunRequest(run_key=request.run_key, run_config=run_config(request.plan, settings, snapshot.platform_id), tags=tags)
 
 
 def _events(
-    planning: Planning, changes: Changes, cursor: Cursor, now: datetime
+    planning: PlanningResult, changes: Changes, cursor: Cursor, now: datetime
 ) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
     """Changed hours every tick; lag at most once a minute. Hours outside the partitions are stored and counted all the same."""
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = [
@@ -220,10 +234,10 @@ def _events(
             metadata={"events added": change.events, "batches": len(change.batches), "last batch": max(change.batches)},
         )
         for hour, change in sorted(changes.hours.items())
-        if HOURS.has_partition_key(hour)
+        if HOURLY_PARTITIONS.has_partition_key(hour)
     ]
-    cursor.reported, cursor.held = changes.cursor, changes.held
-    if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_EVERY:
+    cursor.reported, cursor.unreadable_batches = changes.cursor, changes.unreadable_batches
+    if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_INTERVAL:
         cursor.observed_at = now
         events += lag_observations(planning.lags)
     return events

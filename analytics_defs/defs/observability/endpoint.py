@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from analytics_defs.adapters.runtime.liveness_client import url_of, who_answers
-from analytics_defs.config import health_in_dagster_at_load
-from analytics_defs.core.monitoring.endpoint_lease import Lease, Signs, heard, why_over
-from analytics_defs.core.monitoring.health import Scheduler
-from analytics_defs.defs.observability.instance_probe import DagsterScheduling
-from analytics_defs.defs.resources.platform import Platform, failures
+from analytics_defs.adapters.runtime.liveness_client import running_instance, url_of
+from analytics_defs.config import run_health_in_dagster_at_load
+from analytics_defs.core.monitoring.endpoint_lease import KeeperStatus, StartAttempt, stop_reason, with_heartbeat
+from analytics_defs.core.monitoring.health import SchedulerStatus
+from analytics_defs.defs.observability.instance_probe import DagsterInstanceProbe
+from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.errors import AnalyticsError
 
-JOB, SENSOR = "observability_endpoint", "keep_observability_endpoint"
-LOOK_EVERY_SECONDS = 2.0
-DRAINED_WITHIN_SECONDS = 15.0
+ENDPOINT_JOB, SENSOR = "observability_endpoint", "observability_endpoint_sensor"
+POLL_INTERVAL_SECONDS = 2.0
+DRAIN_TIMEOUT_SECONDS = 15.0
 
 
 @dg.op
@@ -27,44 +27,44 @@ def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourcePar
     from analytics_defs.web import server
     from analytics_defs.web.app import make_app
 
-    with failures():
+    with as_dagster_failures():
         settings = platform.settings()
-        with server.bound(settings.health_host, settings.health_port) as listener:
-            site = platform.site(context.run.run_id, DagsterScheduling(context.instance))
-            running = server.Server(make_app(site))
+        with server.bind_socket(settings.health_host, settings.health_port) as listener:
+            site = platform.web_context(context.run.run_id, DagsterInstanceProbe(context.instance))
+            running = server.ObservabilityServer(make_app(site))
             thread = threading.Thread(target=running.serve_on, args=(listener,), name="endpoint", daemon=True)
-            context.log.info("listening on %s", server.address(listener))
-            site.watch.refresh()  # so that the first poll finds answers
+            context.log.info("listening on %s", server.format_address(listener))
+            site.monitor.refresh()  # so that the first poll finds answers
             thread.start()
             try:
-                why = _until_over(DagsterScheduling(context.instance, SENSOR), thread)
+                why = _until_over(DagsterInstanceProbe(context.instance, SENSOR), thread)
             finally:
                 running.stop()
-                thread.join(DRAINED_WITHIN_SECONDS)
+                thread.join(DRAIN_TIMEOUT_SECONDS)
     context.log.info("ended: %s", why)
 
 
-def _until_over(keeper: DagsterScheduling, thread: threading.Thread) -> str:
+def _until_over(keeper: DagsterInstanceProbe, thread: threading.Thread) -> str:
     """Terminate, and whatever else ends a run, is raised out of the sleep."""
-    signs = Signs(sensor_stopped=False, heard_at=datetime.now(UTC))
+    signs = KeeperStatus(sensor_stopped=False, heartbeat_at=datetime.now(UTC))
     while thread.is_alive():
-        signs = heard(signs, _asked(keeper))
-        if why := why_over(signs, datetime.now(UTC)):
+        signs = with_heartbeat(signs, _asked(keeper))
+        if why := stop_reason(signs, datetime.now(UTC)):
             return why
-        time.sleep(LOOK_EVERY_SECONDS)
+        time.sleep(POLL_INTERVAL_SECONDS)
     raise dg.Failure("the server ended by itself", allow_retries=False)
 
 
-def _asked(keeper: DagsterScheduling) -> Scheduler | None:
+def _asked(keeper: DagsterInstanceProbe) -> SchedulerStatus | None:
     """An instance that cannot be asked is no sign of life, and nothing worse."""
     try:
-        return keeper.look()
+        return keeper.scheduler_status()
     except Exception:  # noqa: BLE001 - whatever a database raises
         return None
 
 
 @dg.job(
-    name=JOB,
+    name=ENDPOINT_JOB,
     executor_def=dg.in_process_executor,
     tags={"dagster/max_runtime": "0", "dagster/max_retries": "0"},
     description="Health, metrics, traces and the status page on HEALTH_PORT, until its sensor is stopped. Terminate restarts it.",
@@ -75,21 +75,21 @@ def observability_endpoint() -> None:
 
 @dg.sensor(
     name=SENSOR,
-    job_name=JOB,
+    job_name=ENDPOINT_JOB,
     minimum_interval_seconds=5,
-    default_status=dg.DefaultSensorStatus.RUNNING if health_in_dagster_at_load() else dg.DefaultSensorStatus.STOPPED,
+    default_status=dg.DefaultSensorStatus.RUNNING if run_health_in_dagster_at_load() else dg.DefaultSensorStatus.STOPPED,
     description="Asks for a run where nobody answers /health/live, so that one always does. Stopping this sensor stops the endpoint.",
 )
-def keep_endpoint(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
+def observability_endpoint_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
     try:
         settings = platform.settings()
     except AnalyticsError as error:
         raise dg.Failure(description=str(error)) from error
-    url, lease, now = url_of(settings.health_host, settings.health_port), Lease.parse(context.cursor), datetime.now(UTC)
-    if instance := who_answers(url):
-        return dg.SensorResult(skip_reason=f"{instance} answers on {url}", cursor=str(Lease()))
+    url, lease, now = url_of(settings.health_host, settings.health_port), StartAttempt.parse(context.cursor), datetime.now(UTC)
+    if instance := running_instance(url):
+        return dg.SensorResult(skip_reason=f"{instance} answers on {url}", cursor=str(StartAttempt()))
     ends_at = lease.ends_at()
     if ends_at and now < ends_at:
         wait = f"nobody answers on {url}; attempt {lease.attempts} has until {ends_at:%H:%M:%S} UTC"
         return dg.SensorResult(skip_reason=wait, cursor=str(lease))
-    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(lease.asked(now)))
+    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(lease.with_attempt(now)))

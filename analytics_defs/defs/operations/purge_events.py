@@ -14,7 +14,7 @@ NO_RUN = ""
 """The run id of events that a sensor reports."""
 
 
-def forget_events(instance: dg.DagsterInstance, before: datetime, most: int) -> dict[str, int]:
+def purge_events(instance: dg.DagsterInstance, before: datetime, most: int) -> dict[str, int]:
     """How many rows went, by kind; at most `most` of each. The newest row of each kind, asset and partition stays, and so does the newest
     evaluation of each check. Nothing goes where the storage is no SQL database.
     """

@@ -14,29 +14,29 @@ from pathlib import Path
 
 import dagster as dg
 
-from analytics_defs.defs.checks.balance import ASSET, CHECK
-from analytics_defs.defs.checks.ingest_health import CHECKS, PARTS, stores_agree_job
-from analytics_defs.defs.ingest.job import JOB, LANE_TAG, move_events
+from analytics_defs.defs.checks.balance import BALANCE_ASSET, BALANCE_CHECK
+from analytics_defs.defs.checks.ingest_health import HEALTH_CHECKS, PARTS, stores_consistency_check_job
+from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, ingest_events
 from analytics_defs.defs.observability import endpoint
 from analytics_defs.defs.operations import retention_job
-from analytics_defs.defs.operations.purge_events import forget_events
-from analytics_defs.defs.resources.platform import Platform, failures
+from analytics_defs.defs.operations.purge_events import purge_events
+from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 
-NAME = "forget_old_runs"
-JOBS = (JOB, stores_agree_job.name, endpoint.JOB, retention_job.NAME, NAME)
-SLICE = 2_000
+PURGE_JOB = "purge_old_runs"
+JOBS = (MICRO_BATCH_JOB, stores_consistency_check_job.name, endpoint.ENDPOINT_JOB, retention_job.RETENTION_JOB, PURGE_JOB)
+MAX_RUNS_PER_PURGE = 2_000
 """Runs, and events of each kind, that one run removes at most; the next hour goes on. 48,000 a day: one every 5 s makes 17,280."""
 _PAGE = 100
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _SHOWN_CHECKS = [
-    dg.AssetCheckKey(ASSET, CHECK),
-    dg.AssetCheckKey(PARTS, "stores_agree"),
-    *(dg.AssetCheckKey(asset, name) for asset, name, _ in CHECKS),
+    dg.AssetCheckKey(BALANCE_ASSET, BALANCE_CHECK),
+    dg.AssetCheckKey(PARTS, "stores_consistent"),
+    *(dg.AssetCheckKey(asset, name) for asset, name, _ in HEALTH_CHECKS),
 ]
 
 
 @dataclass(slots=True)
-class Forgotten:
+class PurgeResult:
     """What went."""
 
     runs: dict[str, int]
@@ -49,10 +49,10 @@ class Forgotten:
     @property
     def full(self) -> bool:
         """Whether the slice was used up, so that more may be old."""
-        return max(sum(self.runs.values()), *self.events.values()) >= SLICE
+        return max(sum(self.runs.values()), *self.events.values()) >= MAX_RUNS_PER_PURGE
 
 
-def forget(instance: dg.DagsterInstance, before: datetime, most: int = SLICE) -> Forgotten:
+def purge_runs(instance: dg.DagsterInstance, before: datetime, most: int = MAX_RUNS_PER_PURGE) -> PurgeResult:
     """Removes at most `most` runs that ended before that time, oldest first, and as many events of each kind. May be repeated and may die
     anywhere: a run's row goes last, so that what is left of it is found again.
     """
@@ -64,7 +64,7 @@ def forget(instance: dg.DagsterInstance, before: datetime, most: int = SLICE) ->
                 break
             _forget_run(instance, run)
             runs[job] += 1
-    return Forgotten(runs, len(met), forget_events(instance, before, most))
+    return PurgeResult(runs, len(met), purge_events(instance, before, most))
 
 
 def _old_runs(instance: dg.DagsterInstance, job: str, before: datetime, kept: set[str], met: set[str]) -> Iterator[dg.DagsterRun]:
@@ -96,7 +96,7 @@ def _newest_of_lane(instance: dg.DagsterInstance, job: str, lane: str) -> set[st
 
 def _newest_shown(instance: dg.DagsterInstance) -> set[str]:
     """Runs that hold the newest materialization of an asset, or the newest evaluation of a check."""
-    events = [instance.get_latest_materialization_event(key) for key in move_events.keys]
+    events = [instance.get_latest_materialization_event(key) for key in ingest_events.keys]
     checks = instance.event_log_storage.get_latest_asset_check_execution_by_key(_SHOWN_CHECKS)
     return {event.run_id for event in events if event} | {each.run_id for each in checks.values()}
 
@@ -117,11 +117,11 @@ def _forget_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 
 @dg.op
-def forget_old(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
-    with failures():
-        kept_for = platform.settings().dagster_runs_kept_for
+def purge_runs_op(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    with as_dagster_failures():
+        kept_for = platform.settings().dagster_run_retention
     before = platform.now() - kept_for
-    found = forget(context.instance, before)
+    found = purge_runs(context.instance, before)
     context.add_output_metadata(
         {
             "ended before": dg.MetadataValue.timestamp(before.astimezone(UTC)),
@@ -137,19 +137,19 @@ def forget_old(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platfo
 
 
 @dg.job(
-    name=NAME,
+    name=PURGE_JOB,
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "0"},
-    description="Removes runs that ended DAGSTER_RUNS_KEPT_FOR ago or earlier, with their logs, and old events of no run. Never what is "
+    description="Removes runs that ended DAGSTER_RUN_RETENTION ago or earlier, with their logs, and old events of no run. Never what is "
     "shown as newest, and never the runs of hours and days. Started by its schedule, once an hour.",
 )
-def forget_old_runs() -> None:
-    forget_old()
+def purge_old_runs_job() -> None:
+    purge_runs_op()
 
 
-forget_hourly = dg.ScheduleDefinition(
-    name="forget_old_runs_hourly",
-    job=forget_old_runs,
+purge_old_runs_hourly = dg.ScheduleDefinition(
+    name="purge_old_runs_hourly",
+    job=purge_old_runs_job,
     cron_schedule="41 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,

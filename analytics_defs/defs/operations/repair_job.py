@@ -5,12 +5,12 @@
 import dagster as dg
 from pydantic import Field
 
-from analytics_defs.core.repair import span
-from analytics_defs.defs.resources.platform import Platform, failures
-from analytics_defs.flows.repair.repair_range import Means, Replay, replay
+from analytics_defs.core.repair import parse_replay_range
+from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
+from analytics_defs.flows.repair.repair_range import RepairResult, ReplayContext, repair_range
 
 
-class ReplayConfig(dg.Config):
+class RepairConfig(dg.Config):
     """Which range, and whether only to look."""
 
     first: str = Field(alias="from", description="First source (topic/partition/offset), or hour (YYYY-MM-DDTHH, UTC).")
@@ -18,7 +18,7 @@ class ReplayConfig(dg.Config):
     dry_run: bool = Field(True, description="Only say what would change.")
 
 
-def metadata_of(found: Replay) -> dict[str, dg.MetadataValue]:
+def repair_metadata(found: RepairResult) -> dict[str, dg.MetadataValue]:
     counts = [
         dg.TableRecord({"store": str(store), "found": str(state), "objects": count})
         for (store, state), count in sorted(found.counts.items())
@@ -30,43 +30,48 @@ def metadata_of(found: Replay) -> dict[str, dg.MetadataValue]:
     metadata: dict[str, dg.MetadataValue] = {"batches": dg.MetadataValue.int(found.batches), "changes": dg.MetadataValue.int(found.changed)}
     if counts:
         metadata["by store"] = dg.MetadataValue.table(counts)
-    if found.passed_over:
-        metadata["passed over"] = dg.MetadataValue.text("\n".join(found.passed_over))
-    if found.unfinished:
-        metadata["unfinished"] = dg.MetadataValue.text(found.unfinished)
+    if found.skipped_batches:
+        metadata["passed over"] = dg.MetadataValue.text("\n".join(found.skipped_batches))
+    if found.interrupted_batch:
+        metadata["unfinished"] = dg.MetadataValue.text(found.interrupted_batch)
     if changes:
         metadata["what changes"] = dg.MetadataValue.table(changes)
     return metadata
 
 
 @dg.op(name="replay_range")
-def replay_range(context: dg.OpExecutionContext, config: ReplayConfig, platform: dg.ResourceParam[Platform]) -> dg.Output[None]:
+def repair_range_op(context: dg.OpExecutionContext, config: RepairConfig, platform: dg.ResourceParam[Platform]) -> dg.Output[None]:
     """Fails where records contradict the ledger, or something is in no store any more; the rest is done then, and told in the log."""
     try:
-        wanted = span(config.first, config.end)
+        wanted = parse_replay_range(config.first, config.end)
     except ValueError as fault:
         raise dg.Failure(description=str(fault), allow_retries=False) from fault
-    found = Replay()
+    found = RepairResult()
     try:
-        with failures():
-            means = Means(platform.sealed_ports(), platform.bench(), platform.conduct(context.run.run_id).rules, write=not config.dry_run)
-            replay(wanted, means, found, lambda batch: context.log.info("batch %s", batch))
+        with as_dagster_failures():
+            means = ReplayContext(
+                platform.verified_ports(),
+                platform.workspace_factory(),
+                platform.ingest_options(context.run.run_id).validation_rules,
+                write=not config.dry_run,
+            )
+            repair_range(wanted, means, found, lambda batch: context.log.info("batch %s", batch))
     except dg.Failure as fault:
-        told = {**fault.metadata, **metadata_of(found)}
+        told = {**fault.metadata, **repair_metadata(found)}
         raise dg.Failure(description=fault.description, metadata=told, allow_retries=fault.allow_retries) from fault
-    for line in found.passed_over:
+    for line in found.skipped_batches:
         context.log.warning(line)
-    if problems := [*found.contradictions, *found.lost]:
-        raise dg.Failure(description="\n".join(problems), metadata=metadata_of(found), allow_retries=False)
-    return dg.Output(None, metadata=metadata_of(found))
+    if problems := [*found.conflicts, *found.lost]:
+        raise dg.Failure(description="\n".join(problems), metadata=repair_metadata(found), allow_retries=False)
+    return dg.Output(None, metadata=repair_metadata(found))
 
 
 @dg.job(
-    name="replay",
+    name="repair",
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "0"},
     description="Bring a past range back to what its batches recorded: from, to (not included), dry_run. It claims nothing anew and moves "
     "no head, no counter.",
 )
-def replay_job() -> None:
-    replay_range()
+def repair_job() -> None:
+    repair_range_op()

@@ -11,15 +11,15 @@ import dagster as dg
 
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.flows.hours.statistics import CalculatorBench
-from analytics_defs.flows.ingest.execute_plan import Conduct
-from analytics_defs.flows.ingest.tail_lane import Following
-from analytics_defs.flows.setup.platform_identity import require_together
+from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
+from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.tail_lane import TailOptions
+from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
-    from analytics_defs.flows.health_checks import Scheduling
-    from analytics_defs.web.app import Site
+    from analytics_defs.flows.health_checks import SchedulerProbe
+    from analytics_defs.web.app import WebContext
 
 
 class Platform:
@@ -39,42 +39,42 @@ class Platform:
 
         return build_ports(self.settings())
 
-    def sealed_ports(self) -> Ports:
-        """The same, for whoever writes without a plan. Raises Contradiction where these stores do not belong together."""
+    def verified_ports(self) -> Ports:
+        """The same, for whoever writes without a plan. Raises InconsistentState where these stores do not belong together."""
         ports = self.ports()
-        require_together(ports)
+        verify_stores(ports)
         return ports
 
-    def bench(self) -> CalculatorBench:
-        from analytics_defs.wiring import build_bench
+    def workspace_factory(self) -> StatisticsEngineFactory:
+        from analytics_defs.wiring import workspace_factory
 
-        return build_bench(self.settings())
+        return workspace_factory(self.settings())
 
     @contextmanager
-    def sign_of_life(self, run_id: str, lane: int) -> Iterator[Ports]:
+    def lease_heartbeat(self, run_id: str, lane: int) -> Iterator[Ports]:
         """The ports, while the run's lease is renewed beside the work."""
-        from analytics_defs.adapters.runtime.lease_heartbeat import Heartbeat
+        from analytics_defs.adapters.runtime.lease_heartbeat import LeaseHeartbeat
 
         ports = self.ports()
-        with Heartbeat(ports.ledger, run_id, lane, ports.clock):
+        with LeaseHeartbeat(ports.ledger, run_id, lane, ports.clock):
             yield ports
 
-    def conduct(self, run_id: str) -> Conduct:
-        from analytics_defs.wiring import conduct
+    def ingest_options(self, run_id: str) -> IngestOptions:
+        from analytics_defs.wiring import ingest_options
 
-        return conduct(self.settings(), run_id)
+        return ingest_options(self.settings(), run_id)
 
-    def following(self, lanes: int) -> Following:
+    def tail_options(self, lanes: int) -> TailOptions:
         """A lane of so many lanes, whatever LANES says in this process: elsewhere it is a part of several others. 0: as LANES says."""
-        from analytics_defs.wiring import following
+        from analytics_defs.wiring import tail_options
 
-        return following(_with(lanes, self.settings()))
+        return tail_options(_with(lanes, self.settings()))
 
-    def site(self, run_id: str, scheduling: Scheduling) -> Site:
+    def web_context(self, run_id: str, scheduling: SchedulerProbe) -> WebContext:
         """What the always-on job shows, over clients of its own."""
-        from analytics_defs.wiring import site
+        from analytics_defs.wiring import web_context
 
-        return site(self.settings(), run_id, scheduling)
+        return web_context(self.settings(), run_id, scheduling)
 
 
 def _with(lanes: int, settings: Settings) -> Settings:
@@ -82,7 +82,7 @@ def _with(lanes: int, settings: Settings) -> Settings:
 
 
 @contextmanager
-def failures() -> Iterator[None]:
+def as_dagster_failures() -> Iterator[None]:
     """Our errors as Dagster's: the message alone, and whether trying again may help."""
     try:
         yield

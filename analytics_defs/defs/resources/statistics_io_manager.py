@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from analytics_defs.core.storage.object_keys import aggregate_key
-from analytics_defs.defs.resources.platform import Platform, failures
+from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.errors import NotFound
 from analytics_defs.flows.hours.statistics import ACTIVITY, DAILY, HOURLY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = {"hourly_event_stats": HOURLY, "daily_event_stats": DAILY, "product_activity": ACTIVITY}
+STATISTICS_ASSETS = {"hourly_event_stats": HOURLY, "daily_event_stats": DAILY, "product_activity": ACTIVITY}
 """Folder below `aggregates/` by asset."""
 
 
-class Frames(dg.IOManager):
+class StatisticsIOManager(dg.IOManager):
     """Reads what the flows wrote. It writes nothing itself: the assets return no value."""
 
     def __init__(self, platform: Platform) -> None:
@@ -36,9 +36,9 @@ class Frames(dg.IOManager):
         """One row, or one a product, for each partition asked for. Raises where one was never materialized."""
         import pandas as pd
 
-        name, archive = NAMES[context.asset_key.to_user_string()], self._platform.ports().archive
+        name, archive = STATISTICS_ASSETS[context.asset_key.to_user_string()], self._platform.ports().object_store
         frames: list[Any] = []
-        with failures():
+        with as_dagster_failures():
             for period in context.asset_partition_keys:
                 data = archive.get(key := aggregate_key(name, period))
                 if data is None:

@@ -37,11 +37,11 @@ from analytics_defs.wiring import code_digest
 if TYPE_CHECKING:
     from types import FrameType
 
-RUNS_PER_CHILD = 500
+MAX_RUNS_PER_CHILD = 500
 """Then a child is replaced by a new fork, which costs nothing: whatever leaks, leaks for an hour at most."""
-CHILD_KIB = 768 * 1024
+MAX_CHILD_MEMORY_KIB = 768 * 1024
 """A child that has grown beyond this is replaced after its run: sorting an hour takes that much, and gives little back."""
-LAST_SECONDS = 10.0
+SHUTDOWN_GRACE_SECONDS = 10.0
 """What runs get to end by themselves when a worker is told to end at once (SIGQUIT, or SIGINT twice)."""
 STORAGE_PAUSE_SECONDS = 5.0
 """Before a run is handed back because Dagster's storage does not answer."""
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 _WAITS = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 
 
-def work(name: str, slots: int) -> None:
+def run_worker(name: str, slots: int) -> None:
     """Executes runs, `slots` at a time, until SIGTERM or SIGINT and the end of those under way.
 
     Raises SettingsError where the instance of DAGSTER_HOME starts its runs without Celery.
@@ -79,9 +79,9 @@ def worker_app() -> Celery:
             )
         app: Celery = make_app(app_args=launcher.app_args())  # type: ignore[no-untyped-call]
     app.conf.update(
-        worker_max_tasks_per_child=RUNS_PER_CHILD,
-        worker_max_memory_per_child=CHILD_KIB,
-        worker_soft_shutdown_timeout=LAST_SECONDS,
+        worker_max_tasks_per_child=MAX_RUNS_PER_CHILD,
+        worker_max_memory_per_child=MAX_CHILD_MEMORY_KIB,
+        worker_soft_shutdown_timeout=SHUTDOWN_GRACE_SECONDS,
         # Dagster captures what a run prints by the files of stdout and stderr, which Celery's own stand-ins do not have.
         worker_redirect_stdouts=False,
         worker_hijack_root_logger=False,

@@ -36,7 +36,7 @@ _RUNS = "compute_logs"
 repository, sensor and time."""
 
 
-class BucketComputeLogs(ComputeLogManager[dg.DagsterInstance], ConfigurableClass):
+class LazyS3ComputeLogManager(ComputeLogManager[dg.DagsterInstance], ConfigurableClass):
     """`S3ComputeLogManager` on the archive's bucket, endpoint and keys, made when the first log is written or read.
 
     Runs of the jobs in `without_jobs` keep nothing: what they print goes where their process prints, the container's output.

@@ -1,4 +1,4 @@
-"""Does the account balance? Two reads for the equation of every topic-partition. `flows.audit_hour` asks whether the stores agree."""
+"""Does the account balance? Two reads for the equation of every topic-partition. `flows.audit.hour` asks whether the stores agree."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from analytics_defs.core.ingest.planning import LEASE_EXPIRES
-from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, Head, Snapshot, Tally
+from analytics_defs.core.ingest.planning import LEASE_DURATION
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, Batch, Checkpoint, LedgerSnapshot, OutcomeCounts
 from analytics_defs.errors import Unavailable
 from analytics_defs.ports import Ports
 
-READINGS = 100
-STUCK_AFTER = timedelta(minutes=10)
+MAX_AUDIT_READS = 100
+ABANDONED_AFTER = timedelta(minutes=10)
 """A batch pending for so long, whose run shows no sign of life, is a finding. A batch takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class BalanceAudit:
     """The equation of every topic-partition, and whether heads and counters say the same."""
 
-    heads: tuple[Head, ...]
+    checkpoints: tuple[Checkpoint, ...]
     counters: dict[str, int]
     pending: tuple[str, ...]
     """Batches taken and not closed: work in progress, not yet in any count."""
     differences: tuple[str, ...]
     """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
-    stuck: tuple[str, ...] = ()
+    abandoned_batches: tuple[str, ...] = ()
     """Batches of `pending` that nobody works on: their ids may be claimed, and no count has them. Empty, or somebody has to look."""
     unreadable: tuple[str, ...] = ()
     """Items of the ledger that cannot be read: what they say is in none of the sums."""
 
     @property
-    def totals(self) -> Tally:
-        return sum((head.totals for head in self.heads), Tally())
+    def totals(self) -> OutcomeCounts:
+        return sum((head.totals for head in self.checkpoints), OutcomeCounts())
 
     @property
     def unaccounted(self) -> int:
-        return sum(abs(head.unaccounted) for head in self.heads)
+        return sum(abs(head.unaccounted) for head in self.checkpoints)
 
     @property
     def balanced(self) -> bool:
-        return not (self.unaccounted or self.differences or self.stuck or self.unreadable)
+        return not (self.unaccounted or self.differences or self.abandoned_batches or self.unreadable)
 
 
-def audit(ports: Ports, readings: int = READINGS) -> Audit:
+def audit_offsets(ports: Ports, readings: int = MAX_AUDIT_READS) -> BalanceAudit:
     """Counters are read between two readings of the heads, until no batch closed meanwhile. A difference counts where it is there twice:
     a close may be seen by half, in the heads and not yet in the counters.
 
@@ -55,7 +55,7 @@ def audit(ports: Ports, readings: int = READINGS) -> Audit:
         before = ports.ledger.snapshot()
         counters = dict(ports.ledger.counters())
         after = ports.ledger.snapshot()
-        if before.heads != after.heads:
+        if before.checkpoints != after.checkpoints:
             continue
         found = _audit(after, counters, ports.clock.now())
         if not found.differences or seen == _missing(found):
@@ -64,31 +64,31 @@ def audit(ports: Ports, readings: int = READINGS) -> Audit:
     raise Unavailable(f"batches close faster than the counters can be read ({readings} readings): audit again when ingest is quieter")
 
 
-def _audit(after: Snapshot, counters: dict[str, int], now: datetime) -> Audit:
-    heads = tuple(head for _, head in sorted(after.heads.items()) if head.topic_partition != REDRIVE_HEAD)
+def _audit(after: LedgerSnapshot, counters: dict[str, int], now: datetime) -> BalanceAudit:
+    heads = tuple(head for _, head in sorted(after.checkpoints.items()) if head.topic_partition != REDRIVE_CHECKPOINT)
     differences = tuple(
         f"{name}: {counters.get(name, 0)} in the counters, {count} over the heads"
         for name, count in _summed(heads).items()
         if counters.get(name, 0) != count
     )
     stuck = tuple(_stuck(batch, now) for _, batch in sorted(after.pending.items()) if _abandoned(batch, after, now))
-    return Audit(heads, counters, tuple(sorted(after.pending)), differences, stuck, tuple(after.unreadable.values()))
+    return BalanceAudit(heads, counters, tuple(sorted(after.pending)), differences, stuck, tuple(after.unreadable.values()))
 
 
-def _summed(heads: Sequence[Head]) -> dict[str, int]:
+def _summed(heads: Sequence[Checkpoint]) -> dict[str, int]:
     """The heads' totals under the names of the counters."""
-    totals = sum((head.totals for head in heads), Tally()).as_dict()
+    totals = sum((head.totals for head in heads), OutcomeCounts()).as_dict()
     return {"events": totals.pop("stored")} | totals
 
 
-def _missing(found: Audit) -> dict[str, int]:
+def _missing(found: BalanceAudit) -> dict[str, int]:
     """By how much each counter falls short: the same however many batches closed between two readings."""
-    return {name: count - found.counters.get(name, 0) for name, count in _summed(found.heads).items()}
+    return {name: count - found.counters.get(name, 0) for name, count in _summed(found.checkpoints).items()}
 
 
-def _abandoned(batch: Batch, snapshot: Snapshot, now: datetime) -> bool:
+def _abandoned(batch: Batch, snapshot: LedgerSnapshot, now: datetime) -> bool:
     lease = snapshot.leases.get(batch.run_id)
-    return now - batch.time > STUCK_AFTER and (lease is None or now - lease.renewed_at >= LEASE_EXPIRES)
+    return now - batch.time > ABANDONED_AFTER and (lease is None or now - lease.renewed_at >= LEASE_DURATION)
 
 
 def _stuck(batch: Batch, now: datetime) -> str:

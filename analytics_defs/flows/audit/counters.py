@@ -12,30 +12,44 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from analytics_defs.core.counter_adjustments import BATCHES, FIRST, Adjusted, Adjustment, CounterItem, Recorded
-from analytics_defs.core.hours.revision import together
-from analytics_defs.core.ingest.batch_accounting import added
+from analytics_defs.core.counter_adjustments import (
+    FIRST_BATCH_ID,
+    MAX_BATCHES_NAMED,
+    Adjustment,
+    AdjustmentIndex,
+    CounterItem,
+    RecordedCounters,
+)
+from analytics_defs.core.hours.revision import merge_summaries
+from analytics_defs.core.ingest.batch_accounting import sum_counters
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import Contradiction, Frozen, TakenOver
-from analytics_defs.flows.hours.compaction import Bench
-from analytics_defs.flows.stored.hour_files import Account, bring_sound, exactly, expected, records_of, whole
-from analytics_defs.ports import AT_ONCE, Ports
+from analytics_defs.errors import DataExpired, InconsistentState, Superseded
+from analytics_defs.flows.hours.compaction import WorkspaceFactory
+from analytics_defs.flows.stored.hour_files import (
+    HourFiles,
+    batch_records,
+    download_verified,
+    expected_rows,
+    read_consistently,
+    require_all_rows,
+)
+from analytics_defs.ports import MAX_TRANSACT_READS, Ports
 
-READINGS = 10
+MAX_COUNTER_READS = 10
 
-Counted = Mapping[CounterItem, Mapping[str, int]]
+CounterName = Mapping[CounterItem, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class CounterDifference:
     """A counter item that is not the sum of its lane's batch records, at one moment."""
 
-    of: CounterItem
+    target: CounterItem
     live: Mapping[str, int]
     """The counters that differ, with the adjustments that were made; and no others."""
     recorded: Mapping[str, int]
     """The same counters, from the records."""
-    over: int
+    over_batches: int
     """Closed batches of the lane at that moment."""
     number: int
     """Of the adjustment that would mend it."""
@@ -47,7 +61,7 @@ class CounterDifference:
         return {name: count - self.recorded[name] for name, count in self.live.items()}
 
     def adjustment(self, made_at: datetime) -> Adjustment:
-        return Adjustment(self.of, self.number, {name: -count for name, count in self.difference.items()}, self.over, made_at)
+        return Adjustment(self.target, self.number, {name: -count for name, count in self.difference.items()}, self.over_batches, made_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +75,13 @@ class ArchiveDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Recomputed:
+class CounterComparison:
     batches: int
     hours: tuple[str, ...]
     """Those whose archive was read."""
     counters: tuple[CounterDifference, ...]
     archive: tuple[ArchiveDifference, ...]
-    frozen: tuple[str, ...] = ()
+    expired_hours: tuple[str, ...] = ()
     """Hours whose rows retention took: neither compared with the archive nor mended."""
 
     @property
@@ -75,14 +89,14 @@ class Recomputed:
         return not self.counters and not self.archive
 
 
-def compare(ports: Ports, bench: Bench, done: Callable[[int, int], None]) -> Recomputed:
+def compare_counters(ports: Ports, bench: WorkspaceFactory, done: Callable[[int, int], None]) -> CounterComparison:
     """`done` hears how many hours of how many were read, first that it is none.
 
-    Raises TakenOver where a lane's count of batches fits its records at no moment and the lane is not idle, Contradiction where a file
+    Raises Superseded where a lane's count of batches fits its records at no moment and the lane is not idle, Contradiction where a file
     of a closed batch is missing or damaged.
     """
-    recorded = Recorded()
-    recorded.add(ports.ledger.records_from(FIRST))
+    recorded = RecordedCounters()
+    recorded.add(ports.ledger.batch_records_from(FIRST_BATCH_ID))
     counters = tuple(_counter_differences(recorded, ports))
     hours = sorted({item.hour for item in recorded.items if item.hour})
     archive, frozen = list[ArchiveDifference](), list[str]()
@@ -90,46 +104,48 @@ def compare(ports: Ports, bench: Bench, done: Callable[[int, int], None]) -> Rec
     for number, hour in enumerate(hours, 1):
         try:
             archive += _archive_differences(hour, ports, bench)
-        except Frozen:
+        except DataExpired:
             frozen.append(hour)
         done(number, len(hours))
     read = tuple(hour for hour in hours if hour not in set(frozen))
-    return Recomputed(sum(map(recorded.batches, recorded.lanes)), read, counters, tuple(archive), tuple(frozen))
+    return CounterComparison(sum(map(recorded.batches, recorded.lanes)), read, counters, tuple(archive), tuple(frozen))
 
 
-def mend(found: Recomputed, ports: Ports) -> list[Adjustment]:
+def apply_adjustments(found: CounterComparison, ports: Ports) -> list[Adjustment]:
     """One adjustment for each counter item that differs, once, whatever closes meanwhile: from then on counters are the sum of the records.
 
     Frozen hours are left as they are: nothing but the records is left to say what their counters should be.
 
-    Raises Contradiction where archive and records differ, before anything is written: mended counters would hide it. Raises TakenOver
+    Raises InconsistentState where archive and records differ, before anything is written: mended counters would hide it. Raises Superseded
     where somebody else adjusted an item since it was compared: that one is left alone, those before it are mended.
     """
     if found.archive:
         named = ", ".join(f"{each.hour} {each.batch}" for each in found.archive[:3])
-        raise Contradiction(
+        raise InconsistentState(
             f"{len(found.archive)} batches have other rows in the archive than in their records ({named}): no counter was adjusted. "
             "Bring the archive back first, `analytics audit --hour` names the events; then apply again."
         )
     made = list[Adjustment]()
     for each in found.counters:
-        if each.of.hour in found.frozen:
+        if each.target.hour in found.expired_hours:
             continue
         ours = each.adjustment(whole_milliseconds(ports.clock.now()))
-        if ports.ledger.adjust(ours) != ours:
-            raise TakenOver(f"{ours.of}: somebody else made adjustment {ours.number}; {len(made)} items were adjusted here. Compare again.")
+        if ports.ledger.put_adjustment(ours) != ours:
+            raise Superseded(
+                f"{ours.target}: somebody else made adjustment {ours.number}; {len(made)} items were adjusted here. Compare again."
+            )
         made.append(ours)
     return made
 
 
-def _counter_differences(recorded: Recorded, ports: Ports) -> Iterator[CounterDifference]:
-    adjusted = Adjusted(ports.ledger.adjustments())
+def _counter_differences(recorded: RecordedCounters, ports: Ports) -> Iterator[CounterDifference]:
+    adjusted = AdjustmentIndex(ports.ledger.adjustments())
     items = sorted({*recorded.items, *ports.ledger.counter_items()})
     for lane, of_lane in groupby(items, lambda item: item.lane):
         moments = _Moments(CounterItem(lane), adjusted, recorded, ports)
         hours = [item for item in of_lane if item.hour]
-        for start in range(0, max(1, len(hours)), AT_ONCE - 1):
-            counted = moments.read(hours[start : start + AT_ONCE - 1])
+        for start in range(0, max(1, len(hours)), MAX_TRANSACT_READS - 1):
+            counted = moments.read(hours[start : start + MAX_TRANSACT_READS - 1])
             for item in sorted(counted if start == 0 else counted.keys() - {CounterItem(lane)}):
                 yield from _difference(item, counted[item], adjusted, recorded, ports)
 
@@ -141,38 +157,38 @@ class _Moments:
     proves that there are no others.
     """
 
-    def __init__(self, lane: CounterItem, adjusted: Adjusted, recorded: Recorded, ports: Ports) -> None:
+    def __init__(self, lane: CounterItem, adjusted: AdjustmentIndex, recorded: RecordedCounters, ports: Ports) -> None:
         self._lane, self._ports, self._recorded = lane, ports, recorded
-        self._adjusted = adjusted.counts(lane).get(BATCHES, 0)
+        self._adjusted = adjusted.counts(lane).get(MAX_BATCHES_NAMED, 0)
         self._idle: Mapping[str, int] | None = None
         """The lane's totals while nothing closed, where the number of batches in them is wrong."""
 
-    def read(self, hours: Sequence[CounterItem]) -> Counted:
+    def read(self, hours: Sequence[CounterItem]) -> CounterName:
         items = [self._lane, *hours]
-        for _ in range(READINGS):
-            counted = self._ports.ledger.counters_at_once(items)
+        for _ in range(MAX_COUNTER_READS):
+            counted = self._ports.ledger.read_counters_atomically(items)
             if self._fits(counted[self._lane]):
                 return counted
-            self._recorded.add(self._ports.ledger.records_from(self._recorded.since))
+            self._recorded.add(self._ports.ledger.batch_records_from(self._recorded.since))
         return self._while_idle(items)
 
     def _fits(self, totals: Mapping[str, int]) -> bool:
-        return totals == self._idle or totals.get(BATCHES, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
+        return totals == self._idle or totals.get(MAX_BATCHES_NAMED, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
 
-    def _while_idle(self, items: Sequence[CounterItem]) -> Counted:
+    def _while_idle(self, items: Sequence[CounterItem]) -> CounterName:
         """The number of batches is itself what differs, or a record came late: all of them are read, and nothing may close meanwhile.
 
         Weaker than a number that fits: a close that is done, and whose record DynamoDB's query does not show yet, is missed.
         """
-        before = self._ports.ledger.counters_at_once(items)
+        before = self._ports.ledger.read_counters_atomically(items)
         self._recorded.clear()
-        self._recorded.add(self._ports.ledger.records_from(FIRST))
+        self._recorded.add(self._ports.ledger.batch_records_from(FIRST_BATCH_ID))
         pending = sorted(each.id for each in self._ports.ledger.snapshot().pending.values() if each.lane == self._lane.lane)
-        counted = self._ports.ledger.counters_at_once(items)
+        counted = self._ports.ledger.read_counters_atomically(items)
         if not self._fits(counted[self._lane]):
             if pending or counted != before:
-                held, records = counted[self._lane].get(BATCHES, 0) + self._adjusted, self._recorded.batches(self._lane.lane)
-                raise TakenOver(
+                held, records = counted[self._lane].get(MAX_BATCHES_NAMED, 0) + self._adjusted, self._recorded.batches(self._lane.lane)
+                raise Superseded(
                     f"{self._lane}: its counters hold {held} batches, and there are {records} records, while batches are closed "
                     f"(pending: {', '.join(pending) or 'none'}). Nothing was changed. "
                     "Stop the sensor, let `analytics ingest` finish what is pending, and try again."
@@ -182,9 +198,9 @@ class _Moments:
 
 
 def _difference(
-    item: CounterItem, counted: Mapping[str, int], adjusted: Adjusted, recorded: Recorded, ports: Ports
+    item: CounterItem, counted: Mapping[str, int], adjusted: AdjustmentIndex, recorded: RecordedCounters, ports: Ports
 ) -> Iterator[CounterDifference]:
-    live, expected_counts = added([counted, adjusted.counts(item)]), recorded.counts(item)
+    live, expected_counts = sum_counters([counted, adjusted.counts(item)]), recorded.counts(item)
     names = [name for name in sorted({*live, *expected_counts}) if live.get(name, 0) != expected_counts.get(name, 0)]
     if names:
         yield CounterDifference(
@@ -198,21 +214,21 @@ def _difference(
 
 
 def _batches(item: CounterItem, ports: Ports) -> list[str]:
-    records = records_of(ports.ledger.batches_of_hour(item.hour), ports)
+    records = batch_records(ports.ledger.batches_of_hour(item.hour), ports)
     return sorted(batch for batch, record in records.items() if record.batch.lane == item.lane)
 
 
-def _archive_differences(hour: str, ports: Ports, bench: Bench) -> list[ArchiveDifference]:
-    def read(account: Account) -> list[ArchiveDifference]:
-        whole(account)
+def _archive_differences(hour: str, ports: Ports, bench: WorkspaceFactory) -> list[ArchiveDifference]:
+    def read(account: HourFiles) -> list[ArchiveDifference]:
+        require_all_rows(account)
         with bench() as table:
-            paths = bring_sound(account, table, ports)
-            archived = together(rows for rows in table.look(paths).values() if rows is not None).by_batch
-        recorded = expected(hour, records_of(account.batches, ports))
+            paths = download_verified(account, table, ports)
+            archived = merge_summaries(rows for rows in table.summarize(paths).values() if rows is not None).by_batch
+        recorded = expected_rows(hour, batch_records(account.batches, ports))
         return [
             ArchiveDifference(hour, batch, archived.get(batch, 0), recorded.get(batch, 0))
             for batch in sorted({*archived, *recorded})
             if archived.get(batch, 0) != recorded.get(batch, 0)
         ]
 
-    return exactly(hour, ports, read)
+    return read_consistently(hour, ports, read)

@@ -11,14 +11,21 @@ from itertools import islice, pairwise
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.storage import dead_letter_files, event_parquet
-from analytics_defs.core.storage.object_keys import batch_time, event_dir, event_id_of_key, event_key, later_event_key, part_key
+from analytics_defs.core.storage.object_keys import batch_time, event_id_of_key, event_json_dir, event_key, part_key, reused_id_event_key
 from analytics_defs.core.timestamps import hour_of
-from analytics_defs.flows.progress import Told, untold
-from analytics_defs.flows.stored.expired_data import letters_taken_of
-from analytics_defs.flows.stored.hour_files import Account, exactly, expected, live_counters, records_of, still
-from analytics_defs.ports import REMEMBERED, Ports, may_be_again
+from analytics_defs.flows.progress import ProgressCallback, no_progress
+from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
+from analytics_defs.flows.stored.hour_files import (
+    HourFiles,
+    batch_records,
+    expected_rows,
+    live_counters,
+    read_consistently,
+    require_unchanged,
+)
+from analytics_defs.ports import DEDUPLICATION_WINDOW, Ports, may_have_been_reused
 
-EXAMPLES = 5
+MAX_EXAMPLES_PER_FINDING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +47,9 @@ class HourAudit:
     expired: int
     """Ids that it need not hold any more: their batches are older than `REMEMBERED`."""
     findings: tuple[str, ...]
-    taken: int = 0
+    expired_reason: int = 0
     """Rows that retention took: they are in `recorded` and `counted`, and in no store any more."""
-    frozen: str = ""
+    is_expired: str = ""
     """What retention took of the hour, in words."""
 
     @property
@@ -50,18 +57,18 @@ class HourAudit:
         return not self.findings
 
 
-def audit_hour(hour: str, ports: Ports, told: Told = untold) -> HourAudit:
+def audit_hour(hour: str, ports: Ports, told: ProgressCallback = no_progress) -> HourAudit:
     """Reads every file of the hour, lists its objects, and asks RecentEvents for each id. Batches that close meanwhile are left out.
 
     Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
-    objects: the bucket's listing tells keys only, and one read for each event takes long. `flows.audit_bytes` compares those.
+    objects: the bucket's listing tells keys only, and one read for each event takes long. `flows.audit.hour_bytes` compares those.
     """
-    return exactly(hour, ports, lambda account: _audit_hour(account, ports, told))
+    return read_consistently(hour, ports, lambda account: _audit_hour(account, ports, told))
 
 
-def _audit_hour(account: Account, ports: Ports, told: Told) -> HourAudit:
+def _audit_hour(account: HourFiles, ports: Ports, told: ProgressCallback) -> HourAudit:
     hour, batches = account.hour, account.batches
-    records = list(records_of(batches, ports).values())
+    records = list(batch_records(batches, ports).values())
     rows, findings = _rows(account, records, ports, told)
     recorded = sum(sum(record.hours[hour].values()) for record in records)
     counted = live_counters(hour, ports, lambda counts: counts.get("events", 0) == recorded).get("events", 0)
@@ -69,8 +76,8 @@ def _audit_hour(account: Account, ports: Ports, told: Told) -> HourAudit:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
     findings += _files(hour, records, ports)
     ids = {row.event_id for row in rows}
-    findings += _named(f"stored twice within {REMEMBERED.days} days", _doubled(rows))
-    kept = {row.event_id: row.source for row in rows if row.batch_time + REMEMBERED > ports.clock.now()}
+    findings += _named(f"stored twice within {DEDUPLICATION_WINDOW.days} days", _doubled(rows))
+    kept = {row.event_id: row.source for row in rows if row.batch_time + DEDUPLICATION_WINDOW > ports.clock.now()}
     held = _held(kept, ports, told)
     findings += _named("not held by RecentEvents under their source", sorted(kept.keys() - held.keys()))
     objects, said = _objects(account, records, rows, held, ports)
@@ -85,35 +92,39 @@ def _audit_hour(account: Account, ports: Ports, told: Told) -> HourAudit:
         items=len(held),
         expired=len(ids - kept.keys()),
         findings=(*findings, *said),
-        taken=account.taken.rows,
-        frozen=str(account.taken) if account.taken else "",
+        expired_reason=account.expired.expired_rows,
+        is_expired=str(account.expired) if account.expired else "",
     )
 
 
 def _objects(
-    account: Account, records: Sequence[BatchRecord], rows: Sequence[_Row], held: Mapping[str, bool], ports: Ports
+    account: HourFiles, records: Sequence[BatchRecord], rows: Sequence[_Row], held: Mapping[str, bool], ports: Ports
 ) -> tuple[int | None, list[str]]:
     """How many objects the rows have, None where none needs one; and where the tree is not what the batches wrote, each by its settings."""
-    wrote, taken = {record.batch.id for record in records if record.event_objects}, account.taken
+    wrote, taken = {record.batch.id for record in records if record.write_event_json}, account.expired
     needed = Counter(
-        row.event_id for row in rows if (row.batch_id in wrote or held.get(row.event_id)) and not taken.has_objects_of(row.batch_time)
+        row.event_id
+        for row in rows
+        if (row.batch_id in wrote or held.get(row.event_id)) and not taken.has_expired_event_json_of(row.batch_time)
     )
     return _in_tree(account, rows, needed, ports) if needed or wrote or not records else (None, [])
 
 
-def _in_tree(account: Account, rows: Sequence[_Row], needed: Mapping[str, int], ports: Ports) -> tuple[int, list[str]]:
+def _in_tree(account: HourFiles, rows: Sequence[_Row], needed: Mapping[str, int], ports: Ports) -> tuple[int, list[str]]:
     """The same, where the tree is looked at. `needed`: by id.
 
     Where retention took rows, their objects may be there: nobody can tell them from strangers by name.
     """
-    hour, keys = account.hour, set(ports.archive.keys(event_dir(account.hour)))
+    hour, keys = account.hour, set(ports.object_store.list_keys(event_json_dir(account.hour)))
     mine = {event_key(hour, row.event_id): row.event_id for row in rows}
-    mine |= {later_event_key(hour, row.event_id, row.source): row.event_id for row in rows if may_be_again(hour, row.batch_time)}
+    mine |= {
+        reused_id_event_key(hour, row.event_id, row.source): row.event_id for row in rows if may_have_been_reused(hour, row.batch_time)
+    }
     there = Counter(event_id for key, event_id in mine.items() if key in keys)
     findings = _named("without JSON object", sorted(event_id for event_id, count in needed.items() if there[event_id] < count))
     now = ports.ledger.snapshot()
     if (
-        not account.taken.batches
+        not account.expired.expired_batches
         and not now.pending
         and not now.unreadable
         and tuple(ports.ledger.batches_of_hour(hour)) == account.batches
@@ -133,21 +144,23 @@ class _Row:
         return batch_time(self.batch_id)
 
 
-def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports, told: Told) -> tuple[list[_Row], list[str]]:
+def _rows(account: HourFiles, records: Sequence[BatchRecord], ports: Ports, told: ProgressCallback) -> tuple[list[_Row], list[str]]:
     """What the hour's files hold, and where that is not what the records say. Raises Moved where somebody compacts it meanwhile."""
     rows: list[_Row] = []
     for number, key in enumerate(account.keys):
         told("files read", number, len(account.keys))
-        data = ports.archive.get(key)
+        data = ports.object_store.get(key)
         if data is None:
-            still(account, ports)
-        found_here = event_parquet.rows(data, ("event_id", "topic", "partition", "offset", "batch_id"), key) if data is not None else ()
+            require_unchanged(account, ports)
+        found_here = (
+            event_parquet.read_rows(data, ("event_id", "topic", "partition", "offset", "batch_id"), key) if data is not None else ()
+        )
         rows += [
             _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["batch_id"]) for row in found_here
         ]
     found = Counter(row.batch_id for row in rows)
-    taken = set(account.taken.batches)
-    recorded = expected(account.hour, {record.batch.id: record for record in records if record.batch.id not in taken})
+    taken = set(account.expired.expired_batches)
+    recorded = expected_rows(account.hour, {record.batch.id: record for record in records if record.batch.id not in taken})
     return rows, [
         f"batch {batch}: {found[batch]} rows in {_where(batch, account)}, {recorded.get(batch, 0)} in its record"
         for batch in sorted({*found, *recorded})
@@ -155,8 +168,10 @@ def _rows(account: Account, records: Sequence[BatchRecord], ports: Ports, told: 
     ]
 
 
-def _where(batch: str, account: Account) -> str:
-    return part_key(account.hour, batch) if batch in account.later or not account.revision else ", ".join(account.revision.keys)
+def _where(batch: str, account: HourFiles) -> str:
+    return (
+        part_key(account.hour, batch) if batch in account.uncompacted_batches or not account.revision else ", ".join(account.revision.keys)
+    )
 
 
 def _files(hour: str, records: Sequence[BatchRecord], ports: Ports) -> list[str]:
@@ -164,12 +179,12 @@ def _files(hour: str, records: Sequence[BatchRecord], ports: Ports) -> list[str]
     own = (record for record in ports.ledger.batches_of_day(hour[:10]) if hour_of(record.batch.time) == hour)
     findings = []
     for record in {record.batch.id: record for record in (*records, *own)}.values():
-        taken = letters_taken_of(record, ports) is not None
+        taken = expired_dead_letters_of(record, ports) is not None
         for what, key, recorded, noted in (
             ("dead letters", record.dead_letters_key, record.tally.dead_letters, record.dead_letters_digest),
-            ("repeats", record.repeats_key, record.tally.repeats, None),
+            ("duplicates", record.duplicates_key, record.tally.duplicates, None),
         ):
-            data = ports.archive.get(key) if key else None
+            data = ports.object_store.get(key) if key else None
             if data is None and taken:
                 continue
             said = _lines(f"{what} in {key or 'no file'}", data, recorded, noted)
@@ -182,7 +197,7 @@ def _lines(what: str, data: bytes | None, recorded: int, noted: str | None) -> s
     found = sum(1 for line in (data or b"").split(b"\n") if line)
     if found != recorded:
         return f"{found} {what}, {recorded} in its record"
-    if data is not None and noted not in (None, sha256 := dead_letter_files.digest(data)):
+    if data is not None and noted not in (None, sha256 := dead_letter_files.file_sha256(data)):
         return f"{found} {what} as recorded, but their SHA-256 is {sha256}, {noted} in its record"
     return None
 
@@ -190,19 +205,21 @@ def _lines(what: str, data: bytes | None, recorded: int, noted: str | None) -> s
 def _doubled(rows: Sequence[_Row]) -> list[str]:
     """Ids that two rows hold although the first one's claim had not expired when the second came. Claims expire at whole seconds."""
     ordered = sorted((row.event_id, row.batch_time.replace(microsecond=0)) for row in rows)
-    return [event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + REMEMBERED]
+    return [
+        event_id for (event_id, time), (same_id, later) in pairwise(ordered) if event_id == same_id and later < time + DEDUPLICATION_WINDOW
+    ]
 
 
-def _held(sources: Mapping[str, Source], ports: Ports, told: Told) -> dict[str, bool]:
+def _held(sources: Mapping[str, Source], ports: Ports, told: ProgressCallback) -> dict[str, bool]:
     """Those ids that RecentEvents holds under their source, and whether it points to the JSON object for the event's data."""
     held: dict[str, bool] = {}
     ids, asked = iter(sources), 0
     while some := list(islice(ids, 1000)):
         told("ids asked for", asked, len(sources))
         asked += len(some)
-        held |= {each: item.data is None for each, item in ports.recent.held(some).items() if item.source == sources[each]}
+        held |= {each: item.data is None for each, item in ports.recent_events.get_items(some).items() if item.source == sources[each]}
     return held
 
 
 def _named(what: str, ids: Sequence[str]) -> list[str]:
-    return [f"{len(ids)} ids {what}, for example {', '.join(ids[:EXAMPLES])}"] if ids else []
+    return [f"{len(ids)} ids {what}, for example {', '.join(ids[:MAX_EXAMPLES_PER_FINDING])}"] if ids else []

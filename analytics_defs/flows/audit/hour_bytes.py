@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from analytics_defs.core.hours.revision import together
+from analytics_defs.core.hours.revision import merge_summaries
 from analytics_defs.core.storage.object_keys import batch_time
 from analytics_defs.flows.hours.restore import event_of
-from analytics_defs.flows.hours.statistics import CalculatorBench
-from analytics_defs.flows.progress import Told, untold
-from analytics_defs.flows.stored.event_json import object_of
-from analytics_defs.flows.stored.hour_files import Account, bring_sound, exactly
+from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
+from analytics_defs.flows.progress import ProgressCallback, no_progress
+from analytics_defs.flows.stored.event_json import event_json_object
+from analytics_defs.flows.stored.hour_files import HourFiles, download_verified, read_consistently
 from analytics_defs.ports import Ports, StoredRow
 
-AT_ONCE = 100
+COMPARED_AT_ONCE = 100
 """Objects in memory together."""
-EXAMPLES = 5
+MAX_EXAMPLES_PER_DIFFERENCE = 5
 
 
 @dataclass(slots=True)
@@ -34,23 +34,25 @@ class BytesAudit:
     @property
     def findings(self) -> tuple[str, ...]:
         said = (("other bytes than Parquet", self.other_bytes), ("another source or batch in its metadata", self.other_origin))
-        return tuple(f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:EXAMPLES])}" for what, ids in said if ids)
+        return tuple(
+            f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:MAX_EXAMPLES_PER_DIFFERENCE])}" for what, ids in said if ids
+        )
 
 
-def compare_bytes(hour: str, ports: Ports, bench: CalculatorBench, told: Told = untold) -> BytesAudit:
-    """Reads every file and every object of the hour. Raises Contradiction where Parquet itself is damaged."""
-    return exactly(hour, ports, lambda account: _compare(account, ports, bench, told))
+def compare_bytes(hour: str, ports: Ports, bench: StatisticsEngineFactory, told: ProgressCallback = no_progress) -> BytesAudit:
+    """Reads every file and every object of the hour. Raises InconsistentState where Parquet itself is damaged."""
+    return read_consistently(hour, ports, lambda account: _compare(account, ports, bench, told))
 
 
-def _compare(account: Account, ports: Ports, bench: CalculatorBench, told: Told) -> BytesAudit:
+def _compare(account: HourFiles, ports: Ports, bench: StatisticsEngineFactory, told: ProgressCallback) -> BytesAudit:
     found = BytesAudit(account.hour)
     with bench() as table:
-        paths = bring_sound(account, table, ports)
-        done, of = 0, together(rows for rows in table.look(paths).values() if rows is not None).count
-        for rows in table.rows(paths):
-            for start in range(0, len(rows), AT_ONCE):
+        paths = download_verified(account, table, ports)
+        done, of = 0, merge_summaries(rows for rows in table.summarize(paths).values() if rows is not None).count
+        for rows in table.read_rows(paths):
+            for start in range(0, len(rows), COMPARED_AT_ONCE):
                 told("objects compared", done, of)
-                some = rows[start : start + AT_ONCE]
+                some = rows[start : start + COMPARED_AT_ONCE]
                 _compare_some(some, found, ports)
                 done += len(some)
     return found
@@ -58,8 +60,8 @@ def _compare(account: Account, ports: Ports, bench: CalculatorBench, told: Told)
 
 def _compare_some(rows: Sequence[StoredRow], found: BytesAudit, ports: Ports) -> None:
     events = [event_of(row, found.hour) for row in rows]
-    looks = [partial(object_of, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
-    for event, row, (_, blob) in zip(events, rows, ports.workers.run(looks), strict=True):
+    looks = [partial(event_json_object, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
+    for event, row, (_, blob) in zip(events, rows, ports.task_pool.run_all(looks), strict=True):
         if blob is None:
             continue
         found.compared += 1

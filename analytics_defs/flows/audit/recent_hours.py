@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from analytics_defs.core.ingest.batch_accounting import recent_hours
 from analytics_defs.flows.audit.hour import audit_hour
-from analytics_defs.flows.stored.hour_files import Account, account_of, expected, live_counters, records_of
+from analytics_defs.flows.stored.hour_files import HourFiles, batch_records, expected_rows, hour_files, live_counters
 from analytics_defs.ports import Ports
 
 LAST_HOURS, LAST_BATCHES = 24, 50
-MAX_HOURS = 48
-BY_ID = 20_000
+MAX_HOURS_COMPARED = 48
+MAX_EVENTS_COMPARED_BY_ID = 20_000
 """Events of an hour that is compared id by id; a larger one by its counts. `analytics audit --hour` compares any by id."""
 
 
 @dataclass(frozen=True, slots=True)
-class Disagreement:
+class StoreMismatch:
     """What differs in one hour, with both numbers and the batches."""
 
     hour: str
@@ -25,39 +25,41 @@ class Disagreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class StoreComparison:
     by_id: tuple[str, ...]
     """Hours compared id by id: DynamoDB, JSON, Parquet, counters."""
     by_counts: tuple[str, ...]
-    disagreements: tuple[Disagreement, ...]
+    mismatches: tuple[StoreMismatch, ...]
 
 
-def compare_stores(ports: Ports) -> Agreement:
+def compare_stores(ports: Ports) -> StoreComparison:
     """The last day's hours, and those that the newest batches added to, newest first."""
-    by_id, by_counts, found = list[str](), list[str](), list[Disagreement]()
+    by_id, by_counts, found = list[str](), list[str](), list[StoreMismatch]()
     for hour, events in _touched(ports):
-        if events <= BY_ID:
+        if events <= MAX_EVENTS_COMPARED_BY_ID:
             audited = audit_hour(hour, ports)
             by_id.append(hour)
-            found += [Disagreement(hour, finding, audited.batches) for finding in audited.findings]
+            found += [StoreMismatch(hour, finding, audited.batches) for finding in audited.findings]
         else:
             by_counts.append(hour)
-            account = account_of(hour, ports)
-            found += [Disagreement(hour, finding, account.batches) for finding in _by_counts(account, ports)]
-    return Agreement(tuple(by_id), tuple(by_counts), tuple(found))
+            account = hour_files(hour, ports)
+            found += [StoreMismatch(hour, finding, account.batches) for finding in _by_counts(account, ports)]
+    return StoreComparison(tuple(by_id), tuple(by_counts), tuple(found))
 
 
 def _touched(ports: Ports) -> list[tuple[str, int]]:
     day = recent_hours(ports.clock.now(), LAST_HOURS)
-    counted = dict(ports.ledger.hourly(day[0], "9999-12-31T23"))
+    counted = dict(ports.ledger.hourly_counters(day[0], "9999-12-31T23"))
     late = {hour for record in ports.ledger.last_batches(LAST_BATCHES) for hour in record.hours} - counted.keys()
-    counted |= {hour: dict(ports.ledger.hourly(hour, hour)).get(hour, {}) for hour in sorted(late, reverse=True)[:MAX_HOURS]}
-    return [(hour, counts.get("events", 0)) for hour, counts in sorted(counted.items(), reverse=True)[:MAX_HOURS]]
+    counted |= {
+        hour: dict(ports.ledger.hourly_counters(hour, hour)).get(hour, {}) for hour in sorted(late, reverse=True)[:MAX_HOURS_COMPARED]
+    }
+    return [(hour, counts.get("events", 0)) for hour, counts in sorted(counted.items(), reverse=True)[:MAX_HOURS_COMPARED]]
 
 
-def _by_counts(account: Account, ports: Ports) -> list[str]:
+def _by_counts(account: HourFiles, ports: Ports) -> list[str]:
     """Batch records, the archive's revision and the live counter, unless a batch closed meanwhile."""
-    recorded = expected(account.hour, records_of(account.batches, ports))
+    recorded = expected_rows(account.hour, batch_records(account.batches, ports))
     total, findings = sum(recorded.values()), list[str]()
     counter = live_counters(account.hour, ports, lambda counts: counts.get("events", 0) == total).get("events", 0)
     if account.revision and (archived := sum(recorded[batch] for batch in account.revision.batches)) != account.revision.rows:

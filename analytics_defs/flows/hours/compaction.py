@@ -24,32 +24,41 @@ from typing import Protocol
 
 from analytics_defs.core.hours.revision import (
     ArchiveFile,
-    Made,
-    Revision,
-    Rows,
-    marked,
-    marker,
+    ArchiveRevision,
+    RevisionOrigin,
+    RowSummary,
+    manifest_bytes,
+    may_replace_manifest,
+    merge_summaries,
     next_number,
     next_revision,
-    same,
-    supersedes,
-    together,
+    parse_manifest,
+    same_content,
 )
-from analytics_defs.core.storage.object_keys import archive_key, batch_of_part, parquet_dir, revision_of_archive, success_key
-from analytics_defs.errors import Contradiction
-from analytics_defs.flows.stored.hour_completeness import has_passed
-from analytics_defs.flows.stored.hour_files import Account, Moved, bring, exactly, expected, records_of, still, unsound
+from analytics_defs.core.storage.object_keys import archive_key, batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
+from analytics_defs.errors import InconsistentState
+from analytics_defs.flows.stored.hour_completeness import is_complete
+from analytics_defs.flows.stored.hour_files import (
+    ConcurrentCompaction,
+    HourFiles,
+    batch_records,
+    damaged_keys,
+    download,
+    expected_rows,
+    read_consistently,
+    require_unchanged,
+)
 from analytics_defs.flows.stored.rows_from_json import rows_from_json
-from analytics_defs.ports import Blob, Ports, Table
+from analytics_defs.ports import ParquetWorkspace, Ports, StoredObject
 
 MAX_FILE_BYTES = 512 * 2**20
 _PARQUET = "application/vnd.apache.parquet"
 
 
-class Bench(Protocol):
+class WorkspaceFactory(Protocol):
     """Where tables come from: each job has its own, for the length of a block."""
 
-    def __call__(self) -> AbstractContextManager[Table]: ...
+    def __call__(self) -> AbstractContextManager[ParquetWorkspace]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,55 +66,55 @@ class Compaction:
     """What an hour's archive is now, and what this execution did for it."""
 
     hour: str
-    revision: Revision | None
+    revision: ArchiveRevision | None
     """None: no closed batch has an event of this hour."""
-    made: bool = False
+    created: bool = False
     """Whether this execution made the revision. Otherwise it was there, sound, with everything in it."""
     complete: bool | None = None
     """Whether every partition's head has passed the hour, now or when the revision was marked so. None: Kafka could not be asked."""
-    mended: tuple[str, ...] = ()
+    rebuilt: tuple[str, ...] = ()
     """Files that were missing or damaged, and whose rows came from the JSON tree."""
-    swept: int = 0
-    strangers: tuple[str, ...] = ()
+    deleted: int = 0
+    foreign_objects: tuple[str, ...] = ()
     """Objects below the hour's prefix that nobody here writes. They are left alone; a plain glob reads them."""
 
 
-def compact(hour: str, ports: Ports, bench: Bench) -> Compaction:
+def compact_hour(hour: str, ports: Ports, bench: WorkspaceFactory) -> Compaction:
     """Make the hour's archive hold every closed batch. Repeating it changes nothing; two at once make one revision.
 
-    Raises Contradiction, and changes nothing, where rows are missing and the JSON tree does not hold them either.
+    Raises InconsistentState, and changes nothing, where rows are missing and the JSON tree does not hold them either.
     """
-    complete = has_passed(hour, ports)
-    compaction = exactly(hour, ports, lambda account: _revised(account, ports, bench))
+    complete = is_complete(hour, ports)
+    compaction = read_consistently(hour, ports, lambda account: _revised(account, ports, bench))
     if compaction.revision is None:
         return Compaction(hour, None, complete=complete)
-    mark(compaction.revision, complete, ports)
+    write_manifest(compaction.revision, complete, ports)
     if complete is not True and _was_complete(compaction.revision, ports):
         complete = True
-    swept, strangers = sweep(compaction.revision, ports)
-    return Compaction(hour, compaction.revision, compaction.made, complete, compaction.mended, swept, strangers)
+    swept, strangers = delete_superseded(compaction.revision, ports)
+    return Compaction(hour, compaction.revision, compaction.created, complete, compaction.rebuilt, swept, strangers)
 
 
-def _revised(account: Account, ports: Ports, bench: Bench) -> Compaction:
+def _revised(account: HourFiles, ports: Ports, bench: WorkspaceFactory) -> Compaction:
     """The newest revision, made here where it has to be. Raises Moved where somebody else was first."""
     if not account.keys:
         return Compaction(account.hour, account.revision)
     with bench() as table:
         found = _gathered(account, table, ports)
-        if not found.broken and account.revision and not account.later:
+        if not found.broken and account.revision and not account.uncompacted_batches:
             return Compaction(account.hour, account.revision)
         files, after = _merged(account, found, table, ports)
     if after != found.rows:
-        raise Contradiction(
+        raise InconsistentState(
             f"hour {account.hour}: {found.rows.count} rows went in (digest {found.rows.digest}), {after.count} came out ({after.digest}). "
             "Nothing was changed; this is a fault of this version or its libraries."
         )
     rebuilt = sum(after.by_batch.get(batch, 0) for batch in found.lost)
-    ours = next_revision(account.revision, account.hour, files, after, Made(ports.clock.now(), rebuilt))
-    counts = ports.ledger.revise(ours)
-    if not same(counts, ours):
-        raise Moved(f"hour {account.hour}: another executor made revision {counts.number} first")
-    return Compaction(account.hour, counts, made=True, mended=tuple(found.broken))
+    ours = next_revision(account.revision, account.hour, files, after, RevisionOrigin(ports.clock.now(), rebuilt))
+    counts = ports.ledger.put_revision(ours)
+    if not same_content(counts, ours):
+        raise ConcurrentCompaction(f"hour {account.hour}: another executor made revision {counts.number} first")
+    return Compaction(account.hour, counts, created=True, rebuilt=tuple(found.broken))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,108 +124,108 @@ class _Gathered:
     paths: tuple[str, ...]
     inputs: tuple[str, ...]
     """What names the archive: keys of the files, and batches whose rows came from the JSON tree."""
-    rows: Rows
+    rows: RowSummary
     broken: tuple[str, ...]
     lost: tuple[str, ...]
     """Batches whose rows came from the JSON tree."""
 
 
-def _gathered(account: Account, table: Table, ports: Ports) -> _Gathered:
+def _gathered(account: HourFiles, table: ParquetWorkspace, ports: Ports) -> _Gathered:
     """Raises Moved where an input vanished because somebody else has compacted the hour; what is gone otherwise is mended."""
-    wanted = expected(account.hour, records_of(account.later, ports))
-    paths = bring(account.keys, table, ports)
+    wanted = expected_rows(account.hour, batch_records(account.uncompacted_batches, ports))
+    paths = download(account.keys, table, ports)
     seen = _seen(table, paths)
     broken = _broken(account, seen, wanted)
     if broken:
-        still(account, ports)
+        require_unchanged(account, ports)
     sound = {key: held for key in account.keys if key not in broken and (held := seen[key])}
     lost = _batches_in(broken, account)
     mended = rows_from_json(account.hour, _wanted(lost, wanted, account, ports), table, ports)
     return _Gathered(
         paths=(*(paths[key] for key in sound), *mended),
         inputs=(*sound, *(f"json:{batch}" for batch in lost)),
-        rows=together([*sound.values(), *_sound(table.look(mended))]),
+        rows=merge_summaries([*sound.values(), *_sound(table.summarize(mended))]),
         broken=tuple(broken),
         lost=tuple(lost),
     )
 
 
-def _seen(table: Table, paths: Mapping[str, str]) -> dict[str, Rows | None]:
-    found = table.look(list(paths.values()))
+def _seen(table: ParquetWorkspace, paths: Mapping[str, str]) -> dict[str, RowSummary | None]:
+    found = table.summarize(list(paths.values()))
     return {key: found[path] for key, path in paths.items()}
 
 
-def _broken(account: Account, seen: Mapping[str, Rows | None], rows: Mapping[str, int]) -> list[str]:
+def _broken(account: HourFiles, seen: Mapping[str, RowSummary | None], rows: Mapping[str, int]) -> list[str]:
     """Files whose rows have to come from elsewhere. The files of a revision stand and fall together: they are what it says, or not."""
-    broken, revision = set(unsound(account, seen, rows)), account.revision
+    broken, revision = set(damaged_keys(account, seen, rows)), account.revision
     if revision is not None:
-        found = together(held for key in revision.keys if (held := seen.get(key)))
+        found = merge_summaries(held for key in revision.keys if (held := seen.get(key)))
         if broken & set(revision.keys) or (found.count, found.digest) != (revision.rows, revision.digest):
             broken |= set(revision.keys)
     return sorted(broken)
 
 
-def _batches_in(broken: Sequence[str], account: Account) -> list[str]:
+def _batches_in(broken: Sequence[str], account: HourFiles) -> list[str]:
     """Batches whose rows cannot be taken from where they should be. One file of a revision stands for the rows of all its batches."""
-    lost = {batch for key in broken if (batch := batch_of_part(key))}
+    lost = {batch for key in broken if (batch := batch_id_of_part_key(key))}
     if account.revision and set(broken) & set(account.revision.keys):
         lost |= set(account.revision.batches)
     return sorted(lost)
 
 
-def _wanted(lost: Sequence[str], rows: Mapping[str, int], account: Account, ports: Ports) -> dict[str, int]:
+def _wanted(lost: Sequence[str], rows: Mapping[str, int], account: HourFiles, ports: Ports) -> dict[str, int]:
     archived = [batch for batch in lost if batch not in rows]
-    return {batch: rows[batch] for batch in lost if batch in rows} | expected(account.hour, records_of(archived, ports))
+    return {batch: rows[batch] for batch in lost if batch in rows} | expected_rows(account.hour, batch_records(archived, ports))
 
 
-def _sound(seen: Mapping[str, Rows | None]) -> list[Rows]:
+def _sound(seen: Mapping[str, RowSummary | None]) -> list[RowSummary]:
     return [rows for rows in seen.values() if rows is not None]
 
 
-def _merged(account: Account, found: _Gathered, table: Table, ports: Ports) -> tuple[list[ArchiveFile], Rows]:
+def _merged(account: HourFiles, found: _Gathered, table: ParquetWorkspace, ports: Ports) -> tuple[list[ArchiveFile], RowSummary]:
     """Sorted, looked at again, and uploaded under the names of the next revision."""
     number = next_number(account.revision)
     merged = table.merge(found.paths, "merged", MAX_FILE_BYTES)
-    after = together(_sound(table.look([each.path for each in merged])))
+    after = merge_summaries(_sound(table.summarize([each.path for each in merged])))
     files = []
     for place, each in enumerate(merged):
         key = archive_key(account.hour, number, found.inputs, place)
-        ports.archive.upload(key, each.path, _PARQUET)
+        ports.object_store.upload(key, each.path, _PARQUET)
         files.append(ArchiveFile(key, each.rows, each.bytes, each.sha256))
     return files, after
 
 
-def mark(revision: Revision, complete: bool | None, ports: Ports) -> bool:
+def write_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
     """Write `_SUCCESS.json`, unless a later revision has written its own."""
-    key = success_key(revision.hour)
-    blob = Blob(key, marker(revision, complete), "application/json", {})
-    return ports.archive.advance(blob, lambda held: supersedes(held, revision.number, complete, key))
+    key = manifest_key(revision.hour)
+    blob = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
+    return ports.object_store.put_if(blob, lambda held: may_replace_manifest(held, revision.number, complete, key))
 
 
-def _was_complete(revision: Revision, ports: Ports) -> bool:
+def _was_complete(revision: ArchiveRevision, ports: Ports) -> bool:
     """Whether its marker says so: a marker does not go back, and what is read meanwhile makes another revision."""
-    held = ports.archive.get(success_key(revision.hour))
-    there = marked(held, success_key(revision.hour)) if held is not None else None
+    held = ports.object_store.get(manifest_key(revision.hour))
+    there = parse_manifest(held, manifest_key(revision.hour)) if held is not None else None
     return there is not None and there.revision == revision.number and there.complete is True
 
 
-def sweep(revision: Revision, ports: Ports) -> tuple[int, tuple[str, ...]]:
+def delete_superseded(revision: ArchiveRevision, ports: Ports) -> tuple[int, tuple[str, ...]]:
     """Delete what went into the revision or one before it; after the marker, so that its readers have gone over. Answers strangers too.
 
     Only what can never count again: parts of batches that are in, files made for this revision or an earlier one and not named by it.
     """
-    swept, strangers = leftovers(revision, list(ports.archive.keys(parquet_dir(revision.hour))))
-    ports.archive.delete(swept)
+    swept, strangers = superseded_files(revision, list(ports.object_store.list_keys(parquet_dir(revision.hour))))
+    ports.object_store.delete(swept)
     return len(swept), strangers
 
 
-def leftovers(revision: Revision, keys: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def superseded_files(revision: ArchiveRevision, keys: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Of what lies below the hour, what can never count again; and what nobody here writes."""
-    batches, named = revision.known, {*revision.keys, success_key(revision.hour)}
+    batches, named = revision.known_batches, {*revision.keys, manifest_key(revision.hour)}
     swept, strangers = [], []
     for key in keys:
         is_here = "/" not in key.removeprefix(parquet_dir(revision.hour))  # a copy in a folder below is somebody's
-        batch, number = (batch_of_part(key), revision_of_archive(key)) if is_here else (None, None)
+        batch, number = (batch_id_of_part_key(key), revision_of_archive_key(key)) if is_here else (None, None)
         if batch in batches or (number is not None and number <= revision.number and key not in named):
             swept.append(key)
         elif batch is None and number is None and key not in named:

@@ -9,67 +9,67 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from analytics_defs.core.ingest.planning import Planning, Policy
+from analytics_defs.core.ingest.planning import PlanningPolicy, PlanningResult
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.deferred_errors import raise_first
-from analytics_defs.flows.ingest.execute_plan import Conduct, ingest
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class DrainOptions:
     """What to drain, and how. Values of one call."""
 
     topics: Sequence[str]
-    policy: Policy
-    conduct: Conduct
+    planning_policy: PlanningPolicy
+    ingest_options: IngestOptions
     until_idle: bool = False
     """Plan again until nothing is left; otherwise once."""
 
 
 @dataclass(slots=True)
-class Drained:
+class DrainResult:
     """What one call did."""
 
     closed: list[BatchRecord] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
+    halted: list[str] = field(default_factory=list)
     """Partitions that wait for a person or for their leader, and plans that somebody else executes: why, a line each."""
 
 
 def drain(
-    order: Order,
+    order: DrainOptions,
     ports: Ports,
     sign_of_life: Callable[[int], AbstractContextManager[object]],
-    on_plans: Callable[[Planning], None] = lambda _: None,
+    on_plans: Callable[[PlanningResult], None] = lambda _: None,
     on_closed: Callable[[BatchRecord], None] = lambda _: None,
-) -> Drained:
-    """Lane after lane. `sign_of_life` keeps the lease of a lane while its plan runs.
+) -> DrainResult:
+    """Lane after lane. `lease_heartbeat` keeps the lease of a lane while its plan runs.
 
     A lane that failed keeps no other lane from being tried; it is planned again while it closes something. The first fault is raised
     in the end; what was closed before stays closed.
     """
-    drained, faults, failed = Drained(), list[AnalyticsError](), set[int]()
+    drained, faults, failed = DrainResult(), list[AnalyticsError](), set[int]()
 
     def closed(record: BatchRecord) -> None:
         drained.closed.append(record)
         on_closed(record)
 
     while True:
-        planning = look(order.topics, order.policy, ports)
-        drained.stopped = [*planning.stopped.values(), *planning.silent.values()]
+        planning = plan_lanes(order.topics, order.planning_policy, ports)
+        drained.halted = [*planning.halted.values(), *planning.unavailable.values()]
         on_plans(planning)
         before, taken = len(drained.closed), []
         for plan in (each for each in planning.plans if each and each.lane not in failed):
             began = len(drained.closed)
             try:
                 with sign_of_life(plan.lane):
-                    taken.append(ingest(plan, ports, order.conduct, closed).stopped_because)
+                    taken.append(execute_plan(plan, ports, order.ingest_options, closed).stop_reason)
             except AnalyticsError as fault:
                 faults.append(fault)
                 failed |= {plan.lane} if len(drained.closed) == began else set()
-        drained.stopped += filter(None, taken)
+        drained.halted += filter(None, taken)
         if not order.until_idle or any(taken) or len(drained.closed) == before:
             raise_first(faults)
             return drained

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analytics_defs.adapters.dynamodb.ledger_transactions import MAX_ACTIONS, most_actions
-from analytics_defs.core.ingest.batch_builder import Staged, strangers
+from analytics_defs.adapters.dynamodb.ledger_transactions import MAX_ACTIONS, max_close_actions
+from analytics_defs.core.ingest.batch_builder import StagedBatch, foreign_sources
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.storage import staging_file
 from analytics_defs.core.storage.object_keys import staging_key
-from analytics_defs.errors import Contradiction, Stopped
-from analytics_defs.flows.ingest.reread_batch import read_again
+from analytics_defs.errors import InconsistentState, PartitionHalted
+from analytics_defs.flows.ingest.reread_batch import reread_batch
 from analytics_defs.flows.ingest.timings import Stopwatch
-from analytics_defs.ports import Blob, Ports
+from analytics_defs.ports import Ports, StoredObject
 
 if TYPE_CHECKING:
-    from analytics_defs.flows.ingest.execute_plan import Conduct
+    from analytics_defs.flows.ingest.execute_plan import IngestOptions
 
 
-def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, watch: Stopwatch) -> Staged | None:
+def stage_batch(batch: Batch, fresh: StagedBatch | None, ports: Ports, conduct: IngestOptions, watch: Stopwatch) -> StagedBatch | None:
     """The staging file that decides what the batch is: the first one written. None: the batch is no longer pending.
 
     The mark comes after the file and before any claim: a file written by a late riser is never believed after the close, and a file
@@ -27,28 +27,30 @@ def stage(batch: Batch, fresh: Staged | None, ports: Ports, conduct: Conduct, wa
     """
     key = staging_key(batch.id)
     with watch("stage"):
-        data = None if fresh else ports.archive.get(key)
+        data = None if fresh else ports.object_store.get(key)
         if data is None and fresh is None:
-            now = ports.ledger.pending(batch.id)
+            now = ports.ledger.pending_batch(batch.id)
             data = _marked_file(now, ports) if now else None
             if now is None or (now.staged and data is None):
                 return None
         if data is None:
-            fresh = fresh or read_again(batch, ports, conduct)
+            fresh = fresh or reread_batch(batch, ports, conduct)
             _must_fit(batch, fresh)
-            data = ports.archive.put_if_absent(Blob(key, ours := staging_file.encode(fresh), "application/vnd.apache.arrow.stream", {}))
+            data = ports.object_store.put_if_absent(
+                StoredObject(key, ours := staging_file.encode(fresh), "application/vnd.apache.arrow.stream", {})
+            )
             fresh = fresh if data == ours else None
         staged = fresh or _believed(batch, staging_file.decode(data, key), key)
-        if not ports.ledger.mark_staged(batch.id, staging_file.digest(data)):
-            ports.archive.delete([key])
+        if not ports.ledger.mark_staged(batch.id, staging_file.sha256_hex(data)):
+            ports.object_store.delete([key])
             return None
         return staged
 
 
-def _believed(batch: Batch, staged: Staged, key: str) -> Staged:
-    """Raises Contradiction where the file holds anything that is not of the batch."""
-    if alien := strangers(staged, batch):
-        raise Contradiction(
+def _believed(batch: Batch, staged: StagedBatch, key: str) -> StagedBatch:
+    """Raises InconsistentState where the file holds anything that is not of the batch."""
+    if alien := foreign_sources(staged, batch):
+        raise InconsistentState(
             f"{key} is not the staging file of batch {batch.id} of {', '.join(map(str, batch.ranges))}: it holds {', '.join(alien[:3])}. "
             "The batch stays pending; restore the object."
         )
@@ -59,20 +61,20 @@ def _marked_file(now: Batch, ports: Ports) -> bytes | None:
     """The staging file, looked for after the mark was seen: it may have come since. None: not marked, or closed meanwhile."""
     if now.staged is None:
         return None
-    data = ports.archive.get(staging_key(now.id))
-    if data is None and ports.ledger.pending(now.id) is not None:
-        raise Contradiction(
+    data = ports.object_store.get(staging_key(now.id))
+    if data is None and ports.ledger.pending_batch(now.id) is not None:
+        raise InconsistentState(
             f"batch {now.id} of {', '.join(map(str, now.ranges))}: its staging file {staging_key(now.id)} (SHA-256 {now.staged}) is gone, "
             "and events of it may have been claimed. Restore the object from the bucket's backup or versions; the partitions wait."
         )
     return data
 
 
-def _must_fit(batch: Batch, staged: Staged) -> None:
-    """Raises Stopped where the ledger could not close the batch, before anything of it is staged or claimed."""
+def _must_fit(batch: Batch, staged: StagedBatch) -> None:
+    """Raises PartitionHalted where the ledger could not close the batch, before anything of it is staged or claimed."""
     hours = len({event.hour for event in staged.events})
-    if (actions := most_actions(batch, hours)) > MAX_ACTIONS:
-        raise Stopped(
+    if (actions := max_close_actions(batch, hours)) > MAX_ACTIONS:
+        raise PartitionHalted(
             f"batch {batch.id} of {', '.join(map(str, batch.ranges))}: its events lie in {hours} hours, and closing it may take {actions} "
             f"actions of the {MAX_ACTIONS} that one ledger transaction holds. Nothing of it was claimed; its partitions wait. "
             f"Set MAX_EVENT_BYTES and MAX_FUTURE_SKEW to what they were at {batch.time.isoformat()}, or run the version of then, "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
-from analytics_defs.core.ingest.batch_accounting import Effort
+from analytics_defs.core.ingest.batch_accounting import BatchTimings
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.ports import Clock
 
@@ -36,6 +36,6 @@ class Stopwatch:
         with self._lock:
             return dict(self._steps)
 
-    def effort(self, now: datetime, code_version: str) -> Effort:
+    def timings(self, now: datetime, code_version: str) -> BatchTimings:
         """What the batch has cost up to `now`."""
-        return Effort(whole_milliseconds(now), self._clock.elapsed_ms() - self._started_ms, self.steps_ms, code_version)
+        return BatchTimings(whole_milliseconds(now), self._clock.elapsed_ms() - self._started_ms, self.steps_ms, code_version)

@@ -9,16 +9,16 @@ from datetime import datetime
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.storage.object_keys import DEAD_LETTERS
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.ports import KEPT, Archive, Blob, Claims, Ports, RecentEvents, Stat, StoredEvent
+from analytics_defs.ports import RECENT_EVENTS_TTL, ClaimResult, ObjectInfo, ObjectStore, Ports, RecentEvents, StoredEvent, StoredObject
 
-MOST_ITEMS = 200_000
-MOST_BYTES = 64 * 2**20
+MAX_OVERLAY_ITEMS = 200_000
+MAX_OVERLAY_BYTES = 64 * 2**20
 """Of dead letters. Beyond these a dry run may call lost what the replay itself brings back: memory is bounded first."""
 
 
-def ahead_of(ports: Ports) -> Ports:
+def dry_run_overlay(ports: Ports) -> Ports:
     """Reads go through; nothing is written to any store."""
-    return replace(ports, recent=_RecentAhead(ports.recent), archive=_ArchiveAhead(ports.archive))
+    return replace(ports, recent_events=_RecentAhead(ports.recent_events), object_store=_ArchiveAhead(ports.object_store))
 
 
 class _RecentAhead:
@@ -28,42 +28,42 @@ class _RecentAhead:
         self._under = under
         self._items: dict[str, StoredEvent] = {}
 
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> Claims:
-        time, ttl = iso_milliseconds(batch_time), int((batch_time + KEPT).timestamp())
-        for each in events if len(self._items) < MOST_ITEMS else ():
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
+        time, ttl = iso_milliseconds(batch_time), int((batch_time + RECENT_EVENTS_TTL).timestamp())
+        for each in events if len(self._items) < MAX_OVERLAY_ITEMS else ():
             self._items[each.id] = StoredEvent(each.id, each.type, each.timestamp, each.record.source, time, ttl, None)
-        return Claims({}, frozenset())
+        return ClaimResult({}, frozenset())
 
-    def held(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
-        return {each: self._items[each] for each in ids if each in self._items} | dict(self._under.held(ids))
+    def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
+        return {each: self._items[each] for each in ids if each in self._items} | dict(self._under.get_items(ids))
 
 
 class _ArchiveAhead:
     """Of what it would write, dead letters alone are kept: the redrives of a batch need them."""
 
-    def __init__(self, under: Archive) -> None:
+    def __init__(self, under: ObjectStore) -> None:
         self._under = under
         self._letters: dict[str, bytes] = {}
 
-    def put(self, blobs: Sequence[Blob]) -> None:
+    def put(self, blobs: Sequence[StoredObject]) -> None:
         for blob in blobs:
-            if blob.key.startswith(DEAD_LETTERS) and sum(map(len, self._letters.values())) + len(blob.body) <= MOST_BYTES:
+            if blob.key.startswith(DEAD_LETTERS) and sum(map(len, self._letters.values())) + len(blob.body) <= MAX_OVERLAY_BYTES:
                 self._letters[blob.key] = blob.body
 
-    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
-        return [found for blob in blobs if (found := self._under.fetch(blob.key))]
+    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        return [found for blob in blobs if (found := self._under.get_object(blob.key))]
 
-    def put_if_absent(self, blob: Blob) -> bytes:
+    def put_if_absent(self, blob: StoredObject) -> bytes:
         return blob.body
 
     def get(self, key: str) -> bytes | None:
         return self._letters[key] if key in self._letters else self._under.get(key)
 
-    def fetch(self, key: str) -> Blob | None:
-        return self._under.fetch(key)
+    def get_object(self, key: str) -> StoredObject | None:
+        return self._under.get_object(key)
 
-    def stat(self, key: str) -> Stat | None:
-        return self._under.stat(key)
+    def head(self, key: str) -> ObjectInfo | None:
+        return self._under.head(key)
 
     def download(self, key: str, path: str) -> bool:
         return self._under.download(key, path)
@@ -71,11 +71,11 @@ class _ArchiveAhead:
     def upload(self, key: str, path: str, content_type: str) -> None:
         pass
 
-    def advance(self, blob: Blob, over: Callable[[bytes | None], bool]) -> bool:
+    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
         return over(self._under.get(blob.key))
 
     def delete(self, keys: Sequence[str]) -> None:
         pass
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        return self._under.keys(prefix)
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        return self._under.list_keys(prefix)

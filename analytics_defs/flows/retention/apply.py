@@ -14,7 +14,7 @@ written. A process may die between any two lines, or wake up an hour later and g
 | the next delete           | what it deletes late can never count again: see below                                                   |
 
 Parquet goes by the compactor's own rule: the next revision has no files, and what it does not name is swept. JSON objects go by their
-metadata; where the same id comes again later, its object lies beside the older one's name (`flows.event_objects`), which a late delete
+metadata; where the same id comes again later, its object lies beside the older one's name (`flows.stored.event_json`), which a late delete
 cannot reach. What a late riser writes again is of a batch that was taken: the next run finds it in front of its walk.
 """
 
@@ -22,22 +22,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from analytics_defs.flows.retention.expire_dead_letters import take_letters
-from analytics_defs.flows.retention.expire_event_json import take_objects
-from analytics_defs.flows.retention.expire_parquet import take_parquet
-from analytics_defs.flows.retention.report import Gone, Retention
-from analytics_defs.flows.retention.sweep import Means, Turn
-
-__all__ = ["Gone", "Means", "Retention", "retain"]
+from analytics_defs.flows.retention.expire_dead_letters import expire_dead_letters
+from analytics_defs.flows.retention.expire_event_json import expire_event_json
+from analytics_defs.flows.retention.expire_parquet import expire_parquet
+from analytics_defs.flows.retention.report import RetentionReport
+from analytics_defs.flows.retention.sweep import ExpirySweep, RetentionContext
 
 
-def retain(means: Means, report: Retention | None = None, on_gone: Callable[[int], None] = lambda _: None) -> Retention:
+def apply_retention(
+    means: RetentionContext, report: RetentionReport | None = None, on_gone: Callable[[int], None] = lambda _: None
+) -> RetentionReport:
     """`report` is filled on the way: who hands one in sees what went before this raised. `on_gone` hears how many objects went.
 
     May be repeated, may die anywhere, and may run twice at once.
     """
-    report, ages = report or Retention(), means.ages
-    for age, take in ((ages.parquet, take_parquet), (ages.objects, take_objects), (ages.letters, take_letters)):
+    report, ages = report or RetentionReport(), means.policy
+    for age, take in ((ages.parquet, expire_parquet), (ages.event_json, expire_event_json), (ages.dead_letters, expire_dead_letters)):
         if age is not None:
-            take(Turn(means, report, on_gone, age))
+            take(ExpirySweep(means, report, on_gone, age))
     return report

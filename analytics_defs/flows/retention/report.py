@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-NAMED = 100
+MAX_FOREIGN_NAMED = 100
 """Foreign objects that a report names; it counts them all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class DeletedObjects:
     """What went of one hour: of the events' hour, of dead letters and repeats that of their batch."""
 
     tree: str
@@ -20,20 +20,20 @@ class Gone:
 
 
 @dataclass(slots=True)
-class Retention:
+class RetentionReport:
     """What one execution took, or would take."""
 
-    gone: list[Gone] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
+    deleted: list[DeletedObjects] = field(default_factory=list)
+    skipped_hours: list[str] = field(default_factory=list)
     """Hours that are old enough and stay, and why."""
-    foreign: list[str] = field(default_factory=list)
+    foreign_keys: list[str] = field(default_factory=list)
     """The first `NAMED` objects in front of the limit that nobody here wrote. They are left alone."""
-    foreigners: int = 0
+    foreign_count: int = 0
 
     @property
     def objects(self) -> int:
-        return sum(each.objects for each in self.gone)
+        return sum(each.objects for each in self.deleted)
 
     @property
     def bytes(self) -> int:
-        return sum(each.bytes for each in self.gone)
+        return sum(each.bytes for each in self.deleted)

@@ -12,94 +12,96 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from analytics_defs.adapters.dynamodb.ledger_keys import THE_SEAL
-from analytics_defs.core.ledger import Seal
-from analytics_defs.core.storage.object_keys import SEAL
+from analytics_defs.adapters.dynamodb.ledger_keys import PLATFORM_ID_SORT_KEY
+from analytics_defs.core.ledger import PlatformId
+from analytics_defs.core.storage.object_keys import PLATFORM_ID_KEY
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.errors import Contradiction
-from analytics_defs.flows.setup.preflight import Question
-from analytics_defs.ports import Blob, Ports
+from analytics_defs.errors import InconsistentState
+from analytics_defs.flows.setup.preflight import NamedCheck
+from analytics_defs.ports import Ports, StoredObject
 
 _SAFE = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME. Nothing was changed."
-_NOT_OURS = f"The bucket is the archive of another ledger: its object {SEAL} says {{held!r}}, expected {{expected}}. "
+_NOT_OURS = f"The bucket is the archive of another ledger: its object {PLATFORM_ID_KEY} says {{held!r}}, expected {{expected}}. "
 
 
-def require_seal(run_id: str, ports: Ports) -> Seal:
-    """The ledger's seal, put where there was none. Raises Contradiction where these stores do not belong to it; nothing was taken then."""
-    seal = _seal_of(ports) or ports.ledger.put_seal(Seal(f"{iso_milliseconds(ports.clock.now())}/{run_id}", ports.tables))
+def register_stores(run_id: str, ports: Ports) -> PlatformId:
+    """The ledger's seal, put where there was none. Raises InconsistentState where these stores do not belong to it; nothing was taken then."""
+    seal = _seal_of(ports) or ports.ledger.register_platform_id(
+        PlatformId(f"{iso_milliseconds(ports.clock.now())}/{run_id}", ports.table_names)
+    )
     _require_tables(seal, ports)
-    found = ports.archive.get(SEAL) if seal.mark else ports.archive.put_if_absent(_object(seal, run_id))
+    found = ports.object_store.get(PLATFORM_ID_KEY) if seal.bucket_id else ports.object_store.put_if_absent(_object(seal, run_id))
     held = found.decode(errors="replace") if found else None
     if held and _may_be_noted(seal, held):
-        seal = ports.ledger.put_seal(replace(seal, mark=held))
-    if held != seal.mark:
-        raise Contradiction(_another_bucket(seal, held))
+        seal = ports.ledger.register_platform_id(replace(seal, bucket_id=held))
+    if held != seal.bucket_id:
+        raise InconsistentState(_another_bucket(seal, held))
     return seal
 
 
-def require_together(ports: Ports) -> Seal | None:
-    """For whoever takes nothing: the ledger's seal, None where it has none yet. Reads only. Raises Contradiction as above.
+def verify_stores(ports: Ports) -> PlatformId | None:
+    """For whoever takes nothing: the ledger's seal, None where it has none yet. Reads only. Raises InconsistentState as above.
 
     A ledger of another platform shows every hour as empty: its archive and its statistics must not become so.
     """
-    seal, found = _seal_of(ports), ports.archive.get(SEAL)
+    seal, found = _seal_of(ports), ports.object_store.get(PLATFORM_ID_KEY)
     held = found.decode(errors="replace") if found else None
     if seal is None and held is None:
         return None
     if seal is None:
-        raise Contradiction(_NOT_OURS.format(held=held, expected="none, as this ledger has none") + _SAFE)
+        raise InconsistentState(_NOT_OURS.format(held=held, expected="none, as this ledger has none") + _SAFE)
     _require_tables(seal, ports)
-    if held != seal.mark and not (held and _may_be_noted(seal, held)):
-        raise Contradiction(_another_bucket(seal, held))
+    if held != seal.bucket_id and not (held and _may_be_noted(seal, held)):
+        raise InconsistentState(_another_bucket(seal, held))
     return seal
 
 
 @dataclass(frozen=True, slots=True)
-class Belonging:
+class StoreIdentityCheck:
     """For `analytics check`."""
 
     ports: Ports
     name: str = "all stores"
 
-    def questions(self) -> list[Question]:
+    def checks(self) -> list[NamedCheck]:
         return [("belong together", self._together)]
 
     def _together(self) -> str:
-        seal = require_together(self.ports)
+        seal = verify_stores(self.ports)
         if seal is None:
             return "ledger and bucket have no seal yet: the first run seals them"
-        return f"the ledger's seal is {seal.id}, {'and the bucket carries it' if seal.mark else 'which the next run puts into the bucket'}"
+        return f"the ledger's seal is {seal.id}, {'and the bucket carries it' if seal.bucket_id else 'which the next run puts into the bucket'}"
 
 
-def _seal_of(ports: Ports) -> Seal | None:
+def _seal_of(ports: Ports) -> PlatformId | None:
     snapshot = ports.ledger.snapshot()
-    if why := snapshot.unreadable.get(THE_SEAL):
-        raise Contradiction(why)
-    return snapshot.seal
+    if why := snapshot.unreadable.get(PLATFORM_ID_SORT_KEY):
+        raise InconsistentState(why)
+    return snapshot.platform_id
 
 
-def _require_tables(seal: Seal, ports: Ports) -> None:
-    if seal.tables != ports.tables:
-        raise Contradiction(
-            f"This ledger belongs with the tables {', '.join(seal.tables)}, and here are {', '.join(ports.tables)}. Correct "
+def _require_tables(seal: PlatformId, ports: Ports) -> None:
+    if seal.tables != ports.table_names:
+        raise InconsistentState(
+            f"This ledger belongs with the tables {', '.join(seal.tables)}, and here are {', '.join(ports.table_names)}. Correct "
             "RECENT_EVENTS_TABLE_NAME, AGGREGATES_TABLE_NAME or LEDGER_TABLE_NAME. Nothing was changed."
         )
 
 
-def _may_be_noted(seal: Seal, held: str) -> bool:
+def _may_be_noted(seal: PlatformId, held: str) -> bool:
     """Whether somebody died between writing the object and noting it."""
-    return seal.mark is None and held.startswith(f"{seal.id}\n")
+    return seal.bucket_id is None and held.startswith(f"{seal.id}\n")
 
 
-def _object(seal: Seal, run_id: str) -> Blob:
-    return Blob(SEAL, f"{seal.id}\n{run_id}\n".encode(), "text/plain", {})
+def _object(seal: PlatformId, run_id: str) -> StoredObject:
+    return StoredObject(PLATFORM_ID_KEY, f"{seal.id}\n{run_id}\n".encode(), "text/plain", {})
 
 
-def _another_bucket(seal: Seal, held: str | None) -> str:
-    if seal.mark is None:
+def _another_bucket(seal: PlatformId, held: str | None) -> str:
+    if seal.bucket_id is None:
         return _NOT_OURS.format(held=held, expected=repr(seal.id)) + _SAFE
     return (
-        f"The bucket is not the one that holds what this ledger counts: its object {SEAL} {f'says {held!r}' if held else 'is not there'}, "
-        f"expected {seal.mark!r}. Where the archive was moved on purpose, put that object into its new bucket, with exactly that content. "
+        f"The bucket is not the one that holds what this ledger counts: its object {PLATFORM_ID_KEY} {f'says {held!r}' if held else 'is not there'}, "
+        f"expected {seal.bucket_id!r}. Where the archive was moved on purpose, put that object into its new bucket, with exactly that content. "
         f"{_SAFE}"
     )

@@ -9,7 +9,7 @@ from typing import Protocol
 from analytics_defs.errors import AnalyticsError
 
 
-class Ground(Protocol):
+class Provisioner(Protocol):
     """One broker or store, as far as it has to be prepared."""
 
     @property
@@ -17,24 +17,24 @@ class Ground(Protocol):
         """What it is and where, for people."""
         ...
 
-    def prepare(self) -> Sequence[str]:
+    def provision(self) -> Sequence[str]:
         """Create what is missing; answers what was done, a line each, nothing where all was there.
 
-        Raises Missing where something exists in another shape.
+        Raises ResourceMissing where something exists in another shape.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class ProvisionResult:
     """What became of one ground."""
 
-    ground: str
+    provisioner: str
     done: tuple[str, ...] = ()
     fault: AnalyticsError | None = None
 
 
-def setup(grounds: Sequence[Ground], on_prepared: Callable[[Prepared], None] = lambda _: None) -> list[Prepared]:
+def provision(grounds: Sequence[Provisioner], on_prepared: Callable[[ProvisionResult], None] = lambda _: None) -> list[ProvisionResult]:
     """Every ground is tried, so that all faults are heard at once."""
     found = []
     for ground in grounds:
@@ -43,8 +43,8 @@ def setup(grounds: Sequence[Ground], on_prepared: Callable[[Prepared], None] = l
     return found
 
 
-def _prepared(ground: Ground) -> Prepared:
+def _prepared(ground: Provisioner) -> ProvisionResult:
     try:
-        return Prepared(ground.name, tuple(ground.prepare()))
+        return ProvisionResult(ground.name, tuple(ground.provision()))
     except AnalyticsError as fault:
-        return Prepared(ground.name, fault=fault)
+        return ProvisionResult(ground.name, fault=fault)

@@ -8,15 +8,15 @@ from enum import StrEnum
 from analytics_defs.core.offsets import Source
 
 
-class Fate(StrEnum):
+class RecordOutcome(StrEnum):
     STORED = "stored"
-    REPEAT = "repeat"
+    DUPLICATE = "duplicate"
     DEAD_LETTER = "dead_letter"
     TOMBSTONE = "tombstone"
     GAP = "gap"
     LOST = "lost"
     UNACCOUNTED = "unaccounted"
-    TAKEN = "taken"
+    EXPIRED = "expired"
     """Its batch counts it, and retention removed the files that tell as what."""
     PENDING = "pending"
     """In a batch that was taken and is not closed yet."""
@@ -33,15 +33,15 @@ class Trace:
     """Coordinates and reasons, never payloads."""
 
     source: Source
-    fate: Fate
+    outcome: RecordOutcome
     batch_id: str | None = None
     event_id: str | None = None
     detail: str = ""
-    held_by: Source | None = None
+    original_source: Source | None = None
     """Of a repeat: the source that holds its id."""
     part: str | None = None
     """Key of the Parquet file that holds it: its batch's part, or the hour's archive."""
-    event_object: str | None = None
+    event_json: str | None = None
     """Key of the JSON object, where it is there."""
     item: str | None = None
     """What RecentEvents says: `held`, `expired`, or `held by <source>`."""

@@ -6,15 +6,13 @@ from dataclasses import replace
 
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import AnalyticsError, NotFound
-from analytics_defs.flows.trace.ledger_lookup import not_closed, without_file
-from analytics_defs.flows.trace.outcome import Fate, Trace
-from analytics_defs.flows.trace.stored_files import no_trace, rejected, repeated, stored
+from analytics_defs.flows.trace.ledger_lookup import outcome_without_file, unclosed_offset_outcome
+from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
+from analytics_defs.flows.trace.stored_files import dead_letter_outcome, duplicate_outcome, stored_outcome, unknown_outcome
 from analytics_defs.ports import Ports
 
-__all__ = ["Fate", "Trace", "trace", "trace_event", "trace_source"]
 
-
-def trace(what: str, ports: Ports) -> Trace:
+def trace_record(what: str, ports: Ports) -> Trace:
     """By source (`topic/partition/offset`) or by event id. Raises NotFound for an id that RecentEvents does not hold.
 
     An id may look like a source: it is taken for one where the ledger has no account of that topic-partition. Of a source that was not
@@ -25,7 +23,7 @@ def trace(what: str, ports: Ports) -> Trace:
     except ValueError:
         return trace_event(what, ports)
     told = trace_source(source, ports)
-    if told.fate is not Fate.UNKNOWN_PARTITION or not ports.recent.held([what]):
+    if told.outcome is not RecordOutcome.UNKNOWN_PARTITION or not ports.recent_events.get_items([what]):
         return told
     return trace_event(what, ports)
 
@@ -33,7 +31,7 @@ def trace(what: str, ports: Ports) -> Trace:
 def _beyond_the_end(told: Trace, ports: Ports) -> Trace:
     at = told.source.topic_partition
     try:
-        high = ports.log.watermarks([at])[at].high
+        high = ports.event_log.watermarks([at])[at].high_watermark
     except AnalyticsError:
         return told
     if told.source.offset < high:
@@ -43,7 +41,7 @@ def _beyond_the_end(told: Trace, ports: Ports) -> Trace:
 
 def trace_event(event_id: str, ports: Ports) -> Trace:
     """The event as it is now; where its source was rejected first, that stands below, in `before`."""
-    item = ports.recent.held([event_id]).get(event_id)
+    item = ports.recent_events.get_items([event_id]).get(event_id)
     if item is None:
         raise NotFound(
             f"event {event_id!r} is not in RecentEvents: it was never stored, or its 30 days are over. "
@@ -55,19 +53,19 @@ def trace_event(event_id: str, ports: Ports) -> Trace:
 
 def trace_source(source: Source, ports: Ports) -> Trace:
     """The ledger's word, and the evidence in the stores."""
-    found = ports.ledger.range_at(source)
+    found = ports.ledger.closed_range_at(source)
     if found is None:
-        ahead = not_closed(source, ports)
+        ahead = unclosed_offset_outcome(source, ports)
         if ahead is not None:
-            return _beyond_the_end(ahead, ports) if ahead.fate is Fate.NOT_READ else ahead
-        found = ports.ledger.range_at(source)  # its batch was closed between the two readings
-    record = ports.ledger.record(found.batch_id) if found else None
+            return _beyond_the_end(ahead, ports) if ahead.outcome is RecordOutcome.NOT_READ else ahead
+        found = ports.ledger.closed_range_at(source)  # its batch was closed between the two readings
+    record = ports.ledger.batch_record(found.batch_id) if found else None
     if record is None:
-        return Trace(source, Fate.UNACCOUNTED, detail="its head has passed it, and no batch record holds it")
+        return Trace(source, RecordOutcome.UNACCOUNTED, detail="its head has passed it, and no batch record holds it")
     return (
-        without_file(source, record)
-        or rejected(source, record, ports)
-        or repeated(source, record, ports)
-        or stored(source, record, ports)
-        or no_trace(source, record, ports)
+        outcome_without_file(source, record)
+        or dead_letter_outcome(source, record, ports)
+        or duplicate_outcome(source, record, ports)
+        or stored_outcome(source, record, ports)
+        or unknown_outcome(source, record, ports)
     )

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from analytics_defs.adapters.dynamodb.client import DynamoConfig
-from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
 
 SECRET = "do-not-show-this-secret"
 
@@ -40,7 +40,7 @@ DONE = Answer({})
 
 @dataclass(slots=True)
 class Scripted:
-    dynamo: Dynamo
+    dynamo: DynamoClient
     requests: list[tuple[str, dict[str, Any]]]
     """Operation and parameters, in the order of arrival."""
     pauses: list[float] = field(default_factory=list)
@@ -94,7 +94,7 @@ def scripted(*answers: Answer | None, script: Callable[[dict[str, Any]], Answer 
         "read_timeout": timedelta(seconds=5),
     }
     pauses: list[float] = []
-    dynamo = Dynamo(DynamoConfig(**(values | config)), sleep=pauses.append)
+    dynamo = DynamoClient(DynamoConfig(**(values | config)), sleep=pauses.append)
     try:
         yield Scripted(dynamo, requests, pauses)
     finally:

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 
 from analytics_defs.adapters.dynamodb.attribute_values import (
-    COLUMNS,
+    ITEM_SCHEMA,
     MAX_ITEM_BYTES,
     Item,
-    Unholdable,
-    attribute_value,
+    NotRepresentable,
     document_value,
+    from_attribute_value,
     item_size,
     parse_document,
-    plain,
     pointer_key,
     recent_event_item,
+    to_attribute_value,
 )
 from analytics_defs.core.events.strict_json import Number, parse
 from analytics_defs.core.storage.object_keys import event_key
@@ -36,7 +36,7 @@ def item(document: object) -> Item:
 
 
 def test_the_columns_are_the_attributes_of_an_item() -> None:
-    assert {name for name, _, _ in COLUMNS} == item(CREATED).keys()
+    assert {name for name, _, _ in ITEM_SCHEMA} == item(CREATED).keys()
 
 
 def test_an_event_becomes_the_item_that_readers_know() -> None:
@@ -88,10 +88,10 @@ def test_every_kind_of_json_has_its_attribute_type() -> None:
 @given(json_texts)
 def test_what_comes_back_is_equal_by_value(found: str) -> None:
     try:
-        value = attribute_value(parse(found))
-    except Unholdable:
+        value = to_attribute_value(parse(found))
+    except NotRepresentable:
         return
-    assert plain(value) == json.loads(found, parse_int=Decimal, parse_float=Decimal) == parse_document(found.encode())
+    assert from_attribute_value(value) == json.loads(found, parse_int=Decimal, parse_float=Decimal) == parse_document(found.encode())
 
 
 @reproducibly
@@ -100,7 +100,7 @@ def test_every_event_has_an_item_that_holds_it_or_points_to_it(extra: str) -> No
     found = event(with_extra(extra))
     data = recent_event_item(found, BATCH_TIME, TTL)["data"]
     if pointer_key(data) is None:
-        assert plain(data) == parse_document(found.data)
+        assert from_attribute_value(data) == parse_document(found.data)
     else:
         assert pointer_key(data) == event_key(found.hour, found.id)
 
@@ -152,7 +152,7 @@ def test_an_item_of_exactly_400_kb_is_held_and_one_byte_more_is_not(filler: str)
 
 def test_sizes_follow_dynamodbs_formula() -> None:
     def size(found: str) -> int:
-        return item_size({"": attribute_value(parse(found))})
+        return item_size({"": to_attribute_value(parse(found))})
 
     assert [size(found) for found in ('""', '"abc"', '"é"', "null", "true", "0", "12", "-1.5")] == [0, 3, 2, 1, 1, 1, 2, 4]
     assert [size(found) for found in ("[]", "{}", "[null]", "[[]]", '{"key":"v"}', '{"é":[]}')] == [3, 3, 5, 7, 8, 9]
@@ -162,8 +162,8 @@ def test_sizes_follow_dynamodbs_formula() -> None:
 @given(json_texts)
 def test_no_json_takes_more_than_twice_its_text(found: str) -> None:
     try:
-        value = attribute_value(parse(found))
-    except Unholdable:
+        value = to_attribute_value(parse(found))
+    except NotRepresentable:
         return
     assert item_size({"": value}) <= 2 * len(found.encode()) + 1
 
@@ -173,7 +173,7 @@ def test_no_json_takes_more_than_twice_its_text(found: str) -> None:
     ["[" * 30 + "]" * 30, "[" + "1," * 999 + "1]", "[" + "[]," * 999 + "[]]", "[" + "[1]," * 999 + "[1]]", "[" + "-1.1," * 999 + "0]"],
 )
 def test_nor_does_the_densest(densest: str) -> None:
-    assert item_size({"": attribute_value(parse(densest))}) <= 2 * len(densest)
+    assert item_size({"": to_attribute_value(parse(densest))}) <= 2 * len(densest)
 
 
 def test_a_legacy_event_is_held_in_current_form() -> None:
@@ -185,7 +185,7 @@ def test_a_legacy_event_is_held_in_current_form() -> None:
         "quantity": 3,
         "threshold": 10,
     }
-    data = plain(item(legacy)["data"])
+    data = from_attribute_value(item(legacy)["data"])
     assert isinstance(data, dict)
     assert data["currentStock"] == 3
     assert data["id"] == event(legacy).id
@@ -197,7 +197,7 @@ def test_readers_get_numbers_that_decimal_cannot_hold_as_text() -> None:
 
 def test_a_type_that_json_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="SS"):
-        plain({"SS": ["a"]})
+        from_attribute_value({"SS": ["a"]})
 
 
 def test_the_same_event_gives_the_same_item() -> None:

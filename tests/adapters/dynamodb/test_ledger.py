@@ -12,14 +12,14 @@ from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
-from analytics_defs.adapters.dynamodb.client import DynamoConfig, connect
+from analytics_defs.adapters.dynamodb.client import DynamoConfig, connect_dynamodb
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
-from analytics_defs.adapters.dynamodb.requests import Dynamo
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import create_tables, expected_tables
-from analytics_defs.core.ledger import Lease, Tally, TopicState
+from analytics_defs.core.ledger import Lease, OutcomeCounts, TopicState
 from analytics_defs.core.offsets import Range, Source
-from analytics_defs.errors import AnalyticsError, Contradiction, Unavailable
+from analytics_defs.errors import AnalyticsError, InconsistentState, Unavailable
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, Answer, scripted
 from tests.contracts.ledger_fixtures import HOUR, ONE, TIME, TWO, all_stored, batch, close, redrive, redriven_record
 
@@ -48,8 +48,8 @@ class LosesAnswers:
 def losing_ledger() -> Iterator[tuple[DynamoLedger, LosesAnswers]]:
     with mock_aws():
         config = DynamoConfig(region="us-east-1", attempts=1)
-        client = LosesAnswers(connect(config))
-        dynamo = Dynamo(config, connect=lambda _: client)
+        client = LosesAnswers(connect_dynamodb(config))
+        dynamo = DynamoClient(config, connect=lambda _: client)
         create_tables(dynamo, expected_tables("recent", TABLES))
         yield DynamoLedger(dynamo, TABLES), client
         dynamo.close()
@@ -62,7 +62,7 @@ def losing() -> Iterator[tuple[DynamoLedger, LosesAnswers]]:
 
 
 @pytest.fixture
-def dynamo() -> Iterator[Dynamo]:
+def dynamo() -> Iterator[DynamoClient]:
     with losing_ledger() as (ledger, _):
         yield ledger._dynamo
 
@@ -72,29 +72,29 @@ def test_a_take_whose_answer_was_lost_is_recognised_by_the_run_that_repeats_it(l
     taken = batch(Range(ONE, 0, 10), Range(TWO, 0, 5))
     client.losing = True
     with pytest.raises(Unavailable, match="ReadTimeoutError"):
-        ledger.take(taken)
+        ledger.begin_batch(taken)
     client.losing = False
-    assert ledger.take(taken)
-    assert not ledger.take(replace(taken, run_id="another"))
+    assert ledger.begin_batch(taken)
+    assert not ledger.begin_batch(replace(taken, run_id="another"))
 
 
 def test_a_close_whose_answer_was_lost_is_refused_with_its_record_there(losing: tuple[DynamoLedger, LosesAnswers]) -> None:
     ledger, client = losing
     taken = batch(Range(ONE, 0, 10))
-    ledger.take(taken)
+    ledger.begin_batch(taken)
     client.losing = True
     with pytest.raises(Unavailable):
-        ledger.close(all_stored(taken))
+        ledger.close_batch(all_stored(taken))
     client.losing = False
-    assert not ledger.close(all_stored(taken))
-    assert ledger.record(taken.id) == all_stored(taken)
+    assert not ledger.close_batch(all_stored(taken))
+    assert ledger.batch_record(taken.id) == all_stored(taken)
     assert ledger.counters()["events"] == 10
 
 
 def test_a_mark_and_an_opening_whose_answers_were_lost_are_done_when_repeated(losing: tuple[DynamoLedger, LosesAnswers]) -> None:
     ledger, client = losing
     taken, topic = batch(Range(ONE, 0, 10)), TopicState("ProductDeleted", 0, "id", {1: 0})
-    ledger.take(taken)
+    ledger.begin_batch(taken)
     client.losing = True
     for change in (lambda: ledger.mark_staged(taken.id, "aa"), lambda: ledger.open_topic(topic)):
         with pytest.raises(Unavailable):
@@ -108,99 +108,100 @@ def test_a_mark_and_an_opening_whose_answers_were_lost_are_done_when_repeated(lo
 def test_only_a_condition_that_does_not_hold_means_lost(reason: str) -> None:
     taken = batch(Range(ONE, 0, 10))
     with scripted(Answer.cancelled(reason, "None"), DONE) as server:
-        assert DynamoLedger(server.dynamo, TABLES).take(taken)
+        assert DynamoLedger(server.dynamo, TABLES).begin_batch(taken)
     assert server.transactions[0] == server.transactions[1]
 
 
 def test_a_take_that_is_lost_beside_a_conflict_is_lost() -> None:
     answers = Answer.cancelled("TransactionConflict", {"Code": "ConditionalCheckFailed"}), Answer({})
     with scripted(*answers) as server:
-        assert not DynamoLedger(server.dynamo, TABLES).take(batch(Range(ONE, 0, 10)))
+        assert not DynamoLedger(server.dynamo, TABLES).begin_batch(batch(Range(ONE, 0, 10)))
     assert len(server.transactions) == 1
 
 
 def test_endless_conflicts_leave_a_close_open_and_repeatable() -> None:
     with scripted(Answer.cancelled("TransactionConflict"), conflict_attempts=3) as server, pytest.raises(Unavailable) as raised:
-        DynamoLedger(server.dynamo, TABLES).close(all_stored(batch(Range(ONE, 0, 10))))
+        DynamoLedger(server.dynamo, TABLES).close_batch(all_stored(batch(Range(ONE, 0, 10))))
     assert raised.value.retryable
     assert "aggregates, ledger" in str(raised.value)
 
 
-def test_a_record_is_redriven_once(dynamo: Dynamo) -> None:
+def test_a_record_is_redriven_once(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
-    close(ledger, batch(Range(ONE, 0, 10)), tallies=(Tally(stored=8, dead_letters=2),), reasons={"schema": 2})
+    close(ledger, batch(Range(ONE, 0, 10)), tallies=(OutcomeCounts(stored=8, dead_letters=2),), reasons={"schema": 2})
     first, second = redrive(0, Source(ONE, 3), minute=1), redrive(1, Source(ONE, 3), Source(ONE, 4), minute=2)
     for each in (first, second):
-        assert ledger.redriven([Source(ONE, 3)]) == ({} if each is first else {Source(ONE, 3): first.id})
-        assert ledger.take(each)
+        assert ledger.redriven_by([Source(ONE, 3)]) == ({} if each is first else {Source(ONE, 3): first.id})
+        assert ledger.begin_batch(each)
         if each is first:
-            assert ledger.close(redriven_record(each))
+            assert ledger.close_batch(redriven_record(each))
     before = ledger.snapshot(), ledger.counters()
-    with pytest.raises(Contradiction, match=f"redrive batch {second.id} is pending and cannot be closed"):
-        ledger.close(redriven_record(second))
+    with pytest.raises(InconsistentState, match=f"redrive batch {second.id} is pending and cannot be closed"):
+        ledger.close_batch(redriven_record(second))
     assert (ledger.snapshot(), ledger.counters()) == before
 
 
-def test_a_head_that_is_not_where_its_batch_left_it_is_not_moved(dynamo: Dynamo) -> None:
+def test_a_head_that_is_not_where_its_batch_left_it_is_not_moved(dynamo: DynamoClient) -> None:
     ledger, taken = DynamoLedger(dynamo, TABLES), batch(Range(ONE, 0, 10))
-    ledger.take(taken)
-    elsewhere = keys.head_key(ONE) | {"first": {"N": "0"}, "next": {"N": "500"}, "batch": {"S": "another"}}
+    ledger.begin_batch(taken)
+    elsewhere = keys.checkpoint_key(ONE) | {"first": {"N": "0"}, "next": {"N": "500"}, "batch": {"S": "another"}}
     dynamo.put(TABLES.ledger, elsewhere)
-    with pytest.raises(Contradiction, match=f"{taken.id} is pending and cannot be closed"):
-        ledger.close(all_stored(taken))
-    assert dynamo.get(TABLES.ledger, keys.head_key(ONE)) == elsewhere
+    with pytest.raises(InconsistentState, match=f"{taken.id} is pending and cannot be closed"):
+        ledger.close_batch(all_stored(taken))
+    assert dynamo.get(TABLES.ledger, keys.checkpoint_key(ONE)) == elsewhere
     assert ledger.counters() == {}
 
 
 def test_a_batch_too_large_for_one_transaction_is_refused_before_anything_is_sent() -> None:
     taken = batch(*(Range(replace(ONE, partition=number), 0, 1) for number in range(100)))
     with scripted() as server, pytest.raises(AnalyticsError, match="takes 101 actions, expected at most 100"):
-        DynamoLedger(server.dynamo, TABLES).take(taken)
+        DynamoLedger(server.dynamo, TABLES).begin_batch(taken)
     assert not server.requests
 
 
-def test_a_damaged_item_is_named(dynamo: Dynamo) -> None:
-    dynamo.put(TABLES.ledger, keys.head_key(ONE) | {"first": {"N": "0"}})
+def test_a_damaged_item_is_named(dynamo: DynamoClient) -> None:
+    dynamo.put(TABLES.ledger, keys.checkpoint_key(ONE) | {"first": {"N": "0"}})
     found = DynamoLedger(dynamo, TABLES).snapshot()
-    assert (ONE in found.heads, list(found.unreadable)) == (False, ["ProductDeleted/1"])
-    assert "pk=progress sk=head#ProductDeleted/1 cannot be read (KeyError: 'next')" in found.unreadable["ProductDeleted/1"]
+    assert (ONE in found.checkpoints, list(found.unreadable)) == (False, ["ProductDeleted/1"])
+    assert "pk=progress sk=checkpoint#ProductDeleted/1 cannot be read (KeyError: 'next')" in found.unreadable["ProductDeleted/1"]
 
 
-def test_items_of_a_newer_version_do_not_disturb_the_snapshot(dynamo: Dynamo) -> None:
+def test_items_of_a_newer_version_do_not_disturb_the_snapshot(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
     close(ledger, batch(Range(ONE, 0, 10)))
     before = ledger.snapshot()
-    dynamo.put(TABLES.ledger, keys.key(keys.PROGRESS, "future#thing"))
+    dynamo.put(TABLES.ledger, keys.item_key(keys.PROGRESS_KEY, "future#thing"))
     dynamo.put(
         TABLES.ledger,
-        keys.key(keys.PROGRESS, "lease#run") | {"lane": {"N": "0"}, "renewed_at": {"S": "2024-01-15T12:00:00.000Z"}, "x": {"N": "1"}},
+        keys.item_key(keys.PROGRESS_KEY, "lease#run")
+        | {"lane": {"N": "0"}, "renewed_at": {"S": "2024-01-15T12:00:00.000Z"}, "x": {"N": "1"}},
     )
     assert ledger.snapshot() == replace(before, leases={"run": Lease("run", 0, TIME)})
 
 
-def test_a_lease_expires_by_itself_a_day_after_its_last_renewal(dynamo: Dynamo) -> None:
-    DynamoLedger(dynamo, TABLES).renew(Lease("run", 0, TIME))
+def test_a_lease_expires_by_itself_a_day_after_its_last_renewal(dynamo: DynamoClient) -> None:
+    DynamoLedger(dynamo, TABLES).renew_lease(Lease("run", 0, TIME))
     item = dynamo.get(TABLES.ledger, keys.lease_key("run"))
     assert item is not None
     assert item["expires"] == {"N": str(int(TIME.timestamp()) + 86_400)}
 
 
-def test_nothing_else_in_the_ledger_expires(dynamo: Dynamo) -> None:
+def test_nothing_else_in_the_ledger_expires(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
     close(ledger, batch(Range(ONE, 0, 10)))
-    ledger.take(batch(Range(ONE, 10, 20), minute=1))
+    ledger.begin_batch(batch(Range(ONE, 10, 20), minute=1))
     ledger.open_topic(TopicState("ProductDeleted", 0, "id", {1: 0}))
     found = dynamo.call("scan", [TABLES.ledger], TableName=TABLES.ledger)["Items"]
     assert len(found) == 6
     assert not any("expires" in item for item in found)
 
 
-def test_a_day_that_is_none_is_refused_at_once(dynamo: Dynamo) -> None:
+def test_a_day_that_is_none_is_refused_at_once(dynamo: DynamoClient) -> None:
     with pytest.raises(ValueError, match="15-01-2024"):
         DynamoLedger(dynamo, TABLES).batches_of_day("15-01-2024")
 
 
-def test_more_batches_than_a_page_holds_are_all_found(dynamo: Dynamo) -> None:
+def test_more_batches_than_a_page_holds_are_all_found(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
     heavy = {f"step-{number:05d}-{'x' * 80}": number for number in range(3_000)}
     records = [close(ledger, batch(Range(ONE, number, number + 1), minute=number), steps_ms=heavy) for number in range(5)]

@@ -14,27 +14,27 @@ from hypothesis import strategies as st
 from analytics_defs.adapters.dynamodb import ledger_items as items
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import Item
-from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables, close_actions
-from analytics_defs.adapters.dynamodb.packed_lists import packed_gaps, packed_ranges, unpacked_gaps, unpacked_ranges
-from analytics_defs.core.events.event import Rules
+from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables, close_batch_actions
+from analytics_defs.adapters.dynamodb.packed_lists import compress_gaps, compress_ranges, decompress_gaps, decompress_ranges
+from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.ledger import (
     OUTCOMES,
     Batch,
     BatchKind,
     BatchRecord,
+    Checkpoint,
+    ClosedRange,
     Gap,
     GapReason,
-    Head,
     Lease,
-    RangeRecord,
-    Redriven,
-    Snapshot,
-    Tally,
+    LedgerSnapshot,
+    OutcomeCounts,
+    RedrivenRecord,
     TopicState,
 )
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.storage.object_keys import batch_id
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import reproducibly
 
 FARTHEST = 2**63 - 1
@@ -51,7 +51,7 @@ topic_partitions = st.builds(TopicPartition, topics, st.integers(0, 3), st.integ
 sources = st.builds(Source, topic_partitions, offsets)
 ranges = st.builds(lambda where, ends: Range(where, min(ends), max(ends)), topic_partitions, st.tuples(offsets, offsets))
 gaps = st.builds(Gap, ranges, st.sampled_from(GapReason))
-tallies = st.builds(Tally, *(counts for _ in OUTCOMES))
+tallies = st.builds(OutcomeCounts, *(counts for _ in OUTCOMES))
 many_sources = st.lists(sources, max_size=6).map(tuple)
 many_names = st.lists(names, max_size=4).map(tuple)
 by_type = st.dictionaries(names, counts, max_size=3)
@@ -62,10 +62,10 @@ batches = st.builds(
     kind=st.sampled_from(BatchKind),
     lane=st.integers(0, 600),
     run_id=names,
-    redrives=many_sources,
+    redriven_sources=many_sources,
     redrive_keys=many_names,
     redrive_reasons=many_names,
-    rules=st.none() | st.builds(Rules, max_event_bytes=counts, max_future_skew=st.timedeltas(timedelta(0), timedelta(days=365))),
+    rules=st.none() | st.builds(ValidationRules, max_event_bytes=counts, max_future_skew=st.timedeltas(timedelta(0), timedelta(days=365))),
     staged=st.none() | names,
 )
 RECORD: dict[str, st.SearchStrategy[Any]] = {
@@ -79,12 +79,12 @@ RECORD: dict[str, st.SearchStrategy[Any]] = {
     "lost": st.lists(ranges, max_size=6).map(tuple),
     "tombstones": many_sources,
     "unaccounted": st.lists(ranges, max_size=6).map(tuple),
-    "redriven": st.lists(st.builds(Redriven, sources, names, st.sampled_from(["stored", "repeats"])), max_size=4).map(tuple),
-    "event_objects": st.booleans(),
+    "redriven": st.lists(st.builds(RedrivenRecord, sources, names, st.sampled_from(["stored", "duplicates"])), max_size=4).map(tuple),
+    "write_event_json": st.booleans(),
     "parts": st.dictionaries(names, names, max_size=3),
     "dead_letters_key": st.none() | names,
     "dead_letters_digest": st.none() | names,
-    "repeats_key": st.none() | names,
+    "duplicates_key": st.none() | names,
     "steps_ms": by_type,
     "duration_ms": counts,
     "bytes": counts,
@@ -100,28 +100,34 @@ def test_every_field_of_a_record_is_tried_here() -> None:
 @reproducibly
 @given(st.builds(BatchRecord, **RECORD))
 def test_a_record_comes_back_equal(record: BatchRecord) -> None:
-    assert items.decoded(items.record_of, items.record_item(record)) == record
+    assert items.decode_items(items.parse_batch_record, items.batch_record_item(record)) == record
 
 
 @reproducibly
 @given(batches)
 def test_a_pending_batch_comes_back_equal(batch: Batch) -> None:
-    assert items.decoded(items.pending_of, items.pending_item(batch)) == batch
+    assert items.decode_items(items.parse_pending_batch, items.pending_item(batch)) == batch
 
 
 def test_an_entry_of_a_version_that_kept_no_rules_is_read_as_one_without_them() -> None:
     batch = Batch(
-        "batch", BatchKind.INGEST, 0, datetime(2024, 1, 15, tzinfo=UTC), (Range(ONE, 0, 1),), "run", rules=Rules(max_event_bytes=7)
+        "batch",
+        BatchKind.INGEST,
+        0,
+        datetime(2024, 1, 15, tzinfo=UTC),
+        (Range(ONE, 0, 1),),
+        "run",
+        rules=ValidationRules(max_event_bytes=7),
     )
     entry = dict(items.pending_item(batch))
     del entry["rules"]
-    assert items.decoded(items.pending_of, entry) == replace(batch, rules=None)
+    assert items.decode_items(items.parse_pending_batch, entry) == replace(batch, rules=None)
 
 
 @reproducibly
-@given(st.builds(RangeRecord, ranges, names, tallies))
-def test_a_range_comes_back_equal(record: RangeRecord) -> None:
-    assert items.decoded(items.range_of, items.range_item(record)) == record
+@given(st.builds(ClosedRange, ranges, names, tallies))
+def test_a_range_comes_back_equal(record: ClosedRange) -> None:
+    assert items.decode_items(items.parse_closed_range, items.range_item(record)) == record
 
 
 @reproducibly
@@ -130,15 +136,15 @@ def test_a_range_comes_back_equal(record: RangeRecord) -> None:
     st.builds(Lease, names, st.integers(0, 600), times),
 )
 def test_topics_and_leases_come_back_equal(topic: TopicState, lease: Lease) -> None:
-    found = items.snapshot_of([items.topic_item(topic), items.lease_item(lease)])
-    assert found == Snapshot({topic.topic: topic}, {}, {}, {lease.run_id: lease})
+    found = items.parse_snapshot([items.topic_item(topic), items.lease_item(lease)])
+    assert found == LedgerSnapshot({topic.topic: topic}, {}, {}, {lease.run_id: lease})
 
 
 @reproducibly
 @given(st.lists(ranges, max_size=20), st.lists(gaps, max_size=20))
 def test_packed_lists_come_back_equal_and_in_their_order(some_ranges: list[Range], some_gaps: list[Gap]) -> None:
-    assert unpacked_ranges(packed_ranges(some_ranges)) == tuple(some_ranges)
-    assert unpacked_gaps(packed_gaps(some_gaps)) == tuple(some_gaps)
+    assert decompress_ranges(compress_ranges(some_ranges)) == tuple(some_ranges)
+    assert decompress_gaps(compress_gaps(some_gaps)) == tuple(some_gaps)
 
 
 @reproducibly
@@ -148,21 +154,27 @@ def test_padded_offsets_sort_as_numbers(numbers: list[int]) -> None:
 
 
 def test_a_head_is_read_with_all_its_outcomes() -> None:
-    item = keys.head_key(ONE) | {"first": {"N": "1"}, "next": {"N": "9"}, "batch": {"S": "b"}, "stored": {"N": "7"}, "gaps": {"N": "1"}}
-    assert items.snapshot_of([item]) == Snapshot(heads={ONE: Head(ONE, 1, 9, "b", Tally(stored=7, gaps=1))})
+    item = keys.checkpoint_key(ONE) | {
+        "first": {"N": "1"},
+        "next": {"N": "9"},
+        "batch": {"S": "b"},
+        "stored": {"N": "7"},
+        "gaps": {"N": "1"},
+    }
+    assert items.parse_snapshot([item]) == LedgerSnapshot(checkpoints={ONE: Checkpoint(ONE, 1, 9, "b", OutcomeCounts(stored=7, gaps=1))})
 
 
 def a_record(**more: Any) -> BatchRecord:
     its_ranges = (Range(ONE, 0, 2**40),)
     time = datetime(2024, 1, 15, 12, tzinfo=UTC)
     batch = Batch(batch_id(time, its_ranges), BatchKind.INGEST, 0, time, its_ranges, "run")
-    return BatchRecord(batch, time + timedelta(seconds=1), (Tally(),), {}, {}, {}, **more)
+    return BatchRecord(batch, time + timedelta(seconds=1), (OutcomeCounts(),), {}, {}, {}, **more)
 
 
 def test_what_is_empty_takes_no_room() -> None:
-    assert items.record_item(a_record()).keys() == {
+    assert items.batch_record_item(a_record()).keys() == {
         *("pk", "sk", "kind", "lane", "time", "run", "ranges", "closed_at", "tallies"),
-        *("event_objects", "duration_ms", "bytes", "record_to_close_ms"),
+        *("write_event_json", "duration_ms", "bytes", "record_to_close_ms"),
     }
 
 
@@ -174,14 +186,14 @@ def test_the_worst_batch_that_settings_allow_fits_its_item() -> None:
         unaccounted=tuple(Range(ONE, each, each + chance.randrange(1, 1_000)) for each in spread[4_000:8_000]),
         tombstones=tuple(Source(ONE, each) for each in spread[8_000:]),
     )
-    packed = [len(value["B"]) for value in items.record_item(record).values() if "B" in value]
+    packed = [len(value["B"]) for value in items.batch_record_item(record).values() if "B" in value]
     assert sum(packed) < 200 * 1024
-    assert close_actions(record, LedgerTables("ledger", "aggregates"))
+    assert close_batch_actions(record, LedgerTables("ledger", "aggregates"))
 
 
 def test_the_gaps_of_transactions_take_few_bytes() -> None:
     markers = [Gap(Range(ONE, 1_000_000 + 11 * number, 1_000_001 + 11 * number), GapReason.CONTROL) for number in range(4_000)]
-    packed = packed_gaps(markers)
+    packed = compress_gaps(markers)
     assert packed is not None
     assert len(packed) < 1_000
 
@@ -198,26 +210,26 @@ DAMAGE: dict[str, Item] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_record_is_a_contradiction_that_names_it(damage: Item) -> None:
     record = a_record()
-    item = items.record_item(record) | damage
+    item = items.batch_record_item(record) | damage
     if damage.keys() == {"closed_at"}:
         del item["closed_at"]
-    with pytest.raises(Contradiction, match=f"pk=batches sk={record.batch.id} cannot be read"):
-        items.decoded(items.record_of, item)
+    with pytest.raises(InconsistentState, match=f"pk=batches sk={record.batch.id} cannot be read"):
+        items.decode_items(items.parse_batch_record, item)
 
 
 ITEMS = (
     items.topic_item(TopicState("Sound", 0, None, {})),
     items.lease_item(Lease("run", 0, datetime(2024, 1, 15, tzinfo=UTC))),
-    keys.head_key(ONE) | {"first": {"N": "0"}, "next": {"N": "9"}, "batch": {"S": "gone"}},
-    keys.head_key(TWO) | {"first": {"N": "0"}, "next": {"N": "9"}},
+    keys.checkpoint_key(ONE) | {"first": {"N": "0"}, "next": {"N": "9"}, "batch": {"S": "gone"}},
+    keys.checkpoint_key(TWO) | {"first": {"N": "0"}, "next": {"N": "9"}},
 )
 
 
 @pytest.mark.parametrize(
     ("damaged", "name", "waiting"),
     [
-        (keys.topic_key(ONE.topic), ONE.topic, {ONE, TWO}),
-        (keys.head_key(ONE), str(ONE), {ONE}),
+        (keys.topic_state_key(ONE.topic), ONE.topic, {ONE, TWO}),
+        (keys.checkpoint_key(ONE), str(ONE), {ONE}),
         (keys.pending_key("gone"), "gone", {ONE}),
         (keys.lease_key("run"), None, set()),
     ],
@@ -226,10 +238,10 @@ ITEMS = (
 def test_an_item_that_cannot_be_read_holds_back_what_it_is_of_and_nothing_else(
     damaged: Item, name: str | None, waiting: set[TopicPartition]
 ) -> None:
-    found = items.snapshot_of([*(item for item in ITEMS if item["sk"] != damaged["sk"]), damaged])
+    found = items.parse_snapshot([*(item for item in ITEMS if item["sk"] != damaged["sk"]), damaged])
     assert set(found.unreadable) == ({name} if name else set())
     assert all(f"sk={damaged['sk']['S']} cannot be read" in why for why in found.unreadable.values())
-    assert {each for each in (ONE, TWO, TopicPartition("Sound", 0, 0)) if found.why_unreadable(each)} == waiting
+    assert {each for each in (ONE, TWO, TopicPartition("Sound", 0, 0)) if found.unreadable_reason(each)} == waiting
     if name:
-        with pytest.raises(Contradiction, match="cannot be read"):
-            found.readable()
+        with pytest.raises(InconsistentState, match="cannot be read"):
+            found.require_readable()

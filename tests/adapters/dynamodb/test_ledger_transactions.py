@@ -12,12 +12,12 @@ from analytics_defs.adapters.dynamodb.ledger_transactions import (
     MAX_ACTIONS,
     Action,
     LedgerTables,
-    close_actions,
-    most_actions,
-    take_actions,
+    begin_batch_actions,
+    close_batch_actions,
+    max_close_actions,
 )
-from analytics_defs.core.ingest.batch_builder import MAX_HOURS, MAX_RANGES
-from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind, BatchRecord, Redriven, Tally
+from analytics_defs.core.ingest.batch_builder import MAX_HOURS_PER_BATCH, MAX_RANGES_PER_BATCH
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, Batch, BatchKind, BatchRecord, OutcomeCounts, RedrivenRecord
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.errors import AnalyticsError
@@ -38,15 +38,15 @@ def batch(ranges: Iterable[Range], kind: BatchKind = BatchKind.INGEST, **fields:
 def ingest_record(ranges: int, hours: int, **fields: Any) -> BatchRecord:
     taken = batch(Range(partition(number), 0, hours) for number in range(ranges))
     found = {f"2024-01-{1 + number // 24:02d}T{number % 24:02d}": {"ProductDeleted": ranges} for number in range(hours)}
-    return BatchRecord(taken, TIME, (Tally(stored=hours),) * ranges, {"ProductDeleted": ranges * hours}, found, {}, **fields)
+    return BatchRecord(taken, TIME, (OutcomeCounts(stored=hours),) * ranges, {"ProductDeleted": ranges * hours}, found, {}, **fields)
 
 
 def redrive_record(sources: Iterable[Source], hours: int = 1) -> BatchRecord:
     found = tuple(sources)
-    taken = batch([Range(REDRIVE_HEAD, 0, 1)], BatchKind.REDRIVE, redrives=found)
+    taken = batch([Range(REDRIVE_CHECKPOINT, 0, 1)], BatchKind.REDRIVE, redriven_sources=found)
     by_hour = {f"2024-01-15T{number:02d}": {"ProductDeleted": 1} for number in range(hours)}
-    redriven = tuple(Redriven(each, "schema", "stored") for each in found)
-    return BatchRecord(taken, TIME, (Tally(stored=len(found)),), {"ProductDeleted": len(found)}, by_hour, {}, redriven=redriven)
+    redriven = tuple(RedrivenRecord(each, "schema", "stored") for each in found)
+    return BatchRecord(taken, TIME, (OutcomeCounts(stored=len(found)),), {"ProductDeleted": len(found)}, by_hour, {}, redriven=redriven)
 
 
 def key_of(action: Action) -> tuple[str, str, str]:
@@ -56,19 +56,19 @@ def key_of(action: Action) -> tuple[str, str, str]:
 
 
 def test_a_batch_as_wide_as_limits_allow_fits_one_transaction() -> None:
-    record = ingest_record(MAX_RANGES, MAX_HOURS)
-    assert len(close_actions(record, TABLES)) <= MAX_ACTIONS
-    assert len(take_actions(record.batch, TABLES)) == MAX_RANGES + 1
+    record = ingest_record(MAX_RANGES_PER_BATCH, MAX_HOURS_PER_BATCH)
+    assert len(close_batch_actions(record, TABLES)) <= MAX_ACTIONS
+    assert len(begin_batch_actions(record.batch, TABLES)) == MAX_RANGES_PER_BATCH + 1
 
 
 @pytest.mark.parametrize(("ranges", "hours"), [(1, 47), (47, 1)])
 def test_ranges_and_hours_may_be_traded(ranges: int, hours: int) -> None:
-    assert len(close_actions(ingest_record(ranges, hours), TABLES)) <= MAX_ACTIONS
+    assert len(close_batch_actions(ingest_record(ranges, hours), TABLES)) <= MAX_ACTIONS
 
 
 def test_no_two_actions_of_a_transaction_touch_one_item() -> None:
     for record in (ingest_record(24, 24), redrive_record([Source(partition(number % 3), number) for number in range(30)], 12)):
-        for actions in (take_actions(record.batch, TABLES), close_actions(record, TABLES)):
+        for actions in (begin_batch_actions(record.batch, TABLES), close_batch_actions(record, TABLES)):
             touched = list(map(key_of, actions))
             assert len(set(touched)) == len(touched)
 
@@ -80,11 +80,11 @@ def conditions(actions: list[Action]) -> list[tuple[str, str | None]]:
 
 def test_whatever_must_not_happen_twice_has_a_condition_of_its_own() -> None:
     record = redrive_record([Source(partition(0), 7)])
-    assert conditions(take_actions(record.batch, TABLES)) == [
+    assert conditions(begin_batch_actions(record.batch, TABLES)) == [
         ("Update progress", "attribute_not_exists(pk) OR (#next = :start AND attribute_not_exists(#batch))"),
         ("Put progress", "attribute_not_exists(pk)"),
     ]
-    assert conditions(close_actions(record, TABLES)) == [
+    assert conditions(close_batch_actions(record, TABLES)) == [
         ("Update progress", "#batch = :batch"),
         ("Update progress", "attribute_exists(pk)"),
         ("Put range", None),
@@ -98,13 +98,13 @@ def test_whatever_must_not_happen_twice_has_a_condition_of_its_own() -> None:
 
 
 def test_counters_of_lanes_lie_in_items_of_their_own() -> None:
-    touched = [key_of(action)[1:] for action in close_actions(ingest_record(1, 1), TABLES) if key_of(action)[0] == "aggregates"]
+    touched = [key_of(action)[1:] for action in close_batch_actions(ingest_record(1, 1), TABLES) if key_of(action)[0] == "aggregates"]
     assert touched == [("totals", "lane#0"), ("hours", "2024-01-01T00#0")]
 
 
 def test_twenty_redriven_records_fit_wherever_they_come_from() -> None:
     sources = [Source(partition(number), number) for number in range(20)]
-    assert len(close_actions(redrive_record(sources, 20), TABLES)) <= MAX_ACTIONS
+    assert len(close_batch_actions(redrive_record(sources, 20), TABLES)) <= MAX_ACTIONS
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_twenty_redriven_records_fit_wherever_they_come_from() -> None:
     ],
 )
 def test_how_many_actions_a_close_takes_is_known_before_anything_is_stored(record: BatchRecord) -> None:
-    assert most_actions(record.batch, len(record.hours)) == len(close_actions(record, TABLES))
+    assert max_close_actions(record.batch, len(record.hours)) == len(close_batch_actions(record, TABLES))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_how_many_actions_a_close_takes_is_known_before_anything_is_stored(recor
 )
 def test_what_does_not_fit_is_refused_with_what_to_do(record: BatchRecord, what: str) -> None:
     with pytest.raises(AnalyticsError, match=what) as raised:
-        close_actions(record, TABLES)
+        close_batch_actions(record, TABLES)
     assert not raised.value.retryable
     assert record.batch.id in str(raised.value)
     assert "Smaller batches fit" in str(raised.value)

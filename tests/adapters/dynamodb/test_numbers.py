@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import assume, given
 
-from analytics_defs.adapters.dynamodb.numbers import number_size, number_text, same_number, value_of
+from analytics_defs.adapters.dynamodb.numbers import number_size, number_text, parse_number, same_number
 from tests.core.events.made_events import numbers, reproducibly
 
 
@@ -50,7 +50,7 @@ def test_numbers_are_the_same_by_value_only() -> None:
 @given(numbers, numbers)
 def test_equality_is_that_of_exact_decimals(one: str, other: str) -> None:
     assert same_number(one, other) == (Decimal(one) == Decimal(other))
-    value = value_of(one)
+    value = parse_number(one)
     assert Decimal(f"{'-' * value.negative}{value.digits or 0}E{value.exponent}") == Decimal(one)
 
 
@@ -78,4 +78,4 @@ def test_sizes_are_those_measured_at_the_limit_of_an_item(text: str, size: int) 
 def test_what_is_no_number_is_refused() -> None:
     for text in ("", "abc", "1.", ".5", "+1", "NaN", "1e", "0x10"):
         with pytest.raises(ValueError, match="not a JSON number"):
-            value_of(text)
+            parse_number(text)

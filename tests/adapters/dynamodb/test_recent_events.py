@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.adapters.dynamodb.errors import Refused
+from analytics_defs.adapters.dynamodb.errors import RequestRejected
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
-from analytics_defs.core.events.event import Event, judge
+from analytics_defs.core.events.event import Event, classify
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.core.storage.object_keys import event_key
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, Answer, Scripted, scripted
 from tests.contracts.dynamodb_fixtures import DYNAMOS, DynamoUnderTest
 from tests.core.events.made_events import DELETED, NOW, RULES, record, text
@@ -30,7 +30,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[DynamoUnderTest]:
 
 
 def event(event_id: str, offset: int = 0, partition: TopicPartition = ONE, **fields: Any) -> Event:
-    verdict = judge(record(text(DELETED | {"id": event_id} | fields), Source(partition, offset)), RULES, NOW)
+    verdict = classify(record(text(DELETED | {"id": event_id} | fields), Source(partition, offset)), RULES, NOW)
     assert isinstance(verdict, Event), verdict
     return verdict
 
@@ -81,14 +81,14 @@ def test_an_item_is_what_its_readers_are_told(store: DynamoUnderTest) -> None:
 def test_an_item_that_no_claim_wrote_is_taken_over(store: DynamoUnderTest) -> None:
     recent = DynamoRecentEvents(store.dynamo, store.recent_events)
     store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "eventType": {"S": "ProductDeleted"}, "ttl": {"N": "9999999999"}})
-    assert recent.held(["a"]) == {}
-    assert recent.claim([event("a", 7)], NOW).refused == {}
-    assert recent.held(["a"])["a"].source == Source(ONE, 7)
+    assert recent.get_items(["a"]) == {}
+    assert recent.claim([event("a", 7)], NOW).duplicates == {}
+    assert recent.get_items(["a"])["a"].source == Source(ONE, 7)
 
 
 def test_an_item_with_a_source_of_another_kind_stops_the_batch(store: DynamoUnderTest) -> None:
     store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "source": {"S": "somebody else"}, "ttl": {"N": "9999999999"}})
-    with pytest.raises(Contradiction, match=r"'a' has source .*somebody else"):
+    with pytest.raises(InconsistentState, match=r"'a' has source .*somebody else"):
         DynamoRecentEvents(store.dynamo, store.recent_events).claim([event("a")], NOW)
 
 
@@ -99,14 +99,14 @@ def test_refused_events_are_left_out_and_the_others_go_again() -> None:
     answers = Answer.cancelled("None", held_by("t/0/1"), "None", held_by("t/0/2")), Answer.cancelled(held_by("t/0/3"), "None"), DONE
     with scripted(*answers) as server:
         claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(each, number) for number, each in enumerate("abcd")], NOW)
-    assert claims.refused == {Source(ONE, offset): Source.parse(f"t/0/{holder}") for offset, holder in ((1, 1), (3, 2), (0, 3))}
+    assert claims.duplicates == {Source(ONE, offset): Source.parse(f"t/0/{holder}") for offset, holder in ((1, 1), (3, 2), (0, 3))}
     assert sent(server) == [["a", "b", "c", "d"], ["a", "c"], ["c"]]
     assert len({each["ClientRequestToken"] for each in server.transactions}) == 3
 
 
 def test_a_conflict_refuses_nobody() -> None:
     with scripted(Answer.cancelled("TransactionConflict", "None"), DONE) as server:
-        assert DynamoRecentEvents(server.dynamo, TABLE).claim([event("a"), event("b", 1)], NOW).refused == {}
+        assert DynamoRecentEvents(server.dynamo, TABLE).claim([event("a"), event("b", 1)], NOW).duplicates == {}
     assert sent(server) == [["a", "b"], ["a", "b"]]
 
 
@@ -114,7 +114,7 @@ def test_one_item_that_dynamodb_cannot_hold_is_found_and_becomes_a_pointer() -> 
     events = [event(f"id-{number:02d}", number) for number in range(16)]
     with refuses(lambda event_id, pointer: event_id == "id-11" and not pointer) as server:
         claims = DynamoRecentEvents(server.dynamo, TABLE).claim(events, NOW)
-    assert (claims.refused, claims.pointers) == ({}, frozenset({events[11].record.source}))
+    assert (claims.duplicates, claims.pointers) == ({}, frozenset({events[11].record.source}))
     done = [ids for ids in sent(server) if "id-11" not in ids]
     assert sorted(each for ids in done for each in ids) == sorted(f"{each.id}{'*' * (each.id == 'id-11')}" for each in events)
     assert len(server.transactions) == 10
@@ -136,7 +136,7 @@ def test_items_that_dynamodb_names_need_not_be_searched_for() -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_a_fault_that_is_not_the_data_is_raised_soon(named: bool) -> None:
-    with refuses(lambda *_: True, named) as server, pytest.raises(Refused):
+    with refuses(lambda *_: True, named) as server, pytest.raises(RequestRejected):
         DynamoRecentEvents(server.dynamo, TABLE).claim([event(f"id-{number}", number) for number in range(100)], NOW)
     assert len(server.transactions) <= 9
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.dynamodb.client import DynamoConfig
-from analytics_defs.adapters.dynamodb.errors import Refused
-from analytics_defs.adapters.dynamodb.requests import Dynamo
-from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
+from analytics_defs.adapters.dynamodb.errors import RequestRejected
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, SECRET, Answer, scripted
 
 PUT = {"Put": {"TableName": "some-table", "Item": {"id": {"S": "a"}, "packed": {"B": b"\x00\xff"}, "Ü": {"S": "日本語\u2028"}}}}
@@ -69,7 +69,7 @@ def test_a_condition_that_does_not_hold_is_an_answer_and_not_repeated() -> None:
 
 def test_an_action_that_is_wrong_is_named_by_its_position() -> None:
     wrong = {"Code": "ValidationError", "Message": "Item size has exceeded"}
-    with scripted(Answer.cancelled("None", wrong)) as server, pytest.raises(Refused, match=r"1 of 2 actions.*Item size") as raised:
+    with scripted(Answer.cancelled("None", wrong)) as server, pytest.raises(RequestRejected, match=r"1 of 2 actions.*Item size") as raised:
         server.dynamo.transact([PUT, PUT])
     assert raised.value.positions == {1}
     assert not raised.value.retryable
@@ -79,7 +79,7 @@ def test_items_of_one_moment_are_asked_for_again_while_a_transaction_changes_the
     keys = [{"id": {"S": each}} for each in "ab"]
     answer = Answer({"Responses": [{"Item": keys[0]}, {}]})
     with scripted(CONFLICT, Answer.error("TransactionInProgressException"), answer) as server:
-        assert server.dynamo.get_at_once("t", keys) == [keys[0], None]
+        assert server.dynamo.get_atomically("t", keys) == [keys[0], None]
     sent = {"TransactItems": [{"Get": {"TableName": "t", "Key": key}} for key in keys]}
     assert server.requests == [("TransactGetItems", sent)] * 3
     assert len(server.pauses) == 2
@@ -87,7 +87,7 @@ def test_items_of_one_moment_are_asked_for_again_while_a_transaction_changes_the
 
 def test_patience_with_items_that_never_rest_ends() -> None:
     with scripted(CONFLICT, conflict_attempts=3) as server, pytest.raises(Unavailable, match="TransactGetItems on t at http"):
-        server.dynamo.get_at_once("t", [{"id": {"S": "a"}}])
+        server.dynamo.get_atomically("t", [{"id": {"S": "a"}}])
     assert len(server.requests) == 3
 
 
@@ -147,13 +147,13 @@ def test_a_query_with_a_limit_stops_there() -> None:
 
 
 FAULTS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
-    "no permission": (Answer.error("AccessDeniedException", "User: x is not authorized to perform: dynamodb:GetItem"), Denied),
-    "unknown key": (Answer.error("UnrecognizedClientException"), Denied),
-    "wrong secret": (Answer.error("InvalidSignatureException", f"does not match\n\nThe Canonical String was {SECRET}"), Denied),
-    "expired token": (Answer.error("ExpiredTokenException"), Denied),
-    "401 of a proxy": (Answer(b"<html>", 401, genuine=False), Denied),
-    "403 of a proxy": (Answer(b"<html>", 403, genuine=False), Denied),
-    "no table": (Answer.error("ResourceNotFoundException", "Requested resource not found"), Missing),
+    "no permission": (Answer.error("AccessDeniedException", "User: x is not authorized to perform: dynamodb:GetItem"), AccessDenied),
+    "unknown key": (Answer.error("UnrecognizedClientException"), AccessDenied),
+    "wrong secret": (Answer.error("InvalidSignatureException", f"does not match\n\nThe Canonical String was {SECRET}"), AccessDenied),
+    "expired token": (Answer.error("ExpiredTokenException"), AccessDenied),
+    "401 of a proxy": (Answer(b"<html>", 401, genuine=False), AccessDenied),
+    "403 of a proxy": (Answer(b"<html>", 403, genuine=False), AccessDenied),
+    "no table": (Answer.error("ResourceNotFoundException", "Requested resource not found"), ResourceMissing),
     "throttled": (Answer.error("ProvisionedThroughputExceededException"), Unavailable),
     "throttled account": (Answer.error("ThrottlingException"), Unavailable),
     "broken": (Answer.error("InternalServerError", status=500), Unavailable),
@@ -161,7 +161,7 @@ FAULTS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
     "not a DynamoDB, 404": (Answer(b"<html>", 404, genuine=False), Unavailable),
     "not a DynamoDB, 200": (Answer(b"welcome", 200, genuine=False), Unavailable),
     "not a DynamoDB, JSON": (Answer({"status": "ok"}, 200, genuine=False), Unavailable),
-    "wrong request": (Answer.error("ValidationException", "The provided key element does not match the schema"), Refused),
+    "wrong request": (Answer.error("ValidationException", "The provided key element does not match the schema"), RequestRejected),
     "anything else": (Answer.error("IdempotentParameterMismatchException"), AnalyticsError),
 }
 
@@ -176,13 +176,13 @@ def test_every_fault_is_one_of_ours_and_says_what_and_where(answer: Answer, expe
             message = str(raised.value)
             assert "Item" in message
             assert "some-table" in message
-            assert server.dynamo.config.where in message
+            assert server.dynamo.config.describe_endpoint in message
             assert SECRET not in message
     assert not server.pauses
 
 
 def test_whoever_looks_for_a_missing_table_learns_how_to_make_it() -> None:
-    with scripted(Answer.error("ResourceNotFoundException")) as server, pytest.raises(Missing, match="analytics setup"):
+    with scripted(Answer.error("ResourceNotFoundException")) as server, pytest.raises(ResourceMissing, match="analytics setup"):
         server.dynamo.get("some-table", {"id": {"S": "a"}})
 
 
@@ -203,7 +203,9 @@ def test_a_server_that_accepts_and_then_hangs_costs_bounded_time() -> None:
 def test_nobody_listening_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        dynamo = Dynamo(DynamoConfig(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}", access_key="a", secret_key=SECRET, attempts=1))
+        dynamo = DynamoClient(
+            DynamoConfig(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}", access_key="a", secret_key=SECRET, attempts=1)
+        )
         with pytest.raises(Unavailable, match=f"GetItem on t at http://127.0.0.1:{taken.getsockname()[1]}.*EndpointConnectionError"):
             dynamo.get("t", {"id": {"S": "a"}})
         dynamo.close()
@@ -216,16 +218,16 @@ def test_missing_credentials_and_region_of_aws_are_told_apart(monkeypatch: pytes
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(SettingsError, match="AWS_DEFAULT_REGION"):
-        Dynamo(DynamoConfig()).get("t", {"id": {"S": "a"}})
-    with pytest.raises(Denied, match="NoCredentialsError"):
-        Dynamo(DynamoConfig(region="eu-central-1")).get("t", {"id": {"S": "a"}})
+        DynamoClient(DynamoConfig()).get("t", {"id": {"S": "a"}})
+    with pytest.raises(AccessDenied, match="NoCredentialsError"):
+        DynamoClient(DynamoConfig(region="eu-central-1")).get("t", {"id": {"S": "a"}})
 
 
 def test_nothing_connects_before_the_first_request() -> None:
     def never(config: DynamoConfig) -> Any:
         raise AssertionError(f"connected to {config}")
 
-    Dynamo(DynamoConfig(), connect=never).close()
+    DynamoClient(DynamoConfig(), connect=never).close()
 
 
 def test_a_configuration_does_not_show_its_secret() -> None:

@@ -8,11 +8,11 @@ import pytest
 from moto import mock_aws
 
 from analytics_defs.adapters.dynamodb.client import DynamoConfig
-from analytics_defs.adapters.dynamodb.errors import Refused
+from analytics_defs.adapters.dynamodb.errors import RequestRejected
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
-from analytics_defs.adapters.dynamodb.requests import Dynamo
-from analytics_defs.adapters.dynamodb.tables import MAX_POLLS, Table, create_tables, expected_tables, table_faults
-from analytics_defs.errors import Missing, Unavailable
+from analytics_defs.adapters.dynamodb.requests import DynamoClient
+from analytics_defs.adapters.dynamodb.tables import MAX_POLLS, TableSchema, create_tables, expected_tables, table_mismatches
+from analytics_defs.errors import ResourceMissing, Unavailable
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, Answer, scripted
 from tests.contracts.dynamodb_fixtures import real_dynamo
 
@@ -21,14 +21,14 @@ RECENT = TABLES[0]
 
 
 @pytest.fixture
-def dynamo() -> Iterator[Dynamo]:
+def dynamo() -> Iterator[DynamoClient]:
     with mock_aws():
-        found = Dynamo(DynamoConfig(region="us-east-1"))
+        found = DynamoClient(DynamoConfig(region="us-east-1"))
         yield found
         found.close()
 
 
-def make(dynamo: Dynamo, name: str, *key: tuple[str, str]) -> None:
+def make(dynamo: DynamoClient, name: str, *key: tuple[str, str]) -> None:
     dynamo.call(
         "create_table",
         [name],
@@ -39,8 +39,8 @@ def make(dynamo: Dynamo, name: str, *key: tuple[str, str]) -> None:
     )
 
 
-def test_what_is_missing_is_made_and_the_second_time_nothing_is(dynamo: Dynamo) -> None:
-    assert [fault.partition(":")[0] for fault in table_faults(dynamo, TABLES)] == ["table recent", "table ledger", "table aggregates"]
+def test_what_is_missing_is_made_and_the_second_time_nothing_is(dynamo: DynamoClient) -> None:
+    assert [fault.partition(":")[0] for fault in table_mismatches(dynamo, TABLES)] == ["table recent", "table ledger", "table aggregates"]
     assert create_tables(dynamo, TABLES) == [
         "table recent: created",
         "table recent: items expire by `ttl`",
@@ -49,10 +49,10 @@ def test_what_is_missing_is_made_and_the_second_time_nothing_is(dynamo: Dynamo) 
         "table aggregates: created",
     ]
     assert create_tables(dynamo, TABLES) == []
-    assert table_faults(dynamo, TABLES) == []
+    assert table_mismatches(dynamo, TABLES) == []
 
 
-def test_tables_cost_nothing_while_nobody_uses_them(dynamo: Dynamo) -> None:
+def test_tables_cost_nothing_while_nobody_uses_them(dynamo: DynamoClient) -> None:
     create_tables(dynamo, TABLES)
     found = [dynamo.call("describe_table", [], TableName=each.name)["Table"] for each in TABLES]
     assert [each["BillingModeSummary"]["BillingMode"] for each in found] == ["PAY_PER_REQUEST"] * 3
@@ -61,34 +61,34 @@ def test_tables_cost_nothing_while_nobody_uses_them(dynamo: Dynamo) -> None:
 @pytest.mark.real
 def test_a_real_dynamodb_agrees_that_its_tables_are_as_expected() -> None:
     with real_dynamo() as found:
-        assert table_faults(found.dynamo, found.tables) == []
+        assert table_mismatches(found.dynamo, found.tables) == []
         assert create_tables(found.dynamo, found.tables) == []
 
 
 @pytest.mark.parametrize("key", [[("eventId", "S")], [("id", "N")], [("id", "S"), ("timestamp", "S")]], ids=str)
-def test_a_table_with_other_keys_is_left_alone_and_named(dynamo: Dynamo, key: list[tuple[str, str]]) -> None:
+def test_a_table_with_other_keys_is_left_alone_and_named(dynamo: DynamoClient, key: list[tuple[str, str]]) -> None:
     make(dynamo, "recent", *key)
-    (fault,) = table_faults(dynamo, [RECENT])
+    (fault,) = table_mismatches(dynamo, [RECENT])
     assert "expected id (S)" in fault
     assert " + ".join(f"{name} ({kind})" for name, kind in key) in fault
-    with pytest.raises(Missing, match="table recent: its key is"):
+    with pytest.raises(ResourceMissing, match="table recent: its key is"):
         create_tables(dynamo, [RECENT])
 
 
-def test_a_table_without_expiry_is_found_and_mended(dynamo: Dynamo) -> None:
+def test_a_table_without_expiry_is_found_and_mended(dynamo: DynamoClient) -> None:
     make(dynamo, "recent", ("id", "S"))
-    (fault,) = table_faults(dynamo, [RECENT])
+    (fault,) = table_mismatches(dynamo, [RECENT])
     assert "items do not expire, expected by `ttl`" in fault
     assert create_tables(dynamo, [RECENT]) == ["table recent: items expire by `ttl`"]
 
 
-@pytest.mark.parametrize("table", [RECENT, Table("recent", ("id",))], ids=["another attribute", "none"])
-def test_a_table_that_expires_otherwise_is_left_alone_and_named(dynamo: Dynamo, table: Table) -> None:
+@pytest.mark.parametrize("table", [RECENT, TableSchema("recent", ("id",))], ids=["another attribute", "none"])
+def test_a_table_that_expires_otherwise_is_left_alone_and_named(dynamo: DynamoClient, table: TableSchema) -> None:
     make(dynamo, "recent", ("id", "S"))
     dynamo.call("update_time_to_live", [], TableName="recent", TimeToLiveSpecification={"Enabled": True, "AttributeName": "expiry"})
-    (fault,) = table_faults(dynamo, [table])
+    (fault,) = table_mismatches(dynamo, [table])
     assert "items expire by `expiry`, expected" in fault
-    with pytest.raises(Missing, match="items expire by `expiry`"):
+    with pytest.raises(ResourceMissing, match="items expire by `expiry`"):
         create_tables(dynamo, [table])
 
 
@@ -133,19 +133,19 @@ def test_expiry_that_somebody_else_has_just_switched_on_is_fine() -> None:
 def test_expiry_that_cannot_be_switched_on_now_is_told() -> None:
     again = Answer.error("ValidationException", "Time to live has been modified multiple times within a fixed interval")
     answers = described("ACTIVE"), described("ACTIVE"), expiry("DISABLING"), again, expiry("DISABLING")
-    with scripted(*answers) as server, pytest.raises(Refused, match="modified multiple times"):
+    with scripted(*answers) as server, pytest.raises(RequestRejected, match="modified multiple times"):
         create_tables(server.dynamo, [RECENT])
 
 
 @pytest.mark.parametrize("status", ["CREATING", "DELETING", "INACCESSIBLE_ENCRYPTION_CREDENTIALS"])
 def test_a_table_that_cannot_be_used_now_is_named_with_its_status(status: str) -> None:
     with scripted(described(status)) as server:
-        assert table_faults(server.dynamo, [RECENT]) == [
+        assert table_mismatches(server.dynamo, [RECENT]) == [
             f"table recent: {status}, expected ACTIVE. Wait, or look at it in the AWS console."
         ]
 
 
 def test_a_check_reads_only() -> None:
     with scripted(described("ACTIVE"), expiry("DISABLED")) as server:
-        table_faults(server.dynamo, [RECENT])
+        table_mismatches(server.dynamo, [RECENT])
     assert {operation for operation, _ in server.requests} == {"DescribeTable", "DescribeTimeToLive"}

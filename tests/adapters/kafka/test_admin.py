@@ -17,8 +17,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from analytics_defs.adapters.kafka.admin import EARLIEST, KafkaAdmin
 from analytics_defs.adapters.kafka.client import TIMED_OUT, KafkaConfig
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import Denied, Unavailable
-from analytics_defs.ports import Survey, Watermarks
+from analytics_defs.errors import AccessDenied, Unavailable
+from analytics_defs.ports import PartitionWatermarks, Watermarks
 
 ONE, TWO = (TopicPartition("ProductCreated", 2, number) for number in (1, 2))
 AWAY, DENIED = KafkaError.LEADER_NOT_AVAILABLE, KafkaError.TOPIC_AUTHORIZATION_FAILED
@@ -61,21 +61,21 @@ class Admin(KafkaAdmin):
         return cast(AdminClient, self._script)
 
 
-def survey(**answers: Sequence[int | None]) -> tuple[Survey, Scripted]:
+def survey(**answers: Sequence[int | None]) -> tuple[PartitionWatermarks, Scripted]:
     script = Scripted({1: answers["one"], 2: answers["two"]})
-    return Admin(script).survey([ONE, TWO]), script
+    return Admin(script).available_watermarks([ONE, TWO]), script
 
 
 def test_where_all_answer_nobody_is_silent() -> None:
     found, _ = survey(one=[None], two=[None])
-    assert found == Survey({ONE: Watermarks(3, 7, 9), TWO: Watermarks(3, 7, 9)}, {})
+    assert found == PartitionWatermarks({ONE: Watermarks(3, 7, 9), TWO: Watermarks(3, 7, 9)}, {})
 
 
 def test_a_partition_without_leader_is_named_and_the_others_have_their_watermarks() -> None:
     found, script = survey(one=[AWAY], two=[None])
-    assert (dict(found.marks), list(found.silent)) == ({TWO: Watermarks(3, 7, 9)}, [ONE])
-    assert str(found.silent[ONE]).startswith("Kafka at broker:9092: reading watermarks of ProductCreated@2/1: ")
-    assert "LEADER_NOT_AVAILABLE" in str(found.silent[ONE])
+    assert (dict(found.watermarks), list(found.unavailable)) == ({TWO: Watermarks(3, 7, 9)}, [ONE])
+    assert str(found.unavailable[ONE]).startswith("Kafka at broker:9092: reading watermarks of ProductCreated@2/1: ")
+    assert "LEADER_NOT_AVAILABLE" in str(found.unavailable[ONE])
     assert script.asked[0] == (1, 2)
     assert set(script.asked[1:-2]) == {(1,)}, "asked again for a while, and only who did not answer"
     assert script.asked[-2:] == [(2,), (2,)], "and not for the other offsets"
@@ -84,12 +84,12 @@ def test_a_partition_without_leader_is_named_and_the_others_have_their_watermark
 @pytest.mark.parametrize("code", [TIMED_OUT, AWAY])
 def test_a_leader_that_is_lost_between_two_questions_makes_its_partition_silent(code: int) -> None:
     found, _ = survey(one=[None, code], two=[None])
-    assert (list(found.marks), list(found.silent)) == ([TWO], [ONE])
+    assert (list(found.watermarks), list(found.unavailable)) == ([TWO], [ONE])
 
 
 def test_a_leader_that_moves_is_asked_again() -> None:
     found, _ = survey(one=[KafkaError.NOT_LEADER_FOR_PARTITION, None], two=[None])
-    assert found.marks.keys() == {ONE, TWO}
+    assert found.watermarks.keys() == {ONE, TWO}
 
 
 def test_where_nobody_answers_that_is_raised() -> None:
@@ -98,7 +98,7 @@ def test_where_nobody_answers_that_is_raised() -> None:
 
 
 def test_a_refusal_is_raised_whoever_else_answers() -> None:
-    with pytest.raises(Denied):
+    with pytest.raises(AccessDenied):
         survey(one=[DENIED], two=[None])
 
 

@@ -18,31 +18,32 @@ from confluent_kafka import KafkaError, KafkaException
 from analytics_defs.adapters.kafka.admin import KafkaAdmin
 from analytics_defs.adapters.kafka.client import (
     ALL_BROKERS_DOWN,
-    DENIED,
+    AUTHORIZATION_ERRORS,
     MESSAGE_TIMED_OUT,
-    MISSING,
-    SILENT,
-    Faults,
-    SaidOnce,
-    as_ours,
-    in_short,
-    translated,
+    MISSING_RESOURCE_ERRORS,
+    NO_ANSWER_ERRORS,
+    KafkaConfig,
+    LastClientError,
+    RateLimitedLogFilter,
+    kafka_error_to_analytics_error,
+    short_message,
+    translate_kafka_error,
 )
-from analytics_defs.adapters.kafka.event_log import KafkaConfig, KafkaLog
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.producer import KafkaProducer
 from analytics_defs.adapters.kafka.topic_config import TopicSpec
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.errors import AnalyticsError, Denied, Missing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down, broker_that_never_answers, broker_that_refuses_credentials
 
 PARTITION = TopicPartition("ProductCreated", 0, 3)
 PASSWORD = "hunter2-is-a-secret"
 IMPATIENCE = timedelta(milliseconds=400)
-CALLS: dict[str, Callable[[KafkaLog], object]] = {
+CALLS: dict[str, Callable[[KafkaEventLog], object]] = {
     "topics": lambda log: log.topics(["ProductCreated"]),
     "watermarks": lambda log: log.watermarks([PARTITION]),
     "read": lambda log: log.read([Range(PARTITION, 100, 200)], bool),
-    "explain": lambda log: log.explain([Range(PARTITION, 100, 200)]),
+    "explain": lambda log: log.explain_gaps([Range(PARTITION, 100, 200)]),
     "committed": lambda log: log.committed([PARTITION]),
     "commit": lambda log: log.commit({PARTITION: 7}),
 }
@@ -63,8 +64,8 @@ def sasl(brokers: str) -> KafkaConfig:
 
 
 @contextmanager
-def using(config: KafkaConfig) -> Iterator[KafkaLog]:
-    log = KafkaLog(config)
+def using(config: KafkaConfig) -> Iterator[KafkaEventLog]:
+    log = KafkaEventLog(config)
     try:
         yield log
     finally:
@@ -77,7 +78,7 @@ def codes() -> list[tuple[str, int]]:
     return found
 
 
-def failure(call: Callable[[KafkaLog], object], log: KafkaLog) -> tuple[str, bool]:
+def failure(call: Callable[[KafkaEventLog], object], log: KafkaEventLog) -> tuple[str, bool]:
     """The error's words, and whether it is retryable; not the error: with its traceback go the clients that it dropped, and what their
     end takes belongs to the call.
     """
@@ -128,14 +129,14 @@ SAID = {
 
 @pytest.mark.parametrize("said", SAID)
 def test_of_the_library_s_words_the_cause_stays(said: str) -> None:
-    assert in_short(KafkaError(KafkaError.UNKNOWN, said)) == SAID[said]
+    assert short_message(KafkaError(KafkaError.UNKNOWN, said)) == SAID[said]
 
 
 def test_a_record_that_is_not_confirmed_in_time_means_silent_brokers_only_where_a_connection_failed() -> None:
-    late, faults = KafkaError(MESSAGE_TIMED_OUT), Faults()
-    assert "does not answer" not in str(as_ours(late, "b", "publishing", faults))
-    faults.note(KafkaError(ALL_BROKERS_DOWN))
-    assert str(as_ours(late, "b", "publishing", faults)).startswith("Kafka at b does not answer (")
+    late, faults = KafkaError(MESSAGE_TIMED_OUT), LastClientError()
+    assert "does not answer" not in str(kafka_error_to_analytics_error(late, "b", "publishing", faults))
+    faults.record(KafkaError(ALL_BROKERS_DOWN))
+    assert str(kafka_error_to_analytics_error(late, "b", "publishing", faults)).startswith("Kafka at b does not answer (")
 
 
 def test_a_reading_that_gets_nothing_says_which_offsets_and_why() -> None:
@@ -157,7 +158,7 @@ def test_a_broker_that_is_down_is_one_line_in_the_log_and_none_on_stderr(
 
 def test_a_line_is_said_again_when_half_a_minute_has_passed() -> None:
     now = [0.0]
-    said = SaidOnce(lambda: now[0])
+    said = RateLimitedLogFilter(lambda: now[0])
 
     def passes(text: str) -> bool:
         return bool(said.filter(logging.LogRecord("analytics.kafka", logging.ERROR, "", 0, text, (), None)))
@@ -173,7 +174,7 @@ def test_a_line_is_said_again_when_half_a_minute_has_passed() -> None:
 
 @pytest.mark.parametrize("call", ["topics", "read"])
 def test_refused_credentials_are_denied_and_shown_nowhere(call: str, caplog: pytest.LogCaptureFixture) -> None:
-    with broker_that_refuses_credentials() as address, using(sasl(address)) as log, pytest.raises(Denied, match="not us") as raised:
+    with broker_that_refuses_credentials() as address, using(sasl(address)) as log, pytest.raises(AccessDenied, match="not us") as raised:
         CALLS[call](log)
     assert not raised.value.retryable
     assert PASSWORD not in "\n".join([str(raised.value), str(raised.value.__cause__), repr(sasl(address)), *caplog.messages])
@@ -182,7 +183,7 @@ def test_refused_credentials_are_denied_and_shown_nowhere(call: str, caplog: pyt
 def test_refused_credentials_are_denied_when_publishing_long_before_the_delivery_timeout() -> None:
     with broker_that_refuses_credentials() as address:
         producer = KafkaProducer(replace(sasl(address), delivery_timeout=timedelta(minutes=10)))
-        with pytest.raises(Denied, match="not us"):
+        with pytest.raises(AccessDenied, match="not us"):
             producer.publish([("ProductCreated", None, b"{}", ())])
 
 
@@ -199,9 +200,9 @@ def test_wrong_settings_are_named_without_their_secrets() -> None:
 def test_nothing_connects_before_it_is_used() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = impatient(f"127.0.0.1:{listening.getsockname()[1]}")
-        log = KafkaLog(config)
+        log = KafkaEventLog(config)
         assert log.read([Range(PARTITION, 5, 5)], bool).ends == {PARTITION: 5}
-        assert (log.topics([]), log.watermarks([]), log.committed([]), log.explain([])) == ({}, {}, {}, ())
+        assert (log.topics([]), log.watermarks([]), log.committed([]), log.explain_gaps([])) == ({}, {}, {}, ())
         log.commit({})
         log.close()
         assert KafkaAdmin(config).create_topics([]) == []
@@ -211,34 +212,37 @@ def test_nothing_connects_before_it_is_used() -> None:
 
 def test_every_error_of_the_client_becomes_one_of_ours() -> None:
     for name, code in codes():
-        ours = as_ours(KafkaError(code), "broker:9092", "reading ProductCreated/3")
-        expected = Denied if code in DENIED else Missing if code in MISSING else Unavailable
+        ours = kafka_error_to_analytics_error(KafkaError(code), "broker:9092", "reading ProductCreated/3")
+        expected = AccessDenied if code in AUTHORIZATION_ERRORS else ResourceMissing if code in MISSING_RESOURCE_ERRORS else Unavailable
         assert type(ours) is expected
         assert ours.retryable == (expected is Unavailable)
-        assert all(part in str(ours) for part in ("broker:9092", "reading ProductCreated/3", "does not answer" if code in SILENT else name))
+        assert all(
+            part in str(ours)
+            for part in ("broker:9092", "reading ProductCreated/3", "does not answer" if code in NO_ANSWER_ERRORS else name)
+        )
         refusal = "AUTHORIZATION_FAILED" in name or "AUTHENTICATION" in name
-        assert not refusal or expected is Denied, name
+        assert not refusal or expected is AccessDenied, name
 
 
 def test_an_earlier_refusal_explains_a_timeout() -> None:
-    faults = Faults()
-    faults.note(KafkaError(KafkaError.SASL_AUTHENTICATION_FAILED, "wrong password"))
-    faults.note(KafkaError(KafkaError.NETWORK_EXCEPTION, "gone"))
-    assert isinstance(as_ours(KafkaError(KafkaError.REQUEST_TIMED_OUT), "b", "asking", faults), Unavailable)
-    faults.note(KafkaError(KafkaError.SASL_AUTHENTICATION_FAILED, "wrong password"))
-    assert isinstance(as_ours(KafkaError(KafkaError.REQUEST_TIMED_OUT), "b", "asking", faults), Denied)
+    faults = LastClientError()
+    faults.record(KafkaError(KafkaError.SASL_AUTHENTICATION_FAILED, "wrong password"))
+    faults.record(KafkaError(KafkaError.NETWORK_EXCEPTION, "gone"))
+    assert isinstance(kafka_error_to_analytics_error(KafkaError(KafkaError.REQUEST_TIMED_OUT), "b", "asking", faults), Unavailable)
+    faults.record(KafkaError(KafkaError.SASL_AUTHENTICATION_FAILED, "wrong password"))
+    assert isinstance(kafka_error_to_analytics_error(KafkaError(KafkaError.REQUEST_TIMED_OUT), "b", "asking", faults), AccessDenied)
     faults.clear()
-    assert isinstance(as_ours(KafkaError(KafkaError.REQUEST_TIMED_OUT), "b", "asking", faults), Unavailable)
+    assert isinstance(kafka_error_to_analytics_error(KafkaError(KafkaError.REQUEST_TIMED_OUT), "b", "asking", faults), Unavailable)
 
 
 def test_translation_keeps_the_cause_and_leaves_other_errors_alone() -> None:
     cause = KafkaException(KafkaError(KafkaError.BROKER_NOT_AVAILABLE))
-    with pytest.raises(Unavailable) as raised, translated("b", "asking"):
+    with pytest.raises(Unavailable) as raised, translate_kafka_error("b", "asking"):
         raise cause
     assert raised.value.__cause__ is cause
-    with pytest.raises(Unavailable), translated("b", "asking"):
+    with pytest.raises(Unavailable), translate_kafka_error("b", "asking"):
         raise TimeoutError
-    with pytest.raises(ArithmeticError), translated("b", "asking"):
+    with pytest.raises(ArithmeticError), translate_kafka_error("b", "asking"):
         raise ArithmeticError
 
 

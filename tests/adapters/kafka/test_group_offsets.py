@@ -9,9 +9,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from analytics_defs.adapters.kafka import group_offsets
-from analytics_defs.adapters.kafka.event_log import KafkaConfig, KafkaLog
+from analytics_defs.adapters.kafka.client import KafkaConfig
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import GroupInUse, Unavailable
+from analytics_defs.errors import ConsumerGroupActive, Unavailable
 from tests.contracts.event_log_fixtures import MockCluster, Written, impatient, quiet
 from tests.devstack.waiting import until
 
@@ -21,14 +22,14 @@ def test_offsets_of_a_group_that_has_members_are_refused_with_what_to_do() -> No
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"0")])
     config = impatient(cluster.brokers)
-    log, partition = KafkaLog(config), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(config), TopicPartition(topic, 0, 0)
     log.commit({partition: 0})
     member = Consumer({"bootstrap.servers": cluster.brokers, "group.id": config.group_id, "logger": quiet})
     member.subscribe([topic])
     until(lambda: member.poll(0.05) is not None or bool(member.assignment()))
     try:
         with pytest.raises(
-            GroupInUse, match=rf"another consumer is a member of group {config.group_id}; stop it or choose another"
+            ConsumerGroupActive, match=rf"another consumer is a member of group {config.group_id}; stop it or choose another"
         ) as raised:
             log.commit({partition: 1})
         assert not raised.value.retryable
@@ -58,8 +59,8 @@ def test_a_coordinator_on_the_move_is_asked_again_for_as_long_as_a_request_may_t
     refusals: int, answer: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, partition = MovingCoordinator(refusals), TopicPartition("t", 0, 0)
-    monkeypatch.setattr(group_offsets, "connect", lambda *_: client)
-    group = group_offsets.KafkaGroup(KafkaConfig(request_timeout=timedelta(seconds=2)))
+    monkeypatch.setattr(group_offsets, "connect_kafka", lambda *_: client)
+    group = group_offsets.GroupOffsets(KafkaConfig(request_timeout=timedelta(seconds=2)))
     if answer is None:
         with pytest.raises(Unavailable, match="NOT_COORDINATOR"):
             group.committed([partition])

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.adapters.kafka.event_log import KafkaLog
-from analytics_defs.adapters.kafka.producer import KafkaProducer, Outgoing
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
+from analytics_defs.adapters.kafka.producer import KafkaProducer, OutgoingRecord
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.errors import AnalyticsError, Missing, Unavailable
+from analytics_defs.errors import AnalyticsError, ResourceMissing, Unavailable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down
 from tests.contracts.event_log_fixtures import PARTITIONS, MockCluster, impatient
 
@@ -23,7 +23,7 @@ def cluster() -> Iterator[MockCluster]:
     found.close()
 
 
-def outgoing(topic: str, count: int) -> Iterator[Outgoing]:
+def outgoing(topic: str, count: int) -> Iterator[OutgoingRecord]:
     for number in range(count):
         yield topic, b"key-%d" % (number % 50), b"%d" % number, (("number", b"%d" % number), ("none", None))
 
@@ -34,9 +34,9 @@ def test_every_record_is_there_in_the_order_of_its_key_when_publish_returns(clus
     assert producer.publish(outgoing(topic, 2_000), told.append) == 2_000
     assert producer.publish([(topic, None, None, ())]) == 1
     producer.close()
-    log = KafkaLog(impatient(cluster.brokers))
+    log = KafkaEventLog(impatient(cluster.brokers))
     marks = log.watermarks([TopicPartition(topic, 0, number) for number in range(PARTITIONS)])
-    records = log.read([Range(each, mark.low, mark.high) for each, mark in marks.items()], bool).records
+    records = log.read([Range(each, mark.log_start_offset, mark.high_watermark) for each, mark in marks.items()], bool).records
     log.close()
     assert len(records) == 2_001
     keyed = [each for each in records if each.key is not None]
@@ -63,10 +63,10 @@ def test_a_record_that_is_too_large_fails_by_name_and_what_was_published_is_told
 
 def test_publishing_to_a_topic_that_does_not_exist_fails_and_does_not_create_it(cluster: MockCluster) -> None:
     producer = KafkaProducer(replace(impatient(cluster.brokers), delivery_timeout=timedelta(seconds=8)))
-    with pytest.raises(Missing, match="never-created"):
+    with pytest.raises(ResourceMissing, match="never-created"):
         producer.publish(outgoing("never-created", 5))
     producer.close()
-    log = KafkaLog(impatient(cluster.brokers))
+    log = KafkaEventLog(impatient(cluster.brokers))
     assert log.topics(["never-created"]) == {}
     log.close()
 
@@ -82,7 +82,7 @@ def test_records_that_cannot_be_made_stop_the_publishing_and_the_next_one_is_who
     topic = cluster.create_topic()
     producer = KafkaProducer(impatient(cluster.brokers))
 
-    def broken() -> Iterator[Outgoing]:
+    def broken() -> Iterator[OutgoingRecord]:
         yield from outgoing(topic, 10)
         raise ArithmeticError
 

@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, Producer
 
-from analytics_defs.adapters.kafka.event_log import KafkaLog
-from analytics_defs.adapters.kafka.read_progress import Passage
+from analytics_defs.adapters.kafka.event_log import KafkaEventLog
+from analytics_defs.adapters.kafka.read_progress import ReadProgress
 from analytics_defs.adapters.kafka.reader import KafkaReader
-from analytics_defs.adapters.kafka.records import UNREADABLE_HEADERS, record_of
+from analytics_defs.adapters.kafka.records import UNREADABLE_HEADERS, to_record
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.errors import Unavailable
 from analytics_defs.ports import Watermarks
@@ -41,7 +41,7 @@ def write_as_one_batch(cluster: MockCluster, topic: str, written: Sequence[Writt
 def test_reading_on_from_the_last_ends_asks_no_broker(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     write_as_one_batch(cluster, topic, [Written(b"%d" % number) for number in range(10)])
-    log, partition = KafkaLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
     assert log.read([Range(partition, 0, 10)], first(3)).ends == {partition: 3}
     cluster.close()
     assert values(log.read([Range(partition, 3, 10)], first(100)).records) == [b"%d" % number for number in range(3, 10)]
@@ -51,7 +51,7 @@ def test_reading_on_from_the_last_ends_asks_no_broker(cluster: MockCluster) -> N
 def test_a_reading_that_goes_elsewhere_does_ask_the_broker(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     write_as_one_batch(cluster, topic, [Written(b"%d" % number) for number in range(10)])
-    log, partition = KafkaLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
     log.read([Range(partition, 0, 10)], first(3))
     cluster.close()
     with pytest.raises(Unavailable, match=r"\[2,10\) at 2"):
@@ -76,7 +76,7 @@ def test_what_is_held_is_bounded_whatever_the_backlog(cluster: MockCluster) -> N
 def test_a_record_larger_than_everything_that_bounds_still_comes(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"x" * 900_000), Written(b"small"), Written(b"y" * 900_000)])
-    log, partition = KafkaLog(replace(impatient(cluster.brokers), prefetch_bytes=64 * 1024)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(replace(impatient(cluster.brokers), prefetch_bytes=64 * 1024)), TopicPartition(topic, 0, 0)
     records = log.read([Range(partition, 0, 3)], first(100)).records
     log.close()
     assert [len(each.value or b"") for each in records] == [900_000, 5, 900_000]
@@ -88,7 +88,7 @@ def test_records_of_every_codec_are_read(cluster: MockCluster, codec: str) -> No
     written = [Written(b'{"number": %d}' % number * 20, b"key") for number in range(500)]
     producer = Producer({"bootstrap.servers": cluster.brokers, "compression.type": codec, "linger.ms": 50, "logger": quiet})
     send(producer, topic, 1, written)
-    log = KafkaLog(impatient(cluster.brokers))
+    log = KafkaEventLog(impatient(cluster.brokers))
     records = log.read([Range(TopicPartition(topic, 0, 1), 7, 500)], first(1_000)).records
     log.close()
     assert values(records) == [each.value for each in written[7:]]
@@ -97,7 +97,7 @@ def test_records_of_every_codec_are_read(cluster: MockCluster, codec: str) -> No
 def test_a_log_may_be_used_again_after_it_was_closed(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"%d" % number) for number in range(3)])
-    log, partition = KafkaLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
     for _ in range(2):
         assert values(log.read([Range(partition, 1, 3)], first(1)).records) == [b"1"]
         assert log.watermarks([partition]) == {partition: Watermarks(0, 3, 3)}
@@ -108,13 +108,13 @@ def test_a_log_may_be_used_again_after_it_was_closed(cluster: MockCluster) -> No
 def test_a_partition_cannot_be_read_in_two_places_at_once() -> None:
     partition = TopicPartition("topic", 0, 0)
     with pytest.raises(ValueError, match="one range for each topic-partition"):
-        Passage([Range(partition, 0, 1), Range(replace(partition, generation=1), 5, 6)])
+        ReadProgress([Range(partition, 0, 1), Range(replace(partition, incarnation=1), 5, 6)])
 
 
 def test_a_record_without_a_timestamp_has_minus_one() -> None:
     partition = TopicPartition("topic", 1, 2)
     message = Message(topic="topic", partition=2, offset=7, value=b"v", timestamp=(TIMESTAMP_NOT_AVAILABLE, 0))
-    assert record_of(partition, message) == Record(Source(partition, 7), -1, None, b"v")
+    assert to_record(partition, message) == Record(Source(partition, 7), -1, None, b"v")
 
 
 def test_headers_that_the_client_cannot_decode_do_not_stop_the_partition(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,5 +128,5 @@ def test_headers_that_the_client_cannot_decode_do_not_stop_the_partition(caplog:
             raise SystemError
 
     partition = TopicPartition("topic", 0, 0)
-    assert record_of(partition, cast(Message, Undecodable())) == Record(Source(partition, 7), 17, None, b"v", UNREADABLE_HEADERS)
+    assert to_record(partition, cast(Message, Undecodable())) == Record(Source(partition, 7), 17, None, b"v", UNREADABLE_HEADERS)
     assert "topic/0/7" in caplog.text

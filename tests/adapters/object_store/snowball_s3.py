@@ -17,9 +17,9 @@ from werkzeug.serving import make_server
 
 from analytics_defs.adapters.object_store.bucket import create_bucket
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.devstack.moto_patches import App
-from analytics_defs.ports import Blob
+from analytics_defs.ports import StoredObject
 from tests.contracts.object_store_fixtures import ArchiveUnderTest, look, moto_endpoint
 from tests.real.proxy import Answer
 
@@ -27,7 +27,7 @@ MARK = "x-amz-meta-snowball-auto-extract"
 _RECORD, _METADATA = "minio.metadata.", "x-amz-meta-"
 
 
-def members(packed: bytes) -> list[Blob]:
+def members(packed: bytes) -> list[StoredObject]:
     """What a tar holds, read with the standard library."""
     found = []
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -36,7 +36,7 @@ def members(packed: bytes) -> list[Blob]:
             assert file is not None
             records = {name.removeprefix(_RECORD).lower(): value for name, value in info.pax_headers.items() if name.startswith(_RECORD)}
             metadata = {name.removeprefix(_METADATA): value for name, value in records.items() if name.startswith(_METADATA)}
-            found.append(Blob(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
+            found.append(StoredObject(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
     return found
 
 
@@ -49,9 +49,9 @@ class Unpacker:
 
     app: App
     behave: Behaviour
-    single: ObjectStoreArchive | None = None
+    single: S3ObjectStore | None = None
     """Puts what was unpacked, into the same bucket."""
-    tars: list[list[Blob]] = field(default_factory=list)
+    tars: list[list[StoredObject]] = field(default_factory=list)
     """Those that came."""
     tar_key: str = ""
     """Where the last of them was put."""
@@ -70,7 +70,7 @@ class Unpacker:
         start_response(f"{answer.status} as the test says", [*answer.headers.items(), ("Content-Length", str(len(answer.body)))])
         return [answer.body]
 
-    def write(self, blobs: list[Blob]) -> None:
+    def write(self, blobs: list[StoredObject]) -> None:
         assert self.single
         self.single.put(blobs)
 
@@ -92,9 +92,9 @@ def refusal(status: int, code: str) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class UnpackingArchive:
-    port: ObjectStoreArchive
+    port: S3ObjectStore
     store: Unpacker
-    look: Callable[[], dict[str, Blob]]
+    scheduler_status: Callable[[], dict[str, StoredObject]]
 
 
 @contextmanager
@@ -103,8 +103,8 @@ def unpacking_archive(behave: Behaviour = whole) -> Iterator[UnpackingArchive]:
     with moto_endpoint() as plain, _before(DomainDispatcherApplication(create_backend_app), behave) as (store, endpoint):
         direct = ObjectStoreConfig(f"unpacking-{uuid.uuid4().hex[:12]}", plain, keys=ObjectStoreKeys("fake", "fake"))
         create_bucket(direct)
-        store.single = ObjectStoreArchive(direct)
-        archive = ObjectStoreArchive(replace(direct, endpoint=endpoint, unpacks_tars=True))
+        store.single = S3ObjectStore(direct)
+        archive = S3ObjectStore(replace(direct, endpoint=endpoint, snowball=True))
         try:
             yield UnpackingArchive(archive, store, lambda: look(direct))
         finally:
@@ -130,4 +130,4 @@ def _before(app: App, behave: Behaviour) -> Iterator[tuple[Unpacker, str]]:
 @contextmanager
 def unpacking_contract() -> Iterator[ArchiveUnderTest]:
     with unpacking_archive() as found:
-        yield ArchiveUnderTest(found.port, found.look)
+        yield ArchiveUnderTest(found.port, found.scheduler_status)

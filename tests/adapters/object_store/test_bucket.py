@@ -9,7 +9,7 @@ import pytest
 
 from analytics_defs.adapters.object_store.bucket import bucket_exists, create_bucket
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.errors import AnalyticsError, Denied, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, Unavailable
 from tests.adapters.object_store.scripted_s3 import Answer, scripted_s3
 from tests.contracts.object_store_fixtures import moto_endpoint, s3_client
 
@@ -34,7 +34,7 @@ def test_a_bucket_is_made_in_the_region_of_the_settings(config: ObjectStoreConfi
         assert s3.get_bucket_location(Bucket="made-elsewhere")["LocationConstraint"] == "eu-central-1"
 
 
-@pytest.mark.parametrize(("answer", "expected"), [(Answer(403), Denied), (Answer(503), Unavailable), (Answer(400), Unavailable)])
+@pytest.mark.parametrize(("answer", "expected"), [(Answer(403), AccessDenied), (Answer(503), Unavailable), (Answer(400), Unavailable)])
 def test_what_the_store_refuses_is_no_missing_bucket(answer: Answer, expected: type[AnalyticsError]) -> None:
     with scripted_s3(lambda _: answer) as s3:
         config = ObjectStoreConfig("our-bucket", s3.endpoint, keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)

@@ -13,12 +13,12 @@ import pytest
 
 from analytics_defs.adapters.object_store import snowball, tar
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
-from analytics_defs.adapters.object_store.provisioning import BucketGround
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
+from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
+from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.adapters.object_store.tar import MAX_MEMBER_BYTES, MIN_MEMBERS
-from analytics_defs.core.storage.object_keys import UNPACKING, event_key, unpacking_key
-from analytics_defs.errors import Denied, Unavailable
-from analytics_defs.ports import Blob
+from analytics_defs.core.storage.object_keys import TAR_PROBE, event_key, tar_probe_key
+from analytics_defs.errors import AccessDenied, Unavailable
+from analytics_defs.ports import StoredObject
 from tests.adapters.object_store.scripted_s3 import Answer as Scripted
 from tests.adapters.object_store.scripted_s3 import scripted_s3
 from tests.adapters.object_store.snowball_s3 import (
@@ -41,11 +41,11 @@ PROBES = 2
 """Tars of one probe: a good one, and one that cannot be unpacked whole."""
 
 
-def blobs(count: int, folder: str = "events") -> list[Blob]:
-    return [Blob(f"{folder}/{number}.json", b"%d" % number, "application/json", {"number": str(number)}) for number in range(count)]
+def blobs(count: int, folder: str = "events") -> list[StoredObject]:
+    return [StoredObject(f"{folder}/{number}.json", b"%d" % number, "application/json", {"number": str(number)}) for number in range(count)]
 
 
-def by_key(found: list[Blob]) -> dict[str, Blob]:
+def by_key(found: list[StoredObject]) -> dict[str, StoredObject]:
     return {blob.key: blob for blob in found}
 
 
@@ -54,7 +54,7 @@ def after_the_probe(then: Behaviour) -> Behaviour:
     return lambda store, packed: (whole if len(store.tars) <= PROBES else then)(store, packed)
 
 
-def half(store: Unpacker, packed: bytes) -> list[Blob]:
+def half(store: Unpacker, packed: bytes) -> list[StoredObject]:
     found = members(packed)
     store.write(found[: len(found) // 2])
     return found
@@ -68,7 +68,7 @@ def partly(store: Unpacker, packed: bytes) -> Answer:
 
 def storing(store: Unpacker, packed: bytes) -> Answer:
     """As Amazon S3, which knows nothing of tars."""
-    store.write([Blob(store.tar_key, packed, "application/octet-stream", {"snowball-auto-extract": "true"})])
+    store.write([StoredObject(store.tar_key, packed, "application/octet-stream", {"snowball-auto-extract": "true"})])
     return unpacked(packed)
 
 
@@ -96,7 +96,7 @@ def refusing_all(*_: object) -> Answer:
     return refusal(501, "NotImplemented")
 
 
-def altering(change: Callable[[Blob], Blob]) -> Behaviour:
+def altering(change: Callable[[StoredObject], StoredObject]) -> Behaviour:
     def behave(store: Unpacker, packed: bytes) -> Answer:
         store.write([change(blob) for blob in members(packed) if len(blob.key) <= 1024])
         return unpacked(packed) if all(len(blob.key) <= 1024 for blob in members(packed)) else refusal(400, "KeyTooLongError")
@@ -126,9 +126,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.getMessage() for record in caplog.records if "small objects" in record.msg or "a tar was" in record.msg]
 
 
-def assert_stored(found: UnpackingArchive, expected: list[Blob]) -> None:
+def assert_stored(found: UnpackingArchive, expected: list[StoredObject]) -> None:
     """Exactly these objects, and nothing left of probes or tars."""
-    assert found.look() == by_key(expected)
+    assert found.scheduler_status() == by_key(expected)
 
 
 def test_many_small_objects_go_in_tars_where_the_store_unpacks_them(log: Callable[[], list[str]]) -> None:
@@ -149,7 +149,7 @@ def test_a_store_that_does_not_prove_it_gets_single_puts_and_keeps_nothing_of_th
             found.port.put(blobs(10))
         assert 1 <= len(found.store.tars) <= PROBES, "the probe is the first tars, and the last"
         assert sorted(found.store.puts) == sorted([blob.key for blob in blobs(10)] * 2)
-        kept = {key: blob for key, blob in found.look().items() if "decoded" not in why and not key.startswith(UNPACKING)}
+        kept = {key: blob for key, blob in found.scheduler_status().items() if "decoded" not in why and not key.startswith(TAR_PROBE)}
         assert kept == by_key(blobs(10))
         [line] = log()
         assert why in line
@@ -188,13 +188,13 @@ def test_after_one_tar_failed_no_other_is_tried() -> None:
 
 
 def test_what_a_killed_probe_left_is_removed_by_one_that_comes_an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = Blob(unpacking_key("killed/%2E.0.json"), b"", "application/json", {})
+    left = StoredObject(tar_probe_key("killed/%2E.0.json"), b"", "application/json", {})
     with unpacking_archive() as found:
         found.store.write([left])
         found.port.put(blobs(10))
         assert_stored(found, [left, *blobs(10)])
-        monkeypatch.setattr(snowball, "FORGOTTEN_AFTER", timedelta(minutes=-1))
-        later = ObjectStoreArchive(found.port.config)
+        monkeypatch.setattr(snowball, "PROBE_OBJECT_TTL", timedelta(minutes=-1))
+        later = S3ObjectStore(found.port.config)
         later.put(blobs(10))
         later.close()
         assert_stored(found, blobs(10))
@@ -210,8 +210,8 @@ def test_many_callers_at_once_probe_once() -> None:
 
 def test_a_store_that_takes_neither_tar_nor_single_object_fails_as_always() -> None:
     with scripted_s3(lambda _: Scripted.error(403, "AccessDenied")) as s3:
-        archive = ObjectStoreArchive(replace(config(s3.endpoint), unpacks_tars=True))
-        with pytest.raises(Denied, match="write failed: 403 AccessDenied"):
+        archive = S3ObjectStore(replace(config(s3.endpoint), snowball=True))
+        with pytest.raises(AccessDenied, match="write failed: 403 AccessDenied"):
             archive.put(blobs(10))
         archive.close()
         assert MARK in s3.requests[0].headers
@@ -219,7 +219,7 @@ def test_a_store_that_takes_neither_tar_nor_single_object_fails_as_always() -> N
 
 def test_a_store_that_is_overloaded_costs_one_try_of_a_tar_and_then_the_patience_of_single_puts() -> None:
     with scripted_s3(lambda _: Scripted.error(503, "SlowDown")) as s3:
-        archive = ObjectStoreArchive(replace(config(s3.endpoint, max_in_flight=1), unpacks_tars=True))
+        archive = S3ObjectStore(replace(config(s3.endpoint, max_in_flight=1), snowball=True))
         with pytest.raises(Unavailable, match="503 SlowDown as the test says after 2 retries"):
             archive.put(blobs(10))
         archive.close()
@@ -231,41 +231,41 @@ def test_a_store_that_is_overloaded_costs_one_try_of_a_tar_and_then_the_patience
     [
         (whole, True, "in tars, which the store unpacks"),
         (storing, True, "one by one: it stored the tar as an object"),
-        (whole, False, "one by one: TAR_UNPACKING=off, or Amazon S3 itself"),
+        (whole, False, "one by one: MINIO_SNOWBALL=off, or Amazon S3 itself"),
     ],
 )
 def test_the_check_tells_how_small_objects_go_and_leaves_nothing(behave: Behaviour, unpacks_tars: bool, told: str) -> None:
     with unpacking_archive(behave) as found:
-        ground = BucketGround(replace(found.port.config, unpacks_tars=unpacks_tars))
-        assert dict(ground.questions())["small objects"]() == told
+        ground = BucketProvisioner(replace(found.port.config, snowball=unpacks_tars))
+        assert dict(ground.checks())["small objects"]() == told
         ground.close()
-        assert found.look() == {}
+        assert found.scheduler_status() == {}
 
 
-READS_AND_SMALL_WRITES: dict[str, Callable[[ObjectStoreArchive], object]] = {
+READS_AND_SMALL_WRITES: dict[str, Callable[[S3ObjectStore], object]] = {
     "get": lambda archive: archive.get("events/1.json"),
-    "fetch": lambda archive: archive.fetch("events/1.json"),
-    "keys": lambda archive: list(archive.keys("events/")),
+    "fetch": lambda archive: archive.get_object("events/1.json"),
+    "keys": lambda archive: list(archive.list_keys("events/")),
     "delete": lambda archive: archive.delete(["events/1.json"]),
     "put a few": lambda archive: archive.put(blobs(MIN_MEMBERS - 1)),
     "put large ones": lambda archive: archive.put([replace(blob, body=bytes(MAX_MEMBER_BYTES + 1)) for blob in blobs(8)]),
-    "put_new": lambda archive: archive.put_new(blobs(20)),
+    "put_new": lambda archive: archive.put_many_if_absent(blobs(20)),
     "put_if_absent": lambda archive: archive.put_if_absent(blobs(1)[0]),
-    "advance": lambda archive: archive.advance(blobs(1)[0], lambda held: held is None),
+    "advance": lambda archive: archive.put_if(blobs(1)[0], lambda held: held is None),
 }
 
 
 @pytest.mark.parametrize("use", READS_AND_SMALL_WRITES.values(), ids=READS_AND_SMALL_WRITES)
-def test_nothing_is_probed_before_many_small_objects_are_put(use: Callable[[ObjectStoreArchive], object]) -> None:
+def test_nothing_is_probed_before_many_small_objects_are_put(use: Callable[[S3ObjectStore], object]) -> None:
     with unpacking_archive() as found:
         use(found.port)
         assert found.store.tars == []
-        assert not any(UNPACKING in key for key in found.look())
+        assert not any(TAR_PROBE in key for key in found.scheduler_status())
 
 
 def test_a_client_that_is_not_told_to_find_out_never_sends_a_tar() -> None:
     with unpacking_archive() as found:
-        archive = ObjectStoreArchive(replace(found.port.config, unpacks_tars=False))
+        archive = S3ObjectStore(replace(found.port.config, snowball=False))
         archive.put(blobs(50))
         archive.close()
         assert found.store.tars == []
@@ -277,7 +277,7 @@ def test_objects_that_must_not_be_written_over_never_go_in_a_tar() -> None:
     with unpacking_archive() as found:
         found.port.put(blobs(20))
         before = len(found.store.tars)
-        held = found.port.put_new([replace(blob, body=b"another") for blob in blobs(20)])
+        held = found.port.put_many_if_absent([replace(blob, body=b"another") for blob in blobs(20)])
         assert (by_key(list(held)), len(found.store.tars)) == (by_key(blobs(20)), before)
         assert_stored(found, blobs(20))
 
@@ -288,7 +288,7 @@ def test_objects_that_must_not_be_written_over_never_go_in_a_tar() -> None:
 @pytest.fixture
 def real() -> Iterator[ObjectStoreConfig]:
     with real_unpacking_archive() as found:
-        assert isinstance(found.port, ObjectStoreArchive)
+        assert isinstance(found.port, S3ObjectStore)
         yield found.port.config
 
 
@@ -297,11 +297,11 @@ def test_minio_makes_the_same_objects_of_a_tar_as_of_single_puts(real: ObjectSto
     sizes = [0, 1, 400, 511, 512, 513, 4_095, 4_097, MAX_MEMBER_BYTES, MAX_MEMBER_BYTES + 1, 3 * 2**20]
     metadata = {"eventType": "ProductCreated", "timestamp": "2024-01-15T10:30:00.123+01:00", "eventId": "a%2Fb%20c", "source": "t@1/3/42"}
     put = [
-        Blob(event_key("2024-01-15T10", each), each.encode(), "application/json", metadata)
+        StoredObject(event_key("2024-01-15T10", each), each.encode(), "application/json", metadata)
         for each in [*ODD_IDS, *map("x".__mul__, range(1, 300))]
     ]
-    put += [Blob(event_key("2024-01-15T11", str(size)), os.urandom(size), "application/json", metadata) for size in sizes]
-    tarred, single = ObjectStoreArchive(real), ObjectStoreArchive(replace(real, unpacks_tars=False))
+    put += [StoredObject(event_key("2024-01-15T11", str(size)), os.urandom(size), "application/json", metadata) for size in sizes]
+    tarred, single = S3ObjectStore(real), S3ObjectStore(replace(real, snowball=False))
     try:
         tarred.put(put)
         assert ["in tars" in line for line in log()] == [True], log()
@@ -322,8 +322,8 @@ def test_minio_refuses_a_tar_with_an_object_that_cannot_be_written_and_single_pu
 ) -> None:
     """Such a key would not go in a tar; here it does."""
     monkeypatch.setattr(tar, "fits", lambda _: True)
-    archive = ObjectStoreArchive(real)
-    impossible = Blob(f"events/{'x' * 256}", b"{}", "application/json", {})
+    archive = S3ObjectStore(real)
+    impossible = StoredObject(f"events/{'x' * 256}", b"{}", "application/json", {})
     put = [*blobs(25), impossible, *blobs(25, "later")]
     try:
         with pytest.raises(Unavailable, match="write failed: "):

@@ -13,17 +13,17 @@ from datetime import timedelta
 import pytest
 
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.adapters.object_store.store import ObjectStoreArchive
-from analytics_defs.errors import AnalyticsError, Contradiction, Denied, Missing, Unavailable
-from analytics_defs.ports import Blob
+from analytics_defs.adapters.object_store.store import S3ObjectStore
+from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceMissing, Unavailable
+from analytics_defs.ports import StoredObject
 from tests.adapters.object_store.scripted_s3 import Answer, Crowd, Request, ScriptedS3, scripted_s3
 
-CALLS: dict[str, Callable[[ObjectStoreArchive], object]] = {
-    "put": lambda archive: archive.put([Blob("some/key", b"x", "text/plain", {})]),
-    "put_if_absent": lambda archive: archive.put_if_absent(Blob("some/key", b"x", "text/plain", {})),
+CALLS: dict[str, Callable[[S3ObjectStore], object]] = {
+    "put": lambda archive: archive.put([StoredObject("some/key", b"x", "text/plain", {})]),
+    "put_if_absent": lambda archive: archive.put_if_absent(StoredObject("some/key", b"x", "text/plain", {})),
     "get": lambda archive: archive.get("some/key"),
     "delete": lambda archive: archive.delete(["some/key"]),
-    "keys": lambda archive: list(archive.keys("some/")),
+    "keys": lambda archive: list(archive.list_keys("some/")),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
@@ -43,17 +43,17 @@ def config(endpoint: str, max_retries: int = 2, max_in_flight: int = 4) -> Objec
 @contextmanager
 def archive_on(
     answer: Callable[[Request], Answer | None], max_retries: int = 2, max_in_flight: int = 4
-) -> Iterator[tuple[ObjectStoreArchive, ScriptedS3]]:
+) -> Iterator[tuple[S3ObjectStore, ScriptedS3]]:
     with scripted_s3(answer) as s3:
-        archive = ObjectStoreArchive(config(s3.endpoint, max_retries, max_in_flight))
+        archive = S3ObjectStore(config(s3.endpoint, max_retries, max_in_flight))
         try:
             yield archive, s3
         finally:
             archive.close()
 
 
-def blobs(count: int) -> list[Blob]:
-    return [Blob(f"some/{number}", b"x", "text/plain", {}) for number in range(count)]
+def blobs(count: int) -> list[StoredObject]:
+    return [StoredObject(f"some/{number}", b"x", "text/plain", {}) for number in range(count)]
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_a_body_that_the_store_did_not_get_whole_is_put_again_twice(cut: int, st
 
 
 @every_call
-def test_a_store_that_is_down_is_unavailable_and_named(call: Callable[[ObjectStoreArchive], object], closed_port: int) -> None:
-    archive = ObjectStoreArchive(config(f"http://127.0.0.1:{closed_port}"))
+def test_a_store_that_is_down_is_unavailable_and_named(call: Callable[[S3ObjectStore], object], closed_port: int) -> None:
+    archive = S3ObjectStore(config(f"http://127.0.0.1:{closed_port}"))
     with pytest.raises(Unavailable) as raised:
         call(archive)
     archive.close()
@@ -90,7 +90,7 @@ def test_a_store_that_is_down_is_unavailable_and_named(call: Callable[[ObjectSto
 
 
 @every_call
-def test_a_store_that_accepts_and_never_answers_is_unavailable_in_bounded_time(call: Callable[[ObjectStoreArchive], object]) -> None:
+def test_a_store_that_accepts_and_never_answers_is_unavailable_in_bounded_time(call: Callable[[S3ObjectStore], object]) -> None:
     with archive_on(lambda _: None) as (archive, _):
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="no answer in time"):
@@ -99,7 +99,7 @@ def test_a_store_that_accepts_and_never_answers_is_unavailable_in_bounded_time(c
 
 
 @every_call
-def test_an_overloaded_store_is_asked_again_a_bounded_number_of_times(call: Callable[[ObjectStoreArchive], object]) -> None:
+def test_an_overloaded_store_is_asked_again_a_bounded_number_of_times(call: Callable[[S3ObjectStore], object]) -> None:
     with archive_on(lambda _: Answer.error(503, "SlowDown")) as (archive, s3):
         with pytest.raises(Unavailable, match="503 SlowDown as the test says after 2 retries"):
             call(archive)
@@ -115,11 +115,9 @@ def test_a_store_that_recovers_is_not_noticed() -> None:
 
 @every_call
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (401, "Unauthorized"), (400, "ExpiredToken")])
-def test_refused_credentials_are_denied_at_once_and_never_shown(
-    call: Callable[[ObjectStoreArchive], object], status: int, code: str
-) -> None:
+def test_refused_credentials_are_denied_at_once_and_never_shown(call: Callable[[S3ObjectStore], object], status: int, code: str) -> None:
     with archive_on(lambda _: Answer.error(status, code)) as (archive, s3):
-        with pytest.raises(Denied, match=code) as raised:
+        with pytest.raises(AccessDenied, match=code) as raised:
             call(archive)
         assert len(s3.requests) == 1
         assert not raised.value.retryable
@@ -127,16 +125,16 @@ def test_refused_credentials_are_denied_at_once_and_never_shown(
 
 
 @every_call
-def test_a_missing_bucket_is_missing_and_never_an_absent_object(call: Callable[[ObjectStoreArchive], object]) -> None:
+def test_a_missing_bucket_is_missing_and_never_an_absent_object(call: Callable[[S3ObjectStore], object]) -> None:
     with (
         archive_on(lambda _: Answer.error(404, "NoSuchBucket")) as (archive, _),
-        pytest.raises(Missing, match=r"our-bucket.* does not exist"),
+        pytest.raises(ResourceMissing, match=r"our-bucket.* does not exist"),
     ):
         call(archive)
 
 
 @every_call
-def test_an_answer_that_makes_no_sense_is_unavailable(call: Callable[[ObjectStoreArchive], object]) -> None:
+def test_an_answer_that_makes_no_sense_is_unavailable(call: Callable[[S3ObjectStore], object]) -> None:
     with archive_on(lambda _: Answer.error(418, "Teapot")) as (archive, _), pytest.raises(Unavailable, match="418 Teapot"):
         call(archive)
 
@@ -144,14 +142,14 @@ def test_an_answer_that_makes_no_sense_is_unavailable(call: Callable[[ObjectStor
 @pytest.mark.parametrize("refusal", [Answer.error(412, "PreconditionFailed"), Answer(304), Answer.error(409, "ConditionalRequestConflict")])
 def test_each_way_of_refusing_a_conditional_write_gives_the_bytes_of_who_was_first(refusal: Answer) -> None:
     with archive_on(lambda request: refusal if request.method == "PUT" else Answer(200, b"first")) as (archive, s3):
-        assert archive.put_if_absent(Blob("some/key", b"second", "text/plain", {})) == b"first"
+        assert archive.put_if_absent(StoredObject("some/key", b"second", "text/plain", {})) == b"first"
         assert s3.requests[0].headers["if-none-match"] == "*"
 
 
 def test_a_conditional_write_is_tried_again_when_the_object_in_its_way_is_gone() -> None:
     answers = iter([Answer.error(412, "PreconditionFailed"), Answer.error(404, "NoSuchKey"), Answer()])
     with archive_on(lambda _: next(answers)) as (archive, _):
-        assert archive.put_if_absent(Blob("some/key", b"mine", "text/plain", {})) == b"mine"
+        assert archive.put_if_absent(StoredObject("some/key", b"mine", "text/plain", {})) == b"mine"
 
 
 def test_a_conditional_write_gives_up_on_a_store_that_contradicts_itself() -> None:
@@ -159,7 +157,7 @@ def test_a_conditional_write_gives_up_on_a_store_that_contradicts_itself() -> No
         return Answer.error(412, "PreconditionFailed") if request.method == "PUT" else Answer.error(404, "NoSuchKey")
 
     with archive_on(answer) as (archive, _), pytest.raises(Unavailable, match="appears and vanishes"):
-        archive.put_if_absent(Blob("some/key", b"mine", "text/plain", {}))
+        archive.put_if_absent(StoredObject("some/key", b"mine", "text/plain", {}))
 
 
 def test_a_failure_is_raised_with_the_others_as_notes() -> None:
@@ -170,7 +168,7 @@ def test_a_failure_is_raised_with_the_others_as_notes() -> None:
         return Answer.error(403, "AccessDenied")
 
     with archive_on(answer) as (archive, _):
-        with pytest.raises(Denied) as raised:
+        with pytest.raises(AccessDenied) as raised:
             archive.put(blobs(3))
         named = [str(raised.value), *raised.value.__notes__]
         assert sorted(key for text in named for key in ("some/0", "some/1", "some/2") if key in text) == ["some/0", "some/1", "some/2"]
@@ -178,7 +176,7 @@ def test_a_failure_is_raised_with_the_others_as_notes() -> None:
 
 def test_after_a_failure_nothing_more_is_begun() -> None:
     with archive_on(lambda _: Answer.error(403, "AccessDenied")) as (archive, s3):
-        with pytest.raises(Denied):
+        with pytest.raises(AccessDenied):
             archive.put(blobs(500))
         assert len(s3.requests) <= archive.config.max_in_flight
 
@@ -212,8 +210,8 @@ def test_a_key_that_the_client_cannot_list_is_named_and_is_no_outage(alien: str)
     found = f"<Contents><Key>{alien}</Key><Size>1</Size><ETag>0</ETag><LastModified>2024-01-15T10:30:00.000Z</LastModified></Contents>"
     listed = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
     with archive_on(lambda _: Answer(200, listed)) as (archive, script):
-        with pytest.raises(Contradiction, match=r"nobody here wrote .*Move it elsewhere") as raised:
-            list(archive.keys("events/"))
+        with pytest.raises(InconsistentState, match=r"nobody here wrote .*Move it elsewhere") as raised:
+            list(archive.list_keys("events/"))
         assert repr(alien) in str(raised.value)
         assert len(script.requests) == 1
 
@@ -229,7 +227,7 @@ def test_credentials_of_another_service_in_the_environment_are_not_mixed_in(monk
 
 def test_a_prefix_that_is_no_folder_is_refused() -> None:
     with archive_on(lambda _: Answer()) as (archive, _), pytest.raises(ValueError, match="slash"):
-        list(archive.keys("events/2024/01/1"))
+        list(archive.list_keys("events/2024/01/1"))
 
 
 def test_without_endpoint_and_credentials_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,5 +236,5 @@ def test_without_endpoint_and_credentials_the_error_says_so(monkeypatch: pytest.
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    with pytest.raises(Denied, match="the SDK found no credentials"):
-        ObjectStoreArchive(ObjectStoreConfig("our-bucket")).get("some/key")
+    with pytest.raises(AccessDenied, match="the SDK found no credentials"):
+        S3ObjectStore(ObjectStoreConfig("our-bucket")).get("some/key")

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.adapters.object_store.tar import MAX_MEMBER_BYTES, MAX_MEMBERS, MAX_TAR_BYTES, MIN_MEMBERS, fits, lots, tar
+from analytics_defs.adapters.object_store.tar import MAX_MEMBER_BYTES, MAX_MEMBERS, MAX_TAR_BYTES, MIN_MEMBERS, fits, group_into_tars, tar
 from analytics_defs.core.storage.object_keys import event_key
-from analytics_defs.ports import Blob
+from analytics_defs.ports import StoredObject
 from tests.adapters.object_store.snowball_s3 import members
 
 HOUR = "2024-01-15T10"
 VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=300)
 BLOBS = st.builds(
-    Blob,
+    StoredObject,
     st.text(max_size=300).map(lambda text: event_key(HOUR, text)),
     st.binary(max_size=2_000),
     VALUES,
@@ -24,12 +24,12 @@ BLOBS = st.builds(
 )
 
 
-def blob(key: str = "events/1.json", body: bytes = b"{}", content_type: str = "application/json", **metadata: str) -> Blob:
-    return Blob(key, body, content_type, metadata)
+def blob(key: str = "events/1.json", body: bytes = b"{}", content_type: str = "application/json", **metadata: str) -> StoredObject:
+    return StoredObject(key, body, content_type, metadata)
 
 
 @given(st.lists(BLOBS, max_size=20))
-def test_a_tar_holds_every_object_as_it_is(blobs: list[Blob]) -> None:
+def test_a_tar_holds_every_object_as_it_is(blobs: list[StoredObject]) -> None:
     assert members(tar(blobs)) == blobs
 
 
@@ -64,15 +64,15 @@ def test_the_object_of_every_id_fits(event_id: str) -> None:
         blob(body=bytes(MAX_MEMBER_BYTES + 1)),
         *(blob(content_type=text) for text in ("", " text/plain", "text/plain ", "Ü")),
         *(blob(batch=text) for text in ("", " a", "a ", "a\nb", "Ü")),
-        Blob("a", b"", "text/plain", {"cache-control": "no-cache"}),
-        Blob("a", b"", "text/plain", {"Content-Type": "text/html"}),
-        Blob("a", b"", "text/plain", {"a=b": "c"}),
+        StoredObject("a", b"", "text/plain", {"cache-control": "no-cache"}),
+        StoredObject("a", b"", "text/plain", {"Content-Type": "text/html"}),
+        StoredObject("a", b"", "text/plain", {"a=b": "c"}),
     ],
     ids=lambda odd: f"{odd.key[:20]!r} {odd.content_type!r} {dict(odd.metadata)}",
 )
-def test_what_could_come_out_of_a_tar_as_something_else_does_not_fit(odd: Blob) -> None:
+def test_what_could_come_out_of_a_tar_as_something_else_does_not_fit(odd: StoredObject) -> None:
     assert not fits(odd)
-    packed, others = lots([odd, *(blob(f"events/{number}.json") for number in range(MIN_MEMBERS))])
+    packed, others = group_into_tars([odd, *(blob(f"events/{number}.json") for number in range(MIN_MEMBERS))])
     assert others == [odd]
     assert len(packed) == 1
 
@@ -83,11 +83,11 @@ SIZES = st.lists(st.sampled_from([0, 1, 400, 5_000, MAX_MEMBER_BYTES, MAX_MEMBER
 @given(SIZES)
 def test_every_object_is_in_one_tar_or_put_by_itself_and_no_tar_is_large(sizes: list[int]) -> None:
     blobs = [blob(f"events/{number}.json", bytes(size)) for number, size in enumerate(sizes)]
-    packed, others = lots(blobs)
+    packed, others = group_into_tars(blobs)
     assert sorted(each.key for lot in [*packed, others] for each in lot) == sorted(each.key for each in blobs)
     assert all(MIN_MEMBERS <= len(lot) <= MAX_MEMBERS and len(tar(lot)) <= MAX_TAR_BYTES + 2 * 512 for lot in packed)
 
 
 def test_what_fits_no_more_begins_another_tar() -> None:
-    packed, others = lots([blob(f"events/{number}.json") for number in range(2 * MAX_MEMBERS + 1)])
+    packed, others = group_into_tars([blob(f"events/{number}.json") for number in range(2 * MAX_MEMBERS + 1)])
     assert ([len(lot) for lot in packed], len(others)) == ([MAX_MEMBERS, MAX_MEMBERS], 1)

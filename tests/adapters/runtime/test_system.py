@@ -14,17 +14,17 @@ from itertools import chain
 import pytest
 
 from analytics_defs.adapters.memory import ManualClock, MemoryLedger
-from analytics_defs.adapters.runtime.lease_heartbeat import Heartbeat
-from analytics_defs.adapters.runtime.system import SystemClock, ThreadWorkers
+from analytics_defs.adapters.runtime.lease_heartbeat import LeaseHeartbeat
+from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
 from analytics_defs.core.ledger import Lease
-from analytics_defs.errors import Denied, Unavailable
+from analytics_defs.errors import AccessDenied, Unavailable
 
 NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def workers() -> Iterator[ThreadWorkers]:
-    workers = ThreadWorkers(4)
+def workers() -> Iterator[ThreadTaskPool]:
+    workers = ThreadTaskPool(4)
     yield workers
     workers.close()
 
@@ -50,17 +50,17 @@ def test_the_clock_is_aware_and_its_stopwatch_never_goes_back() -> None:
     assert readings == sorted(readings)
 
 
-def test_answers_come_in_the_order_of_the_jobs(workers: ThreadWorkers) -> None:
-    assert workers.run([partial(pow, number, 2) for number in range(100)]) == [number * number for number in range(100)]
+def test_answers_come_in_the_order_of_the_jobs(workers: ThreadTaskPool) -> None:
+    assert workers.run_all([partial(pow, number, 2) for number in range(100)]) == [number * number for number in range(100)]
 
 
-def test_no_jobs_give_no_answers(workers: ThreadWorkers) -> None:
-    assert workers.run([]) == []
+def test_no_jobs_give_no_answers(workers: ThreadTaskPool) -> None:
+    assert workers.run_all([]) == []
 
 
-def test_jobs_run_side_by_side(workers: ThreadWorkers) -> None:
+def test_jobs_run_side_by_side(workers: ThreadTaskPool) -> None:
     together = threading.Barrier(4)
-    assert sorted(workers.run([lambda: together.wait(10)] * 4)) == [0, 1, 2, 3]
+    assert sorted(workers.run_all([lambda: together.wait(10)] * 4)) == [0, 1, 2, 3]
 
 
 class Announced(list[Callable[[], None]]):
@@ -74,7 +74,7 @@ class Announced(list[Callable[[], None]]):
         return chain(super().__iter__(), iter(self._looked_beyond.set, None))
 
 
-def test_the_first_failure_is_raised_after_the_last_job_ended_with_the_others_as_notes(workers: ThreadWorkers) -> None:
+def test_the_first_failure_is_raised_after_the_last_job_ended_with_the_others_as_notes(workers: ThreadTaskPool) -> None:
     begun, first_noted, second_fails, ended = threading.Barrier(3), threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
@@ -85,7 +85,7 @@ def test_the_first_failure_is_raised_after_the_last_job_ended_with_the_others_as
         begun.wait(10)
         first_noted.wait(10)
         second_fails.set()
-        raise Denied("two")
+        raise AccessDenied("two")
 
     def slow() -> None:
         begun.wait(10)
@@ -93,12 +93,12 @@ def test_the_first_failure_is_raised_after_the_last_job_ended_with_the_others_as
         ended.set()
 
     with pytest.raises(Unavailable, match="one") as raised:
-        workers.run(Announced([first, second, slow], first_noted))
+        workers.run_all(Announced([first, second, slow], first_noted))
     assert ended.is_set()
     assert raised.value.__notes__ == ["also: Denied: two"]
 
 
-def test_nothing_is_begun_after_a_failure(workers: ThreadWorkers) -> None:
+def test_nothing_is_begun_after_a_failure(workers: ThreadTaskPool) -> None:
     begun, noted = list[int](), threading.Event()
 
     def job() -> None:
@@ -106,11 +106,11 @@ def test_nothing_is_begun_after_a_failure(workers: ThreadWorkers) -> None:
         noted.wait(10)
 
     with pytest.raises(Unavailable):
-        workers.run(Announced([failing(Unavailable("down")), *[job] * 100], noted))
+        workers.run_all(Announced([failing(Unavailable("down")), *[job] * 100], noted))
     assert len(begun) < 4
 
 
-def test_an_interrupt_inside_a_job_is_not_hidden_behind_an_error(workers: ThreadWorkers) -> None:
+def test_an_interrupt_inside_a_job_is_not_hidden_behind_an_error(workers: ThreadTaskPool) -> None:
     together = threading.Barrier(2)
 
     def job(error: BaseException) -> None:
@@ -118,11 +118,11 @@ def test_an_interrupt_inside_a_job_is_not_hidden_behind_an_error(workers: Thread
         raise error
 
     with pytest.raises(KeyboardInterrupt) as raised:
-        workers.run([lambda: job(Unavailable("down")), lambda: job(KeyboardInterrupt())])
+        workers.run_all([lambda: job(Unavailable("down")), lambda: job(KeyboardInterrupt())])
     assert raised.value.__notes__ == ["also: Unavailable: down"]
 
 
-def test_an_interrupted_caller_leaves_nothing_running_and_begins_nothing_more(workers: ThreadWorkers) -> None:
+def test_an_interrupted_caller_leaves_nothing_running_and_begins_nothing_more(workers: ThreadTaskPool) -> None:
     """The interrupt is what Terminate in the UI does: a signal, once, whose handler raises in the main thread."""
     interrupted, left_out, ended, once = threading.Event(), threading.Event(), list[int](), iter([signal.SIGUSR1])
 
@@ -140,11 +140,11 @@ def test_an_interrupted_caller_leaves_nothing_running_and_begins_nothing_more(wo
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            workers.run(Announced([job] * 100, left_out))
+            workers.run_all(Announced([job] * 100, left_out))
     finally:
         signal.signal(signal.SIGUSR1, before)
     count = len(ended)
-    assert workers.run([lambda: len(ended)]) == [count]
+    assert workers.run_all([lambda: len(ended)]) == [count]
     assert 0 < count <= 4
 
 
@@ -154,20 +154,20 @@ class ForgetfulLedger(MemoryLedger):
     down = False
     asked = 0
 
-    def renew(self, lease: Lease) -> None:
+    def renew_lease(self, lease: Lease) -> None:
         self.asked += 1
         if self.down:
             raise Unavailable("the ledger is down")
-        super().renew(lease)
+        super().renew_lease(lease)
 
-    def release(self, run_id: str) -> None:
+    def release_lease(self, run_id: str) -> None:
         if self.down:
             raise Unavailable("the ledger is down")
-        super().release(run_id)
+        super().release_lease(run_id)
 
 
-def heartbeat(ledger: MemoryLedger, clock: ManualClock) -> Heartbeat:
-    return Heartbeat(ledger, "run", 1, clock, every=timedelta(milliseconds=1))
+def heartbeat(ledger: MemoryLedger, clock: ManualClock) -> LeaseHeartbeat:
+    return LeaseHeartbeat(ledger, "run", 1, clock, every=timedelta(milliseconds=1))
 
 
 def test_a_lease_is_renewed_while_the_work_goes_on_and_given_back_at_the_end() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from analytics_defs.core.events.event import Event, Rejection, Rules, Verdict, judge
+from analytics_defs.core.events.event import ClassifiedRecord, Event, Rejection, ValidationRules, classify
 from analytics_defs.core.offsets import Record, Source, TopicPartition
 
 NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
-RULES = Rules(max_event_bytes=1_000_000, max_future_skew=timedelta(hours=24))
+RULES = ValidationRules(max_event_bytes=1_000_000, max_future_skew=timedelta(hours=24))
 SOURCE = Source(TopicPartition("ProductCreated", 0, 3), 1042)
 
 reproducibly = settings(derandomize=True, database=None, deadline=None, max_examples=200)
@@ -44,8 +44,8 @@ def text(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def judged(value: bytes | None) -> Verdict:
-    return judge(record(value), RULES, NOW)
+def judged(value: bytes | None) -> ClassifiedRecord:
+    return classify(record(value), RULES, NOW)
 
 
 def event(document: object) -> Event:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.core.events.event import Event, Reason, Rejection, Rules, Tombstone, judge
-from analytics_defs.core.events.rejection_reasons import MAX_DETAIL
+from analytics_defs.core.events.event import Event, Rejection, Tombstone, ValidationRules, classify
+from analytics_defs.core.events.rejection_reasons import MAX_DETAIL_LENGTH, RejectionReason
 from tests.core.events.made_events import (
     CREATED,
     CURRENT,
@@ -53,7 +53,7 @@ def test_an_event_in_current_form_is_its_own_bytes_whatever_they_look_like() -> 
 
 def test_a_null_value_is_a_tombstone_and_an_empty_one_is_not() -> None:
     assert judged(None) == Tombstone(record(None))
-    assert rejection(b"").reason is Reason.NOT_JSON
+    assert rejection(b"").reason is RejectionReason.NOT_JSON
 
 
 def test_the_version_is_1_0_when_absent_and_whatever_the_event_says_otherwise() -> None:
@@ -84,7 +84,7 @@ def test_a_missing_field_is_named_with_its_path(document: dict[str, Any], path: 
     holder = changed[parents[0]] if parents else changed
     del holder[name]
     found = rejection(changed)
-    assert found.reason is Reason.SCHEMA
+    assert found.reason is RejectionReason.SCHEMA
     assert found.detail.startswith(f"{path}: ")
 
 
@@ -110,7 +110,7 @@ def test_a_missing_field_is_named_with_its_path(document: dict[str, Any], path: 
     ],
 )
 def test_a_field_of_the_wrong_kind_is_named_with_what_was_expected_and_found(document: dict[str, Any], detail: str) -> None:
-    assert rejection(document) == Rejection(record(text(document)), Reason.SCHEMA, detail)
+    assert rejection(document) == Rejection(record(text(document)), RejectionReason.SCHEMA, detail)
 
 
 def test_all_faults_of_a_shape_are_told_at_once() -> None:
@@ -120,7 +120,7 @@ def test_all_faults_of_a_shape_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("found", ["ProductViewed", "productcreated", "", " ProductCreated"])
 def test_a_type_that_is_none_of_the_four_is_unknown(found: str) -> None:
-    assert rejection(CREATED | {"type": found}).reason is Reason.UNKNOWN_TYPE
+    assert rejection(CREATED | {"type": found}).reason is RejectionReason.UNKNOWN_TYPE
 
 
 @pytest.mark.parametrize("price", ["-0", "0.10", "1e400", "1E-131", "9" * 39, "1" + "0" * 1_000, "9" * 100_000, "1e" + "9" * 30])
@@ -132,45 +132,45 @@ def test_any_json_number_is_a_number(price: str) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (b"\xff\xfe{}", Reason.NOT_UTF8),
-        (b'{"id":"\xed\xa0\x80"}', Reason.NOT_UTF8),
-        (b'{"id":"\xc0\xaf"}', Reason.NOT_UTF8),
-        (text(CREATED)[:-1], Reason.NOT_JSON),
-        (text(CREATED) + b"\x00", Reason.NOT_JSON),
-        (text(CREATED) * 2, Reason.NOT_JSON),
-        (b"\xef\xbb\xbf" + text(CREATED), Reason.NOT_JSON),
-        (b"Product{id=7}", Reason.NOT_JSON),
-        (b"{'id': 'single quotes'}", Reason.NOT_JSON),
-        (b'{"a":1,}', Reason.NOT_JSON),
-        (b'{"a":"\n"}', Reason.NOT_JSON),
-        (b'{"a":012}', Reason.NOT_JSON),
-        (b'{"a":+1}', Reason.NOT_JSON),
-        (b'{"a":1.}', Reason.NOT_JSON),
-        ('{"a":\u0661}'.encode(), Reason.NOT_JSON),
-        (with_extra("NaN"), Reason.NOT_JSON),
-        (with_extra("[-Infinity]"), Reason.NOT_JSON),
-        (b"[]", Reason.NOT_AN_OBJECT),
-        (b"null", Reason.NOT_AN_OBJECT),
-        (b'"ProductCreated"', Reason.NOT_AN_OBJECT),
-        (with_extra('{"a":1,"b":{"a":1,"a":1}}'), Reason.DUPLICATE_KEY),
-        (with_extra(r'{"a":1,"\u0061":1}'), Reason.DUPLICATE_KEY),
-        (b'{"id":"other",' + text(CREATED)[1:], Reason.DUPLICATE_KEY),
-        (with_extra(r'"\ud800"'), Reason.LONE_SURROGATE),
-        (with_extra(r'"\udc00\ud83d"'), Reason.LONE_SURROGATE),
-        (with_extra(r'{"\uDFFF":1}'), Reason.LONE_SURROGATE),
-        (b"[" * 100_000 + b"]" * 100_000, Reason.NESTED_TOO_DEEP),
-        (b"[" * 100_000, Reason.NESTED_TOO_DEEP),
-        (b'{"a":' * 100_000, Reason.NESTED_TOO_DEEP),
-        (with_extra("[" * 128 + "]" * 128), Reason.NESTED_TOO_DEEP),
-        (b" " * 1_000_001, Reason.TOO_LARGE),
+        (b"\xff\xfe{}", RejectionReason.NOT_UTF8),
+        (b'{"id":"\xed\xa0\x80"}', RejectionReason.NOT_UTF8),
+        (b'{"id":"\xc0\xaf"}', RejectionReason.NOT_UTF8),
+        (text(CREATED)[:-1], RejectionReason.NOT_JSON),
+        (text(CREATED) + b"\x00", RejectionReason.NOT_JSON),
+        (text(CREATED) * 2, RejectionReason.NOT_JSON),
+        (b"\xef\xbb\xbf" + text(CREATED), RejectionReason.NOT_JSON),
+        (b"Product{id=7}", RejectionReason.NOT_JSON),
+        (b"{'id': 'single quotes'}", RejectionReason.NOT_JSON),
+        (b'{"a":1,}', RejectionReason.NOT_JSON),
+        (b'{"a":"\n"}', RejectionReason.NOT_JSON),
+        (b'{"a":012}', RejectionReason.NOT_JSON),
+        (b'{"a":+1}', RejectionReason.NOT_JSON),
+        (b'{"a":1.}', RejectionReason.NOT_JSON),
+        ('{"a":\u0661}'.encode(), RejectionReason.NOT_JSON),
+        (with_extra("NaN"), RejectionReason.NOT_JSON),
+        (with_extra("[-Infinity]"), RejectionReason.NOT_JSON),
+        (b"[]", RejectionReason.NOT_AN_OBJECT),
+        (b"null", RejectionReason.NOT_AN_OBJECT),
+        (b'"ProductCreated"', RejectionReason.NOT_AN_OBJECT),
+        (with_extra('{"a":1,"b":{"a":1,"a":1}}'), RejectionReason.DUPLICATE_KEY),
+        (with_extra(r'{"a":1,"\u0061":1}'), RejectionReason.DUPLICATE_KEY),
+        (b'{"id":"other",' + text(CREATED)[1:], RejectionReason.DUPLICATE_KEY),
+        (with_extra(r'"\ud800"'), RejectionReason.LONE_SURROGATE),
+        (with_extra(r'"\udc00\ud83d"'), RejectionReason.LONE_SURROGATE),
+        (with_extra(r'{"\uDFFF":1}'), RejectionReason.LONE_SURROGATE),
+        (b"[" * 100_000 + b"]" * 100_000, RejectionReason.NESTED_TOO_DEEP),
+        (b"[" * 100_000, RejectionReason.NESTED_TOO_DEEP),
+        (b'{"a":' * 100_000, RejectionReason.NESTED_TOO_DEEP),
+        (with_extra("[" * 128 + "]" * 128), RejectionReason.NESTED_TOO_DEEP),
+        (b" " * 1_000_001, RejectionReason.TOO_LARGE),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else value,
 )
-def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: bytes, reason: Reason) -> None:
+def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: bytes, reason: RejectionReason) -> None:
     found = rejection(value)
     assert found.reason is reason
     assert found.record.value == value
-    assert 0 < len(found.detail) <= MAX_DETAIL
+    assert 0 < len(found.detail) <= MAX_DETAIL_LENGTH
     found.detail.encode("utf-8")
 
 
@@ -201,22 +201,24 @@ def test_an_id_may_hold_any_characters_up_to_the_length_of_a_dynamodb_key(found:
 
 @pytest.mark.parametrize("found", ["a" * 2049, "é" * 1025, "a" * 3_000])
 def test_an_id_longer_than_a_dynamodb_key_is_too_long(found: str) -> None:
-    assert rejection(CREATED | {"id": found}).reason is Reason.ID_TOO_LONG
+    assert rejection(CREATED | {"id": found}).reason is RejectionReason.ID_TOO_LONG
 
 
 def test_size_is_the_values_own_and_the_limit_is_still_an_event() -> None:
-    rules = Rules(max_event_bytes=len(text(CREATED)))
-    assert isinstance(judge(record(text(CREATED)), rules, NOW), Event)
-    assert judge(record(text(CREATED) + b" "), rules, NOW) == Rejection(
-        record(text(CREATED) + b" "), Reason.TOO_LARGE, f"expected at most {len(text(CREATED))} bytes, found {len(text(CREATED)) + 1}"
+    rules = ValidationRules(max_event_bytes=len(text(CREATED)))
+    assert isinstance(classify(record(text(CREATED)), rules, NOW), Event)
+    assert classify(record(text(CREATED) + b" "), rules, NOW) == Rejection(
+        record(text(CREATED) + b" "),
+        RejectionReason.TOO_LARGE,
+        f"expected at most {len(text(CREATED))} bytes, found {len(text(CREATED)) + 1}",
     )
 
 
 def test_the_future_begins_after_the_allowed_skew() -> None:
     assert event(stamped("2024-01-16T12:00:00Z")).hour == "2024-01-16T12"
-    assert rejection(stamped("2024-01-16T12:00:00.000001Z")).reason is Reason.TIMESTAMP_IN_FUTURE
-    assert rejection(stamped("2999-01-01T00:00:00Z")).reason is Reason.TIMESTAMP_IN_FUTURE
-    assert rejection(stamped("9999-12-31T23:59:59-12:00")).reason is Reason.TIMESTAMP_IN_FUTURE
+    assert rejection(stamped("2024-01-16T12:00:00.000001Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
+    assert rejection(stamped("2999-01-01T00:00:00Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
+    assert rejection(stamped("9999-12-31T23:59:59-12:00")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
 
 
 def test_an_old_event_belongs_to_its_own_hour() -> None:
@@ -227,7 +229,7 @@ def test_an_old_event_belongs_to_its_own_hour() -> None:
 @pytest.mark.parametrize("found", ["0001-01-01T00:00:00+05:30", "yesterday", "", "1705314600", 1_705_314_600, None])
 def test_what_is_no_timestamp_is_a_fault_of_the_schema(found: object) -> None:
     verdict = rejection(stamped(found))
-    assert verdict.reason is Reason.SCHEMA
+    assert verdict.reason is RejectionReason.SCHEMA
     assert verdict.detail.startswith("timestamp: expected ")
 
 
@@ -290,4 +292,4 @@ def test_any_json_in_any_field_ends_as_an_event_or_a_rejection_that_names_it(doc
     assert verdict.record.value == raw
     if isinstance(verdict, Rejection):
         assert verdict.detail.startswith(name)
-        assert len(verdict.detail) <= MAX_DETAIL
+        assert len(verdict.detail) <= MAX_DETAIL_LENGTH

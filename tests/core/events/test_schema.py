@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 
-from analytics_defs.core.events.event import Event, Reason, judge, legacy_id
+from analytics_defs.core.events.event import Event, classify, legacy_id
+from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.offsets import Source, TopicPartition
 from tests.core.events.made_events import NOW, RULES, SOURCE, event, json_texts, record, rejection, reproducibly, text
 
@@ -135,7 +136,7 @@ def test_an_unusual_legacy_event_is_completed_from_what_it_has() -> None:
 )
 def test_a_fault_is_named_as_the_legacy_form_names_the_field(document: dict[str, Any], detail: str) -> None:
     found = rejection(document)
-    assert (found.reason, found.detail) == (Reason.SCHEMA, detail)
+    assert (found.reason, found.detail) == (RejectionReason.SCHEMA, detail)
 
 
 def test_only_version_1_without_id_and_timestamp_is_the_legacy_form() -> None:
@@ -145,12 +146,12 @@ def test_only_version_1_without_id_and_timestamp_is_the_legacy_form() -> None:
 
 
 def test_a_legacy_event_keeps_to_the_same_rules() -> None:
-    assert rejection(CREATED | {"occurredAt": "2999-01-01T00:00:00Z"}).reason is Reason.TIMESTAMP_IN_FUTURE
-    assert rejection(CREATED | {"occurredAt": "soon"}).reason is Reason.SCHEMA
+    assert rejection(CREATED | {"occurredAt": "2999-01-01T00:00:00Z"}).reason is RejectionReason.TIMESTAMP_IN_FUTURE
+    assert rejection(CREATED | {"occurredAt": "soon"}).reason is RejectionReason.SCHEMA
 
 
 def test_the_document_is_the_same_bytes_every_time() -> None:
-    first, second = (judge(record(text(UPDATED)), RULES, NOW) for _ in range(2))
+    first, second = (classify(record(text(UPDATED)), RULES, NOW) for _ in range(2))
     assert isinstance(first, Event)
     assert first == second
     assert first.data.startswith(f'{{"id":"{ID}","timestamp":"2024-01-15T10:30:00.123Z","version":"1"'.encode())

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from analytics_defs.core.events.rejection_reasons import NotAnEvent
-from analytics_defs.core.events.strict_json import MAX_DEPTH, Number, dump, is_deeper_than, parse, shown
+from analytics_defs.core.events.rejection_reasons import InvalidEvent
+from analytics_defs.core.events.strict_json import MAX_DEPTH, Number, describe, dump, is_deeper_than, parse
 from tests.core.events.made_events import json_texts, reproducibly
 
 
@@ -40,14 +40,14 @@ def test_depth_counts_the_outermost_and_brackets_in_strings_do_not_count() -> No
     assert not is_deeper_than(parse('["[["]'), 1)
     assert not is_deeper_than(parse("1"), 0)
     parse("[" * MAX_DEPTH + "]" * MAX_DEPTH)
-    with pytest.raises(NotAnEvent, match="nested_too_deep"):
+    with pytest.raises(InvalidEvent, match="nested_too_deep"):
         parse("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
 
 
 def test_messages_show_values_briefly_and_in_ascii() -> None:
-    assert shown("é" * 41) == 'the string "' + r"\u00e9" * 40 + '"…'
-    assert shown(Number("9" * 1_000)) == "the number " + "9" * 40
-    assert [shown(parse(each)) for each in ("null", "true", "false", "[1]", '{"a":1}')] == [
+    assert describe("é" * 41) == 'the string "' + r"\u00e9" * 40 + '"…'
+    assert describe(Number("9" * 1_000)) == "the number " + "9" * 40
+    assert [describe(parse(each)) for each in ("null", "true", "false", "[1]", '{"a":1}')] == [
         "null",
         "true",
         "false",

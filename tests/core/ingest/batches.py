@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from analytics_defs.core.events.event import Event, Rejection, Rules, Tombstone, Verdict, judge
-from analytics_defs.core.ingest.batch_accounting import Effort, Stored, account
-from analytics_defs.core.ingest.batch_builder import Staged
+from analytics_defs.core.events.event import ClassifiedRecord, Event, Rejection, Tombstone, ValidationRules, classify
+from analytics_defs.core.ingest.batch_accounting import BatchTimings, WriteResult, build_batch_record
+from analytics_defs.core.ingest.batch_builder import StagedBatch
 from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from tests.core.events.made_events import DELETED, NOW, RULES, text
@@ -23,9 +23,9 @@ def source(offset: int, at: TopicPartition = AT) -> Source:
     return Source(at, offset)
 
 
-def verdict(offset: int, value: bytes | None, at: TopicPartition = AT, rules: Rules = RULES, **fields: Any) -> Verdict:
+def verdict(offset: int, value: bytes | None, at: TopicPartition = AT, rules: ValidationRules = RULES, **fields: Any) -> ClassifiedRecord:
     known: dict[str, Any] = {"timestamp_ms": TIMESTAMP_MS, "key": b"k", "value": value}
-    return judge(Record(source(offset, at), **(known | fields)), rules, NOW)
+    return classify(Record(source(offset, at), **(known | fields)), rules, NOW)
 
 
 def event(offset: int, event_id: str = "", at: TopicPartition = AT, **fields: Any) -> Event:
@@ -58,5 +58,5 @@ def redrive(events: Sequence[Event], reasons: Sequence[str]) -> Batch:
     )
 
 
-def accounted(of: Batch, staged: Staged, repeats: dict[Source, Source] | None = None, closed_at: datetime = NOW) -> BatchRecord:
-    return account(of, staged, Stored(repeats or {}, {}, None, None), Effort(closed_at, duration_ms=7))
+def accounted(of: Batch, staged: StagedBatch, repeats: dict[Source, Source] | None = None, closed_at: datetime = NOW) -> BatchRecord:
+    return build_batch_record(of, staged, WriteResult(repeats or {}, {}, None, None), BatchTimings(closed_at, duration_ms=7))

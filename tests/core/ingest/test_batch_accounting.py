@@ -8,12 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.core.events.event import Verdict
-from analytics_defs.core.ingest.batch_accounting import added, head_moves, hourly, recent_hours, totals
-from analytics_defs.core.ingest.batch_builder import Staged, one
-from analytics_defs.core.ledger import Gap, GapReason, Redriven, Tally
+from analytics_defs.core.events.event import ClassifiedRecord
+from analytics_defs.core.ingest.batch_accounting import (
+    checkpoint_changes,
+    counter_increments,
+    hourly_increments,
+    recent_hours,
+    sum_counters,
+)
+from analytics_defs.core.ingest.batch_builder import StagedBatch, single_offset_range
+from analytics_defs.core.ledger import Gap, GapReason, OutcomeCounts, RedrivenRecord
 from analytics_defs.core.offsets import Range, Source
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import NOW, reproducibly
 from tests.core.ingest.batches import AT, BESIDE, accounted, batch, event, redrive, rejection, source, tombstone, verdict
 
@@ -21,13 +27,13 @@ ELEVEN = "2024-01-15T11:00:00Z"
 
 
 def test_every_kind_of_offset_has_its_place_in_the_account() -> None:
-    staged = Staged(
+    staged = StagedBatch(
         (event(0), event(1, "x"), event(2, "x"), rejection(3), tombstone(4), event(0, at=BESIDE, timestamp=ELEVEN)),
         gaps=(Gap(Range(AT, 5, 8), GapReason.ABORTED),),
         lost=(Range(AT, 8, 10),),
     )
     record = accounted(batch(Range(AT, 0, 11), Range(BESIDE, 0, 1)), staged, {source(2): source(1)})
-    assert record.tallies == (Tally(2, 1, 1, 1, 3, 2), Tally(stored=1))
+    assert record.tallies == (OutcomeCounts(2, 1, 1, 1, 3, 2), OutcomeCounts(stored=1))
     assert record.unaccounted == (Range(AT, 10, 11),)
     assert record.tombstones == (source(4),)
     assert record.types == {"ProductDeleted": 3}
@@ -36,87 +42,90 @@ def test_every_kind_of_offset_has_its_place_in_the_account() -> None:
 
 
 @reproducibly
-@given(st.lists(st.sampled_from(["event", "repeat", "rejection", "tombstone", "gap", "lost", "nothing"]), max_size=30))
+@given(st.lists(st.sampled_from(["event", "duplicate", "rejection", "tombstone", "gap", "lost", "nothing"]), max_size=30))
 def test_the_outcomes_of_a_range_and_what_is_unaccounted_are_its_length(kinds: list[str]) -> None:
-    verdicts: list[Verdict] = []
+    verdicts: list[ClassifiedRecord] = []
     gaps, lost = [], []
     repeats: dict[Source, Source] = {}
     for offset, kind in enumerate(kinds):
         match kind:
-            case "event" | "repeat":
+            case "event" | "duplicate":
                 verdicts.append(event(offset))
-                repeats |= {source(offset): source(99)} if kind == "repeat" else {}
+                repeats |= {source(offset): source(99)} if kind == "duplicate" else {}
             case "rejection":
                 verdicts.append(rejection(offset))
             case "tombstone":
                 verdicts.append(tombstone(offset))
             case "gap":
-                gaps.append(Gap(one(source(offset)), GapReason.CONTROL))
+                gaps.append(Gap(single_offset_range(source(offset)), GapReason.CONTROL))
             case "lost":
-                lost.append(one(source(offset)))
-    record = accounted(batch(Range(AT, 0, len(kinds))), Staged(tuple(verdicts), tuple(gaps), tuple(lost)), repeats)
+                lost.append(single_offset_range(source(offset)))
+    record = accounted(batch(Range(AT, 0, len(kinds))), StagedBatch(tuple(verdicts), tuple(gaps), tuple(lost)), repeats)
     assert record.tally.total + sum(map(len, record.unaccounted)) == len(kinds)
-    assert record.tally == Tally(*(kinds.count(kind) for kind in ("event", "repeat", "rejection", "tombstone", "gap", "lost")))
+    assert record.tally == OutcomeCounts(*(kinds.count(kind) for kind in ("event", "duplicate", "rejection", "tombstone", "gap", "lost")))
     assert sum(map(len, record.unaccounted)) == kinds.count("nothing")
 
 
 @pytest.mark.parametrize(
     "staged",
     [
-        pytest.param(Staged((event(0), event(0))), id="a source twice"),
-        pytest.param(Staged((event(0), event(5))), id="an offset outside of the range"),
-        pytest.param(Staged((event(0), event(0, at=BESIDE))), id="another partition"),
-        pytest.param(Staged((event(0),), gaps=(Gap(Range(AT, 0, 1), GapReason.CONTROL),)), id="a record in a gap"),
-        pytest.param(Staged((event(0),), lost=(Range(BESIDE, 0, 1),)), id="lost offsets of another partition"),
+        pytest.param(StagedBatch((event(0), event(0))), id="a source twice"),
+        pytest.param(StagedBatch((event(0), event(5))), id="an offset outside of the range"),
+        pytest.param(StagedBatch((event(0), event(0, at=BESIDE))), id="another partition"),
+        pytest.param(StagedBatch((event(0),), gaps=(Gap(Range(AT, 0, 1), GapReason.CONTROL),)), id="a record in a gap"),
+        pytest.param(StagedBatch((event(0),), lost=(Range(BESIDE, 0, 1),)), id="lost offsets of another partition"),
     ],
 )
-def test_a_staging_file_that_does_not_fit_its_batch_is_a_contradiction(staged: Staged) -> None:
-    with pytest.raises(Contradiction, match="does not fit ProductDeleted/3"):
+def test_a_staging_file_that_does_not_fit_its_batch_is_a_contradiction(staged: StagedBatch) -> None:
+    with pytest.raises(InconsistentState, match="does not fit ProductDeleted/3"):
         accounted(batch(Range(AT, 0, 3)), staged)
 
 
 def test_totals_name_every_counter_and_leave_zeros_out() -> None:
-    staged = Staged((event(0), event(1), rejection(2), tombstone(3)))
+    staged = StagedBatch((event(0), event(1), rejection(2), tombstone(3)))
     record = accounted(batch(Range(AT, 0, 5)), staged, {source(1): source(0)}, NOW)
-    counts = totals(record)
+    counts = counter_increments(record)
     assert counts == {
         "events": 1,
         "type.ProductDeleted": 1,
-        "repeats": 1,
+        "duplicates": 1,
         "dead_letters": 1,
         "reason.not_json": 1,
         "tombstones": 1,
         "unaccounted": 1,
         "batches": 1,
-        "bytes": sum(each.record.size for each in staged.verdicts),
+        "bytes": sum(each.record.size for each in staged.records),
         "duration_ms": 7,
         "record_to_close_ms": record.record_to_close_ms,
     }
 
 
 def test_hours_count_events_and_types() -> None:
-    record = accounted(batch(Range(AT, 0, 2)), Staged((event(0), event(1, timestamp=ELEVEN))))
-    assert hourly(record) == {hour: {"events": 1, "type.ProductDeleted": 1} for hour in ("2024-01-15T10", "2024-01-15T11")}
+    record = accounted(batch(Range(AT, 0, 2)), StagedBatch((event(0), event(1, timestamp=ELEVEN))))
+    assert hourly_increments(record) == {hour: {"events": 1, "type.ProductDeleted": 1} for hour in ("2024-01-15T10", "2024-01-15T11")}
 
 
 def test_heads_move_by_what_their_ranges_hold() -> None:
-    record = accounted(batch(Range(AT, 0, 2), Range(BESIDE, 0, 1)), Staged((event(0), rejection(1), event(0, at=BESIDE))))
-    assert head_moves(record) == {AT: Tally(stored=1, dead_letters=1), BESIDE: Tally(stored=1)}
+    record = accounted(batch(Range(AT, 0, 2), Range(BESIDE, 0, 1)), StagedBatch((event(0), rejection(1), event(0, at=BESIDE))))
+    assert checkpoint_changes(record) == {AT: OutcomeCounts(stored=1, dead_letters=1), BESIDE: OutcomeCounts(stored=1)}
 
 
 def test_a_redriven_record_leaves_the_dead_letters_and_counts_under_its_new_outcome() -> None:
     events = (event(3), event(7, "x"), event(1, at=BESIDE))
-    record = accounted(redrive(events, ["too_large", "schema", "schema"]), Staged(events), {source(7): source(0)})
+    record = accounted(redrive(events, ["too_large", "schema", "schema"]), StagedBatch(events), {source(7): source(0)})
     assert record.redriven == (
-        Redriven(source(3), "too_large", "stored"),
-        Redriven(source(7), "schema", "repeats"),
-        Redriven(source(1, BESIDE), "schema", "stored"),
+        RedrivenRecord(source(3), "too_large", "stored"),
+        RedrivenRecord(source(7), "schema", "duplicates"),
+        RedrivenRecord(source(1, BESIDE), "schema", "stored"),
     )
-    assert head_moves(record) == {AT: Tally(stored=1, repeats=1, dead_letters=-2), BESIDE: Tally(stored=1, dead_letters=-1)}
-    counts = totals(record)
-    assert {name: counts[name] for name in ("events", "repeats", "dead_letters", "reason.too_large", "reason.schema")} == {
+    assert checkpoint_changes(record) == {
+        AT: OutcomeCounts(stored=1, duplicates=1, dead_letters=-2),
+        BESIDE: OutcomeCounts(stored=1, dead_letters=-1),
+    }
+    counts = counter_increments(record)
+    assert {name: counts[name] for name in ("events", "duplicates", "dead_letters", "reason.too_large", "reason.schema")} == {
         "events": 2,
-        "repeats": 1,
+        "duplicates": 1,
         "dead_letters": -3,
         "reason.too_large": -1,
         "reason.schema": -2,
@@ -133,12 +142,12 @@ def test_the_way_from_record_to_close_is_summed_over_stored_events_that_carry_a_
         verdict(2, value, timestamp_ms=of_now + 60_000),
         verdict(3, value, timestamp_ms=of_now),
     ]
-    record = accounted(batch(Range(AT, 0, 4)), Staged(tuple(verdicts)), {source(3): source(0)}, closed_at)
+    record = accounted(batch(Range(AT, 0, 4)), StagedBatch(tuple(verdicts)), {source(3): source(0)}, closed_at)
     assert record.record_to_close_ms == 10_000
 
 
 def test_counters_of_several_lanes_are_added_by_name() -> None:
-    assert added([{"events": 1, "repeats": 2}, {"events": 3}, {}]) == {"events": 4, "repeats": 2}
+    assert sum_counters([{"events": 1, "duplicates": 2}, {"events": 3}, {}]) == {"events": 4, "duplicates": 2}
 
 
 def test_recent_hours_are_utc_hours_up_to_now() -> None:

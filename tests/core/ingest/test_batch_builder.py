@@ -8,16 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.core.events.event import judge
-from analytics_defs.core.ingest.batch_builder import MAX_HOURS, MAX_RANGES, Cut, Limits, Staged, first_of_each_id, holes, one
+from analytics_defs.core.events.event import classify
+from analytics_defs.core.ingest.batch_builder import (
+    MAX_HOURS_PER_BATCH,
+    MAX_RANGES_PER_BATCH,
+    BatchBuilder,
+    BatchLimits,
+    StagedBatch,
+    deduplicate,
+    single_offset_range,
+    uncovered_ranges,
+)
 from analytics_defs.core.offsets import Range, Record
 from tests.core.events.made_events import DELETED, NOW, RULES, reproducibly, stamped, text
 from tests.core.ingest.batches import AT, BESIDE, event, rejection, source, tombstone
 
 
-def admitted(limits: Limits, records: Sequence[Record], start: int = 0) -> list[int]:
+def admitted(limits: BatchLimits, records: Sequence[Record], start: int = 0) -> list[int]:
     """Offsets of the batch that this reading becomes."""
-    cut = Cut(limits, lambda each: judge(each, RULES, NOW), {AT: start, BESIDE: start})
+    cut = BatchBuilder(limits, lambda each: classify(each, RULES, NOW), {AT: start, BESIDE: start})
     return [each.source.offset for each in records if cut.admit(each)]
 
 
@@ -26,21 +35,21 @@ def records(*offsets: int, value: bytes = b"12345678") -> list[Record]:
 
 
 def test_events_cut_a_batch() -> None:
-    assert admitted(Limits(max_events=3), records(*range(5))) == [0, 1, 2]
+    assert admitted(BatchLimits(max_records=3), records(*range(5))) == [0, 1, 2]
 
 
 def test_bytes_cut_a_batch() -> None:
-    assert admitted(Limits(max_bytes=20), records(*range(5))) == [0, 1]
+    assert admitted(BatchLimits(max_bytes=20), records(*range(5))) == [0, 1]
 
 
 def test_one_record_always_fits_whatever_its_size() -> None:
-    assert admitted(Limits(max_events=1, max_bytes=1, max_hours=0, max_holes=0), records(7, 8)) == [7]
+    assert admitted(BatchLimits(max_records=1, max_bytes=1, max_hours=0, max_uncovered_ranges=0), records(7, 8)) == [7]
 
 
 def test_distinct_hours_cut_a_batch_and_rejections_have_none() -> None:
     hours = [text(DELETED | {"timestamp": f"2024-01-15T{hour:02}:00:00Z"}) for hour in (1, 2, 1, 2, 3)]
     values = [hours[0], b"broken", hours[1], b"broken", hours[2], hours[3], hours[4]]
-    assert admitted(Limits(max_hours=2), [Record(source(offset), -1, None, value) for offset, value in enumerate(values)]) == [
+    assert admitted(BatchLimits(max_hours=2), [Record(source(offset), -1, None, value) for offset, value in enumerate(values)]) == [
         0,
         1,
         2,
@@ -51,24 +60,24 @@ def test_distinct_hours_cut_a_batch_and_rejections_have_none() -> None:
 
 
 def test_runs_of_offsets_without_a_record_cut_a_batch() -> None:
-    assert admitted(Limits(max_holes=2), records(2, 3, 9, 10, 20, 21)) == [2, 3, 9, 10]
-    assert admitted(Limits(max_holes=2), records(0, 1, 5, 9, 12)) == [0, 1, 5, 9]
+    assert admitted(BatchLimits(max_uncovered_ranges=2), records(2, 3, 9, 10, 20, 21)) == [2, 3, 9, 10]
+    assert admitted(BatchLimits(max_uncovered_ranges=2), records(0, 1, 5, 9, 12)) == [0, 1, 5, 9]
 
 
 def test_a_transaction_has_room_for_what_a_full_batch_writes() -> None:
-    assert 2 * MAX_RANGES + 2 * MAX_HOURS + 3 <= 100
-    assert (Limits().max_ranges, Limits().max_hours) == (MAX_RANGES, MAX_HOURS)
+    assert 2 * MAX_RANGES_PER_BATCH + 2 * MAX_HOURS_PER_BATCH + 3 <= 100
+    assert (BatchLimits().max_ranges, BatchLimits().max_hours) == (MAX_RANGES_PER_BATCH, MAX_HOURS_PER_BATCH)
 
 
 def test_the_verdicts_of_a_cut_are_sorted_by_source_however_partitions_interleave() -> None:
-    cut = Cut(Limits(), lambda each: judge(each, RULES, NOW), {AT: 0, BESIDE: 0})
+    cut = BatchBuilder(BatchLimits(), lambda each: classify(each, RULES, NOW), {AT: 0, BESIDE: 0})
     for each in (event(0, at=BESIDE), event(0), event(1, at=BESIDE), event(1)):
         assert cut.admit(each.record)
     assert [each.record.source for each in cut.sorted()] == [source(0), source(1), source(0, BESIDE), source(1, BESIDE)]
 
 
 def test_the_verdicts_of_a_batch_fall_into_events_rejections_and_tombstones() -> None:
-    staged = Staged((event(0), rejection(1), tombstone(2), event(3)))
+    staged = StagedBatch((event(0), rejection(1), tombstone(2), event(3)))
     assert staged.events == (event(0), event(3))
     assert staged.rejections == (rejection(1),)
     assert staged.tombstones == (source(2),)
@@ -81,7 +90,7 @@ def test_holes_are_exactly_the_offsets_that_nothing_covers(start: int, length: i
     inside = [
         Range(AT, max(low, start), min(low + size, whole.end)) for low, size in covered if max(low, start) <= min(low + size, whole.end)
     ]
-    found = holes([whole], inside)
+    found = uncovered_ranges([whole], inside)
     expected = set(range(whole.start, whole.end)) - {offset for each in inside for offset in range(each.start, each.end)}
     assert {offset for each in found for offset in range(each.start, each.end)} == expected
     assert sum(map(len, found)) == len(expected)
@@ -89,12 +98,14 @@ def test_holes_are_exactly_the_offsets_that_nothing_covers(start: int, length: i
 
 
 def test_holes_of_one_partition_are_not_covered_by_another() -> None:
-    assert holes([Range(AT, 0, 2), Range(BESIDE, 0, 2)], [one(source(0)), Range(BESIDE, 0, 2)]) == (Range(AT, 1, 2),)
+    assert uncovered_ranges([Range(AT, 0, 2), Range(BESIDE, 0, 2)], [single_offset_range(source(0)), Range(BESIDE, 0, 2)]) == (
+        Range(AT, 1, 2),
+    )
 
 
 def test_the_first_event_of_an_id_counts_and_later_ones_name_it() -> None:
     first, other, second, third = event(0, "x"), event(1, "y"), event(2, "x", more=1), event(3, "x")
-    assert first_of_each_id([first, other, second, third]) == ((first, other), {source(2): source(0), source(3): source(0)})
+    assert deduplicate([first, other, second, third]) == ((first, other), {source(2): source(0), source(3): source(0)})
 
 
 @pytest.mark.parametrize("timestamp", ["2024-01-15T10:59:59.999999Z", "2024-01-15T12:59:59+02:00"])

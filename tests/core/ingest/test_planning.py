@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.core.ingest.planning import (
-    LEASE_EXPIRES,
-    Lag,
+    LEASE_DURATION,
     OnDataLoss,
+    PartitionLag,
     Plan,
-    Planning,
-    Policy,
-    Seen,
+    PlanningPolicy,
+    PlanningResult,
+    TopicOffsets,
+    initial_topic_state,
     lane_of,
-    opening,
-    plan,
-    share,
-    still_open,
+    make_plans,
+    remaining_plan,
+    split_offsets,
 )
-from analytics_defs.core.ledger import REDRIVE_HEAD, BatchKind, Head, Lease, Snapshot, TopicState
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, BatchKind, Checkpoint, Lease, LedgerSnapshot, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
 from tests.core.events.made_events import NOW, reproducibly
 from tests.core.ingest.batches import batch
@@ -34,61 +34,67 @@ TOPIC = "ProductCreated"
 AT = TopicPartition(TOPIC, 0, 0)
 
 
-def seen(highs: Mapping[int, int], **changes: Any) -> Seen:
-    known = {"topic_id": "id", "lows": dict.fromkeys(highs, 0), "stables": highs, "highs": highs, "committed": dict.fromkeys(highs)}
-    return Seen(TOPIC, **(known | changes))
+def seen(highs: Mapping[int, int], **changes: Any) -> TopicOffsets:
+    known = {
+        "topic_id": "id",
+        "log_start_offsets": dict.fromkeys(highs, 0),
+        "last_stable_offsets": highs,
+        "high_watermarks": highs,
+        "committed": dict.fromkeys(highs),
+    }
+    return TopicOffsets(TOPIC, **(known | changes))
 
 
-def ledger(*heads: Head, state: TopicState | None = None, **more: Any) -> Snapshot:
+def ledger(*heads: Checkpoint, state: TopicState | None = None, **more: Any) -> LedgerSnapshot:
     topic = state or TopicState(TOPIC, 0, "id", {})
-    return Snapshot({TOPIC: topic}, {head.topic_partition: head for head in heads}, **more)
+    return LedgerSnapshot({TOPIC: topic}, {head.topic_partition: head for head in heads}, **more)
 
 
-def planned(snapshot: Snapshot, topic: Seen | None, policy: Policy | None = None) -> Planning:
-    return plan(snapshot, {TOPIC: topic}, policy or Policy(), NOW)
+def planned(snapshot: LedgerSnapshot, topic: TopicOffsets | None, policy: PlanningPolicy | None = None) -> PlanningResult:
+    return make_plans(snapshot, {TOPIC: topic}, policy or PlanningPolicy(), NOW)
 
 
 # Ranges.
 
 
 def test_a_plan_goes_from_the_head_to_the_last_stable_offset() -> None:
-    (only,) = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, stables={0: 9}, committed={0: 4})).plans
+    (only,) = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, last_stable_offsets={0: 9}, committed={0: 4})).plans
     assert only == Plan(0, (Range(AT, 4, 9),))
     assert only.offsets == 5
 
 
 def test_a_topic_nobody_met_is_read_from_the_groups_offsets_or_its_oldest_record() -> None:
-    found = seen({0: 9, 1: 9, 2: 9}, lows={0: 2, 1: 2, 2: 2}, committed={0: 5, 1: None, 2: 10})
-    assert opening(found) == TopicState(TOPIC, 0, "id", {0: 5, 1: 2, 2: 2})
-    (only,) = planned(Snapshot(), found).plans
+    found = seen({0: 9, 1: 9, 2: 9}, log_start_offsets={0: 2, 1: 2, 2: 2}, committed={0: 5, 1: None, 2: 10})
+    assert initial_topic_state(found) == TopicState(TOPIC, 0, "id", {0: 5, 1: 2, 2: 2})
+    (only,) = planned(LedgerSnapshot(), found).plans
     assert only.ranges == tuple(Range(TopicPartition(TOPIC, 0, partition), start, 9) for partition, start in ((0, 5), (1, 2), (2, 2)))
 
 
 def test_a_partition_that_came_later_is_read_from_0() -> None:
     state = TopicState(TOPIC, 0, "id", {0: 7})
-    (only,) = planned(ledger(Head(AT, 7, 9), state=state), seen({0: 9, 1: 3}, committed={0: 9, 1: None})).plans
+    (only,) = planned(ledger(Checkpoint(AT, 7, 9), state=state), seen({0: 9, 1: 3}, committed={0: 9, 1: None})).plans
     assert only.ranges == (Range(TopicPartition(TOPIC, 0, 1), 0, 3),)
 
 
 def test_a_later_generation_is_read_under_its_own_name() -> None:
     state = TopicState(TOPIC, 2, "id", {})
-    (only,) = planned(ledger(Head(AT, 0, 50), state=state), seen({0: 3})).plans
+    (only,) = planned(ledger(Checkpoint(AT, 0, 50), state=state), seen({0: 3})).plans
     assert only.ranges == (Range(TopicPartition(TOPIC, 2, 0), 0, 3),)
 
 
 def test_what_retention_took_is_inside_the_plan_that_records_it() -> None:
-    (only,) = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, lows={0: 12}, stables={0: 12})).plans
+    (only,) = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, log_start_offsets={0: 12}, last_stable_offsets={0: 12})).plans
     assert only.ranges == (Range(AT, 4, 12),)
 
 
 def test_a_partition_that_is_pending_is_finished_before_it_is_read() -> None:
     pending = batch(Range(AT, 4, 6))
-    (only,) = planned(ledger(Head(AT, 0, 4, "batch"), pending={"batch": pending}), seen({0: 12})).plans
-    assert only == Plan(0, finish=("batch",))
+    (only,) = planned(ledger(Checkpoint(AT, 0, 4, "batch"), pending={"batch": pending}), seen({0: 12})).plans
+    assert only == Plan(0, pending_batch_ids=("batch",))
 
 
 def test_a_topic_that_is_not_there_is_noted_and_stops_nothing() -> None:
-    found = planned(Snapshot(), None)
+    found = planned(LedgerSnapshot(), None)
     assert (found.plans, found.notes) == ((Plan(0),), ("topic ProductCreated does not exist yet",))
     assert not found.plans[0]
 
@@ -97,45 +103,47 @@ def test_a_topic_that_is_not_there_is_noted_and_stops_nothing() -> None:
 
 
 def test_lanes_beyond_the_partitions_are_noted_and_stop_nothing() -> None:
-    found = planned(ledger(), seen({0: 9, 1: 9}), Policy(lanes=3))
+    found = planned(ledger(), seen({0: 9, 1: 9}), PlanningPolicy(lanes=3))
     assert found.notes == ("LANES=3, and there are 2 partitions: lanes beyond them stay empty",)
     assert sum(each.offsets for each in found.plans) == 18
-    assert planned(ledger(), seen({0: 9, 1: 9}), Policy(lanes=2)).notes == ()
+    assert planned(ledger(), seen({0: 9, 1: 9}), PlanningPolicy(lanes=2)).notes == ()
 
 
 @pytest.mark.parametrize(
     ("snapshot", "topic", "why"),
     [
-        pytest.param(ledger(Head(AT, 0, 4)), seen({0: 12}, topic_id="other"), r"id other, the ledger knows id", id="another id"),
-        pytest.param(ledger(Head(AT, 0, 4)), seen({0: 3}), r"the log ends at 3, before the next offset to read, 4", id="a shorter log"),
+        pytest.param(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, topic_id="other"), r"id other, the ledger knows id", id="another id"),
         pytest.param(
-            ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 0, None, {})),
+            ledger(Checkpoint(AT, 0, 4)), seen({0: 3}), r"the log ends at 3, before the next offset to read, 4", id="a shorter log"
+        ),
+        pytest.param(
+            ledger(Checkpoint(AT, 0, 4), state=TopicState(TOPIC, 0, None, {})),
             seen({0: 3}, topic_id=None),
             r"ends at 3",
             id="a shorter log, no ids",
         ),
     ],
 )
-def test_a_recreated_topic_stops_and_says_how_to_go_on(snapshot: Snapshot, topic: Seen, why: str) -> None:
+def test_a_recreated_topic_stops_and_says_how_to_go_on(snapshot: LedgerSnapshot, topic: TopicOffsets, why: str) -> None:
     found = planned(snapshot, topic)
     assert not found.plans[0]
-    assert why in found.stopped[AT]
-    assert "analytics accept-topic ProductCreated" in found.stopped[AT]
+    assert why in found.halted[AT]
+    assert "analytics accept-recreated-topic ProductCreated" in found.halted[AT]
 
 
 @pytest.mark.parametrize("known", [None, "id"])
 @pytest.mark.parametrize("told", [None, "id"])
 def test_a_broker_that_does_not_tell_ids_is_no_reason_to_stop(known: str | None, told: str | None) -> None:
-    found = planned(ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 0, known, {})), seen({0: 12}, topic_id=told))
-    assert found.stopped == {}
+    found = planned(ledger(Checkpoint(AT, 0, 4), state=TopicState(TOPIC, 0, known, {})), seen({0: 12}, topic_id=told))
+    assert found.halted == {}
 
 
 def test_data_loss_stops_only_where_that_was_asked_for() -> None:
-    snapshot, topic = ledger(Head(AT, 0, 4)), seen({0: 12, 1: 5}, lows={0: 7, 1: 0})
-    stopping = planned(snapshot, topic, Policy(on_data_loss=OnDataLoss.STOP))
-    assert "retention removed [4, 7) before it was read" in stopping.stopped[AT]
+    snapshot, topic = ledger(Checkpoint(AT, 0, 4)), seen({0: 12, 1: 5}, log_start_offsets={0: 7, 1: 0})
+    stopping = planned(snapshot, topic, PlanningPolicy(on_data_loss=OnDataLoss.STOP))
+    assert "retention removed [4, 7) before it was read" in stopping.halted[AT]
     assert [str(each) for each in stopping.plans[0].ranges] == ["ProductCreated/1[0,5)"]
-    assert planned(snapshot, topic).stopped == {}
+    assert planned(snapshot, topic).halted == {}
 
 
 # The group.
@@ -143,18 +151,18 @@ def test_data_loss_stops_only_where_that_was_asked_for() -> None:
 
 @pytest.mark.parametrize(("committed", "notes"), [(None, 0), (2, 1), (9, 1), (4, 0)])
 def test_a_group_that_does_not_show_the_head_is_set_right_and_a_move_is_noted(committed: int | None, notes: int) -> None:
-    found = planned(ledger(Head(AT, 0, 4)), seen({0: 4}, committed={0: committed}))
+    found = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 4}, committed={0: committed}))
     assert found.plans[0].recommit == (() if committed == 4 else (AT,))
     assert len(found.notes) == notes
 
 
 def test_a_partition_with_something_to_read_needs_no_recommit_but_a_move_is_noted() -> None:
-    found = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, committed={0: 2}))
+    found = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, committed={0: 2}))
     assert (found.plans[0].recommit, len(found.notes)) == ((), 1)
 
 
 def test_quiet_partitions_are_committed_again_on_demand() -> None:
-    found = planned(ledger(Head(AT, 0, 4)), seen({0: 4, 1: 0}, committed={0: 4, 1: None}), Policy(recommit={0}))
+    found = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 4, 1: 0}, committed={0: 4, 1: None}), PlanningPolicy(recommit={0}))
     assert found.plans[0].recommit == (AT,)
 
 
@@ -162,13 +170,13 @@ def test_quiet_partitions_are_committed_again_on_demand() -> None:
 
 
 def test_lag_is_counted_to_the_high_watermark_and_names_what_a_transaction_holds_back() -> None:
-    (lag,) = planned(ledger(Head(AT, 0, 4)), seen({0: 12}, stables={0: 9})).lags
-    assert (lag.offsets, lag.held_back) == (8, 3)
+    (lag,) = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, last_stable_offsets={0: 9})).lags
+    assert (lag.offsets, lag.transaction_lag) == (8, 3)
 
 
 def test_lag_is_never_below_0() -> None:
-    lag = Lag(AT, next=9, high=7, stable=7, low=0, committed=None)
-    assert (lag.offsets, lag.held_back) == (0, 0)
+    lag = PartitionLag(AT, next_offset=9, high_watermark=7, last_stable_offset=7, log_start_offset=0, committed=None)
+    assert (lag.offsets, lag.transaction_lag) == (0, 0)
 
 
 # Lanes.
@@ -177,7 +185,7 @@ def test_lag_is_never_below_0() -> None:
 def test_the_lanes_share_all_partitions_and_no_partition_is_in_two() -> None:
     highs = dict.fromkeys(range(16), 5)
     for lanes in (1, 2, 3, 7, 16):
-        found = planned(Snapshot(), seen(highs), Policy(lanes=lanes)).plans
+        found = planned(LedgerSnapshot(), seen(highs), PlanningPolicy(lanes=lanes)).plans
         assert [each.lane for each in found] == list(range(lanes))
         ranges = [each for one in found for each in one.ranges]
         assert sorted(each.topic_partition.partition for each in ranges) == list(range(16))
@@ -192,8 +200,8 @@ def test_a_partition_stays_in_its_lane_when_others_come_and_topics_are_created_a
 def test_a_pending_batch_goes_to_the_lane_of_its_first_partition_whatever_lane_took_it() -> None:
     first, second = TopicPartition(TOPIC, 0, 0), TopicPartition(TOPIC, 0, 1)
     pending = batch(Range(first, 4, 6), Range(second, 0, 1), lane=7)
-    snapshot = ledger(Head(first, 0, 4, "batch"), Head(second, 0, 0, "batch"), pending={"batch": pending})
-    finishing = {each.lane for each in planned(snapshot, seen({0: 9, 1: 9}), Policy(lanes=2)).plans if each.finish}
+    snapshot = ledger(Checkpoint(first, 0, 4, "batch"), Checkpoint(second, 0, 0, "batch"), pending={"batch": pending})
+    finishing = {each.lane for each in planned(snapshot, seen({0: 9, 1: 9}), PlanningPolicy(lanes=2)).plans if each.pending_batch_ids}
     assert finishing == {lane_of(first, 2)}
 
 
@@ -201,20 +209,20 @@ def test_a_pending_batch_goes_to_the_lane_of_its_first_partition_whatever_lane_t
     ("lease", "finished"),
     [
         pytest.param(Lease("run", -1, NOW), False, id="alive"),
-        pytest.param(Lease("run", -1, NOW - LEASE_EXPIRES + timedelta(seconds=1)), False, id="just alive"),
-        pytest.param(Lease("run", -1, NOW - LEASE_EXPIRES), True, id="expired"),
+        pytest.param(Lease("run", -1, NOW - LEASE_DURATION + timedelta(seconds=1)), False, id="just alive"),
+        pytest.param(Lease("run", -1, NOW - LEASE_DURATION), True, id="expired"),
         pytest.param(Lease("other", -1, NOW), True, id="of another run"),
     ],
 )
 def test_a_redrive_that_shows_a_sign_of_life_is_left_to_itself(lease: Lease, finished: bool) -> None:
-    pending = batch(Range(REDRIVE_HEAD, 0, 1), kind=BatchKind.REDRIVE)
+    pending = batch(Range(REDRIVE_CHECKPOINT, 0, 1), kind=BatchKind.REDRIVE)
     snapshot = ledger(pending={"batch": pending}, leases={lease.run_id: lease})
-    assert planned(snapshot, seen({0: 0})).plans[0].finish == (("batch",) if finished else ())
+    assert planned(snapshot, seen({0: 0})).plans[0].pending_batch_ids == (("batch",) if finished else ())
 
 
 def test_an_ingest_batch_is_finished_by_its_lane_whatever_leases_say() -> None:
-    snapshot = ledger(Head(AT, 0, 4, "batch"), pending={"batch": batch(Range(AT, 4, 6))}, leases={"run": Lease("run", 0, NOW)})
-    assert planned(snapshot, seen({0: 9})).plans[0].finish == ("batch",)
+    snapshot = ledger(Checkpoint(AT, 0, 4, "batch"), pending={"batch": batch(Range(AT, 4, 6))}, leases={"run": Lease("run", 0, NOW)})
+    assert planned(snapshot, seen({0: 9})).plans[0].pending_batch_ids == ("batch",)
 
 
 # Sizes.
@@ -224,7 +232,7 @@ def test_an_ingest_batch_is_finished_by_its_lane_whatever_leases_say() -> None:
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=10), st.integers(1, 300))
 def test_shares_fill_the_limit_without_starving_anybody(lengths: list[int], limit: int) -> None:
     ranges = [Range(TopicPartition(TOPIC, 0, partition), 7, 7 + length) for partition, length in enumerate(lengths)]
-    found = share(ranges, limit)
+    found = split_offsets(ranges, limit)
     assert [each.start for each in found] == [7] * len(lengths)
     assert all(1 <= len(each) <= len(whole) for each, whole in zip(found, ranges, strict=True))
     total = sum(map(len, found))
@@ -233,7 +241,7 @@ def test_shares_fill_the_limit_without_starving_anybody(lengths: list[int], limi
 
 
 def test_a_plan_is_cut_to_its_limit() -> None:
-    (only,) = planned(Snapshot(), seen({0: 1_000, 1: 10}), Policy(max_offsets=110)).plans
+    (only,) = planned(LedgerSnapshot(), seen({0: 1_000, 1: 10}), PlanningPolicy(max_offsets=110)).plans
     assert [len(each) for each in only.ranges] == [100, 10]
 
 
@@ -247,7 +255,7 @@ def test_a_fingerprint_depends_on_where_a_plan_starts_and_not_on_where_it_ends()
         replace(base, lane=2),
         replace(base, ranges=(Range(AT, 5, 9),)),
         replace(base, ranges=()),
-        replace(base, finish=()),
+        replace(base, pending_batch_ids=()),
         replace(base, recommit=()),
     ]
     assert len({each.fingerprint for each in [base, *others]}) == 6
@@ -261,23 +269,23 @@ def test_a_fingerprint_depends_on_where_a_plan_starts_and_not_on_where_it_ends()
 @pytest.mark.parametrize(
     ("head", "left"),
     [
-        (Head(AT, 0, 4), (Range(AT, 4, 9),)),
-        (Head(AT, 0, 6), (Range(AT, 6, 9),)),
-        (Head(AT, 0, 9), ()),
-        (Head(AT, 0, 20), ()),
-        (Head(AT, 0, 3), ()),
-        (Head(AT, 0, 6, "batch"), ()),
+        (Checkpoint(AT, 0, 4), (Range(AT, 4, 9),)),
+        (Checkpoint(AT, 0, 6), (Range(AT, 6, 9),)),
+        (Checkpoint(AT, 0, 9), ()),
+        (Checkpoint(AT, 0, 20), ()),
+        (Checkpoint(AT, 0, 3), ()),
+        (Checkpoint(AT, 0, 6, "batch"), ()),
     ],
     ids=["untouched", "partly closed", "closed", "long closed", "behind its start", "pending"],
 )
-def test_what_is_left_of_a_plan_is_told_by_the_heads(head: Head, left: tuple[Range, ...]) -> None:
-    assert still_open(Plan(0, (Range(AT, 4, 9),)), ledger(head)).ranges == left
+def test_what_is_left_of_a_plan_is_told_by_the_heads(head: Checkpoint, left: tuple[Range, ...]) -> None:
+    assert remaining_plan(Plan(0, (Range(AT, 4, 9),)), ledger(head)).ranges == left
 
 
 def test_nothing_is_left_of_a_plan_for_a_life_that_is_over_or_a_topic_nobody_knows() -> None:
     old = Plan(0, (Range(AT, 4, 9),))
-    assert not still_open(old, ledger(Head(AT, 0, 4), state=TopicState(TOPIC, 1, "new", {})))
-    assert not still_open(old, Snapshot())
+    assert not remaining_plan(old, ledger(Checkpoint(AT, 0, 4), state=TopicState(TOPIC, 1, "new", {})))
+    assert not remaining_plan(old, LedgerSnapshot())
 
 
 UNREADABLE = {"ProductCreated": 2, "ProductCreated/0": 1, "gone": 1}
@@ -286,12 +294,12 @@ UNREADABLE = {"ProductCreated": 2, "ProductCreated/0": 1, "gone": 1}
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_what_cannot_be_read_in_the_ledger_stops_its_own_partitions_and_is_never_read_from_the_start(name: str) -> None:
-    heads = [Head(AT, 0, 4, pending="gone" if name == "gone" else None), Head(TopicPartition(TOPIC, 0, 1), 0, 4)]
+    heads = [Checkpoint(AT, 0, 4, pending_batch_id="gone" if name == "gone" else None), Checkpoint(TopicPartition(TOPIC, 0, 1), 0, 4)]
     known = ledger(*(head for head in heads if str(head.topic_partition) != name), unreadable={name: "ledger item x cannot be read"})
     known = replace(known, topics={} if name == TOPIC else known.topics)
     found = planned(known, seen({0: 9, 1: 9}, committed={0: 4, 1: 4}))
-    assert len(found.stopped) == UNREADABLE[name]
-    assert found.stopped[AT] == "ProductCreated/0 waits: ledger item x cannot be read"
+    assert len(found.halted) == UNREADABLE[name]
+    assert found.halted[AT] == "ProductCreated/0 waits: ledger item x cannot be read"
     assert [each.topic_partition.partition for each in found.plans[0].ranges] == ([] if name == TOPIC else [1])
     made_before = Plan(0, (Range(AT, 0, 9),))
-    assert not still_open(made_before, known)
+    assert not remaining_plan(made_before, known)

@@ -9,15 +9,15 @@ import pytest
 from analytics_defs.core.ingest.planning import Plan
 from analytics_defs.core.ingest.run_dispatch import (
     Attempts,
+    HoldLane,
     LaneRun,
-    Request,
-    Silence,
-    Wait,
+    LeaseObservation,
+    StartRun,
     backoff,
     dead_runs,
     dispatch,
-    silences,
-    too_small,
+    observe_leases,
+    should_wait_for_more,
 )
 from analytics_defs.core.ledger import Lease
 from analytics_defs.core.offsets import Range, TopicPartition
@@ -38,15 +38,15 @@ def lease(renewed_ago: timedelta) -> dict[str, Lease]:
 
 def test_the_first_attempt_starts_at_once() -> None:
     request = dispatch(PLAN, Attempts(0, None), NOW)
-    assert isinstance(request, Request)
+    assert isinstance(request, StartRun)
     assert request.run_key == f"{PLAN.fingerprint}#0"
 
 
 def test_an_attempt_after_a_failure_waits_for_its_backoff_and_has_a_key_of_its_own() -> None:
     ended = Attempts(2, NOW - timedelta(seconds=9))
-    assert isinstance(dispatch(PLAN, ended, NOW), Wait)
+    assert isinstance(dispatch(PLAN, ended, NOW), HoldLane)
     request = dispatch(PLAN, ended, NOW + timedelta(seconds=1))
-    assert isinstance(request, Request)
+    assert isinstance(request, StartRun)
     assert request.run_key == f"{PLAN.fingerprint}#2"
 
 
@@ -54,8 +54,8 @@ def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
     assert [backoff(attempt).total_seconds() for attempt in (1, 2, 3, 6, 7, 8, 10_000)] == [5, 10, 20, 160, 300, 300, 300]
 
 
-def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, Silence], now: datetime) -> dict[str, str]:
-    return dead_runs(runs, silences(runs, leases, known, now), START_TIMEOUT, now)
+def judged(runs: list[LaneRun], leases: dict[str, Lease], known: dict[str, LeaseObservation], now: datetime) -> dict[str, str]:
+    return dead_runs(runs, observe_leases(runs, leases, known, now), START_TIMEOUT, now)
 
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
@@ -73,7 +73,7 @@ def test_a_run_that_was_launched_and_does_not_begin_is_dead_after_its_start_time
 def test_a_run_that_never_began_is_told_from_one_whose_process_is_gone() -> None:
     (unbegun,) = judged([run(121 * SECOND)], {}, {}, NOW).values()
     assert "no process began it within 120 s (RUN_START_TIMEOUT): there are no workers, fewer slots than lanes" in unbegun
-    silent = {"run": Silence(NOW - HOUR, None)}
+    silent = {"run": LeaseObservation(NOW - HOUR, None)}
     (gone,) = judged([run(HOUR, HOUR)], {}, silent, NOW).values()
     assert "its process is gone" in gone
 
@@ -99,7 +99,7 @@ def test_a_run_that_began_is_dead_when_it_shows_nothing_new_whatever_its_machine
     found: LaneRun, renews: bool, later: int, dead: bool, skew: timedelta
 ) -> None:
     after = NOW + later * SECOND
-    noticed = silences([found], lease(skew), {}, NOW)
+    noticed = observe_leases([found], lease(skew), {}, NOW)
     leases = lease(skew - 5 * SECOND) if renews else lease(skew)
     assert bool(judged([found], leases, noticed, after)) is dead
 
@@ -108,10 +108,10 @@ def test_a_run_that_began_is_dead_when_it_shows_nothing_new_whatever_its_machine
 def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago(old: LaneRun) -> None:
     """One that ends has given its lease back, and its status follows a moment later."""
     later = NOW + 61 * SECOND
-    noticed = silences([old], {}, {}, NOW)
-    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": Silence(NOW, None)}, {})
+    noticed = observe_leases([old], {}, {}, NOW)
+    assert (noticed, judged([old], {}, {}, NOW)) == ({"run": LeaseObservation(NOW, None)}, {})
     assert judged([old], {}, noticed, later).keys() == {"run"}
-    assert silences([], {}, noticed, later) == {}
+    assert observe_leases([], {}, noticed, later) == {}
 
 
 def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> None:
@@ -124,13 +124,13 @@ def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> 
 
 def test_a_small_plan_waits_for_more_but_never_longer_than_it_may() -> None:
     wait, worth = timedelta(seconds=30), 100
-    assert too_small(PLAN, None, NOW, wait, worth)
-    assert too_small(PLAN, NOW - timedelta(seconds=29), NOW, wait, worth)
-    assert not too_small(PLAN, NOW - timedelta(seconds=30), NOW, wait, worth)
-    assert not too_small(PLAN, NOW, NOW, timedelta(0), worth)
-    assert not too_small(PLAN, NOW, NOW, wait, worth=10)
+    assert should_wait_for_more(PLAN, None, NOW, wait, worth)
+    assert should_wait_for_more(PLAN, NOW - timedelta(seconds=29), NOW, wait, worth)
+    assert not should_wait_for_more(PLAN, NOW - timedelta(seconds=30), NOW, wait, worth)
+    assert not should_wait_for_more(PLAN, NOW, NOW, timedelta(0), worth)
+    assert not should_wait_for_more(PLAN, NOW, NOW, wait, worth=10)
 
 
 def test_a_plan_with_something_to_mend_never_waits() -> None:
-    assert not too_small(Plan(0, PLAN.ranges, finish=("batch",)), NOW, NOW, timedelta(minutes=1), 100)
-    assert not too_small(Plan(0, recommit=(TopicPartition("ProductCreated", 0, 0),)), NOW, NOW, timedelta(minutes=1), 100)
+    assert not should_wait_for_more(Plan(0, PLAN.ranges, pending_batch_ids=("batch",)), NOW, NOW, timedelta(minutes=1), 100)
+    assert not should_wait_for_more(Plan(0, recommit=(TopicPartition("ProductCreated", 0, 0),)), NOW, NOW, timedelta(minutes=1), 100)

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_defs.core.events.event import Rejection
-from analytics_defs.core.events.rejection_reasons import Reason
+from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.offsets import Record
 from analytics_defs.core.storage.dead_letter_files import (
-    COLUMNS,
+    DEAD_LETTER_COLUMNS,
     DeadLetter,
-    Repeat,
-    dead_letter_file,
+    Duplicate,
+    encode_dead_letters,
+    encode_duplicates,
     parse_dead_letters,
-    parse_repeats,
-    repeat_file,
+    parse_duplicates,
 )
-from analytics_defs.errors import Contradiction
+from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import reproducibly
 from tests.core.ingest.batches import AT, BROKEN, event, rejection, source
 
@@ -37,46 +37,46 @@ records = st.builds(
 @reproducibly
 @given(st.lists(records, max_size=4), st.text(max_size=20))
 def test_a_dead_letter_is_read_back_as_it_was(found: list[Record], detail: str) -> None:
-    rejections = [Rejection(record, Reason.SCHEMA, detail) for record in found]
-    assert parse_dead_letters(dead_letter_file(rejections), "file") == [DeadLetter(record, "schema", detail) for record in found]
+    rejections = [Rejection(record, RejectionReason.SCHEMA, detail) for record in found]
+    assert parse_dead_letters(encode_dead_letters(rejections), "file") == [DeadLetter(record, "schema", detail) for record in found]
 
 
 def test_a_person_can_read_a_dead_letter_whose_value_is_text() -> None:
-    (line,) = dead_letter_file([rejection(7)]).splitlines()
+    (line,) = encode_dead_letters([rejection(7)]).splitlines()
     letter = json.loads(line)
     assert letter["source"] == str(source(7))
     assert letter["valueText"] == BROKEN.decode()
     assert letter["reason"] == "not_json"
     assert list(letter) == sorted(letter)
-    assert set(letter) == {name for name, _, _ in COLUMNS}
+    assert set(letter) == {name for name, _, _ in DEAD_LETTER_COLUMNS}
 
 
 def test_bytes_that_are_no_text_are_there_as_base64_only() -> None:
     record = Record(source(7), -1, None, b"\xff\xfe\n")
-    (line,) = dead_letter_file([Rejection(record, Reason.NOT_UTF8, "")]).splitlines()
+    (line,) = encode_dead_letters([Rejection(record, RejectionReason.NOT_UTF8, "")]).splitlines()
     assert "valueText" not in json.loads(line)
     assert json.loads(line)["value"] == "//4K"
 
 
 def test_a_value_with_line_breaks_stays_on_one_line() -> None:
     record = Record(source(7), -1, None, "a\nb\u2028c\r".encode())
-    assert dead_letter_file([Rejection(record, Reason.NOT_JSON, "d\ne")]).count(b"\n") == 1
+    assert encode_dead_letters([Rejection(record, RejectionReason.NOT_JSON, "d\ne")]).count(b"\n") == 1
 
 
 def test_a_repeat_names_its_id_and_the_source_that_holds_it() -> None:
-    data = repeat_file([(event(3, "x/é"), source(1)), (event(4, "x/é"), source(1))])
-    assert parse_repeats(data, "file") == [Repeat(source(3), "x/é", source(1)), Repeat(source(4), "x/é", source(1))]
-    assert json.loads(data.splitlines()[0]) == {"eventId": "x/é", "heldBy": f"{AT}/1", "source": f"{AT}/3"}
+    data = encode_duplicates([(event(3, "x/é"), source(1)), (event(4, "x/é"), source(1))])
+    assert parse_duplicates(data, "file") == [Duplicate(source(3), "x/é", source(1)), Duplicate(source(4), "x/é", source(1))]
+    assert json.loads(data.splitlines()[0]) == {"eventId": "x/é", "originalSource": f"{AT}/1", "source": f"{AT}/3"}
 
 
-@pytest.mark.parametrize("line", [b"{}", b"[]", b"null", b"not json", b'{"source":"x"}', dead_letter_file([rejection(7)])[:40]])
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"null", b"not json", b'{"source":"x"}', encode_dead_letters([rejection(7)])[:40]])
 def test_an_altered_line_is_named(line: bytes) -> None:
-    with pytest.raises(Contradiction, match=r"letters\.ndjson line 2 is no dead letter"):
-        parse_dead_letters(dead_letter_file([rejection(6)]) + line + b"\n", "letters.ndjson")
-    with pytest.raises(Contradiction, match=r"repeats\.ndjson is no file of repeats"):
-        parse_repeats(line, "repeats.ndjson")
+    with pytest.raises(InconsistentState, match=r"letters\.ndjson line 2 is no dead letter"):
+        parse_dead_letters(encode_dead_letters([rejection(6)]) + line + b"\n", "letters.ndjson")
+    with pytest.raises(InconsistentState, match=r"repeats\.ndjson is no file of repeats"):
+        parse_duplicates(line, "duplicates.ndjson")
 
 
 def test_an_empty_file_has_no_letters() -> None:
     assert parse_dead_letters(b"", "file") == []
-    assert parse_repeats(b"", "file") == []
+    assert parse_duplicates(b"", "file") == []

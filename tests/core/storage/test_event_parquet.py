@@ -11,8 +11,8 @@ import pytest
 
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.core.storage.event_parquet import COLUMNS, part, rows, schema
-from analytics_defs.errors import Contradiction
+from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS, encode_part, event_schema, read_rows
+from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import CREATED, LOW_STOCK, NOW, text
 from tests.core.ingest.batches import AT, TIMESTAMP_MS, event, verdict
 
@@ -35,13 +35,15 @@ def some_events() -> list[Event]:
 
 
 def test_the_schema_is_the_documented_one_in_its_order() -> None:
-    assert [(field.name, str(field.type).replace("tz=", "")) for field in schema()] == [(name, kind) for name, kind, _ in COLUMNS]
-    assert read(part("batch", BATCH_TIME, some_events())).schema.equals(schema())
+    assert [(field.name, str(field.type).replace("tz=", "")) for field in event_schema()] == [
+        (name, kind) for name, kind, _ in EVENT_COLUMNS
+    ]
+    assert read(encode_part("batch", BATCH_TIME, some_events())).schema.equals(event_schema())
 
 
 def test_every_row_holds_what_the_event_and_its_record_say() -> None:
     found = some_events()
-    first, second, third, fourth = read(part("batch", BATCH_TIME, found)).to_pylist()
+    first, second, third, fourth = read(encode_part("batch", BATCH_TIME, found)).to_pylist()
     assert first == {
         "event_id": "ä/1",
         "event_type": "ProductDeleted",
@@ -63,22 +65,22 @@ def test_every_row_holds_what_the_event_and_its_record_say() -> None:
 
 
 def test_the_same_events_give_the_same_bytes() -> None:
-    assert part("batch", BATCH_TIME, some_events()) == part("batch", BATCH_TIME, some_events())
+    assert encode_part("batch", BATCH_TIME, some_events()) == encode_part("batch", BATCH_TIME, some_events())
 
 
 def test_rows_keep_the_order_of_the_events() -> None:
     found = [event(offset) for offset in range(1000)]
-    assert [row["offset"] for row in rows(part("batch", BATCH_TIME, found), ("offset",), "part")] == list(range(1000))
+    assert [row["offset"] for row in read_rows(encode_part("batch", BATCH_TIME, found), ("offset",), "part")] == list(range(1000))
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"no parquet at all"])
 def test_what_is_no_part_is_named(damage: bytes) -> None:
-    with pytest.raises(Contradiction, match=r"parquet/x is no Parquet file of ours"):
-        rows(damage, ("offset",), "parquet/x")
+    with pytest.raises(InconsistentState, match=r"parquet/x is no Parquet file of ours"):
+        read_rows(damage, ("offset",), "parquet/x")
 
 
 def test_a_parquet_file_of_somebody_else_is_named() -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"other": [1]}), sink)
-    with pytest.raises(Contradiction, match=r"parquet/x is no Parquet file of ours"):
-        rows(sink.getvalue(), ("offset",), "parquet/x")
+    with pytest.raises(InconsistentState, match=r"parquet/x is no Parquet file of ours"):
+        read_rows(sink.getvalue(), ("offset",), "parquet/x")

@@ -26,12 +26,12 @@ def test_every_name_lies_where_the_documentation_says() -> None:
     assert BATCH == "20240115T103000123Z-57602f8d3f97"
     assert object_keys.event_key(HOUR, "event-1") == "events/2024/01/15/10/event-1.json"
     assert object_keys.part_key(HOUR, BATCH) == f"parquet/year=2024/month=01/day=15/hour=10/{BATCH}.parquet"
-    assert object_keys.success_key(HOUR) == "parquet/year=2024/month=01/day=15/hour=10/_SUCCESS.json"
+    assert object_keys.manifest_key(HOUR) == "parquet/year=2024/month=01/day=15/hour=10/_SUCCESS.json"
     assert object_keys.archive_key(HOUR, 3, ["b", "a"]).startswith("parquet/year=2024/month=01/day=15/hour=10/archive-000003-")
     assert object_keys.aggregate_key("hourly", HOUR) == "aggregates/hourly/year=2024/month=01/day=15/hour=10/hourly.parquet"
     assert object_keys.aggregate_key("daily", "2024-01-15") == "aggregates/daily/year=2024/month=01/day=15/daily.parquet"
     assert object_keys.dead_letters_key(BATCH) == f"dead-letters/2024/01/15/10/{BATCH}.ndjson"
-    assert object_keys.repeats_key(BATCH) == f"repeats/2024/01/15/10/{BATCH}.ndjson"
+    assert object_keys.duplicates_key(BATCH) == f"duplicates/2024/01/15/10/{BATCH}.ndjson"
     assert object_keys.staging_key(BATCH) == f"staging/{BATCH}"
 
 
@@ -100,7 +100,7 @@ def test_a_key_is_taken_by_every_store_and_tells_the_id_or_its_hash(event_id: st
 
 def test_the_key_beside_another_objects_is_its_sources_own_and_fits_every_store() -> None:
     one, two = (Source(TopicPartition("ProductDeleted", 0, 0), number) for number in (1, 2))
-    keys = {object_keys.later_event_key(HOUR, each, source) for each in STRANGE for source in (one, two)}
+    keys = {object_keys.reused_id_event_key(HOUR, each, source) for each in STRANGE for source in (one, two)}
     assert len(keys) == 2 * len(STRANGE)
     assert not keys & {object_keys.event_key(HOUR, each) for each in STRANGE}
     assert all(len(key.rpartition("/")[2]) <= object_keys.MAX_SEGMENT_BYTES and object_keys.event_id_of_key(key) is None for key in keys)
@@ -140,9 +140,9 @@ def test_metadata_is_ascii_and_bounded_at_its_worst(event_id: str) -> None:
 def test_an_objects_metadata_tell_the_names_it_may_have_and_no_others(event_id: str) -> None:
     found = replace(event(CREATED), id=event_id)
     metadata = {name.lower(): value for name, value in object_keys.event_metadata(found, BATCH).items()}
-    later = object_keys.later_event_key(HOUR, event_id, found.record.source)
-    assert object_keys.object_keys(HOUR, metadata) == (object_keys.event_key(HOUR, event_id), later)
-    assert object_keys.object_keys(HOUR, metadata | {"source": "nothing"}) == object_keys.object_keys(HOUR, {}) == ()
+    later = object_keys.reused_id_event_key(HOUR, event_id, found.record.source)
+    assert object_keys.candidate_event_keys(HOUR, metadata) == (object_keys.event_key(HOUR, event_id), later)
+    assert object_keys.candidate_event_keys(HOUR, metadata | {"source": "nothing"}) == object_keys.candidate_event_keys(HOUR, {}) == ()
 
 
 @pytest.mark.parametrize(("text", "known"), [("1705314600123", 1705314600123), ("soon", -1), ("-5", -1), (None, -1)])
@@ -166,10 +166,10 @@ def test_metadata_says_what_the_event_is_and_where_it_comes_from() -> None:
 
 @pytest.mark.parametrize("hour", ["2024-01-15T10", "0001-01-01T00", "9999-12-31T23"])
 def test_hours_become_paths_and_paths_become_hours(hour: str) -> None:
-    assert object_keys.hour_of_path(object_keys.event_key(hour, "1999/01/01/01")) == hour
-    assert object_keys.hour_of_path(object_keys.part_key(hour, BATCH)) == hour
-    assert object_keys.hour_of_path(object_keys.event_dir(hour)) == object_keys.hour_of_path(object_keys.parquet_dir(hour)) == hour
-    assert object_keys.hour_of_path(object_keys.staging_key(BATCH)) is None
+    assert object_keys.hour_of_key(object_keys.event_key(hour, "1999/01/01/01")) == hour
+    assert object_keys.hour_of_key(object_keys.part_key(hour, BATCH)) == hour
+    assert object_keys.hour_of_key(object_keys.event_json_dir(hour)) == object_keys.hour_of_key(object_keys.parquet_dir(hour)) == hour
+    assert object_keys.hour_of_key(object_keys.staging_key(BATCH)) is None
 
 
 NO_HOURS = ["2024-01-15T24", "2024-01-15T25", "2024-02-31T10", "2023-02-29T10", "2024-99-99T99", "0000-01-01T00"]
@@ -215,15 +215,15 @@ def test_dead_letters_lie_under_the_hour_of_their_batch_and_name_it() -> None:
     key = object_keys.dead_letters_key(BATCH)
     assert key.startswith(object_keys.dead_letters_dir(HOUR))
     assert object_keys.dead_letters_dir(HOUR).startswith(object_keys.dead_letters_dir())
-    assert object_keys.batch_of_dead_letters(key) == BATCH
-    assert object_keys.batch_of_dead_letters(object_keys.part_key(HOUR, BATCH)) is None
+    assert object_keys.batch_id_of_ndjson_key(key) == BATCH
+    assert object_keys.batch_id_of_ndjson_key(object_keys.part_key(HOUR, BATCH)) is None
 
 
 def test_a_part_names_its_batch_and_nothing_else_does() -> None:
-    assert object_keys.batch_of_part(object_keys.part_key(HOUR, BATCH)) == BATCH
-    assert object_keys.batch_of_part(object_keys.archive_key(HOUR, 1, [])) is None
-    assert object_keys.batch_of_part(object_keys.success_key(HOUR)) is None
-    assert object_keys.batch_of_part(f"parquet/{BATCH}") is None
+    assert object_keys.batch_id_of_part_key(object_keys.part_key(HOUR, BATCH)) == BATCH
+    assert object_keys.batch_id_of_part_key(object_keys.archive_key(HOUR, 1, [])) is None
+    assert object_keys.batch_id_of_part_key(object_keys.manifest_key(HOUR)) is None
+    assert object_keys.batch_id_of_part_key(f"parquet/{BATCH}") is None
 
 
 def test_an_archive_is_named_by_its_inputs_in_any_order_its_revision_and_its_place() -> None:
@@ -233,12 +233,12 @@ def test_an_archive_is_named_by_its_inputs_in_any_order_its_revision_and_its_pla
 
 
 def test_an_archive_names_its_revision_and_nothing_else_does() -> None:
-    assert object_keys.revision_of_archive(object_keys.archive_key(HOUR, 12, ["a"], 3)) == 12
-    assert object_keys.revision_of_archive(object_keys.archive_key(HOUR, 1_234_567, [])) == 1_234_567
+    assert object_keys.revision_of_archive_key(object_keys.archive_key(HOUR, 12, ["a"], 3)) == 12
+    assert object_keys.revision_of_archive_key(object_keys.archive_key(HOUR, 1_234_567, [])) == 1_234_567
     for key in (
         object_keys.part_key(HOUR, BATCH),
-        object_keys.success_key(HOUR),
+        object_keys.manifest_key(HOUR),
         "parquet/archive-notes.parquet",
         "parquet/archive-000001.parquet",
     ):
-        assert object_keys.revision_of_archive(key) is None
+        assert object_keys.revision_of_archive_key(key) is None

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_defs.core.events.event import Event, judge
-from analytics_defs.core.ingest.batch_builder import Staged
+from analytics_defs.core.events.event import Event, classify
+from analytics_defs.core.ingest.batch_builder import StagedBatch
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.core.storage.staging_file import decode, digest, encode, from_microseconds, microseconds
-from analytics_defs.errors import Contradiction
+from analytics_defs.core.storage.staging_file import decode, encode, from_microseconds, microseconds, sha256_hex
+from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import CREATED, LOW_STOCK, NOW, RULES, reproducibly, text
 from tests.core.ingest.batches import AT, event, rejection, source, tombstone, verdict
 
 LEGACY = b'{"version":"1","type":"ProductDeleted","occurredAt":"2024-01-15T10:31:00.123456789+01:00","productId":"p","sellerId":"s"}'
-EVERYTHING = Staged(
+EVERYTHING = StagedBatch(
     (
         event(0),
         verdict(1, text(CREATED), key=None, headers=(("h", b"\xff\x00"), ("h", None), ("ü", b""))),
@@ -31,12 +31,12 @@ EVERYTHING = Staged(
     ),
     gaps=tuple(Gap(Range(AT, 8 + number, 9 + number), reason) for number, reason in enumerate(GapReason)),
     lost=(Range(TopicPartition("ProductDeleted", 2, 0), 0, 2**62),),
-    event_objects=False,
+    write_event_json=False,
 )
 
 
-@pytest.mark.parametrize("staged", [EVERYTHING, Staged(())], ids=["everything", "nothing"])
-def test_what_is_read_back_is_what_was_staged(staged: Staged) -> None:
+@pytest.mark.parametrize("staged", [EVERYTHING, StagedBatch(())], ids=["everything", "nothing"])
+def test_what_is_read_back_is_what_was_staged(staged: StagedBatch) -> None:
     assert decode(encode(staged), "somewhere") == staged
 
 
@@ -45,14 +45,14 @@ def test_what_is_read_back_is_what_was_staged(staged: Staged) -> None:
 def test_any_record_is_read_back_byte_for_byte(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], time: int
 ) -> None:
-    staged = Staged((judge(Record(source(0), time, key, value, tuple(headers)), RULES, NOW),))
+    staged = StagedBatch((classify(Record(source(0), time, key, value, tuple(headers)), RULES, NOW),))
     assert decode(encode(staged), "somewhere") == staged
 
 
 def test_the_same_value_gives_the_same_bytes() -> None:
     assert encode(EVERYTHING) == encode(decode(encode(EVERYTHING), "somewhere"))
-    assert digest(encode(EVERYTHING)) == digest(encode(EVERYTHING))
-    assert digest(encode(EVERYTHING)) != digest(encode(Staged(EVERYTHING.verdicts)))
+    assert sha256_hex(encode(EVERYTHING)) == sha256_hex(encode(EVERYTHING))
+    assert sha256_hex(encode(EVERYTHING)) != sha256_hex(encode(StagedBatch(EVERYTHING.records)))
 
 
 def test_times_of_events_are_exact_to_the_microsecond_in_every_century() -> None:
@@ -62,7 +62,7 @@ def test_times_of_events_are_exact_to_the_microsecond_in_every_century() -> None
 
 
 def test_a_legacy_event_keeps_its_own_bytes_and_its_current_form() -> None:
-    (found,) = decode(encode(Staged((verdict(3, LEGACY),))), "somewhere").events
+    (found,) = decode(encode(StagedBatch((verdict(3, LEGACY),))), "somewhere").events
     assert found.record.value == LEGACY
     assert found.document is not None
     assert isinstance(found, Event)
@@ -81,7 +81,7 @@ def test_a_legacy_event_keeps_its_own_bytes_and_its_current_form() -> None:
 )
 def test_a_damaged_file_is_named_and_says_what_to_do(damage: object) -> None:
     assert callable(damage)
-    with pytest.raises(Contradiction, match="staging/b is damaged or from another version"):
+    with pytest.raises(InconsistentState, match="staging/b is damaged or from another version"):
         decode(damage(encode(EVERYTHING)), "staging/b")
 
 

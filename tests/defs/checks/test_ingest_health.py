@@ -13,10 +13,10 @@ from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.core.storage.object_keys import part_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.definitions import defs
-from analytics_defs.defs.checks.ingest_health import bounds_of, evaluations, stores_agree
+from analytics_defs.defs.checks.ingest_health import alert_thresholds, check_evaluations, stores_consistent
 from analytics_defs.flows.audit import recent_hours
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.ingest.planning import look
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.ingest.planning import plan_lanes
 from tests.defs.memory_platform import TOPIC, MemoryPlatform
 
 
@@ -28,23 +28,23 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def signs(platform: MemoryPlatform) -> dict[str, tuple[bool, str]]:
     settings, ports = platform.settings(), platform.ports()
-    found = evaluations(look(settings.kafka_topics, settings.policy(), ports), ports, bounds_of(settings))
+    found = check_evaluations(plan_lanes(settings.kafka_topics, settings.planning_policy(), ports), ports, alert_thresholds(settings))
     return {each.check_name: (each.passed, each.description or "") for each in found}
 
 
 def test_all_is_well_when_everything_is_read_and_stays_so_on_a_quiet_topic(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     platform.clock.advance(timedelta(days=3))
-    assert {name: well for name, (well, _) in signs(platform).items()} == {"lag": True, "freshness": True, "dead_letter_share": True}
+    assert {name: well for name, (well, _) in signs(platform).items()} == {"lag": True, "freshness": True, "dead_letter_ratio": True}
 
 
 def test_lag_warns_with_the_number_the_bound_and_the_worst_partition(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(max_lag=5)
     platform.produce(11)
     assert signs(platform)["lag"] == (False, f"11 records behind, expected at most 5 (MAX_LAG); most in {TOPIC}/0: 6")
-    platform.run(instance)
+    platform.run_all(instance)
     assert signs(platform)["lag"][0]
 
 
@@ -52,22 +52,22 @@ def test_freshness_warns_only_while_something_waits(instance: dg.DagsterInstance
     platform = MemoryPlatform()
     platform.produce(2)
     assert signs(platform)["freshness"] == (True, "2 records wait for the first batch")
-    platform.run(instance)
+    platform.run_all(instance)
     platform.produce(3, start=2)
     platform.clock.advance(timedelta(minutes=9))
     assert signs(platform)["freshness"][0]
     platform.clock.advance(timedelta(minutes=2))
     well, said = signs(platform)["freshness"]
     assert not well
-    assert said == "3 records wait; the last batch closed 660 s ago, expected within 600 s (MAX_SILENCE)"
-    platform.run(instance)
+    assert said == "3 records wait; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
+    platform.run_all(instance)
     assert signs(platform)["freshness"] == (True, "nothing waits")
 
 
 def test_what_an_open_transaction_holds_back_is_no_silence(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(2)
-    platform.run(instance)
+    platform.run_all(instance)
     platform.log.open_transaction(TOPIC, 0)
     platform.log.append(TOPIC, 0, b"held back")
     platform.clock.advance(timedelta(hours=1))
@@ -79,12 +79,12 @@ def test_dead_letters_warn_above_their_share_with_reasons(instance: dg.DagsterIn
     platform = MemoryPlatform()
     platform.produce(18)
     platform.log.append(TOPIC, 0, b"not json")
-    platform.run(instance)
-    assert not signs(platform)["dead_letter_share"][0]
-    assert "1 of 19 records of the last 1 batches are dead letters (5.26%)" in signs(platform)["dead_letter_share"][1]
+    platform.run_all(instance)
+    assert not signs(platform)["dead_letter_ratio"][0]
+    assert "1 of 19 records of the last 1 batches are dead letters (5.26%)" in signs(platform)["dead_letter_ratio"][1]
     platform.produce(1, start=18)
-    platform.run(instance)
-    assert signs(platform)["dead_letter_share"][0]
+    platform.run_all(instance)
+    assert signs(platform)["dead_letter_ratio"][0]
 
 
 def test_the_sensor_reports_them_once_a_minute(instance: dg.DagsterInstance) -> None:
@@ -92,7 +92,7 @@ def test_the_sensor_reports_them_once_a_minute(instance: dg.DagsterInstance) -> 
     platform.produce(10)
     first = platform.tick(instance)
     names = {event.check_name for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)}
-    assert names == {"equation_balances", "lag", "freshness", "dead_letter_share"}
+    assert names == {"all_offsets_accounted_for", "lag", "freshness", "dead_letter_ratio"}
     platform.clock.advance(timedelta(seconds=30))
     assert [event for event in platform.tick(instance, first.cursor).asset_events if isinstance(event, dg.AssetCheckEvaluation)] == []
 
@@ -104,12 +104,12 @@ def test_the_button_asks_for_all_of_them(instance: dg.DagsterInstance) -> None:
         asset_check_selection={
             dg.AssetCheckKey(dg.AssetKey("recent_events"), "lag"),
             dg.AssetCheckKey(dg.AssetKey("recent_events"), "freshness"),
-            dg.AssetCheckKey(dg.AssetKey("dead_letters"), "dead_letter_share"),
+            dg.AssetCheckKey(dg.AssetKey("dead_letters"), "dead_letter_ratio"),
         },
         asset_selection=set(),
     )
     result = job.execute_in_process(instance=instance, resources={"platform": platform})
-    assert {each.check_name for each in result.get_asset_check_evaluations()} == {"lag", "freshness", "dead_letter_share"}
+    assert {each.check_name for each in result.get_asset_check_evaluations()} == {"lag", "freshness", "dead_letter_ratio"}
 
 
 # The stores' agreement.
@@ -124,7 +124,7 @@ def test_no_run_of_an_hour_compares_the_stores_of_all_of_them() -> None:
 
 
 def agree(platform: MemoryPlatform) -> dg.AssetCheckResult:
-    found: Any = stores_agree(platform=platform)
+    found: Any = stores_consistent(platform=platform)
     assert isinstance(found, dg.AssetCheckResult)
     return found
 
@@ -135,7 +135,7 @@ def an_hour_ago(instance: dg.DagsterInstance, **settings: object) -> tuple[Memor
     hour = hour_of(platform.clock.now() - timedelta(hours=1))
     platform.produce(10, hour=hour)
     platform.produce(3, start=10, hour="2024-01-15T10")
-    platform.run(instance)
+    platform.run_all(instance)
     return platform, hour
 
 
@@ -143,7 +143,7 @@ def an_hour_ago(instance: dg.DagsterInstance, **settings: object) -> tuple[Memor
 def test_hours_that_agree_are_named_and_late_hours_are_among_them(instance: dg.DagsterInstance, compacted: bool) -> None:
     platform, hour = an_hour_ago(instance)
     if compacted:
-        compact(hour, platform.ports(), platform.bench())
+        compact_hour(hour, platform.ports(), platform.workspace_factory())
     found = agree(platform)
     assert found.passed
     assert found.metadata["hours compared by id"].value == [hour, "2024-01-15T10"]
@@ -152,7 +152,7 @@ def test_hours_that_agree_are_named_and_late_hours_are_among_them(instance: dg.D
 def test_every_hour_that_disagrees_is_listed_with_both_numbers_and_its_batches(instance: dg.DagsterInstance) -> None:
     platform, hour = an_hour_ago(instance)
     (batch,) = platform.ports().ledger.batches_of_hour(hour)
-    objects, items = platform.ports().archive.objects, platform.ports().recent.items  # type: ignore[attr-defined]
+    objects, items = platform.ports().object_store.objects, platform.ports().recent_events.items  # type: ignore[attr-defined]
     del objects[part_key(hour, batch)]
     del items["event-11"]
     found = agree(platform)
@@ -166,9 +166,9 @@ def test_every_hour_that_disagrees_is_listed_with_both_numbers_and_its_batches(i
 
 
 def test_a_large_hour_is_compared_by_its_counts(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_hours, "BY_ID", 5)
+    monkeypatch.setattr(recent_hours, "MAX_EVENTS_COMPARED_BY_ID", 5)
     platform, hour = an_hour_ago(instance)
-    compact(hour, platform.ports(), platform.bench())
+    compact_hour(hour, platform.ports(), platform.workspace_factory())
     assert agree(platform).metadata["hours compared by counts"].value == [hour]
     assert agree(platform).passed
     platform.ports().ledger._hourly[hour, 0]["events"] += 1  # type: ignore[attr-defined]

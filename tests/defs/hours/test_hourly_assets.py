@@ -12,13 +12,13 @@ import dagster as dg
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.core.storage.object_keys import event_dir, part_key, success_key
+from analytics_defs.core.storage.object_keys import event_json_dir, manifest_key, part_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.definitions import defs
-from analytics_defs.defs.asset_specs import HOURS, event_parts
-from analytics_defs.defs.hours.daily_assets import DAYS, daily_event_stats, product_activity
+from analytics_defs.defs.asset_specs import HOURLY_PARTITIONS, event_parts
+from analytics_defs.defs.hours.daily_assets import DAILY_PARTITIONS, daily_event_stats, product_activity
 from analytics_defs.defs.hours.hourly_assets import event_archive, hourly_automation, hourly_event_stats, restored_recent_events
-from analytics_defs.defs.resources.statistics_io_manager import Frames
+from analytics_defs.defs.resources.statistics_io_manager import StatisticsIOManager
 from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
 from tests.proof.doors import Call, through
@@ -54,7 +54,7 @@ def materialize(
     return dg.materialize(
         [*ASSETS, event_parts],
         selection=[asset],
-        resources={"platform": platform, "frames": Frames(platform)},
+        resources={"platform": platform, "frames": StatisticsIOManager(platform)},
         instance=instance,
         **({"tags": tags} if last else {"partition_key": first}),
         **options,
@@ -77,7 +77,7 @@ def test_a_run_of_several_hours_shows_each_hour_by_itself(instance: dg.DagsterIn
     platform = MemoryPlatform()
     platform.produce(10, hour="2024-01-15T10")
     platform.produce(4, start=10, hour="2024-01-15T12")
-    platform.run(instance)
+    platform.run_all(instance)
     archived = shown(materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12"))
     assert {hour: metadata["dagster/partition_row_count"] for hour, metadata in archived.items()} == {
         "2024-01-15T10": 10,
@@ -103,20 +103,20 @@ def test_a_run_of_several_hours_shows_each_hour_by_itself(instance: dg.DagsterIn
 def test_a_second_run_changes_no_byte(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     runs = []
     for _ in range(2):
         for asset in ASSETS[:2]:
             materialize(platform, instance, asset, "2024-01-15T10")
-        runs.append({key: blob.body for key, blob in platform.ports().archive.objects.items()})  # type: ignore[attr-defined]
+        runs.append({key: blob.body for key, blob in platform.ports().object_store.objects.items()})  # type: ignore[attr-defined]
     assert runs[0] == runs[1]
 
 
 def test_an_hour_is_restored_and_says_what_it_did(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
-    items: dict[str, Any] = platform.ports().recent.items  # type: ignore[attr-defined]
+    platform.run_all(instance)
+    items: dict[str, Any] = platform.ports().recent_events.items  # type: ignore[attr-defined]
     before = dict(items)
     del items["event-3"], items["event-4"]
     found = shown(materialize(platform, instance, restored_recent_events, "2024-01-15T10"))["2024-01-15T10"]
@@ -127,8 +127,8 @@ def test_an_hour_is_restored_and_says_what_it_did(instance: dg.DagsterInstance) 
 def test_a_hour_that_cannot_be_made_whole_fails_with_its_message_and_is_not_materialized(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
-    objects = platform.ports().archive.objects  # type: ignore[attr-defined]
+    platform.run_all(instance)
+    objects = platform.ports().object_store.objects  # type: ignore[attr-defined]
     (batch,) = platform.ports().ledger.batches_of_hour("2024-01-15T10")
     del objects[part_key("2024-01-15T10", batch)], objects["events/2024/01/15/10/event-3.json"]
     result = materialize(platform, instance, event_archive, "2024-01-15T10", raise_on_error=False)
@@ -143,20 +143,20 @@ def test_a_machine_with_another_ledger_does_not_make_an_hour_empty(instance: dg.
     """Breaks: to that ledger every hour is one without events, and its statistics would be written over what is there."""
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     for each in (event_archive, hourly_event_stats):
         assert materialize(platform, instance, each, HOUR).success
-    archive, before = platform.ports().archive, objects(platform)
+    archive, before = platform.ports().object_store, objects(platform)
     platform._ports = replace(platform._ports, ledger=MemoryLedger())
     result = materialize(platform, instance, asset, HOUR, raise_on_error=False)
     assert not result.success
     assert objects(platform) == before
-    assert archive.get(success_key(HOUR)) is not None
+    assert archive.get(manifest_key(HOUR)) is not None
 
 
 def objects(platform: MemoryPlatform) -> dict[str, bytes | None]:
-    archive = platform.ports().archive
-    return {key: archive.get(key) for key in archive.keys("")}
+    archive = platform.ports().object_store
+    return {key: archive.get(key) for key in archive.list_keys("")}
 
 
 def test_an_hour_that_cannot_be_done_keeps_no_other_of_its_run_from_being_done_and_shown(instance: dg.DagsterInstance) -> None:
@@ -165,10 +165,10 @@ def test_an_hour_that_cannot_be_done_keeps_no_other_of_its_run_from_being_done_a
     automation, good, bad, after = Automation(instance, platform), ago(32), ago(31), ago(30)
     for number, hour in enumerate((good, bad, after)):
         platform.produce(4, start=4 * number, hour=hour)
-    platform.run(instance)
+    platform.run_all(instance)
     for batch in platform.ports().ledger.batches_of_hour(bad):
-        platform.ports().archive.delete([part_key(bad, batch)])
-    platform.ports().archive.delete(list(platform.ports().archive.keys(event_dir(bad))))
+        platform.ports().object_store.delete([part_key(bad, batch)])
+    platform.ports().object_store.delete(list(platform.ports().object_store.list_keys(event_json_dir(bad))))
     automation.tick()
     automation.parts_changed(good, bad, after)
     assert automation.tick() == {"event_archive": {good, bad, after}}
@@ -190,10 +190,10 @@ def test_a_store_that_does_not_answer_ends_a_run_of_several_hours_and_what_was_d
 ) -> None:
     platform, asked = MemoryPlatform(), set[str]()
     platform.produce(4, hour="2024-01-15T10")
-    platform.run(instance)
+    platform.run_all(instance)
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "revision":
+        if call.method == "latest_revision":
             asked.add(call.args[0])
             if call.args[0] == "2024-01-15T11":
                 raise Unavailable("the ledger is down")
@@ -210,11 +210,11 @@ def test_a_store_that_does_not_answer_ends_a_run_of_several_hours_and_what_was_d
 def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     materialize(platform, instance, hourly_event_stats, "2024-01-15T10")
-    loaded = dg.Definitions(assets=[*ASSETS, event_parts], resources={"platform": platform, "frames": Frames(platform)}).load_asset_value(
-        "hourly_event_stats", partition_key="2024-01-15T10", instance=instance
-    )
+    loaded = dg.Definitions(
+        assets=[*ASSETS, event_parts], resources={"platform": platform, "frames": StatisticsIOManager(platform)}
+    ).load_asset_value("hourly_event_stats", partition_key="2024-01-15T10", instance=instance)
     assert type(loaded).__name__ == "DataFrame"
     frame: Any = loaded
     assert frame["events"].to_list() == [10]
@@ -239,10 +239,10 @@ def test_what_the_automation_asks_for_goes_behind_what_somebody_asks_for_by_hand
 
 
 def test_days_have_all_their_hours() -> None:
-    first = DAYS.get_first_partition_key()
+    first = DAILY_PARTITIONS.get_first_partition_key()
     assert first == "2024-01-01"
-    assert HOURS.has_partition_key(f"{first}T00")
-    assert HOURS.has_partition_key(f"{DAYS.get_last_partition_key()}T23")
+    assert HOURLY_PARTITIONS.has_partition_key(f"{first}T00")
+    assert HOURLY_PARTITIONS.has_partition_key(f"{DAILY_PARTITIONS.get_last_partition_key()}T23")
 
 
 class Automation:
@@ -270,7 +270,7 @@ class Automation:
 
     names: Sequence[str] = ("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
 
-    def run(self, requested: Mapping[str, set[str]]) -> None:
+    def run_all(self, requested: Mapping[str, set[str]]) -> None:
         by_name = {asset.key.to_user_string(): asset for asset in ASSETS}
         for name in self.names:
             for partition in sorted(requested.get(name, ())):
@@ -281,7 +281,7 @@ class Automation:
         while requested := self.tick():
             found.append(requested)
             assert len(found) < 12, found
-            self.run(requested)
+            self.run_all(requested)
         return found
 
 
@@ -316,7 +316,7 @@ def test_an_update_that_comes_while_its_hour_runs_is_not_lost(instance: dg.Dagst
     requested = automation.tick()
     assert requested == {"event_archive": {hour}}
     automation.parts_changed(hour)
-    automation.run(requested)
+    automation.run_all(requested)
     assert automation.tick()["event_archive"] == {hour}
 
 
@@ -325,18 +325,18 @@ def test_an_hour_that_failed_is_asked_for_again_without_another_event(instance: 
     automation, hour = Automation(instance, platform), ago(30)
     automation.now = automation.now.replace(minute=1)
     platform.produce(3, hour=hour)
-    platform.run(instance)
+    platform.run_all(instance)
     (batch,) = platform.ports().ledger.batches_of_hour(hour)
-    part = platform.ports().archive.objects.pop(part_key(hour, batch))  # type: ignore[attr-defined]
-    objects = dict(platform.ports().archive.objects)  # type: ignore[attr-defined]
+    part = platform.ports().object_store.objects.pop(part_key(hour, batch))  # type: ignore[attr-defined]
+    objects = dict(platform.ports().object_store.objects)  # type: ignore[attr-defined]
     for key in list(objects):
-        platform.ports().archive.delete([key])
+        platform.ports().object_store.delete([key])
     automation.tick()
     automation.parts_changed(hour)
     assert automation.tick() == {"event_archive": {hour}}
     materialize(platform, instance, event_archive, hour, raise_on_error=False)
     assert automation.tick() == {}
-    platform.ports().archive.put([part, *objects.values()])
+    platform.ports().object_store.put([part, *objects.values()])
     asked = [automation.tick() for _ in range(11)]
     assert [each for each in asked if each] == [{"event_archive": {hour}}]
 

@@ -18,21 +18,21 @@ import pytest
 from dagster._core.utils import make_new_run_id
 
 import analytics_defs
-from analytics_defs.adapters.memory import MemoryArchive
-from analytics_defs.adapters.runtime.system import YOUNG
+from analytics_defs.adapters.memory import MemoryObjectStore
+from analytics_defs.adapters.runtime.system import GC_GENERATION0_THRESHOLD
 from analytics_defs.core.ingest.planning import lane_of
-from analytics_defs.core.ledger import Batch, Snapshot
+from analytics_defs.core.ledger import Batch, LedgerSnapshot
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest.job import micro_batch_job
-from analytics_defs.defs.resources.platform import failures
-from analytics_defs.errors import AnalyticsError, Denied, GroupInUse, Unavailable
-from analytics_defs.ports import Blob, Ports
+from analytics_defs.defs.resources.platform import as_dagster_failures
+from analytics_defs.errors import AccessDenied, AnalyticsError, ConsumerGroupActive, Unavailable
+from analytics_defs.ports import Ports, StoredObject
 from analytics_defs.wiring import code_digest
 from tests.defs.memory_platform import MemoryPlatform
 
-ASSETS = {"recent_events", "event_json", "dead_letters", "live_aggregates", "committed_offsets"}
+ASSETS = {"recent_events", "event_json", "dead_letters", "event_counters", "committed_offsets"}
 TOLD = ("ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION")
 
 
@@ -60,12 +60,12 @@ def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.Dags
     platform = MemoryPlatform()
     platform.produce(10)
     platform.log.append("ProductDeleted", 0, b"not json")
-    found = materialized(platform.run(instance, (platform.tick(instance).run_requests or [])[0]))
+    found = materialized(platform.run_all(instance, (platform.tick(instance).run_requests or [])[0]))
     assert found.keys() == ASSETS
     assert found["recent_events"]["events"] == 10
     assert {"wall seconds", "thread-seconds by step"} <= found["recent_events"].keys()
     assert found["dead_letters"] | {"files": []} == {"dead letters": 1, "share": round(1 / 11, 6), "files": [], "reason not_json": 1}
-    assert found["live_aggregates"]["unaccounted"] == 0
+    assert found["event_counters"]["unaccounted"] == 0
     assert found["committed_offsets"]["offsets"] == 11
 
 
@@ -73,16 +73,16 @@ def test_python_looks_for_cycles_seldom_while_events_move_and_as_before_when_the
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform, before, meanwhile = MemoryPlatform(), gc.get_threshold(), []
-    really_take = platform.ports().ledger.take
+    really_take = platform.ports().ledger.begin_batch
 
     def take(batch: Batch) -> bool:
         meanwhile.append(gc.get_threshold())
         return really_take(batch)
 
-    monkeypatch.setattr(platform.ports().ledger, "take", take)
+    monkeypatch.setattr(platform.ports().ledger, "begin_batch", take)
     platform.produce(10)
-    assert platform.run(instance, (platform.tick(instance).run_requests or [])[0]).success
-    assert meanwhile == [(YOUNG, *before[1:])]
+    assert platform.run_all(instance, (platform.tick(instance).run_requests or [])[0]).success
+    assert meanwhile == [(GC_GENERATION0_THRESHOLD, *before[1:])]
     assert gc.get_threshold() == before
 
 
@@ -90,7 +90,7 @@ def test_a_run_evaluates_the_checks_after_its_materializations(instance: dg.Dags
     """A check that is older than its asset's last materialization shows as not evaluated."""
     platform = MemoryPlatform()
     platform.produce(10)
-    result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    result = platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
     told = [each.event_type_value for each in result.all_events if each.event_type_value in TOLD]
     assert told == ["ASSET_MATERIALIZATION"] * len(ASSETS) + ["ASSET_CHECK_EVALUATION"] * 4
 
@@ -99,8 +99,8 @@ def test_a_run_of_a_closed_plan_yields_nothing_and_succeeds(instance: dg.Dagster
     platform = MemoryPlatform()
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
-    platform.run(instance, request)
-    again = platform.run(instance, request)
+    platform.run_all(instance, request)
+    again = platform.run_all(instance, request)
     assert again.success
     assert materialized(again) == {}
     assert platform.ports().ledger.counters()["events"] == 10
@@ -112,18 +112,18 @@ def test_a_run_of_the_sensors_goes_on_with_what_arrives_and_tells_all_of_it(inst
     first = platform.tick(instance)
     (request,) = first.run_requests or []
     platform.clock.happens = [lambda: platform.produce(5, start=10)]
-    assert events_told(platform.run(instance, request)) == [10, 5]
+    assert events_told(platform.run_all(instance, request)) == [10, 5]
     assert platform.tick(instance, first.cursor).run_requests == []
 
 
 def test_a_run_that_goes_on_tells_what_it_did_while_it_works(instance: dg.DagsterInstance) -> None:
     """The plan's own batches a moment after they were closed, the others every twenty seconds: nobody looks at an empty graph meanwhile."""
-    platform = MemoryPlatform(follow_for=timedelta(minutes=2))
+    platform = MemoryPlatform(tail_duration=timedelta(minutes=2))
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
     numbers = count(10)
     platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 30
-    result = platform.run(instance, request)
+    result = platform.run_all(instance, request)
     assert events_told(result) == [10, 20, 10]
     told = [each.event_type_value for each in result.all_events if each.event_type_value in TOLD]
     assert told == (["ASSET_MATERIALIZATION"] * len(ASSETS) + ["ASSET_CHECK_EVALUATION"] * 4) * 3
@@ -142,32 +142,32 @@ def test_a_run_that_goes_on_outlives_a_storage_that_is_away(instance: dg.Dagster
         raise ConnectionError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(type(instance), "get_run_records", is_away)
-    assert sum(events_told(platform.run(instance, request))) == 50
+    assert sum(events_told(platform.run_all(instance, request))) == 50
     assert asked
 
 
 @pytest.mark.parametrize(("status", "looks"), [("NOT_STARTED", 15), ("STARTING", 15), ("STARTED", 40), ("SUCCESS", 40)])
 def test_a_run_that_goes_on_leaves_its_place_to_one_that_waits_for_it(instance: dg.DagsterInstance, status: str, looks: int) -> None:
     """Breaks: fewer places than lanes, and one lane stands still for as long as the others are followed."""
-    platform = MemoryPlatform(follow_for=timedelta(seconds=40), follow_every=timedelta(seconds=1))
+    platform = MemoryPlatform(tail_duration=timedelta(seconds=40), tail_interval=timedelta(seconds=1))
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
     instance.add_run(dg.DagsterRun("micro_batch", make_new_run_id(), status=dg.DagsterRunStatus[status]))
     numbers = count(10)
     platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 50
-    assert platform.run(instance, request).success
+    assert platform.run_all(instance, request).success
     assert len(platform.clock.slept) == pytest.approx(looks, abs=1)
 
 
 @pytest.mark.parametrize("who", ["an old plan", "the button", "no time"])
 def test_nobody_else_goes_on_with_what_arrives(instance: dg.DagsterInstance, who: str) -> None:
-    platform = MemoryPlatform(follow_for=timedelta(0) if who == "no time" else timedelta(seconds=20))
+    platform = MemoryPlatform(tail_duration=timedelta(0) if who == "no time" else timedelta(seconds=20))
     platform.produce(10)
     request = None if who == "the button" else (platform.tick(instance).run_requests or [])[0]
     if who == "an old plan":
-        platform.run(instance, request)
+        platform.run_all(instance, request)
     platform.clock.happens, platform.clock.slept = [lambda: platform.produce(5, start=10)], []
-    assert platform.run(instance, request).success
+    assert platform.run_all(instance, request).success
     assert platform.clock.slept == []
     assert platform.ports().ledger.counters()["events"] == 10
 
@@ -181,14 +181,14 @@ def test_a_run_follows_its_lane_as_lanes_were_when_it_was_planned(instance: dg.D
         platform._settings = platform._settings.model_copy(update={"lanes": there})
         before = ends(platform)
         platform.clock.happens = [lambda: platform.produce(10, start=10)]
-        assert platform.run(instance, request).success
+        assert platform.run_all(instance, request).success
         (own,) = [each for each, end in ends(platform).items() if end > before.get(each, 0)]
         assert str(lane_of(own, 2)) == request.tags["analytics/lane"]
-        assert ends(platform)[own] == platform.ports().log.watermarks([own])[own].high
+        assert ends(platform)[own] == platform.ports().event_log.watermarks([own])[own].high_watermark
 
 
 def ends(platform: MemoryPlatform) -> dict[TopicPartition, int]:
-    return {each: head.next for each, head in platform.ports().ledger.snapshot().heads.items()}
+    return {each: head.next_offset for each, head in platform.ports().ledger.snapshot().checkpoints.items()}
 
 
 @pytest.mark.parametrize("lane", [-1, -2])
@@ -197,27 +197,27 @@ def test_a_lane_that_is_none_is_refused_before_anything_is_counted_in_it(instanc
     platform = MemoryPlatform()
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
-    request.run_config["ops"]["move_events"]["config"]["lane"] = lane
-    assert not platform.run(instance, request).success
+    request.run_config["ops"]["ingest_events"]["config"]["lane"] = lane
+    assert not platform.run_all(instance, request).success
     assert platform.ports().ledger.counters_by_lane() == {}
 
 
 def test_the_materialize_button_plans_once_for_every_lane(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(lanes=2)
     platform.produce(10)
-    result = platform.run(instance)
+    result = platform.run_all(instance)
     assert result.success
     assert materialized(result)["recent_events"]["events"] == 10
 
 
-class FailingArchive(MemoryArchive):
+class FailingArchive(MemoryObjectStore):
     """Refuses every object below a prefix."""
 
     def __init__(self, prefix: str, fault: AnalyticsError) -> None:
         super().__init__()
         self.prefix, self.fault = prefix, fault
 
-    def put(self, blobs: Sequence[Blob]) -> None:
+    def put(self, blobs: Sequence[StoredObject]) -> None:
         if any(blob.key.startswith(self.prefix) for blob in blobs):
             raise self.fault
         super().put(blobs)
@@ -229,29 +229,29 @@ class FailingPlatform(MemoryPlatform):
     def __init__(self, fault: AnalyticsError) -> None:
         super().__init__()
         self.archive = FailingArchive("parquet/", fault)
-        self._ports = replace(self._ports, archive=self.archive)
+        self._ports = replace(self._ports, object_store=self.archive)
 
     def ports(self) -> Ports:
         return self._ports
 
 
-@pytest.mark.parametrize("fault", [Unavailable("MinIO at http://x, bucket b: no answer"), Denied("MinIO at http://x, bucket b: 403")])
+@pytest.mark.parametrize("fault", [Unavailable("MinIO at http://x, bucket b: no answer"), AccessDenied("MinIO at http://x, bucket b: 403")])
 def test_a_fault_fails_the_run_with_its_message_and_commits_nothing(instance: dg.DagsterInstance, fault: AnalyticsError) -> None:
     platform = FailingPlatform(fault)
     platform.produce(10)
-    result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    result = platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
     (failed,) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
     assert not result.success
     assert failed.step_failure_data.user_failure_data is not None
     assert failed.step_failure_data.user_failure_data.description == str(fault)
-    assert platform.ports().log.committed(platform.ports().ledger.snapshot().heads) == dict.fromkeys(
-        platform.ports().ledger.snapshot().heads
+    assert platform.ports().event_log.committed(platform.ports().ledger.snapshot().checkpoints) == dict.fromkeys(
+        platform.ports().ledger.snapshot().checkpoints
     )
 
 
-@pytest.mark.parametrize("fault", [Unavailable("no answer"), Denied("403")])
+@pytest.mark.parametrize("fault", [Unavailable("no answer"), AccessDenied("403")])
 def test_dagster_hears_whether_trying_again_may_help(fault: AnalyticsError) -> None:
-    with pytest.raises(dg.Failure) as raised, failures():
+    with pytest.raises(dg.Failure) as raised, as_dagster_failures():
         raise fault
     assert raised.value.allow_retries is fault.retryable
     assert raised.value.description == str(fault)
@@ -260,10 +260,10 @@ def test_dagster_hears_whether_trying_again_may_help(fault: AnalyticsError) -> N
 def test_the_next_run_finishes_what_a_failed_one_left(instance: dg.DagsterInstance) -> None:
     platform = FailingPlatform(Unavailable("down"))
     platform.produce(10)
-    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
     assert len(platform.ports().ledger.snapshot().pending) == 1
     platform.archive.prefix = "nothing/"
-    result = platform.run(instance)
+    result = platform.run_all(instance)
     assert materialized(result)["recent_events"]["events"] == 10
     assert platform.ports().ledger.snapshot().pending == {}
 
@@ -276,46 +276,48 @@ def test_retries_are_the_sensors_alone() -> None:
 def test_a_run_removes_staging_files_that_a_dead_one_left_of_closed_batches(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     (closed,) = platform.ports().ledger.last_batches(1)
-    platform.ports().archive.put([Blob(staging_key(closed.batch.id), b"left", "", {}), Blob(staging_key("not-ours"), b"kept", "", {})])
-    platform.run(instance)
-    assert list(platform.ports().archive.keys(staging_key(""))) == [staging_key("not-ours")]
+    platform.ports().object_store.put(
+        [StoredObject(staging_key(closed.batch.id), b"left", "", {}), StoredObject(staging_key("not-ours"), b"kept", "", {})]
+    )
+    platform.run_all(instance)
+    assert list(platform.ports().object_store.list_keys(staging_key(""))) == [staging_key("not-ours")]
 
 
 def test_a_run_whose_offsets_are_refused_moves_everything_sweeps_and_fails_with_the_refusal(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
-        raise GroupInUse("another consumer is a member of the group")
+        raise ConsumerGroupActive("another consumer is a member of the group")
 
     platform = MemoryPlatform(lanes=2)
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     left = staging_key(platform.ports().ledger.last_batches(1)[0].batch.id)
-    platform.ports().archive.put([Blob(left, b"left", "", {})])
+    platform.ports().object_store.put([StoredObject(left, b"left", "", {})])
     platform.produce(10, start=10)
     monkeypatch.setattr(platform.log, "commit", refuse)
-    result = platform.run(instance)
+    result = platform.run_all(instance)
     assert not result.success
     assert platform.ports().ledger.counters()["events"] == 20, "the second lane was tried after the first one's refusal"
-    assert list(platform.ports().archive.keys(staging_key(""))) == []
+    assert list(platform.ports().object_store.list_keys(staging_key(""))) == []
 
 
 def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
-    config = request.run_config["ops"]["move_events"]["config"]
+    config = request.run_config["ops"]["ingest_events"]["config"]
     assert config["code"] == code_digest()
     config["code"] = "0123456789ab"
-    result = platform.run(instance, request)
+    result = platform.run_all(instance, request)
     assert not result.success
     (failed,) = [each for each in result.all_node_events if each.is_step_failure]
     assert f"has the digest 0123456789ab, that of the worker on {socket.gethostname()} is {code_digest()}" in str(failed.step_failure_data)
-    assert platform.ports().ledger.snapshot().heads == {}
+    assert platform.ports().ledger.snapshot().checkpoints == {}
     config["code"] = ""
-    assert platform.run(instance, request).success
+    assert platform.run_all(instance, request).success
 
 
 def test_a_run_whose_machine_would_judge_records_otherwise_is_refused_by_name_and_value(instance: dg.DagsterInstance) -> None:
@@ -324,27 +326,27 @@ def test_a_run_whose_machine_would_judge_records_otherwise_is_refused_by_name_an
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
     own = platform._settings
-    platform._settings = own.model_copy(update={"event_objects": False, "max_event_bytes": 1024, "store_threads": 2})
-    said = failure_of(platform.run(instance, request))
-    assert "EVENT_OBJECTS=False, expected True; MAX_EVENT_BYTES=1024, expected 4194304. Nothing was changed." in said
-    assert platform.ports().ledger.snapshot() == Snapshot()
+    platform._settings = own.model_copy(update={"write_event_json": False, "max_event_bytes": 1024, "write_threads": 2})
+    said = failure_of(platform.run_all(instance, request))
+    assert "WRITE_EVENT_JSON=False, expected True; MAX_EVENT_BYTES=1024, expected 4194304. Nothing was changed." in said
+    assert platform.ports().ledger.snapshot() == LedgerSnapshot()
     platform._settings = own
-    assert platform.run(instance, request).success
+    assert platform.run_all(instance, request).success
 
 
 def test_a_run_whose_machine_has_another_bucket_takes_nothing_and_says_where_it_ran(instance: dg.DagsterInstance) -> None:
     """Breaks: it would be counted in the one ledger and lie in the other bucket, and every step would call that well."""
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
+    platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
     platform.produce(10, start=10)
     (request,) = platform.tick(instance).run_requests or []
     own, before = platform._ports, platform.ports().ledger.snapshot()
-    platform._ports = replace(own, archive=MemoryArchive())
-    assert f"The worker on {socket.gethostname()} has other stores than the platform" in failure_of(platform.run(instance, request))
+    platform._ports = replace(own, object_store=MemoryObjectStore())
+    assert f"The worker on {socket.gethostname()} has other stores than the platform" in failure_of(platform.run_all(instance, request))
     assert platform.ports().ledger.snapshot() == before
     platform._ports = own
-    assert platform.run(instance, request).success
+    assert platform.run_all(instance, request).success
     assert platform.ports().ledger.counters()["events"] == 20
 
 
@@ -352,14 +354,14 @@ def test_a_run_whose_machine_belongs_to_another_platform_takes_nothing(instance:
     """Breaks: it would move everything into the other one's stores, and the group's offsets with it."""
     ours, others = MemoryPlatform(), MemoryPlatform()
     ours.produce(10)
-    ours.run(instance)
-    others.run(instance)
+    ours.run_all(instance)
+    others.run_all(instance)
     ours.produce(10, start=10)
     (request,) = ours.tick(instance).run_requests or []
     others.log = ours.log
-    others._ports = replace(others._ports, log=ours.log)
-    assert "this run was planned by" in failure_of(others.run(instance, request))
-    assert others.ports().ledger.snapshot().heads == {}
+    others._ports = replace(others._ports, event_log=ours.log)
+    assert "this run was planned by" in failure_of(others.run_all(instance, request))
+    assert others.ports().ledger.snapshot().checkpoints == {}
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str:
@@ -388,6 +390,6 @@ installed = pathlib.Path(sys.argv[1])
 assert errors.__file__ == str(installed)
 loaded = wiring.code_digest.__wrapped__()
 installed.write_text("another release")
-planned_by = run_config(Plan(0), Settings())["ops"]["move_events"]["config"]["code"]
+planned_by = run_config(Plan(0), Settings())["ops"]["ingest_events"]["config"]["code"]
 print(loaded, planned_by, wiring.code_digest.__wrapped__())
 """

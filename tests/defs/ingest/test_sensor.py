@@ -12,17 +12,17 @@ import dagster as dg
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.core.ingest.planning import Policy
-from analytics_defs.core.ledger import BatchRecord, Head, Lease, RangeRecord, Snapshot
+from analytics_defs.core.ingest.planning import PlanningPolicy
+from analytics_defs.core.ledger import BatchRecord, Checkpoint, ClosedRange, Lease, LedgerSnapshot
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.definitions import defs
-from analytics_defs.defs.checks.balance import CHECK, equation_balances
-from analytics_defs.defs.ingest.job import HEADS_TAG, JOB, LANE_TAG
-from analytics_defs.errors import Contradiction, Denied, Unavailable
-from analytics_defs.flows.ingest.execute_plan import ingest
-from analytics_defs.flows.ingest.planning import look
-from analytics_defs.ports import Blob
+from analytics_defs.defs.checks.balance import BALANCE_CHECK, all_offsets_accounted_for
+from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, PLAN_TAG
+from analytics_defs.errors import AccessDenied, InconsistentState, Unavailable
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.planning import plan_lanes
+from analytics_defs.ports import StoredObject
 from tests.defs.memory_platform import HOUR, TOPIC, MemoryPlatform
 from tests.flows.audit.test_hour import MiscountingLedger
 from tests.proof.doors import Crashed, failing, through
@@ -57,7 +57,9 @@ def materialized(result: dg.SensorResult) -> dict[str, int]:
 def started(instance: dg.DagsterInstance, request: dg.RunRequest, *, queued: bool = False) -> dg.DagsterRun:
     """The run of a request as the daemon creates it, and as it stays when its process is gone."""
     run = instance.create_run_for_job(
-        defs.resolve_job_def(JOB), run_config=request.run_config, tags=dict(request.tags) | {"dagster/run_key": request.run_key or ""}
+        defs.resolve_job_def(MICRO_BATCH_JOB),
+        run_config=request.run_config,
+        tags=dict(request.tags) | {"dagster/run_key": request.run_key or ""},
     )
     if not queued:
         instance.run_storage.handle_run_event(run.run_id, _start_event(run))
@@ -71,11 +73,11 @@ def _start_event(run: dg.DagsterRun) -> dg.DagsterEvent:
 def test_a_backlog_becomes_one_request_whose_ranges_live_in_its_config_only(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     (request,) = requests(platform.tick(instance))
-    assert request.run_config["ops"]["move_events"]["config"]["ranges"] == [
+    assert request.run_config["ops"]["ingest_events"]["config"]["ranges"] == [
         {"topic_partition": f"{TOPIC}/0", "start": 0, "end": 5},
         {"topic_partition": f"{TOPIC}/1", "start": 0, "end": 5},
     ]
-    assert request.tags.keys() == {LANE_TAG, HEADS_TAG}
+    assert request.tags.keys() == {LANE_TAG, PLAN_TAG}
     assert all(len(value) <= 16 for value in request.tags.values())
 
 
@@ -95,7 +97,7 @@ def test_lanes_are_asked_for_side_by_side(instance: dg.DagsterInstance) -> None:
 def test_a_drained_topic_is_one_sentence_and_no_request(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    assert platform.run(instance, requests(first)[0]).success
+    assert platform.run_all(instance, requests(first)[0]).success
     second = platform.tick(instance, first.cursor)
     assert requests(second) == []
     assert second.skip_reason is not None
@@ -113,8 +115,8 @@ def test_a_failed_run_is_asked_for_again_after_its_backoff_under_a_new_key(platf
     assert "attempt 2 waits" in str(waits.skip_reason.skip_message)
     platform.clock.advance(timedelta(minutes=5))
     (again,) = requests(platform.tick(instance))
-    assert again.tags[HEADS_TAG] == request.tags[HEADS_TAG]
-    assert again.run_key == f"{request.tags[HEADS_TAG]}#1"
+    assert again.tags[PLAN_TAG] == request.tags[PLAN_TAG]
+    assert again.run_key == f"{request.tags[PLAN_TAG]}#1"
 
 
 def test_deleting_an_old_run_does_not_bring_its_key_back(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
@@ -128,7 +130,7 @@ def test_deleting_an_old_run_does_not_bring_its_key_back(platform: MemoryPlatfor
     instance.delete_run(first.run_id)
     platform.clock.advance(timedelta(minutes=10))
     (third,) = requests(platform.tick(instance))
-    assert third.run_key == f"{request.tags[HEADS_TAG]}#2"
+    assert third.run_key == f"{request.tags[PLAN_TAG]}#2"
 
 
 def test_a_run_without_a_sign_of_life_is_reported_failed_and_frees_its_lane(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
@@ -153,7 +155,7 @@ def test_a_run_that_shows_life_is_left_alone_however_long_it_takes(platform: Mem
     platform.produce(10)
     run = started(instance, requests(platform.tick(instance))[0])
     platform.clock.advance(timedelta(hours=2))
-    platform.ports().ledger.renew(Lease(run.run_id, 0, platform.clock.now()))
+    platform.ports().ledger.renew_lease(Lease(run.run_id, 0, platform.clock.now()))
     assert requests(platform.tick(instance)) == []
     found = instance.get_run_by_id(run.run_id)
     assert found is not None
@@ -171,7 +173,7 @@ def test_a_sign_of_life_counts_whatever_the_clock_of_its_machine_says(
     cursor, seen = None, []
     for renews in [True] * 5 + [False] * 4:
         if renews:
-            platform.ports().ledger.renew(Lease(run.run_id, 0, platform.clock.now() + ahead))
+            platform.ports().ledger.renew_lease(Lease(run.run_id, 0, platform.clock.now() + ahead))
         cursor = platform.tick(instance, cursor).cursor
         found = instance.get_run_by_id(run.run_id)
         assert found is not None
@@ -186,7 +188,7 @@ def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
 ) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run(instance, requests(first)[0])
+    platform.run_all(instance, requests(first)[0])
     second = platform.tick(instance, first.cursor)
     assert materialized(second) == {HOUR: 10}
     assert materialized(platform.tick(instance, second.cursor)) == {}
@@ -196,7 +198,7 @@ def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
 def test_an_hour_outside_the_partitions_is_stored_and_not_reported(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(2, hour="1969-12-31T23")
     first = platform.tick(instance)
-    assert platform.run(instance, requests(first)[0]).success
+    assert platform.run_all(instance, requests(first)[0]).success
     assert materialized(platform.tick(instance, first.cursor)) == {}
     assert platform.ports().ledger.counters()["events"] == 2
 
@@ -206,8 +208,8 @@ def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlat
     first = platform.tick(instance)
     (lag,) = [event for event in first.asset_events if isinstance(event, dg.AssetObservation)]
     assert lag.metadata["lag"].value == 10
-    check = next(event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == CHECK)
-    assert (check.check_name, check.passed) == (CHECK, True)
+    check = next(event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == BALANCE_CHECK)
+    assert (check.check_name, check.passed) == (BALANCE_CHECK, True)
     assert platform.tick(instance, first.cursor).asset_events == []
     platform.clock.advance(timedelta(minutes=1))
     again = platform.tick(instance, first.cursor).asset_events
@@ -221,11 +223,11 @@ class RestlessLedger(MemoryLedger):
         super().__init__()
         self.looks = 0
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> LedgerSnapshot:
         found = super().snapshot()
         self.looks += 1
         elsewhere = TopicPartition("elsewhere", 0, 0)
-        return replace(found, heads={**found.heads, elsewhere: Head(elsewhere, 0, self.looks)})
+        return replace(found, checkpoints={**found.checkpoints, elsewhere: Checkpoint(elsewhere, 0, self.looks)})
 
 
 def test_a_ledger_that_never_rests_costs_a_tick_few_requests_and_no_plan(instance: dg.DagsterInstance) -> None:
@@ -244,15 +246,15 @@ class UnreadableLedger(MemoryLedger):
         super().__init__()
         self.damaged: set[str] = set()
 
-    def record(self, batch_id: str) -> BatchRecord | None:
+    def batch_record(self, batch_id: str) -> BatchRecord | None:
         if batch_id in self.damaged:
-            raise Contradiction(f"ledger item sk={batch_id} cannot be read.")
-        return super().record(batch_id)
+            raise InconsistentState(f"ledger item sk={batch_id} cannot be read.")
+        return super().batch_record(batch_id)
 
-    def ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[RangeRecord]:
+    def closed_ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[ClosedRange]:
         if str(topic_partition) in self.damaged:
-            raise Contradiction(f"ledger item pk=range#{topic_partition} cannot be read.")
-        return super().ranges_after(topic_partition, offset, limit)
+            raise InconsistentState(f"ledger item pk=range#{topic_partition} cannot be read.")
+        return super().closed_ranges_after(topic_partition, offset, limit)
 
 
 def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[MemoryPlatform, UnreadableLedger]:
@@ -261,7 +263,7 @@ def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[Memo
     platform._ports = replace(platform._ports, ledger=ledger)
     for hour in (HOUR, NEXT_HOUR):
         platform.produce(10, start=10 * (hour == NEXT_HOUR), hour=hour)
-        platform.run(instance)
+        platform.run_all(instance)
         platform.clock.advance(timedelta(seconds=1))
     ledger.damaged.add(ledger.last_batches(2)[1].batch.id)
     platform.produce(10, start=20)
@@ -285,8 +287,8 @@ def test_a_batch_record_that_cannot_be_read_holds_back_the_report_of_its_own_hou
 
 def test_a_staging_file_of_a_batch_that_cannot_be_read_fails_no_run(instance: dg.DagsterInstance) -> None:
     platform, ledger = a_platform_with_a_damaged_ledger(instance)
-    platform.ports().archive.put([Blob(staging_key(next(iter(ledger.damaged))), b"", "application/octet-stream", {})])
-    assert platform.run(instance).success
+    platform.ports().object_store.put([StoredObject(staging_key(next(iter(ledger.damaged))), b"", "application/octet-stream", {})])
+    assert platform.run_all(instance).success
 
 
 def test_a_closed_range_without_record_holds_back_the_report_of_its_own_hours(instance: dg.DagsterInstance) -> None:
@@ -305,18 +307,18 @@ def test_closed_ranges_that_cannot_be_read_hold_back_the_report_of_their_partiti
 
 
 def balanced(result: dg.SensorResult) -> bool:
-    (check,) = (each for each in result.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == CHECK)
+    (check,) = (each for each in result.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == BALANCE_CHECK)
     return check.passed
 
 
 def test_a_stuck_batch_fails_the_balance_whoever_asks(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
-    plan = look([TOPIC], Policy(), platform.ports()).plans[0]
+    plan = plan_lanes([TOPIC], PlanningPolicy(), platform.ports()).plans[0]
     with pytest.raises(Crashed):
-        ingest(plan, through(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.conduct("dead"))
+        execute_plan(plan, through(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.ingest_options("dead"))
     assert balanced(platform.tick(instance))
     platform.clock.advance(timedelta(minutes=11))
-    asked: Any = equation_balances(platform=platform)
+    asked: Any = all_offsets_accounted_for(platform=platform)
     assert (asked.passed, balanced(platform.tick(instance))) == (False, False)
 
 
@@ -324,9 +326,9 @@ def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(plat
     platform._ports = replace(platform._ports, ledger=MiscountingLedger())
     platform.produce(10)
     assert not balanced(platform.tick(instance))
-    result = platform.run(instance)
+    result = platform.run_all(instance)
     assert result.success
-    assert [each.check_name for each in result.get_asset_check_evaluations() if not each.passed] == ["equation_balances"]
+    assert [each.check_name for each in result.get_asset_check_evaluations() if not each.passed] == ["all_offsets_accounted_for"]
 
 
 def test_a_balance_that_cannot_be_asked_for_keeps_no_plan_from_running(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
@@ -340,23 +342,23 @@ def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else
 ) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run(instance, requests(first)[0])
+    platform.run_all(instance, requests(first)[0])
     platform.log.delete_topic(TOPIC)
     assert f"topic {TOPIC} does not exist" in str(platform.tick(instance).skip_reason)
     platform.log.create_topic(TOPIC, 2)
-    assert "analytics accept-topic" in str(platform.tick(instance).skip_reason)
+    assert "analytics accept-recreated-topic" in str(platform.tick(instance).skip_reason)
 
 
 def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_the_report(
     platform: MemoryPlatform, instance: dg.DagsterInstance
 ) -> None:
     platform.produce(10)
-    platform.run(instance)
+    platform.run_all(instance)
     platform.produce(10, start=10)
-    platform.log.silence(TOPIC, 0)
+    platform.log.make_unavailable(TOPIC, 0)
     tick = platform.tick(instance)
     (request,) = requests(tick)
-    assert [each["topic_partition"] for each in request.run_config["ops"]["move_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
+    assert [each["topic_partition"] for each in request.run_config["ops"]["ingest_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
     assert materialized(tick) == {HOUR: 10}
     (lag,) = (each for each in tick.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == "lag")
     assert (lag.passed, lag.metadata["partitions without answer"].value) == (False, 1)
@@ -367,13 +369,13 @@ def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_
 def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run(instance, requests(first)[0])
-    partition = next(iter(platform.ports().ledger.snapshot().heads))
-    platform.ports().log.commit({partition: 2})
+    platform.run_all(instance, requests(first)[0])
+    partition = next(iter(platform.ports().ledger.snapshot().checkpoints))
+    platform.ports().event_log.commit({partition: 2})
     (request,) = requests(platform.tick(instance, first.cursor))
-    assert request.run_config["ops"]["move_events"]["config"]["recommit"] == [str(partition)]
-    assert platform.run(instance, request).success
-    assert platform.ports().log.committed([partition]) == {partition: 5}
+    assert request.run_config["ops"]["ingest_events"]["config"]["recommit"] == [str(partition)]
+    assert platform.run_all(instance, request).success
+    assert platform.ports().event_log.committed([partition]) == {partition: 5}
 
 
 def test_a_run_that_was_created_and_never_submitted_holds_its_lane_no_longer_than_a_start_may_take(
@@ -396,18 +398,18 @@ def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(plat
     """Breaks: a commit older than a day on a quiet topic is work for the next plan."""
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run(instance, requests(first)[0])
+    platform.run_all(instance, requests(first)[0])
     platform.log.append(TOPIC, 0, b"{}")
     second = platform.tick(instance, first.cursor)
     busy = started(instance, requests(second)[0])
     platform.clock.advance(timedelta(hours=25))
-    platform.ports().ledger.renew(Lease(busy.run_id, 0, platform.clock.now()))
+    platform.ports().ledger.renew_lease(Lease(busy.run_id, 0, platform.clock.now()))
     third = platform.tick(instance, second.cursor)
     assert requests(third) == []
     instance.report_run_failed(busy)
     platform.clock.advance(timedelta(hours=1))
     (request,) = requests(platform.tick(instance, third.cursor))
-    assert request.run_config["ops"]["move_events"]["config"]["recommit"] == [f"{TOPIC}/1"]
+    assert request.run_config["ops"]["ingest_events"]["config"]["recommit"] == [f"{TOPIC}/1"]
 
 
 def test_a_small_plan_waits_for_more_up_to_its_limit(instance: dg.DagsterInstance) -> None:
@@ -435,11 +437,11 @@ def test_a_broker_that_is_down_is_one_sentence(instance: dg.DagsterInstance) -> 
 
 def test_a_fault_that_nobody_mends_by_waiting_fails_the_tick(instance: dg.DagsterInstance) -> None:
     with pytest.raises(dg.Failure, match="the key is refused"):
-        _Down(Denied("the key is refused")).tick(instance)
+        _Down(AccessDenied("the key is refused")).tick(instance)
 
 
 def test_the_cursor_is_small_json_without_events(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run(instance, requests(first)[0])
+    platform.run_all(instance, requests(first)[0])
     assert json.loads(platform.tick(instance, first.cursor).cursor or "")["reported"] == {f"{TOPIC}/0": 5, f"{TOPIC}/1": 5}

@@ -16,14 +16,14 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInsti
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from analytics_defs.adapters.runtime.liveness_client import url_of, who_answers
-from analytics_defs.core.monitoring.endpoint_lease import STARTS_WITHIN, Lease
+from analytics_defs.adapters.runtime.liveness_client import running_instance, url_of
+from analytics_defs.core.monitoring.endpoint_lease import START_TIMEOUT, StartAttempt
 from analytics_defs.definitions import defs
 from analytics_defs.defs.observability import endpoint
 from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port
-from analytics_defs.flows.health_checks import Scheduling
+from analytics_defs.flows.health_checks import SchedulerProbe
 from analytics_defs.web import server
-from analytics_defs.web.app import Site
+from analytics_defs.web.app import WebContext
 from tests.defs.memory_platform import MemoryPlatform
 from tests.devstack.waiting import until
 from tests.web.served import Client, served, site
@@ -32,7 +32,7 @@ from tests.web.served import Client, served, site
 class ServingPlatform(MemoryPlatform):
     """Serves its own memory doubles."""
 
-    def site(self, run_id: str, scheduling: Scheduling) -> Site:
+    def web_context(self, run_id: str, scheduling: SchedulerProbe) -> WebContext:
         return site(self.ports(), scheduling=scheduling, instance=run_id)
 
 
@@ -50,7 +50,7 @@ def platform() -> ServingPlatform:
 def tick(platform: ServingPlatform, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
     repository = defs.get_repository_def()
     context = dg.build_sensor_context(instance=instance, resources={"platform": platform}, repository_def=repository, cursor=cursor)
-    found = endpoint.keep_endpoint(context)
+    found = endpoint.observability_endpoint_sensor(context)
     assert isinstance(found, dg.SensorResult)
     return found
 
@@ -62,7 +62,9 @@ def run(platform: ServingPlatform, instance: dg.DagsterInstance) -> Iterator[lis
 
     def execute() -> None:
         results.append(
-            defs.resolve_job_def(endpoint.JOB).execute_in_process(resources={"platform": platform}, instance=instance, raise_on_error=False)
+            defs.resolve_job_def(endpoint.ENDPOINT_JOB).execute_in_process(
+                resources={"platform": platform}, instance=instance, raise_on_error=False
+            )
         )
 
     thread = threading.Thread(target=execute)
@@ -84,50 +86,50 @@ def test_a_run_is_asked_for_once_and_again_when_its_time_is_over(platform: Servi
     second = tick(platform, instance, first.cursor)
     assert (second.run_requests or []) == []
     assert "attempt 1 has until" in str(second.skip_reason)
-    late = Lease(datetime.now(UTC) - STARTS_WITHIN, 1)
+    late = StartAttempt(datetime.now(UTC) - START_TIMEOUT, 1)
     again = tick(platform, instance, str(late))
     assert len(again.run_requests or []) == 1
-    assert Lease.parse(again.cursor).attempts == 2
+    assert StartAttempt.parse(again.cursor).attempts == 2
 
 
 def test_none_is_asked_for_while_one_answers_whoever_started_it(platform: ServingPlatform, instance: dg.DagsterInstance) -> None:
     with served(site(platform.ports())) as client:
         platform._settings = platform._settings.model_copy(update={"health_port": client.port})
-        found = tick(platform, instance, str(Lease(datetime.now(UTC) - timedelta(hours=1), 5)))
+        found = tick(platform, instance, str(StartAttempt(datetime.now(UTC) - timedelta(hours=1), 5)))
     assert (found.run_requests or []) == []
     assert found.skip_reason
     assert "test answers on" in str(found.skip_reason.skip_message)
-    assert Lease.parse(found.cursor) == Lease()
+    assert StartAttempt.parse(found.cursor) == StartAttempt()
 
 
 def test_somebody_else_on_the_port_is_not_taken_for_it() -> None:
-    with server.bound(LOOPBACK, 0) as listener:
-        assert who_answers(f"http://{LOOPBACK}:{listener.getsockname()[1]}") is None
+    with server.bind_socket(LOOPBACK, 0) as listener:
+        assert running_instance(f"http://{LOOPBACK}:{listener.getsockname()[1]}") is None
 
 
 def test_the_run_serves_and_ends_when_its_sensor_is_stopped(
     platform: ServingPlatform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(endpoint, "POLL_INTERVAL_SECONDS", 0.05)
     client = Client(platform.settings().health_port)
     with run(platform, instance) as results:
-        until(lambda: who_answers(f"http://{LOOPBACK}:{client.port}") is not None)
+        until(lambda: running_instance(f"http://{LOOPBACK}:{client.port}") is not None)
         assert client.get("/health/ready").status == 200
         stop_sensor(instance)
     assert results[0].success
-    assert who_answers(f"http://{LOOPBACK}:{client.port}") is None
+    assert running_instance(f"http://{LOOPBACK}:{client.port}") is None
 
 
 def test_the_run_ends_without_a_daemon(platform: ServingPlatform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "LOOK_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr("analytics_defs.core.monitoring.endpoint_lease.SILENT_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(endpoint, "POLL_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr("analytics_defs.core.monitoring.endpoint_lease.HEARTBEAT_TIMEOUT", timedelta(seconds=1))
     with run(platform, instance) as results:
         pass
     assert results[0].success
 
 
 def test_a_taken_port_fails_the_run_and_is_named(instance: dg.DagsterInstance) -> None:
-    with server.bound(LOOPBACK, 0) as listener:
+    with server.bind_socket(LOOPBACK, 0) as listener:
         port = listener.getsockname()[1]
         with run(ServingPlatform(health_port=port), instance) as results:
             pass
@@ -138,7 +140,7 @@ def test_a_taken_port_fails_the_run_and_is_named(instance: dg.DagsterInstance) -
 
 
 def test_it_holds_no_slot_that_micro_batches_need_and_no_time_limit_ends_it() -> None:
-    tags = defs.resolve_job_def(endpoint.JOB).tags
+    tags = defs.resolve_job_def(endpoint.ENDPOINT_JOB).tags
     assert (tags["dagster/max_runtime"], tags["dagster/max_retries"]) == ("0", "0")
     root = Path(__file__).parents[3]
     production, development = (yaml.safe_load((root / name).read_text()) for name in ("deploy/dagster.yaml", "dagster.yaml"))

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from analytics_defs.definitions import defs
-from analytics_defs.defs.ingest.job import HEADS_TAG, JOB, LANE_TAG
+from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, PLAN_TAG
 from analytics_defs.defs.operations import purge_runs
 from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.postgres import Postgres, postgres
@@ -61,7 +61,7 @@ def moved(platform: MemoryPlatform, instance: dg.DagsterInstance, times: int) ->
     for number in range(times):
         platform.produce(2, start=2 * number)
         (request,) = platform.tick(instance).run_requests or []
-        result = platform.run(instance, request)
+        result = platform.run_all(instance, request)
         assert result.success
         ids.append(result.run_id)
     return ids
@@ -72,17 +72,17 @@ def asked_and_failed(platform: MemoryPlatform, instance: dg.DagsterInstance, tim
         platform.clock.advance(timedelta(minutes=6))
         (request,) = platform.tick(instance).run_requests or []
         tags = dict(request.tags) | {"dagster/run_key": request.run_key or ""}
-        run = instance.create_run_for_job(defs.resolve_job_def(JOB), run_config=request.run_config, tags=tags)
+        run = instance.create_run_for_job(defs.resolve_job_def(MICRO_BATCH_JOB), run_config=request.run_config, tags=tags)
         instance.report_run_failed(run)
 
 
 def test_old_runs_go_with_their_events_and_the_newest_stays(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     ids = moved(platform, instance, 4)
-    found = purge_runs.forget(instance, soon(platform))
-    assert found.runs[JOB] == 3
+    found = purge_runs.purge_runs(instance, soon(platform))
+    assert found.runs[MICRO_BATCH_JOB] == 3
     assert run_ids(instance) == ids[-1:]
     assert instance.all_logs(ids[-1]) != []
-    for asset in ("recent_events", "live_aggregates", "committed_offsets"):
+    for asset in ("recent_events", "event_counters", "committed_offsets"):
         event = instance.get_latest_materialization_event(dg.AssetKey(asset))
         assert event is not None
         assert event.run_id == ids[-1]
@@ -93,7 +93,7 @@ def test_old_runs_go_with_their_events_and_the_newest_stays(platform: MemoryPlat
 def test_the_file_of_a_run_that_went_is_gone(platform: MemoryPlatform, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     first, last = moved(platform, instance, 2)
     assert list(tmp_path.rglob(f"{first}.db"))
-    purge_runs.forget(instance, soon(platform))
+    purge_runs.purge_runs(instance, soon(platform))
     assert list(tmp_path.rglob(f"{first}*")) == []
     assert list(tmp_path.rglob(f"{last}.db"))
 
@@ -104,16 +104,16 @@ def test_a_run_that_holds_the_newest_materialization_of_an_asset_stays_however_o
     (holder,) = moved(platform, instance, 1)
     platform.produce(2, start=2)
     asked_and_failed(platform, instance, 3)
-    found = purge_runs.forget(instance, soon(platform))
-    assert (found.runs[JOB], found.kept) == (2, 2)
+    found = purge_runs.purge_runs(instance, soon(platform))
+    assert (found.runs[MICRO_BATCH_JOB], found.kept) == (2, 2)
     assert run_ids(instance)[0] == holder
 
 
 def test_young_and_unfinished_runs_stay(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     moved(platform, instance, 2)
-    waiting = instance.create_run_for_job(defs.resolve_job_def(JOB), tags={LANE_TAG: "7"})
-    assert purge_runs.forget(instance, platform.clock.now() - timedelta(hours=1)).runs[JOB] == 0
-    purge_runs.forget(instance, soon(platform))
+    waiting = instance.create_run_for_job(defs.resolve_job_def(MICRO_BATCH_JOB), tags={LANE_TAG: "7"})
+    assert purge_runs.purge_runs(instance, platform.clock.now() - timedelta(hours=1)).runs[MICRO_BATCH_JOB] == 0
+    purge_runs.purge_runs(instance, soon(platform))
     assert instance.has_run(waiting.run_id)
     assert len(run_ids(instance)) == 2
 
@@ -123,13 +123,13 @@ def test_the_sensor_decides_the_same_before_and_after(platform: MemoryPlatform, 
     asked_and_failed(platform, instance, 4)
     platform.clock.advance(-timedelta(minutes=24))  # back to the time at which they ended
     waits = platform.tick(instance)
-    purge_runs.forget(instance, soon(platform))
+    purge_runs.purge_runs(instance, soon(platform))
     assert len(run_ids(instance)) == 1
     assert str(platform.tick(instance).skip_reason) == str(waits.skip_reason)
     assert "attempt 5 waits" in str(waits.skip_reason)
     platform.clock.advance(timedelta(minutes=6))
     (request,) = platform.tick(instance).run_requests or []
-    assert request.run_key == f"{request.tags[HEADS_TAG]}#4"
+    assert request.run_key == f"{request.tags[PLAN_TAG]}#4"
 
 
 def test_every_lane_keeps_its_newest_run(instance: dg.DagsterInstance) -> None:
@@ -140,20 +140,20 @@ def test_every_lane_keeps_its_newest_run(instance: dg.DagsterInstance) -> None:
         platform.clock.advance(timedelta(minutes=6))
         for request in platform.tick(instance).run_requests or []:
             tags = dict(request.tags) | {"dagster/run_key": request.run_key or ""}
-            run = instance.create_run_for_job(defs.resolve_job_def(JOB), run_config=request.run_config, tags=tags)
+            run = instance.create_run_for_job(defs.resolve_job_def(MICRO_BATCH_JOB), run_config=request.run_config, tags=tags)
             instance.report_run_failed(run)
             last[request.tags[LANE_TAG]] = run.run_id
-    purge_runs.forget(instance, soon(platform))
+    purge_runs.purge_runs(instance, soon(platform))
     assert set(run_ids(instance)) == set(last.values())
     assert len(last) == 2
 
 
 def test_a_slice_is_bounded_and_the_next_goes_on(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     ids = moved(platform, instance, 6)
-    assert purge_runs.forget(instance, soon(platform), most=2).runs[JOB] == 2
+    assert purge_runs.purge_runs(instance, soon(platform), most=2).runs[MICRO_BATCH_JOB] == 2
     assert run_ids(instance) == ids[2:]
-    assert purge_runs.forget(instance, soon(platform), most=2).runs[JOB] == 2
-    assert purge_runs.forget(instance, soon(platform), most=2).runs[JOB] == 1
+    assert purge_runs.purge_runs(instance, soon(platform), most=2).runs[MICRO_BATCH_JOB] == 2
+    assert purge_runs.purge_runs(instance, soon(platform), most=2).runs[MICRO_BATCH_JOB] == 1
     assert run_ids(instance) == ids[-1:]
 
 
@@ -168,9 +168,9 @@ def test_a_run_whose_removal_died_half_way_is_found_again(
     with monkeypatch.context() as patched:
         patched.setattr(instance.run_storage, "delete_run", dies)
         with pytest.raises(KeyboardInterrupt):
-            purge_runs.forget(instance, soon(platform))
+            purge_runs.purge_runs(instance, soon(platform))
     assert run_ids(instance) == ids
-    assert purge_runs.forget(instance, soon(platform)).runs[JOB] == 2
+    assert purge_runs.purge_runs(instance, soon(platform)).runs[MICRO_BATCH_JOB] == 2
     assert run_ids(instance) == ids[-1:]
 
 
@@ -184,8 +184,8 @@ def test_events_of_no_run_go_but_the_newest_of_each_asset_partition_and_check(
         instance.report_runless_asset_event(dg.AssetObservation("kafka"))
         evaluation = dg.AssetCheckEvaluation(asset_key=check.asset_key, check_name="lag", passed=number == 2)
         instance.report_runless_asset_event(evaluation)
-    assert purge_runs.forget(instance, platform.clock.now() - timedelta(hours=1)).events["ASSET_MATERIALIZATION"] == 0
-    found = purge_runs.forget(instance, soon(platform))
+    assert purge_runs.purge_runs(instance, platform.clock.now() - timedelta(hours=1)).events["ASSET_MATERIALIZATION"] == 0
+    found = purge_runs.purge_runs(instance, soon(platform))
     assert found.events == {"ASSET_OBSERVATION": 2, "ASSET_MATERIALIZATION": 4, "ASSET_CHECK_EVALUATION": 2, "check executions": 2}
     assert instance.get_materialized_partitions(key) == {"2024-01-15T10", "2024-01-15T11"}
     (left,) = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=["2024-01-15T10"]), limit=9).records
@@ -217,19 +217,19 @@ def test_runs_of_hours_are_never_touched(platform: MemoryPlatform, instance: dg.
         job_code_origin=None,
         asset_graph=defs.resolve_asset_graph(),
     )
-    purge_runs.forget(instance, soon(platform))
+    purge_runs.purge_runs(instance, soon(platform))
     assert instance.has_run(run.run_id)
 
 
 def test_the_job_goes_by_its_setting_and_says_what_went(instance: dg.DagsterInstance) -> None:
-    platform = MemoryPlatform(dagster_runs_kept_for=timedelta(days=9))
+    platform = MemoryPlatform(dagster_run_retention=timedelta(days=9))
     ids = moved(platform, instance, 3)
     removed = []
     for _ in range(2):
         platform.clock.advance(DAYS)
-        result = defs.resolve_job_def(purge_runs.NAME).execute_in_process(instance=instance, resources={"platform": platform})
+        result = defs.resolve_job_def(purge_runs.PURGE_JOB).execute_in_process(instance=instance, resources={"platform": platform})
         (output,) = [event for event in result.all_events if event.is_successful_output]
         by_job: Any = output.step_output_data.metadata["by job"].value
-        removed.append(by_job[JOB])
+        removed.append(by_job[MICRO_BATCH_JOB])
     assert removed == [0, 2]
     assert ids[0] not in run_ids(instance)

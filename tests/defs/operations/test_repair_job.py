@@ -16,30 +16,30 @@ def test_the_job_shows_what_changes_and_changes_it_unless_it_only_looks(dry_run:
     platform, key = MemoryPlatform(), event_key(HOUR, "event-0")
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance:
-        platform.run(instance)
-        platform.ports().archive.delete([key])
+        platform.run_all(instance)
+        platform.ports().object_store.delete([key])
         config = {"from": HOUR, "to": "2024-01-15T11", "dry_run": dry_run}
-        done = defs.resolve_job_def("replay").execute_in_process(
+        done = defs.resolve_job_def("repair").execute_in_process(
             run_config={"ops": {"replay_range": {"config": config}}}, resources={"platform": platform}, instance=instance
         )
     (output,) = [each for each in done.all_events if each.event_type is dg.DagsterEventType.STEP_OUTPUT]
     assert output.step_output_data.metadata["changes"].value == 1
-    assert (platform.ports().archive.get(key) is None) is dry_run
+    assert (platform.ports().object_store.get(key) is None) is dry_run
 
 
 def test_a_job_that_a_store_breaks_off_shows_what_was_done() -> None:
     platform = MemoryPlatform()
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        platform.run(instance)
-        platform.ports().archive.delete([event_key(HOUR, "event-0")])
+        platform.run_all(instance)
+        platform.ports().object_store.delete([event_key(HOUR, "event-0")])
 
         def down(*_: object) -> None:
             raise Unavailable("the bucket does not answer")
 
-        patch.setattr(type(platform.ports().archive), "advance", down)
+        patch.setattr(type(platform.ports().object_store), "put_if", down)
         config = {"from": HOUR, "to": "2024-01-15T11", "dry_run": False}
-        done = defs.resolve_job_def("replay").execute_in_process(
+        done = defs.resolve_job_def("repair").execute_in_process(
             run_config={"ops": {"replay_range": {"config": config}}},
             resources={"platform": platform},
             instance=instance,

@@ -1,4 +1,4 @@
-"""The job `forget_old_archive` on memory doubles, and when its schedule runs."""
+"""The job `apply_retention` on memory doubles, and when its schedule runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
 
-from analytics_defs.core.hours.retention import LEAST
+from analytics_defs.core.hours.retention import MIN_RETENTION
 from analytics_defs.core.storage.object_keys import event_key
 from analytics_defs.definitions import defs
-from analytics_defs.defs.hours.hourly_assets import BY_AUTOMATION, event_archive, hourly_event_stats
-from analytics_defs.defs.resources.statistics_io_manager import Frames
+from analytics_defs.defs.hours.hourly_assets import AUTOMATION_TAGS, event_archive, hourly_event_stats
+from analytics_defs.defs.resources.statistics_io_manager import StatisticsIOManager
 from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
 
@@ -23,7 +23,7 @@ OLD = timedelta(days=32)
 
 
 def execute(platform: MemoryPlatform, instance: dg.DagsterInstance, well: bool = True) -> dg.ExecuteInProcessResult:
-    job = defs.resolve_job_def("forget_old_archive")
+    job = defs.resolve_job_def("apply_retention")
     return job.execute_in_process(resources={"platform": platform}, instance=instance, raise_on_error=well)
 
 
@@ -33,10 +33,10 @@ def output(done: dg.ExecuteInProcessResult) -> dict[str, object]:
 
 
 def test_the_job_says_what_went_of_which_hours() -> None:
-    platform = MemoryPlatform(event_objects_kept_for=LEAST)
+    platform = MemoryPlatform(event_json_retention=MIN_RETENTION)
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance:
-        platform.run(instance)
+        platform.run_all(instance)
         platform.clock.advance(OLD)
         shown = output(execute(platform, instance))
     assert (shown["objects removed"], shown["hours that wait"], shown["foreign objects"]) == (4, 0, 0)
@@ -45,20 +45,20 @@ def test_the_job_says_what_went_of_which_hours() -> None:
     assert isinstance(table, dg.TableMetadataValue)
     (row,) = table.records
     assert (row.data["tree"], row.data["hour"], row.data["objects"]) == ("events", HOUR, 4)
-    assert platform.ports().archive.get(event_key(HOUR, "event-0")) is None
+    assert platform.ports().object_store.get(event_key(HOUR, "event-0")) is None
 
 
 def test_a_job_that_a_store_breaks_off_shows_what_went() -> None:
-    platform = MemoryPlatform(event_objects_kept_for=LEAST)
+    platform = MemoryPlatform(event_json_retention=MIN_RETENTION)
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        platform.run(instance)
+        platform.run_all(instance)
         platform.clock.advance(OLD)
 
         def down(*_: object) -> None:
             raise Unavailable("the bucket does not answer")
 
-        patch.setattr(type(platform.ports().archive), "delete", down)
+        patch.setattr(type(platform.ports().object_store), "delete", down)
         done = execute(platform, instance, well=False)
     (failed,) = [each for each in done.all_events if each.event_type is dg.DagsterEventType.STEP_FAILURE]
     said = failed.step_failure_data.user_failure_data
@@ -66,9 +66,9 @@ def test_a_job_that_a_store_breaks_off_shows_what_went() -> None:
     assert (said.description, said.metadata["objects removed"].value) == ("the bucket does not answer", 0)
 
 
-@pytest.mark.parametrize(("settings", "status"), [({}, "STOPPED"), ({"PARQUET_KEPT_FOR": "90d"}, "RUNNING"), ({"LANES": "no"}, "STOPPED")])
+@pytest.mark.parametrize(("settings", "status"), [({}, "STOPPED"), ({"PARQUET_RETENTION": "90d"}, "RUNNING"), ({"LANES": "no"}, "STOPPED")])
 def test_the_schedule_runs_only_where_something_goes(settings: dict[str, str], status: str) -> None:
-    code = "from analytics_defs.defs.operations.retention_job import forget_daily; print(forget_daily.default_status.value)"
+    code = "from analytics_defs.defs.operations.retention_job import retention_schedule; print(retention_schedule.default_status.value)"
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_KEPT_FOR")}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, env=kept | settings)
     assert found.stdout.strip() == status
@@ -76,33 +76,33 @@ def test_the_schedule_runs_only_where_something_goes(settings: dict[str, str], s
 
 def test_a_late_event_of_a_frozen_hour_leaves_its_statistics_as_they_are() -> None:
     """Where a person asks it is refused; the automation would ask for what failed every ten minutes, for ever."""
-    platform = MemoryPlatform(parquet_kept_for=LEAST)
+    platform = MemoryPlatform(parquet_retention=MIN_RETENTION)
     platform.produce(4)
     key = "aggregates/hourly/year=2024/month=01/day=15/hour=10/hourly.parquet"
     with dg.DagsterInstance.ephemeral() as instance:
-        platform.run(instance)
+        platform.run_all(instance)
         platform.clock.advance(OLD)
         execute(platform, instance)
-        before = platform.ports().archive.get(key)
+        before = platform.ports().object_store.get(key)
         platform.produce(1, start=4)
-        platform.run(instance)
+        platform.run_all(instance)
         assert before is not None
 
         def materialize(asset: dg.AssetsDefinition, **tags: str) -> dg.ExecuteInProcessResult:
             job = dg.Definitions(
                 assets=[event_archive, hourly_event_stats],
                 jobs=[dg.define_asset_job("one", selection=dg.AssetSelection.assets(asset), executor_def=dg.in_process_executor)],
-                resources={"platform": platform, "frames": Frames(platform)},
+                resources={"platform": platform, "frames": StatisticsIOManager(platform)},
             ).resolve_job_def("one")
             return job.execute_in_process(partition_key=HOUR, instance=instance, tags=tags, raise_on_error=False)
 
         archived = materialize(event_archive)
         assert archived.success
         refused = materialize(hourly_event_stats)
-        by_automation = materialize(hourly_event_stats, **{BY_AUTOMATION: "true"})
+        by_automation = materialize(hourly_event_stats, **{AUTOMATION_TAGS: "true"})
     (failed,) = [each for each in refused.all_events if each.event_type is dg.DagsterEventType.STEP_FAILURE]
     assert f"hour {HOUR} is frozen" in str(failed.step_failure_data.user_failure_data)
-    assert BY_AUTOMATION == AUTOMATION_CONDITION_TAG
+    assert AUTOMATION_TAGS == AUTOMATION_CONDITION_TAG
     (shown,) = by_automation.asset_materializations_for_node("hourly_event_stats")
-    assert "is frozen" in str(shown.metadata["frozen"].value)
-    assert platform.ports().archive.get(key) == before
+    assert "is frozen" in str(shown.metadata["expired"].value)
+    assert platform.ports().object_store.get(key) == before

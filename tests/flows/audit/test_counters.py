@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.adapters.memory.parquet_workspace import memory_table
-from analytics_defs.core.counter_adjustments import FIRST, CounterItem
-from analytics_defs.core.ingest.batch_accounting import added, hourly, totals
-from analytics_defs.core.ingest.planning import Policy
-from analytics_defs.core.ledger import Batch, BatchRecord, Tally
+from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
+from analytics_defs.core.counter_adjustments import FIRST_BATCH_ID, CounterItem
+from analytics_defs.core.ingest.batch_accounting import counter_increments, hourly_increments, sum_counters
+from analytics_defs.core.ingest.planning import PlanningPolicy
+from analytics_defs.core.ledger import Batch, BatchRecord, OutcomeCounts
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.storage.object_keys import part_key
-from analytics_defs.errors import Contradiction, TakenOver
-from analytics_defs.flows.audit.counters import READINGS, Recomputed, compare, mend
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.ports import AT_ONCE, Ports
+from analytics_defs.errors import InconsistentState, Superseded
+from analytics_defs.flows.audit.counters import MAX_COUNTER_READS, CounterComparison, apply_adjustments, compare_counters
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.ports import MAX_TRANSACT_READS, Ports
 from tests.contracts.ledger_fixtures import all_stored, batch
 from tests.flows.hours.test_compaction import lose
 from tests.proof.world import HOUR, SECOND, World, event
@@ -42,8 +42,8 @@ def a_world() -> World:
     return world
 
 
-def compared(world: World, ports: Ports | None = None) -> Recomputed:
-    return compare(ports or world.ports, memory_table, lambda *_: None)
+def compared(world: World, ports: Ports | None = None) -> CounterComparison:
+    return compare_counters(ports or world.ports, memory_workspace, lambda *_: None)
 
 
 def item(ledger: MemoryLedger, of: CounterItem) -> dict[str, int]:
@@ -58,9 +58,13 @@ def corrupt(ledger: MemoryLedger, of: CounterItem, **changes: int) -> None:
 def as_recorded(ledger: MemoryLedger) -> bool:
     """Whether all that readers see is the sum of the records."""
     records = list(ledger._records.values())
-    hours = Counter((hour, name) for record in records for hour, counts in hourly(record).items() for name in Counter(counts).elements())
-    seen = Counter({(hour, name): count for hour, counts in ledger.hourly("0000", "9999").items() for name, count in counts.items()})
-    return seen == hours and Counter(ledger.counters()) == Counter(added([totals(record) for record in records]))
+    hours = Counter(
+        (hour, name) for record in records for hour, counts in hourly_increments(record).items() for name in Counter(counts).elements()
+    )
+    seen = Counter(
+        {(hour, name): count for hour, counts in ledger.hourly_counters("0000", "9999").items() for name, count in counts.items()}
+    )
+    return seen == hours and Counter(ledger.counters()) == Counter(sum_counters([counter_increments(record) for record in records]))
 
 
 class Meddling:
@@ -68,20 +72,20 @@ class Meddling:
     records come one by one, each as the ledger is by then, and only those after the last one, as DynamoDB's query does it.
     """
 
-    READS = ("counters_at_once", "counter_items", "adjustments", "snapshot", "record", "revision", "batches_of_hour")
+    READS = ("read_counters_atomically", "counter_items", "adjustments", "snapshot", "batch_record", "latest_revision", "batches_of_hour")
 
     def __init__(self, ledger: MemoryLedger, meddle: Callable[[str], object], writes: bool = False) -> None:
         self._ledger, self._meddle = ledger, meddle
-        self._known = (*self.READS, "adjust") if writes else self.READS
+        self._known = (*self.READS, "put_adjustment") if writes else self.READS
         self.read_from = list[str]()
         self.records_read = 0
 
-    def records_from(self, batch_id: str) -> Iterator[BatchRecord]:
+    def batch_records_from(self, batch_id: str) -> Iterator[BatchRecord]:
         self.read_from.append(batch_id)
         last = batch_id
         while True:
-            self._meddle("records_from")
-            record = next((each for each in self._ledger.records_from(last) if each.batch.id != last), None)
+            self._meddle("batch_records_from")
+            record = next((each for each in self._ledger.batch_records_from(last) if each.batch.id != last), None)
             if record is None:
                 return
             self.records_read += 1
@@ -105,11 +109,13 @@ def ports_of(world: World, ledger: object) -> Ports:
 def test_counters_that_nobody_changed_agree_and_nothing_is_written(compacted: bool) -> None:
     world = a_world()
     if compacted:
-        compact(HOUR, world.ports, memory_table)
+        compact_hour(HOUR, world.ports, memory_workspace)
     before = dict(world.archive.objects)
     heard = list[tuple[int, int]]()
-    found = compare(ports_of(world, Meddling(world.ledger, lambda _: None)), memory_table, lambda done, of: heard.append((done, of)))
-    assert found == Recomputed(2, (EARLIER, HOUR), (), ())
+    found = compare_counters(
+        ports_of(world, Meddling(world.ledger, lambda _: None)), memory_workspace, lambda done, of: heard.append((done, of))
+    )
+    assert found == CounterComparison(2, (EARLIER, HOUR), (), ())
     assert heard == [(0, 2), (1, 2), (2, 2)]
     assert world.archive.objects == before
 
@@ -134,16 +140,16 @@ def test_every_changed_counter_is_found_by_its_number_and_mended_by_it(changes: 
     for (of, name), change in changes.items():
         corrupt(world.ledger, of, **{name: change})
     found = compared(world)
-    assert {(each.of, name): change for each in found.counters for name, change in each.difference.items()} == changes
-    made = mend(found, world.ports)
-    assert {(each.of, name): -change for each in made for name, change in each.counts.items()} == changes
+    assert {(each.target, name): change for each in found.counters for name, change in each.difference.items()} == changes
+    made = apply_adjustments(found, world.ports)
+    assert {(each.target, name): -change for each in made for name, change in each.counts.items()} == changes
     assert as_recorded(world.ledger)
     assert compared(world).agrees
-    assert mend(compared(world), world.ports) == []
+    assert apply_adjustments(compared(world), world.ports) == []
 
 
 def test_a_changed_hour_names_its_lane_and_its_batches() -> None:
-    world = World(policy=Policy(lanes=2))
+    world = World(policy=PlanningPolicy(lanes=2))
     world.create(partitions=2)
     world.produce(event("a"), partition=0)
     world.produce(event("b"), partition=1)
@@ -152,17 +158,17 @@ def test_a_changed_hour_names_its_lane_and_its_batches() -> None:
     assert len(lanes) == 2
     corrupt(world.ledger, CounterItem(1, HOUR), events=5)
     (found,) = compared(world).counters
-    assert (found.of, found.live, found.recorded, found.over) == (CounterItem(1, HOUR), {"events": 6}, {"events": 1}, 1)
+    assert (found.target, found.live, found.recorded, found.over_batches) == (CounterItem(1, HOUR), {"events": 6}, {"events": 1}, 1)
     assert found.batches == (lanes[1],)
 
 
 def test_more_hours_than_one_reading_holds_are_all_compared() -> None:
     world = World()
     hours = [f"2024-01-{day:02d}T{hour:02d}" for day in (1, 2) for hour in range(24)]
-    assert len(hours) > AT_ONCE
+    assert len(hours) > MAX_TRANSACT_READS
     for hour in hours:
         corrupt(world.ledger, CounterItem(0, hour), events=1)
-    assert [each.of.hour for each in compared(world).counters] == hours
+    assert [each.target.hour for each in compared(world).counters] == hours
 
 
 def test_a_batch_whose_part_holds_other_rows_than_its_record_is_named_and_no_counter_is_adjusted() -> None:
@@ -173,15 +179,15 @@ def test_a_batch_whose_part_holds_other_rows_than_its_record_is_named_and_no_cou
     (difference,) = found.archive
     assert (difference.hour, difference.batch, difference.archived, difference.recorded) == (HOUR, batch_id, 2, 3)
     assert found.counters
-    with pytest.raises(Contradiction, match=f"1 batches have other rows in the archive than in their records .*{batch_id}"):
-        mend(found, world.ports)
+    with pytest.raises(InconsistentState, match=f"1 batches have other rows in the archive than in their records .*{batch_id}"):
+        apply_adjustments(found, world.ports)
     assert world.ledger.adjustments() == []
 
 
 def test_a_lost_part_is_an_error_that_names_it() -> None:
     world = a_world()
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
-    with pytest.raises(Contradiction, match="is not there, and closed batches have rows in it"):
+    with pytest.raises(InconsistentState, match="is not there, and closed batches have rows in it"):
         compared(world)
 
 
@@ -200,13 +206,13 @@ def closing(world: World, when: str, times: int) -> Meddling:
     return Meddling(world.ledger, close_one)
 
 
-@pytest.mark.parametrize("call", ["records_from", "adjustments", "counter_items", "counters_at_once"])
+@pytest.mark.parametrize("call", ["batch_records_from", "adjustments", "counter_items", "read_counters_atomically"])
 def test_batches_that_close_between_the_readings_are_no_difference(call: str) -> None:
     world = a_world()
     corrupt(world.ledger, LANE_HOUR, events=5)
     ledger = closing(world, call, 5)
     found = compared(world, ports_of(world, ledger))
-    assert [(each.of, each.difference) for each in found.counters] == [(LANE_HOUR, {"events": 5})]
+    assert [(each.target, each.difference) for each in found.counters] == [(LANE_HOUR, {"events": 5})]
     assert found.batches == len(world.ledger._records) > 2
 
 
@@ -214,12 +220,12 @@ def test_records_are_not_all_read_again_because_a_batch_closed() -> None:
     world = a_world()
     for number in range(50):
         taken = no_events(number, minute=-3000 + number)
-        assert world.ledger.take(taken)
-        assert world.ledger.close(repeats_only(taken))
-    ledger = closing(world, "counters_at_once", 3)
+        assert world.ledger.begin_batch(taken)
+        assert world.ledger.close_batch(repeats_only(taken))
+    ledger = closing(world, "read_counters_atomically", 3)
     assert compared(world, ports_of(world, ledger)).agrees
-    assert ledger.read_from[0] == FIRST
-    assert FIRST not in ledger.read_from[1:]
+    assert ledger.read_from[0] == FIRST_BATCH_ID
+    assert FIRST_BATCH_ID not in ledger.read_from[1:]
     assert ledger.records_read <= 52 + 2 + 3 + 4 + 5
 
 
@@ -228,68 +234,68 @@ def no_events(offset: int, minute: float) -> Batch:
 
 
 def repeats_only(taken: Batch) -> BatchRecord:
-    return all_stored(taken, tallies=(Tally(repeats=1),), types={}, hours={})
+    return all_stored(taken, tallies=(OutcomeCounts(duplicates=1),), types={}, hours={})
 
 
 def test_a_batch_that_closes_days_after_it_was_taken_is_no_difference() -> None:
     world = a_world()
     late = no_events(0, minute=-9000)
-    world.ledger.take(late)
+    world.ledger.begin_batch(late)
     calls = list[str]()
 
     def close_it(call: str) -> None:
         calls.append(call)
-        if call == "counters_at_once" and calls.count(call) == 1:
-            assert world.ledger.close(repeats_only(late))
+        if call == "read_counters_atomically" and calls.count(call) == 1:
+            assert world.ledger.close_batch(repeats_only(late))
 
     assert compared(world, ports_of(world, Meddling(world.ledger, close_it))).agrees
-    assert calls.count("counters_at_once") > READINGS
+    assert calls.count("read_counters_atomically") > MAX_COUNTER_READS
 
 
 def test_a_number_of_batches_that_is_wrong_is_found_while_the_lane_is_idle_and_from_then_on_meanwhile() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=-1, events=2)
     found = compared(world)
-    assert [(each.of, each.difference, each.over) for each in found.counters] == [(LANE, {"batches": -1, "events": 2}, 2)]
-    assert [each.counts for each in mend(found, world.ports)] == [{"batches": 1, "events": -2}]
-    ledger = closing(world, "counters_at_once", 3)
+    assert [(each.target, each.difference, each.over_batches) for each in found.counters] == [(LANE, {"batches": -1, "events": 2}, 2)]
+    assert [each.counts for each in apply_adjustments(found, world.ports)] == [{"batches": 1, "events": -2}]
+    ledger = closing(world, "read_counters_atomically", 3)
     assert compared(world, ports_of(world, ledger)).agrees
-    assert FIRST not in ledger.read_from[1:]
+    assert FIRST_BATCH_ID not in ledger.read_from[1:]
 
 
 def test_all_records_are_read_again_once_where_the_number_of_batches_is_wrong() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=1)
-    for hour in range(3 * AT_ONCE):
+    for hour in range(3 * MAX_TRANSACT_READS):
         corrupt(world.ledger, CounterItem(0, f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}"), events=1)
     ledger = Meddling(world.ledger, lambda _: None)
-    assert len(compared(world, ports_of(world, ledger)).counters) == 1 + 3 * AT_ONCE
-    assert ledger.read_from.count(FIRST) == 2
+    assert len(compared(world, ports_of(world, ledger)).counters) == 1 + 3 * MAX_TRANSACT_READS
+    assert ledger.read_from.count(FIRST_BATCH_ID) == 2
 
 
 def test_a_wrong_number_of_batches_beside_a_pending_batch_is_an_error_that_says_what_to_do() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=1)
     pending = no_events(0, minute=0)
-    world.ledger.take(pending)
-    with pytest.raises(TakenOver, match=rf"lane 0: its counters hold 3 batches, and there are 2 records.*{pending.id}.*Stop the sensor"):
+    world.ledger.begin_batch(pending)
+    with pytest.raises(Superseded, match=rf"lane 0: its counters hold 3 batches, and there are 2 records.*{pending.id}.*Stop the sensor"):
         compared(world)
-    world.ledger.close(repeats_only(pending))
+    world.ledger.close_batch(repeats_only(pending))
     assert [each.difference for each in compared(world).counters] == [{"batches": 1}]
 
 
 def test_a_wrong_number_of_batches_while_batches_close_is_an_error() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=1)
-    with pytest.raises(TakenOver, match="while batches are closed"):
-        compared(world, ports_of(world, closing(world, "counters_at_once", READINGS + 2)))
+    with pytest.raises(Superseded, match="while batches are closed"):
+        compared(world, ports_of(world, closing(world, "read_counters_atomically", MAX_COUNTER_READS + 2)))
 
 
 def test_counters_that_were_lost_altogether_are_made_again() -> None:
     world = a_world()
     world.ledger._totals.clear()
     world.ledger._hourly.clear()
-    assert len(mend(compared(world), world.ports)) == 3
+    assert len(apply_adjustments(compared(world), world.ports)) == 3
     assert as_recorded(world.ledger)
     world.produce(event("late"))
     world.settle()
@@ -304,10 +310,10 @@ def test_a_comparison_that_is_applied_twice_adjusts_once() -> None:
     world = a_world()
     corrupt(world.ledger, LANE_HOUR, events=5)
     found = compared(world)
-    made = mend(found, world.ports)
+    made = apply_adjustments(found, world.ports)
     world.clock.advance(SECOND)
-    with pytest.raises(TakenOver, match=r"lane 0: somebody else made adjustment 1; 0 items were adjusted here"):
-        mend(found, world.ports)
+    with pytest.raises(Superseded, match=r"lane 0: somebody else made adjustment 1; 0 items were adjusted here"):
+        apply_adjustments(found, world.ports)
     assert world.ledger.adjustments() == made
     assert as_recorded(world.ledger)
 
@@ -316,7 +322,7 @@ def test_what_goes_wrong_after_an_adjustment_is_adjusted_by_the_next_one() -> No
     world = a_world()
     for number, change in enumerate((5, -3, 4), 1):
         corrupt(world.ledger, LANE_HOUR, events=change)
-        (made,) = mend(compared(world), world.ports)
+        (made,) = apply_adjustments(compared(world), world.ports)
         assert (made.number, made.counts) == (number, {"events": -change})
     assert as_recorded(world.ledger)
 
@@ -344,7 +350,7 @@ def test_closes_and_rivals_at_any_moment_leave_each_counter_mended_exactly_once(
         busy[0] = True
         if happening == "rival":
             world.clock.advance(SECOND)
-            mend(compared(world), world.ports)
+            apply_adjustments(compared(world), world.ports)
         else:
             number = len(world.values)
             world.produce(event(f"late-{number}", f"{EARLIER if happening == 'close earlier' else HOUR}:30:00Z"))
@@ -354,13 +360,13 @@ def test_closes_and_rivals_at_any_moment_leave_each_counter_mended_exactly_once(
     ports = ports_of(world, Meddling(world.ledger, meddle, writes=True))
     for _ in range(3):
         try:
-            mend(compared(world, ports), ports)
-        except TakenOver:
+            apply_adjustments(compared(world, ports), ports)
+        except Superseded:
             continue
-    mend(compared(world), world.ports)
+    apply_adjustments(compared(world), world.ports)
     assert as_recorded(world.ledger)
     adjusted = Counter[tuple[CounterItem, str]]()
     for each in world.ledger.adjustments():
         assert each.number == 1, "nothing was to be mended a second time"
-        adjusted.update({(each.of, name): -count for name, count in each.counts.items()})
+        adjusted.update({(each.target, name): -count for name, count in each.counts.items()})
     assert adjusted == corruptions

@@ -10,10 +10,10 @@ import pytest
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
-from analytics_defs.adapters.memory.parquet_workspace import memory_table
+from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
 from analytics_defs.core.counter_adjustments import CounterItem
-from analytics_defs.core.ingest.batch_accounting import added, hourly, totals
-from analytics_defs.flows.audit.counters import Recomputed, compare, mend
+from analytics_defs.core.ingest.batch_accounting import counter_increments, hourly_increments, sum_counters
+from analytics_defs.flows.audit.counters import CounterComparison, apply_adjustments, compare_counters
 from tests.contracts.ledger_fixtures import LEDGERS
 from tests.flows.audit.test_counters import Meddling, ports_of
 from tests.proof.world import HOUR, World, event
@@ -50,21 +50,23 @@ def produce(world: World, number: int) -> None:
 def must_be_mended(world: World) -> None:
     records = world.ledger.last_batches(999)
     assert len(records) == BATCHES
-    assert Counter(world.ledger.counters()) == Counter(added([totals(each) for each in records]))
-    assert Counter(world.ledger.hourly(HOUR, HOUR)[HOUR]) == Counter(added([hourly(each)[HOUR] for each in records]))
-    assert [(each.of, each.number, each.counts) for each in world.ledger.adjustments()] == [
+    assert Counter(world.ledger.counters()) == Counter(sum_counters([counter_increments(each) for each in records]))
+    assert Counter(world.ledger.hourly_counters(HOUR, HOUR)[HOUR]) == Counter(
+        sum_counters([hourly_increments(each)[HOUR] for each in records])
+    )
+    assert [(each.target, each.number, each.counts) for each in world.ledger.adjustments()] == [
         (LANE, 1, {"events": -3}),
         (LANE_HOUR, 1, {"events": 2}),
     ]
     assert compared(world).agrees
 
 
-def compared(world: World, ledger: Any = None) -> Recomputed:
-    return compare(ports_of(world, ledger or world.ledger), memory_table, lambda *_: None)
+def compared(world: World, ledger: Any = None) -> CounterComparison:
+    return compare_counters(ports_of(world, ledger or world.ledger), memory_workspace, lambda *_: None)
 
 
-def differences(found: Recomputed) -> dict[CounterItem, dict[str, int]]:
-    return {each.of: each.difference for each in found.counters}
+def differences(found: CounterComparison) -> dict[CounterItem, dict[str, int]]:
+    return {each.target: each.difference for each in found.counters}
 
 
 def test_counters_are_mended_between_closes() -> None:
@@ -79,7 +81,7 @@ def test_counters_are_mended_between_closes() -> None:
         meddling = Meddling(world.ledger, close_one, writes=True)
         found = compared(world, meddling)
         assert differences(found) == {LANE: {"events": 3}, LANE_HOUR: {"events": -2}}
-        mend(found, ports_of(world, meddling))
+        apply_adjustments(found, ports_of(world, meddling))
         must_be_mended(world)
 
 
@@ -92,7 +94,7 @@ def test_counters_are_mended_while_another_thread_closes() -> None:
         while not writer.done():
             assert differences(found) == {LANE: {"events": 3}, LANE_HOUR: {"events": -2}}
             found = compared(world)
-        mend(found, world.ports)
+        apply_adjustments(found, world.ports)
         writer.result()
         must_be_mended(world)
 

@@ -9,16 +9,16 @@ from functools import partial
 
 import pytest
 
-from analytics_defs.adapters.duckdb.statistics import duck_calculator
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 from analytics_defs.adapters.memory import MemoryLedger, MemoryRecentEvents
-from analytics_defs.core.ledger import Lease, Snapshot
-from analytics_defs.core.storage.object_keys import dead_letters_key, event_key, part_key, repeats_key
-from analytics_defs.errors import Contradiction, Unavailable
-from analytics_defs.flows.audit.balance import audit
+from analytics_defs.core.ledger import Lease, LedgerSnapshot
+from analytics_defs.core.storage.object_keys import dead_letters_key, duplicates_key, event_key, part_key
+from analytics_defs.errors import InconsistentState, Unavailable
+from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.audit.recent_hours import _by_counts
-from analytics_defs.flows.hours.statistics import hourly_stats
-from analytics_defs.flows.stored.hour_files import account_of
+from analytics_defs.flows.hours.statistics import compute_hourly_stats
+from analytics_defs.flows.stored.hour_files import hour_files
 from analytics_defs.ports import Ports
 from tests.flows.ingest.test_execute_plan import failing_at, problems
 from tests.proof.doors import Crashed, through
@@ -75,20 +75,20 @@ def copy_a_part_over_another(world: World) -> None:
 
 def lose_the_repeats(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
-    del world.archive.objects[repeats_key(second)]
+    del world.archive.objects[duplicates_key(second)]
 
 
 def double_the_repeats(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
-    blob = world.archive.objects[repeats_key(second)]
+    blob = world.archive.objects[duplicates_key(second)]
     world.archive.put([replace(blob, body=blob.body * 2)])
 
 
 @pytest.mark.parametrize(
     ("plant", "finding"),
     [
-        (lose_the_repeats, "0 repeats in repeats/2024/01/15/12/"),
-        (double_the_repeats, "2 repeats in repeats/2024/01/15/12/"),
+        (lose_the_repeats, "0 repeats in duplicates/2024/01/15/12/"),
+        (double_the_repeats, "2 repeats in duplicates/2024/01/15/12/"),
         (lose_an_item, "1 ids not held by RecentEvents under their source, for example b"),
         (give_an_item_to_another_source, "1 ids not held by RecentEvents under their source, for example b"),
         (lose_an_object, "1 ids without JSON object, for example b"),
@@ -143,7 +143,7 @@ def test_a_damaged_part_is_named() -> None:
     (first, _) = world.ledger.batches_of_hour(HOUR)
     blob = world.archive.objects[part_key(HOUR, first)]
     world.archive.put([replace(blob, body=blob.body[:-10])])
-    with pytest.raises(Contradiction, match=first):
+    with pytest.raises(InconsistentState, match=first):
         audit_hour(HOUR, world.ports)
 
 
@@ -162,7 +162,7 @@ def a_world_of_two_settings() -> World:
     """Three events with objects, one of a batch that wrote none."""
     world = a_world()
     world.produce(event("d"))
-    world.settle(conduct(event_objects=False))
+    world.settle(conduct(write_event_json=False))
     return world
 
 
@@ -184,7 +184,7 @@ def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were()
     world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("small"))
-    world.settle(conduct(event_objects=False))
+    world.settle(conduct(write_event_json=False))
     audited = audit_hour(HOUR, world.ports)
     assert (audited.objects, audited.findings) == (1, ())
     world.archive.delete([event_key(HOUR, "large")])
@@ -195,7 +195,7 @@ def test_where_no_batch_wrote_objects_they_are_not_compared() -> None:
     world = World()
     world.create()
     world.produce(event("d"))
-    world.settle(conduct(event_objects=False))
+    world.settle(conduct(write_event_json=False))
     audited = audit_hour(HOUR, world.ports)
     assert (audited.objects, audited.agrees) == (None, True)
 
@@ -205,11 +205,11 @@ def test_a_batch_in_the_air_is_no_disagreement() -> None:
     world = a_world()
     world.produce(event("d"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("put")))
+        world.run_all(ports=through(world.ports, failing_at("put")))
     assert "d" in world.recent.items
     assert audit_hour(HOUR, world.ports).agrees
-    assert len(audit(world.ports).pending) == 1
-    assert audit(world.ports).balanced
+    assert len(audit_offsets(world.ports).pending) == 1
+    assert audit_offsets(world.ports).balanced
 
 
 def a_world_whose_run_died() -> World:
@@ -218,7 +218,7 @@ def a_world_whose_run_died() -> World:
     world.create()
     world.produce(event("a"), event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
+        world.run_all(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
     assert "a" in world.recent.items
     return world
 
@@ -227,29 +227,29 @@ def test_a_batch_pending_for_more_than_ten_minutes_without_a_sign_of_life_is_a_f
     world = a_world_whose_run_died()
     (pending,) = world.ledger.snapshot().pending
     world.clock.advance(timedelta(minutes=10))
-    assert audit(world.ports).balanced
+    assert audit_offsets(world.ports).balanced
     world.clock.advance(timedelta(minutes=1))
-    audited = audit(world.ports)
-    (said,) = audited.stuck
+    audited = audit_offsets(world.ports)
+    (said,) = audited.abandoned_batches
     assert said.startswith(f"batch {pending} of ProductDeleted/0[0,2) is pending for 11 minutes, and its run dead shows no sign of life")
     assert "`analytics ingest` finishes it" in said
     assert (audited.differences, audited.unaccounted, audited.balanced) == ((), 0, False)
     world.settle()
-    assert (audit(world.ports).stuck, audit(world.ports).balanced) == ((), True)
+    assert (audit_offsets(world.ports).abandoned_batches, audit_offsets(world.ports).balanced) == ((), True)
 
 
 def test_a_batch_is_not_stuck_while_its_run_shows_a_sign_of_life() -> None:
     world = a_world_whose_run_died()
     world.clock.advance(timedelta(minutes=11))
-    world.ledger.renew(Lease("dead", 0, world.clock.now() - timedelta(seconds=59)))
-    assert audit(world.ports).balanced
+    world.ledger.renew_lease(Lease("dead", 0, world.clock.now() - timedelta(seconds=59)))
+    assert audit_offsets(world.ports).balanced
     world.clock.advance(timedelta(seconds=1))
-    assert not audit(world.ports).balanced
+    assert not audit_offsets(world.ports).balanced
 
 
 class MiscountingLedger(MemoryLedger):
     def counters(self) -> Mapping[str, int]:
-        return {**super().counters(), "repeats": 7}
+        return {**super().counters(), "duplicates": 7}
 
 
 def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None:
@@ -257,7 +257,7 @@ def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None
     world.create()
     world.produce(event("a"))
     world.settle()
-    audited = audit(world.ports)
+    audited = audit_offsets(world.ports)
     assert audited.differences == ("repeats: 7 in the counters, 0 over the heads",)
     assert not audited.balanced
 
@@ -269,7 +269,7 @@ class UnreadableLedger(MemoryLedger):
         super().__init__()
         self.damage: dict[str, str] = {}
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> LedgerSnapshot:
         return replace(super().snapshot(), unreadable=self.damage)
 
 
@@ -279,10 +279,10 @@ def test_an_account_of_which_an_item_cannot_be_read_is_not_called_balanced() -> 
     world.create()
     world.produce(event("a"))
     world.settle()
-    assert audit(world.ports).balanced
+    assert audit_offsets(world.ports).balanced
     ledger.damage["ProductDeleted"] = "ledger item topic#ProductDeleted cannot be read"
-    audited = audit(world.ports)
-    assert (audited.unaccounted, audited.differences, audited.stuck) == (0, (), ())
+    audited = audit_offsets(world.ports)
+    assert (audited.unaccounted, audited.differences, audited.abandoned_batches) == (0, (), ())
     assert (audited.unreadable, audited.balanced) == (("ledger item topic#ProductDeleted cannot be read",), False)
 
 
@@ -308,7 +308,7 @@ def busy(times: int) -> World:
 
     def work() -> None:
         world.produce(event(f"e{ledger.times}"))
-        world.run()
+        world.run_all()
 
     ledger.work = work
     return world
@@ -316,14 +316,14 @@ def busy(times: int) -> World:
 
 def test_counters_are_read_again_where_a_batch_closed_meanwhile() -> None:
     world = busy(3)
-    assert audit(world.ports).balanced
+    assert audit_offsets(world.ports).balanced
     assert world.ledger.counters()["events"] == 3
     assert problems(world) == []
 
 
 def test_an_audit_that_never_finds_a_quiet_moment_says_so() -> None:
     with pytest.raises(Unavailable, match="audit again when ingest is quieter"):
-        audit(busy(1_000).ports)
+        audit_offsets(busy(1_000).ports)
 
 
 class LateCounters(MemoryLedger):
@@ -349,7 +349,7 @@ def test_a_close_that_the_counters_show_a_moment_later_is_no_difference() -> Non
     world.produce(event("b"))
     world.settle()
     ledger.late = before
-    assert audit(world.ports).differences == ()
+    assert audit_offsets(world.ports).differences == ()
 
 
 class LateHours(MemoryLedger):
@@ -359,17 +359,17 @@ class LateHours(MemoryLedger):
         super().__init__()
         self.late: Mapping[str, Mapping[str, int]] | None = None
 
-    def hourly(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
+    def hourly_counters(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
         found, self.late = self.late, None
-        return super().hourly(first, last) if found is None else found
+        return super().hourly_counters(first, last) if found is None else found
 
 
 @pytest.mark.parametrize(
     "look",
     [
         lambda ports: audit_hour(HOUR, ports).findings,
-        lambda ports: tuple(_by_counts(account_of(HOUR, ports), ports)),
-        lambda ports: hourly_stats(HOUR, ports, partial(duck_calculator, 128, 1)).stats.events - 2,
+        lambda ports: tuple(_by_counts(hour_files(HOUR, ports), ports)),
+        lambda ports: compute_hourly_stats(HOUR, ports, partial(duckdb_statistics, 128, 1)).stats.events - 2,
     ],
     ids=["audit", "check", "statistics"],
 )
@@ -380,7 +380,7 @@ def test_a_close_that_the_counters_of_an_hour_show_a_moment_later_is_no_differen
     world.create()
     world.produce(event("a"))
     world.settle()
-    before = dict(ledger.hourly(HOUR, HOUR))
+    before = dict(ledger.hourly_counters(HOUR, HOUR))
     world.produce(event("b"))
     world.settle()
     ledger.late = before

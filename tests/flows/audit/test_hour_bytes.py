@@ -8,22 +8,22 @@ from functools import partial
 
 import pytest
 
-from analytics_defs.adapters.duckdb.statistics import duck_calculator
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 from analytics_defs.core.storage.object_keys import event_key
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
-from analytics_defs.flows.hours.compaction import compact
+from analytics_defs.flows.hours.compaction import compact_hour
 from tests.flows.audit.test_hour import a_world
 from tests.proof.world import HOUR, World, event
 
-BENCH = partial(duck_calculator, 128, 1)
+BENCH = partial(duckdb_statistics, 128, 1)
 
 
 @pytest.mark.parametrize("compacted", [False, True])
 def test_objects_as_they_were_written_have_the_bytes_of_parquet(compacted: bool) -> None:
     world = a_world()
     if compacted:
-        compact(HOUR, world.ports, BENCH)
+        compact_hour(HOUR, world.ports, BENCH)
     found = compare_bytes(HOUR, world.ports, BENCH)
     assert (found.compared, found.findings) == (3, ())
 

@@ -13,25 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from analytics_defs.adapters import parquet_files
-from analytics_defs.adapters.memory import MemoryLog
-from analytics_defs.adapters.memory.parquet_workspace import memory_table
-from analytics_defs.core.ledger import REDRIVE_HEAD, Batch, BatchKind
+from analytics_defs.adapters.memory import MemoryEventLog
+from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
+from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, Batch, BatchKind
 from analytics_defs.core.offsets import Range
 from analytics_defs.core.storage.object_keys import (
     RECORD_TIMESTAMP,
     archive_key,
     batch_id,
-    event_dir,
+    event_json_dir,
     event_key,
+    manifest_key,
     parquet_dir,
     part_key,
-    success_key,
 )
-from analytics_defs.errors import Contradiction, Missing, TakenOver, Unavailable
+from analytics_defs.errors import InconsistentState, ResourceMissing, Superseded, Unavailable
 from analytics_defs.flows.hours import compaction
-from analytics_defs.flows.hours.compaction import Compaction, compact
-from analytics_defs.flows.stored.hour_completeness import has_passed
-from analytics_defs.ports import Blob, Ports
+from analytics_defs.flows.hours.compaction import Compaction, compact_hour
+from analytics_defs.flows.stored.hour_completeness import is_complete
+from analytics_defs.ports import Ports, StoredObject
 from tests.proof.actors import Actor
 from tests.proof.doors import Call, Crashed, Door, failing, through
 from tests.proof.world import HOUR, World, conduct, event
@@ -52,7 +52,7 @@ def a_world(batches: int = 3) -> World:
 
 
 def run(world: World, ports: Ports | None = None, hour: str = HOUR) -> Compaction:
-    return compact(hour, ports or world.ports, memory_table)
+    return compact_hour(hour, ports or world.ports, memory_workspace)
 
 
 def rows_in(body: bytes) -> list[ROW]:
@@ -62,10 +62,10 @@ def rows_in(body: bytes) -> list[ROW]:
 
 def by_marker(world: World, hour: str = HOUR) -> list[ROW]:
     """What a reader sees that knows the bucket only: files the marker names, parts of batches it does not name."""
-    held = world.archive.get(success_key(hour))
+    held = world.archive.get(manifest_key(hour))
     said = json.loads(held) if held else {"files": [], "batches": []}
     keys = [parquet_dir(hour) + each["name"] for each in said["files"]]
-    for key in world.archive.keys(parquet_dir(hour)):
+    for key in world.archive.list_keys(parquet_dir(hour)):
         name = key.rpartition("/")[2]
         if not name.startswith(("archive-", "_")) and name.removesuffix(".parquet") not in said["batches"]:
             keys.append(key)
@@ -74,7 +74,7 @@ def by_marker(world: World, hour: str = HOUR) -> list[ROW]:
 
 def by_ledger(world: World, hour: str = HOUR) -> list[ROW]:
     """What our own readers see."""
-    revision = world.ledger.revision(hour)
+    revision = world.ledger.latest_revision(hour)
     batches = revision.batches if revision else ()
     later = [part_key(hour, each) for each in world.ledger.batches_of_hour(hour) if each not in batches]
     keys = [*(revision.keys if revision else ()), *later]
@@ -82,7 +82,7 @@ def by_ledger(world: World, hour: str = HOUR) -> list[ROW]:
 
 
 def files(world: World, hour: str = HOUR) -> list[str]:
-    return [key.rpartition("/")[2] for key in world.archive.keys(parquet_dir(hour))]
+    return [key.rpartition("/")[2] for key in world.archive.list_keys(parquet_dir(hour))]
 
 
 def contents(world: World) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_the_parts_become_one_sorted_file_with_the_same_rows() -> None:
     world = a_world()
     before = by_ledger(world)
     done = run(world)
-    assert done.made
+    assert done.created
     assert done.revision
     assert done.revision.number == 1
     assert done.revision.rows == 6
@@ -113,7 +113,7 @@ def test_the_marker_says_what_the_hour_holds() -> None:
     world = a_world()
     done = run(world)
     assert done.revision
-    said = json.loads(world.archive.objects[success_key(HOUR)].body)
+    said = json.loads(world.archive.objects[manifest_key(HOUR)].body)
     assert (said["hour"], said["revision"], said["rows"], said["complete"]) == (HOUR, 1, 6, True)
     assert said["offsets"] == {"ProductDeleted/0": {"first": 0, "last": 4}, "ProductDeleted/1": {"first": 0, "last": 2}}
     assert said["batches"] == sorted(world.ledger.batches_of_hour(HOUR))
@@ -126,7 +126,7 @@ def test_compacting_again_changes_no_byte() -> None:
     run(world)
     before = contents(world)
     done = run(world)
-    assert not done.made
+    assert not done.created
     assert contents(world) == before
 
 
@@ -154,7 +154,7 @@ def test_bytes_do_not_depend_on_the_way_the_rows_came() -> None:
         step_by_step.settle()
         run(step_by_step)
     run(at_once)
-    bodies = [world.archive.objects[world.ledger.revision(HOUR).keys[0]].body for world in (at_once, step_by_step)]  # type: ignore[union-attr]
+    bodies = [world.archive.objects[world.ledger.latest_revision(HOUR).keys[0]].body for world in (at_once, step_by_step)]  # type: ignore[union-attr]
     assert bodies[0] == bodies[1]
 
 
@@ -192,7 +192,7 @@ def test_an_hour_is_complete_when_every_head_has_passed_it() -> None:
     world = a_world()
     world.produce(event("waits", "2024-01-15T10:00:00Z"))
     assert run(world).complete is False
-    held = json.loads(world.archive.objects[success_key(HOUR)].body)
+    held = json.loads(world.archive.objects[manifest_key(HOUR)].body)
     assert held["complete"] is False
     world.settle()
     assert run(world).complete is True
@@ -228,11 +228,11 @@ def test_a_topic_that_is_gone_keeps_no_hour_incomplete_but_for_what_is_pending_o
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
+        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     world.log.delete_topic("ProductDeleted")
     assert run(world).complete is False
-    with suppress(Missing):  # the group has no place for offsets of that topic any more
-        world.run()
+    with suppress(ResourceMissing):  # the group has no place for offsets of that topic any more
+        world.run_all()
     assert not world.ledger.snapshot().pending
     assert run(world).complete is True
 
@@ -247,16 +247,16 @@ def test_a_batch_on_its_way_keeps_an_hour_incomplete_only_where_its_first_record
     world = a_world()
     world.log.append("ProductDeleted", 0, event("pending", "2024-01-15T11:30:00Z"), timestamp_ms=written)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
+        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     assert world.ledger.snapshot().pending
     assert run(world).complete is complete
 
 
 def test_a_redrive_on_its_way_keeps_an_hour_incomplete() -> None:
     world = a_world()
-    reached = Range(REDRIVE_HEAD, 0, 1)
+    reached = Range(REDRIVE_CHECKPOINT, 0, 1)
     time = world.clock.now()
-    assert world.ledger.take(Batch(batch_id(time, [reached]), BatchKind.REDRIVE, 0, time, (reached,), "redrive"))
+    assert world.ledger.begin_batch(Batch(batch_id(time, [reached]), BatchKind.REDRIVE, 0, time, (reached,), "redrive"))
     assert run(world).complete is False
 
 
@@ -265,8 +265,8 @@ def test_what_retention_removed_under_a_batch_on_its_way_keeps_the_hour_incomple
     world.log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=AFTER - 1)
     world.log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=AFTER)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
-    high = world.log.watermarks([world.partition(0)])[world.partition(0)].high
+        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+    high = world.log.watermarks([world.partition(0)])[world.partition(0)].high_watermark
     world.log.retain_from("ProductDeleted", 0, high - 1)
     assert run(world).complete is False
 
@@ -291,12 +291,12 @@ def test_a_marker_turns_complete_and_never_back() -> None:
     run(world)
     world.settle()
     run(world)
-    complete = world.archive.objects[success_key(HOUR)].body
+    complete = world.archive.objects[manifest_key(HOUR)].body
     world.produce(event("waits again", "2024-01-15T13:00:00Z"))
-    assert has_passed(HOUR, world.ports) is False
+    assert is_complete(HOUR, world.ports) is False
     assert run(world).complete is True
-    assert run(world, replace(world.ports, log=SilentLog())).complete is True
-    assert world.archive.objects[success_key(HOUR)].body == complete
+    assert run(world, replace(world.ports, event_log=SilentLog())).complete is True
+    assert world.archive.objects[manifest_key(HOUR)].body == complete
 
 
 # Crashes, late risers, two at once.
@@ -371,7 +371,7 @@ def test_a_part_that_a_late_riser_writes_again_is_swept_and_never_counts() -> No
     expected = by_ledger(world)
     world.archive.put([again])
     assert by_ledger(world) == by_marker(world) == expected
-    assert run(world).swept == 1
+    assert run(world).deleted == 1
     assert by_ledger(world) == by_marker(world) == expected
 
 
@@ -379,8 +379,10 @@ def test_the_part_of_a_batch_that_is_not_closed_is_neither_read_nor_deleted() ->
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close", effect=False, fault=lambda _: Crashed())))
-    (open_part,) = [key for key in world.archive.keys(parquet_dir(HOUR)) if key.rpartition("/")[2][:-8] in world.ledger.snapshot().pending]
+        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+    (open_part,) = [
+        key for key in world.archive.list_keys(parquet_dir(HOUR)) if key.rpartition("/")[2][:-8] in world.ledger.snapshot().pending
+    ]
     done = run(world)
     assert done.revision
     assert done.revision.rows == 6
@@ -402,12 +404,12 @@ def sleeper(world: World, at: Callable[[Call], bool]) -> tuple[Actor, Callable[[
 
     def wake() -> None:
         actor.finish()
-        assert actor.failure is None or isinstance(actor.failure, TakenOver), actor.failure
+        assert actor.failure is None or isinstance(actor.failure, Superseded), actor.failure
 
     return actor, wake
 
 
-@pytest.mark.parametrize("method", ["batches_of_hour", "get", "put", "revise", "advance", "keys", "delete"])
+@pytest.mark.parametrize("method", ["batches_of_hour", "get", "put", "put_revision", "put_if", "list_keys", "delete"])
 def test_a_compaction_that_slept_while_others_went_on_does_no_harm(method: str) -> None:
     world = a_world()
     _, wake = sleeper(world, lambda call: call.method == method)
@@ -416,10 +418,10 @@ def test_a_compaction_that_slept_while_others_went_on_does_no_harm(method: str) 
         world.produce(event(f"late{number}", "2024-01-15T10:00:00Z"))
         world.settle()
     run(world)
-    expected, marker = by_ledger(world), world.archive.objects[success_key(HOUR)].body
+    expected, marker = by_ledger(world), world.archive.objects[manifest_key(HOUR)].body
     wake()
     assert by_ledger(world) == by_marker(world) == expected
-    assert world.archive.objects[success_key(HOUR)].body == marker
+    assert world.archive.objects[manifest_key(HOUR)].body == marker
     run(world)
     assert by_ledger(world) == by_marker(world) == expected
     assert len(files(world)) == 2
@@ -459,7 +461,7 @@ def test_a_part_that_is_missing_or_damaged_is_rebuilt_from_the_json_tree(damage:
     key = part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1])
     damage(world, key)
     done = run(world)
-    assert done.mended == (key,)
+    assert done.rebuilt == (key,)
     assert done.revision
     assert done.revision.rebuilt == 2
     assert by_ledger(world) == by_marker(world) == expected
@@ -473,7 +475,7 @@ def test_an_archive_that_is_missing_or_damaged_is_rebuilt_whole(damage: Callable
     assert first
     damage(world, first.keys[0])
     done = run(world)
-    assert done.mended == first.keys
+    assert done.rebuilt == first.keys
     assert done.revision
     assert (done.revision.number, done.revision.rebuilt, done.revision.added) == (2, 6, 0)
     assert done.revision.digest == first.digest
@@ -485,7 +487,7 @@ def test_copies_of_objects_that_somebody_made_are_not_rows() -> None:
     expected = by_ledger(world)
     ours = world.archive.objects[event_key(HOUR, "a1")]
     for name in ("a1 copy.json", "deeper/a1.json"):
-        world.archive.put([replace(ours, key=f"{event_dir(HOUR)}{name}")])
+        world.archive.put([replace(ours, key=f"{event_json_dir(HOUR)}{name}")])
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     run(world)
     assert by_ledger(world) == by_marker(world) == expected
@@ -508,10 +510,10 @@ def test_what_the_json_tree_does_not_hold_either_is_said_and_nothing_changes() -
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     lose(world, event_key(HOUR, "a1"))
     before = contents(world)
-    with pytest.raises(Contradiction, match=r"the JSON tree does not hold their events: .* \(1 of 2\)"):
+    with pytest.raises(InconsistentState, match=r"the JSON tree does not hold their events: .* \(1 of 2\)"):
         run(world)
     assert contents(world) == before
-    assert world.ledger.revision(HOUR) is None
+    assert world.ledger.latest_revision(HOUR) is None
 
 
 def test_an_altered_object_is_named_and_nothing_changes() -> None:
@@ -519,7 +521,7 @@ def test_an_altered_object_is_named_and_nothing_changes() -> None:
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     key = event_key(HOUR, "a1")
     world.archive.put([replace(world.archive.objects[key], body=b"{}")])
-    with pytest.raises(Contradiction, match=r"a1\.json is not an event of hour"):
+    with pytest.raises(InconsistentState, match=r"a1\.json is not an event of hour"):
         run(world)
 
 
@@ -527,18 +529,18 @@ def test_without_a_json_tree_a_lost_part_is_said() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
-    world.settle(conduct(event_objects=False))
+    world.settle(conduct(write_event_json=False))
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
-    with pytest.raises(Contradiction, match="EVENT_OBJECTS=false"):
+    with pytest.raises(InconsistentState, match="WRITE_EVENT_JSON=false"):
         run(world)
 
 
 def test_a_foreign_file_is_named_and_left_alone() -> None:
     world = a_world()
     stranger = f"{parquet_dir(HOUR)}notes.txt"
-    world.archive.put([Blob(stranger, b"mine", "text/plain", {})])
+    world.archive.put([StoredObject(stranger, b"mine", "text/plain", {})])
     expected = by_ledger(world)
-    assert run(world).strangers == (stranger,)
+    assert run(world).foreign_objects == (stranger,)
     assert world.archive.get(stranger) == b"mine"
     assert by_ledger(world) == expected
 
@@ -546,11 +548,11 @@ def test_a_foreign_file_is_named_and_left_alone() -> None:
 def test_a_foreign_marker_is_named_and_the_ledger_is_right_all_the_same() -> None:
     world = a_world()
     expected = by_ledger(world)
-    world.archive.put([Blob(success_key(HOUR), b"", "text/plain", {})])
-    with pytest.raises(Contradiction, match=r"_SUCCESS\.json is no marker of ours"):
+    world.archive.put([StoredObject(manifest_key(HOUR), b"", "text/plain", {})])
+    with pytest.raises(InconsistentState, match=r"_SUCCESS\.json is no marker of ours"):
         run(world)
     assert by_ledger(world) == expected
-    lose(world, success_key(HOUR))
+    lose(world, manifest_key(HOUR))
     run(world)
     assert by_ledger(world) == by_marker(world) == expected
 
@@ -566,7 +568,7 @@ def test_a_large_hour_is_several_files_which_stand_and_fall_together(monkeypatch
     assert by_ledger(world) == by_marker(world) == expected
     lose(world, first.keys[1])
     done = run(world)
-    assert done.mended == first.keys
+    assert done.rebuilt == first.keys
     assert by_ledger(world) == by_marker(world) == expected
     assert len(files(world)) == 4
 
@@ -574,16 +576,16 @@ def test_a_large_hour_is_several_files_which_stand_and_fall_together(monkeypatch
 def test_files_of_a_compaction_that_may_still_win_are_left_alone_and_those_that_cannot_are_swept() -> None:
     world = a_world()
     older, newer = (archive_key(HOUR, number, ["somebody's"]) for number in (1, 2))
-    world.archive.put([Blob(key, b"being written", "application/vnd.apache.parquet", {}) for key in (older, newer)])
+    world.archive.put([StoredObject(key, b"being written", "application/vnd.apache.parquet", {}) for key in (older, newer)])
     expected = by_ledger(world)
     done = run(world)
     assert older not in world.archive.objects
     assert newer in world.archive.objects
-    assert done.strangers == ()
+    assert done.foreign_objects == ()
     assert by_ledger(world) == by_marker(world) == expected
 
 
-class SilentLog(MemoryLog):
+class SilentLog(MemoryEventLog):
     """A broker that does not answer."""
 
     def watermarks(self, partitions: Any) -> Any:  # noqa: ARG002 - the port's signature
@@ -592,18 +594,18 @@ class SilentLog(MemoryLog):
 
 def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_it_is_complete() -> None:
     world = a_world()
-    done = run(world, replace(world.ports, log=SilentLog()))
-    assert (done.made, done.complete) == (True, None)
-    assert json.loads(world.archive.objects[success_key(HOUR)].body)["complete"] is None
+    done = run(world, replace(world.ports, event_log=SilentLog()))
+    assert (done.created, done.complete) == (True, None)
+    assert json.loads(world.archive.objects[manifest_key(HOUR)].body)["complete"] is None
     assert run(world).complete is True
-    assert json.loads(world.archive.objects[success_key(HOUR)].body)["complete"] is True
+    assert json.loads(world.archive.objects[manifest_key(HOUR)].body)["complete"] is True
 
 
 # Rows from the JSON tree.
 
 
 def whole_rows(world: World) -> list[dict[str, Any]]:
-    (key,) = (each for each in world.archive.keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
+    (key,) = (each for each in world.archive.list_keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
     rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.archive.objects[key].body)).to_pylist()
     return rows
 
@@ -613,7 +615,7 @@ def test_rebuilt_rows_are_the_same_with_the_record_timestamp_where_the_object_ca
     sound, world = a_world(1), a_world(1)
     run(sound)
     if not carried:
-        for key in list(world.archive.keys("events/")):
+        for key in list(world.archive.list_keys("events/")):
             blob = world.archive.objects[key]
             older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
             world.archive.objects[key] = replace(blob, metadata=older)

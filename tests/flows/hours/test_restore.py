@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.hours.restore import Restored, restore
-from analytics_defs.ports import KEPT, REMEMBERED
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.hours.restore import RestoreResult, restore_hour
+from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL
 from tests.flows.hours.test_compaction import a_world
 from tests.flows.hours.test_statistics import BENCH
 from tests.proof.doors import Crashed, failing, through
@@ -22,11 +22,11 @@ def test_what_was_lost_comes_back_as_it_was(compacted: bool) -> None:
     world.produce(legacy_event())
     world.settle()
     if compacted:
-        compact(HOUR, world.ports, BENCH)
+        compact_hour(HOUR, world.ports, BENCH)
     before = dict(world.recent.items)
     world.recent.items.clear()
-    assert restore(HOUR, world.ports, BENCH) == Restored(HOUR, restored=7)
-    restore("2024-01-15T11", world.ports, BENCH)
+    assert restore_hour(HOUR, world.ports, BENCH) == RestoreResult(HOUR, restored=7)
+    restore_hour("2024-01-15T11", world.ports, BENCH)
     assert world.recent.items == before
 
 
@@ -36,7 +36,7 @@ def test_what_is_there_stays_whoever_holds_it() -> None:
     altered = replace(world.recent.items["a1"], created_at="altered by hand")
     other = replace(world.recent.items["b2"], source=world.source(99))
     world.recent.items |= {"a1": altered, "b2": other}
-    assert restore(HOUR, world.ports, BENCH) == Restored(HOUR, restored=1, there=4, held_by_others=1)
+    assert restore_hour(HOUR, world.ports, BENCH) == RestoreResult(HOUR, restored=1, already_present=4, owned_by_other_sources=1)
     assert (world.recent.items["a1"], world.recent.items["b2"]) == (altered, other)
 
 
@@ -49,8 +49,8 @@ def test_an_id_that_somebody_claims_meanwhile_is_theirs() -> None:
             world.recent.items["a0"] = replace(lost, source=world.source(99))
         return perform()  # type: ignore[operator]
 
-    done = restore(HOUR, through(world.ports, claim_first), BENCH)
-    assert (done.restored, done.held_by_others) == (0, 1)
+    done = restore_hour(HOUR, through(world.ports, claim_first), BENCH)
+    assert (done.restored, done.owned_by_other_sources) == (0, 1)
     assert world.recent.items["a0"].source == world.source(99)
 
 
@@ -61,24 +61,24 @@ def test_an_id_that_came_again_goes_back_to_whom_it_belonged(hours: tuple[str, .
     world.create()
     world.produce(event("x", f"{min(hours)}:00:00Z"))
     world.settle()
-    world.clock.advance(REMEMBERED)
+    world.clock.advance(DEDUPLICATION_WINDOW)
     later = world.produce(event("x", f"{HOUR}:30:00Z", payload="again"))
     world.settle()
     before = dict(world.recent.items)
     assert before["x"].source == later
     world.recent.items.clear()
     for hour in hours:
-        restore(hour, world.ports, BENCH)
+        restore_hour(hour, world.ports, BENCH)
     assert world.recent.items == before
-    restore(HOUR, world.ports, BENCH)
+    restore_hour(HOUR, world.ports, BENCH)
     assert world.recent.items == before
 
 
 def test_what_has_expired_is_left_out() -> None:
     world = a_world()
-    world.clock.time = world.clock.time + KEPT - timedelta(seconds=2)
+    world.clock.time = world.clock.time + RECENT_EVENTS_TTL - timedelta(seconds=2)
     world.recent.items.clear()
-    done = restore(HOUR, world.ports, BENCH)
+    done = restore_hour(HOUR, world.ports, BENCH)
     assert done.events == 6
     assert 0 < done.expired < 6
     assert len(world.recent.items) == done.restored
@@ -89,22 +89,22 @@ def test_restoring_again_changes_nothing_and_a_crash_leaves_nothing_half() -> No
     before = {key: item for key, item in world.recent.items.items() if not key.startswith("n")}
     world.recent.items.clear()
     with pytest.raises(Crashed):
-        restore(HOUR, through(world.ports, failing("claim", effect=True, fault=lambda _: Crashed())), BENCH)
-    restore(HOUR, world.ports, BENCH)
+        restore_hour(HOUR, through(world.ports, failing("claim", effect=True, fault=lambda _: Crashed())), BENCH)
+    restore_hour(HOUR, world.ports, BENCH)
     assert world.recent.items == before
-    assert restore(HOUR, world.ports, BENCH) == Restored(HOUR, there=6)
+    assert restore_hour(HOUR, world.ports, BENCH) == RestoreResult(HOUR, already_present=6)
 
 
 def test_an_hour_without_events_restores_nothing() -> None:
-    assert restore("2024-01-15T23", a_world(1).ports, BENCH) == Restored("2024-01-15T23")
+    assert restore_hour("2024-01-15T23", a_world(1).ports, BENCH) == RestoreResult("2024-01-15T23")
 
 
 def test_no_counter_and_no_head_moves() -> None:
     world: World = a_world()
     snapshot, counters = world.ledger.snapshot(), world.ledger.counters()
     world.recent.items.clear()
-    restore(HOUR, world.ports, BENCH)
+    restore_hour(HOUR, world.ports, BENCH)
     assert (world.ledger.snapshot(), world.ledger.counters()) == (snapshot, counters)
     world.produce(event("a0"))
     world.settle()
-    assert world.ledger.counters()["repeats"] == 1
+    assert world.ledger.counters()["duplicates"] == 1

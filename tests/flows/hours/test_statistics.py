@@ -17,17 +17,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from analytics_defs.adapters.duckdb.statistics import duck_calculator
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 from analytics_defs.core.storage.object_keys import aggregate_key, part_key
-from analytics_defs.errors import Contradiction
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.hours.statistics import Hourly, daily_stats, hourly_stats, product_activity
+from analytics_defs.errors import InconsistentState
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.hours.statistics import HourlyResult, compute_daily_stats, compute_hourly_stats, compute_product_activity
 from tests.flows.hours.test_compaction import flip, lose
 from tests.proof.actors import Actor
 from tests.proof.doors import through
 from tests.proof.world import HOUR, World, event
 
-BENCH = partial(duck_calculator, 128, 1)
+BENCH = partial(duckdb_statistics, 128, 1)
 DAY = "2024-01-15"
 
 
@@ -51,8 +51,8 @@ def a_world(*events: bytes) -> World:
     return world
 
 
-def stats_of(world: World, hour: str = HOUR) -> Hourly:
-    return hourly_stats(hour, world.ports, BENCH)
+def stats_of(world: World, hour: str = HOUR) -> HourlyResult:
+    return compute_hourly_stats(hour, world.ports, BENCH)
 
 
 def table(world: World, name: str, period: str) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def a_day(count: int = 400) -> tuple[World, Plain]:
         if number % 90 == 0:
             world.settle()
     world.settle()
-    compact("2024-01-15T09", world.ports, BENCH)
+    compact_hour("2024-01-15T09", world.ports, BENCH)
     return world, plain
 
 
@@ -158,13 +158,13 @@ def test_a_day_equals_a_count_in_plain_python_also_between_its_hours() -> None:
     world, plain = a_day()
     for hour in ("2024-01-15T11", "2024-01-15T09", "2024-01-15T10"):
         stats_of(world, hour)
-    daily, activity = daily_stats(DAY, world.ports, BENCH), product_activity(DAY, world.ports, BENCH)
+    daily, activity = compute_daily_stats(DAY, world.ports, BENCH), compute_product_activity(DAY, world.ports, BENCH)
     ids = sorted({subject(each) for each in plain.documents})
     assert (daily.stats.events, daily.stats.products, daily.stats.sellers, daily.stats.hours) == (400, len(ids), len(ids), 3)
-    assert daily.behind == ()
+    assert daily.stale_hours == ()
     assert table(world, "daily", DAY)[0]["events"] == 400
     assert table(world, "product_activity", DAY) == [plain.product(each) for each in ids]
-    assert [each.product_id for each in activity.busiest] == [
+    assert [each.product_id for each in activity.top_products] == [
         product for product, _ in sorted(((each, plain.product(each)["events"]) for each in ids), key=lambda pair: (-pair[1], pair[0]))
     ]
 
@@ -181,7 +181,7 @@ def test_statistics_do_not_depend_on_whether_the_hour_is_compacted() -> None:
     world, _ = a_day(100)
     stats_of(world)
     products = table(world, "hourly_products", HOUR)
-    compact(HOUR, world.ports, BENCH)
+    compact_hour(HOUR, world.ports, BENCH)
     again = stats_of(world)
     assert again.stats.revision == 1
     assert table(world, "hourly_products", HOUR) == products
@@ -191,8 +191,8 @@ def test_an_empty_hour_and_an_empty_day_are_zeros() -> None:
     world = a_world(event("a"))
     assert stats_of(world, "2024-01-15T23").stats.events == 0
     assert table(world, "hourly", "2024-01-15T23")[0]["events"] == 0
-    assert daily_stats("2024-01-16", world.ports, BENCH).stats.events == 0
-    assert product_activity("2024-01-16", world.ports, BENCH).products == 0
+    assert compute_daily_stats("2024-01-16", world.ports, BENCH).stats.events == 0
+    assert compute_product_activity("2024-01-16", world.ports, BENCH).products == 0
     assert table(world, "product_activity", "2024-01-16") == []
 
 
@@ -214,11 +214,11 @@ def test_an_empty_hour_and_an_empty_day_are_zeros() -> None:
 def test_an_event_is_in_one_hour_the_right_one(timestamp: str, hour: str, minute: int, zone: str, in_zone: Callable[[str], None]) -> None:
     in_zone(zone)
     world = a_world(event("edge", timestamp))
-    compact(hour, world.ports, BENCH)
+    compact_hour(hour, world.ports, BENCH)
     found = stats_of(world, hour)
     assert [(each.minute.minute, each.events) for each in found.minutes] == [(minute, 1)]
     assert found.stats.events == 1
-    assert sum(counts["events"] for counts in world.ledger.hourly("0000", "9999").values()) == 1
+    assert sum(counts["events"] for counts in world.ledger.hourly_counters("0000", "9999").values()) == 1
 
 
 def test_an_event_of_2999_is_in_its_hour_when_its_time_has_come() -> None:
@@ -227,7 +227,7 @@ def test_an_event_of_2999_is_in_its_hour_when_its_time_has_come() -> None:
     world.clock.time = datetime(2999, 6, 1, 12, 30, tzinfo=UTC)
     world.produce(event("far", "2999-06-01T12:00:00Z"))
     world.settle()
-    compact("2999-06-01T12", world.ports, BENCH)
+    compact_hour("2999-06-01T12", world.ports, BENCH)
     assert stats_of(world, "2999-06-01T12").stats.events == 1
 
 
@@ -235,8 +235,8 @@ def test_repeats_are_those_of_batches_cut_in_the_hour() -> None:
     world = a_world(event("a"), event("b"))
     world.produce(event("a"), event("a"), event("b"))
     world.settle()
-    assert stats_of(world, "2024-01-15T12").stats.repeats == 3
-    assert stats_of(world).stats.repeats == 0
+    assert stats_of(world, "2024-01-15T12").stats.duplicates == 3
+    assert stats_of(world).stats.duplicates == 0
 
 
 def test_legacy_events_tell_price_and_stock_as_well() -> None:
@@ -257,35 +257,37 @@ def test_an_hour_whose_counters_differ_is_refused_by_name_and_nothing_is_written
     world = a_world(event("a"), event("b"))
     world.ledger._hourly[HOUR, 0]["type.ProductDeleted"] += 1
     (batch,) = world.ledger.batches_of_hour(HOUR)
-    with pytest.raises(Contradiction, match="its files hold .*: 2}, the live counters say .*: 3}.*" + batch):
+    with pytest.raises(InconsistentState, match="its files hold .*: 2}, the live counters say .*: 3}.*" + batch):
         stats_of(world)
-    assert list(world.archive.keys("aggregates/")) == []
+    assert list(world.archive.list_keys("aggregates/")) == []
 
 
 @pytest.mark.parametrize("damage", [lose, flip])
 def test_a_part_that_is_lost_or_damaged_is_an_error_until_it_is_rebuilt(damage: Callable[[World, str], None]) -> None:
     world = a_world(event("a"), event("b"))
     damage(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
-    with pytest.raises(Contradiction, match=r"hour 2024-01-15T10: .*parquet is (not there|damaged), and closed batches have rows in it"):
+    with pytest.raises(
+        InconsistentState, match=r"hour 2024-01-15T10: .*parquet is (not there|damaged), and closed batches have rows in it"
+    ):
         stats_of(world)
-    compact(HOUR, world.ports, BENCH)
+    compact_hour(HOUR, world.ports, BENCH)
     assert stats_of(world).stats.events == 2
 
 
 def test_a_day_names_the_hours_that_its_statistics_do_not_know_yet() -> None:
     world = a_world(event("a"), event("b", "2024-01-15T09:00:00Z"))
     stats_of(world)
-    assert daily_stats(DAY, world.ports, BENCH).behind == ("2024-01-15T09",)
+    assert compute_daily_stats(DAY, world.ports, BENCH).stale_hours == ("2024-01-15T09",)
 
 
-@pytest.mark.parametrize("flow", [daily_stats, product_activity])
+@pytest.mark.parametrize("flow", [compute_daily_stats, compute_product_activity])
 @pytest.mark.parametrize("body", [b"", b"PAR1 and nothing of ours"])
 def test_statistics_of_an_hour_that_are_damaged_are_named_with_what_to_do(flow: Callable[..., object], body: bytes) -> None:
     world = a_world(event("a"), event("b"))
     stats_of(world)
     key = aggregate_key("hourly", HOUR)
     world.archive.objects[key] = replace(world.archive.objects[key], body=body)
-    with pytest.raises(Contradiction, match=f"{key} is damaged .*materialize hourly_event_stats for {HOUR}"):
+    with pytest.raises(InconsistentState, match=f"{key} is damaged .*materialize hourly_event_stats for {HOUR}"):
         flow(HOUR[:10], world.ports, BENCH)
     stats_of(world)
     flow(HOUR[:10], world.ports, BENCH)
@@ -301,8 +303,8 @@ def test_what_is_no_hour_is_refused(period: str) -> None:
 def test_a_late_riser_writes_no_older_statistics_over_newer_ones(at: int) -> None:
     """Breaks: every step may be repeated by anyone at any later time, also by a run that slept for an hour."""
     world = a_world(shop("ProductDeleted", "a", 36_000))
-    writes = ("advance", "put")
-    late = Actor(lambda door: hourly_stats(HOUR, through(world.ports, door), BENCH), lambda call: call.method not in writes)
+    writes = ("put_if", "put")
+    late = Actor(lambda door: compute_hourly_stats(HOUR, through(world.ports, door), BENCH), lambda call: call.method not in writes)
     for _ in range(at):
         late.step()
     assert late.call is not None
@@ -316,7 +318,7 @@ def test_a_late_riser_writes_no_older_statistics_over_newer_ones(at: int) -> Non
     assert len(table(world, "hourly_products", HOUR)) == 2
 
 
-@pytest.mark.parametrize(("flow", "name"), [(daily_stats, "daily"), (product_activity, "product_activity")])
+@pytest.mark.parametrize(("flow", "name"), [(compute_daily_stats, "daily"), (compute_product_activity, "product_activity")])
 def test_a_late_riser_writes_no_older_day_over_a_newer_one(flow: Callable[..., object], name: str) -> None:
     """Breaks: the same, for a day."""
     world = a_world(shop("ProductDeleted", "a", 36_000))

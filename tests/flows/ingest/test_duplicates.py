@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.adapters.memory import MemoryArchive
-from analytics_defs.adapters.memory.parquet_workspace import memory_table
-from analytics_defs.core.ingest.batch_builder import Limits
-from analytics_defs.core.ingest.planning import Policy, lane_of
+from analytics_defs.adapters.memory import MemoryObjectStore
+from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
+from analytics_defs.core.ingest.batch_builder import BatchLimits
+from analytics_defs.core.ingest.planning import PlanningPolicy, lane_of
 from analytics_defs.core.offsets import Source
-from analytics_defs.core.storage.object_keys import event_dir, event_key, later_event_key
+from analytics_defs.core.storage.object_keys import event_json_dir, event_key, reused_id_event_key
 from analytics_defs.flows.audit.hour import audit_hour
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.ingest.execute_plan import ingest
-from analytics_defs.flows.trace.trace import Fate, trace
-from analytics_defs.ports import Blob
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.trace.outcome import RecordOutcome
+from analytics_defs.flows.trace.trace import trace_record
+from analytics_defs.ports import StoredObject
 from tests.flows.ingest.test_execute_plan import failing_at, problems
 from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import HOUR, TOPIC, World, conduct, event
@@ -34,11 +35,11 @@ def assert_stored_once(world: World, holder: Source, *repeats: Source) -> None:
     assert world.ids(["x"]) == {"x": holder}
     blob = world.archive.objects[event_key(HOUR, "x")]
     assert (blob.body, blob.metadata["source"]) == (world.values[holder], str(holder))
-    assert trace(str(holder), world.ports).fate is Fate.STORED
+    assert trace_record(str(holder), world.ports).outcome is RecordOutcome.STORED
     for repeat in repeats:
-        told = trace(str(repeat), world.ports)
-        assert (told.fate, told.event_id, told.held_by) == (Fate.REPEAT, "x", holder)
-    assert world.ledger.counters()["repeats"] == len(repeats)
+        told = trace_record(str(repeat), world.ports)
+        assert (told.outcome, told.event_id, told.original_source) == (RecordOutcome.DUPLICATE, "x", holder)
+    assert world.ledger.counters()["duplicates"] == len(repeats)
 
 
 @pytest.mark.parametrize("again", [FIRST, OTHER], ids=["the same payload", "another payload"])
@@ -68,7 +69,7 @@ def test_a_hundred_batches_apart() -> None:
     first = world.produce(FIRST)
     world.produce(*(event(f"e{number}") for number in range(100)))
     second = world.produce(OTHER)
-    world.settle(conduct(limits=Limits(max_events=1)))
+    world.settle(conduct(limits=BatchLimits(max_records=1)))
     assert len(world.ledger.last_batches(200)) == 102
     assert_stored_once(world, first, second)
 
@@ -93,27 +94,27 @@ def test_in_another_hour_it_is_still_the_same_id() -> None:
     assert not any(key.startswith("events/2024/01/14") for key in world.archive.objects)
 
 
-@pytest.mark.parametrize("method", ["take", "put_if_absent", "mark_staged", "claim", "put", "close"])
+@pytest.mark.parametrize("method", ["begin_batch", "put_if_absent", "mark_staged", "claim", "put", "close_batch"])
 def test_in_two_lanes_at_the_same_instant(method: str) -> None:
     """The other lane runs from its start to its end at one call of the first: whoever claims first holds the id."""
-    world = World(policy=Policy(lanes=2))
+    world = World(policy=PlanningPolicy(lanes=2))
     world.create(TOPIC)
     world.create(OTHER_TOPIC)
     lane, other_lane = lane_of(world.partition(topic=TOPIC), 2), lane_of(world.partition(topic=OTHER_TOPIC), 2)
     assert lane != other_lane
     mine, theirs = world.produce(FIRST), world.produce(OTHER, topic=OTHER_TOPIC)
-    plan = world.look().plans[lane]
+    plan = world.scheduler_status().plans[lane]
     interrupted = False
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         nonlocal interrupted
         if call.method == method and not interrupted:
             interrupted = True
-            world.run(other_lane)
+            world.run_all(other_lane)
         return perform()
 
-    ingest(plan, through(world.ports, door), conduct())
-    late = method in {"put", "close"}
+    execute_plan(plan, through(world.ports, door), conduct())
+    late = method in {"put", "close_batch"}
     assert_stored_once(world, *((mine, theirs) if late else (theirs, mine)))
 
 
@@ -127,8 +128,8 @@ def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> 
     world.settle()
     assert world.ids(["x"]) == {"x": second}
     assert world.ledger.counters()["events"] == 2
-    told = trace(str(first), world.ports)
-    assert (told.fate, told.item) == (Fate.STORED, f"held by {second}")
+    told = trace_record(str(first), world.ports)
+    assert (told.outcome, told.item) == (RecordOutcome.STORED, f"held by {second}")
     audited = audit_hour(HOUR, world.ports)
     assert (audited.parquet, audited.items, audited.expired, audited.findings) == (2, 1, 0, ())
 
@@ -136,11 +137,11 @@ def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> 
 def assert_both_are_whole(world: World, first: Source, second: Source) -> None:
     """Two stored events of one id in one hour: two counts, two rows, two objects with their own bytes, and one item, of the later one."""
     assert world.ids(["x"]) == {"x": second}
-    bodies = {blob.metadata["source"]: blob.body for key, blob in world.archive.objects.items() if key.startswith(event_dir(HOUR))}
+    bodies = {blob.metadata["source"]: blob.body for key, blob in world.archive.objects.items() if key.startswith(event_json_dir(HOUR))}
     assert bodies == {str(each): world.values[each] for each in (first, second)}
     assert world.archive.objects[event_key(HOUR, "x")].body == world.values[first]
-    told = [trace(str(each), world.ports) for each in (first, second)]
-    assert [each.event_object for each in told] == [event_key(HOUR, "x"), later_event_key(HOUR, "x", second)]
+    told = [trace_record(str(each), world.ports) for each in (first, second)]
+    assert [each.event_json for each in told] == [event_key(HOUR, "x"), reused_id_event_key(HOUR, "x", second)]
     audited = audit_hour(HOUR, world.ports)
     assert (audited.counted, audited.parquet, audited.objects, audited.findings) == (2, 2, 2, ())
 
@@ -158,12 +159,12 @@ def test_an_id_stored_again_in_its_hour_writes_over_nobodys_object() -> None:
     world, first, second = a_world_where_it_comes_again()
     world.settle()
     assert_both_are_whole(world, first, second)
-    world.archive.delete([later_event_key(HOUR, "x", second)])
+    world.archive.delete([reused_id_event_key(HOUR, "x", second)])
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example x",)
 
 
-class Unasked(MemoryArchive):
-    def put_new(self, blobs: Sequence[Blob]) -> Sequence[Blob]:
+class Unasked(MemoryObjectStore):
+    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
         raise AssertionError(blobs)
 
 
@@ -171,25 +172,25 @@ def test_of_events_on_time_nobody_asks_what_is_there() -> None:
     world = World()
     world.create()
     world.produce(FIRST, event("y"))
-    world.run(ports=replace(world.ports, archive=Unasked()))
+    world.run_all(ports=replace(world.ports, object_store=Unasked()))
     assert world.ledger.counters()["events"] == 2
 
 
-@pytest.mark.parametrize("method", ["claim", "put_new", "put", "close"])
+@pytest.mark.parametrize("method", ["claim", "put_many_if_absent", "put", "close_batch"])
 def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str) -> None:
     """The first executor dies behind the call; a zombie of it, and one of the batch before, then write whatever they were about to."""
     world, first, second = a_world_where_it_comes_again()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at(method)))
-    plan = world.look().plans[0]
+        world.run_all(ports=through(world.ports, failing_at(method)))
+    plan = world.scheduler_status().plans[0]
     late: list[Callable[[], Any]] = []
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.port == "archive" and call.method in ("put", "put_new"):
+        if call.port == "object_store" and call.method in ("put", "put_many_if_absent"):
             late.append(perform)
         return perform()
 
-    ingest(plan, through(world.ports, door), conduct())
+    execute_plan(plan, through(world.ports, door), conduct())
     world.settle()
     before = dict(world.archive.objects)
     for write in late:
@@ -203,9 +204,9 @@ def test_both_rows_of_an_id_stored_again_are_rebuilt_from_the_json_tree() -> Non
     world.settle()
     for key in [key for key in world.archive.objects if key.startswith("parquet/")]:
         del world.archive.objects[key]
-    done = compact(HOUR, world.ports, memory_table)
+    done = compact_hour(HOUR, world.ports, memory_workspace)
     assert done.revision is not None
-    assert (done.revision.rows, len(done.mended)) == (2, 2)
+    assert (done.revision.rows, len(done.rebuilt)) == (2, 2)
 
 
 def test_a_second_before_it_is_forgotten_an_id_is_not_free() -> None:
@@ -227,20 +228,20 @@ def test_executors_of_one_batch_agree_on_a_repeat_whose_holder_dynamodb_deletes_
     world.settle()
     world.clock.advance(timedelta(days=30) - timedelta(hours=1))
     second = world.produce(OTHER)
-    plan = world.look().plans[0]
+    plan = world.scheduler_status().plans[0]
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "close":
+        if call.method == "close_batch":
             world.clock.advance(timedelta(hours=2))
             world.recent.items = {key: item for key, item in world.recent.items.items() if item.source != first}
             with pytest.raises(Crashed):
-                world.run(ports=through(world.ports, failing_at("close")))
+                world.run_all(ports=through(world.ports, failing_at("close_batch")))
         return perform()
 
-    ingest(plan, through(world.ports, door), conduct())
+    execute_plan(plan, through(world.ports, door), conduct())
     assert world.ids(["x"]) == {"x": second}
     assert world.ledger.counters()["events"] == 2
-    assert trace(str(second), world.ports).fate is Fate.STORED
+    assert trace_record(str(second), world.ports).outcome is RecordOutcome.STORED
     assert audit_hour(HOUR, world.ports).findings == ()
 
 

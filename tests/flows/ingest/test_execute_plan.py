@@ -8,15 +8,24 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ingest.batch_builder import Limits
-from analytics_defs.core.ingest.planning import Plan, Policy
-from analytics_defs.core.ledger import OUTCOMES, BatchRecord, Tally
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ingest.batch_builder import BatchLimits
+from analytics_defs.core.ingest.planning import Plan, PlanningPolicy
+from analytics_defs.core.ledger import OUTCOMES, BatchRecord, OutcomeCounts
 from analytics_defs.core.storage.object_keys import event_key, staging_key
-from analytics_defs.errors import AnalyticsError, Contradiction, Denied, GroupInUse, Missing, Stopped, TopicRecreated, Unavailable
-from analytics_defs.flows.audit.balance import audit
-from analytics_defs.flows.ingest.execute_plan import Report, ingest
-from analytics_defs.ports import Blob
+from analytics_defs.errors import (
+    AccessDenied,
+    AnalyticsError,
+    ConsumerGroupActive,
+    InconsistentState,
+    PartitionHalted,
+    ResourceMissing,
+    TopicRecreated,
+    Unavailable,
+)
+from analytics_defs.flows.audit.balance import audit_offsets
+from analytics_defs.flows.ingest.execute_plan import ExecutionReport, execute_plan
+from analytics_defs.ports import StoredObject
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, conduct, event, legacy_event
@@ -36,7 +45,7 @@ def a_world() -> World:
 
 
 def plan_of(world: World) -> Plan:
-    return world.look().plans[0]
+    return world.scheduler_status().plans[0]
 
 
 def stores(world: World) -> Stores:
@@ -47,18 +56,18 @@ def problems(world: World) -> list[str]:
     """Of a world at rest, with everything read that is there."""
     topics = world.log.topics(world.topics).values()
     partitions = [world.partition(number, topic.name) for topic in topics for number in topic.partitions]
-    live = {each: marks.stable for each, marks in world.log.watermarks(partitions).items()}
-    return [*faults_at_rest(stores(world), world.log, live), *audit(world.ports).differences]
+    live = {each: marks.last_stable_offset for each, marks in world.log.watermarks(partitions).items()}
+    return [*faults_at_rest(stores(world), world.log, live), *audit_offsets(world.ports).differences]
 
 
-def test_every_record_of_a_plan_is_stored_or_accounted_for_and_the_stores_agree() -> None:
+def test_every_record_of_a_plan_is_stored_or_accounted_for_and_the_stores_consistent() -> None:
     world = a_world()
-    report = world.run()
-    assert [record.tally for record in report.closed] == [Tally(stored=3, repeats=1, dead_letters=1, tombstones=1, gaps=2)]
+    report = world.run_all()
+    assert [record.tally for record in report.closed] == [OutcomeCounts(stored=3, duplicates=1, dead_letters=1, tombstones=1, gaps=2)]
     assert problems(world) == []
     assert set(world.ids(["a", "b"])) == {"a", "b"}
     assert {name: world.ledger.counters()[name] for name in OUTCOMES if name not in {"stored", "lost"}} == {
-        "repeats": 1,
+        "duplicates": 1,
         "dead_letters": 1,
         "tombstones": 1,
         "gaps": 2,
@@ -71,18 +80,18 @@ def test_the_json_object_holds_the_records_own_bytes() -> None:
     world.create()
     odd = event("x").replace(b"}", b', "n" : 1.00E+2,"\xc3\xa9":[ ] }\n').replace(b"{", b" {")
     world.produce(odd)
-    world.run()
+    world.run_all()
     assert world.archive.objects[event_key(HOUR, "x")].body == odd
 
 
 def test_a_run_of_a_closed_plan_yields_nothing_and_changes_nothing() -> None:
     world = a_world()
     plan = plan_of(world)
-    ingest(plan, world.ports, conduct("first"))
+    execute_plan(plan, world.ports, conduct("first"))
     before = dict(world.archive.objects), dict(world.recent.items), world.ledger.counters()
-    again = ingest(plan, world.ports, conduct("again"))
+    again = execute_plan(plan, world.ports, conduct("again"))
     assert again.closed == []
-    assert again.stopped_because is None
+    assert again.stop_reason is None
     assert (world.archive.objects, world.recent.items, world.ledger.counters()) == before
 
 
@@ -90,17 +99,17 @@ def test_a_plan_that_is_launched_twice_at_once_is_executed_once() -> None:
     """The second launch arrives while the first one is about to take."""
     world = a_world()
     plan = plan_of(world)
-    second: list[Report] = []
+    second: list[ExecutionReport] = []
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "take" and not second:
-            second.append(ingest(plan, world.ports, conduct("second")))
+        if call.method == "begin_batch" and not second:
+            second.append(execute_plan(plan, world.ports, conduct("second")))
         return perform()
 
-    first = ingest(plan, through(world.ports, door), conduct("first"))
+    first = execute_plan(plan, through(world.ports, door), conduct("first"))
     assert len(second[0].closed) == 1
     assert first.closed == []
-    assert first.stopped_because == "ProductDeleted/0[0,4) was taken by another run"
+    assert first.stop_reason == "ProductDeleted/0[0,4) was taken by another run"
     assert problems(world) == []
 
 
@@ -112,7 +121,7 @@ def calls_of_a_run() -> list[Call]:
         seen.append(call)
         return perform()
 
-    ingest(plan_of(world), through(world.ports, door), conduct())
+    execute_plan(plan_of(world), through(world.ports, door), conduct())
     return seen
 
 
@@ -129,7 +138,7 @@ def test_a_run_that_ends_at_any_call_is_finished_by_the_next_with_the_very_same_
     undisturbed.settle()
     world = a_world()
     with pytest.raises(fault):
-        ingest(plan_of(world), through(world.ports, failing(number, effect, lambda call: fault(str(call)))), conduct("first"))
+        execute_plan(plan_of(world), through(world.ports, failing(number, effect, lambda call: fault(str(call)))), conduct("first"))
     assert list(faults(stores(world))) == []
     assert_nothing_is_committed_that_is_not_closed(world)
     world.settle()
@@ -144,17 +153,17 @@ def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
     if record.batch.time == undisturbed.ledger.last_batches(1)[0].batch.time:
         return undisturbed
     earlier = a_world()
-    ingest(plan_of(earlier), earlier.ports, conduct())
+    execute_plan(plan_of(earlier), earlier.ports, conduct())
     return earlier
 
 
 def assert_nothing_is_committed_that_is_not_closed(world: World) -> None:
-    heads = world.ledger.snapshot().heads
+    heads = world.ledger.snapshot().checkpoints
     for topic_partition, committed in world.log.committed([world.partition(0), world.partition(1)]).items():
-        assert committed is None or committed <= heads[topic_partition].next
+        assert committed is None or committed <= heads[topic_partition].next_offset
 
 
-@pytest.mark.parametrize("port", ["recent", "archive"])
+@pytest.mark.parametrize("port", ["recent_events", "object_store"])
 def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str) -> None:
     world = a_world()
 
@@ -165,7 +174,7 @@ def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str)
 
     for _ in range(3):
         with pytest.raises(Unavailable, match="is down"):
-            world.run(ports=through(world.ports, down))
+            world.run_all(ports=through(world.ports, down))
     assert world.ledger.last_batches(1) == []
     assert world.ledger.counters() == {}
     assert set(world.log.committed([world.partition(0), world.partition(1)]).values()) == {None}
@@ -173,17 +182,19 @@ def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str)
     assert problems(world) == []
 
 
-@pytest.mark.parametrize("method", ["put_if_absent", "mark_staged", "claim", "put", "close"])
+@pytest.mark.parametrize("method", ["put_if_absent", "mark_staged", "claim", "put", "close_batch"])
 def test_settings_that_change_after_staging_do_not_change_the_batch(method: str) -> None:
     """Whoever staged it decided: rules, objects and limits of a later run do not matter."""
     undisturbed = a_world()
     plan_of(undisturbed)
-    ingest(plan_of(undisturbed), undisturbed.ports, conduct())
+    execute_plan(plan_of(undisturbed), undisturbed.ports, conduct())
     world = a_world()
     at = [call.method for call in calls_of_a_run()].index(method)
     with pytest.raises(Crashed):
-        ingest(plan_of(world), through(world.ports, failing(at, True, lambda _: Crashed())), conduct())
-    world.settle(conduct("other", rules=Rules(max_event_bytes=1), event_objects=False, limits=Limits(max_events=1)))
+        execute_plan(plan_of(world), through(world.ports, failing(at, True, lambda _: Crashed())), conduct())
+    world.settle(
+        conduct("other", validation_rules=ValidationRules(max_event_bytes=1), write_event_json=False, limits=BatchLimits(max_records=1))
+    )
     assert world.archive.objects == undisturbed.archive.objects
     assert world.recent.items == undisturbed.recent.items
     assert problems(world) == []
@@ -192,11 +203,11 @@ def test_settings_that_change_after_staging_do_not_change_the_batch(method: str)
 def test_a_batch_that_was_taken_but_not_staged_is_read_again_in_exactly_its_ranges() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        ingest(plan_of(world), through(world.ports, failing_at("take")), conduct(limits=Limits(max_events=3)))
+        execute_plan(plan_of(world), through(world.ports, failing_at("begin_batch")), conduct(limits=BatchLimits(max_records=3)))
     (pending,) = world.ledger.snapshot().pending.values()
     world.produce(event("later"))
     world.settle()
-    first = world.ledger.record(pending.id)
+    first = world.ledger.batch_record(pending.id)
     assert first is not None
     assert first.batch.ranges == pending.ranges
     assert problems(world) == []
@@ -219,9 +230,11 @@ def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_was_taken() -
     world.create()
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
-        world.run(by=conduct(rules=Rules(max_event_bytes=300)), ports=through(world.ports, failing_at("take")))
-    world.settle(conduct(rules=Rules(max_event_bytes=10_000)))
-    assert [record.tally for record in world.ledger.last_batches(10)] == [Tally(dead_letters=60)]
+        world.run_all(
+            by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch"))
+        )
+    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=10_000)))
+    assert [record.tally for record in world.ledger.last_batches(10)] == [OutcomeCounts(dead_letters=60)]
     assert problems(world) == []
 
 
@@ -230,19 +243,21 @@ def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_a
     world.create(partitions=2)
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
-        world.run(by=conduct(rules=Rules(max_event_bytes=300)), ports=through(world.ports, failing_at("take")))
+        world.run_all(
+            by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch"))
+        )
     forget_rules(world)
     world.produce(event("other"), partition=1)
     for _ in range(2):
-        with pytest.raises(Stopped, match=r"events lie in 60 hours, and closing it may take 125 actions .* Set MAX_EVENT_BYTES"):
-            world.run()
+        with pytest.raises(PartitionHalted, match=r"events lie in 60 hours, and closing it may take 125 actions .* Set MAX_EVENT_BYTES"):
+            world.run_all()
     assert set(world.recent.items) == {"other"}
-    assert list(world.archive.keys("staging/")) == []
-    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    assert list(world.archive.list_keys("staging/")) == []
+    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
     assert problems(world) == []
 
 
-LASTING = [AnalyticsError, Contradiction, Denied, Missing, TopicRecreated]
+LASTING = [AnalyticsError, InconsistentState, AccessDenied, ResourceMissing, TopicRecreated]
 
 
 def pending_in_the_first_and_new_in_the_second() -> World:
@@ -251,7 +266,7 @@ def pending_in_the_first_and_new_in_the_second() -> World:
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("mark_staged")))
+        world.run_all(ports=through(world.ports, failing_at("mark_staged")))
     world.produce(event("b"), partition=1)
     return world
 
@@ -261,13 +276,13 @@ def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_o
     world = pending_in_the_first_and_new_in_the_second()
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "close" and call.args[0].batch.ranges[0].topic_partition == world.partition(0):
+        if call.method == "close_batch" and call.args[0].batch.ranges[0].topic_partition == world.partition(0):
             raise fault("its transaction is too large")
         return perform()
 
     with pytest.raises(fault, match="too large"):
-        world.run(ports=through(world.ports, door))
-    assert world.ledger.snapshot().heads[world.partition(1)].totals == Tally(stored=1)
+        world.run_all(ports=through(world.ports, door))
+    assert world.ledger.snapshot().checkpoints[world.partition(1)].totals == OutcomeCounts(stored=1)
     assert world.log.committed([world.partition(1)]) == {world.partition(1): 1}
     world.settle()
     assert problems(world) == []
@@ -276,8 +291,8 @@ def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_o
 def test_a_pending_batch_whose_fault_may_pass_by_itself_fails_the_run_at_once() -> None:
     world = pending_in_the_first_and_new_in_the_second()
     with pytest.raises(Unavailable):
-        world.run(ports=through(world.ports, failing("close", False, lambda _: Unavailable("down"))))
-    assert world.partition(1) not in world.ledger.snapshot().heads
+        world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Unavailable("down"))))
+    assert world.partition(1) not in world.ledger.snapshot().checkpoints
 
 
 def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
@@ -291,17 +306,17 @@ def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
 
 
 def test_a_staging_file_that_is_gone_after_its_mark_stops_its_partitions_only_and_says_which() -> None:
-    world = World(policy=Policy(lanes=1))
+    world = World(policy=PlanningPolicy(lanes=1))
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("claim")))
+        world.run_all(ports=through(world.ports, failing_at("claim")))
     (pending,) = world.ledger.snapshot().pending.values()
     world.archive.delete([staging_key(pending.id)])
     world.produce(event("b"), partition=1)
     closed: list[BatchRecord] = []
-    with pytest.raises(Contradiction, match=rf"{pending.id} of ProductDeleted/0\[0,1\): its staging file .* is gone"):
-        ingest(plan_of(world), world.ports, conduct(), closed.append)
+    with pytest.raises(InconsistentState, match=rf"{pending.id} of ProductDeleted/0\[0,1\): its staging file .* is gone"):
+        execute_plan(plan_of(world), world.ports, conduct(), closed.append)
     assert [record.batch.ranges[0].topic_partition for record in closed] == [world.partition(1)]
     assert set(world.ids(["a", "b"])) == {"a", "b"}
 
@@ -310,41 +325,41 @@ def test_a_staging_file_that_appears_after_the_first_look_is_used() -> None:
     """Somebody else stages the pending batch between the look for its file and the look at its entry."""
     world = a_world()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("take")))
+        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         answer = perform()
         if call.method == "get" and answer is None:
             with pytest.raises(Crashed):
-                world.run(ports=through(world.ports, failing_at("mark_staged")))
+                world.run_all(ports=through(world.ports, failing_at("mark_staged")))
         return answer
 
-    assert len(world.run(ports=through(world.ports, door)).closed) == 1
+    assert len(world.run_all(ports=through(world.ports, door)).closed) == 1
     assert problems(world) == []
 
 
 def test_another_staging_file_than_the_one_that_was_marked_is_refused() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("mark_staged")))
+        world.run_all(ports=through(world.ports, failing_at("mark_staged")))
     (pending,) = world.ledger.snapshot().pending.values()
     blob = world.archive.objects[staging_key(pending.id)]
     world.archive.put([replace(blob, body=blob.body + b" ")])
-    with pytest.raises(Contradiction):
-        world.run()
+    with pytest.raises(InconsistentState):
+        world.run_all()
     assert world.recent.items == {}
 
 
-def damaged(blob: Blob) -> Blob:
+def damaged(blob: StoredObject) -> StoredObject:
     return replace(blob, body=blob.body[:-40])
 
 
-def of_another_batch(blob: Blob) -> Blob:
+def of_another_batch(blob: StoredObject) -> StoredObject:
     other = World()
     other.create()
     other.produce(*(event(f"other {number}") for number in range(20)))
     with pytest.raises(Crashed):
-        other.run(ports=through(other.ports, failing_at("mark_staged")))
+        other.run_all(ports=through(other.ports, failing_at("mark_staged")))
     (found,) = (each for key, each in other.archive.objects.items() if key.startswith(staging_key("")))
     return replace(found, key=blob.key)
 
@@ -354,20 +369,20 @@ def of_another_batch(blob: Blob) -> Blob:
     ("alter", "said"), [(damaged, "is damaged or from another version"), (of_another_batch, "is not the staging file of")]
 )
 def test_a_staging_file_that_cannot_be_believed_is_not_marked_and_the_whole_one_is_taken_once_it_is_back(
-    alter: Callable[[Blob], Blob], said: str, before: str
+    alter: Callable[[StoredObject], StoredObject], said: str, before: str
 ) -> None:
     """It is met by who would write it, or by who looks for it. A mark of its digest would refuse the whole file for ever."""
     world = a_world()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+        world.run_all(ports=through(world.ports, failing_at("put_if_absent")))
     (whole,) = (blob for key, blob in world.archive.objects.items() if key.startswith(staging_key("")))
     world.archive.put([alter(whole)])
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         return None if (call.method, before) == ("get", "put_if_absent") else perform()
 
-    with pytest.raises(Contradiction, match=said):
-        world.run(ports=through(world.ports, door))
+    with pytest.raises(InconsistentState, match=said):
+        world.run_all(ports=through(world.ports, door))
     (pending,) = world.ledger.snapshot().pending.values()
     assert (pending.staged, world.recent.items) == (None, {})
     world.archive.put([whole])
@@ -379,7 +394,7 @@ def test_a_plan_with_events_of_hundreds_of_hours_becomes_batches_of_few() -> Non
     world = World()
     world.create()
     world.produce(*(event(f"e{hour}", f"2024-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z") for hour in range(300)))
-    report = world.run()
+    report = world.run_all()
     assert len(report.closed) == 13
     assert max(len(record.hours) for record in report.closed) == 24
     assert problems(world) == []
@@ -389,7 +404,7 @@ def test_one_event_larger_than_the_limit_of_a_batch_is_a_batch_of_its_own() -> N
     world = World()
     world.create()
     world.produce(event("a"), event("huge", padding="." * 500_000), event("b"))
-    report = world.run(by=conduct(limits=Limits(max_bytes=1000)))
+    report = world.run_all(by=conduct(limits=BatchLimits(max_bytes=1000)))
     assert [record.tally.stored for record in report.closed] == [1, 1, 1]
     assert problems(world) == []
 
@@ -399,7 +414,7 @@ def test_more_partitions_than_a_transaction_holds_are_read_in_several_batches() 
     world.create(partitions=60)
     for partition in range(60):
         world.produce(event(f"e{partition}"), partition=partition)
-    report = world.run()
+    report = world.run_all()
     assert [len(record.batch.ranges) for record in report.closed] == [24, 24, 12]
     assert problems(world) == []
 
@@ -409,7 +424,7 @@ def test_without_event_objects_only_items_that_cannot_hold_their_event_get_one()
     world.recent._unholdable = lambda each: each.id == "unholdable"
     world.create()
     world.produce(event("plain"), event("unholdable"))
-    world.run(by=conduct(event_objects=False))
+    world.run_all(by=conduct(write_event_json=False))
     assert [key for key in world.archive.objects if key.startswith("events/")] == [event_key(HOUR, "unholdable")]
 
 
@@ -418,7 +433,7 @@ def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
     world.create()
     world.produce(event("a"))
     world.clock.time = NOW + SECOND / 3
-    (record,) = ingest(plan_of(world), world.ports, conduct()).closed
+    (record,) = execute_plan(plan_of(world), world.ports, conduct()).closed
     assert record.batch.time == NOW.replace(microsecond=333_000)
     assert world.recent.items["a"].created_at == "2024-01-15T12:00:00.333Z"
 
@@ -428,19 +443,19 @@ def test_what_an_executor_closes_it_tells_at_once() -> None:
     told: list[BatchRecord] = []
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "take" and told:
+        if call.method == "begin_batch" and told:
             raise Unavailable("the ledger is down")
         return perform()
 
     with pytest.raises(Unavailable):
-        ingest(plan_of(world), through(world.ports, door), conduct(limits=Limits(max_events=3)), told.append)
+        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), told.append)
     assert told == world.ledger.last_batches(10)
-    report = ingest(plan_of(world), world.ports, conduct(limits=Limits(max_events=3)), told.append)
+    report = execute_plan(plan_of(world), world.ports, conduct(limits=BatchLimits(max_records=3)), told.append)
     assert told[1:] == report.closed
     assert len(told) == 2
 
 
-@pytest.mark.parametrize("fault", [GroupInUse("another consumer is a member"), Unavailable("no coordinator")])
+@pytest.mark.parametrize("fault", [ConsumerGroupActive("another consumer is a member"), Unavailable("no coordinator")])
 def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_told_in_the_end(fault: AnalyticsError) -> None:
     world = World()
     world.create()
@@ -456,10 +471,10 @@ def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_tol
 
     world.clock.advance(SECOND)
     with pytest.raises(type(fault)) as raised:
-        ingest(plan_of(world), through(world.ports, door), conduct(limits=Limits(max_events=3)), told.append)
+        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), told.append)
     assert raised.value is fault
     assert [record.tally.stored for record in told] == [3, 3, 3, 1]
-    assert list(world.archive.keys("staging/")) == []
+    assert list(world.archive.list_keys("staging/")) == []
     assert len(commits) == 1, "the next plan sets them all: not a time-out for each batch"
     assert plan_of(world).recommit == (world.partition(),)
     world.settle()
@@ -477,9 +492,9 @@ def test_a_recommit_that_is_refused_is_told_after_everything_else() -> None:
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "commit" and call.args[0] == {world.partition(): 2} and world.ids(["b"]):
-            raise GroupInUse("another consumer is a member")
+            raise ConsumerGroupActive("another consumer is a member")
         return perform()
 
-    with pytest.raises(GroupInUse):
-        ingest(plan_of(world), through(world.ports, door), conduct())
+    with pytest.raises(ConsumerGroupActive):
+        execute_plan(plan_of(world), through(world.ports, door), conduct())
     assert set(world.ids(["a", "b"])) == {"a", "b"}

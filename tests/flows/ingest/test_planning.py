@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from analytics_defs.core.ingest.planning import Policy
-from analytics_defs.flows.ingest.planning import look, observe
+from analytics_defs.core.ingest.planning import PlanningPolicy
+from analytics_defs.flows.ingest.planning import plan_lanes, read_topic_offsets
 from tests.proof.doors import Call, through
 from tests.proof.world import TOPIC, World, event
 
-READS = {"log.topics", "log.survey", "log.committed", "ledger.snapshot"}
+READS = {"event_log.topics", "event_log.available_watermarks", "event_log.committed", "ledger.snapshot"}
 
 
 def test_looking_only_reads_and_asks_the_ledger_first() -> None:
@@ -23,7 +23,7 @@ def test_looking_only_reads_and_asks_the_ledger_first() -> None:
         seen.append(str(call))
         return perform()
 
-    assert look([TOPIC, "Missing"], Policy(), through(world.ports, door)).plans[0].offsets == 1
+    assert plan_lanes([TOPIC, "Missing"], PlanningPolicy(), through(world.ports, door)).plans[0].offsets == 1
     assert seen[0] == "ledger.snapshot"
     assert set(seen) == READS
 
@@ -31,8 +31,8 @@ def test_looking_only_reads_and_asks_the_ledger_first() -> None:
 def test_a_topic_that_does_not_exist_is_none_and_is_noted() -> None:
     world = World()
     world.create()
-    assert observe([TOPIC, "Missing"], world.ports)["Missing"] is None
-    assert look([TOPIC, "Missing"], Policy(), world.ports).notes == ("topic Missing does not exist yet",)
+    assert read_topic_offsets([TOPIC, "Missing"], world.ports)["Missing"] is None
+    assert plan_lanes([TOPIC, "Missing"], PlanningPolicy(), world.ports).notes == ("topic Missing does not exist yet",)
 
 
 def test_what_is_seen_of_a_topic_is_what_the_broker_has() -> None:
@@ -43,10 +43,15 @@ def test_what_is_seen_of_a_topic_is_what_the_broker_has() -> None:
     world.log.open_transaction(TOPIC, 0)
     world.produce(event("d"))
     world.log.commit({world.partition(0): 2})
-    seen = observe([TOPIC], world.ports)[TOPIC]
+    seen = read_topic_offsets([TOPIC], world.ports)[TOPIC]
     assert seen is not None
     assert seen.topic_id is not None
-    assert (seen.lows, seen.stables, seen.highs, seen.committed) == ({0: 1, 1: 0}, {0: 3, 1: 0}, {0: 4, 1: 0}, {0: 2, 1: None})
+    assert (seen.log_start_offsets, seen.last_stable_offsets, seen.high_watermarks, seen.committed) == (
+        {0: 1, 1: 0},
+        {0: 3, 1: 0},
+        {0: 4, 1: 0},
+        {0: 2, 1: None},
+    )
 
 
 def test_no_head_seems_to_be_ahead_of_the_log_while_others_produce_and_read() -> None:
@@ -60,7 +65,7 @@ def test_no_head_seems_to_be_ahead_of_the_log_while_others_produce_and_read() ->
         answer = perform()
         if call.method == "snapshot":
             world.produce(event("b"))
-            world.run()
+            world.run_all()
         return answer
 
-    assert look([TOPIC], Policy(), through(world.ports, door)).stopped == {}
+    assert plan_lanes([TOPIC], PlanningPolicy(), through(world.ports, door)).halted == {}

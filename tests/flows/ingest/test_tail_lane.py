@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from analytics_defs.core.ingest.planning import Policy
+from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.errors import Unavailable
-from analytics_defs.flows.ingest.execute_plan import Report
-from analytics_defs.flows.ingest.tail_lane import NOTHING_CAME, Following, follow
+from analytics_defs.flows.ingest.execute_plan import ExecutionReport
+from analytics_defs.flows.ingest.tail_lane import IDLE_TIMEOUT, TailOptions, tail_lane
 from analytics_defs.ports import Ports
 from tests.flows.ingest.test_execute_plan import problems
 from tests.proof.clocks import Eventful
@@ -24,20 +24,22 @@ from tests.proof.world import NOW, TOPIC, World, conduct, event
 EVERY = timedelta(seconds=1)
 
 
-def a_world(policy: Policy | None = None) -> tuple[World, Eventful]:
+def a_world(policy: PlanningPolicy | None = None) -> tuple[World, Eventful]:
     clock = Eventful(NOW)
-    world = World(clock=clock, policy=policy or Policy())
+    world = World(clock=clock, policy=policy or PlanningPolicy())
     world.create(partitions=2)
     return world, clock
 
 
-def following(world: World, seconds: float = 20, policy: Policy | None = None) -> Following:
-    return Following(world.topics, policy or world.policy, timedelta(seconds=seconds), EVERY)
+def following(world: World, seconds: float = 20, policy: PlanningPolicy | None = None) -> TailOptions:
+    return TailOptions(world.topics, policy or world.policy, timedelta(seconds=seconds), EVERY)
 
 
-def followed(world: World, ports: Ports | None = None, closed: list[BatchRecord] | None = None, lane: int = 0, **order: Any) -> Report:
+def followed(
+    world: World, ports: Ports | None = None, closed: list[BatchRecord] | None = None, lane: int = 0, **order: Any
+) -> ExecutionReport:
     on_closed = (lambda _: None) if closed is None else closed.append
-    return follow(lane, following(world, **order), ports or world.ports, conduct("follower"), on_closed)
+    return tail_lane(lane, following(world, **order), ports or world.ports, conduct("follower"), on_closed)
 
 
 def test_what_arrives_meanwhile_is_stored_by_the_same_run_in_batches_of_its_own() -> None:
@@ -50,9 +52,9 @@ def test_what_arrives_meanwhile_is_stored_by_the_same_run_in_batches_of_its_own(
     report = followed(world)
     assert [record.tally.stored for record in report.closed] == [2, 1]
     assert [record.tally.total for record in report.closed] == [2, 4]
-    assert report.stopped_because is None
+    assert report.stop_reason is None
     assert sorted(world.recent.items) == ["a", "b", "c"]
-    assert not any(world.look().plans)
+    assert not any(world.scheduler_status().plans)
     assert problems(world) == []
 
 
@@ -60,14 +62,14 @@ def test_it_ends_when_nothing_came_for_a_while_and_every_arrival_begins_that_whi
     world, clock = a_world()
     clock.happens = [lambda: None] * 3 + [lambda: world.produce(event("a"))]
     followed(world)
-    assert clock.slept == [EVERY] * (4 + NOTHING_CAME // EVERY)
+    assert clock.slept == [EVERY] * (4 + IDLE_TIMEOUT // EVERY)
 
 
 def test_it_looks_at_least_once_however_rarely_it_looks() -> None:
     world, clock = a_world()
-    rarely = Following(world.topics, world.policy, timedelta(minutes=1), timedelta(seconds=10))
+    rarely = TailOptions(world.topics, world.policy, timedelta(minutes=1), timedelta(seconds=10))
     clock.happens = [lambda: world.produce(event("a"))]
-    report = follow(0, rarely, world.ports, conduct("follower"), lambda _: None)
+    report = tail_lane(0, rarely, world.ports, conduct("follower"), lambda _: None)
     assert [record.tally.stored for record in report.closed] == [1]
     assert clock.slept == [timedelta(seconds=10)] * 2
 
@@ -79,7 +81,7 @@ def test_it_ends_when_its_time_is_over_and_leaves_the_rest_to_the_next_plan() ->
     report = followed(world, seconds=20)
     assert len(report.closed) == 19
     world.produce(event("after"))
-    assert [len(plan.ranges) for plan in world.look().plans] == [1]
+    assert [len(plan.ranges) for plan in world.scheduler_status().plans] == [1]
     world.settle()
     assert problems(world) == []
 
@@ -87,7 +89,7 @@ def test_it_ends_when_its_time_is_over_and_leaves_the_rest_to_the_next_plan() ->
 def test_a_plan_is_no_larger_than_what_it_was_told_and_the_rest_comes_with_the_next() -> None:
     world, clock = a_world()
     clock.happens = [lambda: world.produce(*(event(f"e{number}") for number in range(25)))]
-    report = followed(world, policy=Policy(max_offsets=10))
+    report = followed(world, policy=PlanningPolicy(max_offsets=10))
     assert [record.tally.stored for record in report.closed] == [10, 10, 5]
     assert clock.slept[:4] == [EVERY, timedelta(0), timedelta(0), EVERY], "a backlog does not wait; what is smaller than a batch does"
     assert problems(world) == []
@@ -109,10 +111,10 @@ def test_a_lane_that_is_no_more_is_not_followed() -> None:
 
 
 def test_only_its_own_lane_is_followed() -> None:
-    world, _ = a_world(Policy(lanes=2))
+    world, _ = a_world(PlanningPolicy(lanes=2))
     world.produce(event("a"))
     world.produce(event("b"), partition=1)
-    [mine] = world.look().plans[1].ranges
+    [mine] = world.scheduler_status().plans[1].ranges
     [record] = followed(world, lane=1).closed
     assert record.batch.ranges == (mine,)
     assert record.batch.lane == 1
@@ -123,13 +125,13 @@ def test_it_ends_where_another_run_takes_what_it_planned() -> None:
     clock.happens = [lambda: world.produce(event("a"))]
 
     def rival_first(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "take":
-            world.run(by=conduct("rival"))
+        if call.method == "begin_batch":
+            world.run_all(by=conduct("rival"))
             clock.happens = [lambda: world.produce(event("b"))]
         return perform()
 
     report = followed(world, through(world.ports, rival_first))
-    assert report.stopped_because == f"{TOPIC}/0[0,1) was taken by another run"
+    assert report.stop_reason == f"{TOPIC}/0[0,1) was taken by another run"
     assert report.closed == []
     assert problems(world) == []
     assert sorted(world.recent.items) == ["a"]
@@ -182,6 +184,6 @@ def test_many_partitions_make_no_more_batches_than_the_pauses_allow() -> None:
             world.produce(event(f"{clock.elapsed_ms()} {partition}"), partition=partition)
 
     clock.happens = [trickle] * 30
-    slowly = Following(world.topics, world.policy, timedelta(seconds=20), EVERY, EVERY)
-    report = follow(0, slowly, world.ports, conduct("follower"), lambda _: None)
+    slowly = TailOptions(world.topics, world.policy, timedelta(seconds=20), EVERY, EVERY)
+    report = tail_lane(0, slowly, world.ports, conduct("follower"), lambda _: None)
     assert 15 <= len(report.closed) <= 20 + 2, "three in the first second of each pause"

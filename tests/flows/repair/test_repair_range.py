@@ -12,26 +12,39 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import MemoryRecentEvents
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ingest.batch_builder import Limits
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ingest.batch_builder import BatchLimits
 from analytics_defs.core.offsets import Range
-from analytics_defs.core.repair import Hours, State, Store, span
-from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_key, later_event_key, part_key, success_key
-from analytics_defs.errors import Contradiction, Unavailable
-from analytics_defs.flows.audit.balance import audit
+from analytics_defs.core.repair import ComparisonResult, HourRange, StoreKind, parse_replay_range
+from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_key, manifest_key, part_key, reused_id_event_key
+from analytics_defs.errors import InconsistentState, Unavailable
+from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.ingest.execute_plan import ingest
-from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.flows.repair.repair_range import Means, Replay, replay
-from analytics_defs.ports import KEPT, REMEMBERED, Ports
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
+from analytics_defs.flows.repair.repair_range import RepairResult, ReplayContext, repair_range
+from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, Ports
 from tests.flows.hours.test_statistics import BENCH
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
 
-ALL = Hours("2024-01-15T09", "2024-01-15T13")
+ALL = HourRange("2024-01-15T09", "2024-01-15T13")
 HOURS = ("2024-01-15T09", HOUR)
-WRITES = {"put", "put_if_absent", "upload", "advance", "delete", "claim", "take", "close", "commit", "revise", "mark_staged", "open_topic"}
+WRITES = {
+    "put",
+    "put_if_absent",
+    "upload",
+    "put_if",
+    "delete",
+    "claim",
+    "begin_batch",
+    "close_batch",
+    "commit",
+    "put_revision",
+    "mark_staged",
+    "open_topic",
+}
 
 
 def a_world() -> World:
@@ -40,16 +53,16 @@ def a_world() -> World:
     world.create(partitions=2)
     world.produce(event("a"), event("b", "2024-01-15T09:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
     world.produce(event("a", payload="other"), legacy_event(), partition=1)
-    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
     world.produce(event("c"), event("b", payload="again"), event("d"))
-    world.settle(conduct(limits=Limits(max_events=2)))
+    world.settle(conduct(limits=BatchLimits(max_records=2)))
     world.clock.advance(timedelta(seconds=1))
-    assert redrive(Selection(), world.ports, conduct("redrive")).stored == 1
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored == 1
     return world
 
 
-def run(world: World, ports: Ports | None = None, wanted: Range | Hours = ALL, write: bool = True) -> Replay:
-    return replay(wanted, Means(ports or world.ports, BENCH, RULES, write))
+def run(world: World, ports: Ports | None = None, wanted: Range | HourRange = ALL, write: bool = True) -> RepairResult:
+    return repair_range(wanted, ReplayContext(ports or world.ports, BENCH, RULES, write))
 
 
 def stores(world: World) -> tuple[Any, ...]:
@@ -57,7 +70,7 @@ def stores(world: World) -> tuple[Any, ...]:
 
 
 def agree(world: World) -> None:
-    assert audit(world.ports).balanced
+    assert audit_offsets(world.ports).balanced
     assert [audit_hour(hour, world.ports).findings for hour in HOURS] == [(), ()]
 
 
@@ -92,7 +105,7 @@ def test_whatever_subset_was_lost_or_altered_comes_back_byte_for_byte_and_twice_
     before = stores(world)
     spoiled = spoil(world, random.Random(seed))
     looked, done = run(world, write=False), run(world)
-    assert (done.contradictions, done.lost, done.changed) == ([], [], spoiled)
+    assert (done.conflicts, done.lost, done.changed) == ([], [], spoiled)
     assert (looked.lost, looked.changes, looked.counts) == ([], done.changes, done.counts)
     assert stores(world) == before
     agree(world)
@@ -108,7 +121,7 @@ def a_world_with_an_id_that_came_again() -> tuple[World, str, str]:
     world.clock.advance(timedelta(days=29))
     second = world.produce(event("x", payload="other"))
     world.settle()
-    return world, event_key(HOUR, "x"), later_event_key(HOUR, "x", second)
+    return world, event_key(HOUR, "x"), reused_id_event_key(HOUR, "x", second)
 
 
 @pytest.mark.parametrize("gone", [(), (0,), (1,), (0, 1)])
@@ -120,7 +133,7 @@ def test_the_objects_of_an_id_that_came_again_come_back_beside_each_other(gone: 
     if from_parquet:
         world.log.retain_from(TOPIC, 0, 2)
     done = run(world)
-    assert (done.contradictions, done.lost, done.changed) == ([], [], len(gone))
+    assert (done.conflicts, done.lost, done.changed) == ([], [], len(gone))
     assert stores(world) == before
 
 
@@ -129,7 +142,7 @@ def test_an_id_that_came_again_goes_back_to_whom_it_belonged() -> None:
     before = dict(world.recent.items)
     world.recent.items.clear()
     done = run(world)
-    assert (done.contradictions, done.lost) == ([], [])
+    assert (done.conflicts, done.lost) == ([], [])
     assert world.recent.items == before
     assert run(world).changed == 0
 
@@ -140,7 +153,7 @@ def test_a_part_of_an_id_that_came_again_comes_back_from_its_own_object() -> Non
     world.log.retain_from(TOPIC, 0, 2)
     world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
     done = run(world)
-    assert (done.contradictions, done.lost, done.changed) == ([], [], 2)
+    assert (done.conflicts, done.lost, done.changed) == ([], [], 2)
     assert audit_hour(HOUR, world.ports) == before
 
 
@@ -182,7 +195,7 @@ def test_of_a_compacted_hour_no_part_comes_back_and_a_leftover_goes(kafka: bool)
     world = a_world()
     part = next(blob for key, blob in world.archive.objects.items() if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
     for hour in HOURS:
-        compact(hour, world.ports, BENCH)
+        compact_hour(hour, world.ports, BENCH)
     before = stores(world)
     if not kafka:
         world.log.retain_from(TOPIC, 0, 8)
@@ -192,8 +205,8 @@ def test_of_a_compacted_hour_no_part_comes_back_and_a_leftover_goes(kafka: bool)
     world.recent.items.clear()
     world.archive.put([part])
     done = run(world)
-    assert (done.contradictions, done.lost) == ([], [])
-    assert (done.counts[Store.PART, State.LEFTOVER], done.counts[Store.PART, State.MISSING]) == (1, 0)
+    assert (done.conflicts, done.lost) == ([], [])
+    assert (done.counts[StoreKind.PART, ComparisonResult.LEFTOVER], done.counts[StoreKind.PART, ComparisonResult.MISSING]) == (1, 0)
     assert stores(world) == before
 
 
@@ -208,7 +221,7 @@ def test_a_compaction_that_takes_the_part_while_it_is_put_back_leaves_no_part() 
         if call.method == "put" and call.args[0][0].key == key and not compacted:
             compacted = True
             world.archive.put([blob])
-            compact(HOUR, world.ports, BENCH)
+            compact_hour(HOUR, world.ports, BENCH)
         return perform()
 
     run(world, through(world.ports, meanwhile))
@@ -220,14 +233,14 @@ def test_a_compaction_that_takes_the_part_while_it_is_put_back_leaves_no_part() 
 def test_a_damaged_archive_is_compacted_again_from_what_came_back() -> None:
     world = a_world()
     for hour in HOURS:
-        compact(hour, world.ports, BENCH)
-    revision = world.ledger.revision(HOUR)
+        compact_hour(hour, world.ports, BENCH)
+    revision = world.ledger.latest_revision(HOUR)
     assert revision
     for key in [each for each in world.archive.objects if each.startswith("events/") or each == revision.keys[0]]:
         del world.archive.objects[key]
-    assert run(world, write=False).counts[Store.ARCHIVE, State.DIFFERENT] > 0
+    assert run(world, write=False).counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT] > 0
     done = run(world)
-    assert (done.contradictions, done.lost) == ([], [])
+    assert (done.conflicts, done.lost) == ([], [])
     agree(world)
 
 
@@ -241,7 +254,7 @@ def test_where_retention_took_the_records_the_stores_mend_each_other() -> None:
         del world.archive.objects[key]
     world.recent.items.clear()
     done = run(world)
-    assert (done.contradictions, done.lost) == ([], [])
+    assert (done.conflicts, done.lost) == ([], [])
     assert stores(world) == before
 
 
@@ -259,7 +272,7 @@ def test_what_no_store_holds_is_named_with_its_batch_and_number_and_the_rest_is_
     world = a_world()
     world.log.retain_from(TOPIC, 0, 8)
     world.log.retain_from(TOPIC, 1, 2)
-    first = world.ledger.record(min(each.batch.id for each in world.ledger.last_batches(10)))
+    first = world.ledger.batch_record(min(each.batch.id for each in world.ledger.last_batches(10)))
     assert first
     later = {key: blob for key, blob in world.archive.objects.items() if key.startswith("events/") and "/d.json" in key}
     for key in [each for each in world.archive.objects if (first.batch.id in each and each.startswith("parquet/")) or each in later]:
@@ -280,8 +293,8 @@ def test_records_that_contradict_the_ledger_change_nothing_of_their_batch() -> N
     world.log._topics[TOPIC][0].entries[1].content = replace(world.log.records(TOPIC, 0)[1], value=b"not two")
     before = stores(world)
     done = run(world)
-    assert len(done.contradictions) == 1
-    assert "dead letters of SHA-256" in done.contradictions[0]
+    assert len(done.conflicts) == 1
+    assert "dead letters of SHA-256" in done.conflicts[0]
     assert stores(world) == before
 
 
@@ -303,7 +316,7 @@ def refused(world: World) -> str:
     before = stores(world)
     done = run(world)
     assert stores(world) == before
-    (said,) = done.contradictions
+    (said,) = done.conflicts
     assert (done.changes, "othing of this batch was changed" in said) == ([], True)
     return said
 
@@ -326,12 +339,12 @@ def test_a_payload_on_which_parquet_and_object_differ_without_kafka_changes_noth
 
 def test_of_the_payload_in_an_archive_its_digest_decides() -> None:
     world = one_batch(event("a"), event("b"))
-    compact(HOUR, world.ports, BENCH)
+    compact_hour(HOUR, world.ports, BENCH)
     before = stores(world)
     world.log.retain_from(TOPIC, 0, 2)
     key = event_key(HOUR, "a")
     world.archive.objects[key] = replace(world.archive.objects[key], body=event("a", other="payload"))
-    assert run(world).contradictions == []
+    assert run(world).conflicts == []
     assert stores(world) == before
 
 
@@ -343,30 +356,30 @@ def test_records_of_another_topic_under_the_same_offsets_are_nowhere_put_back() 
     assert f"{TOPIC}/0/0 is event a of hour {HOUR} in Parquet, and event other" in refused(world)
 
 
-@pytest.mark.parametrize("wanted", [ALL, span(f"{TOPIC}/0/0", f"{TOPIC}/0/9")], ids=["hours", "offsets"])
-def test_a_batch_that_is_pending_is_named_and_passed_over(wanted: Range | Hours) -> None:
+@pytest.mark.parametrize("wanted", [ALL, parse_replay_range(f"{TOPIC}/0/0", f"{TOPIC}/0/9")], ids=["hours", "offsets"])
+def test_a_batch_that_is_pending_is_named_and_passed_over(wanted: Range | HourRange) -> None:
     world = one_batch(event("a"))
     world.recent.items.clear()
     world.produce(event("pending"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close", False, lambda _: Crashed())))
+        world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
     pending = world.ledger.snapshot().pending
     world.recent.items.clear()
     done = run(world, wanted=wanted)
-    assert [said[: len(f"batch {each}: pending")] for said, each in zip(done.passed_over, pending, strict=True)] == [
+    assert [said[: len(f"batch {each}: pending")] for said, each in zip(done.skipped_batches, pending, strict=True)] == [
         f"batch {each}: pending" for each in pending
     ]
     assert (sorted(world.recent.items), world.ledger.snapshot().pending) == (["a"], pending)
     world.settle()
-    assert run(world).passed_over == []
+    assert run(world).skipped_batches == []
 
 
 def test_a_pending_batch_beyond_the_offsets_is_not_named() -> None:
     world = one_batch(event("a"))
     world.produce(event("pending"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close", False, lambda _: Crashed())))
-    assert run(world, wanted=span(f"{TOPIC}/0/0", f"{TOPIC}/0/1")).passed_over == []
+        world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+    assert run(world, wanted=parse_replay_range(f"{TOPIC}/0/0", f"{TOPIC}/0/1")).skipped_batches == []
 
 
 def test_what_was_done_before_a_store_went_away_is_in_the_report_with_what_was_half_done() -> None:
@@ -381,12 +394,12 @@ def test_what_was_done_before_a_store_went_away_is_in_the_report_with_what_was_h
             raise Unavailable("gone")
         return perform()
 
-    report = Replay()
+    report = RepairResult()
     with pytest.raises(Unavailable):
-        replay(ALL, Means(through(world.ports, going_away), BENCH, RULES), report)
+        repair_range(ALL, ReplayContext(through(world.ports, going_away), BENCH, RULES), report)
     assert len(world.recent.items) == 1
     assert report.changed > 1
-    assert report.unfinished == f"batch {min(each.batch.id for each in world.ledger.last_batches(10))}"
+    assert report.interrupted_batch == f"batch {min(each.batch.id for each in world.ledger.last_batches(10))}"
 
 
 def test_a_closed_batch_without_a_record_is_said_and_the_others_are_done() -> None:
@@ -396,19 +409,19 @@ def test_a_closed_batch_without_a_record_is_said_and_the_others_are_done() -> No
     d = world.recent.items["d"]
     world.recent.items.clear()
     del world.ledger._records[first]
-    for wanted in (ALL, span(f"{TOPIC}/0/0", f"{TOPIC}/0/9")):
+    for wanted in (ALL, parse_replay_range(f"{TOPIC}/0/0", f"{TOPIC}/0/9")):
         done = run(world, wanted=wanted)
-        assert [f"batch {first} is closed" in said for said in done.contradictions] == [True]
+        assert [f"batch {first} is closed" in said for said in done.conflicts] == [True]
         assert (world.recent.items["d"], before[1]["d"]) == (d, d)
 
 
 def test_a_part_that_a_dead_compaction_left_goes_only_after_the_marker_names_the_archive() -> None:
     world = one_batch(event("a"))
-    compact(HOUR, world.ports, BENCH)
+    compact_hour(HOUR, world.ports, BENCH)
     world.produce(event("b"))
     world.settle()
     with pytest.raises(Crashed):
-        compact(HOUR, through(world.ports, failing("advance", False, lambda _: Crashed())), BENCH)
+        compact_hour(HOUR, through(world.ports, failing("put_if", False, lambda _: Crashed())), BENCH)
     calls = list[str]()
 
     def recording(call: Call, perform: Callable[[], Any]) -> Any:
@@ -416,17 +429,17 @@ def test_a_part_that_a_dead_compaction_left_goes_only_after_the_marker_names_the
         return perform()
 
     done = run(world, through(world.ports, recording))
-    assert calls == ["advance", "delete"]
-    assert (done.counts[Store.ARCHIVE, State.DIFFERENT], done.counts[Store.PART, State.LEFTOVER]) == (1, 1)
-    assert b'"revision": 2' in world.archive.objects[success_key(HOUR)].body
+    assert calls == ["put_if", "delete"]
+    assert (done.counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT], done.counts[StoreKind.PART, ComparisonResult.LEFTOVER]) == (1, 1)
+    assert b'"revision": 2' in world.archive.objects[manifest_key(HOUR)].body
     assert run(world).changed == 0
 
 
 @pytest.mark.parametrize("there", [None, b"no marker", b'{"revision": 99, "complete": true}'], ids=["gone", "altered", "from nowhere"])
 def test_the_marker_of_an_archive_comes_back(there: bytes | None) -> None:
     world = one_batch(event("a"))
-    compact(HOUR, world.ports, BENCH)
-    before, key = stores(world), success_key(HOUR)
+    compact_hour(HOUR, world.ports, BENCH)
+    before, key = stores(world), manifest_key(HOUR)
     blob = world.archive.objects.pop(key)
     world.archive.objects |= {} if there is None else {key: replace(blob, body=there)}
     assert run(world).changes[0].key == key
@@ -437,9 +450,9 @@ def test_a_leftover_of_a_damaged_archive_stays_for_it_may_be_the_last_copy() -> 
     world = World()
     world.create()
     world.produce(event("a"))
-    world.settle(conduct(event_objects=False))
+    world.settle(conduct(write_event_json=False))
     (part,) = [blob for key, blob in world.archive.objects.items() if key.startswith("parquet/")]
-    compact(HOUR, world.ports, BENCH)
+    compact_hour(HOUR, world.ports, BENCH)
     world.log.retain_from(TOPIC, 0, 1)
     world.archive.delete([key for key in world.archive.objects if "archive-" in key])
     world.archive.put([part])
@@ -454,14 +467,14 @@ def test_events_whose_fate_nobody_knows_do_not_hold_back_the_rest_of_their_batch
     world.settle()
     before = stores(world)
     a = event_key(HOUR, "a")
-    for key in [each for each in world.archive.objects if each.startswith(("repeats/", "parquet/", "events/", "dead"))]:
+    for key in [each for each in world.archive.objects if each.startswith(("duplicates/", "parquet/", "events/", "dead"))]:
         del world.archive.objects[key]
     world.archive.put([before[0][event_key(HOUR, "held")]])
     b = world.recent.items["b"]
     world.recent.items.clear()
     world.recent.items["b"] = b
     batch = max(each.batch.id for each in world.ledger.last_batches(10))
-    done = run(world, wanted=span(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
+    done = run(world, wanted=parse_replay_range(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
     assert any(f"batch {batch}: whether 2 of its events were stored or are repeats" in line for line in done.lost)
     assert event_key(HOUR, "b") in world.archive.objects
     assert any(key.startswith("dead-letters/") for key in world.archive.objects)
@@ -478,16 +491,16 @@ def test_of_two_batches_cut_at_once_either_may_hold_the_id_that_the_other_repeat
         world.produce(event("x", of=partition), event(f"own {partition}"), partition=partition)
         if partition == first:
             world.clock.advance(timedelta(seconds=1))
-            (plan,) = [each for each in world.look().plans if each]
-            ingest(plan, world.ports, conduct())
-    (plan,) = [each for each in world.look().plans if each]
-    ingest(plan, world.ports, conduct())
+            (plan,) = [each for each in world.scheduler_status().plans if each]
+            execute_plan(plan, world.ports, conduct())
+    (plan,) = [each for each in world.scheduler_status().plans if each]
+    execute_plan(plan, world.ports, conduct())
     before = stores(world)
     assert len({each.batch.time for each in world.ledger.last_batches(9)}) == 1
     world.archive.objects.clear()
     world.recent.items.clear()
     looked, done = run(world, write=False), run(world)
-    assert (looked.lost, looked.counts, done.lost, done.contradictions) == ([], done.counts, [], [])
+    assert (looked.lost, looked.counts, done.lost, done.conflicts) == ([], done.counts, [], [])
     assert stores(world) == before
 
 
@@ -495,9 +508,9 @@ def test_where_the_parts_name_all_that_was_stored_the_rest_are_repeats_whoever_h
     world = one_batch(event("held"))
     world.produce(event("a"), event("held", payload="again"))
     world.settle()
-    world.archive.delete([key for key in world.archive.objects if key.startswith("repeats/") or key == event_key(HOUR, "a")])
+    world.archive.delete([key for key in world.archive.objects if key.startswith("duplicates/") or key == event_key(HOUR, "a")])
     del world.recent.items["held"]
-    done = run(world, wanted=span(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
+    done = run(world, wanted=parse_replay_range(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
     assert len(done.lost) == 1
     assert "1 of the 1 repeats" in done.lost[0]
     assert world.archive.get(event_key(HOUR, "a")) == event("a")
@@ -506,17 +519,17 @@ def test_where_the_parts_name_all_that_was_stored_the_rest_are_repeats_whoever_h
 def test_an_id_that_was_free_again_when_the_batch_came_was_stored_though_its_first_item_is_back() -> None:
     world = one_batch(event("a"))
     first = dict(world.recent.items)
-    world.clock.advance(REMEMBERED + timedelta(minutes=1))
+    world.clock.advance(DEDUPLICATION_WINDOW + timedelta(minutes=1))
     world.produce(event("r"))
     world.settle()
     world.produce(event("a", "2024-01-15T11:00:00Z"), event("r", payload="again"))
     world.settle()
     before = stores(world)
     world.recent.items |= first
-    for key in [each for each in world.archive.objects if "/11/" in each or "hour=11" in each or each.startswith("repeats/")]:
+    for key in [each for each in world.archive.objects if "/11/" in each or "hour=11" in each or each.startswith("duplicates/")]:
         del world.archive.objects[key]
     done = run(world)
-    assert (done.contradictions, done.lost) == ([], [])
+    assert (done.conflicts, done.lost) == ([], [])
     assert world.archive.objects == before[0]
 
 
@@ -524,7 +537,7 @@ def test_the_object_of_an_item_that_only_points_comes_back_with_it() -> None:
     world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "deep"))
     world.create()
     world.produce(event("deep"), event("flat"))
-    world.settle(conduct(event_objects=False))
+    world.settle(conduct(write_event_json=False))
     before = stores(world)
     world.recent.items.clear()
     world.archive.delete([key for key in world.archive.objects if key.startswith("events/")])
@@ -538,7 +551,7 @@ def test_a_replay_of_parts_that_are_whole_does_not_read_the_json_tree() -> None:
     world.log.retain_from(TOPIC, 1, 2)
 
     def no_tree(call: Call, perform: Callable[[], Any]) -> Any:
-        assert call.method != "keys"
+        assert call.method != "list_keys"
         return perform()
 
     assert run(world, through(world.ports, no_tree)).changed == 0
@@ -548,7 +561,7 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
     """A replay before whose call with this number ingest closes a batch; it must end well, and so must the next. Answers its calls."""
     world, calls = a_world(), 0
     if compacted:
-        compact(HOUR, world.ports, BENCH)
+        compact_hour(HOUR, world.ports, BENCH)
     before = stores(world)
     spoil(world, random.Random(3))
     world.recent.items |= before[1]
@@ -560,13 +573,13 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
             world.produce(event("new"), event("d", payload="third"))
             world.settle()
             if compacted:
-                with contextlib.suppress(Contradiction):  # what it needs is not back yet
-                    compact(HOUR, world.ports, BENCH)
+                with contextlib.suppress(InconsistentState):  # what it needs is not back yet
+                    compact_hour(HOUR, world.ports, BENCH)
         return perform()
 
     run(world, through(world.ports, meanwhile))
     done = run(world)
-    assert (done.contradictions, done.lost, done.changed) == ([], [], 0), at
+    assert (done.conflicts, done.lost, done.changed) == ([], [], 0), at
     agree(world)
     kept = {key: blob for key, blob in before[0].items() if not key.startswith("parquet/")}
     assert kept.items() <= world.archive.objects.items(), at
@@ -585,7 +598,7 @@ def test_a_range_of_offsets_takes_its_whole_batches_and_the_redrives_of_their_de
     world = a_world()
     before = stores(world)
     world.recent.items.clear()
-    done = run(world, wanted=span(f"{TOPIC}/0/1", f"{TOPIC}/0/2"))
+    done = run(world, wanted=parse_replay_range(f"{TOPIC}/0/1", f"{TOPIC}/0/2"))
     assert (done.batches, sorted(world.recent.items)) == (2, sorted(each for each in before[1] if each not in {"c", "d"}))
 
 
@@ -594,7 +607,7 @@ def test_an_id_that_another_source_holds_by_now_is_theirs_and_what_expired_stays
     world.recent.items["a"] = other = replace(world.recent.items["a"], source=world.source(99), created_at="2024-02-20T00:00:00.000Z")
     run(world)
     assert world.recent.items["a"] == other
-    world.clock.advance(KEPT)
+    world.clock.advance(RECENT_EVENTS_TTL)
     world.recent.items.clear()
     run(world)
     assert world.recent.items == {}
@@ -605,7 +618,7 @@ def test_an_id_that_another_source_holds_by_now_is_theirs_and_what_expired_stays
 )
 def test_a_range_that_is_none_is_refused_in_words(first: str, end: str) -> None:
     with pytest.raises(ValueError, match=r"expected|the end is not included|two partitions|not an hour|not a source"):
-        span(first, end)
+        parse_replay_range(first, end)
 
 
 def test_objects_of_an_older_version_are_as_their_batch_left_them() -> None:

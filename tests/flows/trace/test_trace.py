@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from analytics_defs.adapters.memory import MemoryLedger
-from analytics_defs.adapters.memory.parquet_workspace import memory_table
-from analytics_defs.core.events.event import Rules
-from analytics_defs.core.ledger import RangeRecord, Snapshot
+from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
+from analytics_defs.core.events.event import ValidationRules
+from analytics_defs.core.ledger import ClosedRange, LedgerSnapshot
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.storage.object_keys import event_key, part_key
 from analytics_defs.errors import NotFound
-from analytics_defs.flows.hours.compaction import compact
-from analytics_defs.flows.redrive import Selection, redrive
-from analytics_defs.flows.trace.trace import Fate, trace
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
+from analytics_defs.flows.trace.outcome import RecordOutcome
+from analytics_defs.flows.trace.trace import trace_record
 from tests.flows.ingest.test_execute_plan import failing_at
 from tests.proof.doors import Call, Crashed, through
 from tests.proof.world import HOUR, TOPIC, World, conduct, event
@@ -38,52 +39,52 @@ def a_world(**settings: Any) -> World:
 @pytest.mark.parametrize(
     ("offset", "fate", "detail"),
     [
-        (0, Fate.STORED, "stored in hour 2024-01-15T10"),
-        (1, Fate.REPEAT, "its id is held by ProductDeleted/0/0"),
-        (2, Fate.DEAD_LETTER, "not_json: "),
-        (3, Fate.TOMBSTONE, "null value: counted, nothing stored"),
-        (4, Fate.GAP, "control"),
-        (5, Fate.NOT_READ, "Kafka's log of ProductDeleted/0 ends at 5 and has no such record yet; the next offset to read is 5"),
+        (0, RecordOutcome.STORED, "stored in hour 2024-01-15T10"),
+        (1, RecordOutcome.DUPLICATE, "its id is held by ProductDeleted/0/0"),
+        (2, RecordOutcome.DEAD_LETTER, "not_json: "),
+        (3, RecordOutcome.TOMBSTONE, "null value: counted, nothing stored"),
+        (4, RecordOutcome.GAP, "control"),
+        (5, RecordOutcome.NOT_READ, "Kafka's log of ProductDeleted/0 ends at 5 and has no such record yet; the next offset to read is 5"),
     ],
 )
-def test_every_source_has_a_fate(offset: int, fate: Fate, detail: str) -> None:
+def test_every_source_has_a_fate(offset: int, fate: RecordOutcome, detail: str) -> None:
     world = a_world()
-    told = trace(f"ProductDeleted/0/{offset}", world.ports)
-    assert (told.fate, told.detail[: len(detail)]) == (fate, detail)
-    assert (told.batch_id is None) == (fate is Fate.NOT_READ)
+    told = trace_record(f"ProductDeleted/0/{offset}", world.ports)
+    assert (told.outcome, told.detail[: len(detail)]) == (fate, detail)
+    assert (told.batch_id is None) == (fate is RecordOutcome.NOT_READ)
 
 
 def test_a_stored_event_leads_to_its_part_object_and_item() -> None:
     world = a_world()
-    told = trace("a", world.ports)
+    told = trace_record("a", world.ports)
     assert told.batch_id is not None
     assert (told.source, told.event_id) == (world.source(0), "a")
-    assert (told.part, told.event_object, told.item) == (part_key(HOUR, told.batch_id), event_key(HOUR, "a"), "held")
+    assert (told.part, told.event_json, told.item) == (part_key(HOUR, told.batch_id), event_key(HOUR, "a"), "held")
 
 
 def test_an_event_without_object_says_so() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
-    world.settle(conduct(event_objects=False))
-    assert trace("a", world.ports).event_object is None
+    world.settle(conduct(write_event_json=False))
+    assert trace_record("a", world.ports).event_json is None
 
 
 def test_an_item_past_its_ttl_is_expired() -> None:
     world = a_world()
     world.clock.advance(timedelta(days=30))
-    assert trace("a", world.ports).item == "expired"
+    assert trace_record("a", world.ports).item == "expired"
     world.recent.items.clear()
-    assert trace("ProductDeleted/0/0", world.ports).item is None
+    assert trace_record("ProductDeleted/0/0", world.ports).item is None
 
 
 def test_an_id_that_nobody_holds_is_not_found() -> None:
     with pytest.raises(NotFound, match="event 'unknown' is not in RecentEvents"):
-        trace("unknown", a_world().ports)
+        trace_record("unknown", a_world().ports)
 
 
 def test_a_partition_nobody_read_is_unknown() -> None:
-    assert trace("ProductDeleted/7/0", a_world().ports).fate is Fate.UNKNOWN_PARTITION
+    assert trace_record("ProductDeleted/7/0", a_world().ports).outcome is RecordOutcome.UNKNOWN_PARTITION
 
 
 def test_an_id_that_looks_like_a_source_is_found() -> None:
@@ -91,10 +92,10 @@ def test_an_id_that_looks_like_a_source_is_found() -> None:
     world.create()
     world.produce(event("orders/7/5"), event("ProductDeleted/0/2"), BROKEN)
     world.settle()
-    told = trace("orders/7/5", world.ports)
-    assert (told.fate, told.source, told.event_id) == (Fate.STORED, world.source(0), "orders/7/5")
-    assert trace("ProductDeleted/0/2", world.ports).fate is Fate.DEAD_LETTER
-    assert trace("orders/7/6", world.ports).fate is Fate.UNKNOWN_PARTITION
+    told = trace_record("orders/7/5", world.ports)
+    assert (told.outcome, told.source, told.event_id) == (RecordOutcome.STORED, world.source(0), "orders/7/5")
+    assert trace_record("ProductDeleted/0/2", world.ports).outcome is RecordOutcome.DEAD_LETTER
+    assert trace_record("orders/7/6", world.ports).outcome is RecordOutcome.UNKNOWN_PARTITION
 
 
 def a_redriven_world() -> World:
@@ -102,32 +103,32 @@ def a_redriven_world() -> World:
     world = World()
     world.create()
     world.produce(event("a", padding="." * 400))
-    world.settle(conduct(rules=Rules(max_event_bytes=300)))
+    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
     world.clock.advance(timedelta(seconds=1))
-    redrive(Selection(), world.ports, conduct("redrive"))
+    redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
     return world
 
 
 def test_an_event_that_was_put_through_again_is_what_it_is_now_and_its_rejection_stands_below() -> None:
     world = a_redriven_world()
-    told = trace("a", world.ports)
-    assert (told.fate, told.item, told.redrive) == (Fate.STORED, "held", None)
+    told = trace_record("a", world.ports)
+    assert (told.outcome, told.item, told.redrive) == (RecordOutcome.STORED, "held", None)
     assert told.before is not None
-    assert (told.before.fate, told.before.source, told.before.redrive) == (Fate.DEAD_LETTER, world.source(0), None)
+    assert (told.before.outcome, told.before.source, told.before.redrive) == (RecordOutcome.DEAD_LETTER, world.source(0), None)
     assert told.before.detail.startswith("too_large")
-    by_source = trace(str(world.source(0)), world.ports)
-    assert (by_source.fate, by_source.redrive) == (Fate.DEAD_LETTER, replace(told, before=None))
+    by_source = trace_record(str(world.source(0)), world.ports)
+    assert (by_source.outcome, by_source.redrive) == (RecordOutcome.DEAD_LETTER, replace(told, before=None))
 
 
-@pytest.mark.parametrize("method", ["take", "mark_staged", "claim", "put"])
+@pytest.mark.parametrize("method", ["begin_batch", "mark_staged", "claim", "put"])
 def test_a_record_in_the_air_is_pending_and_the_run_is_named(method: str) -> None:
     world = a_world()
     world.produce(event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
-    told = trace("ProductDeleted/0/5", world.ports)
-    assert (told.fate, told.detail) == (Fate.PENDING, "taken by run run 7 at 2024-01-15T12:00:02Z")
-    assert trace("ProductDeleted/0/6", world.ports).fate is Fate.NOT_READ
+        world.run_all(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
+    told = trace_record("ProductDeleted/0/5", world.ports)
+    assert (told.outcome, told.detail) == (RecordOutcome.PENDING, "taken by run run 7 at 2024-01-15T12:00:02Z")
+    assert trace_record("ProductDeleted/0/6", world.ports).outcome is RecordOutcome.NOT_READ
 
 
 class InterruptedLedger(MemoryLedger):
@@ -137,8 +138,8 @@ class InterruptedLedger(MemoryLedger):
         super().__init__()
         self.work: Callable[[], object] | None = None
 
-    def range_at(self, source: Source) -> RangeRecord | None:
-        found = super().range_at(source)
+    def closed_range_at(self, source: Source) -> ClosedRange | None:
+        found = super().closed_range_at(source)
         work, self.work = self.work, None
         if work:
             work()
@@ -150,26 +151,26 @@ def test_a_batch_that_closes_during_the_trace_is_found() -> None:
     world = a_world(ledger=ledger)
     world.produce(event("b"))
     ledger.work = world.settle
-    assert trace("ProductDeleted/0/5", world.ports).fate is Fate.STORED
+    assert trace_record("ProductDeleted/0/5", world.ports).outcome is RecordOutcome.STORED
 
 
 class ForgetfulLedger(MemoryLedger):
-    def range_at(self, source: Source) -> None:  # noqa: ARG002 - the port's signature
+    def closed_range_at(self, source: Source) -> None:  # noqa: ARG002 - the port's signature
         return None
 
 
 def test_what_the_head_has_passed_and_no_record_holds_is_unaccounted() -> None:
-    assert trace("ProductDeleted/0/0", a_world(ledger=ForgetfulLedger()).ports).fate is Fate.UNACCOUNTED
+    assert trace_record("ProductDeleted/0/0", a_world(ledger=ForgetfulLedger()).ports).outcome is RecordOutcome.UNACCOUNTED
 
 
 def test_a_record_whose_files_were_altered_is_unaccounted() -> None:
     world = a_world()
-    told = trace("ProductDeleted/0/2", world.ports)
+    told = trace_record("ProductDeleted/0/2", world.ports)
     assert told.batch_id is not None
     for key in [key for key in world.archive.objects if key.startswith("dead-letters/")]:
         del world.archive.objects[key]
-    told = trace("ProductDeleted/0/2", world.ports)
-    assert told.fate is Fate.UNACCOUNTED
+    told = trace_record("ProductDeleted/0/2", world.ports)
+    assert told.outcome is RecordOutcome.UNACCOUNTED
     assert "none of its files names it" in told.detail
 
 
@@ -186,43 +187,46 @@ def alter_letters(world: World, old: bytes, new: bytes) -> None:
 def test_a_dead_letter_file_that_was_altered_is_no_evidence_and_the_answer_says_so(old: bytes, new: bytes) -> None:
     world = a_world()
     alter_letters(world, old, new)
-    told = trace("ProductDeleted/0/2", world.ports)
-    assert told.fate is Fate.UNACCOUNTED
+    told = trace_record("ProductDeleted/0/2", world.ports)
+    assert told.outcome is RecordOutcome.UNACCOUNTED
     assert "is not the file that batch" in told.detail
-    assert [trace(f"ProductDeleted/0/{offset}", world.ports).fate for offset in (0, 1)] == [Fate.STORED, Fate.REPEAT]
+    assert [trace_record(f"ProductDeleted/0/{offset}", world.ports).outcome for offset in (0, 1)] == [
+        RecordOutcome.STORED,
+        RecordOutcome.DUPLICATE,
+    ]
 
 
 def test_an_event_that_was_put_through_again_is_found_although_its_dead_letter_file_was_altered_later() -> None:
     world = a_redriven_world()
     alter_letters(world, b"too_large", b"made_up")
-    told = trace("a", world.ports)
-    assert (told.fate, told.item) == (Fate.STORED, "held")
+    told = trace_record("a", world.ports)
+    assert (told.outcome, told.item) == (RecordOutcome.STORED, "held")
     assert told.before is not None
-    assert told.before.fate is Fate.DEAD_LETTER
+    assert told.before.outcome is RecordOutcome.DEAD_LETTER
     assert "it was put through again" in told.before.detail
 
 
-@pytest.mark.parametrize("before", ["revision", "get"])
+@pytest.mark.parametrize("before", ["latest_revision", "get"])
 def test_an_event_whose_hour_is_compacted_during_the_trace_is_found(before: str) -> None:
     """Breaks: trace tells the truth between any two calls."""
     world = a_world()
-    work = [lambda: compact(HOUR, world.ports, memory_table)]
+    work = [lambda: compact_hour(HOUR, world.ports, memory_workspace)]
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if work and call.method == before and (before == "revision" or call.args[0].startswith("parquet/")):
+        if work and call.method == before and (before == "latest_revision" or call.args[0].startswith("parquet/")):
             work.pop()()
         return perform()
 
-    told = trace("ProductDeleted/0/0", through(world.ports, door))
+    told = trace_record("ProductDeleted/0/0", through(world.ports, door))
     assert work == []
-    assert told.fate is Fate.STORED
+    assert told.outcome is RecordOutcome.STORED
     assert told.part is not None
 
 
 class HalfSeenLedger(MemoryLedger):
     """A close that happens during the query: the head is read before it, the pending entry after it."""
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> LedgerSnapshot:
         return replace(super().snapshot(), pending={})
 
 
@@ -232,7 +236,7 @@ def test_a_batch_whose_close_is_seen_by_half_is_not_called_unread() -> None:
     class Closing(HalfSeenLedger):
         work: Callable[[], object] | None = None
 
-        def snapshot(self) -> Snapshot:
+        def snapshot(self) -> LedgerSnapshot:
             work, self.work = self.work, None
             found = super().snapshot()
             if work is None:
@@ -244,6 +248,6 @@ def test_a_batch_whose_close_is_seen_by_half_is_not_called_unread() -> None:
     world = a_world(ledger=ledger)
     world.produce(event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at("claim")))
+        world.run_all(by=conduct("run 7"), ports=through(world.ports, failing_at("claim")))
     ledger.work = world.settle
-    assert trace("ProductDeleted/0/5", world.ports).fate is Fate.STORED
+    assert trace_record("ProductDeleted/0/5", world.ports).outcome is RecordOutcome.STORED
