@@ -127,7 +127,7 @@ class Spans:
                 for each in table:
                     self._patch(patches, each.target, functools.partial(self._timed, each))
                 self._patch(patches, "analytics_defs.flows.ingest.execute_plan:Stopwatch", self._stopwatch)
-                self._patch(patches, "analytics_defs.adapters.runtime.system:ThreadWorkers.run", self._workers)
+                self._patch(patches, "analytics_defs.adapters.runtime.system:ThreadTaskPool.run_all", self._workers)
                 yield
         finally:
             gc.callbacks.remove(self._collects)

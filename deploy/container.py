@@ -55,7 +55,7 @@ class Container:
         production = (HERE / "dagster.yaml").read_text(encoding="utf-8")
         (home / "dagster.yaml").write_text(instance_file(production, os.environ), encoding="utf-8")
         os.environ["CONTAINER_PID"] = str(os.getpid())
-        status = self.prepare() or self.run_all(SUPERVISOR) or 1
+        status = self.prepare() or self.run(SUPERVISOR) or 1
         if self.stopping:
             return 0
         return status if status > 0 else 1
@@ -66,7 +66,7 @@ class Container:
         It knows nothing of Dagster: to look at an instance whose storage is being created would be to create it, too.
         """
         endpoint = self.start(SERVE, {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"})
-        status = self.set_up() or self.run_all(CREATE_STORAGE)
+        status = self.set_up() or self.run(CREATE_STORAGE)
         if self.statuses[endpoint] is None:
             os.kill(endpoint, signal.SIGTERM)
         self.wait(endpoint)
@@ -75,11 +75,11 @@ class Container:
     def set_up(self) -> int:
         """Tries again while something does not answer, for three minutes at most."""
         deadline = time.monotonic() + SETUP_WITHIN_SECONDS
-        while (status := self.run_all(SETUP)) == UNAVAILABLE and time.monotonic() < deadline and not self.stopping:
-            self.run_all(AGAIN)
+        while (status := self.run(SETUP)) == UNAVAILABLE and time.monotonic() < deadline and not self.stopping:
+            self.run(AGAIN)
         return status
 
-    def run_all(self, command: tuple[str, ...]) -> int:
+    def run(self, command: tuple[str, ...]) -> int:
         """The program's exit status, negative for a signal. A signal to stop becomes a TERM for it; once stopped, nothing is started."""
         if self.stopping:
             return 0

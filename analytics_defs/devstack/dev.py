@@ -57,7 +57,7 @@ def _start(stack: Supervisor, port: int, rate: float, engine: Launcher) -> None:
     settings = _start_servers(stack) | {"DAGSTER_UI_URL": url, "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
     settings |= engine.prepare(stack) | {"RUN_HEALTH_IN_DAGSTER": str(engine.keeps_endless_runs).lower()}
     click.echo("creating tables and bucket")
-    stack.run_all((ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
+    stack.run((ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
     env_file.write_env_file(stack.folder / "env", settings)
     click.echo(f"starting a simulated shop ({rate:g} events/s) and Dagster")
     stack.start("producer", (ANALYTICS, "produce", "--rate", f"{rate:g}"), settings)

@@ -56,7 +56,7 @@ class Supervisor:
         record.save(self.folder / "processes" / name)
         self._programs[name], self._kinds[name] = record, kind or name
 
-    def run_all(self, command: Sequence[str], environment: Mapping[str, str], *, limit: timedelta) -> None:
+    def run(self, command: Sequence[str], environment: Mapping[str, str], *, limit: timedelta) -> None:
         """Runs a command to its end, with its output on the console. Raises StopRequested, or CannotStart where it fails."""
         process = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:

@@ -85,7 +85,7 @@ def test_time_is_charged_to_the_innermost_span_and_to_nothing_else(monkeypatch: 
 
 def test_a_span_ends_where_what_it_times_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, spans = Clocks(monkeypatch), Spans()
-    with spans.installed((Span("analytics_defs.flows.ingest.steps:commit", "commit"),)):
+    with spans.installed((Span("analytics_defs.flows.ingest.close_batch:commit_offsets", "commit"),)):
         with pytest.raises(AttributeError):
             commit_offsets(None, None)  # type: ignore[arg-type]
         clock.work(7)

@@ -50,9 +50,9 @@ class World:
     """One topic of two partitions, empty stores, and the command line over them."""
 
     def __init__(self) -> None:
-        self.log, self.archive, self.clock = MemoryEventLog(), MemoryObjectStore(), ManualClock(NOW)
+        self.log, self.object_store, self.clock = MemoryEventLog(), MemoryObjectStore(), ManualClock(NOW)
         self.recent, self.ledger = MemoryRecentEvents(), MemoryLedger()
-        self.ports = Ports(self.log, self.recent, self.archive, self.ledger, self.clock, InlineTaskPool())
+        self.ports = Ports(self.log, self.recent, self.object_store, self.ledger, self.clock, InlineTaskPool())
         self.log.create_topic(TOPIC, 2)
 
     def produce(self, *ids: str) -> None:
@@ -60,11 +60,11 @@ class World:
             event = {"id": each, "timestamp": f"{HOUR}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
             self.log.append(TOPIC, 0, json.dumps(event).encode())
 
-    def run_all(self, *arguments: str) -> Result:
+    def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(analytics, arguments, catch_exceptions=False)
 
     def answer(self, *arguments: str, exit_code: int = 0) -> Any:
-        found = self.run_all(*arguments, "--json")
+        found = self.run(*arguments, "--json")
         assert found.exit_code == exit_code, found.output
         return json.loads(found.stdout)
 
@@ -98,7 +98,7 @@ def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_togethe
     world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     world.produce("a", "b")
-    assert world.run_all("ingest").exit_code == 0
+    assert world.run("ingest").exit_code == 0
     world.produce("c")
     before, bucket = world.ports.ledger.snapshot(), MemoryObjectStore()
     world.ports = replace(world.ports, object_store=bucket)
@@ -109,7 +109,7 @@ def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_togethe
 
 def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
     world.produce("a", "b")
-    found = world.run_all("lag")
+    found = world.run("lag")
     assert found.exit_code == 0
     assert f"{TOPIC}/0" in found.stdout
     assert [each["lag"] for each in world.answer("lag")["partitions"]] == [2, 0]
@@ -117,22 +117,22 @@ def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
 
 def test_lag_over_the_limit_is_a_finding(world: World) -> None:
     world.produce("a", "b")
-    assert world.run_all("lag", "--max", "2").exit_code == 0
-    assert world.run_all("lag", "--max", "1").exit_code == cli.FINDING
+    assert world.run("lag", "--max", "2").exit_code == 0
+    assert world.run("lag", "--max", "1").exit_code == cli.FINDING
 
 
 def test_a_partition_that_waits_for_a_person_is_a_finding_and_says_how_to_go_on(world: World) -> None:
     world.produce("a")
-    world.run_all("ingest")
+    world.run("ingest")
     world.log.delete_topic(TOPIC)
     world.log.create_topic(TOPIC, 2)
-    found = world.run_all("lag")
+    found = world.run("lag")
     assert found.exit_code == cli.FINDING
     assert f"analytics accept-recreated-topic {TOPIC}" in found.stdout
-    assert world.run_all("ingest").exit_code == cli.FINDING
-    accepted = world.run_all("accept-recreated-topic", TOPIC)
+    assert world.run("ingest").exit_code == cli.FINDING
+    accepted = world.run("accept-recreated-topic", TOPIC)
     assert (accepted.exit_code, "generation 1" in accepted.stdout) == (0, True)
-    assert world.run_all("lag").exit_code == 0
+    assert world.run("lag").exit_code == 0
 
 
 def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> None:
@@ -143,7 +143,7 @@ def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> 
     assert found == {"batches": 1, "stored": 2, "duplicates": 1, "dead_letters": 1, "tombstones": 1, "gaps": 0, "lost": 0, "stopped": []}
     assert sorted(world.recent.items) == ["a", "b"]
     assert world.ledger.snapshot().leases == {}
-    assert "0 batches" in world.run_all("ingest").stdout
+    assert "0 batches" in world.run("ingest").stdout
 
 
 @pytest.mark.usefixtures("world")
@@ -156,8 +156,8 @@ def test_a_port_that_is_taken_is_refused_and_is_no_finding(monkeypatch: pytest.M
 
 def test_an_audit_that_balances_is_no_finding(world: World) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
-    assert world.run_all("audit", "--hour", HOUR).exit_code == 0
+    world.run("ingest")
+    assert world.run("audit", "--hour", HOUR).exit_code == 0
     found = world.answer("audit", "--hour", HOUR)
     assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
 
@@ -165,37 +165,37 @@ def test_an_audit_that_balances_is_no_finding(world: World) -> None:
 def test_an_audit_has_the_sum_over_all_partitions(world: World) -> None:
     world.produce("a", "b", "a")
     world.log.append(TOPIC, 1, b"no event")
-    world.run_all("ingest")
-    *_, last, _, unaccounted = world.run_all("audit").stdout.splitlines()
+    world.run("ingest")
+    *_, last, _, unaccounted = world.run("audit").stdout.splitlines()
     assert [cell.strip() for cell in last.split("│")[1:-1]] == ["all 2: 4 offsets", "", "", "2", "1", "1", "0", "0", "0", "0"]
     assert unaccounted == "unaccounted: 0"
 
 
 def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
-    blob = world.archive.objects[event_key(HOUR, "a")]
-    world.archive.put([replace(blob, body=b"{}")])
-    assert world.run_all("audit", "--hour", HOUR).exit_code == 0
-    found = world.run_all("audit", "--hour", HOUR, "--bytes")
+    world.run("ingest")
+    blob = world.object_store.objects[event_key(HOUR, "a")]
+    world.object_store.put([replace(blob, body=b"{}")])
+    assert world.run("audit", "--hour", HOUR).exit_code == 0
+    found = world.run("audit", "--hour", HOUR, "--bytes")
     assert (found.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in found.stdout) == (cli.FINDING, True)
-    assert world.run_all("audit", "--bytes").exit_code == cli.WRONG_USAGE
+    assert world.run("audit", "--bytes").exit_code == cli.WRONG_USAGE
 
 
 def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
+    world.run("ingest")
     world.log.make_unavailable(TOPIC, 1)
-    found = world.run_all("lag")
+    found = world.run("lag")
     assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (cli.FINDING, True)
     assert list(world.answer("lag", exit_code=cli.FINDING)["silent"]) == [f"{TOPIC}/1"]
 
 
 def test_stores_that_disagree_are_a_finding(world: World) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
-    world.archive.delete([event_key(HOUR, "a")])
-    found = world.run_all("audit", "--hour", HOUR)
+    world.run("ingest")
+    world.object_store.delete([event_key(HOUR, "a")])
+    found = world.run("audit", "--hour", HOUR)
     assert found.exit_code == cli.FINDING
     assert "1 ids without JSON object, for example a" in found.stdout
 
@@ -206,7 +206,7 @@ def test_a_stuck_batch_is_a_finding(world: World) -> None:
     taken = NOW - timedelta(minutes=11)
     stuck = Batch(batch_id(taken, [reached]), BatchKind.INGEST, 0, taken, (reached,), "dead")
     assert world.ledger.begin_batch(stuck)
-    found = world.run_all("audit")
+    found = world.run("audit")
     assert found.exit_code == cli.FINDING
     assert f"batch {stuck.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in found.stdout
     assert len(world.answer("audit", exit_code=cli.FINDING)["stuck"]) == 1
@@ -214,15 +214,15 @@ def test_a_stuck_batch_is_a_finding(world: World) -> None:
 
 def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
     world.produce("a", "a")
-    world.run_all("ingest")
+    world.run("ingest")
     assert (world.answer("trace", "a")["source"], world.answer("trace", f"{TOPIC}/0/0")["event_id"]) == (f"{TOPIC}/0/0", "a")
     assert world.answer("trace", f"{TOPIC}/0/1")["original_source"] == f"{TOPIC}/0/0"
-    assert "fate          stored" in world.run_all("trace", "a").stdout
+    assert "outcome       stored" in world.run("trace", "a").stdout
 
 
 def test_a_trace_beyond_the_end_of_the_log_says_where_it_ends(world: World) -> None:
     world.produce("a")
-    world.run_all("ingest")
+    world.run("ingest")
     world.produce("b")
     assert world.answer("trace", f"{TOPIC}/0/1")["detail"] == "the next offset to read is 1"
     beyond = f"Kafka's log of {TOPIC}/0 ends at 2 and has no such record yet; the next offset to read is 1"
@@ -236,43 +236,43 @@ def test_a_trace_of_a_partition_asks_for_the_offset(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, hinted: bool
 ) -> None:
     world.produce("a")
-    world.run_all("ingest")
+    world.run("ingest")
     assert ended(monkeypatch, "trace", what) == cli.FINDING
     assert (f"topic/partition/offset, for example {what}/0" in capsys.readouterr().err) is hinted
 
 
 def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
-    found = world.run_all("trace", "orders/7/5")
+    found = world.run("trace", "orders/7/5")
     assert (found.exit_code, "unknown_partition" in found.stdout) == (cli.FINDING, True)
 
 
 def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
     world.log.append(TOPIC, 0, b"\xff[bold]:smile:", key=b"k", headers=(("h", None),))
     world.log.append(TOPIC, 0, b'{"type": "[red]:smile:"}')
-    world.run_all("ingest")
+    world.run("ingest")
     found = world.answer("dead-letters", "--reason", "not_utf8")
     assert base64.b64decode(found["value"]) == b"\xff[bold]:smile:"
     assert (found["source"], found["headers"], base64.b64decode(found["key"])) == (f"{TOPIC}/0/0", [["h", None]], b"k")
-    assert "[red]:smile:" in world.run_all("dead-letters", "--reason", "unknown_type").stdout
-    assert len(world.run_all("dead-letters", "--json").stdout.splitlines()) == 2
-    assert len(world.run_all("dead-letters", "--json", "--limit", "1").stdout.splitlines()) == 1
+    assert "[red]:smile:" in world.run("dead-letters", "--reason", "unknown_type").stdout
+    assert len(world.run("dead-letters", "--json").stdout.splitlines()) == 2
+    assert len(world.run("dead-letters", "--json", "--limit", "1").stdout.splitlines()) == 1
 
 
 def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_EVENT_BYTES", "1024")
     world.produce("long" * 500)
     world.log.append(TOPIC, 0, b"never")
-    world.run_all("ingest")
+    world.run("ingest")
     monkeypatch.setenv("MAX_EVENT_BYTES", "4096")
     found = world.answer("redrive", "--all")
     assert (found["stored"], found["still_rejected"], found["redriven_before"], len(found["batches"])) == (1, 1, 0, 1)
-    assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run_all("redrive", "--all").stdout
-    assert world.run_all("audit").exit_code == 0
-    assert "put through again:" in world.run_all("trace", f"{TOPIC}/0/0").stdout
+    assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
+    assert world.run("audit").exit_code == 0
+    assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
     (event_id,) = world.recent.items
-    by_id = world.run_all("trace", event_id).stdout
+    by_id = world.run("trace", event_id).stdout
     assert by_id.index("stored") < by_id.index("before it was put through again:") < by_id.index("dead_letter")
-    assert [(each["fate"], each["before"]["fate"]) for each in [world.answer("trace", event_id)]] == [("stored", "dead_letter")]
+    assert [(each["outcome"], each["before"]["outcome"]) for each in [world.answer("trace", event_id)]] == [("stored", "dead_letter")]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_right(world: World, arguments: tuple[str, ...], said: str) -> None:
-    found = world.run_all(*arguments)
+    found = world.run(*arguments)
     assert found.exit_code == cli.WRONG_USAGE
     assert said in found.stderr
 
@@ -366,16 +366,16 @@ def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
 
 def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> None:
     world.produce("a", "b", "c")
-    world.run_all("ingest")
+    world.run("ingest")
     (archived,) = world.answer("compact", HOUR)
-    assert (archived["made"], archived["revision"]["number"], archived["revision"]["rows"]) == (True, 1, 3)
+    assert (archived["created"], archived["revision"]["number"], archived["revision"]["rows"]) == (True, 1, 3)
     (counted,) = world.answer("stats", HOUR)
     assert (counted["hour"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
     del world.recent.items["b"]
     (restored,) = world.answer("restore", HOUR)
     assert (restored["restored"], restored["there"]) == (1, 2)
     for command in ("compact", "stats", "restore"):
-        output = world.run_all(command, HOUR, "1969-12-31T23")
+        output = world.run(command, HOUR, "1969-12-31T23")
         assert output.exit_code == 0
         assert HOUR in output.output
         assert "1969-12-31T23" in output.output
@@ -383,23 +383,23 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
 
 def test_an_hour_without_events_says_so_and_not_that_it_is_to_be_completed(world: World) -> None:
     world.produce("a")
-    world.run_all("ingest")
-    [*_, empty, full, _] = world.run_all("compact", "2020-01-01T00", HOUR).stdout.splitlines()
+    world.run("ingest")
+    [*_, empty, full, _] = world.run("compact", "2020-01-01T00", HOUR).stdout.splitlines()
     assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none", "none"]
     assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none", "none"]
-    assert "archive" in world.run_all("compact", HOUR).stdout
+    assert "archive" in world.run("compact", HOUR).stdout
 
 
 def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World) -> None:
     world.produce("a", "b", "c")
-    world.run_all("ingest")
+    world.run("ingest")
     nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "expired": [], "adjustments": []}
     assert world.answer("reconcile-counters", "--dry-run") == nothing
     world.ledger._hourly[HOUR, 0]["events"] -= 2
     (found,) = world.answer("reconcile-counters", "--dry-run", exit_code=1)["counters"]
     batches = found.pop("batches")
     assert found == {"lane": 0, "hour": HOUR, "counter": "events", "live": 1, "recorded": 3, "difference": -2}
-    output = world.run_all("reconcile-counters", "--dry-run")
+    output = world.run("reconcile-counters", "--dry-run")
     assert (output.exit_code, "1 differences in 1 batches and 1 hours" in output.output) == (1, True)
     assert batches[0] in output.output.replace("\n", "")
     assert world.ledger.adjustments() == []
@@ -407,10 +407,10 @@ def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World)
 
 def test_counters_are_mended_by_command_once(world: World) -> None:
     world.produce("a", "b", "c")
-    world.run_all("ingest")
+    world.run("ingest")
     world.ledger._hourly[HOUR, 0]["events"] -= 2
     world.ledger._totals[0]["events"] += 1
-    output = world.run_all("reconcile-counters")
+    output = world.run("reconcile-counters")
     assert output.exit_code == 0
     assert f"{HOUR} lane 0: adjustment 1 over 1 batches: events +2\n2 adjustments made\n" in output.output
     assert (world.ledger.counters()["events"], world.ledger.hourly_counters(HOUR, HOUR)[HOUR]["events"]) == (3, 3)
@@ -423,7 +423,7 @@ def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
     found = CliRunner().invoke(analytics, [command, "2024-01-15"])
     assert found.exit_code == 2
     assert "'2024-01-15' is not an hour: expected for example 2024-01-15T10" in found.output
-    assert world.archive.objects == {}
+    assert world.object_store.objects == {}
 
 
 ENDLESS = """
@@ -506,7 +506,7 @@ def test_a_long_command_says_what_it_does_and_how_far_it_is(
 ) -> None:
     """Each call of a store waits until a line of progress came meanwhile, as a slow store would."""
     world.produce("a", "b")
-    world.run_all("ingest")
+    world.run("ingest")
     world.produce("c")
     monkeypatch.setattr(output, "PROGRESS_LINE_INTERVAL", 0.001)
     words, spoken = output._in_words, threading.Condition()
@@ -530,7 +530,7 @@ def test_a_long_command_says_what_it_does_and_how_far_it_is(
 
     monkeypatch.setattr(output, "_in_words", heard)
     monkeypatch.setattr(world, "ports", through(world.ports, slow))
-    found = world.run_all(*arguments)
+    found = world.run(*arguments)
     assert found.exit_code == 0, found.output
     for each in said:
         assert any(each in line for line in lines), lines
@@ -550,30 +550,30 @@ def test_progress_without_a_total_ends_at_what_there_was() -> None:
 
 def test_a_replay_says_first_what_would_change_then_changes_it_and_the_second_time_nothing(world: World) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
-    world.archive.delete([event_key(HOUR, "a")])
+    world.run("ingest")
+    world.object_store.delete([event_key(HOUR, "a")])
     wanted = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
     looked = world.answer(*wanted, "--dry-run", exit_code=cli.FINDING)
     assert looked["counts"]["event_json"] == {"missing": 1, "identical": 1}
-    assert world.archive.get(event_key(HOUR, "a")) is None
-    assert event_key(HOUR, "a") in world.run_all(*wanted).stdout
-    assert world.archive.get(event_key(HOUR, "a")) is not None
+    assert world.object_store.get(event_key(HOUR, "a")) is None
+    assert event_key(HOUR, "a") in world.run(*wanted).stdout
+    assert world.object_store.get(event_key(HOUR, "a")) is not None
     assert world.answer(*wanted, "--dry-run")["changes"] == []
-    assert world.run_all("repair", "--from", HOUR, "--to", HOUR).exit_code == cli.WRONG_USAGE
+    assert world.run("repair", "--from", HOUR, "--to", HOUR).exit_code == cli.WRONG_USAGE
 
 
 def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_done(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
+    world.run("ingest")
     key = event_key(HOUR, "a")
-    world.archive.delete([key])
+    world.object_store.delete([key])
 
     def down(*_: object) -> None:
         raise Unavailable("the bucket does not answer")
 
-    monkeypatch.setattr(world.archive, "put_if", down)
+    monkeypatch.setattr(world.object_store, "put_if", down)
     wanted = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
     assert ended(monkeypatch, *wanted) == cli.UNAVAILABLE
     output = capsys.readouterr()
@@ -586,27 +586,27 @@ def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_d
 
 def test_what_is_old_goes_by_command_and_a_dry_run_says_so_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.produce("a", "b")
-    world.run_all("ingest")
+    world.run("ingest")
     world.clock.advance(timedelta(days=91))
-    kept = world.run_all("expire")
+    kept = world.run("expire")
     assert (kept.exit_code, "everything is kept" in kept.stdout) == (0, True)
     monkeypatch.setenv("EVENT_JSON_RETENTION", "90d")
     looked = world.answer("expire", "--dry-run")
-    assert (looked["objects"], [each["hour"] for each in looked["found"]["gone"]]) == (2, [HOUR])
-    assert world.archive.get(event_key(HOUR, "a")) is not None
-    done = world.run_all("expire")
+    assert (looked["objects"], [each["hour"] for each in looked["found"]["deleted"]]) == (2, [HOUR])
+    assert world.object_store.get(event_key(HOUR, "a")) is not None
+    done = world.run("expire")
     assert (done.exit_code, "gone: 2 objects" in done.stdout) == (0, True)
-    assert world.archive.get(event_key(HOUR, "a")) is None
+    assert world.object_store.get(event_key(HOUR, "a")) is None
     assert world.answer("expire")["objects"] == 0
 
 
 def test_an_hour_that_stays_although_it_is_old_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.produce("a")
-    world.run_all("ingest")
+    world.run("ingest")
     world.clock.advance(timedelta(days=91))
     world.produce("unread")
     monkeypatch.setenv("PARQUET_RETENTION", "90d")
-    found = world.run_all("expire")
+    found = world.run("expire")
     assert found.exit_code == cli.FINDING
     assert f"hour {HOUR}: old enough, but not every partition has passed it" in found.stderr
 
@@ -615,12 +615,12 @@ def test_what_retention_took_is_refused_by_command_with_a_clear_error(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.produce("a")
-    world.run_all("ingest")
+    world.run("ingest")
     world.clock.advance(timedelta(days=91))
     monkeypatch.setenv("PARQUET_RETENTION", "90d")
-    world.run_all("expire")
+    world.run("expire")
     for command in (("restore", HOUR), ("stats", HOUR), ("repair", "--from", HOUR, "--to", "2024-01-15T11")):
         assert ended(monkeypatch, *command) == cli.FINDING
         assert "retention took" in capsys.readouterr().err
-    assert world.answer("audit", "--hour", HOUR)["hours"][0]["taken"] == 1
+    assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_reason"] == 1
     assert world.answer("reconcile-counters", "--dry-run")["expired"] == [HOUR]

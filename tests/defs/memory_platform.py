@@ -72,7 +72,7 @@ class MemoryPlatform(Platform):
         assert isinstance(found, dg.SensorResult)
         return found
 
-    def run_all(self, instance: dg.DagsterInstance, request: dg.RunRequest | None = None) -> dg.ExecuteInProcessResult:
+    def run(self, instance: dg.DagsterInstance, request: dg.RunRequest | None = None) -> dg.ExecuteInProcessResult:
         """The job as the daemon would start it for the request; without one, as the Materialize button does."""
         tags = dict(request.tags) | {"dagster/run_key": request.run_key or ""} if request else {}
         return defs.resolve_job_def("micro_batch").execute_in_process(

@@ -56,8 +56,8 @@ def forgetting(scene: Scene) -> None:
     with scene.cloud.aside():
         scene.history()
         compact_hour(BEFORE, scene.ports, memory_workspace)
-        before = [blob for key in world.archive.list_keys("") if (blob := world.archive.get_object(key))]
-        world.archive.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0])])
+        before = [blob for key in world.object_store.list_keys("") if (blob := world.object_store.get_object(key))]
+        world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0])])
         world.clock.advance(OLD)
     verify_stores(scene.ports)
     assert _forget(scene, write=False).objects
@@ -67,8 +67,8 @@ def forgetting(scene: Scene) -> None:
                 _forget(scene, ages, through(world.ports, failing(method, effect, lambda _: Crashed())))
     assert _forget(scene).skipped_hours == []
     _forget_what_comes_later(scene, before)
-    assert {key.partition("/")[2] for key in world.archive.list_keys("parquet/") if "_SUCCESS" not in key} == {"foreign"}
-    assert not [key for tree in ("events/", "dead-letters/", "duplicates/") for key in world.archive.list_keys(tree)]
+    assert {key.partition("/")[2] for key in world.object_store.list_keys("parquet/") if "_SUCCESS" not in key} == {"foreign"}
+    assert not [key for tree in ("events/", "dead-letters/", "duplicates/") for key in world.object_store.list_keys(tree)]
     uploads_that_break_off(scene)
 
 
@@ -76,14 +76,14 @@ def _forget_what_comes_later(scene: Scene, before: list[StoredObject]) -> None:
     """A frozen hour's late event, while a batch is pending and after; leftovers of who slept; what nobody here wrote."""
     world = scene.world
     with scene.cloud.aside():
-        world.archive.put(
+        world.object_store.put(
             [*(blob for blob in before if "_SUCCESS" not in blob.key), StoredObject("parquet/foreign", b"", "text/plain", {})]
         )
         world.produce(event("late"), event("c", payload="came again"), event("large", padding=". " * 200), b"{")
         world.settle(conduct(validation_rules=STRICT))
         world.produce(event("pending"))
         with pytest.raises(Crashed):
-            world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+            world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
     assert _forget(scene).objects
     with scene.cloud.aside():
         world.settle()
@@ -159,7 +159,7 @@ def hours_after_retention(scene: Scene) -> None:
     with scene.cloud.aside():
         scene.world.produce(event("young", "2024-02-15T10:00:00Z"))
         scene.world.settle()
-        scene.world.archive.delete(list(scene.world.archive.list_keys(event_json_dir("2024-02-15T10"))))
+        scene.world.object_store.delete(list(scene.world.object_store.list_keys(event_json_dir("2024-02-15T10"))))
     assert replaying.repair_range(HourRange("2024-02-15T10", "2024-02-15T11"), means).changed
 
 
@@ -175,7 +175,7 @@ def watch_after_parquet_went(scene: Scene) -> None:
 
 
 def _look_at_all(scene: Scene) -> None:
-    read_ledger_statistics(HealthClients((TOPIC,), scene.ports, scene.world.log, None))  # type: ignore[arg-type]
+    read_ledger_statistics(HealthClients((TOPIC,), scene.ports, scene.world.event_log, None))  # type: ignore[arg-type]
     for what in [*map(str, scene.world.values), *"abcd", "late"]:
         trace_record(what, scene.ports)
 
@@ -190,7 +190,7 @@ def by_hand_after_retention(scene: Scene) -> None:
             redrive_dead_letters(selection, ports, conduct("redrive"))
     assert list(list_dead_letters(DeadLetterFilter(), ports))
     assert redrive_dead_letters(DeadLetterFilter(), ports, conduct("redrive")).stored
-    assert audit_hour(HOUR, ports).is_expired
+    assert audit_hour(HOUR, ports).expiry
     compare_bytes(HOUR, ports, BENCH)
     found = compare_counters(ports, memory_workspace, lambda *_: None)
     assert HOUR in found.expired_hours

@@ -28,11 +28,28 @@ SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
 INCLUDED = {"operator": ("micro-batches", "hours")}
 """Policies, held to scenes of their own, whose rights another one has as well, but for the logs of runs: commands write none."""
 FLOWS = {
-    "micro-batches": ("ingest", "steps"),
-    "hours": ("compact", "hourly_stats", "restore", "repair", "mending", "evidence", "rebuild", "hours", "passed", "agreement", "taken"),
-    "retention": ("retention", "compact", "rebuild", "hours", "passed"),
-    "code": ("observe", "report"),
-    "health": ("watchover", "trace"),
-    "operator": ("redrive", "recompute", "topics", "audit", "audit_hour", "audit_bytes"),
+    "micro-batches": (
+        "ingest/execute_plan",
+        "ingest/read_batch",
+        "ingest/reread_batch",
+        "ingest/stage_batch",
+        "ingest/write_batch",
+        "ingest/close_batch",
+    ),
+    "hours": (
+        "hours/compaction",
+        "hours/statistics",
+        "hours/restore",
+        "repair",
+        "stored/rows_from_json",
+        "stored/hour_files",
+        "stored/hour_completeness",
+        "stored/expired_data",
+        "audit/recent_hours",
+    ),
+    "retention": ("retention", "hours/compaction", "stored/rows_from_json", "stored/hour_files", "stored/hour_completeness"),
+    "code": ("ingest/planning", "hours/changed_hours"),
+    "health": ("health_checks", "trace"),
+    "operator": ("redrive", "audit/counters", "ingest/accept_topic", "audit/balance", "audit/hour", "audit/hour_bytes"),
 }
 """Modules and packages of `flows` whose every call to a store happens in the policy's scenes."""

@@ -133,7 +133,7 @@ class Scene:
     def platform(self) -> MemoryPlatform:
         """What Dagster's definitions reach, on the same stores."""
         found = MemoryPlatform()
-        found.log, found.clock = self.world.log, Eventful(self.world.clock.now())
+        found.log, found.clock = self.world.event_log, Eventful(self.world.clock.now())
         found._ports, found._settings = replace(self.world.ports, clock=found.clock), self.settings
         return found
 
@@ -179,10 +179,10 @@ def micro_batches(scene: Scene) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for name in ("e", "f"):
             world.produce(event(name), event(name))
-            assert scene.platform.run_all(instance).success
+            assert scene.platform.run(instance).success
     _crashes_everywhere(world)
     world.produce(event("closed by another"))
-    world.run_all(ports=through(world.ports, _closed_by_another))
+    world.run(ports=through(world.ports, _closed_by_another))
     world.clock.advance(timedelta(days=30))
     world.produce(event("a", payload="after its item was forgotten"))
     world.settle()
@@ -195,7 +195,7 @@ def _crashes_everywhere(world: World) -> None:
     while True:
         world.produce(event(f"x{at}"), event("a", payload=f"{at}"), b"{")
         try:
-            world.run_all(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+            world.run(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
         except Crashed:
             world.settle()
             at += 1
@@ -225,7 +225,7 @@ def hours(scene: Scene) -> None:
     with scene.cloud.aside():
         world.produce(event("late"), event("later"))
         world.settle()
-        world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
+        world.object_store.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
         for item in ("a", "d"):
             scene.dynamo.delete("RecentEvents", {"id": {"S": item}})
     assert compact_hour(HOUR, ports, memory_workspace).rebuilt
@@ -243,7 +243,7 @@ def _replays(scene: Scene) -> None:
         assert repair_range(ALL, means).changed
     repair_range(ALL, replace(means, write=False))
     assert repair_range(Range(world.partition(), 0, 5), means).batches
-    world.log.retain_from(TOPIC, 0, 5)
+    world.event_log.retain_from(TOPIC, 0, 5)
     for tree in ("parquet/", "duplicates/"):
         _lose(scene, tree)
         repair_range(ALL, means)
@@ -252,7 +252,7 @@ def _replays(scene: Scene) -> None:
 
 def _lose(scene: Scene, tree: str) -> None:
     with scene.cloud.aside():
-        scene.world.archive.delete(list(scene.world.archive.list_keys(tree)))
+        scene.world.object_store.delete(list(scene.world.object_store.list_keys(tree)))
 
 
 def uploads_that_break_off(scene: Scene) -> None:
@@ -262,9 +262,9 @@ def uploads_that_break_off(scene: Scene) -> None:
     for key in ("parquet/large", "aggregates/large"):
         scene.cloud.refuse = lambda method, query: method == "PUT" and "partNumber=2" in query
         with pytest.raises(AnalyticsError):
-            scene.world.archive.upload(key, str(file), "application/octet-stream")
+            scene.world.object_store.upload(key, str(file), "application/octet-stream")
         scene.cloud.refuse = lambda *_: False
-        scene.world.archive.upload(key, str(file), "application/octet-stream")
+        scene.world.object_store.upload(key, str(file), "application/octet-stream")
 
 
 def run_logs(scene: Scene) -> None:
@@ -318,9 +318,9 @@ def watch(scene: Scene) -> None:
         compact_hour(HOUR, scene.ports, memory_workspace)
         world.produce(event("pending"))
         with pytest.raises(Crashed):
-            world.run_all(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
+            world.run(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
         world.produce(event("not read yet"))
-    doors = HealthClients((TOPIC,), scene.ports, world.log, None)  # type: ignore[arg-type]
+    doors = HealthClients((TOPIC,), scene.ports, world.event_log, None)  # type: ignore[arg-type]
     probe_dynamodb(doors)
     probe_object_store(doors)
     read_ledger_statistics(doors)

@@ -56,9 +56,9 @@ class Composed:
 
     def start(self, name: str, *more: str) -> Program:
         """`more`: words at the end of the service's own command."""
-        return self.run_all(name, [*self._services[name]["command"], *more])
+        return self.run(name, [*self._services[name]["command"], *more])
 
-    def run_all(self, name: str, command: list[str]) -> Program:
+    def run(self, name: str, command: list[str]) -> Program:
         """Another command in a service's environment."""
         words = [here(word, self._places) for word in command]
         program = Program(words, self._environment(name), self._folder / f"{name}-{words[0]}.log")
@@ -120,7 +120,7 @@ def test_the_services_come_up_healthy_move_events_and_stop_in_order_without_cutt
         services.becomes_healthy("webserver")
         services.becomes_healthy("daemon")
         until(lambda: services.status("health") == 200, seconds=60)
-        assert services.run_all("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
+        assert services.run("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
         until(lambda: "STARTED" in database.column("SELECT status FROM runs"), seconds=60)
 
         runs = [process for process in code.session() if process.pid != code.pid]
@@ -157,7 +157,7 @@ def test_with_the_profile_celery_workers_execute_the_runs_and_stop_when_these_ha
         services.becomes_healthy("code")
         services.becomes_healthy("worker")
         daemon = services.start("daemon")
-        assert services.run_all("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
+        assert services.run("code", ["analytics", "produce", "--count", "1000", "--broken", "0"]).end(60) == 0
         until(lambda: "STARTED" in database.column("SELECT status FROM runs"), seconds=60)
         worker.tell(signal.SIGTERM)
         daemon.tell(signal.SIGTERM)

@@ -40,7 +40,7 @@ def everything() -> Iterator[tuple[Client, World]]:
     world.produce(event("a"), event("a", note="again"), b"{", event("large", text="x" * 500), None)
     world.settle(conduct(validation_rules=type(RULES)(max_event_bytes=400)))
     redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, conduct("redrive"))
-    world.log.append(TOPIC, 0, event("late"), timestamp_ms=int(datetime.now(UTC).timestamp() * 1000) - 90_000)
+    world.event_log.append(TOPIC, 0, event("late"), timestamp_ms=int(datetime.now(UTC).timestamp() * 1000) - 90_000)
     scheduling = Scheduling(SchedulerStatus(sensor_stopped=False, heartbeat=datetime.now(UTC)))
     with served(site(real_time(world), scheduling=scheduling)) as client:
         until(lambda: all(name in text(client) for name in ("analytics_partition_lag_seconds", "analytics_sensor_running")))
@@ -127,7 +127,7 @@ def test_a_real_prometheus_scrapes_the_endpoint_and_takes_the_rules(tmp_path: Pa
         until(lambda: bool(queried(url, "analytics_healthy")), seconds=20)
         assert queried(url, "up")[0]["value"][1] == "1"
         assert queried(url, "analytics_healthy")[0]["value"][1] == "1"
-        assert queried(url, "sum(analytics_events_total)")[0]["value"][1] == str(len(world.recent.items))
+        assert queried(url, "sum(analytics_events_total)")[0]["value"][1] == str(len(world.recent_events.items))
         assert queried(url, "analytics_partition_lag_offsets")[0]["metric"]["topic"] == TOPIC
         groups = asked(f"{url}/api/v1/rules")["groups"]
         assert {(rule["name"], rule["health"]) for group in groups for rule in group["rules"]} <= {

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 PROGRAM = """
-from analytics_defs.devstack.moto_patches import swift_transactions
-swift_transactions()
-swift_transactions()
+from analytics_defs.devstack.moto_patches import patch_transactions
+patch_transactions()
+patch_transactions()
 import boto3
 from botocore.exceptions import ClientError
 from moto import mock_aws

@@ -135,12 +135,12 @@ def test_a_wait_that_takes_too_long_names_what_it_waited_for(tmp_path: Path) -> 
 
 def test_a_command_that_fails_is_named_with_its_status(tmp_path: Path) -> None:
     with supervisor.supervised(tmp_path) as opened, pytest.raises(StartupFailed, match="`/bin/sh -c 'exit 3'` failed with status 3"):
-        opened.run_all(("/bin/sh", "-c", "exit 3"), {}, limit=timedelta(seconds=20))
+        opened.run(("/bin/sh", "-c", "exit 3"), {}, limit=timedelta(seconds=20))
 
 
 def test_a_stop_during_a_command_ends_the_command(tmp_path: Path, mark: str) -> None:
     with supervisor.supervised(tmp_path) as opened:
         opened.request_stop()
         with pytest.raises(supervisor.StopRequested):
-            opened.run_all(("/bin/sleep", "600"), {}, limit=timedelta(seconds=20))
+            opened.run(("/bin/sleep", "600"), {}, limit=timedelta(seconds=20))
     assert _marked(mark) == []

@@ -43,11 +43,11 @@ class Scene:
         return perform()
 
     def append(self, partition: int, *, seconds: int, aborted: bool = False) -> None:
-        self.world.log.append(TOPIC, partition, event("e"), timestamp_ms=STARTED_MS + 1000 * seconds, aborted=aborted)
+        self.world.event_log.append(TOPIC, partition, event("e"), timestamp_ms=STARTED_MS + 1000 * seconds, aborted=aborted)
 
     def ask(self) -> dict[int, float | None]:
         """Seconds of the oldest record that waits, by partition."""
-        self.told = read_backlog(self.doors, self.world.scheduler_status().lags, self.told)
+        self.told = read_backlog(self.doors, self.world.plan().lags, self.told)
         return {
             each.partition: found.since.timestamp() - STARTED_MS / 1000 if found.since else None for each, found in self.told.oldest.items()
         }
@@ -104,7 +104,7 @@ def test_offsets_without_a_record_are_passed_over_a_few_at_a_time(monkeypatch: p
 
 def test_a_record_that_is_damaged_hides_no_other_partition() -> None:
     scene = Scene(partitions=3)
-    scene.world.log.damage(TOPIC, 1, 0)
+    scene.world.event_log.damage(TOPIC, 1, 0)
     assert scene.ask() == {0: 0, 1: None, 2: 2}
 
 
@@ -112,16 +112,16 @@ def test_what_retention_removed_waits_no_more() -> None:
     scene = Scene(partitions=1)
     scene.append(0, seconds=30)
     assert scene.ask() == {0: 0}
-    scene.world.log.retain_from(TOPIC, 0, 1)
+    scene.world.event_log.retain_from(TOPIC, 0, 1)
     assert scene.ask() == {0: 30}
-    scene.world.log.retain_from(TOPIC, 0, 2)
+    scene.world.event_log.retain_from(TOPIC, 0, 2)
     assert scene.ask() == {}
 
 
 def test_a_record_without_a_timestamp_has_no_age() -> None:
     scene = Scene(partitions=1)
     scene.world.settle()
-    scene.world.log.append(TOPIC, 0, event("e"), timestamp_ms=-1)
+    scene.world.event_log.append(TOPIC, 0, event("e"), timestamp_ms=-1)
     assert scene.ask() == {0: None}
     found = scene.told.oldest[TopicPartition(TOPIC, 0, 0)]
     assert (found.position, found.size) == (1, len(event("e")))

@@ -36,7 +36,7 @@ def a_world(**settings: Any) -> World:
 
 
 def committed(world: World, partition: int = 0) -> int | None:
-    return world.log.committed([world.partition(partition)])[world.partition(partition)]
+    return world.event_log.committed([world.partition(partition)])[world.partition(partition)]
 
 
 # Where reading begins.
@@ -46,26 +46,26 @@ def test_the_first_start_goes_on_where_the_groups_offsets_are() -> None:
     world = a_world()
     world.produce(*events(5))
     world.produce(*events(3, "f"), partition=1)
-    world.log.commit({world.partition(0): 3})
+    world.event_log.commit({world.partition(0): 3})
     world.settle()
     assert problems(world) == []
-    assert sorted(world.recent.items) == ["e3", "e4", "f0", "f1", "f2"]
+    assert sorted(world.recent_events.items) == ["e3", "e4", "f0", "f1", "f2"]
     assert trace_record(str(world.source(2)), world.ports).outcome is RecordOutcome.BEFORE_START
 
 
 def test_a_groups_offset_beyond_the_log_is_of_another_topic_and_everything_is_read() -> None:
     world = a_world()
     world.produce(*events(2))
-    world.log.commit({world.partition(0): 7})
+    world.event_log.commit({world.partition(0): 7})
     world.settle()
     assert problems(world) == []
-    assert sorted(world.recent.items) == ["e0", "e1"]
+    assert sorted(world.recent_events.items) == ["e0", "e1"]
 
 
 def test_without_group_offsets_reading_begins_at_the_oldest_record() -> None:
     world = a_world()
     world.produce(*events(5))
-    world.log.retain_from(TOPIC, 0, 2)
+    world.event_log.retain_from(TOPIC, 0, 2)
     world.settle()
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3)
 
@@ -74,9 +74,9 @@ def test_a_partition_that_is_added_later_is_read_from_its_start() -> None:
     world = a_world()
     world.produce(*events(1))
     world.settle()
-    world.log.add_partition(TOPIC)
+    world.event_log.add_partition(TOPIC)
     world.produce(*events(3, "f"), partition=2)
-    world.log.retain_from(TOPIC, 2, 1)
+    world.event_log.retain_from(TOPIC, 2, 1)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, lost=1)
@@ -88,9 +88,9 @@ def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("open_topic")))
-    world.log.commit({world.partition(1): 4})
-    world.log.retain_from(TOPIC, 0, 2)
+        world.run(ports=through(world.ports, failing_at("open_topic")))
+    world.event_log.commit({world.partition(1): 4})
+    world.event_log.retain_from(TOPIC, 0, 2)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=8, lost=2)
@@ -99,8 +99,8 @@ def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -
 def test_a_topic_that_vanished_after_the_plan_is_named() -> None:
     world = a_world()
     world.produce(*events(1))
-    plan = world.scheduler_status().plans[0]
-    world.log.delete_topic(TOPIC)
+    plan = world.plan().plans[0]
+    world.event_log.delete_topic(TOPIC)
     with pytest.raises(ResourceMissing, match="topic ProductDeleted does not exist any more"):
         execute_plan(plan, world.ports, conduct())
 
@@ -115,14 +115,14 @@ def test_a_partition_without_leader_waits_and_the_others_go_on() -> None:
     world.settle()
     world.produce(event("e2"))
     world.produce(event("f2"), partition=1)
-    world.log.make_unavailable(TOPIC, 0)
-    planning = world.scheduler_status()
+    world.event_log.make_unavailable(TOPIC, 0)
+    planning = world.plan()
     assert planning.unavailable.keys() == {world.partition(0)}
     assert "ProductDeleted/0 waits, the others go on: ProductDeleted/0: leader not available" in planning.unavailable.values()
     assert [lag.topic_partition for lag in planning.lags] == [world.partition(1)]
     world.settle()
-    assert ("e2" in world.recent.items, "f2" in world.recent.items) == (False, True)
-    world.log.make_available(TOPIC, 0)
+    assert ("e2" in world.recent_events.items, "f2" in world.recent_events.items) == (False, True)
+    world.event_log.make_available(TOPIC, 0)
     world.settle()
     assert problems(world) == []
 
@@ -132,15 +132,15 @@ def test_a_new_topic_waits_until_all_its_partitions_answer_for_there_its_account
     world = a_world()
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
-    world.log.commit({world.partition(0): 3, world.partition(1): 3})
-    plan = world.scheduler_status().plans[0]
-    world.log.make_unavailable(TOPIC, 1)
-    planning = world.scheduler_status()
+    world.event_log.commit({world.partition(0): 3, world.partition(1): 3})
+    plan = world.plan().plans[0]
+    world.event_log.make_unavailable(TOPIC, 1)
+    planning = world.plan()
     assert not any(planning.plans)
     assert "topic ProductDeleted is new to the ledger, and 1 of its partitions do not answer" in planning.notes[0]
     with pytest.raises(Unavailable, match="is new to the ledger"):
         execute_plan(plan, world.ports, conduct())
-    world.log.make_available(TOPIC, 1)
+    world.event_log.make_available(TOPIC, 1)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=4)
@@ -151,16 +151,16 @@ def test_a_pending_batch_of_a_silent_partition_waits_where_it_has_to_be_read_aga
     method: str, stored: int
 ) -> None:
     world = a_world()
-    world.log.add_partition(TOPIC)
+    world.event_log.add_partition(TOPIC)
     world.produce(event("e"))
     world.produce(event("f"), partition=1)
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at(method)))
+        world.run(ports=through(world.ports, failing_at(method)))
     world.produce(event("g"), partition=2)
-    world.log.make_unavailable(TOPIC, 0)
+    world.event_log.make_unavailable(TOPIC, 0)
     world.settle()
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=stored)
-    world.log.make_available(TOPIC, 0)
+    world.event_log.make_available(TOPIC, 0)
     world.settle()
     assert problems(world) == []
 
@@ -169,8 +169,8 @@ def test_a_cut_topic_is_not_accepted_while_a_partition_does_not_answer() -> None
     world = a_world()
     world.produce(*events(3))
     world.settle()
-    world.log.truncate(TOPIC, 0, 1)
-    world.log.make_unavailable(TOPIC, 1)
+    world.event_log.truncate(TOPIC, 0, 1)
+    world.event_log.make_unavailable(TOPIC, 1)
     with pytest.raises(Unavailable, match="once all of its partitions answer"):
         accept_recreated_topic(TOPIC, world.ports)
 
@@ -181,27 +181,27 @@ def test_a_cut_topic_is_not_accepted_while_a_partition_does_not_answer() -> None
 def test_an_open_transaction_holds_back_its_own_partition_only() -> None:
     world = a_world()
     world.produce(event("before"))
-    world.log.open_transaction(TOPIC, 0)
+    world.event_log.open_transaction(TOPIC, 0)
     world.produce(event("inside"), event("inside too"))
     world.produce(*events(2), partition=1)
     world.settle()
-    assert sorted(world.recent.items) == ["before", "e0", "e1"]
-    lag = {each.topic_partition.partition: (each.offsets, each.transaction_lag) for each in world.scheduler_status().lags}
+    assert sorted(world.recent_events.items) == ["before", "e0", "e1"]
+    lag = {each.topic_partition.partition: (each.offsets, each.transaction_lag) for each in world.plan().lags}
     assert lag == {0: (2, 2), 1: (0, 0)}
-    world.log.end_transaction(TOPIC, 0, commit=True)
+    world.event_log.end_transaction(TOPIC, 0, commit=True)
     world.settle()
     assert problems(world) == []
-    assert "inside" in world.recent.items
-    assert sum(each.offsets for each in world.scheduler_status().lags) == 0
+    assert "inside" in world.recent_events.items
+    assert sum(each.offsets for each in world.plan().lags) == 0
 
 
 def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_their_reason() -> None:
     world = a_world()
-    world.log.open_transaction(TOPIC, 0)
+    world.event_log.open_transaction(TOPIC, 0)
     world.produce(event("never"), event("never too"))
-    world.log.end_transaction(TOPIC, 0, commit=False)
+    world.event_log.end_transaction(TOPIC, 0, commit=False)
     world.produce(event("a"))
-    world.log.append_marker(TOPIC, 0, Marker.COMPACTED)
+    world.event_log.append_marker(TOPIC, 0, Marker.COMPACTED)
     world.settle()
     assert problems(world) == []
     (record,) = world.ledger.last_batches(10)
@@ -217,13 +217,13 @@ def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_thei
 def test_a_record_that_a_client_did_not_give_is_read_again() -> None:
     world = a_world()
     world.produce(*events(3))
-    world.log.hide(TOPIC, 0, 1)
+    world.event_log.hide(TOPIC, 0, 1)
     with pytest.raises(Unavailable, match="has to be read again"):
-        world.run_all()
+        world.run()
     assert world.ledger.snapshot().pending == {}
     world.settle()
     assert problems(world) == []
-    assert sorted(world.recent.items) == ["e0", "e1", "e2"]
+    assert sorted(world.recent_events.items) == ["e0", "e1", "e2"]
 
 
 class SilentLog(MemoryEventLog):
@@ -236,7 +236,7 @@ class SilentLog(MemoryEventLog):
 def test_offsets_without_evidence_stay_unaccounted_and_visible() -> None:
     world = a_world(log=SilentLog())
     world.produce(*events(1))
-    world.log.append(TOPIC, 0, event("never"), aborted=True)
+    world.event_log.append(TOPIC, 0, event("never"), aborted=True)
     world.settle()
     world.produce(*events(1, "f"))
     world.settle()
@@ -244,7 +244,7 @@ def test_offsets_without_evidence_stay_unaccounted_and_visible() -> None:
     assert (audited.unaccounted, audited.balanced) == (1, False)
     assert world.ledger.counters()["unaccounted"] == 1
     assert trace_record(str(world.source(1)), world.ports).outcome is RecordOutcome.UNACCOUNTED
-    assert sorted(world.recent.items) == ["e0", "f0"]
+    assert sorted(world.recent_events.items) == ["e0", "f0"]
 
 
 class MuteLog(MemoryEventLog):
@@ -258,7 +258,7 @@ def test_a_reading_that_gives_nothing_is_a_fault_and_takes_nothing() -> None:
     world = a_world(log=MuteLog())
     world.produce(*events(2))
     with pytest.raises(Unavailable, match="Kafka gave nothing"):
-        world.run_all()
+        world.run()
     assert world.ledger.snapshot().checkpoints == {}
 
 
@@ -269,13 +269,13 @@ def test_a_damaged_batch_stops_its_partition_before_it_and_the_rest_of_the_plan_
     world = a_world()
     world.produce(*events(6))
     world.produce(*events(9, "f"), partition=1)
-    world.log.damage(TOPIC, 0, 3)
+    world.event_log.damage(TOPIC, 0, 3)
     with pytest.raises(CorruptRecordBatch, match="ProductDeleted/0: the record batch at offset 3"):
-        world.run_all(by=conduct(limits=BatchLimits(max_records=4)))
-    assert set(world.recent.items) == {*(f"e{number}" for number in range(3)), *(f"f{number}" for number in range(9))}
+        world.run(by=conduct(limits=BatchLimits(max_records=4)))
+    assert set(world.recent_events.items) == {*(f"e{number}" for number in range(3)), *(f"f{number}" for number in range(9))}
     assert (committed(world), committed(world, 1)) == (3, 9)
     assert world.ledger.snapshot().pending == {}
-    world.log.repair(TOPIC, 0, 3)
+    world.event_log.repair(TOPIC, 0, 3)
     world.settle()
     assert problems(world) == []
 
@@ -283,29 +283,29 @@ def test_a_damaged_batch_stops_its_partition_before_it_and_the_rest_of_the_plan_
 def test_a_plan_of_a_damaged_partition_alone_takes_nothing_and_says_why_every_time() -> None:
     world = a_world()
     world.produce(*events(2))
-    world.log.damage(TOPIC, 0, 0)
+    world.event_log.damage(TOPIC, 0, 0)
     for _ in range(2):
         with pytest.raises(CorruptRecordBatch):
-            world.run_all()
+            world.run()
     assert world.ledger.snapshot().checkpoints == {}
     world.produce(*events(1, "f"), partition=1)
     with pytest.raises(CorruptRecordBatch):
-        world.run_all()
-    assert set(world.recent.items) == {"f0"}
+        world.run()
+    assert set(world.recent_events.items) == {"f0"}
 
 
 def test_a_damaged_batch_in_a_taken_batch_waits_and_holds_nothing_else_back() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
-    world.log.damage(TOPIC, 0, 2)
+        world.run(ports=through(world.ports, failing_at("begin_batch")))
+    world.event_log.damage(TOPIC, 0, 2)
     world.produce(*events(1, "f"), partition=1)
     with pytest.raises(CorruptRecordBatch):
-        world.run_all()
-    assert set(world.recent.items) == {"f0"}
-    assert list(world.archive.list_keys("staging/")) == []
-    world.log.repair(TOPIC, 0, 2)
+        world.run()
+    assert set(world.recent_events.items) == {"f0"}
+    assert list(world.object_store.list_keys("staging/")) == []
+    world.event_log.repair(TOPIC, 0, 2)
     world.settle()
     assert problems(world) == []
 
@@ -313,10 +313,10 @@ def test_a_damaged_batch_in_a_taken_batch_waits_and_holds_nothing_else_back() ->
 def test_a_damaged_batch_that_a_person_gives_up_is_lost_by_name() -> None:
     world = a_world()
     world.produce(*events(6))
-    world.log.damage(TOPIC, 0, 3)
+    world.event_log.damage(TOPIC, 0, 3)
     with pytest.raises(CorruptRecordBatch):
-        world.run_all()
-    world.log.retain_from(TOPIC, 0, 4)
+        world.run()
+    world.event_log.retain_from(TOPIC, 0, 4)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, lost=1)
@@ -330,7 +330,7 @@ def test_what_retention_took_before_it_was_read_is_lost_and_counted_exactly() ->
     world.produce(*events(2))
     world.settle()
     world.produce(*events(6, "f"))
-    world.log.retain_from(TOPIC, 0, 5)
+    world.event_log.retain_from(TOPIC, 0, 5)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, lost=3)
@@ -349,7 +349,7 @@ def test_everything_may_be_lost() -> None:
     world.produce(*events(1))
     world.settle()
     world.produce(*events(4, "f"))
-    world.log.retain_from(TOPIC, 0, 5)
+    world.event_log.retain_from(TOPIC, 0, 5)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, lost=4)
@@ -359,8 +359,8 @@ def test_records_that_are_staged_survive_retention() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("put_if_absent")))
-    world.log.retain_from(TOPIC, 0, 4)
+        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+    world.event_log.retain_from(TOPIC, 0, 4)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=4)
@@ -370,8 +370,8 @@ def test_records_that_were_taken_and_not_staged_are_lost_to_retention() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
-    world.log.retain_from(TOPIC, 0, 3)
+        world.run(ports=through(world.ports, failing_at("begin_batch")))
+    world.event_log.retain_from(TOPIC, 0, 3)
     world.settle()
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, lost=3)
@@ -383,11 +383,11 @@ def test_on_data_loss_stop_stops_the_partition_and_only_that() -> None:
     world.settle()
     world.produce(*events(4, "f"))
     world.produce(*events(2, "g"), partition=1)
-    world.log.retain_from(TOPIC, 0, 3)
+    world.event_log.retain_from(TOPIC, 0, 3)
     world.settle()
-    assert list(world.scheduler_status().halted) == [world.partition(0)]
-    assert "retention removed [1, 3)" in world.scheduler_status().halted[world.partition(0)]
-    assert sorted(world.recent.items) == ["e0", "g0", "g1"]
+    assert list(world.plan().halted) == [world.partition(0)]
+    assert "retention removed [1, 3)" in world.plan().halted[world.partition(0)]
+    assert sorted(world.recent_events.items) == ["e0", "g0", "g1"]
     world.policy = PlanningPolicy()
     world.settle()
     assert problems(world) == []
@@ -402,9 +402,9 @@ def test_on_data_loss_stop_holds_also_when_retention_is_faster_than_the_plan(bef
     careful = conduct(on_data_loss=OnDataLoss.STOP)
     if before == "put_if_absent":
         with pytest.raises(Crashed):
-            world.run_all(ports=through(world.ports, failing_at("begin_batch")))
-    plan = world.scheduler_status().plans[0]
-    world.log.retain_from(TOPIC, 0, 3)
+            world.run(ports=through(world.ports, failing_at("begin_batch")))
+    plan = world.plan().plans[0]
+    world.event_log.retain_from(TOPIC, 0, 3)
     with pytest.raises(DataLoss, match=r"retention removed ProductDeleted/0\[1,3\)"):
         execute_plan(plan, world.ports, careful)
     assert world.ledger.counters().get("lost", 0) == 0
@@ -422,8 +422,8 @@ def test_a_groups_offset_that_an_operator_moved_is_reported_and_set_back(moved_t
     world = a_world()
     world.produce(*events(4))
     world.settle()
-    world.log.commit({world.partition(0): moved_to})
-    planning = world.scheduler_status()
+    world.event_log.commit({world.partition(0): moved_to})
+    planning = world.plan()
     assert planning.plans[0].recommit == (world.partition(0),)
     assert planning.notes == (f"ProductDeleted/0: the group's offset is {moved_to}, the ledger's 4: the ledger decides",)
     world.settle()
@@ -435,10 +435,10 @@ def test_a_run_that_dies_between_close_and_commit_is_shown_by_the_next_plan() ->
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("close_batch")))
+        world.run(ports=through(world.ports, failing_at("close_batch")))
     assert committed(world) is None
-    assert len(world.archive.objects) == 6
-    world.run_all()
+    assert len(world.object_store.objects) == 6
+    world.run()
     assert committed(world) == 4
     assert len(delete_stale_staging_files(world.ports)) == 1
     assert problems(world) == []
@@ -451,12 +451,12 @@ def test_a_late_commit_moves_the_group_back_only_until_the_next_plan() -> None:
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "commit":
             world.produce(*events(2, "f"))
-            world.run_all()
+            world.run()
         return perform()
 
-    world.run_all(ports=through(world.ports, door))
+    world.run(ports=through(world.ports, door))
     assert committed(world) == 2
-    world.run_all()
+    world.run()
     assert committed(world) == 4
     assert problems(world) == []
 
@@ -469,9 +469,9 @@ def test_a_pending_batch_is_finished_whatever_the_number_of_lanes_is_later() -> 
     world.produce(*events(2))
     world.produce(*events(2, "f"), partition=1)
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("claim")))
+        world.run(ports=through(world.ports, failing_at("claim")))
     world.policy = PlanningPolicy(lanes=5)
-    planning = world.scheduler_status()
+    planning = world.plan()
     assert [plan.pending_batch_ids != () for plan in planning.plans].count(True) == 1
     assert not any(plan.ranges for plan in planning.plans)
     world.settle()

@@ -78,10 +78,10 @@ def test_the_trace_shows_the_rejection_and_what_became_of_it() -> None:
 def test_a_second_redrive_changes_nothing() -> None:
     world = a_world()
     again(world)
-    before = dict(world.archive.objects), world.ledger.counters()
+    before = dict(world.object_store.objects), world.ledger.counters()
     done = again(world)
     assert (done.closed, done.already_redriven) == ([], 2)
-    assert (world.archive.objects, world.ledger.counters()) == before
+    assert (world.object_store.objects, world.ledger.counters()) == before
 
 
 def test_one_whose_id_another_source_holds_by_now_becomes_a_repeat() -> None:
@@ -155,7 +155,7 @@ def test_a_selection_by_batch_takes_the_letters_of_that_batch_only() -> None:
 def test_a_batch_whose_file_is_gone_is_a_contradiction_not_an_empty_answer(look: Callable[[DeadLetterFilter, Ports], object]) -> None:
     world = a_world()
     (first,) = world.ledger.last_batches(1)
-    world.archive.delete([dead_letters_key(first.batch.id)])
+    world.object_store.delete([dead_letters_key(first.batch.id)])
     with pytest.raises(InconsistentState, match=f"expected a file of SHA-256 {first.dead_letters_digest}, found no object"):
         look(DeadLetterFilter(batch_id=first.batch.id), world.ports)
 
@@ -165,8 +165,8 @@ def test_letters_of_a_batch_that_is_not_closed_are_not_put_through() -> None:
     world.create()
     world.produce(large("a"))
     with pytest.raises(Crashed):
-        world.run_all(by=conduct(validation_rules=STRICT), ports=through(world.ports, failing_at("put")))
-    assert any(key.startswith("dead-letters/") for key in world.archive.objects)
+        world.run(by=conduct(validation_rules=STRICT), ports=through(world.ports, failing_at("put")))
+    assert any(key.startswith("dead-letters/") for key in world.object_store.objects)
     assert again(world).closed == []
     world.settle()
     assert problems(world) == []
@@ -175,7 +175,7 @@ def test_letters_of_a_batch_that_is_not_closed_are_not_put_through() -> None:
 def file_of(world: World) -> StoredObject:
     """The dead-letter file of the only batch."""
     (first,) = world.ledger.last_batches(1)
-    return world.archive.objects[dead_letters_key(first.batch.id)]
+    return world.object_store.objects[dead_letters_key(first.batch.id)]
 
 
 def altered(world: World, **fields: str) -> StoredObject:
@@ -200,11 +200,11 @@ def test_a_copy_of_a_file_is_neither_listed_nor_put_through(folder: str) -> None
     world = a_world()
     kept = file_of(world)
     copy = replace(kept, key=folder + kept.key.rpartition("/")[2])
-    world.archive.put([copy])
+    world.object_store.put([copy])
     assert [each.key for each in list_dead_letters(DeadLetterFilter(), world.ports)] == [kept.key] * 3
     done = again(world)
     assert (done.stored, done.already_redriven, len(done.still_rejected)) == (2, 0, 1)
-    world.archive.delete([copy.key])
+    world.object_store.delete([copy.key])
     assert problems(world) == []
 
 
@@ -217,14 +217,14 @@ def test_a_file_that_was_altered_is_not_believed_and_the_message_says_what_to_do
     world = a_world()
     kept, (first,) = file_of(world), world.ledger.last_batches(1)
     changed = altered(world, **fields)
-    world.archive.put([changed])
+    world.object_store.put([changed])
     said = f"{kept.key} is not the file .* expected a file of SHA-256 {file_sha256(kept.body)}, found SHA-256 {file_sha256(changed.body)}. .* versions"
     with pytest.raises(InconsistentState, match=said):
         again(world)
     with pytest.raises(InconsistentState, match=said):
         list(list_dead_letters(DeadLetterFilter(batch_id=first.batch.id), world.ports))
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, dead_letters=3)
-    world.archive.put([kept])
+    world.object_store.put([kept])
     assert again(world).stored == 2
     assert problems(world) == []
 
@@ -234,11 +234,11 @@ def test_a_file_altered_after_the_take_stops_whoever_reads_it_again() -> None:
     kept = file_of(world)
     with pytest.raises(Crashed):
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
-    world.archive.put([altered(world, value=base64_of(event("a", productId="another")))])
+    world.object_store.put([altered(world, value=base64_of(event("a", productId="another")))])
     with pytest.raises(InconsistentState, match="versions"):
-        world.run_all()
+        world.run()
     assert world.ids(["a"]) == {}
-    world.archive.put([kept])
+    world.object_store.put([kept])
     world.settle()
     assert problems(world) == []
 
@@ -247,13 +247,13 @@ def test_a_record_without_digest_is_believed_as_far_as_its_ranges_and_no_source_
     world = a_world()
     without_digest(world)
     kept = file_of(world)
-    world.archive.put([altered(world, source=f"{TOPIC}/0/4")])
+    world.object_store.put([altered(world, source=f"{TOPIC}/0/4")])
     with pytest.raises(InconsistentState, match=r"expected sources of ProductDeleted/0\[0,4\), each once, found ProductDeleted/0/4"):
         again(world)
-    world.archive.put([replace(kept, body=kept.body + kept.body.splitlines(keepends=True)[0])])
+    world.object_store.put([replace(kept, body=kept.body + kept.body.splitlines(keepends=True)[0])])
     with pytest.raises(InconsistentState, match="each once, found ProductDeleted/0/0"):
         again(world)
-    world.archive.put([kept])
+    world.object_store.put([kept])
     assert again(world).stored == 2
     assert problems(world) == []
 
@@ -264,7 +264,7 @@ def test_a_pending_redrive_of_a_file_that_no_record_names_is_not_believed() -> N
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
     (pending,) = world.ledger.snapshot().pending.values()
     copy = "dead-letters/backup/" + file_of(world).key.rpartition("/")[2]
-    world.archive.put([replace(file_of(world), key=copy)])
+    world.object_store.put([replace(file_of(world), key=copy)])
     with pytest.raises(InconsistentState, match=f"{copy} is no file of a closed batch"):
         read_batch_dead_letters(replace(pending, redrive_keys=(copy,)), world.ports)
 
@@ -338,9 +338,9 @@ def test_plans_leave_a_redrive_alone_while_it_shows_a_sign_of_life() -> None:
     world.ledger.renew_lease(Lease("redrive", -1, world.clock.now()))
     with pytest.raises(Crashed):
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct("redrive"))
-    assert not any(world.scheduler_status().plans)
+    assert not any(world.plan().plans)
     world.clock.advance(timedelta(seconds=61))
-    (plan,) = world.scheduler_status().plans
+    (plan,) = world.plan().plans
     assert len(plan.pending_batch_ids) == 1
     world.settle()
     assert problems(world) == []
@@ -353,7 +353,7 @@ def test_a_redrive_whose_run_never_had_a_lease_is_finished_by_the_lane_it_falls_
     world.clock.advance(timedelta(seconds=1))
     with pytest.raises(Crashed):
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("mark_staged")), conduct())
-    assert sum(len(plan.pending_batch_ids) for plan in world.scheduler_status().plans) == 1
+    assert sum(len(plan.pending_batch_ids) for plan in world.plan().plans) == 1
     world.settle()
     assert problems(world) == []
     assert [record.batch.kind for record in world.ledger.last_batches(1)] == [BatchKind.REDRIVE]
@@ -364,12 +364,12 @@ def test_letters_that_are_gone_stop_a_redrive_that_needs_them_and_nothing_else()
     (first,) = world.ledger.last_batches(1)
     with pytest.raises(Crashed):
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
-    kept = world.archive.objects.pop(dead_letters_key(first.batch.id))
+    kept = world.object_store.objects.pop(dead_letters_key(first.batch.id))
     world.produce(event("later"))
     with pytest.raises(InconsistentState, match=f"{kept.key} is not the file that batch {first.batch.id} wrote: .* found no object"):
-        world.run_all()
+        world.run()
     assert set(world.ids(["later"])) == {"later"}
-    world.archive.put([kept])
+    world.object_store.put([kept])
     world.settle()
     assert problems(world) == []
 

@@ -71,7 +71,9 @@ class Histories(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 3), rules=st.sampled_from([LENIENT, STRICT]), first=some_records, others=some_records)
     def begin(self, count: int, rules: ValidationRules, first: Records, others: Records) -> None:
         recent = type(self).recent()
-        self.world = World(recent=recent, archive=type(self).archive(), ledger=type(self).ledger(), policy=PlanningPolicy(count), topics=[])
+        self.world = World(
+            recent_events=recent, object_store=type(self).archive(), ledger=type(self).ledger(), policy=PlanningPolicy(count), topics=[]
+        )
         self.model = recent.model
         for topic, partitions in TOPICS.items():
             self.world.create(topic, partitions)
@@ -98,9 +100,9 @@ class Histories(RuleBasedStateMachine):
         if self.world.partition(number, topic) in self.open:
             return  # the end of the transaction decides what its records are
         if isinstance(what, Marker):
-            offset = self.world.log.append_marker(topic, number, what)
+            offset = self.world.event_log.append_marker(topic, number, what)
         else:
-            offset = self.world.log.append(topic, number, event("a"), aborted=True)
+            offset = self.world.event_log.append(topic, number, event("a"), aborted=True)
         self.model.kinds[self.world.source(offset, number, topic)] = Kind.NOTHING
 
     @rule(topic=topics, number=numbers, commit=st.booleans())
@@ -108,11 +110,11 @@ class Histories(RuleBasedStateMachine):
         number = number % self._partitions(topic)
         topic_partition = self.world.partition(number, topic)
         if topic_partition not in self.open:
-            self.world.log.open_transaction(topic, number)
+            self.world.event_log.open_transaction(topic, number)
             self.open[topic_partition] = self._stable(topic, number)
             return
         first = self.open.pop(topic_partition)
-        self.world.log.end_transaction(topic, number, commit=commit)
+        self.world.event_log.end_transaction(topic, number, commit=commit)
         marker = self._stable(topic, number) - 1
         for offset in range(marker if commit else first, marker + 1):
             self.model.kinds[Source(topic_partition, offset)] = Kind.NOTHING
@@ -134,7 +136,7 @@ class Histories(RuleBasedStateMachine):
             source = Source(topic_partition, offset)
             if source not in self.fates and offset >= head.next_offset and source not in self.model.must_be_lost:
                 (self.model.must_be_lost if sure else self.model.may_be_lost).add(source)
-        self.world.log.retain_from(topic, number, low)
+        self.world.event_log.retain_from(topic, number, low)
 
     @rule(topic=topics)
     def recreate_a_topic(self, topic: str) -> None:
@@ -176,11 +178,11 @@ class Histories(RuleBasedStateMachine):
         number = number % self._partitions(topic)
         match what:
             case "hide a record":
-                self.world.log.hide(topic, number, offset)
+                self.world.event_log.hide(topic, number, offset)
             case "move the group's offset":
-                self.world.log.commit({self.world.partition(number, topic): offset})
+                self.world.event_log.commit({self.world.partition(number, topic): offset})
             case "add a partition" if self._partitions(topic) < 4:
-                self.world.log.add_partition(topic)
+                self.world.event_log.add_partition(topic)
 
     @rule(rules=st.sampled_from([LENIENT, STRICT]), write_event_json=st.booleans(), count=st.integers(1, 3))
     def change_settings(self, rules: ValidationRules, write_event_json: bool, count: int) -> None:
@@ -278,7 +280,7 @@ class Histories(RuleBasedStateMachine):
             if topic in snapshot.topics
             for number in range(self._partitions(topic))
         }
-        assert list(faults_at_rest(self._stores(), self.world.log, live)) == []
+        assert list(faults_at_rest(self._stores(), self.world.event_log, live)) == []
         found: Counter[RecordOutcome] = Counter()
         for source in self.model.kinds:
             told = trace_record(str(source), self.world.ports)
@@ -310,14 +312,14 @@ class Histories(RuleBasedStateMachine):
     # Details.
 
     def _stores(self) -> Stores:
-        return Stores(self.world.recent, self.world.archive, self.world.ledger, self.world.values, self.model.dethroned)
+        return Stores(self.world.recent_events, self.world.object_store, self.world.ledger, self.world.values, self.model.dethroned)
 
     def _partitions(self, topic: str) -> int:
-        return len(self.world.log.topics([topic])[topic].partitions)
+        return len(self.world.event_log.topics([topic])[topic].partitions)
 
     def _stable(self, topic: str, number: int) -> int:
         each = self.world.partition(number, topic)
-        return self.world.log.watermarks([each])[each].last_stable_offset
+        return self.world.event_log.watermarks([each])[each].last_stable_offset
 
     def _conduct(self) -> IngestOptions:
         self.runs += 1
@@ -325,7 +327,7 @@ class Histories(RuleBasedStateMachine):
 
     def _plan(self, lane: int) -> Plan:
         self.world.clock.advance(SECOND)
-        plans = self.world.scheduler_status().plans
+        plans = self.world.plan().plans
         self.plans.append(plans[lane % len(plans)])
         return self.plans[-1]
 

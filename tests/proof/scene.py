@@ -46,8 +46,8 @@ REPLAYED = HourRange(HOUR, "2024-01-15T11")
 class Kinds:
     """Which doubles stand in the scene: a mutation puts others here."""
 
-    recent: Callable[[], MemoryRecentEvents] = MemoryRecentEvents
-    archive: Callable[[], MemoryObjectStore] = MemoryObjectStore
+    recent_events: Callable[[], MemoryRecentEvents] = MemoryRecentEvents
+    object_store: Callable[[], MemoryObjectStore] = MemoryObjectStore
     ledger: Callable[[], MemoryLedger] = MemoryLedger
 
 
@@ -105,11 +105,11 @@ def replayed_hours(kinds: Kinds = REAL) -> Scene:
         world.produce(event(event_id), topic=topic)
         world.settle(IngestOptions("before", RULES))
         if event_id == "archived":
-            parts = [blob for key, blob in world.archive.objects.items() if key.startswith("parquet/")]
+            parts = [blob for key, blob in world.object_store.objects.items() if key.startswith("parquet/")]
             compact_hour(HOUR, world.ports, remembering_table)
-            world.archive.put(parts)
-    world.recent.items.clear()
-    world.archive.delete(list(world.archive.list_keys("events/")))
+            world.object_store.put(parts)
+    world.recent_events.items.clear()
+    world.object_store.delete(list(world.object_store.list_keys("events/")))
     world.produce(event("late"), topic=topic)
     ground.open_topics()
     return ground.archive_scene({"p1": ground.replay("p1"), "c1": ground.compactor("c1"), "a1": ground.lane(0, "a1")})
@@ -121,8 +121,8 @@ def replayed_id(kinds: Kinds = REAL) -> Scene:
     world, topic = ground.world, ground.topics[0]
     world.produce(event("shared", lane="first"), topic=topic)
     world.settle(IngestOptions("before", RULES))
-    world.recent.items.clear()
-    world.archive.delete(list(world.archive.list_keys("events/")))
+    world.recent_events.items.clear()
+    world.object_store.delete(list(world.object_store.list_keys("events/")))
     world.produce(event("shared", lane="second"), topic=topic)
     ground.open_topics()
     executors = {"p1": ground.replay("p1"), "a1": ground.lane(0, "a1")}
@@ -148,7 +148,7 @@ def _forgotten(kinds: Kinds, ages: RetentionPolicy) -> Scene:
     compact_hour(HOUR, world.ports, remembering_table)
     ground.later = MIN_RETENTION + timedelta(hours=1)
     now = int((NOW + ground.later).timestamp() * 1000)
-    source = world.source(world.log.append(topic, 0, event("again", lane="late"), timestamp_ms=now), topic=topic)
+    source = world.source(world.event_log.append(topic, 0, event("again", lane="late"), timestamp_ms=now), topic=topic)
     world.values[source] = event("again", lane="late")
     ground.open_topics()
     executors = {"f1": ground.retention("f1", ages), "f2": ground.retention("f2", ages), "a1": ground.lane(0, "a1")}
@@ -160,7 +160,13 @@ class Ground:
     """What the scenes stand on, and who may work there."""
 
     def __init__(self, kinds: Kinds) -> None:
-        self.world = World(recent=kinds.recent(), archive=kinds.archive(), ledger=kinds.ledger(), topics=list(TOPICS), policy=POLICY)
+        self.world = World(
+            recent_events=kinds.recent_events(),
+            object_store=kinds.object_store(),
+            ledger=kinds.ledger(),
+            topics=list(TOPICS),
+            policy=POLICY,
+        )
         self.topics = {lane_of(TopicPartition(topic, 0, 0), POLICY.lanes): topic for topic in TOPICS}
         """By lane."""
         for topic in TOPICS:
@@ -169,7 +175,7 @@ class Ground:
         """How long after what was before the executors work."""
 
     def open_topics(self) -> None:
-        for plan in self.world.scheduler_status().plans:
+        for plan in self.world.plan().plans:
             open_new_topics(plan, self.world.ports)
 
     def lane(self, lane: int, name: str, rules: ValidationRules = RULES) -> Callable[[Door], None]:
@@ -206,7 +212,9 @@ class Ground:
         """Readers find every row that retention did not take, once, and no file gone; the late event has its object once it is closed."""
         seen = self._seen(stores)
         revision = stores["ledger"].latest_revision(HOUR)
-        left = sum(sum(record.hours.get(HOUR, {}).values()) for record in seen.records.values()) - (revision.taken.rows if revision else 0)
+        left = sum(sum(record.hours.get(HOUR, {}).values()) for record in seen.records.values()) - (
+            revision.expired.expired_rows if revision else 0
+        )
         for reader, rows in (("the ledger's", rows_by_ledger(seen, HOUR)), ("the marker's", rows_by_marker(seen, HOUR))):
             if rows is None:
                 yield f"{reader} reader finds a file gone"
@@ -239,7 +247,7 @@ class Ground:
         rows = rows_by_ledger(self._seen(stores), HOUR) or []
         if len(rows) != (1 if taken.expired_batches else 3):
             yield f"{taken}, and the archive holds {rows}"
-        left = {blob.metadata["batch"] for key, blob in recovered.archive.objects.items() if key.startswith("events/")}
+        left = {blob.metadata["batch"] for key, blob in recovered.object_store.objects.items() if key.startswith("events/")}
         if len(left) != (1 if taken.event_json_expired_through else 3):
             yield f"{taken}, and objects of {sorted(left)} are left"
 
@@ -258,8 +266,8 @@ class Ground:
         )
         recovered.settle()
         for _ in range(2):  # a replay that died may have left an object out; the next one brings it
-            (item,) = recovered.recent.items.values()
-            for blob in (each for key, each in recovered.archive.objects.items() if key.startswith("events/")):
+            (item,) = recovered.recent_events.items.values()
+            for blob in (each for key, each in recovered.object_store.objects.items() if key.startswith("events/")):
                 if (blob.metadata["source"], blob.body) != (str(item.source), self.world.values[item.source]):
                     yield f"{item.source} holds the id, and the object is that of {blob.metadata['source']}: {blob.body!r}"
             again = repair_range(REPLAYED, ReplayContext(recovered.ports, cast(StatisticsEngineFactory, remembering_table), RULES))
@@ -284,7 +292,7 @@ class Ground:
         recovered.settle()
         compact_hour(HOUR, recovered.ports, remembering_table)
         yield from faults_of_hour(self._seen(stores), HOUR)
-        left = [key.rpartition("/")[2][:7] for key in recovered.archive.list_keys(parquet_dir(HOUR))]
+        left = [key.rpartition("/")[2][:7] for key in recovered.object_store.list_keys(parquet_dir(HOUR))]
         if left != ["_SUCCES", "archive"]:
             yield f"below the hour lie {left}"
         rows = rows_by_ledger(self._seen(stores), HOUR) or []
@@ -297,9 +305,9 @@ class Ground:
     @property
     def _stores(self) -> dict[str, Any]:
         return {
-            "event_log": self.world.log,
-            "recent_events": self.world.recent,
-            "object_store": self.world.archive,
+            "event_log": self.world.event_log,
+            "recent_events": self.world.recent_events,
+            "object_store": self.world.object_store,
             "ledger": self.world.ledger,
         }
 
@@ -324,7 +332,9 @@ class Ground:
         seen = self._seen(stores)
         partitions = [TopicPartition(topic, 0, 0) for topic in TOPICS]
         yield from faults_at_rest(
-            seen, stores["event_log"], {each: marks.last_stable_offset for each, marks in self.world.log.watermarks(partitions).items()}
+            seen,
+            stores["event_log"],
+            {each: marks.last_stable_offset for each, marks in self.world.event_log.watermarks(partitions).items()},
         )
         repeats = [source for record in seen.records.values() for source in seen.lines(record.duplicates_key)]
         if len(repeats) != 1:

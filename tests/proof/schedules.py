@@ -102,7 +102,7 @@ class Search:
         self._failures: list[str] = []
         self._checked: dict[tuple[int, bool], str | None] = {}
 
-    def run_all(self) -> Verdict:
+    def run(self) -> Verdict:
         """Ends with the first fault."""
         collects = gc.isenabled()
         gc.disable()  # which looks through millions of states again and again, none of which is garbage

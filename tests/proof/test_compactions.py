@@ -30,7 +30,7 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 120)
 def test_no_schedule_of_two_compactors_and_a_lane_shows_a_reader_an_hour_half_or_twice() -> None:
-    verdict = Search(compactions(), PREEMPTIONS, CRASHES).run_all()
+    verdict = Search(compactions(), PREEMPTIONS, CRASHES).run()
     assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
     print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
 
@@ -93,19 +93,19 @@ mark = compaction.write_manifest
         pytest.param(
             Kinds(),
             {
-                (hour_files, "account_of"): with_open_batches,
+                (hour_files, "hour_files"): with_open_batches,
                 (compaction, "records_of"): records_of_anything,
                 (compaction, "_broken"): unsound_never,
             },
             id="open batches are compacted",
         ),
-        pytest.param(Kinds(archive=MarkersOverwritten), {}, id="the marker goes back"),
+        pytest.param(Kinds(object_store=MarkersOverwritten), {}, id="the marker goes back"),
         pytest.param(
             Kinds(),
-            {(compaction, "still"): deaf_to_others, (compaction, "rows_from_json"): rows_of_what_is_left},
+            {(compaction, "require_unchanged"): deaf_to_others, (compaction, "rows_from_json"): rows_of_what_is_left},
             id="going on when an input has vanished",
         ),
-        pytest.param(Kinds(), {(compaction, "mark"): swept_before_the_marker}, id="inputs are swept before the marker"),
+        pytest.param(Kinds(), {(compaction, "write_manifest"): swept_before_the_marker}, id="inputs are swept before the marker"),
     ],
 )
 def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
@@ -120,5 +120,5 @@ def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
 
 def _first_finding(kinds: Kinds) -> Finding | None:
     """With as few preemptions as it takes."""
-    findings = (Search(compactions(kinds), preemptions, crashes=1).run_all().finding for preemptions in range(3))
+    findings = (Search(compactions(kinds), preemptions, crashes=1).run().finding for preemptions in range(3))
     return next(filter(None, findings), None)

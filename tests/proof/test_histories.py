@@ -50,7 +50,7 @@ class ClaimsWithoutCondition(WatchedRecentEvents):
 @pytest.mark.parametrize(
     ("doubles", "patched"),
     [
-        pytest.param({}, {(execute_plan, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
+        pytest.param({}, {(execute_plan, "finish_batch"): mutants.closing_first}, id="commit before the stores confirm"),
         pytest.param({}, {(write_batch, "_claim_chunk"): mutants.archiving_first(write_batch._claim_chunk)}, id="archive before the claim"),
         pytest.param({"ledger": mutants.HeadsWithoutCondition}, {}, id="no condition on the head"),
         pytest.param({"ledger": mutants.MarksIgnored}, {}, id="nobody notes which staging file decides"),

@@ -27,7 +27,7 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
 @pytest.mark.parametrize(("scene", "preemptions"), [(replayed_hours, PREEMPTIONS), (replayed_id, PREEMPTIONS)])
 def test_no_schedule_of_a_replay_beside_a_compactor_or_a_lane_breaks_what_readers_see(scene: Callable[[], Scene], preemptions: int) -> None:
-    verdict = Search(scene(), preemptions, CRASHES).run_all()
+    verdict = Search(scene(), preemptions, CRASHES).run()
     assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
     print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
 
@@ -58,10 +58,10 @@ def foreign_once_closed(self: EventJsonRepair, blob: StoredObject, item: StoredE
         pytest.param(
             replayed_hours,
             Kinds(),
-            {(repair_batch, "mark_again"): not_marked, (flow, "mark_again"): not_marked},
+            {(repair_batch, "repair_manifest"): not_marked, (flow, "repair_manifest"): not_marked},
             id="parts go before the marker",
         ),
-        pytest.param(replayed_id, Kinds(archive=WrittenOverAnything), {}, id="objects are written over anything"),
+        pytest.param(replayed_id, Kinds(object_store=WrittenOverAnything), {}, id="objects are written over anything"),
         pytest.param(
             replayed_id, Kinds(), {(EventJsonRepair, "_is_foreign"): foreign_once_closed}, id="objects of pending batches do not count"
         ),
@@ -72,7 +72,7 @@ def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
 ) -> None:
     for (module, name), mutant in patched.items():
         monkeypatch.setattr(module, name, mutant)
-    findings = (Search(scene(kinds), preemptions, crashes=1).run_all().finding for preemptions in range(3))
+    findings = (Search(scene(kinds), preemptions, crashes=1).run().finding for preemptions in range(3))
     finding = next(filter(None, findings), None)
     assert finding is not None
     assert replay(scene(kinds), finding.schedule) == finding.fault

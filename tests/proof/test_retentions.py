@@ -38,7 +38,7 @@ def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
 @pytest.mark.parametrize("scene", [forgotten_objects, forgotten_parquet])
 def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_an_hour_half(scene: Callable[[], Scene]) -> None:
-    verdict = Search(scene(), PREEMPTIONS, CRASHES).run_all()
+    verdict = Search(scene(), PREEMPTIONS, CRASHES).run()
     assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
     print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
 
@@ -78,7 +78,7 @@ def of_any_batch(found: ArchiveRevision, turn: ExpirySweep) -> ArchiveRevision |
     [
         pytest.param(forgotten_objects, {(event_json, "_taken_of"): never_touched}, id="batches do not ask for the freeze"),
         pytest.param(forgotten_objects, {(event_json, "_put_new"): asked_too_early}, id="batches ask before they write"),
-        pytest.param(forgotten_parquet, {(expire_parquet, "mark"): deleted_before_the_marker}, id="files go before the marker"),
+        pytest.param(forgotten_parquet, {(expire_parquet, "write_manifest"): deleted_before_the_marker}, id="files go before the marker"),
         pytest.param(forgotten_objects, {(expire_event_json, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
         pytest.param(forgotten_parquet, {(expire_parquet, "_without_rows"): of_any_batch}, id="rows go however young"),
     ],
@@ -88,7 +88,7 @@ def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
 ) -> None:
     for (module, name), mutant in patched.items():
         monkeypatch.setattr(module, name, mutant)
-    findings = (Search(scene(), preemptions, crashes=1).run_all().finding for preemptions in range(4))
+    findings = (Search(scene(), preemptions, crashes=1).run().finding for preemptions in range(4))
     finding = next(filter(None, findings), None)
     assert finding is not None
     assert replay(scene(), finding.schedule) == finding.fault

@@ -28,7 +28,7 @@ NO_RULES: dict[tuple[Any, str], Any] = {(reread_batch, "_judged"): mutants.witho
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
 def test_no_schedule_of_two_lanes_with_two_executors_each_breaks_an_invariant() -> None:
-    verdict = Search(two_lanes(), PREEMPTIONS, CRASHES).run_all()
+    verdict = Search(two_lanes(), PREEMPTIONS, CRASHES).run()
     assert verdict.finding is None, f"{verdict.finding.fault}\nreplay it with SCHEDULE={verdict.finding.schedule!r}"
     print(  # noqa: T201 - shown by `pytest -rP`
         f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores: all invariants hold"
@@ -64,13 +64,13 @@ def _contents(stores: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("kinds", "patched"),
     [
-        pytest.param(Kinds(), {(execute_plan, "finish"): mutants.closing_first}, id="commit before the stores confirm"),
+        pytest.param(Kinds(), {(execute_plan, "finish_batch"): mutants.closing_first}, id="commit before the stores confirm"),
         pytest.param(
             Kinds(), {(write_batch, "_claim_chunk"): mutants.archiving_first(write_batch._claim_chunk)}, id="archive before the claim"
         ),
         pytest.param(Kinds(ledger=mutants.HeadsWithoutCondition), {}, id="no condition on the head"),
-        pytest.param(Kinds(recent=mutants.ClaimsWithoutCondition), {}, id="no condition on the claim"),
-        pytest.param(Kinds(archive=mutants.StagingOverwritten), NO_RULES, id="staging is overwritten"),
+        pytest.param(Kinds(recent_events=mutants.ClaimsWithoutCondition), {}, id="no condition on the claim"),
+        pytest.param(Kinds(object_store=mutants.StagingOverwritten), NO_RULES, id="staging is overwritten"),
         pytest.param(Kinds(ledger=mutants.MarksIgnored), {}, id="nobody notes which staging file decides"),
         pytest.param(Kinds(ledger=mutants.LateRisersBelieved), NO_RULES, id="staging goes on after the close"),
     ],
@@ -87,5 +87,5 @@ def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
 
 def _first_finding(scene: Callable[[], Scene]) -> Finding | None:
     """With as few preemptions as it takes."""
-    findings = (Search(scene(), preemptions, crashes=1).run_all().finding for preemptions in range(4))
+    findings = (Search(scene(), preemptions, crashes=1).run().finding for preemptions in range(4))
     return next(filter(None, findings), None)

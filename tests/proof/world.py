@@ -44,9 +44,9 @@ def conduct(run_id: str = "run", **changes: Any) -> IngestOptions:
 class World:
     """One broker, three stores, one clock."""
 
-    log: MemoryEventLog = field(default_factory=MemoryEventLog)
-    recent: MemoryRecentEvents = field(default_factory=MemoryRecentEvents)
-    archive: MemoryObjectStore = field(default_factory=MemoryObjectStore)
+    event_log: MemoryEventLog = field(default_factory=MemoryEventLog)
+    recent_events: MemoryRecentEvents = field(default_factory=MemoryRecentEvents)
+    object_store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
     topics: list[str] = field(default_factory=lambda: [TOPIC])
@@ -61,15 +61,15 @@ class World:
         return self.ports_at(self.clock)
 
     def ports_at(self, clock: Clock) -> Ports:
-        return Ports(self.log, self.recent, self.archive, self.ledger, clock, InlineTaskPool())
+        return Ports(self.event_log, self.recent_events, self.object_store, self.ledger, clock, InlineTaskPool())
 
     def create(self, topic: str = TOPIC, partitions: int = 1) -> None:
-        self.log.create_topic(topic, partitions)
+        self.event_log.create_topic(topic, partitions)
         if topic not in self.topics:
             self.topics.append(topic)
 
     def create_again(self, topic: str = TOPIC, partitions: int = 1) -> None:
-        self.log.delete_topic(topic)
+        self.event_log.delete_topic(topic)
         self.lives[topic] = self.lives.get(topic, 0) + 1
         self.create(topic, partitions)
 
@@ -81,25 +81,25 @@ class World:
 
     def produce(self, first: bytes | None, *others: bytes | None, partition: int = 0, topic: str = TOPIC) -> Source:
         """One record each; answers the source of the last."""
-        source = self.source(self.log.append(topic, partition, first), partition, topic)
+        source = self.source(self.event_log.append(topic, partition, first), partition, topic)
         self.values[source] = first
         return self.produce(*others, partition=partition, topic=topic) if others else source
 
-    def scheduler_status(self, policy: PlanningPolicy | None = None) -> PlanningResult:
+    def plan(self, policy: PlanningPolicy | None = None) -> PlanningResult:
         return plan_lanes(self.topics, policy or self.policy, self.ports)
 
-    def run_all(self, lane: int = 0, by: IngestOptions | None = None, ports: Ports | None = None) -> ExecutionReport:
+    def run(self, lane: int = 0, by: IngestOptions | None = None, ports: Ports | None = None) -> ExecutionReport:
         """Plan and execute one lane, once. A second passes first: no two batches have one time."""
         self.clock.advance(SECOND)
-        return execute_plan(self.scheduler_status().plans[lane], ports or self.ports, by or conduct())
+        return execute_plan(self.plan().plans[lane], ports or self.ports, by or conduct())
 
     def settle(self, by: IngestOptions | None = None) -> None:
         """Run every lane until nothing is left to do, and sweep."""
-        while any(plans := self.scheduler_status().plans):
+        while any(plans := self.plan().plans):
             for plan in filter(None, plans):
                 self.clock.advance(SECOND)
                 execute_plan(plan, self.ports, by or conduct("recovery"))
         delete_stale_staging_files(self.ports)
 
     def ids(self, event_ids: Sequence[str]) -> dict[str, Source]:
-        return {each: item.source for each, item in self.recent.get_items(event_ids).items()}
+        return {each: item.source for each, item in self.recent_events.get_items(event_ids).items()}

@@ -68,7 +68,7 @@ def prepared(hours: tuple[str, str, str] = data.HOURS) -> Iterator[Scene]:
         plain.produce(data.mixture(*topics, hours=hours))
         with world.new_world(topics, ManualClock(now), batch_max_ranges=2) as undisturbed:
             plan = undisturbed.whole_plan()
-            closed = undisturbed.run_all(plan).closed
+            closed = undisturbed.run(plan).closed
             assert [(record.tally.stored, record.tally.duplicates, record.tally.dead_letters) for record in closed] == [
                 (72, 3, 2),
                 (16, 2, 2),

@@ -229,7 +229,7 @@ def test_a_tick_stays_under_a_second_with_300_000_old_runs_in_the_storage(tmp_pa
         platform = MemoryPlatform(lanes=2)
         platform.produce(100)
         with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-            result = platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
+            result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
             assert result.success
             multiply(database, 300_000)
             assert database.column("SELECT count(*) FROM runs")[0] == 300_001

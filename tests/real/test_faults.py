@@ -217,7 +217,7 @@ def test_a_table_or_bucket_that_is_not_there_is_named_with_the_command_that_make
         without = settings.model_copy(update={gone: f"missing-{settings.archive_bucket_name}"})
         with world.opened(without, ManualClock(scene.now)) as incomplete:
             with pytest.raises(ResourceMissing, match="analytics setup") as raised:
-                incomplete.run_all(scene.plan)
+                incomplete.run(scene.plan)
             assert f"missing-{settings.archive_bucket_name}" in str(raised.value)
         with scene.opened(settings) as complete:
             complete.settle()
@@ -229,7 +229,7 @@ def test_answers_that_are_lost_are_asked_for_again_and_nothing_is_done_twice(sce
     """The server did it, the client does not know: every single request is sent twice."""
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now)) as through:
         getattr(servers, server).rule = losing_answers()
-        through.run_all(scene.plan)
+        through.run(scene.plan)
         getattr(servers, server).rule = passing
         through.settle()
         scene.assert_whole(through)
@@ -265,7 +265,7 @@ def test_a_transaction_that_is_cancelled_for_the_moment_is_sent_again(scene: Sce
     """Only a condition that does not hold means lost: the take, the claims and the close all meet this first."""
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now)) as through:
         servers.dynamo.rule = refusing_at_first(cancelled(code), 9)
-        through.run_all(scene.plan)
+        through.run(scene.plan)
         through.settle()
         scene.assert_whole(through)
 
@@ -274,7 +274,7 @@ def test_a_transaction_that_is_cancelled_for_ever_fails_the_run_after_bounded_re
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now), LITTLE) as through:
         servers.dynamo.rule = refusing_at_first(cancelled("ThrottlingError"), 1_000)
         with pytest.raises(Unavailable, match=through.settings.ledger_table_name):
-            through.run_all(scene.plan)
+            through.run(scene.plan)
         servers.dynamo.rule = passing
         through.settle()
         scene.assert_whole(through)
@@ -313,7 +313,7 @@ def leaving_all_keys(exchange: Exchange) -> None:
 def test_keys_that_are_left_unprocessed_are_asked_for_again_and_those_alone(scene: Scene) -> None:
     ids = [f"event-{number}" for number in range(10)]
     with behind_proxies(scene) as servers, world.opened(servers.through, ManualClock(scene.now), LITTLE) as through:
-        through.run_all(scene.plan)
+        through.run(scene.plan)
         servers.dynamo.rule = leaving_keys
         assert sorted(through.ports.recent_events.get_items(ids)) == ids
         servers.dynamo.rule = leaving_all_keys

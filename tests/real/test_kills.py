@@ -74,9 +74,9 @@ def die(mission: Mission) -> None:
 def recover(scene: Scene, mission: Mission, besides: str | None = None) -> None:
     """A run of the same plan, then whatever the sensor still finds to do, then the dead run again, as one that was only late."""
     with scene.opened(mission.settings) as world:
-        world.run_all(scene.plan, "retry")
+        world.run(scene.plan, "retry")
         world.settle()
-        assert world.run_all(scene.plan, mission.run_id).closed == []
+        assert world.run(scene.plan, mission.run_id).closed == []
         world.settle()
         scene.assert_whole(world, besides)
 

@@ -115,7 +115,7 @@ def sleep_and_wake_up(scene: Scene, boundary: Boundary, tmp_path: Path, asleep_i
         with doomed.launched(sleeper) as process:
             await_stop(process)
             assert sleeper.mark.read_text() == str(boundary)
-            world.run_all(scene.plan, "replacement")
+            world.run(scene.plan, "replacement")
             world.settle()
             scene.assert_whole(world, asleep_in)
             assert process.pid is not None

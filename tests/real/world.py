@@ -73,10 +73,10 @@ class World:
         found = self.ports.event_log.topics(self.settings.kafka_topics)
         return [TopicPartition(name, 0, number) for name, topic in sorted(found.items()) for number in topic.partitions]
 
-    def scheduler_status(self) -> PlanningResult:
+    def plan(self) -> PlanningResult:
         return plan_lanes(self.settings.kafka_topics, self.settings.planning_policy(), self.ports)
 
-    def run_all(self, plan: Plan, run_id: str = "run") -> ExecutionReport:
+    def run(self, plan: Plan, run_id: str = "run") -> ExecutionReport:
         return execute_plan(plan, self.ports, wiring.ingest_options(self.settings, run_id))
 
     def settle(self, run_id: str = "recovery") -> list[BatchRecord]:
@@ -84,12 +84,12 @@ class World:
         closed: list[BatchRecord] = []
         plans: list[Plan] = []
         for _ in range(20):
-            plans = [plan for plan in self.scheduler_status().plans if plan]
+            plans = [plan for plan in self.plan().plans if plan]
             if not plans:
                 delete_stale_staging_files(self.ports)
                 return closed
             for plan in plans:
-                closed += self.run_all(plan, run_id).closed
+                closed += self.run(plan, run_id).closed
         raise AssertionError(f"not settled after 20 rounds: {plans}")
 
     def assert_sound(self) -> None:
@@ -101,7 +101,7 @@ class World:
             assert audit_hour(hour, self.ports).findings == ()
 
     def lag(self) -> int:
-        return sum(each.offsets for each in self.scheduler_status().lags)
+        return sum(each.offsets for each in self.plan().lags)
 
 
 def new_settings(topics: Sequence[str], **changes: Any) -> Settings:

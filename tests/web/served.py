@@ -118,4 +118,4 @@ class Running(SystemClock):
 
 def real_time(world: World) -> Ports:
     """The world's ports under a clock that runs."""
-    return Ports(world.log, world.recent, world.archive, world.ledger, Running(world.clock.now()), world.ports.task_pool)
+    return Ports(world.event_log, world.recent_events, world.object_store, world.ledger, Running(world.clock.now()), world.ports.task_pool)

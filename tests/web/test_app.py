@@ -139,9 +139,9 @@ def test_a_topic_that_is_called_event_can_be_traced_and_so_can_an_id_that_looks_
         generation = client.get("/trace/event@1/0/0")
     assert (record.json["source"], record.json["event_id"]) == ("event/0/1", "5/7")
     assert (by_id.json["source"], by_id.json["event_id"]) == ("event/0/0", "0/1")
-    assert beyond.json["fate"] == "not_read"
+    assert beyond.json["outcome"] == "not_read"
     assert no_source.json["event_id"] == "5/7"  # there is no partition 5
-    assert generation.json["fate"] == "unknown_partition"
+    assert generation.json["outcome"] == "unknown_partition"
 
 
 def test_an_id_with_slashes_is_traced_as_it_is_where_no_topic_is_called_event() -> None:

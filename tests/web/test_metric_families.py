@@ -56,8 +56,8 @@ def world() -> World:
     found.settle(conduct("first", validation_rules=ValidationRules(max_event_bytes=400)))
     for number in range(5):
         found.produce(made(f"gone{number}", TYPES[0], 0))
-    found.log.retain_from(TOPIC, 0, found.scheduler_status().lags[0].next_offset + 3)
-    found.log.append_marker(TOPIC, 1)
+    found.event_log.retain_from(TOPIC, 0, found.plan().lags[0].next_offset + 3)
+    found.event_log.append_marker(TOPIC, 1)
     found.settle()
     return found
 
@@ -70,7 +70,7 @@ def _now() -> Any:
 
 def items(world: World) -> list[dict[str, Any]]:
     """The stored events, as the table of recent events has them."""
-    return [{"type": item.type, "hour": item.timestamp[:13]} for item in world.recent.items.values()]
+    return [{"type": item.type, "hour": item.timestamp[:13]} for item in world.recent_events.items.values()]
 
 
 def test_health_and_metrics_say_what_was_produced_and_what_the_stores_hold(world: World) -> None:
@@ -120,7 +120,7 @@ def test_both_formats_say_the_same_as_the_json_and_as_each_other(world: World) -
         assert openmetrics[f"analytics_{name}_total", ()] == metrics[field]
     assert openmetrics["analytics_products", ()] == metrics["totalProducts"]
     assert (openmetrics["analytics_healthy", ()], openmetrics["analytics_unaccounted_offsets", ()]) == (1, 0)
-    nexts = {str(lag.topic_partition.partition): lag.next_offset for lag in world.scheduler_status().lags}
+    nexts = {str(lag.topic_partition.partition): lag.next_offset for lag in world.plan().lags}
     assert {
         dict(labels)["partition"]: value for (name, labels), value in text.items() if name == "analytics_partition_next_offset"
     } == nexts
@@ -141,14 +141,14 @@ def test_a_redrive_lowers_no_counter_and_is_a_series_of_its_own(world: World) ->
     assert after["analytics_dead_letters_redriven_total", (("reason", "too_large"),)] == 1
     assert after["analytics_dead_letters_total", (("reason", "too_large"),)] == 1
     assert metrics["deadLettersByReason"] == {"not_json": 1, "not_utf8": 1}
-    assert metrics["totalEvents"] == len(world.recent.items) == 34
+    assert metrics["totalEvents"] == len(world.recent_events.items) == 34
     assert metrics["processing"]["lastCommit"] == iso_milliseconds(last_commit)
 
 
 def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_that_waits(world: World) -> None:
     written = int((world.clock.now() - timedelta(minutes=2)).timestamp() * 1000)
-    world.log.append(TOPIC, 0, event("late"), timestamp_ms=written)
-    world.log.append(TOPIC, 0, event("later"))
+    world.event_log.append(TOPIC, 0, event("late"), timestamp_ms=written)
+    world.event_log.append(TOPIC, 0, event("later"))
     with served(site(real_time(world))) as client:
 
         def lags() -> dict[str, Any]:
@@ -160,7 +160,7 @@ def test_lag_is_counted_to_the_high_watermark_and_as_old_as_the_first_record_tha
         assert lags()["partitions"][f"{TOPIC}/1"] == {
             "lag": 0,
             "transactionLag": 0,
-            "next": world.scheduler_status().lags[1].next_offset,
+            "next": world.plan().lags[1].next_offset,
             "lagSeconds": 0,
         }
         assert 120 <= lags()["partitions"][f"{TOPIC}/0"]["lagSeconds"] < 180

@@ -43,7 +43,7 @@ class Scene:
         ports = through(world.ports, door)
         self.watch = HealthMonitor(doors(ports, None), MonitorSettings(PlanningPolicy(), timedelta(minutes=5), "1", "one"))
 
-    def scheduler_status(self) -> None:
+    def look(self) -> None:
         """Everything that is due is asked and answers, twice: what Kafka says is put beside heads that were read before."""
         for _ in range(2):
             wait(self.watch.refresh(), 10)
@@ -57,7 +57,7 @@ class Scene:
 @pytest.fixture
 def scene(world: World) -> Iterator[Scene]:
     found = Scene(world)
-    found.scheduler_status()
+    found.look()
     yield found
     found.let_ledger.set()
 
@@ -72,14 +72,14 @@ def test_heads_that_moved_between_two_looks_far_apart_are_no_stall(world: World,
     world.settle()
     world.produce(event("another waits"))
     world.clock.advance(MINUTES)
-    scene.scheduler_status()
+    scene.look()
     assert [lag.offsets for lag in scene.watch.snapshot().lags] == [1]
     assert scene.reasons == []
 
 
 def test_a_head_that_stands_where_it_stood_is_stalled_however_seldom_one_looks(world: World, scene: Scene) -> None:
     world.clock.advance(MINUTES)
-    scene.scheduler_status()
+    scene.look()
     assert [each.partition(" (")[0] for each in scene.reasons] == [
         "stalled: 1 offsets of ProductDeleted/0 wait, and nothing was committed there for 600s"
     ]

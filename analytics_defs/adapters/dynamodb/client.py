@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-LOCAL_REGION = "us-east-1"
+FALLBACK_REGION = "us-east-1"
 """Signs requests to an endpoint of one's own when no region is set; such servers accept any."""
 _BODY = "encoded_transaction"
 
@@ -64,7 +64,7 @@ def connect_dynamodb(config: DynamoConfig) -> DynamoDBClient:
         client = session.client(
             "dynamodb",
             endpoint_url=config.endpoint,
-            region_name=config.region or LOCAL_REGION,
+            region_name=config.region or FALLBACK_REGION,
             aws_access_key_id=config.access_key,
             aws_secret_access_key=config.secret_key,
             config=behaviour,

@@ -78,7 +78,7 @@ def accept_recreated_topic_command(topic: str) -> None:
     "--legacy", type=FRACTION, default=DEFAULT_MIX.legacy, show_default=True, help="Share in the form that older producers publish."
 )
 @click.option("--late", type=FRACTION, default=DEFAULT_MIX.late, show_default=True, help="Share that is an hour to three days late.")
-@click.option("--repeated", type=FRACTION, default=DEFAULT_MIX.duplicated, show_default=True, help="Share that is sent once more.")
+@click.option("--duplicated", type=FRACTION, default=DEFAULT_MIX.duplicated, show_default=True, help="Share that is sent once more.")
 @click.option("--broken", type=FRACTION, default=DEFAULT_MIX.broken, show_default=True, help="Share that is no event.")
 def produce_command(rate: float | None, count: int | None, seed: int | None, **shares: float) -> None:
     """Produce the events of a simulated shop; every record's delivery is confirmed. Ctrl-C ends it.
@@ -86,7 +86,7 @@ def produce_command(rate: float | None, count: int | None, seed: int | None, **s
     \b
     Examples:
       analytics produce --rate 50
-      analytics produce --count 100000 --legacy 0 --late 0 --repeated 0 --broken 0
+      analytics produce --count 100000 --legacy 0 --late 0 --duplicated 0 --broken 0
     """
     from analytics_defs.adapters.kafka.producer import KafkaProducer
     from analytics_defs.simulator.publisher import LoadGenerator, simulated_records

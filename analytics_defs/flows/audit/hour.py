@@ -44,12 +44,12 @@ class HourAudit:
     """Rows that have theirs. None where none needs one: no batch of the hour wrote them, by its settings."""
     items: int
     """Ids of those rows that RecentEvents has to hold, and holds under the same source."""
-    expired: int
+    expired_items: int
     """Ids that it need not hold any more: their batches are older than `REMEMBERED`."""
     findings: tuple[str, ...]
-    expired_reason: int = 0
+    expired_rows: int = 0
     """Rows that retention took: they are in `recorded` and `counted`, and in no store any more."""
-    is_expired: str = ""
+    expiry: str = ""
     """What retention took of the hour, in words."""
 
     @property
@@ -90,10 +90,10 @@ def _audit_hour(account: HourFiles, ports: Ports, told: ProgressCallback) -> Hou
         parquet_distinct=len(ids),
         objects=objects,
         items=len(held),
-        expired=len(ids - kept.keys()),
+        expired_items=len(ids - kept.keys()),
         findings=(*findings, *said),
-        expired_reason=account.expired.expired_rows,
-        is_expired=str(account.expired) if account.expired else "",
+        expired_rows=account.expired.expired_rows,
+        expiry=str(account.expired) if account.expired else "",
     )
 
 

@@ -54,7 +54,7 @@ def batch(*ranges: Range, time: datetime = NOW, **fields: Any) -> Batch:
 def redrive(events: Sequence[Event], reasons: Sequence[str]) -> Batch:
     turn = Range(TopicPartition("~redrive", 0, 0), 0, 1)
     return batch(
-        turn, kind=BatchKind.REDRIVE, lane=-1, redrives=tuple(each.record.source for each in events), redrive_reasons=tuple(reasons)
+        turn, kind=BatchKind.REDRIVE, lane=-1, redriven_sources=tuple(each.record.source for each in events), redrive_reasons=tuple(reasons)
     )
 
 

@@ -35,7 +35,7 @@ def signs(platform: MemoryPlatform) -> dict[str, tuple[bool, str]]:
 def test_all_is_well_when_everything_is_read_and_stays_so_on_a_quiet_topic(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     platform.clock.advance(timedelta(days=3))
     assert {name: well for name, (well, _) in signs(platform).items()} == {"lag": True, "freshness": True, "dead_letter_ratio": True}
 
@@ -44,7 +44,7 @@ def test_lag_warns_with_the_number_the_bound_and_the_worst_partition(instance: d
     platform = MemoryPlatform(max_lag=5)
     platform.produce(11)
     assert signs(platform)["lag"] == (False, f"11 records behind, expected at most 5 (MAX_LAG); most in {TOPIC}/0: 6")
-    platform.run_all(instance)
+    platform.run(instance)
     assert signs(platform)["lag"][0]
 
 
@@ -52,7 +52,7 @@ def test_freshness_warns_only_while_something_waits(instance: dg.DagsterInstance
     platform = MemoryPlatform()
     platform.produce(2)
     assert signs(platform)["freshness"] == (True, "2 records wait for the first batch")
-    platform.run_all(instance)
+    platform.run(instance)
     platform.produce(3, start=2)
     platform.clock.advance(timedelta(minutes=9))
     assert signs(platform)["freshness"][0]
@@ -60,14 +60,14 @@ def test_freshness_warns_only_while_something_waits(instance: dg.DagsterInstance
     well, said = signs(platform)["freshness"]
     assert not well
     assert said == "3 records wait; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
-    platform.run_all(instance)
+    platform.run(instance)
     assert signs(platform)["freshness"] == (True, "nothing waits")
 
 
 def test_what_an_open_transaction_holds_back_is_no_silence(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(2)
-    platform.run_all(instance)
+    platform.run(instance)
     platform.log.open_transaction(TOPIC, 0)
     platform.log.append(TOPIC, 0, b"held back")
     platform.clock.advance(timedelta(hours=1))
@@ -79,11 +79,11 @@ def test_dead_letters_warn_above_their_share_with_reasons(instance: dg.DagsterIn
     platform = MemoryPlatform()
     platform.produce(18)
     platform.log.append(TOPIC, 0, b"not json")
-    platform.run_all(instance)
+    platform.run(instance)
     assert not signs(platform)["dead_letter_ratio"][0]
     assert "1 of 19 records of the last 1 batches are dead letters (5.26%)" in signs(platform)["dead_letter_ratio"][1]
     platform.produce(1, start=18)
-    platform.run_all(instance)
+    platform.run(instance)
     assert signs(platform)["dead_letter_ratio"][0]
 
 
@@ -135,7 +135,7 @@ def an_hour_ago(instance: dg.DagsterInstance, **settings: object) -> tuple[Memor
     hour = hour_of(platform.clock.now() - timedelta(hours=1))
     platform.produce(10, hour=hour)
     platform.produce(3, start=10, hour="2024-01-15T10")
-    platform.run_all(instance)
+    platform.run(instance)
     return platform, hour
 
 

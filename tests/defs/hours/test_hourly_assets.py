@@ -77,7 +77,7 @@ def test_a_run_of_several_hours_shows_each_hour_by_itself(instance: dg.DagsterIn
     platform = MemoryPlatform()
     platform.produce(10, hour="2024-01-15T10")
     platform.produce(4, start=10, hour="2024-01-15T12")
-    platform.run_all(instance)
+    platform.run(instance)
     archived = shown(materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12"))
     assert {hour: metadata["dagster/partition_row_count"] for hour, metadata in archived.items()} == {
         "2024-01-15T10": 10,
@@ -103,7 +103,7 @@ def test_a_run_of_several_hours_shows_each_hour_by_itself(instance: dg.DagsterIn
 def test_a_second_run_changes_no_byte(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     runs = []
     for _ in range(2):
         for asset in ASSETS[:2]:
@@ -115,7 +115,7 @@ def test_a_second_run_changes_no_byte(instance: dg.DagsterInstance) -> None:
 def test_an_hour_is_restored_and_says_what_it_did(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     items: dict[str, Any] = platform.ports().recent_events.items  # type: ignore[attr-defined]
     before = dict(items)
     del items["event-3"], items["event-4"]
@@ -127,7 +127,7 @@ def test_an_hour_is_restored_and_says_what_it_did(instance: dg.DagsterInstance) 
 def test_a_hour_that_cannot_be_made_whole_fails_with_its_message_and_is_not_materialized(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     objects = platform.ports().object_store.objects  # type: ignore[attr-defined]
     (batch,) = platform.ports().ledger.batches_of_hour("2024-01-15T10")
     del objects[part_key("2024-01-15T10", batch)], objects["events/2024/01/15/10/event-3.json"]
@@ -143,7 +143,7 @@ def test_a_machine_with_another_ledger_does_not_make_an_hour_empty(instance: dg.
     """Breaks: to that ledger every hour is one without events, and its statistics would be written over what is there."""
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     for each in (event_archive, hourly_event_stats):
         assert materialize(platform, instance, each, HOUR).success
     archive, before = platform.ports().object_store, objects(platform)
@@ -165,7 +165,7 @@ def test_an_hour_that_cannot_be_done_keeps_no_other_of_its_run_from_being_done_a
     automation, good, bad, after = Automation(instance, platform), ago(32), ago(31), ago(30)
     for number, hour in enumerate((good, bad, after)):
         platform.produce(4, start=4 * number, hour=hour)
-    platform.run_all(instance)
+    platform.run(instance)
     for batch in platform.ports().ledger.batches_of_hour(bad):
         platform.ports().object_store.delete([part_key(bad, batch)])
     platform.ports().object_store.delete(list(platform.ports().object_store.list_keys(event_json_dir(bad))))
@@ -190,7 +190,7 @@ def test_a_store_that_does_not_answer_ends_a_run_of_several_hours_and_what_was_d
 ) -> None:
     platform, asked = MemoryPlatform(), set[str]()
     platform.produce(4, hour="2024-01-15T10")
-    platform.run_all(instance)
+    platform.run(instance)
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "latest_revision":
@@ -210,7 +210,7 @@ def test_a_store_that_does_not_answer_ends_a_run_of_several_hours_and_what_was_d
 def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     materialize(platform, instance, hourly_event_stats, "2024-01-15T10")
     loaded = dg.Definitions(
         assets=[*ASSETS, event_parts], resources={"platform": platform, "frames": StatisticsIOManager(platform)}
@@ -270,7 +270,7 @@ class Automation:
 
     names: Sequence[str] = ("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
 
-    def run_all(self, requested: Mapping[str, set[str]]) -> None:
+    def run(self, requested: Mapping[str, set[str]]) -> None:
         by_name = {asset.key.to_user_string(): asset for asset in ASSETS}
         for name in self.names:
             for partition in sorted(requested.get(name, ())):
@@ -281,7 +281,7 @@ class Automation:
         while requested := self.tick():
             found.append(requested)
             assert len(found) < 12, found
-            self.run_all(requested)
+            self.run(requested)
         return found
 
 
@@ -316,7 +316,7 @@ def test_an_update_that_comes_while_its_hour_runs_is_not_lost(instance: dg.Dagst
     requested = automation.tick()
     assert requested == {"event_archive": {hour}}
     automation.parts_changed(hour)
-    automation.run_all(requested)
+    automation.run(requested)
     assert automation.tick()["event_archive"] == {hour}
 
 
@@ -325,7 +325,7 @@ def test_an_hour_that_failed_is_asked_for_again_without_another_event(instance: 
     automation, hour = Automation(instance, platform), ago(30)
     automation.now = automation.now.replace(minute=1)
     platform.produce(3, hour=hour)
-    platform.run_all(instance)
+    platform.run(instance)
     (batch,) = platform.ports().ledger.batches_of_hour(hour)
     part = platform.ports().object_store.objects.pop(part_key(hour, batch))  # type: ignore[attr-defined]
     objects = dict(platform.ports().object_store.objects)  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def test_a_run_materializes_every_asset_with_numbers_that_plot(instance: dg.Dags
     platform = MemoryPlatform()
     platform.produce(10)
     platform.log.append("ProductDeleted", 0, b"not json")
-    found = materialized(platform.run_all(instance, (platform.tick(instance).run_requests or [])[0]))
+    found = materialized(platform.run(instance, (platform.tick(instance).run_requests or [])[0]))
     assert found.keys() == ASSETS
     assert found["recent_events"]["events"] == 10
     assert {"wall seconds", "thread-seconds by step"} <= found["recent_events"].keys()
@@ -81,7 +81,7 @@ def test_python_looks_for_cycles_seldom_while_events_move_and_as_before_when_the
 
     monkeypatch.setattr(platform.ports().ledger, "begin_batch", take)
     platform.produce(10)
-    assert platform.run_all(instance, (platform.tick(instance).run_requests or [])[0]).success
+    assert platform.run(instance, (platform.tick(instance).run_requests or [])[0]).success
     assert meanwhile == [(GC_GENERATION0_THRESHOLD, *before[1:])]
     assert gc.get_threshold() == before
 
@@ -90,7 +90,7 @@ def test_a_run_evaluates_the_checks_after_its_materializations(instance: dg.Dags
     """A check that is older than its asset's last materialization shows as not evaluated."""
     platform = MemoryPlatform()
     platform.produce(10)
-    result = platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
+    result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
     told = [each.event_type_value for each in result.all_events if each.event_type_value in TOLD]
     assert told == ["ASSET_MATERIALIZATION"] * len(ASSETS) + ["ASSET_CHECK_EVALUATION"] * 4
 
@@ -99,8 +99,8 @@ def test_a_run_of_a_closed_plan_yields_nothing_and_succeeds(instance: dg.Dagster
     platform = MemoryPlatform()
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
-    platform.run_all(instance, request)
-    again = platform.run_all(instance, request)
+    platform.run(instance, request)
+    again = platform.run(instance, request)
     assert again.success
     assert materialized(again) == {}
     assert platform.ports().ledger.counters()["events"] == 10
@@ -112,7 +112,7 @@ def test_a_run_of_the_sensors_goes_on_with_what_arrives_and_tells_all_of_it(inst
     first = platform.tick(instance)
     (request,) = first.run_requests or []
     platform.clock.happens = [lambda: platform.produce(5, start=10)]
-    assert events_told(platform.run_all(instance, request)) == [10, 5]
+    assert events_told(platform.run(instance, request)) == [10, 5]
     assert platform.tick(instance, first.cursor).run_requests == []
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_goes_on_tells_what_it_did_while_it_works(instance: dg.Dagste
     (request,) = platform.tick(instance).run_requests or []
     numbers = count(10)
     platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 30
-    result = platform.run_all(instance, request)
+    result = platform.run(instance, request)
     assert events_told(result) == [10, 20, 10]
     told = [each.event_type_value for each in result.all_events if each.event_type_value in TOLD]
     assert told == (["ASSET_MATERIALIZATION"] * len(ASSETS) + ["ASSET_CHECK_EVALUATION"] * 4) * 3
@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_outlives_a_storage_that_is_away(instance: dg.Dagster
         raise ConnectionError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(type(instance), "get_run_records", is_away)
-    assert sum(events_told(platform.run_all(instance, request))) == 50
+    assert sum(events_told(platform.run(instance, request))) == 50
     assert asked
 
 
@@ -155,7 +155,7 @@ def test_a_run_that_goes_on_leaves_its_place_to_one_that_waits_for_it(instance: 
     instance.add_run(dg.DagsterRun("micro_batch", make_new_run_id(), status=dg.DagsterRunStatus[status]))
     numbers = count(10)
     platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 50
-    assert platform.run_all(instance, request).success
+    assert platform.run(instance, request).success
     assert len(platform.clock.slept) == pytest.approx(looks, abs=1)
 
 
@@ -165,9 +165,9 @@ def test_nobody_else_goes_on_with_what_arrives(instance: dg.DagsterInstance, who
     platform.produce(10)
     request = None if who == "the button" else (platform.tick(instance).run_requests or [])[0]
     if who == "an old plan":
-        platform.run_all(instance, request)
+        platform.run(instance, request)
     platform.clock.happens, platform.clock.slept = [lambda: platform.produce(5, start=10)], []
-    assert platform.run_all(instance, request).success
+    assert platform.run(instance, request).success
     assert platform.clock.slept == []
     assert platform.ports().ledger.counters()["events"] == 10
 
@@ -181,7 +181,7 @@ def test_a_run_follows_its_lane_as_lanes_were_when_it_was_planned(instance: dg.D
         platform._settings = platform._settings.model_copy(update={"lanes": there})
         before = ends(platform)
         platform.clock.happens = [lambda: platform.produce(10, start=10)]
-        assert platform.run_all(instance, request).success
+        assert platform.run(instance, request).success
         (own,) = [each for each, end in ends(platform).items() if end > before.get(each, 0)]
         assert str(lane_of(own, 2)) == request.tags["analytics/lane"]
         assert ends(platform)[own] == platform.ports().event_log.watermarks([own])[own].high_watermark
@@ -198,14 +198,14 @@ def test_a_lane_that_is_none_is_refused_before_anything_is_counted_in_it(instanc
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
     request.run_config["ops"]["ingest_events"]["config"]["lane"] = lane
-    assert not platform.run_all(instance, request).success
+    assert not platform.run(instance, request).success
     assert platform.ports().ledger.counters_by_lane() == {}
 
 
 def test_the_materialize_button_plans_once_for_every_lane(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(lanes=2)
     platform.produce(10)
-    result = platform.run_all(instance)
+    result = platform.run(instance)
     assert result.success
     assert materialized(result)["recent_events"]["events"] == 10
 
@@ -239,7 +239,7 @@ class FailingPlatform(MemoryPlatform):
 def test_a_fault_fails_the_run_with_its_message_and_commits_nothing(instance: dg.DagsterInstance, fault: AnalyticsError) -> None:
     platform = FailingPlatform(fault)
     platform.produce(10)
-    result = platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
+    result = platform.run(instance, (platform.tick(instance).run_requests or [])[0])
     (failed,) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
     assert not result.success
     assert failed.step_failure_data.user_failure_data is not None
@@ -260,10 +260,10 @@ def test_dagster_hears_whether_trying_again_may_help(fault: AnalyticsError) -> N
 def test_the_next_run_finishes_what_a_failed_one_left(instance: dg.DagsterInstance) -> None:
     platform = FailingPlatform(Unavailable("down"))
     platform.produce(10)
-    platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
+    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
     assert len(platform.ports().ledger.snapshot().pending) == 1
     platform.archive.prefix = "nothing/"
-    result = platform.run_all(instance)
+    result = platform.run(instance)
     assert materialized(result)["recent_events"]["events"] == 10
     assert platform.ports().ledger.snapshot().pending == {}
 
@@ -276,12 +276,12 @@ def test_retries_are_the_sensors_alone() -> None:
 def test_a_run_removes_staging_files_that_a_dead_one_left_of_closed_batches(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     (closed,) = platform.ports().ledger.last_batches(1)
     platform.ports().object_store.put(
         [StoredObject(staging_key(closed.batch.id), b"left", "", {}), StoredObject(staging_key("not-ours"), b"kept", "", {})]
     )
-    platform.run_all(instance)
+    platform.run(instance)
     assert list(platform.ports().object_store.list_keys(staging_key(""))) == [staging_key("not-ours")]
 
 
@@ -293,12 +293,12 @@ def test_a_run_whose_offsets_are_refused_moves_everything_sweeps_and_fails_with_
 
     platform = MemoryPlatform(lanes=2)
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     left = staging_key(platform.ports().ledger.last_batches(1)[0].batch.id)
     platform.ports().object_store.put([StoredObject(left, b"left", "", {})])
     platform.produce(10, start=10)
     monkeypatch.setattr(platform.log, "commit", refuse)
-    result = platform.run_all(instance)
+    result = platform.run(instance)
     assert not result.success
     assert platform.ports().ledger.counters()["events"] == 20, "the second lane was tried after the first one's refusal"
     assert list(platform.ports().object_store.list_keys(staging_key(""))) == []
@@ -311,13 +311,13 @@ def test_a_run_that_other_code_planned_is_refused_before_anything_is_touched(ins
     config = request.run_config["ops"]["ingest_events"]["config"]
     assert config["code"] == code_digest()
     config["code"] = "0123456789ab"
-    result = platform.run_all(instance, request)
+    result = platform.run(instance, request)
     assert not result.success
     (failed,) = [each for each in result.all_node_events if each.is_step_failure]
     assert f"has the digest 0123456789ab, that of the worker on {socket.gethostname()} is {code_digest()}" in str(failed.step_failure_data)
     assert platform.ports().ledger.snapshot().checkpoints == {}
     config["code"] = ""
-    assert platform.run_all(instance, request).success
+    assert platform.run(instance, request).success
 
 
 def test_a_run_whose_machine_would_judge_records_otherwise_is_refused_by_name_and_value(instance: dg.DagsterInstance) -> None:
@@ -327,26 +327,26 @@ def test_a_run_whose_machine_would_judge_records_otherwise_is_refused_by_name_an
     (request,) = platform.tick(instance).run_requests or []
     own = platform._settings
     platform._settings = own.model_copy(update={"write_event_json": False, "max_event_bytes": 1024, "write_threads": 2})
-    said = failure_of(platform.run_all(instance, request))
+    said = failure_of(platform.run(instance, request))
     assert "WRITE_EVENT_JSON=False, expected True; MAX_EVENT_BYTES=1024, expected 4194304. Nothing was changed." in said
     assert platform.ports().ledger.snapshot() == LedgerSnapshot()
     platform._settings = own
-    assert platform.run_all(instance, request).success
+    assert platform.run(instance, request).success
 
 
 def test_a_run_whose_machine_has_another_bucket_takes_nothing_and_says_where_it_ran(instance: dg.DagsterInstance) -> None:
     """Breaks: it would be counted in the one ledger and lie in the other bucket, and every step would call that well."""
     platform = MemoryPlatform()
     platform.produce(10)
-    platform.run_all(instance, (platform.tick(instance).run_requests or [])[0])
+    platform.run(instance, (platform.tick(instance).run_requests or [])[0])
     platform.produce(10, start=10)
     (request,) = platform.tick(instance).run_requests or []
     own, before = platform._ports, platform.ports().ledger.snapshot()
     platform._ports = replace(own, object_store=MemoryObjectStore())
-    assert f"The worker on {socket.gethostname()} has other stores than the platform" in failure_of(platform.run_all(instance, request))
+    assert f"The worker on {socket.gethostname()} has other stores than the platform" in failure_of(platform.run(instance, request))
     assert platform.ports().ledger.snapshot() == before
     platform._ports = own
-    assert platform.run_all(instance, request).success
+    assert platform.run(instance, request).success
     assert platform.ports().ledger.counters()["events"] == 20
 
 
@@ -354,13 +354,13 @@ def test_a_run_whose_machine_belongs_to_another_platform_takes_nothing(instance:
     """Breaks: it would move everything into the other one's stores, and the group's offsets with it."""
     ours, others = MemoryPlatform(), MemoryPlatform()
     ours.produce(10)
-    ours.run_all(instance)
-    others.run_all(instance)
+    ours.run(instance)
+    others.run(instance)
     ours.produce(10, start=10)
     (request,) = ours.tick(instance).run_requests or []
     others.log = ours.log
     others._ports = replace(others._ports, event_log=ours.log)
-    assert "this run was planned by" in failure_of(others.run_all(instance, request))
+    assert "this run was planned by" in failure_of(others.run(instance, request))
     assert others.ports().ledger.snapshot().checkpoints == {}
 
 

@@ -97,7 +97,7 @@ def test_lanes_are_asked_for_side_by_side(instance: dg.DagsterInstance) -> None:
 def test_a_drained_topic_is_one_sentence_and_no_request(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    assert platform.run_all(instance, requests(first)[0]).success
+    assert platform.run(instance, requests(first)[0]).success
     second = platform.tick(instance, first.cursor)
     assert requests(second) == []
     assert second.skip_reason is not None
@@ -188,7 +188,7 @@ def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
 ) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run_all(instance, requests(first)[0])
+    platform.run(instance, requests(first)[0])
     second = platform.tick(instance, first.cursor)
     assert materialized(second) == {HOUR: 10}
     assert materialized(platform.tick(instance, second.cursor)) == {}
@@ -198,7 +198,7 @@ def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
 def test_an_hour_outside_the_partitions_is_stored_and_not_reported(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(2, hour="1969-12-31T23")
     first = platform.tick(instance)
-    assert platform.run_all(instance, requests(first)[0]).success
+    assert platform.run(instance, requests(first)[0]).success
     assert materialized(platform.tick(instance, first.cursor)) == {}
     assert platform.ports().ledger.counters()["events"] == 2
 
@@ -263,7 +263,7 @@ def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[Memo
     platform._ports = replace(platform._ports, ledger=ledger)
     for hour in (HOUR, NEXT_HOUR):
         platform.produce(10, start=10 * (hour == NEXT_HOUR), hour=hour)
-        platform.run_all(instance)
+        platform.run(instance)
         platform.clock.advance(timedelta(seconds=1))
     ledger.damaged.add(ledger.last_batches(2)[1].batch.id)
     platform.produce(10, start=20)
@@ -288,7 +288,7 @@ def test_a_batch_record_that_cannot_be_read_holds_back_the_report_of_its_own_hou
 def test_a_staging_file_of_a_batch_that_cannot_be_read_fails_no_run(instance: dg.DagsterInstance) -> None:
     platform, ledger = a_platform_with_a_damaged_ledger(instance)
     platform.ports().object_store.put([StoredObject(staging_key(next(iter(ledger.damaged))), b"", "application/octet-stream", {})])
-    assert platform.run_all(instance).success
+    assert platform.run(instance).success
 
 
 def test_a_closed_range_without_record_holds_back_the_report_of_its_own_hours(instance: dg.DagsterInstance) -> None:
@@ -326,7 +326,7 @@ def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(plat
     platform._ports = replace(platform._ports, ledger=MiscountingLedger())
     platform.produce(10)
     assert not balanced(platform.tick(instance))
-    result = platform.run_all(instance)
+    result = platform.run(instance)
     assert result.success
     assert [each.check_name for each in result.get_asset_check_evaluations() if not each.passed] == ["all_offsets_accounted_for"]
 
@@ -342,7 +342,7 @@ def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else
 ) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run_all(instance, requests(first)[0])
+    platform.run(instance, requests(first)[0])
     platform.log.delete_topic(TOPIC)
     assert f"topic {TOPIC} does not exist" in str(platform.tick(instance).skip_reason)
     platform.log.create_topic(TOPIC, 2)
@@ -353,7 +353,7 @@ def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_
     platform: MemoryPlatform, instance: dg.DagsterInstance
 ) -> None:
     platform.produce(10)
-    platform.run_all(instance)
+    platform.run(instance)
     platform.produce(10, start=10)
     platform.log.make_unavailable(TOPIC, 0)
     tick = platform.tick(instance)
@@ -369,12 +369,12 @@ def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_
 def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run_all(instance, requests(first)[0])
+    platform.run(instance, requests(first)[0])
     partition = next(iter(platform.ports().ledger.snapshot().checkpoints))
     platform.ports().event_log.commit({partition: 2})
     (request,) = requests(platform.tick(instance, first.cursor))
     assert request.run_config["ops"]["ingest_events"]["config"]["recommit"] == [str(partition)]
-    assert platform.run_all(instance, request).success
+    assert platform.run(instance, request).success
     assert platform.ports().event_log.committed([partition]) == {partition: 5}
 
 
@@ -398,7 +398,7 @@ def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(plat
     """Breaks: a commit older than a day on a quiet topic is work for the next plan."""
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run_all(instance, requests(first)[0])
+    platform.run(instance, requests(first)[0])
     platform.log.append(TOPIC, 0, b"{}")
     second = platform.tick(instance, first.cursor)
     busy = started(instance, requests(second)[0])
@@ -443,5 +443,5 @@ def test_a_fault_that_nobody_mends_by_waiting_fails_the_tick(instance: dg.Dagste
 def test_the_cursor_is_small_json_without_events(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
-    platform.run_all(instance, requests(first)[0])
+    platform.run(instance, requests(first)[0])
     assert json.loads(platform.tick(instance, first.cursor).cursor or "")["reported"] == {f"{TOPIC}/0": 5, f"{TOPIC}/1": 5}

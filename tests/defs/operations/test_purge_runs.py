@@ -61,7 +61,7 @@ def moved(platform: MemoryPlatform, instance: dg.DagsterInstance, times: int) ->
     for number in range(times):
         platform.produce(2, start=2 * number)
         (request,) = platform.tick(instance).run_requests or []
-        result = platform.run_all(instance, request)
+        result = platform.run(instance, request)
         assert result.success
         ids.append(result.run_id)
     return ids

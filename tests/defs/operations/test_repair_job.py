@@ -16,7 +16,7 @@ def test_the_job_shows_what_changes_and_changes_it_unless_it_only_looks(dry_run:
     platform, key = MemoryPlatform(), event_key(HOUR, "event-0")
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance:
-        platform.run_all(instance)
+        platform.run(instance)
         platform.ports().object_store.delete([key])
         config = {"from": HOUR, "to": "2024-01-15T11", "dry_run": dry_run}
         done = defs.resolve_job_def("repair").execute_in_process(
@@ -31,7 +31,7 @@ def test_a_job_that_a_store_breaks_off_shows_what_was_done() -> None:
     platform = MemoryPlatform()
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        platform.run_all(instance)
+        platform.run(instance)
         platform.ports().object_store.delete([event_key(HOUR, "event-0")])
 
         def down(*_: object) -> None:

@@ -36,7 +36,7 @@ def test_the_job_says_what_went_of_which_hours() -> None:
     platform = MemoryPlatform(event_json_retention=MIN_RETENTION)
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance:
-        platform.run_all(instance)
+        platform.run(instance)
         platform.clock.advance(OLD)
         shown = output(execute(platform, instance))
     assert (shown["objects removed"], shown["hours that wait"], shown["foreign objects"]) == (4, 0, 0)
@@ -52,7 +52,7 @@ def test_a_job_that_a_store_breaks_off_shows_what_went() -> None:
     platform = MemoryPlatform(event_json_retention=MIN_RETENTION)
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        platform.run_all(instance)
+        platform.run(instance)
         platform.clock.advance(OLD)
 
         def down(*_: object) -> None:
@@ -80,12 +80,12 @@ def test_a_late_event_of_a_frozen_hour_leaves_its_statistics_as_they_are() -> No
     platform.produce(4)
     key = "aggregates/hourly/year=2024/month=01/day=15/hour=10/hourly.parquet"
     with dg.DagsterInstance.ephemeral() as instance:
-        platform.run_all(instance)
+        platform.run(instance)
         platform.clock.advance(OLD)
         execute(platform, instance)
         before = platform.ports().object_store.get(key)
         platform.produce(1, start=4)
-        platform.run_all(instance)
+        platform.run(instance)
         assert before is not None
 
         def materialize(asset: dg.AssetsDefinition, **tags: str) -> dg.ExecuteInProcessResult:

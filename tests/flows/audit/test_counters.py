@@ -110,14 +110,14 @@ def test_counters_that_nobody_changed_agree_and_nothing_is_written(compacted: bo
     world = a_world()
     if compacted:
         compact_hour(HOUR, world.ports, memory_workspace)
-    before = dict(world.archive.objects)
+    before = dict(world.object_store.objects)
     heard = list[tuple[int, int]]()
     found = compare_counters(
         ports_of(world, Meddling(world.ledger, lambda _: None)), memory_workspace, lambda done, of: heard.append((done, of))
     )
     assert found == CounterComparison(2, (EARLIER, HOUR), (), ())
     assert heard == [(0, 2), (1, 2), (2, 2)]
-    assert world.archive.objects == before
+    assert world.object_store.objects == before
 
 
 WORLD = a_world()
@@ -133,7 +133,7 @@ CHANGES = st.dictionaries(
 @settings(max_examples=40, deadline=None)
 @given(CHANGES)
 def test_every_changed_counter_is_found_by_its_number_and_mended_by_it(changes: dict[tuple[CounterItem, str], int]) -> None:
-    world = World(archive=WORLD.archive, ledger=MemoryLedger(), clock=WORLD.clock)
+    world = World(object_store=WORLD.object_store, ledger=MemoryLedger(), clock=WORLD.clock)
     world.ledger.__dict__.update({name: value.copy() for name, value in WORLD.ledger.__dict__.items() if isinstance(value, dict)})
     world.ledger._totals = {lane: dict(counts) for lane, counts in WORLD.ledger._totals.items()}
     world.ledger._hourly = {key: dict(counts) for key, counts in WORLD.ledger._hourly.items()}

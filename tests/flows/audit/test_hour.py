@@ -47,41 +47,41 @@ def test_an_hour_without_events_agrees() -> None:
 
 
 def lose_an_item(world: World) -> None:
-    del world.recent.items["b"]
+    del world.recent_events.items["b"]
 
 
 def give_an_item_to_another_source(world: World) -> None:
-    world.recent.items["b"] = replace(world.recent.items["b"], source=world.source(4))
+    world.recent_events.items["b"] = replace(world.recent_events.items["b"], source=world.source(4))
 
 
 def lose_an_object(world: World) -> None:
-    del world.archive.objects[event_key(HOUR, "b")]
+    del world.object_store.objects[event_key(HOUR, "b")]
 
 
 def add_an_object(world: World) -> None:
-    blob = world.archive.objects[event_key(HOUR, "b")]
-    world.archive.put([replace(blob, key=event_key(HOUR, "stranger"))])
+    blob = world.object_store.objects[event_key(HOUR, "b")]
+    world.object_store.put([replace(blob, key=event_key(HOUR, "stranger"))])
 
 
 def lose_a_part(world: World) -> None:
     (first, _) = world.ledger.batches_of_hour(HOUR)
-    del world.archive.objects[part_key(HOUR, first)]
+    del world.object_store.objects[part_key(HOUR, first)]
 
 
 def copy_a_part_over_another(world: World) -> None:
     first, second = (part_key(HOUR, each) for each in world.ledger.batches_of_hour(HOUR))
-    world.archive.put([replace(world.archive.objects[first], key=second)])
+    world.object_store.put([replace(world.object_store.objects[first], key=second)])
 
 
 def lose_the_repeats(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
-    del world.archive.objects[duplicates_key(second)]
+    del world.object_store.objects[duplicates_key(second)]
 
 
 def double_the_repeats(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
-    blob = world.archive.objects[duplicates_key(second)]
-    world.archive.put([replace(blob, body=blob.body * 2)])
+    blob = world.object_store.objects[duplicates_key(second)]
+    world.object_store.put([replace(blob, body=blob.body * 2)])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def a_world_with_dead_letters() -> World:
 def test_dead_letters_that_are_gone_are_found_in_the_hour_of_the_events_and_in_that_of_the_batch() -> None:
     world = a_world_with_dead_letters()
     second, first = (record.batch.id for record in world.ledger.last_batches(2))
-    world.archive.delete([dead_letters_key(first), dead_letters_key(second)])
+    world.object_store.delete([dead_letters_key(first), dead_letters_key(second)])
     of_first, of_second = (
         f"batch {each}: 0 dead letters in {dead_letters_key(each)}, {count} in its record" for each, count in ((first, 2), (second, 1))
     )
@@ -132,8 +132,8 @@ def test_dead_letters_that_are_gone_are_found_in_the_hour_of_the_events_and_in_t
 def test_dead_letters_altered_in_place_are_found_by_their_digest() -> None:
     world = a_world_with_dead_letters()
     (first,) = world.ledger.batches_of_hour(HOUR)
-    blob = world.archive.objects[dead_letters_key(first)]
-    world.archive.put([replace(blob, body=blob.body.replace(b"broken", b"mended"))])
+    blob = world.object_store.objects[dead_letters_key(first)]
+    world.object_store.put([replace(blob, body=blob.body.replace(b"broken", b"mended"))])
     (finding,) = audit_hour(HOUR, world.ports).findings
     assert f"batch {first}: 2 dead letters in {blob.key} as recorded, but their SHA-256 is" in finding
 
@@ -141,8 +141,8 @@ def test_dead_letters_altered_in_place_are_found_by_their_digest() -> None:
 def test_a_damaged_part_is_named() -> None:
     world = a_world()
     (first, _) = world.ledger.batches_of_hour(HOUR)
-    blob = world.archive.objects[part_key(HOUR, first)]
-    world.archive.put([replace(blob, body=blob.body[:-10])])
+    blob = world.object_store.objects[part_key(HOUR, first)]
+    world.object_store.put([replace(blob, body=blob.body[:-10])])
     with pytest.raises(InconsistentState, match=first):
         audit_hour(HOUR, world.ports)
 
@@ -152,10 +152,10 @@ def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
     world = a_world()
     world.clock.advance(timedelta(days=30))
     if deleted:
-        world.recent.items.clear()
+        world.recent_events.items.clear()
     audited = audit_hour(HOUR, world.ports)
     assert audited.agrees
-    assert (audited.items, audited.expired) == (0, 3)
+    assert (audited.items, audited.expired_items) == (0, 3)
 
 
 def a_world_of_two_settings() -> World:
@@ -181,13 +181,13 @@ def test_beside_a_batch_that_wrote_no_objects_those_of_the_others_are_compared(p
 
 
 def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were() -> None:
-    world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
+    world = World(recent_events=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("small"))
     world.settle(conduct(write_event_json=False))
     audited = audit_hour(HOUR, world.ports)
     assert (audited.objects, audited.findings) == (1, ())
-    world.archive.delete([event_key(HOUR, "large")])
+    world.object_store.delete([event_key(HOUR, "large")])
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example large",)
 
 
@@ -205,8 +205,8 @@ def test_a_batch_in_the_air_is_no_disagreement() -> None:
     world = a_world()
     world.produce(event("d"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("put")))
-    assert "d" in world.recent.items
+        world.run(ports=through(world.ports, failing_at("put")))
+    assert "d" in world.recent_events.items
     assert audit_hour(HOUR, world.ports).agrees
     assert len(audit_offsets(world.ports).pending) == 1
     assert audit_offsets(world.ports).balanced
@@ -218,8 +218,8 @@ def a_world_whose_run_died() -> World:
     world.create()
     world.produce(event("a"), event("b"))
     with pytest.raises(Crashed):
-        world.run_all(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
-    assert "a" in world.recent.items
+        world.run(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
+    assert "a" in world.recent_events.items
     return world
 
 
@@ -308,7 +308,7 @@ def busy(times: int) -> World:
 
     def work() -> None:
         world.produce(event(f"e{ledger.times}"))
-        world.run_all()
+        world.run()
 
     ledger.work = work
     return world

@@ -30,8 +30,8 @@ def test_objects_as_they_were_written_have_the_bytes_of_parquet(compacted: bool)
 
 def test_an_object_with_other_bytes_is_found_and_the_audit_by_ids_does_not_see_it() -> None:
     world = a_world()
-    blob = world.archive.objects[event_key(HOUR, "b")]
-    world.archive.put([replace(blob, body=blob.body.replace(b"p1", b"p2"))])
+    blob = world.object_store.objects[event_key(HOUR, "b")]
+    world.object_store.put([replace(blob, body=blob.body.replace(b"p1", b"p2"))])
     assert audit_hour(HOUR, world.ports).findings == ()
     assert compare_bytes(HOUR, world.ports, BENCH).findings == ("1 JSON objects with other bytes than Parquet, for example b",)
 
@@ -39,8 +39,8 @@ def test_an_object_with_other_bytes_is_found_and_the_audit_by_ids_does_not_see_i
 @pytest.mark.parametrize("name", ["source", "batch"])
 def test_an_object_that_names_another_origin_is_found(name: str) -> None:
     world = a_world()
-    blob = world.archive.objects[event_key(HOUR, "b")]
-    world.archive.put([replace(blob, metadata={**blob.metadata, name: "another"})])
+    blob = world.object_store.objects[event_key(HOUR, "b")]
+    world.object_store.put([replace(blob, metadata={**blob.metadata, name: "another"})])
     assert compare_bytes(HOUR, world.ports, BENCH).findings == (
         "1 JSON objects with another source or batch in its metadata, for example b",
     )
@@ -59,6 +59,6 @@ def test_of_an_id_stored_again_each_row_is_compared_with_its_own_object() -> Non
 
 def test_an_object_that_is_gone_is_left_to_the_audit_by_ids() -> None:
     world = a_world()
-    world.archive.delete([event_key(HOUR, "b")])
+    world.object_store.delete([event_key(HOUR, "b")])
     found = compare_bytes(HOUR, world.ports, BENCH)
     assert (found.compared, found.findings) == (2, ())

@@ -62,14 +62,14 @@ def rows_in(body: bytes) -> list[ROW]:
 
 def by_marker(world: World, hour: str = HOUR) -> list[ROW]:
     """What a reader sees that knows the bucket only: files the marker names, parts of batches it does not name."""
-    held = world.archive.get(manifest_key(hour))
+    held = world.object_store.get(manifest_key(hour))
     said = json.loads(held) if held else {"files": [], "batches": []}
     keys = [parquet_dir(hour) + each["name"] for each in said["files"]]
-    for key in world.archive.list_keys(parquet_dir(hour)):
+    for key in world.object_store.list_keys(parquet_dir(hour)):
         name = key.rpartition("/")[2]
         if not name.startswith(("archive-", "_")) and name.removesuffix(".parquet") not in said["batches"]:
             keys.append(key)
-    return sorted(row for key in keys for row in rows_in(world.archive.objects[key].body))
+    return sorted(row for key in keys for row in rows_in(world.object_store.objects[key].body))
 
 
 def by_ledger(world: World, hour: str = HOUR) -> list[ROW]:
@@ -78,15 +78,15 @@ def by_ledger(world: World, hour: str = HOUR) -> list[ROW]:
     batches = revision.batches if revision else ()
     later = [part_key(hour, each) for each in world.ledger.batches_of_hour(hour) if each not in batches]
     keys = [*(revision.keys if revision else ()), *later]
-    return sorted(row for key in keys for row in rows_in(world.archive.objects[key].body))
+    return sorted(row for key in keys for row in rows_in(world.object_store.objects[key].body))
 
 
 def files(world: World, hour: str = HOUR) -> list[str]:
-    return [key.rpartition("/")[2] for key in world.archive.list_keys(parquet_dir(hour))]
+    return [key.rpartition("/")[2] for key in world.object_store.list_keys(parquet_dir(hour))]
 
 
 def contents(world: World) -> dict[str, Any]:
-    return {key: blob.body for key, blob in world.archive.objects.items()}
+    return {key: blob.body for key, blob in world.object_store.objects.items()}
 
 
 # The plain life of an hour.
@@ -104,7 +104,7 @@ def test_the_parts_become_one_sorted_file_with_the_same_rows() -> None:
     assert archive == done.revision.keys[0].rpartition("/")[2]
     assert marker == "_SUCCESS.json"
     assert by_ledger(world) == by_marker(world) == before
-    table = pq.read_table(io.BytesIO(world.archive.objects[done.revision.keys[0]].body))
+    table = pq.read_table(io.BytesIO(world.object_store.objects[done.revision.keys[0]].body))
     order = list(zip(table["timestamp"].to_pylist(), table["event_id"].to_pylist(), strict=True))
     assert order == sorted(order)
 
@@ -113,7 +113,7 @@ def test_the_marker_says_what_the_hour_holds() -> None:
     world = a_world()
     done = run(world)
     assert done.revision
-    said = json.loads(world.archive.objects[manifest_key(HOUR)].body)
+    said = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
     assert (said["hour"], said["revision"], said["rows"], said["complete"]) == (HOUR, 1, 6, True)
     assert said["offsets"] == {"ProductDeleted/0": {"first": 0, "last": 4}, "ProductDeleted/1": {"first": 0, "last": 2}}
     assert said["batches"] == sorted(world.ledger.batches_of_hour(HOUR))
@@ -154,7 +154,7 @@ def test_bytes_do_not_depend_on_the_way_the_rows_came() -> None:
         step_by_step.settle()
         run(step_by_step)
     run(at_once)
-    bodies = [world.archive.objects[world.ledger.latest_revision(HOUR).keys[0]].body for world in (at_once, step_by_step)]  # type: ignore[union-attr]
+    bodies = [world.object_store.objects[world.ledger.latest_revision(HOUR).keys[0]].body for world in (at_once, step_by_step)]  # type: ignore[union-attr]
     assert bodies[0] == bodies[1]
 
 
@@ -192,7 +192,7 @@ def test_an_hour_is_complete_when_every_head_has_passed_it() -> None:
     world = a_world()
     world.produce(event("waits", "2024-01-15T10:00:00Z"))
     assert run(world).complete is False
-    held = json.loads(world.archive.objects[manifest_key(HOUR)].body)
+    held = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
     assert held["complete"] is False
     world.settle()
     assert run(world).complete is True
@@ -201,14 +201,14 @@ def test_an_hour_is_complete_when_every_head_has_passed_it() -> None:
 def test_a_backlog_of_later_records_does_not_keep_an_hour_incomplete() -> None:
     world = a_world()
     after_the_hour = 1_705_316_400_000
-    world.log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=after_the_hour)
+    world.event_log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=after_the_hour)
     assert run(world).complete is True
 
 
 def test_a_partition_that_nobody_has_read_yet_keeps_an_hour_incomplete() -> None:
     """Breaks: an hour is complete when every partition's head has passed it. A new partition has no head before its first batch."""
     world = a_world()
-    new = world.log.add_partition("ProductDeleted")
+    new = world.event_log.add_partition("ProductDeleted")
     world.produce(event("unread", "2024-01-15T10:00:00Z"), partition=new)
     assert run(world).complete is False
     world.settle()
@@ -228,11 +228,11 @@ def test_a_topic_that_is_gone_keeps_no_hour_incomplete_but_for_what_is_pending_o
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
-    world.log.delete_topic("ProductDeleted")
+        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+    world.event_log.delete_topic("ProductDeleted")
     assert run(world).complete is False
     with suppress(ResourceMissing):  # the group has no place for offsets of that topic any more
-        world.run_all()
+        world.run()
     assert not world.ledger.snapshot().pending
     assert run(world).complete is True
 
@@ -245,9 +245,9 @@ def test_a_batch_on_its_way_keeps_an_hour_incomplete_only_where_its_first_record
     written: int, complete: bool
 ) -> None:
     world = a_world()
-    world.log.append("ProductDeleted", 0, event("pending", "2024-01-15T11:30:00Z"), timestamp_ms=written)
+    world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T11:30:00Z"), timestamp_ms=written)
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     assert world.ledger.snapshot().pending
     assert run(world).complete is complete
 
@@ -262,19 +262,19 @@ def test_a_redrive_on_its_way_keeps_an_hour_incomplete() -> None:
 
 def test_what_retention_removed_under_a_batch_on_its_way_keeps_the_hour_incomplete() -> None:
     world = a_world()
-    world.log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=AFTER - 1)
-    world.log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=AFTER)
+    world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=AFTER - 1)
+    world.event_log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=AFTER)
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
-    high = world.log.watermarks([world.partition(0)])[world.partition(0)].high_watermark
-    world.log.retain_from("ProductDeleted", 0, high - 1)
+        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+    high = world.event_log.watermarks([world.partition(0)])[world.partition(0)].high_watermark
+    world.event_log.retain_from("ProductDeleted", 0, high - 1)
     assert run(world).complete is False
 
 
 def test_an_open_transaction_keeps_an_hour_incomplete() -> None:
     world = a_world()
-    world.log.open_transaction("ProductDeleted", 0)
-    world.log.append("ProductDeleted", 0, event("open", "2024-01-15T10:00:00Z"))
+    world.event_log.open_transaction("ProductDeleted", 0)
+    world.event_log.append("ProductDeleted", 0, event("open", "2024-01-15T10:00:00Z"))
     assert run(world).complete is False
 
 
@@ -291,12 +291,12 @@ def test_a_marker_turns_complete_and_never_back() -> None:
     run(world)
     world.settle()
     run(world)
-    complete = world.archive.objects[manifest_key(HOUR)].body
+    complete = world.object_store.objects[manifest_key(HOUR)].body
     world.produce(event("waits again", "2024-01-15T13:00:00Z"))
     assert is_complete(HOUR, world.ports) is False
     assert run(world).complete is True
     assert run(world, replace(world.ports, event_log=SilentLog())).complete is True
-    assert world.archive.objects[manifest_key(HOUR)].body == complete
+    assert world.object_store.objects[manifest_key(HOUR)].body == complete
 
 
 # Crashes, late risers, two at once.
@@ -366,10 +366,10 @@ def test_a_late_event_during_a_compaction_stays_in_its_part_or_is_in_the_archive
 def test_a_part_that_a_late_riser_writes_again_is_swept_and_never_counts() -> None:
     world = a_world()
     batch = world.ledger.batches_of_hour(HOUR)[0]
-    again = world.archive.objects[part_key(HOUR, batch)]
+    again = world.object_store.objects[part_key(HOUR, batch)]
     run(world)
     expected = by_ledger(world)
-    world.archive.put([again])
+    world.object_store.put([again])
     assert by_ledger(world) == by_marker(world) == expected
     assert run(world).deleted == 1
     assert by_ledger(world) == by_marker(world) == expected
@@ -379,14 +379,14 @@ def test_the_part_of_a_batch_that_is_not_closed_is_neither_read_nor_deleted() ->
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     (open_part,) = [
-        key for key in world.archive.list_keys(parquet_dir(HOUR)) if key.rpartition("/")[2][:-8] in world.ledger.snapshot().pending
+        key for key in world.object_store.list_keys(parquet_dir(HOUR)) if key.rpartition("/")[2][:-8] in world.ledger.snapshot().pending
     ]
     done = run(world)
     assert done.revision
     assert done.revision.rows == 6
-    assert open_part in world.archive.objects
+    assert open_part in world.object_store.objects
     world.settle()
     assert len(by_ledger(world)) == 7
 
@@ -418,10 +418,10 @@ def test_a_compaction_that_slept_while_others_went_on_does_no_harm(method: str) 
         world.produce(event(f"late{number}", "2024-01-15T10:00:00Z"))
         world.settle()
     run(world)
-    expected, marker = by_ledger(world), world.archive.objects[manifest_key(HOUR)].body
+    expected, marker = by_ledger(world), world.object_store.objects[manifest_key(HOUR)].body
     wake()
     assert by_ledger(world) == by_marker(world) == expected
-    assert world.archive.objects[manifest_key(HOUR)].body == marker
+    assert world.object_store.objects[manifest_key(HOUR)].body == marker
     run(world)
     assert by_ledger(world) == by_marker(world) == expected
     assert len(files(world)) == 2
@@ -431,24 +431,24 @@ def test_a_compaction_that_slept_while_others_went_on_does_no_harm(method: str) 
 
 
 def lose(world: World, key: str) -> None:
-    del world.archive.objects[key]
+    del world.object_store.objects[key]
 
 
 def cut(world: World, key: str) -> None:
-    blob = world.archive.objects[key]
-    world.archive.put([replace(blob, body=blob.body[: len(blob.body) // 2])])
+    blob = world.object_store.objects[key]
+    world.object_store.put([replace(blob, body=blob.body[: len(blob.body) // 2])])
 
 
 def flip(world: World, key: str) -> None:
     """One bit in the first data page, which the footer does not tell."""
-    blob = world.archive.objects[key]
-    world.archive.put([replace(blob, body=blob.body[:40] + bytes([blob.body[40] ^ 0xFF]) + blob.body[41:])])
+    blob = world.object_store.objects[key]
+    world.object_store.put([replace(blob, body=blob.body[:40] + bytes([blob.body[40] ^ 0xFF]) + blob.body[41:])])
 
 
 def exchange(world: World, key: str) -> None:
     """A sound file with other rows."""
     other = part_key("2024-01-15T11", world.ledger.batches_of_hour("2024-01-15T11")[0])
-    world.archive.put([replace(world.archive.objects[other], key=key)])
+    world.object_store.put([replace(world.object_store.objects[other], key=key)])
 
 
 DAMAGES = pytest.mark.parametrize("damage", [lose, cut, flip, exchange])
@@ -485,9 +485,9 @@ def test_an_archive_that_is_missing_or_damaged_is_rebuilt_whole(damage: Callable
 def test_copies_of_objects_that_somebody_made_are_not_rows() -> None:
     world = a_world()
     expected = by_ledger(world)
-    ours = world.archive.objects[event_key(HOUR, "a1")]
+    ours = world.object_store.objects[event_key(HOUR, "a1")]
     for name in ("a1 copy.json", "deeper/a1.json"):
-        world.archive.put([replace(ours, key=f"{event_json_dir(HOUR)}{name}")])
+        world.object_store.put([replace(ours, key=f"{event_json_dir(HOUR)}{name}")])
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     run(world)
     assert by_ledger(world) == by_marker(world) == expected
@@ -520,7 +520,7 @@ def test_an_altered_object_is_named_and_nothing_changes() -> None:
     world = a_world()
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     key = event_key(HOUR, "a1")
-    world.archive.put([replace(world.archive.objects[key], body=b"{}")])
+    world.object_store.put([replace(world.object_store.objects[key], body=b"{}")])
     with pytest.raises(InconsistentState, match=r"a1\.json is not an event of hour"):
         run(world)
 
@@ -538,17 +538,17 @@ def test_without_a_json_tree_a_lost_part_is_said() -> None:
 def test_a_foreign_file_is_named_and_left_alone() -> None:
     world = a_world()
     stranger = f"{parquet_dir(HOUR)}notes.txt"
-    world.archive.put([StoredObject(stranger, b"mine", "text/plain", {})])
+    world.object_store.put([StoredObject(stranger, b"mine", "text/plain", {})])
     expected = by_ledger(world)
     assert run(world).foreign_objects == (stranger,)
-    assert world.archive.get(stranger) == b"mine"
+    assert world.object_store.get(stranger) == b"mine"
     assert by_ledger(world) == expected
 
 
 def test_a_foreign_marker_is_named_and_the_ledger_is_right_all_the_same() -> None:
     world = a_world()
     expected = by_ledger(world)
-    world.archive.put([StoredObject(manifest_key(HOUR), b"", "text/plain", {})])
+    world.object_store.put([StoredObject(manifest_key(HOUR), b"", "text/plain", {})])
     with pytest.raises(InconsistentState, match=r"_SUCCESS\.json is no marker of ours"):
         run(world)
     assert by_ledger(world) == expected
@@ -576,11 +576,11 @@ def test_a_large_hour_is_several_files_which_stand_and_fall_together(monkeypatch
 def test_files_of_a_compaction_that_may_still_win_are_left_alone_and_those_that_cannot_are_swept() -> None:
     world = a_world()
     older, newer = (archive_key(HOUR, number, ["somebody's"]) for number in (1, 2))
-    world.archive.put([StoredObject(key, b"being written", "application/vnd.apache.parquet", {}) for key in (older, newer)])
+    world.object_store.put([StoredObject(key, b"being written", "application/vnd.apache.parquet", {}) for key in (older, newer)])
     expected = by_ledger(world)
     done = run(world)
-    assert older not in world.archive.objects
-    assert newer in world.archive.objects
+    assert older not in world.object_store.objects
+    assert newer in world.object_store.objects
     assert done.foreign_objects == ()
     assert by_ledger(world) == by_marker(world) == expected
 
@@ -596,17 +596,17 @@ def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_i
     world = a_world()
     done = run(world, replace(world.ports, event_log=SilentLog()))
     assert (done.created, done.complete) == (True, None)
-    assert json.loads(world.archive.objects[manifest_key(HOUR)].body)["complete"] is None
+    assert json.loads(world.object_store.objects[manifest_key(HOUR)].body)["complete"] is None
     assert run(world).complete is True
-    assert json.loads(world.archive.objects[manifest_key(HOUR)].body)["complete"] is True
+    assert json.loads(world.object_store.objects[manifest_key(HOUR)].body)["complete"] is True
 
 
 # Rows from the JSON tree.
 
 
 def whole_rows(world: World) -> list[dict[str, Any]]:
-    (key,) = (each for each in world.archive.list_keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.archive.objects[key].body)).to_pylist()
+    (key,) = (each for each in world.object_store.list_keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.object_store.objects[key].body)).to_pylist()
     return rows
 
 
@@ -615,10 +615,10 @@ def test_rebuilt_rows_are_the_same_with_the_record_timestamp_where_the_object_ca
     sound, world = a_world(1), a_world(1)
     run(sound)
     if not carried:
-        for key in list(world.archive.list_keys("events/")):
-            blob = world.archive.objects[key]
+        for key in list(world.object_store.list_keys("events/")):
+            blob = world.object_store.objects[key]
             older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
-            world.archive.objects[key] = replace(blob, metadata=older)
+            world.object_store.objects[key] = replace(blob, metadata=older)
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
     done = run(world)
     assert done.revision

@@ -56,7 +56,7 @@ def stats_of(world: World, hour: str = HOUR) -> HourlyResult:
 
 
 def table(world: World, name: str, period: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.archive.objects[aggregate_key(name, period)].body)).to_pylist()
+    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.object_store.objects[aggregate_key(name, period)].body)).to_pylist()
     return found
 
 
@@ -172,9 +172,9 @@ def test_a_day_equals_a_count_in_plain_python_also_between_its_hours() -> None:
 def test_materializing_again_gives_the_same_bytes() -> None:
     world, _ = a_day(100)
     stats_of(world, "2024-01-15T09")
-    before = {key: blob.body for key, blob in world.archive.objects.items()}
+    before = {key: blob.body for key, blob in world.object_store.objects.items()}
     stats_of(world, "2024-01-15T09")
-    assert {key: blob.body for key, blob in world.archive.objects.items()} == before
+    assert {key: blob.body for key, blob in world.object_store.objects.items()} == before
 
 
 def test_statistics_do_not_depend_on_whether_the_hour_is_compacted() -> None:
@@ -259,7 +259,7 @@ def test_an_hour_whose_counters_differ_is_refused_by_name_and_nothing_is_written
     (batch,) = world.ledger.batches_of_hour(HOUR)
     with pytest.raises(InconsistentState, match="its files hold .*: 2}, the live counters say .*: 3}.*" + batch):
         stats_of(world)
-    assert list(world.archive.list_keys("aggregates/")) == []
+    assert list(world.object_store.list_keys("aggregates/")) == []
 
 
 @pytest.mark.parametrize("damage", [lose, flip])
@@ -286,7 +286,7 @@ def test_statistics_of_an_hour_that_are_damaged_are_named_with_what_to_do(flow: 
     world = a_world(event("a"), event("b"))
     stats_of(world)
     key = aggregate_key("hourly", HOUR)
-    world.archive.objects[key] = replace(world.archive.objects[key], body=body)
+    world.object_store.objects[key] = replace(world.object_store.objects[key], body=body)
     with pytest.raises(InconsistentState, match=f"{key} is damaged .*materialize hourly_event_stats for {HOUR}"):
         flow(HOUR[:10], world.ports, BENCH)
     stats_of(world)

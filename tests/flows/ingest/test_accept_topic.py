@@ -42,8 +42,8 @@ def test_a_recreated_topic_stops_and_the_others_go_on() -> None:
     world.produce(event("c"), event("d"), event("e"), event("f"))
     world.produce(event("other"), topic=OTHER)
     world.settle()
-    assert list(world.scheduler_status().halted) == [TopicPartition(TOPIC, 0, 0)]
-    assert "Run `analytics accept-recreated-topic ProductDeleted`" in world.scheduler_status().halted[TopicPartition(TOPIC, 0, 0)]
+    assert list(world.plan().halted) == [TopicPartition(TOPIC, 0, 0)]
+    assert "Run `analytics accept-recreated-topic ProductDeleted`" in world.plan().halted[TopicPartition(TOPIC, 0, 0)]
     assert set(world.ids(["a", "c", "other"])) == {"a", "other"}
 
 
@@ -57,7 +57,7 @@ def test_after_it_was_accepted_it_is_read_from_its_start_with_sources_and_ids_of
     assert world.ids(["a", "c"]) == {"a": Source(TopicPartition(TOPIC, 0, 0), 0), "c": Source(TopicPartition(TOPIC, 1, 0), 2)}
     assert {
         legacy_id(Source(TopicPartition(TOPIC, generation, 0), offset)) for generation, offset in ((0, 2), (1, 1))
-    } <= world.recent.items.keys()
+    } <= world.recent_events.items.keys()
     assert trace_record("ProductDeleted@1/0/0", world.ports).original_source == Source(TopicPartition(TOPIC, 0, 0), 0)
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, duplicates=1)
 
@@ -87,7 +87,7 @@ def test_a_topic_nobody_ever_read_needs_no_acceptance() -> None:
 
 def test_a_topic_that_does_not_exist_cannot_be_accepted() -> None:
     world = a_world()
-    world.log.delete_topic(TOPIC)
+    world.event_log.delete_topic(TOPIC)
     with pytest.raises(ResourceMissing, match="topic ProductDeleted does not exist"):
         accept_recreated_topic(TOPIC, world.ports)
 
@@ -106,7 +106,7 @@ def test_without_topic_ids_a_log_that_ends_before_the_head_tells() -> None:
     world.create_again()
     world.produce(event("c"))
     world.settle()
-    assert "the log ends at 1, before the next offset to read, 3" in world.scheduler_status().halted[TopicPartition(TOPIC, 0, 0)]
+    assert "the log ends at 1, before the next offset to read, 3" in world.plan().halted[TopicPartition(TOPIC, 0, 0)]
     accept_recreated_topic(TOPIC, world.ports)
     world.settle()
     assert problems(world) == []
@@ -120,8 +120,8 @@ def test_a_log_that_was_cut_is_read_on_where_it_ends_when_it_is_the_same_topic()
     for partition in (0, 1):
         world.produce(*(legacy_event(n=10 * partition + number) for number in range(5)), partition=partition)
     world.settle()
-    world.log.truncate(TOPIC, 0, 4)
-    assert "the log ends at 4, before the next offset to read, 5" in world.scheduler_status().halted[TopicPartition(TOPIC, 0, 0)]
+    world.event_log.truncate(TOPIC, 0, 4)
+    assert "the log ends at 4, before the next offset to read, 5" in world.plan().halted[TopicPartition(TOPIC, 0, 0)]
     assert accept_recreated_topic(TOPIC, world.ports).starts == {0: 4, 1: 5}
     world.produce(legacy_event(n=99), partition=0)
     world.settle()
@@ -134,7 +134,7 @@ def test_a_pending_batch_of_the_old_life_is_finished_from_its_staging_file_or_co
     world = a_world()
     world.produce(event("old"), event("old too"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at(method)))
+        world.run(ports=through(world.ports, failing_at(method)))
     world.create_again()
     world.produce(event("new"))
     accept_recreated_topic(TOPIC, world.ports)
@@ -150,11 +150,11 @@ def test_a_pending_batch_that_waits_for_an_acceptance_holds_back_its_own_partiti
     world = a_world()
     world.produce(event("old"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
+        world.run(ports=through(world.ports, failing_at("begin_batch")))
     world.create_again()
     world.produce(event("other"), topic=OTHER)
     with pytest.raises(TopicRecreated, match="was deleted and created again"):
-        world.run_all()
+        world.run()
     assert set(world.ids(["other"])) == {"other"}
     accept_recreated_topic(TOPIC, world.ports)
     world.settle()
@@ -165,19 +165,19 @@ def test_records_of_the_new_life_are_never_taken_for_those_of_the_old() -> None:
     """The topic is created again after the plan was made: its offsets exist in both lives."""
     world = a_world()
     world.produce(event("old"))
-    plan = world.scheduler_status().plans[0]
+    plan = world.plan().plans[0]
     world.create_again()
     world.produce(*(event(f"new {number}") for number in range(6)))
     with pytest.raises(TopicRecreated):
         execute_plan(plan, world.ports, conduct())
     assert world.ledger.snapshot().pending == {}
-    assert not any(each.startswith("new") for each in world.recent.items)
+    assert not any(each.startswith("new") for each in world.recent_events.items)
 
 
 def test_a_late_run_of_the_old_life_changes_nothing() -> None:
     world = a_world()
     world.produce(event("old"))
-    plan = world.scheduler_status().plans[0]
+    plan = world.plan().plans[0]
     world.create_again()
     world.produce(event("new"))
     accept_recreated_topic(TOPIC, world.ports)
@@ -191,11 +191,11 @@ def test_a_staging_file_of_a_batch_that_waits_is_not_swept() -> None:
     world = a_world()
     world.produce(event("old"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("claim")))
+        world.run(ports=through(world.ports, failing_at("claim")))
     (pending,) = world.ledger.snapshot().pending
     world.create_again()
     assert delete_stale_staging_files(world.ports) == []
-    assert staging_key(pending) in world.archive.objects
+    assert staging_key(pending) in world.object_store.objects
     accept_recreated_topic(TOPIC, world.ports)
     world.settle()
     assert problems(world) == []

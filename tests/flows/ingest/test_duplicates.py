@@ -31,9 +31,9 @@ FIRST, OTHER = event("x"), event("x", payload="other")
 
 def assert_stored_once(world: World, holder: Source, *repeats: Source) -> None:
     assert problems(world) == []
-    assert world.ledger.counters()["events"] == len(world.recent.items)
+    assert world.ledger.counters()["events"] == len(world.recent_events.items)
     assert world.ids(["x"]) == {"x": holder}
-    blob = world.archive.objects[event_key(HOUR, "x")]
+    blob = world.object_store.objects[event_key(HOUR, "x")]
     assert (blob.body, blob.metadata["source"]) == (world.values[holder], str(holder))
     assert trace_record(str(holder), world.ports).outcome is RecordOutcome.STORED
     for repeat in repeats:
@@ -91,7 +91,7 @@ def test_in_another_hour_it_is_still_the_same_id() -> None:
     second = world.produce(event("x", "2024-01-14T01:00:00Z"))
     world.settle()
     assert_stored_once(world, first, second)
-    assert not any(key.startswith("events/2024/01/14") for key in world.archive.objects)
+    assert not any(key.startswith("events/2024/01/14") for key in world.object_store.objects)
 
 
 @pytest.mark.parametrize("method", ["begin_batch", "put_if_absent", "mark_staged", "claim", "put", "close_batch"])
@@ -103,14 +103,14 @@ def test_in_two_lanes_at_the_same_instant(method: str) -> None:
     lane, other_lane = lane_of(world.partition(topic=TOPIC), 2), lane_of(world.partition(topic=OTHER_TOPIC), 2)
     assert lane != other_lane
     mine, theirs = world.produce(FIRST), world.produce(OTHER, topic=OTHER_TOPIC)
-    plan = world.scheduler_status().plans[lane]
+    plan = world.plan().plans[lane]
     interrupted = False
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         nonlocal interrupted
         if call.method == method and not interrupted:
             interrupted = True
-            world.run_all(other_lane)
+            world.run(other_lane)
         return perform()
 
     execute_plan(plan, through(world.ports, door), conduct())
@@ -131,15 +131,17 @@ def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> 
     told = trace_record(str(first), world.ports)
     assert (told.outcome, told.item) == (RecordOutcome.STORED, f"held by {second}")
     audited = audit_hour(HOUR, world.ports)
-    assert (audited.parquet, audited.items, audited.expired, audited.findings) == (2, 1, 0, ())
+    assert (audited.parquet, audited.items, audited.expired_items, audited.findings) == (2, 1, 0, ())
 
 
 def assert_both_are_whole(world: World, first: Source, second: Source) -> None:
     """Two stored events of one id in one hour: two counts, two rows, two objects with their own bytes, and one item, of the later one."""
     assert world.ids(["x"]) == {"x": second}
-    bodies = {blob.metadata["source"]: blob.body for key, blob in world.archive.objects.items() if key.startswith(event_json_dir(HOUR))}
+    bodies = {
+        blob.metadata["source"]: blob.body for key, blob in world.object_store.objects.items() if key.startswith(event_json_dir(HOUR))
+    }
     assert bodies == {str(each): world.values[each] for each in (first, second)}
-    assert world.archive.objects[event_key(HOUR, "x")].body == world.values[first]
+    assert world.object_store.objects[event_key(HOUR, "x")].body == world.values[first]
     told = [trace_record(str(each), world.ports) for each in (first, second)]
     assert [each.event_json for each in told] == [event_key(HOUR, "x"), reused_id_event_key(HOUR, "x", second)]
     audited = audit_hour(HOUR, world.ports)
@@ -159,7 +161,7 @@ def test_an_id_stored_again_in_its_hour_writes_over_nobodys_object() -> None:
     world, first, second = a_world_where_it_comes_again()
     world.settle()
     assert_both_are_whole(world, first, second)
-    world.archive.delete([reused_id_event_key(HOUR, "x", second)])
+    world.object_store.delete([reused_id_event_key(HOUR, "x", second)])
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example x",)
 
 
@@ -172,7 +174,7 @@ def test_of_events_on_time_nobody_asks_what_is_there() -> None:
     world = World()
     world.create()
     world.produce(FIRST, event("y"))
-    world.run_all(ports=replace(world.ports, object_store=Unasked()))
+    world.run(ports=replace(world.ports, object_store=Unasked()))
     assert world.ledger.counters()["events"] == 2
 
 
@@ -181,8 +183,8 @@ def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str
     """The first executor dies behind the call; a zombie of it, and one of the batch before, then write whatever they were about to."""
     world, first, second = a_world_where_it_comes_again()
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at(method)))
-    plan = world.scheduler_status().plans[0]
+        world.run(ports=through(world.ports, failing_at(method)))
+    plan = world.plan().plans[0]
     late: list[Callable[[], Any]] = []
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
@@ -192,18 +194,18 @@ def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str
 
     execute_plan(plan, through(world.ports, door), conduct())
     world.settle()
-    before = dict(world.archive.objects)
+    before = dict(world.object_store.objects)
     for write in late:
         write()
-    assert world.archive.objects == before
+    assert world.object_store.objects == before
     assert_both_are_whole(world, first, second)
 
 
 def test_both_rows_of_an_id_stored_again_are_rebuilt_from_the_json_tree() -> None:
     world, *_ = a_world_where_it_comes_again()
     world.settle()
-    for key in [key for key in world.archive.objects if key.startswith("parquet/")]:
-        del world.archive.objects[key]
+    for key in [key for key in world.object_store.objects if key.startswith("parquet/")]:
+        del world.object_store.objects[key]
     done = compact_hour(HOUR, world.ports, memory_workspace)
     assert done.revision is not None
     assert (done.revision.rows, len(done.rebuilt)) == (2, 2)
@@ -228,14 +230,14 @@ def test_executors_of_one_batch_agree_on_a_repeat_whose_holder_dynamodb_deletes_
     world.settle()
     world.clock.advance(timedelta(days=30) - timedelta(hours=1))
     second = world.produce(OTHER)
-    plan = world.scheduler_status().plans[0]
+    plan = world.plan().plans[0]
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "close_batch":
             world.clock.advance(timedelta(hours=2))
-            world.recent.items = {key: item for key, item in world.recent.items.items() if item.source != first}
+            world.recent_events.items = {key: item for key, item in world.recent_events.items.items() if item.source != first}
             with pytest.raises(Crashed):
-                world.run_all(ports=through(world.ports, failing_at("close_batch")))
+                world.run(ports=through(world.ports, failing_at("close_batch")))
         return perform()
 
     execute_plan(plan, through(world.ports, door), conduct())
@@ -252,7 +254,7 @@ def test_legacy_events_have_an_id_of_their_own_each() -> None:
     world.produce(legacy, legacy)
     world.settle()
     assert problems(world) == []
-    assert len(world.recent.items) == 2
+    assert len(world.recent_events.items) == 2
 
 
 def test_ids_that_differ_only_by_case_or_encoding_stay_apart() -> None:
@@ -262,5 +264,5 @@ def test_ids_that_differ_only_by_case_or_encoding_stay_apart() -> None:
     world.produce(*map(event, ids))
     world.settle()
     assert problems(world) == []
-    assert sorted(world.recent.items) == sorted(ids)
-    assert len([key for key in world.archive.objects if key.startswith("events/")]) == len(ids)
+    assert sorted(world.recent_events.items) == sorted(ids)
+    assert len([key for key in world.object_store.objects if key.startswith("events/")]) == len(ids)

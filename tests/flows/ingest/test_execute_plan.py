@@ -39,30 +39,30 @@ def a_world() -> World:
     world.create(partitions=2)
     world.produce(event("a"), event("b", "2024-01-15T09:59:59Z"), BROKEN, None)
     world.produce(event("a", payload="other"), legacy_event(), partition=1)
-    world.log.append(TOPIC, 1, event("never"), aborted=True)
-    world.log.append_marker(TOPIC, 1)
+    world.event_log.append(TOPIC, 1, event("never"), aborted=True)
+    world.event_log.append_marker(TOPIC, 1)
     return world
 
 
 def plan_of(world: World) -> Plan:
-    return world.scheduler_status().plans[0]
+    return world.plan().plans[0]
 
 
 def stores(world: World) -> Stores:
-    return Stores(world.recent, world.archive, world.ledger, world.values)
+    return Stores(world.recent_events, world.object_store, world.ledger, world.values)
 
 
 def problems(world: World) -> list[str]:
     """Of a world at rest, with everything read that is there."""
-    topics = world.log.topics(world.topics).values()
+    topics = world.event_log.topics(world.topics).values()
     partitions = [world.partition(number, topic.name) for topic in topics for number in topic.partitions]
-    live = {each: marks.last_stable_offset for each, marks in world.log.watermarks(partitions).items()}
-    return [*faults_at_rest(stores(world), world.log, live), *audit_offsets(world.ports).differences]
+    live = {each: marks.last_stable_offset for each, marks in world.event_log.watermarks(partitions).items()}
+    return [*faults_at_rest(stores(world), world.event_log, live), *audit_offsets(world.ports).differences]
 
 
 def test_every_record_of_a_plan_is_stored_or_accounted_for_and_the_stores_consistent() -> None:
     world = a_world()
-    report = world.run_all()
+    report = world.run()
     assert [record.tally for record in report.closed] == [OutcomeCounts(stored=3, duplicates=1, dead_letters=1, tombstones=1, gaps=2)]
     assert problems(world) == []
     assert set(world.ids(["a", "b"])) == {"a", "b"}
@@ -80,19 +80,19 @@ def test_the_json_object_holds_the_records_own_bytes() -> None:
     world.create()
     odd = event("x").replace(b"}", b', "n" : 1.00E+2,"\xc3\xa9":[ ] }\n').replace(b"{", b" {")
     world.produce(odd)
-    world.run_all()
-    assert world.archive.objects[event_key(HOUR, "x")].body == odd
+    world.run()
+    assert world.object_store.objects[event_key(HOUR, "x")].body == odd
 
 
 def test_a_run_of_a_closed_plan_yields_nothing_and_changes_nothing() -> None:
     world = a_world()
     plan = plan_of(world)
     execute_plan(plan, world.ports, conduct("first"))
-    before = dict(world.archive.objects), dict(world.recent.items), world.ledger.counters()
+    before = dict(world.object_store.objects), dict(world.recent_events.items), world.ledger.counters()
     again = execute_plan(plan, world.ports, conduct("again"))
     assert again.closed == []
     assert again.stop_reason is None
-    assert (world.archive.objects, world.recent.items, world.ledger.counters()) == before
+    assert (world.object_store.objects, world.recent_events.items, world.ledger.counters()) == before
 
 
 def test_a_plan_that_is_launched_twice_at_once_is_executed_once() -> None:
@@ -143,8 +143,8 @@ def test_a_run_that_ends_at_any_call_is_finished_by_the_next_with_the_very_same_
     assert_nothing_is_committed_that_is_not_closed(world)
     world.settle()
     assert problems(world) == []
-    assert world.archive.objects == undisturbed_at_the_time_of(world, undisturbed).archive.objects
-    assert world.recent.items == undisturbed_at_the_time_of(world, undisturbed).recent.items
+    assert world.object_store.objects == undisturbed_at_the_time_of(world, undisturbed).object_store.objects
+    assert world.recent_events.items == undisturbed_at_the_time_of(world, undisturbed).recent_events.items
 
 
 def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
@@ -159,7 +159,7 @@ def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
 
 def assert_nothing_is_committed_that_is_not_closed(world: World) -> None:
     heads = world.ledger.snapshot().checkpoints
-    for topic_partition, committed in world.log.committed([world.partition(0), world.partition(1)]).items():
+    for topic_partition, committed in world.event_log.committed([world.partition(0), world.partition(1)]).items():
         assert committed is None or committed <= heads[topic_partition].next_offset
 
 
@@ -174,10 +174,10 @@ def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str)
 
     for _ in range(3):
         with pytest.raises(Unavailable, match="is down"):
-            world.run_all(ports=through(world.ports, down))
+            world.run(ports=through(world.ports, down))
     assert world.ledger.last_batches(1) == []
     assert world.ledger.counters() == {}
-    assert set(world.log.committed([world.partition(0), world.partition(1)]).values()) == {None}
+    assert set(world.event_log.committed([world.partition(0), world.partition(1)]).values()) == {None}
     world.settle()
     assert problems(world) == []
 
@@ -195,8 +195,8 @@ def test_settings_that_change_after_staging_do_not_change_the_batch(method: str)
     world.settle(
         conduct("other", validation_rules=ValidationRules(max_event_bytes=1), write_event_json=False, limits=BatchLimits(max_records=1))
     )
-    assert world.archive.objects == undisturbed.archive.objects
-    assert world.recent.items == undisturbed.recent.items
+    assert world.object_store.objects == undisturbed.object_store.objects
+    assert world.recent_events.items == undisturbed.recent_events.items
     assert problems(world) == []
 
 
@@ -230,9 +230,7 @@ def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_was_taken() -
     world.create()
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
-        world.run_all(
-            by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch"))
-        )
+        world.run(by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch")))
     world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=10_000)))
     assert [record.tally for record in world.ledger.last_batches(10)] == [OutcomeCounts(dead_letters=60)]
     assert problems(world) == []
@@ -243,16 +241,14 @@ def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_a
     world.create(partitions=2)
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
-        world.run_all(
-            by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch"))
-        )
+        world.run(by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch")))
     forget_rules(world)
     world.produce(event("other"), partition=1)
     for _ in range(2):
         with pytest.raises(PartitionHalted, match=r"events lie in 60 hours, and closing it may take 125 actions .* Set MAX_EVENT_BYTES"):
-            world.run_all()
-    assert set(world.recent.items) == {"other"}
-    assert list(world.archive.list_keys("staging/")) == []
+            world.run()
+    assert set(world.recent_events.items) == {"other"}
+    assert list(world.object_store.list_keys("staging/")) == []
     world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
     assert problems(world) == []
 
@@ -266,7 +262,7 @@ def pending_in_the_first_and_new_in_the_second() -> World:
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("mark_staged")))
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
     world.produce(event("b"), partition=1)
     return world
 
@@ -281,9 +277,9 @@ def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_o
         return perform()
 
     with pytest.raises(fault, match="too large"):
-        world.run_all(ports=through(world.ports, door))
+        world.run(ports=through(world.ports, door))
     assert world.ledger.snapshot().checkpoints[world.partition(1)].totals == OutcomeCounts(stored=1)
-    assert world.log.committed([world.partition(1)]) == {world.partition(1): 1}
+    assert world.event_log.committed([world.partition(1)]) == {world.partition(1): 1}
     world.settle()
     assert problems(world) == []
 
@@ -291,7 +287,7 @@ def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_o
 def test_a_pending_batch_whose_fault_may_pass_by_itself_fails_the_run_at_once() -> None:
     world = pending_in_the_first_and_new_in_the_second()
     with pytest.raises(Unavailable):
-        world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Unavailable("down"))))
+        world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Unavailable("down"))))
     assert world.partition(1) not in world.ledger.snapshot().checkpoints
 
 
@@ -310,9 +306,9 @@ def test_a_staging_file_that_is_gone_after_its_mark_stops_its_partitions_only_an
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("claim")))
+        world.run(ports=through(world.ports, failing_at("claim")))
     (pending,) = world.ledger.snapshot().pending.values()
-    world.archive.delete([staging_key(pending.id)])
+    world.object_store.delete([staging_key(pending.id)])
     world.produce(event("b"), partition=1)
     closed: list[BatchRecord] = []
     with pytest.raises(InconsistentState, match=rf"{pending.id} of ProductDeleted/0\[0,1\): its staging file .* is gone"):
@@ -325,29 +321,29 @@ def test_a_staging_file_that_appears_after_the_first_look_is_used() -> None:
     """Somebody else stages the pending batch between the look for its file and the look at its entry."""
     world = a_world()
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("begin_batch")))
+        world.run(ports=through(world.ports, failing_at("begin_batch")))
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         answer = perform()
         if call.method == "get" and answer is None:
             with pytest.raises(Crashed):
-                world.run_all(ports=through(world.ports, failing_at("mark_staged")))
+                world.run(ports=through(world.ports, failing_at("mark_staged")))
         return answer
 
-    assert len(world.run_all(ports=through(world.ports, door)).closed) == 1
+    assert len(world.run(ports=through(world.ports, door)).closed) == 1
     assert problems(world) == []
 
 
 def test_another_staging_file_than_the_one_that_was_marked_is_refused() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("mark_staged")))
+        world.run(ports=through(world.ports, failing_at("mark_staged")))
     (pending,) = world.ledger.snapshot().pending.values()
-    blob = world.archive.objects[staging_key(pending.id)]
-    world.archive.put([replace(blob, body=blob.body + b" ")])
+    blob = world.object_store.objects[staging_key(pending.id)]
+    world.object_store.put([replace(blob, body=blob.body + b" ")])
     with pytest.raises(InconsistentState):
-        world.run_all()
-    assert world.recent.items == {}
+        world.run()
+    assert world.recent_events.items == {}
 
 
 def damaged(blob: StoredObject) -> StoredObject:
@@ -359,8 +355,8 @@ def of_another_batch(blob: StoredObject) -> StoredObject:
     other.create()
     other.produce(*(event(f"other {number}") for number in range(20)))
     with pytest.raises(Crashed):
-        other.run_all(ports=through(other.ports, failing_at("mark_staged")))
-    (found,) = (each for key, each in other.archive.objects.items() if key.startswith(staging_key("")))
+        other.run(ports=through(other.ports, failing_at("mark_staged")))
+    (found,) = (each for key, each in other.object_store.objects.items() if key.startswith(staging_key("")))
     return replace(found, key=blob.key)
 
 
@@ -374,18 +370,18 @@ def test_a_staging_file_that_cannot_be_believed_is_not_marked_and_the_whole_one_
     """It is met by who would write it, or by who looks for it. A mark of its digest would refuse the whole file for ever."""
     world = a_world()
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing_at("put_if_absent")))
-    (whole,) = (blob for key, blob in world.archive.objects.items() if key.startswith(staging_key("")))
-    world.archive.put([alter(whole)])
+        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+    (whole,) = (blob for key, blob in world.object_store.objects.items() if key.startswith(staging_key("")))
+    world.object_store.put([alter(whole)])
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         return None if (call.method, before) == ("get", "put_if_absent") else perform()
 
     with pytest.raises(InconsistentState, match=said):
-        world.run_all(ports=through(world.ports, door))
+        world.run(ports=through(world.ports, door))
     (pending,) = world.ledger.snapshot().pending.values()
-    assert (pending.staged, world.recent.items) == (None, {})
-    world.archive.put([whole])
+    assert (pending.staged, world.recent_events.items) == (None, {})
+    world.object_store.put([whole])
     world.settle()
     assert problems(world) == []
 
@@ -394,7 +390,7 @@ def test_a_plan_with_events_of_hundreds_of_hours_becomes_batches_of_few() -> Non
     world = World()
     world.create()
     world.produce(*(event(f"e{hour}", f"2024-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z") for hour in range(300)))
-    report = world.run_all()
+    report = world.run()
     assert len(report.closed) == 13
     assert max(len(record.hours) for record in report.closed) == 24
     assert problems(world) == []
@@ -404,7 +400,7 @@ def test_one_event_larger_than_the_limit_of_a_batch_is_a_batch_of_its_own() -> N
     world = World()
     world.create()
     world.produce(event("a"), event("huge", padding="." * 500_000), event("b"))
-    report = world.run_all(by=conduct(limits=BatchLimits(max_bytes=1000)))
+    report = world.run(by=conduct(limits=BatchLimits(max_bytes=1000)))
     assert [record.tally.stored for record in report.closed] == [1, 1, 1]
     assert problems(world) == []
 
@@ -414,18 +410,18 @@ def test_more_partitions_than_a_transaction_holds_are_read_in_several_batches() 
     world.create(partitions=60)
     for partition in range(60):
         world.produce(event(f"e{partition}"), partition=partition)
-    report = world.run_all()
+    report = world.run()
     assert [len(record.batch.ranges) for record in report.closed] == [24, 24, 12]
     assert problems(world) == []
 
 
 def test_without_event_objects_only_items_that_cannot_hold_their_event_get_one() -> None:
     world = World()
-    world.recent._unholdable = lambda each: each.id == "unholdable"
+    world.recent_events._unholdable = lambda each: each.id == "unholdable"
     world.create()
     world.produce(event("plain"), event("unholdable"))
-    world.run_all(by=conduct(write_event_json=False))
-    assert [key for key in world.archive.objects if key.startswith("events/")] == [event_key(HOUR, "unholdable")]
+    world.run(by=conduct(write_event_json=False))
+    assert [key for key in world.object_store.objects if key.startswith("events/")] == [event_key(HOUR, "unholdable")]
 
 
 def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
@@ -435,7 +431,7 @@ def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
     world.clock.time = NOW + SECOND / 3
     (record,) = execute_plan(plan_of(world), world.ports, conduct()).closed
     assert record.batch.time == NOW.replace(microsecond=333_000)
-    assert world.recent.items["a"].created_at == "2024-01-15T12:00:00.333Z"
+    assert world.recent_events.items["a"].created_at == "2024-01-15T12:00:00.333Z"
 
 
 def test_what_an_executor_closes_it_tells_at_once() -> None:
@@ -474,11 +470,11 @@ def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_tol
         execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), told.append)
     assert raised.value is fault
     assert [record.tally.stored for record in told] == [3, 3, 3, 1]
-    assert list(world.archive.list_keys("staging/")) == []
+    assert list(world.object_store.list_keys("staging/")) == []
     assert len(commits) == 1, "the next plan sets them all: not a time-out for each batch"
     assert plan_of(world).recommit == (world.partition(),)
     world.settle()
-    assert world.log.committed([world.partition()]) == {world.partition(): 10}
+    assert world.event_log.committed([world.partition()]) == {world.partition(): 10}
     assert problems(world) == []
 
 
@@ -487,7 +483,7 @@ def test_a_recommit_that_is_refused_is_told_after_everything_else() -> None:
     world.create()
     world.produce(event("a"))
     world.settle()
-    world.log.commit({world.partition(): 0})
+    world.event_log.commit({world.partition(): 0})
     world.produce(event("b"))
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:

@@ -39,10 +39,10 @@ def test_what_is_seen_of_a_topic_is_what_the_broker_has() -> None:
     world = World()
     world.create(partitions=2)
     world.produce(event("a"), event("b"), event("c"))
-    world.log.retain_from(TOPIC, 0, 1)
-    world.log.open_transaction(TOPIC, 0)
+    world.event_log.retain_from(TOPIC, 0, 1)
+    world.event_log.open_transaction(TOPIC, 0)
     world.produce(event("d"))
-    world.log.commit({world.partition(0): 2})
+    world.event_log.commit({world.partition(0): 2})
     seen = read_topic_offsets([TOPIC], world.ports)[TOPIC]
     assert seen is not None
     assert seen.topic_id is not None
@@ -65,7 +65,7 @@ def test_no_head_seems_to_be_ahead_of_the_log_while_others_produce_and_read() ->
         answer = perform()
         if call.method == "snapshot":
             world.produce(event("b"))
-            world.run_all()
+            world.run()
         return answer
 
     assert plan_lanes([TOPIC], PlanningPolicy(), through(world.ports, door)).halted == {}

@@ -53,8 +53,8 @@ def test_what_arrives_meanwhile_is_stored_by_the_same_run_in_batches_of_its_own(
     assert [record.tally.stored for record in report.closed] == [2, 1]
     assert [record.tally.total for record in report.closed] == [2, 4]
     assert report.stop_reason is None
-    assert sorted(world.recent.items) == ["a", "b", "c"]
-    assert not any(world.scheduler_status().plans)
+    assert sorted(world.recent_events.items) == ["a", "b", "c"]
+    assert not any(world.plan().plans)
     assert problems(world) == []
 
 
@@ -81,7 +81,7 @@ def test_it_ends_when_its_time_is_over_and_leaves_the_rest_to_the_next_plan() ->
     report = followed(world, seconds=20)
     assert len(report.closed) == 19
     world.produce(event("after"))
-    assert [len(plan.ranges) for plan in world.scheduler_status().plans] == [1]
+    assert [len(plan.ranges) for plan in world.plan().plans] == [1]
     world.settle()
     assert problems(world) == []
 
@@ -107,14 +107,14 @@ def test_a_lane_that_is_no_more_is_not_followed() -> None:
     world, _ = a_world()
     world.produce(event("a"))
     assert followed(world, lane=1).closed == []
-    assert world.recent.items == {}
+    assert world.recent_events.items == {}
 
 
 def test_only_its_own_lane_is_followed() -> None:
     world, _ = a_world(PlanningPolicy(lanes=2))
     world.produce(event("a"))
     world.produce(event("b"), partition=1)
-    [mine] = world.scheduler_status().plans[1].ranges
+    [mine] = world.plan().plans[1].ranges
     [record] = followed(world, lane=1).closed
     assert record.batch.ranges == (mine,)
     assert record.batch.lane == 1
@@ -126,7 +126,7 @@ def test_it_ends_where_another_run_takes_what_it_planned() -> None:
 
     def rival_first(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "begin_batch":
-            world.run_all(by=conduct("rival"))
+            world.run(by=conduct("rival"))
             clock.happens = [lambda: world.produce(event("b"))]
         return perform()
 
@@ -134,7 +134,7 @@ def test_it_ends_where_another_run_takes_what_it_planned() -> None:
     assert report.stop_reason == f"{TOPIC}/0[0,1) was taken by another run"
     assert report.closed == []
     assert problems(world) == []
-    assert sorted(world.recent.items) == ["a"]
+    assert sorted(world.recent_events.items) == ["a"]
 
 
 def test_a_fault_ends_it_and_what_was_closed_stays_closed() -> None:
@@ -153,7 +153,7 @@ def test_a_fault_ends_it_and_what_was_closed_stays_closed() -> None:
     assert [record.tally.stored for record in closed] == [1]
     world.settle()
     assert problems(world) == []
-    assert sorted(world.recent.items) == ["a", "b"]
+    assert sorted(world.recent_events.items) == ["a", "b"]
 
 
 def test_a_crash_at_any_call_of_a_follower_is_mended_by_whoever_comes_next() -> None:
@@ -170,7 +170,7 @@ def test_a_crash_at_any_call_of_a_follower_is_mended_by_whoever_comes_next() -> 
                 return
             world.settle()
             assert problems(world) == []
-            assert sorted(world.recent.items) == ["a", "b"]
+            assert sorted(world.recent_events.items) == ["a", "b"]
 
 
 def test_many_partitions_make_no_more_batches_than_the_pauses_allow() -> None:

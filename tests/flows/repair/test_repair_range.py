@@ -66,7 +66,7 @@ def run(world: World, ports: Ports | None = None, wanted: Range | HourRange = AL
 
 
 def stores(world: World) -> tuple[Any, ...]:
-    return dict(world.archive.objects), dict(world.recent.items), world.ledger.snapshot(), world.ledger.counters()
+    return dict(world.object_store.objects), dict(world.recent_events.items), world.ledger.snapshot(), world.ledger.counters()
 
 
 def agree(world: World) -> None:
@@ -77,22 +77,22 @@ def agree(world: World) -> None:
 def spoil(world: World, choice: random.Random) -> int:
     """Any subset of objects and items gone or altered; answers how many."""
     spoiled = 0
-    for key in list(world.archive.objects):
+    for key in list(world.object_store.objects):
         match choice.randrange(3):
             case 0:
-                del world.archive.objects[key]
+                del world.object_store.objects[key]
             case 1:
-                blob = world.archive.objects[key]
-                world.archive.objects[key] = replace(blob, body=blob.body[: len(blob.body) // 2])
+                blob = world.object_store.objects[key]
+                world.object_store.objects[key] = replace(blob, body=blob.body[: len(blob.body) // 2])
             case _:
                 continue
         spoiled += 1
-    for key in list(world.recent.items):
+    for key in list(world.recent_events.items):
         match choice.randrange(3):
             case 0:
-                del world.recent.items[key]
+                del world.recent_events.items[key]
             case 1:
-                world.recent.items[key] = replace(world.recent.items[key], data={"altered": True})
+                world.recent_events.items[key] = replace(world.recent_events.items[key], data={"altered": True})
             case _:
                 continue
         spoiled += 1
@@ -129,9 +129,9 @@ def a_world_with_an_id_that_came_again() -> tuple[World, str, str]:
 def test_the_objects_of_an_id_that_came_again_come_back_beside_each_other(gone: tuple[int, ...], from_parquet: bool) -> None:
     world, *keys = a_world_with_an_id_that_came_again()
     before = stores(world)
-    world.archive.delete([keys[each] for each in gone])
+    world.object_store.delete([keys[each] for each in gone])
     if from_parquet:
-        world.log.retain_from(TOPIC, 0, 2)
+        world.event_log.retain_from(TOPIC, 0, 2)
     done = run(world)
     assert (done.conflicts, done.lost, done.changed) == ([], [], len(gone))
     assert stores(world) == before
@@ -139,19 +139,19 @@ def test_the_objects_of_an_id_that_came_again_come_back_beside_each_other(gone: 
 
 def test_an_id_that_came_again_goes_back_to_whom_it_belonged() -> None:
     world, *_ = a_world_with_an_id_that_came_again()
-    before = dict(world.recent.items)
-    world.recent.items.clear()
+    before = dict(world.recent_events.items)
+    world.recent_events.items.clear()
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
-    assert world.recent.items == before
+    assert world.recent_events.items == before
     assert run(world).changed == 0
 
 
 def test_a_part_of_an_id_that_came_again_comes_back_from_its_own_object() -> None:
     world, *_ = a_world_with_an_id_that_came_again()
     before = audit_hour(HOUR, world.ports)
-    world.log.retain_from(TOPIC, 0, 2)
-    world.archive.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
+    world.event_log.retain_from(TOPIC, 0, 2)
+    world.object_store.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
     done = run(world)
     assert (done.conflicts, done.lost, done.changed) == ([], [], 2)
     assert audit_hour(HOUR, world.ports) == before
@@ -193,17 +193,17 @@ def test_a_crash_between_any_two_calls_is_mended_by_the_next_replay() -> None:
 @pytest.mark.parametrize("kafka", [True, False], ids=["kafka", "retention took it"])
 def test_of_a_compacted_hour_no_part_comes_back_and_a_leftover_goes(kafka: bool) -> None:
     world = a_world()
-    part = next(blob for key, blob in world.archive.objects.items() if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
+    part = next(blob for key, blob in world.object_store.objects.items() if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
     for hour in HOURS:
         compact_hour(hour, world.ports, BENCH)
     before = stores(world)
     if not kafka:
-        world.log.retain_from(TOPIC, 0, 8)
-        world.log.retain_from(TOPIC, 1, 2)
-    for key in [each for each in world.archive.objects if each.startswith("events/")]:
-        del world.archive.objects[key]
-    world.recent.items.clear()
-    world.archive.put([part])
+        world.event_log.retain_from(TOPIC, 0, 8)
+        world.event_log.retain_from(TOPIC, 1, 2)
+    for key in [each for each in world.object_store.objects if each.startswith("events/")]:
+        del world.object_store.objects[key]
+    world.recent_events.items.clear()
+    world.object_store.put([part])
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
     assert (done.counts[StoreKind.PART, ComparisonResult.LEFTOVER], done.counts[StoreKind.PART, ComparisonResult.MISSING]) == (1, 0)
@@ -212,21 +212,21 @@ def test_of_a_compacted_hour_no_part_comes_back_and_a_leftover_goes(kafka: bool)
 
 def test_a_compaction_that_takes_the_part_while_it_is_put_back_leaves_no_part() -> None:
     world = a_world()
-    key = next(each for each in world.archive.objects if each.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
-    blob = world.archive.objects.pop(key)
+    key = next(each for each in world.object_store.objects if each.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
+    blob = world.object_store.objects.pop(key)
     compacted = False
 
     def meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
         nonlocal compacted
         if call.method == "put" and call.args[0][0].key == key and not compacted:
             compacted = True
-            world.archive.put([blob])
+            world.object_store.put([blob])
             compact_hour(HOUR, world.ports, BENCH)
         return perform()
 
     run(world, through(world.ports, meanwhile))
     assert compacted
-    assert key not in world.archive.objects
+    assert key not in world.object_store.objects
     agree(world)
 
 
@@ -236,8 +236,8 @@ def test_a_damaged_archive_is_compacted_again_from_what_came_back() -> None:
         compact_hour(hour, world.ports, BENCH)
     revision = world.ledger.latest_revision(HOUR)
     assert revision
-    for key in [each for each in world.archive.objects if each.startswith("events/") or each == revision.keys[0]]:
-        del world.archive.objects[key]
+    for key in [each for each in world.object_store.objects if each.startswith("events/") or each == revision.keys[0]]:
+        del world.object_store.objects[key]
     assert run(world, write=False).counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT] > 0
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
@@ -247,12 +247,12 @@ def test_a_damaged_archive_is_compacted_again_from_what_came_back() -> None:
 def test_where_retention_took_the_records_the_stores_mend_each_other() -> None:
     world = a_world()
     before = stores(world)
-    world.log.retain_from(TOPIC, 0, 8)
-    world.log.retain_from(TOPIC, 1, 2)
-    objects = sorted(each for each in world.archive.objects if each.startswith("events/"))
+    world.event_log.retain_from(TOPIC, 0, 8)
+    world.event_log.retain_from(TOPIC, 1, 2)
+    objects = sorted(each for each in world.object_store.objects if each.startswith("events/"))
     for key in objects[::2]:
-        del world.archive.objects[key]
-    world.recent.items.clear()
+        del world.object_store.objects[key]
+    world.recent_events.items.clear()
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
     assert stores(world) == before
@@ -260,28 +260,28 @@ def test_where_retention_took_the_records_the_stores_mend_each_other() -> None:
 
 def test_parts_that_kafka_and_parquet_lost_come_from_the_json_tree() -> None:
     world = a_world()
-    world.log.retain_from(TOPIC, 0, 8)
-    world.log.retain_from(TOPIC, 1, 2)
-    for key in [each for each in world.archive.objects if each.startswith("parquet/")]:
-        del world.archive.objects[key]
+    world.event_log.retain_from(TOPIC, 0, 8)
+    world.event_log.retain_from(TOPIC, 1, 2)
+    for key in [each for each in world.object_store.objects if each.startswith("parquet/")]:
+        del world.object_store.objects[key]
     assert run(world).lost == []
     agree(world)
 
 
 def test_what_no_store_holds_is_named_with_its_batch_and_number_and_the_rest_is_done() -> None:
     world = a_world()
-    world.log.retain_from(TOPIC, 0, 8)
-    world.log.retain_from(TOPIC, 1, 2)
+    world.event_log.retain_from(TOPIC, 0, 8)
+    world.event_log.retain_from(TOPIC, 1, 2)
     first = world.ledger.batch_record(min(each.batch.id for each in world.ledger.last_batches(10)))
     assert first
-    later = {key: blob for key, blob in world.archive.objects.items() if key.startswith("events/") and "/d.json" in key}
-    for key in [each for each in world.archive.objects if (first.batch.id in each and each.startswith("parquet/")) or each in later]:
-        del world.archive.objects[key]
-    for key in [each for each, blob in world.archive.objects.items() if blob.metadata.get("batch") == first.batch.id]:
-        del world.archive.objects[key]
+    later = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("events/") and "/d.json" in key}
+    for key in [each for each in world.object_store.objects if (first.batch.id in each and each.startswith("parquet/")) or each in later]:
+        del world.object_store.objects[key]
+    for key in [each for each, blob in world.object_store.objects.items() if blob.metadata.get("batch") == first.batch.id]:
+        del world.object_store.objects[key]
     done = run(world)
     assert any(f"batch {first.batch.id}: 2 of 2 events of hour {HOUR} are in no store any more" in line for line in done.lost)
-    assert later.items() <= world.archive.objects.items()
+    assert later.items() <= world.object_store.objects.items()
 
 
 def test_records_that_contradict_the_ledger_change_nothing_of_their_batch() -> None:
@@ -289,8 +289,8 @@ def test_records_that_contradict_the_ledger_change_nothing_of_their_batch() -> N
     world.create()
     world.produce(event("a"), b"not one")
     world.settle()
-    world.recent.items.clear()
-    world.log._topics[TOPIC][0].entries[1].content = replace(world.log.records(TOPIC, 0)[1], value=b"not two")
+    world.recent_events.items.clear()
+    world.event_log._topics[TOPIC][0].entries[1].content = replace(world.event_log.records(TOPIC, 0)[1], value=b"not two")
     before = stores(world)
     done = run(world)
     assert len(done.conflicts) == 1
@@ -300,7 +300,7 @@ def test_records_that_contradict_the_ledger_change_nothing_of_their_batch() -> N
 
 def alter(world: World, offset: int, value: bytes) -> None:
     """As if the topic were another one, on a broker that tells no topic ids."""
-    world.log._topics[TOPIC][0].entries[offset].content = replace(world.log.records(TOPIC, 0)[offset], value=value)
+    world.event_log._topics[TOPIC][0].entries[offset].content = replace(world.event_log.records(TOPIC, 0)[offset], value=value)
 
 
 def one_batch(*values: bytes | None) -> World:
@@ -323,17 +323,17 @@ def refused(world: World) -> str:
 
 def test_a_payload_on_which_parquet_and_object_agree_against_kafka_changes_nothing_of_the_batch() -> None:
     world = one_batch(event("a"), event("b"))
-    del world.recent.items["b"]
+    del world.recent_events.items["b"]
     alter(world, 0, event("a", other="payload"))
     assert "they are not the same" in refused(world)
 
 
 def test_a_payload_on_which_parquet_and_object_differ_without_kafka_changes_nothing_of_the_batch() -> None:
     world = one_batch(event("a"), event("b"))
-    world.log.retain_from(TOPIC, 0, 2)
-    del world.recent.items["b"]
+    world.event_log.retain_from(TOPIC, 0, 2)
+    del world.recent_events.items["b"]
     key = event_key(HOUR, "a")
-    world.archive.objects[key] = replace(world.archive.objects[key], body=event("a", other="payload"))
+    world.object_store.objects[key] = replace(world.object_store.objects[key], body=event("a", other="payload"))
     assert "no third store decides" in refused(world)
 
 
@@ -341,17 +341,17 @@ def test_of_the_payload_in_an_archive_its_digest_decides() -> None:
     world = one_batch(event("a"), event("b"))
     compact_hour(HOUR, world.ports, BENCH)
     before = stores(world)
-    world.log.retain_from(TOPIC, 0, 2)
+    world.event_log.retain_from(TOPIC, 0, 2)
     key = event_key(HOUR, "a")
-    world.archive.objects[key] = replace(world.archive.objects[key], body=event("a", other="payload"))
+    world.object_store.objects[key] = replace(world.object_store.objects[key], body=event("a", other="payload"))
     assert run(world).conflicts == []
     assert stores(world) == before
 
 
 def test_records_of_another_topic_under_the_same_offsets_are_nowhere_put_back() -> None:
     world = one_batch(event("a"), event("b"))
-    world.archive.delete([event_key(HOUR, each) for each in "ab"])
-    world.recent.items.clear()
+    world.object_store.delete([event_key(HOUR, each) for each in "ab"])
+    world.recent_events.items.clear()
     alter(world, 0, event("other"))
     assert f"{TOPIC}/0/0 is event a of hour {HOUR} in Parquet, and event other" in refused(world)
 
@@ -359,17 +359,17 @@ def test_records_of_another_topic_under_the_same_offsets_are_nowhere_put_back() 
 @pytest.mark.parametrize("wanted", [ALL, parse_replay_range(f"{TOPIC}/0/0", f"{TOPIC}/0/9")], ids=["hours", "offsets"])
 def test_a_batch_that_is_pending_is_named_and_passed_over(wanted: Range | HourRange) -> None:
     world = one_batch(event("a"))
-    world.recent.items.clear()
+    world.recent_events.items.clear()
     world.produce(event("pending"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+        world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
     pending = world.ledger.snapshot().pending
-    world.recent.items.clear()
+    world.recent_events.items.clear()
     done = run(world, wanted=wanted)
     assert [said[: len(f"batch {each}: pending")] for said, each in zip(done.skipped_batches, pending, strict=True)] == [
         f"batch {each}: pending" for each in pending
     ]
-    assert (sorted(world.recent.items), world.ledger.snapshot().pending) == (["a"], pending)
+    assert (sorted(world.recent_events.items), world.ledger.snapshot().pending) == (["a"], pending)
     world.settle()
     assert run(world).skipped_batches == []
 
@@ -378,13 +378,13 @@ def test_a_pending_batch_beyond_the_offsets_is_not_named() -> None:
     world = one_batch(event("a"))
     world.produce(event("pending"))
     with pytest.raises(Crashed):
-        world.run_all(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+        world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
     assert run(world, wanted=parse_replay_range(f"{TOPIC}/0/0", f"{TOPIC}/0/1")).skipped_batches == []
 
 
 def test_what_was_done_before_a_store_went_away_is_in_the_report_with_what_was_half_done() -> None:
     world = a_world()
-    world.recent.items.clear()
+    world.recent_events.items.clear()
     claims = 0
 
     def going_away(call: Call, perform: Callable[[], Any]) -> Any:
@@ -397,7 +397,7 @@ def test_what_was_done_before_a_store_went_away_is_in_the_report_with_what_was_h
     report = RepairResult()
     with pytest.raises(Unavailable):
         repair_range(ALL, ReplayContext(through(world.ports, going_away), BENCH, RULES), report)
-    assert len(world.recent.items) == 1
+    assert len(world.recent_events.items) == 1
     assert report.changed > 1
     assert report.interrupted_batch == f"batch {min(each.batch.id for each in world.ledger.last_batches(10))}"
 
@@ -406,13 +406,13 @@ def test_a_closed_batch_without_a_record_is_said_and_the_others_are_done() -> No
     world = a_world()
     before = stores(world)
     first = min(each.batch.id for each in world.ledger.last_batches(10))
-    d = world.recent.items["d"]
-    world.recent.items.clear()
+    d = world.recent_events.items["d"]
+    world.recent_events.items.clear()
     del world.ledger._records[first]
     for wanted in (ALL, parse_replay_range(f"{TOPIC}/0/0", f"{TOPIC}/0/9")):
         done = run(world, wanted=wanted)
         assert [f"batch {first} is closed" in said for said in done.conflicts] == [True]
-        assert (world.recent.items["d"], before[1]["d"]) == (d, d)
+        assert (world.recent_events.items["d"], before[1]["d"]) == (d, d)
 
 
 def test_a_part_that_a_dead_compaction_left_goes_only_after_the_marker_names_the_archive() -> None:
@@ -431,7 +431,7 @@ def test_a_part_that_a_dead_compaction_left_goes_only_after_the_marker_names_the
     done = run(world, through(world.ports, recording))
     assert calls == ["put_if", "delete"]
     assert (done.counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT], done.counts[StoreKind.PART, ComparisonResult.LEFTOVER]) == (1, 1)
-    assert b'"revision": 2' in world.archive.objects[manifest_key(HOUR)].body
+    assert b'"revision": 2' in world.object_store.objects[manifest_key(HOUR)].body
     assert run(world).changed == 0
 
 
@@ -440,8 +440,8 @@ def test_the_marker_of_an_archive_comes_back(there: bytes | None) -> None:
     world = one_batch(event("a"))
     compact_hour(HOUR, world.ports, BENCH)
     before, key = stores(world), manifest_key(HOUR)
-    blob = world.archive.objects.pop(key)
-    world.archive.objects |= {} if there is None else {key: replace(blob, body=there)}
+    blob = world.object_store.objects.pop(key)
+    world.object_store.objects |= {} if there is None else {key: replace(blob, body=there)}
     assert run(world).changes[0].key == key
     assert stores(world) == before
 
@@ -451,14 +451,14 @@ def test_a_leftover_of_a_damaged_archive_stays_for_it_may_be_the_last_copy() -> 
     world.create()
     world.produce(event("a"))
     world.settle(conduct(write_event_json=False))
-    (part,) = [blob for key, blob in world.archive.objects.items() if key.startswith("parquet/")]
+    (part,) = [blob for key, blob in world.object_store.objects.items() if key.startswith("parquet/")]
     compact_hour(HOUR, world.ports, BENCH)
-    world.log.retain_from(TOPIC, 0, 1)
-    world.archive.delete([key for key in world.archive.objects if "archive-" in key])
-    world.archive.put([part])
+    world.event_log.retain_from(TOPIC, 0, 1)
+    world.object_store.delete([key for key in world.object_store.objects if "archive-" in key])
+    world.object_store.put([part])
     done = run(world)
     assert ["JSON tree" in said for said in done.lost] == [True]
-    assert world.archive.objects[part.key] == part
+    assert world.object_store.objects[part.key] == part
 
 
 def test_events_whose_fate_nobody_knows_do_not_hold_back_the_rest_of_their_batch() -> None:
@@ -467,18 +467,18 @@ def test_events_whose_fate_nobody_knows_do_not_hold_back_the_rest_of_their_batch
     world.settle()
     before = stores(world)
     a = event_key(HOUR, "a")
-    for key in [each for each in world.archive.objects if each.startswith(("duplicates/", "parquet/", "events/", "dead"))]:
-        del world.archive.objects[key]
-    world.archive.put([before[0][event_key(HOUR, "held")]])
-    b = world.recent.items["b"]
-    world.recent.items.clear()
-    world.recent.items["b"] = b
+    for key in [each for each in world.object_store.objects if each.startswith(("duplicates/", "parquet/", "events/", "dead"))]:
+        del world.object_store.objects[key]
+    world.object_store.put([before[0][event_key(HOUR, "held")]])
+    b = world.recent_events.items["b"]
+    world.recent_events.items.clear()
+    world.recent_events.items["b"] = b
     batch = max(each.batch.id for each in world.ledger.last_batches(10))
     done = run(world, wanted=parse_replay_range(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
     assert any(f"batch {batch}: whether 2 of its events were stored or are repeats" in line for line in done.lost)
-    assert event_key(HOUR, "b") in world.archive.objects
-    assert any(key.startswith("dead-letters/") for key in world.archive.objects)
-    assert (a in world.archive.objects, list(world.recent.items)) == (False, ["b"])
+    assert event_key(HOUR, "b") in world.object_store.objects
+    assert any(key.startswith("dead-letters/") for key in world.object_store.objects)
+    assert (a in world.object_store.objects, list(world.recent_events.items)) == (False, ["b"])
     assert run(world).lost == []
     assert stores(world) == before
 
@@ -491,14 +491,14 @@ def test_of_two_batches_cut_at_once_either_may_hold_the_id_that_the_other_repeat
         world.produce(event("x", of=partition), event(f"own {partition}"), partition=partition)
         if partition == first:
             world.clock.advance(timedelta(seconds=1))
-            (plan,) = [each for each in world.scheduler_status().plans if each]
+            (plan,) = [each for each in world.plan().plans if each]
             execute_plan(plan, world.ports, conduct())
-    (plan,) = [each for each in world.scheduler_status().plans if each]
+    (plan,) = [each for each in world.plan().plans if each]
     execute_plan(plan, world.ports, conduct())
     before = stores(world)
     assert len({each.batch.time for each in world.ledger.last_batches(9)}) == 1
-    world.archive.objects.clear()
-    world.recent.items.clear()
+    world.object_store.objects.clear()
+    world.recent_events.items.clear()
     looked, done = run(world, write=False), run(world)
     assert (looked.lost, looked.counts, done.lost, done.conflicts) == ([], done.counts, [], [])
     assert stores(world) == before
@@ -508,47 +508,47 @@ def test_where_the_parts_name_all_that_was_stored_the_rest_are_repeats_whoever_h
     world = one_batch(event("held"))
     world.produce(event("a"), event("held", payload="again"))
     world.settle()
-    world.archive.delete([key for key in world.archive.objects if key.startswith("duplicates/") or key == event_key(HOUR, "a")])
-    del world.recent.items["held"]
+    world.object_store.delete([key for key in world.object_store.objects if key.startswith("duplicates/") or key == event_key(HOUR, "a")])
+    del world.recent_events.items["held"]
     done = run(world, wanted=parse_replay_range(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
     assert len(done.lost) == 1
     assert "1 of the 1 repeats" in done.lost[0]
-    assert world.archive.get(event_key(HOUR, "a")) == event("a")
+    assert world.object_store.get(event_key(HOUR, "a")) == event("a")
 
 
 def test_an_id_that_was_free_again_when_the_batch_came_was_stored_though_its_first_item_is_back() -> None:
     world = one_batch(event("a"))
-    first = dict(world.recent.items)
+    first = dict(world.recent_events.items)
     world.clock.advance(DEDUPLICATION_WINDOW + timedelta(minutes=1))
     world.produce(event("r"))
     world.settle()
     world.produce(event("a", "2024-01-15T11:00:00Z"), event("r", payload="again"))
     world.settle()
     before = stores(world)
-    world.recent.items |= first
-    for key in [each for each in world.archive.objects if "/11/" in each or "hour=11" in each or each.startswith("duplicates/")]:
-        del world.archive.objects[key]
+    world.recent_events.items |= first
+    for key in [each for each in world.object_store.objects if "/11/" in each or "hour=11" in each or each.startswith("duplicates/")]:
+        del world.object_store.objects[key]
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
-    assert world.archive.objects == before[0]
+    assert world.object_store.objects == before[0]
 
 
 def test_the_object_of_an_item_that_only_points_comes_back_with_it() -> None:
-    world = World(recent=MemoryRecentEvents(unholdable=lambda event: event.id == "deep"))
+    world = World(recent_events=MemoryRecentEvents(unholdable=lambda event: event.id == "deep"))
     world.create()
     world.produce(event("deep"), event("flat"))
     world.settle(conduct(write_event_json=False))
     before = stores(world)
-    world.recent.items.clear()
-    world.archive.delete([key for key in world.archive.objects if key.startswith("events/")])
+    world.recent_events.items.clear()
+    world.object_store.delete([key for key in world.object_store.objects if key.startswith("events/")])
     run(world)
     assert stores(world) == before
 
 
 def test_a_replay_of_parts_that_are_whole_does_not_read_the_json_tree() -> None:
     world = a_world()
-    world.log.retain_from(TOPIC, 0, 8)
-    world.log.retain_from(TOPIC, 1, 2)
+    world.event_log.retain_from(TOPIC, 0, 8)
+    world.event_log.retain_from(TOPIC, 1, 2)
 
     def no_tree(call: Call, perform: Callable[[], Any]) -> Any:
         assert call.method != "list_keys"
@@ -564,7 +564,7 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
         compact_hour(HOUR, world.ports, BENCH)
     before = stores(world)
     spoil(world, random.Random(3))
-    world.recent.items |= before[1]
+    world.recent_events.items |= before[1]
 
     def meanwhile(_: Call, perform: Callable[[], Any]) -> Any:
         nonlocal calls
@@ -582,7 +582,7 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
     assert (done.conflicts, done.lost, done.changed) == ([], [], 0), at
     agree(world)
     kept = {key: blob for key, blob in before[0].items() if not key.startswith("parquet/")}
-    assert kept.items() <= world.archive.objects.items(), at
+    assert kept.items() <= world.object_store.objects.items(), at
     return calls
 
 
@@ -597,20 +597,22 @@ def test_ingest_may_close_a_batch_before_any_call_of_a_replay(compacted: bool, s
 def test_a_range_of_offsets_takes_its_whole_batches_and_the_redrives_of_their_dead_letters() -> None:
     world = a_world()
     before = stores(world)
-    world.recent.items.clear()
+    world.recent_events.items.clear()
     done = run(world, wanted=parse_replay_range(f"{TOPIC}/0/1", f"{TOPIC}/0/2"))
-    assert (done.batches, sorted(world.recent.items)) == (2, sorted(each for each in before[1] if each not in {"c", "d"}))
+    assert (done.batches, sorted(world.recent_events.items)) == (2, sorted(each for each in before[1] if each not in {"c", "d"}))
 
 
 def test_an_id_that_another_source_holds_by_now_is_theirs_and_what_expired_stays_away() -> None:
     world = a_world()
-    world.recent.items["a"] = other = replace(world.recent.items["a"], source=world.source(99), created_at="2024-02-20T00:00:00.000Z")
+    world.recent_events.items["a"] = other = replace(
+        world.recent_events.items["a"], source=world.source(99), created_at="2024-02-20T00:00:00.000Z"
+    )
     run(world)
-    assert world.recent.items["a"] == other
+    assert world.recent_events.items["a"] == other
     world.clock.advance(RECENT_EVENTS_TTL)
-    world.recent.items.clear()
+    world.recent_events.items.clear()
     run(world)
-    assert world.recent.items == {}
+    assert world.recent_events.items == {}
 
 
 @pytest.mark.parametrize(
@@ -624,15 +626,15 @@ def test_a_range_that_is_none_is_refused_in_words(first: str, end: str) -> None:
 def test_objects_of_an_older_version_are_as_their_batch_left_them() -> None:
     """They do not carry the record's timestamp; one that carries another is different."""
     world = a_world()
-    for key in [each for each in world.archive.objects if each.startswith("events/")]:
-        blob = world.archive.objects[key]
+    for key in [each for each in world.object_store.objects if each.startswith("events/")]:
+        blob = world.object_store.objects[key]
         older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
         assert len(older) < len(blob.metadata)
-        world.archive.objects[key] = replace(blob, metadata=older)
+        world.object_store.objects[key] = replace(blob, metadata=older)
     assert run(world).changed == 0
     key = event_key(HOUR, "a")
-    world.archive.objects[key] = replace(
-        world.archive.objects[key], metadata=dict(world.archive.objects[key].metadata) | {RECORD_TIMESTAMP: "5"}
+    world.object_store.objects[key] = replace(
+        world.object_store.objects[key], metadata=dict(world.object_store.objects[key].metadata) | {RECORD_TIMESTAMP: "5"}
     )
     assert [each.key for each in run(world).changes] == [key]
     assert run(world).changed == 0

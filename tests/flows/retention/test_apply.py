@@ -114,11 +114,11 @@ def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keys(world: World, prefix: str = "") -> list[str]:
-    return list(world.archive.list_keys(prefix))
+    return list(world.object_store.list_keys(prefix))
 
 
 def contents(world: World) -> tuple[Any, ...]:
-    return dict(world.archive.objects), dict(world.recent.items), world.ledger.snapshot(), world.ledger.counters()
+    return dict(world.object_store.objects), dict(world.recent_events.items), world.ledger.snapshot(), world.ledger.counters()
 
 
 def came_late(world: World, *ids: str, timestamp: str = "2024-01-15T10:45:00Z", **fields: Any) -> None:
@@ -129,14 +129,14 @@ def came_late(world: World, *ids: str, timestamp: str = "2024-01-15T10:45:00Z", 
 def produce_now(world: World, value: bytes, partition: int = 0) -> Source:
     """A record whose own time is now: Kafka's heads before it have passed every hour before."""
     at = world.source(
-        world.log.append("ProductDeleted", partition, value, timestamp_ms=int(world.clock.now().timestamp() * 1000)), partition
+        world.event_log.append("ProductDeleted", partition, value, timestamp_ms=int(world.clock.now().timestamp() * 1000)), partition
     )
     world.values[at] = value
     return at
 
 
 def seen(world: World) -> Stores:
-    return Stores(world.recent, world.archive, world.ledger, world.values)
+    return Stores(world.recent_events, world.object_store, world.ledger, world.values)
 
 
 def balanced(world: World) -> None:
@@ -185,7 +185,7 @@ def test_what_is_old_goes_and_the_ledger_and_the_counters_stay(compacted: bool) 
 def test_bytes_are_those_of_the_objects_that_went() -> None:
     world = a_world()
     grow_old(world)
-    sizes = sum(len(blob.body) for key, blob in world.archive.objects.items() if key.startswith("events/"))
+    sizes = sum(len(blob.body) for key, blob in world.object_store.objects.items() if key.startswith("events/"))
     assert run(world, OBJECTS).bytes == sizes
 
 
@@ -244,7 +244,7 @@ def test_a_moment_too_young_stays_whole(ages: RetentionPolicy) -> None:
     if ages is not LETTERS:
         assert [each.hour for each in run(world, ages).deleted] == [NEXT]
         assert world.ledger.latest_revision(HOUR) is None
-        assert {key: blob for key, blob in world.archive.objects.items() if HOUR[-2:] in key.split("/")[4]} == {
+        assert {key: blob for key, blob in world.object_store.objects.items() if HOUR[-2:] in key.split("/")[4]} == {
             key: blob for key, blob in before[0].items() if HOUR[-2:] in key.split("/")[4]
         }
         world.clock.advance(timedelta(milliseconds=1))
@@ -302,7 +302,7 @@ def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
     grow_old(world)
     run(world)
     came_late(world, "late")
-    source = world.recent.items["late"].source
+    source = world.recent_events.items["late"].source
     late = {event_key(HOUR, "late"), reused_id_event_key(HOUR, "late", source)}
     assert late <= set(keys(world))
     grow_old(world, MIN_RETENTION - timedelta(hours=1))
@@ -312,7 +312,7 @@ def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
     assert (compacted.revision.rows, compacted.revision.expired.expired_rows, len(compacted.revision.expired.expired_batches)) == (1, 3, 3)
     assert late <= set(keys(world))
     balanced(world)
-    said = json.loads(world.archive.objects[manifest_key(HOUR)].body)
+    said = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
     assert (said["rows"], said["expired"]["rows"], len(said["batches"])) == (1, 3, 4)
     grow_old(world)
     assert {(each.tree, each.hour) for each in run(world).deleted} == {("events", HOUR), ("parquet", HOUR)}
@@ -334,9 +334,9 @@ def test_a_late_event_that_lies_under_both_names_is_rebuilt_as_one_row() -> None
     run(world, OBJECTS)
     came_late(world, "late", "other")
     late = world.ledger.batches_of_hour(HOUR)[-1]
-    assert len([key for key in keys(world, event_json_dir(HOUR)) if world.archive.objects[key].metadata["batch"] == late]) == 4
+    assert len([key for key in keys(world, event_json_dir(HOUR)) if world.object_store.objects[key].metadata["batch"] == late]) == 4
     expected = rows_by_ledger(seen(world), HOUR)
-    world.archive.delete([part_key(HOUR, late)])
+    world.object_store.delete([part_key(HOUR, late)])
     done = compact_hour(HOUR, world.ports, BENCH)
     assert done.revision
     assert (done.revision.rows, done.revision.rebuilt) == (5, 2)
@@ -351,7 +351,7 @@ def test_one_late_event_under_two_names_does_not_stand_for_another_that_is_gone(
     came_late(world, "late", "other")
     late = world.ledger.batches_of_hour(HOUR)[-1]
     lost = [key for key in keys(world, event_json_dir(HOUR)) if key.rpartition("/")[2].startswith("other")]
-    world.archive.delete([part_key(HOUR, late), *lost])
+    world.object_store.delete([part_key(HOUR, late), *lost])
     with pytest.raises(InconsistentState, match=f"{late} \\(1 of 2\\)"):
         compact_hour(HOUR, world.ports, BENCH)
 
@@ -377,7 +377,7 @@ def test_a_late_event_between_any_two_calls_is_stored_and_stays(ages: RetentionP
     calls = _calls(ages)
     assert calls > 10
     for number in range(calls):
-        world = World(recent=MemoryRecentEvents(lambda event: event.id == "large"))
+        world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
         world = _old_world(world)
         came, left = False, number
 
@@ -428,16 +428,18 @@ def _calls(ages: RetentionPolicy) -> int:
 def _late_is_whole(world: World, when: str) -> None:
     """Item, object and row of both late events."""
     for event_id in ("a", "large"):
-        source = world.recent.items[event_id].source
+        source = world.recent_events.items[event_id].source
         assert b"late" in (world.values[source] or b""), when
-        beside, plain = (world.archive.get_object(key) for key in (reused_id_event_key(HOUR, event_id, source), event_key(HOUR, event_id)))
+        beside, plain = (
+            world.object_store.get_object(key) for key in (reused_id_event_key(HOUR, event_id, source), event_key(HOUR, event_id))
+        )
         mine = [blob for blob in (beside, plain) if blob and blob.metadata["source"] == str(source)]
         assert mine, f"{when}: the object of {event_id} is gone"
         assert {blob.body for blob in mine} == {world.values[source]}, when
         told = trace_record(str(source), world.ports)
         assert (told.outcome, told.part is not None, told.event_json is not None) == (RecordOutcome.STORED, True, True), when
-    large = world.archive.get(event_key(HOUR, "large"))
-    assert large == world.values[world.recent.items["large"].source], f"{when}: the item points to it"
+    large = world.object_store.get(event_key(HOUR, "large"))
+    assert large == world.values[world.recent_events.items["large"].source], f"{when}: the item points to it"
 
 
 # Crashes, and two at once.
@@ -449,14 +451,14 @@ def _late_is_whole(world: World, when: str) -> None:
 def test_a_crash_at_any_call_is_gone_on_with_by_the_next_run(ages: RetentionPolicy, effect: bool) -> None:
     world = _old_world()
     run_swiftly(world, ages)
-    expected = {key: blob.body for key, blob in world.archive.objects.items() if not key.endswith("_SUCCESS.json")}
+    expected = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
     for number in range(_calls(ages)):
         world = _old_world()
         with pytest.raises(Crashed):
             run_swiftly(world, ages, through(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
         balanced(world)
         assert run_swiftly(world, ages).skipped_hours == [], number
-        found = {key: blob.body for key, blob in world.archive.objects.items() if not key.endswith("_SUCCESS.json")}
+        found = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
         assert found == expected, number
         balanced(world)
 
@@ -499,15 +501,15 @@ def test_a_store_that_fails_ends_the_run_and_what_went_is_told(ages: RetentionPo
 @pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
 def test_what_a_late_riser_writes_again_goes_with_the_next_run(ages: RetentionPolicy) -> None:
     world = a_world()
-    before = dict(world.archive.objects)
+    before = dict(world.object_store.objects)
     grow_old(world)
     run(world, ages)
-    after = dict(world.archive.objects)
+    after = dict(world.object_store.objects)
     came_back = {key: blob for key, blob in before.items() if key not in after and (ages.parquet or not key.startswith("parquet/"))}
     assert came_back
-    world.archive.put(list(came_back.values()))
+    world.object_store.put(list(came_back.values()))
     assert run(world, ages).objects == len(came_back)
-    assert set(world.archive.objects) == set(after)
+    assert set(world.object_store.objects) == set(after)
     balanced(world)
 
 
@@ -521,16 +523,16 @@ def test_a_retention_that_sleeps_over_its_delete_cannot_reach_an_id_that_came_ag
         if call.method == "delete" and event_key(HOUR, "a") in call.args[0] and not slept:
             slept = True
             run(world, OBJECTS)
-            assert world.archive.get(event_key(HOUR, "a")) is None
+            assert world.object_store.get(event_key(HOUR, "a")) is None
             source[0] = world.produce(event("a", payload="late"))
             world.settle()
-            assert world.archive.objects[event_key(HOUR, "a")].metadata["source"] == str(source[0])
+            assert world.object_store.objects[event_key(HOUR, "a")].metadata["source"] == str(source[0])
         return perform()
 
     run(world, OBJECTS, through(world.ports, sleep))
     assert slept
-    assert world.archive.get(event_key(HOUR, "a")) is None
-    assert world.archive.get(reused_id_event_key(HOUR, "a", source[0])) == world.values[source[0]]
+    assert world.object_store.get(event_key(HOUR, "a")) is None
+    assert world.object_store.get(reused_id_event_key(HOUR, "a", source[0])) == world.values[source[0]]
     assert trace_record(str(source[0]), world.ports).event_json == reused_id_event_key(HOUR, "a", source[0])
     balanced(world)
 
@@ -544,26 +546,26 @@ def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_who
         if call.method == "head" and not late:
             world.clock.advance(timedelta(hours=2))
             source = produce_now(world, event("a", payload="late"))
-            late.append(Actor(lambda door: execute_plan(world.scheduler_status().plans[0], through(world.ports, door), conduct("late"))))
+            late.append(Actor(lambda door: execute_plan(world.plan().plans[0], through(world.ports, door), conduct("late"))))
             _let(late[0], "put_many_if_absent")
-            assert world.recent.items["a"].source == source
+            assert world.recent_events.items["a"].source == source
         return perform()
 
     done = run(world, OBJECTS, through(world.ports, meanwhile))
-    (actor,), source = late, world.recent.items["a"].source
-    assert (done.skipped_hours, world.archive.get(event_key(HOUR, "a"))) == ([], None)
+    (actor,), source = late, world.recent_events.items["a"].source
+    assert (done.skipped_hours, world.object_store.get(event_key(HOUR, "a"))) == ([], None)
     actor.step()
-    assert world.archive.objects[event_key(HOUR, "a")].metadata["source"] == str(source)
+    assert world.object_store.objects[event_key(HOUR, "a")].metadata["source"] == str(source)
     actor.finish()
-    world.archive.delete([event_key(HOUR, "a")])
+    world.object_store.delete([event_key(HOUR, "a")])
     assert trace_record(str(source), world.ports).event_json == reused_id_event_key(HOUR, "a", source)
-    assert world.archive.get(reused_id_event_key(HOUR, "a", source)) == world.values[source]
+    assert world.object_store.get(reused_id_event_key(HOUR, "a", source)) == world.values[source]
     balanced(world)
 
 
 def test_the_object_that_an_item_points_to_stays_where_its_id_came_again_in_a_frozen_hour() -> None:
     """The hour is frozen, and its objects are still there: the late event finds the older one under its name."""
-    world = World(recent=MemoryRecentEvents(lambda event: event.id == "large"))
+    world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("b"))
     world.settle()
@@ -578,10 +580,10 @@ def test_the_object_that_an_item_points_to_stays_where_its_id_came_again_in_a_fr
         run(world, OBJECTS, through(world.ports, dies_between))
     source = world.produce(event("large", payload="late"))
     world.settle()
-    assert world.archive.get(reused_id_event_key(HOUR, "large", source)) == world.values[source]
+    assert world.object_store.get(reused_id_event_key(HOUR, "large", source)) == world.values[source]
     done = run(world, OBJECTS)
     assert (done.objects, done.skipped_hours) == (1, [])
-    assert world.archive.get(event_key(HOUR, "large")) == world.values[source]
+    assert world.object_store.get(event_key(HOUR, "large")) == world.values[source]
     balanced(world)
 
 
@@ -598,7 +600,7 @@ def _let(actor: Actor, method: str) -> None:
 def test_foreign_objects_are_named_and_left_alone() -> None:
     world = a_world()
     closed = world.ledger.batches_of_hour(HOUR)[0]
-    ours = world.archive.objects[event_key(HOUR, "a")]
+    ours = world.object_store.objects[event_key(HOUR, "a")]
     foreign = [
         StoredObject("events/README.txt", b"hello", "text/plain", {}),
         StoredObject(f"{event_json_dir(HOUR)}notes.json", b"{}", "application/json", {}),
@@ -611,12 +613,12 @@ def test_foreign_objects_are_named_and_left_alone() -> None:
         StoredObject("dead-letters/2024/01/15/12/copy.ndjson", b"copied", "application/x-ndjson", {}),
         StoredObject("duplicates/2024/01/15/12/20240115T120001000Z-0123456789ab.ndjson", b"unknown", "application/x-ndjson", {}),
     ]
-    world.archive.put(foreign)
+    world.object_store.put(foreign)
     grow_old(world)
     done = run(world)
     assert sorted(done.foreign_keys) == sorted(blob.key for blob in foreign)
     assert done.foreign_count == len(foreign)
-    assert [world.archive.objects.get(blob.key) for blob in foreign] == foreign
+    assert [world.object_store.objects.get(blob.key) for blob in foreign] == foreign
 
 
 def test_nothing_goes_that_is_younger_than_a_pending_batch() -> None:
@@ -624,15 +626,15 @@ def test_nothing_goes_that_is_younger_than_a_pending_batch() -> None:
     world.create()
     world.produce(event("a"))
     world.clock.advance(timedelta(seconds=1))
-    plan = world.scheduler_status().plans[0]
+    plan = world.plan().plans[0]
     with pytest.raises(Crashed):
         execute_plan(plan, through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())), conduct())
     (stuck,) = world.ledger.snapshot().pending
-    world.log.add_partition("ProductDeleted")
-    before = dict(world.archive.objects)
+    world.event_log.add_partition("ProductDeleted")
+    before = dict(world.object_store.objects)
     grow_old(world, timedelta(days=400))
     assert run(world).deleted == []
-    assert world.archive.objects == before
+    assert world.object_store.objects == before
     world.settle()
     assert stuck in world.ledger.batches_of_hour(HOUR)
     assert run(world).objects == 2
@@ -648,13 +650,13 @@ def test_a_younger_batch_waits_for_a_pending_one_and_an_older_one_goes() -> None
     world.clock.advance(timedelta(seconds=1))
     with pytest.raises(Crashed):
         execute_plan(
-            world.scheduler_status().plans[0],
+            world.plan().plans[0],
             through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())),
             conduct(),
         )
     world.produce(event("younger", "2024-01-15T08:00:00Z"))
     world.clock.advance(timedelta(seconds=1))
-    plan = world.scheduler_status().plans[0]
+    plan = world.plan().plans[0]
     assert plan
     execute_plan(
         replace(plan, pending_batch_ids=(), ranges=tuple(each for each in plan.ranges if each.topic_partition.partition == 0)),
@@ -665,7 +667,7 @@ def test_a_younger_batch_waits_for_a_pending_one_and_an_older_one_goes() -> None
     grow_old(world)
     done = run(world, PARQUET)
     assert [each.hour for each in done.deleted] == ["2024-01-15T09"]
-    assert world.archive.get(part_key("2024-01-15T08", world.ledger.batches_of_hour("2024-01-15T08")[0])) is not None
+    assert world.object_store.get(part_key("2024-01-15T08", world.ledger.batches_of_hour("2024-01-15T08")[0])) is not None
 
 
 def test_an_hour_that_a_partition_has_not_passed_waits_and_is_named() -> None:
@@ -683,7 +685,7 @@ def test_without_kafka_nothing_that_needs_it_goes() -> None:
     world = a_world()
     grow_old(world)
     world.produce(event("unread"))
-    world.log.make_unavailable("ProductDeleted", 0)
+    world.event_log.make_unavailable("ProductDeleted", 0)
     done = run(world)
     assert {each.tree for each in done.deleted} == {"dead-letters", "duplicates"}
     assert any("Kafka does not answer" in line for line in done.skipped_hours)
@@ -692,7 +694,7 @@ def test_without_kafka_nothing_that_needs_it_goes() -> None:
 def test_a_topic_that_is_gone_keeps_nothing() -> None:
     world = a_world()
     grow_old(world)
-    world.log.delete_topic("ProductDeleted")
+    world.event_log.delete_topic("ProductDeleted")
     done = run(world)
     assert done.skipped_hours == []
     assert {each.tree for each in done.deleted} == {"events", "parquet", "dead-letters", "duplicates"}
@@ -703,7 +705,7 @@ def test_objects_stay_where_parquet_is_damaged_and_they_make_it_whole_first() ->
     grow_old(world)
     for key in keys(world, parquet_dir(HOUR)):
         if key.endswith(".parquet"):
-            world.archive.objects[key] = replace(world.archive.objects[key], body=b"damaged")
+            world.object_store.objects[key] = replace(world.object_store.objects[key], body=b"damaged")
     run(world, OBJECTS)
     revision = world.ledger.latest_revision(HOUR)
     assert revision
@@ -734,12 +736,12 @@ def test_an_hour_that_is_too_large_for_this_machine_keeps_no_other_one(ages: Ret
 def test_an_hour_that_cannot_be_made_whole_keeps_all_that_is_left() -> None:
     world = a_world()
     grow_old(world)
-    world.archive.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]), event_key(HOUR, "a")])
-    before = {key: blob for key, blob in world.archive.objects.items() if "/10/" in key or "hour=10" in key}
+    world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]), event_key(HOUR, "a")])
+    before = {key: blob for key, blob in world.object_store.objects.items() if "/10/" in key or "hour=10" in key}
     done = run(world, RetentionPolicy(MIN_RETENTION, MIN_RETENTION))
     assert {each.hour for each in done.deleted} == {NEXT}
     assert [("does not hold their events" in line) for line in done.skipped_hours] == [True, True]
-    assert before.items() <= world.archive.objects.items()
+    assert before.items() <= world.object_store.objects.items()
     assert world.ledger.latest_revision(HOUR) is None
 
 
@@ -793,14 +795,14 @@ def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
 
 
 def test_an_object_that_an_item_points_to_is_there_as_long_as_the_item() -> None:
-    world = World(recent=MemoryRecentEvents(lambda event: event.id == "large"))
+    world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("a"))
     world.settle(conduct(write_event_json=False))
     assert keys(world, event_json_dir(HOUR)) == [event_key(HOUR, "large")]
-    world.clock.time = datetime.fromtimestamp(world.recent.items["large"].ttl, tz=world.clock.time.tzinfo)
+    world.clock.time = datetime.fromtimestamp(world.recent_events.items["large"].ttl, tz=world.clock.time.tzinfo)
     assert run(world).deleted == []
-    assert world.archive.get(event_key(HOUR, "large")) is not None
+    assert world.object_store.get(event_key(HOUR, "large")) is not None
     world.clock.advance(timedelta(days=1, seconds=1))
     assert ("events", HOUR) in {(each.tree, each.hour) for each in run(world).deleted}
 
@@ -830,13 +832,13 @@ def test_statistics_of_a_frozen_hour_are_refused_and_the_stored_ones_stay() -> N
     grow_old(world)
     run(world)
     came_late(world, "late")
-    before = {key: blob for key, blob in world.archive.objects.items() if key.startswith("aggregates/")}
+    before = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("aggregates/")}
     with pytest.raises(DataExpired, match=f"hour {HOUR} is frozen: retention took the Parquet of 3 events in 3 batches on 2024-02-15"):
         compute_hourly_stats(HOUR, world.ports, BENCH)
     compact_hour(HOUR, world.ports, BENCH)
     with pytest.raises(DataExpired, match="what was stored stays"):
         compute_hourly_stats(HOUR, world.ports, BENCH)
-    assert before.items() <= world.archive.objects.items()
+    assert before.items() <= world.object_store.objects.items()
     day = compute_daily_stats("2024-01-15", world.ports, BENCH)
     assert (day.stats.events, day.stale_hours, day.expired_hours) == (4, (), (HOUR,))
 
@@ -848,10 +850,10 @@ def test_restore_says_that_an_hour_was_taken_and_restores_what_came_later() -> N
     with pytest.raises(DataExpired, match="Nothing of it is left to be restored; nothing was changed"):
         restore_hour(HOUR, world.ports, BENCH)
     came_late(world, "late")
-    del world.recent.items["late"]
+    del world.recent_events.items["late"]
     done = restore_hour(HOUR, world.ports, BENCH)
     assert (done.restored, done.expired_rows, done.events) == (1, 3, 4)
-    assert "late" in world.recent.items
+    assert "late" in world.recent_events.items
 
 
 @pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS])
@@ -866,8 +868,8 @@ def test_a_replay_of_what_retention_took_is_refused_before_anything_is_changed(a
     with pytest.raises(DataExpired, match=r"retention took what \d batches of this range had stored.*Nothing was changed"):
         repair_range(HourRange(HOUR, "2024-01-15T14"), means)
     assert contents(world) == before
-    world.archive.delete(
-        [event_key("2024-01-15T13", "late"), reused_id_event_key("2024-01-15T13", "late", world.recent.items["late"].source)]
+    world.object_store.delete(
+        [event_key("2024-01-15T13", "late"), reused_id_event_key("2024-01-15T13", "late", world.recent_events.items["late"].source)]
     )
     (late,) = world.ledger.batches_of_hour("2024-01-15T13")
     record = world.ledger.batch_record(late)
@@ -886,11 +888,11 @@ def test_a_late_batch_of_a_frozen_hour_can_be_replayed() -> None:
     (late,) = set(world.ledger.batches_of_hour(HOUR)) - set(world.ledger.latest_revision(HOUR).expired.expired_batches)  # type: ignore[union-attr]
     record = world.ledger.batch_record(late)
     assert record
-    world.archive.delete(keys(world, event_json_dir(HOUR)))
+    world.object_store.delete(keys(world, event_json_dir(HOUR)))
     done = repair_range(record.batch.ranges[0], ReplayMeans(world.ports, BENCH, RULES))
     assert (done.changed, done.lost, done.conflicts) == (1, [], [])
     assert trace_record("late", world.ports).event_json is not None
-    assert set(world.archive.objects) <= set(before[0])
+    assert set(world.object_store.objects) <= set(before[0])
 
 
 def test_recompute_names_frozen_hours_and_leaves_them_as_they_are() -> None:
@@ -923,7 +925,7 @@ def test_an_archive_that_is_damaged_after_its_objects_went_says_why_it_cannot_be
     grow_old(world)
     run(world, OBJECTS)
     (key,) = world.ledger.latest_revision(HOUR).keys  # type: ignore[union-attr]
-    world.archive.objects[key] = replace(world.archive.objects[key], body=b"damaged")
+    world.object_store.objects[key] = replace(world.object_store.objects[key], body=b"damaged")
     with pytest.raises(InconsistentState, match="retention took the JSON objects of batches up to 2024-01-15T12:00Z"):
         compact_hour(HOUR, world.ports, BENCH)
 
@@ -933,13 +935,13 @@ def test_the_audit_still_finds_what_is_missing_of_a_frozen_hour() -> None:
     grow_old(world)
     run(world)
     found = audit_hour(HOUR, world.ports)
-    assert (found.expired_reason, found.recorded, found.counted, found.parquet, found.agrees) == (3, 3, 3, 0, True)
-    assert found.is_expired.startswith("retention took the Parquet of 3 events")
+    assert (found.expired_rows, found.recorded, found.counted, found.parquet, found.agrees) == (3, 3, 3, 0, True)
+    assert found.expiry.startswith("retention took the Parquet of 3 events")
     came_late(world, "late", "other")
-    world.archive.delete([key for key in keys(world, event_json_dir(HOUR)) if key.rpartition("/")[2].startswith("late")])
+    world.object_store.delete([key for key in keys(world, event_json_dir(HOUR)) if key.rpartition("/")[2].startswith("late")])
     (late,) = set(world.ledger.batches_of_hour(HOUR)) - set(world.ledger.latest_revision(HOUR).expired.expired_batches)  # type: ignore[union-attr]
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example late",)
-    world.archive.delete([part_key(HOUR, late)])
+    world.object_store.delete([part_key(HOUR, late)])
     assert f"batch {late}: 0 rows in {part_key(HOUR, late)}, 2 in its record" in audit_hour(HOUR, world.ports).findings
 
 
@@ -1005,7 +1007,7 @@ def test_dead_letters_that_are_gone_are_refused_by_name_and_nothing_is_taken() -
 def test_a_dead_letter_that_is_missing_otherwise_is_still_a_contradiction() -> None:
     world = a_world()
     (record,) = [record for record in world.ledger.batch_records_from("") if record.dead_letters_key]
-    world.archive.delete([record.dead_letters_key or ""])
+    world.object_store.delete([record.dead_letters_key or ""])
     with pytest.raises(InconsistentState):
         redrive_dead_letters(DeadLetterFilter(batch_id=record.batch.id), world.ports, conduct("redrive"))
     assert any("0 dead letters" in each for each in audit_hour(HOUR, world.ports).findings)
@@ -1034,10 +1036,10 @@ def test_files_that_a_redrive_under_way_needs_stay_until_it_is_closed() -> None:
     (pending,) = world.ledger.snapshot().pending.values()
     assert pending.staged is None
     run(world, LETTERS)
-    assert all(world.archive.get(key) is not None for key in pending.redrive_keys)
+    assert all(world.object_store.get(key) is not None for key in pending.redrive_keys)
     done = redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("again"))
     assert done.already_redriven == 1
-    assert [item for item in world.recent.items if item == "big"] == ["big"]
+    assert [item for item in world.recent_events.items if item == "big"] == ["big"]
     grow_old(world, timedelta(seconds=1))
     run(world, LETTERS)
     assert keys(world, "dead-letters/") == []
@@ -1073,7 +1075,7 @@ def test_a_redrive_that_was_taken_after_its_letters_went_closes_with_none_of_the
 def test_a_marker_that_somebody_damaged_keeps_its_hour() -> None:
     world = a_world(compacted=True)
     grow_old(world)
-    world.archive.objects[manifest_key(HOUR)] = replace(world.archive.objects[manifest_key(HOUR)], body=b"{}")
+    world.object_store.objects[manifest_key(HOUR)] = replace(world.object_store.objects[manifest_key(HOUR)], body=b"{}")
     done = run(world, PARQUET)
     assert {each.hour for each in done.deleted} == {NEXT}
     assert "is no marker of ours" in done.skipped_hours[0]
@@ -1083,7 +1085,7 @@ def test_an_hour_that_moves_all_the_time_waits() -> None:
     world = _old_world()
 
     def revise_first(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "put_revision" and call.args[0].taken:
+        if call.method == "put_revision" and call.args[0].expired:
             found = world.ledger.latest_revision(call.args[0].hour)
             assert found
             world.ledger.put_revision(replace(found, number=found.number + 1))
@@ -1097,9 +1099,9 @@ def test_an_hour_that_moves_all_the_time_waits() -> None:
 
 def test_an_age_that_was_raised_counts_for_what_comes_back() -> None:
     world = a_world()
-    before = dict(world.archive.objects)
+    before = dict(world.object_store.objects)
     grow_old(world)
     run(world, OBJECTS)
-    world.archive.put([before[event_key(HOUR, "a")]])
+    world.object_store.put([before[event_key(HOUR, "a")]])
     assert run(world, RetentionPolicy(event_json=MIN_RETENTION + timedelta(hours=2))).deleted == []
     assert run(world, OBJECTS).objects == 1

@@ -31,13 +31,13 @@ def a_world(**settings: Any) -> World:
     world = World(**settings)
     world.create()
     world.produce(event("a"), event("a"), BROKEN, None)
-    world.log.append_marker(TOPIC, 0)
+    world.event_log.append_marker(TOPIC, 0)
     world.settle()
     return world
 
 
 @pytest.mark.parametrize(
-    ("offset", "fate", "detail"),
+    ("offset", "outcome", "detail"),
     [
         (0, RecordOutcome.STORED, "stored in hour 2024-01-15T10"),
         (1, RecordOutcome.DUPLICATE, "its id is held by ProductDeleted/0/0"),
@@ -47,11 +47,11 @@ def a_world(**settings: Any) -> World:
         (5, RecordOutcome.NOT_READ, "Kafka's log of ProductDeleted/0 ends at 5 and has no such record yet; the next offset to read is 5"),
     ],
 )
-def test_every_source_has_a_fate(offset: int, fate: RecordOutcome, detail: str) -> None:
+def test_every_source_has_a_fate(offset: int, outcome: RecordOutcome, detail: str) -> None:
     world = a_world()
     told = trace_record(f"ProductDeleted/0/{offset}", world.ports)
-    assert (told.outcome, told.detail[: len(detail)]) == (fate, detail)
-    assert (told.batch_id is None) == (fate is RecordOutcome.NOT_READ)
+    assert (told.outcome, told.detail[: len(detail)]) == (outcome, detail)
+    assert (told.batch_id is None) == (outcome is RecordOutcome.NOT_READ)
 
 
 def test_a_stored_event_leads_to_its_part_object_and_item() -> None:
@@ -74,7 +74,7 @@ def test_an_item_past_its_ttl_is_expired() -> None:
     world = a_world()
     world.clock.advance(timedelta(days=30))
     assert trace_record("a", world.ports).item == "expired"
-    world.recent.items.clear()
+    world.recent_events.items.clear()
     assert trace_record("ProductDeleted/0/0", world.ports).item is None
 
 
@@ -125,7 +125,7 @@ def test_a_record_in_the_air_is_pending_and_the_run_is_named(method: str) -> Non
     world = a_world()
     world.produce(event("b"))
     with pytest.raises(Crashed):
-        world.run_all(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
+        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
     told = trace_record("ProductDeleted/0/5", world.ports)
     assert (told.outcome, told.detail) == (RecordOutcome.PENDING, "taken by run run 7 at 2024-01-15T12:00:02Z")
     assert trace_record("ProductDeleted/0/6", world.ports).outcome is RecordOutcome.NOT_READ
@@ -167,18 +167,18 @@ def test_a_record_whose_files_were_altered_is_unaccounted() -> None:
     world = a_world()
     told = trace_record("ProductDeleted/0/2", world.ports)
     assert told.batch_id is not None
-    for key in [key for key in world.archive.objects if key.startswith("dead-letters/")]:
-        del world.archive.objects[key]
+    for key in [key for key in world.object_store.objects if key.startswith("dead-letters/")]:
+        del world.object_store.objects[key]
     told = trace_record("ProductDeleted/0/2", world.ports)
     assert told.outcome is RecordOutcome.UNACCOUNTED
     assert "none of its files names it" in told.detail
 
 
 def alter_letters(world: World, old: bytes, new: bytes) -> None:
-    (key,) = (key for key in world.archive.objects if key.startswith("dead-letters/"))
-    blob = world.archive.objects[key]
+    (key,) = (key for key in world.object_store.objects if key.startswith("dead-letters/"))
+    blob = world.object_store.objects[key]
     assert old in blob.body
-    world.archive.put([replace(blob, body=blob.body.replace(old, new))])
+    world.object_store.put([replace(blob, body=blob.body.replace(old, new))])
 
 
 @pytest.mark.parametrize(
@@ -248,6 +248,6 @@ def test_a_batch_whose_close_is_seen_by_half_is_not_called_unread() -> None:
     world = a_world(ledger=ledger)
     world.produce(event("b"))
     with pytest.raises(Crashed):
-        world.run_all(by=conduct("run 7"), ports=through(world.ports, failing_at("claim")))
+        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at("claim")))
     ledger.work = world.settle
     assert trace_record("ProductDeleted/0/5", world.ports).outcome is RecordOutcome.STORED
