@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analytics_defs.config import LOCAL_REGION, Settings, load_settings
-from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.tail_lane import TailOptions
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.ports import Ports
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from pydantic import AnyHttpUrl, SecretStr
 
     from analytics_defs.adapters.dynamodb.client import DynamoConfig
+    from analytics_defs.adapters.dynamodb.provisioning import DynamoProvisioner
     from analytics_defs.adapters.kafka.client import KafkaConfig
+    from analytics_defs.adapters.kafka.provisioning import KafkaProvisioner
     from analytics_defs.adapters.object_store.client import ObjectStoreConfig
-    from analytics_defs.adapters.object_store.provisioning import BucketProvisioner, DynamoProvisioner, KafkaProvisioner
+    from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
     from analytics_defs.flows.health_checks import HealthClients, SchedulerProbe
     from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
     from analytics_defs.web.app import WebContext
@@ -80,9 +82,11 @@ def provisioners(
 ) -> Iterator[tuple[KafkaProvisioner, DynamoProvisioner, BucketProvisioner]]:
     """What `setup` prepares and `check` proves, with connections for the length of the block."""
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+    from analytics_defs.adapters.dynamodb.provisioning import DynamoProvisioner
     from analytics_defs.adapters.dynamodb.requests import DynamoClient
     from analytics_defs.adapters.dynamodb.tables import expected_tables
-    from analytics_defs.adapters.object_store.provisioning import BucketProvisioner, DynamoProvisioner, KafkaProvisioner, TopicRequirements
+    from analytics_defs.adapters.kafka.provisioning import KafkaProvisioner, TopicRequirements
+    from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 
     new = new or NewTopicOptions()
     wanted = TopicRequirements(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)

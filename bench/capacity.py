@@ -170,7 +170,7 @@ def ledger_units(events: int, ranges: int, hours: int) -> tuple[int, int]:
         types=types,
         hours={(_TIME - timedelta(hours=number)).strftime("%Y-%m-%dT%H"): types for number in range(hours)},
         reasons={"schema": 1},
-        steps_ms=dict.fromkeys(("read", "take", "stage", "claim", "event objects", "encode", "files"), 1_000),
+        steps_ms=dict.fromkeys(("read", "begin", "stage", "claim", "event json", "encode", "files"), 1_000),
     )
     actions = [*writes.begin_batch_actions(batch, _TABLES), writes.mark_staged_action(batch.id, "0" * 64, _TABLES.ledger)]
     weighed = [_weighed(each) for each in (*actions, *writes.close_batch_actions(record, _TABLES))]

@@ -25,7 +25,7 @@ from bench.world import World
 
 WARM_UP = 1_000
 """Events moved before the clock counts: libraries are imported and connections made by then."""
-CLAIMING, OBJECTS, HANDING_OUT = "claim", "event objects", "hand out"
+CLAIMING, OBJECTS, HANDING_OUT = "claim", "event json", "hand out"
 KAFKA, DYNAMODB, OBJECT_STORE = "Kafka", "DynamoDB", "the object store"
 
 SPANS = (
@@ -33,7 +33,7 @@ SPANS = (
     Span("analytics_defs.flows.ingest.execute_plan:open_new_topics", "look"),
     Span("analytics_defs.flows.ingest.execute_plan:read_batch", "read"),
     Span("analytics_defs.adapters.kafka.reader:KafkaReader._wait", part="taking messages from librdkafka"),
-    Span("analytics_defs.flows.ingest.execute_plan:classify", part="decode and validate"),
+    Span("analytics_defs.flows.ingest.read_batch:classify", part="decode and validate"),
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.topics", part="asking Kafka"),
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.explain_gaps", part="asking Kafka"),
     Span("analytics_defs.core.storage.staging_file:encode", part="encode, hash"),
@@ -55,10 +55,10 @@ SPANS = (
     Span("analytics_defs.flows.ingest.execute_plan:build_batch_record", "close"),
     Span("analytics_defs.adapters.dynamodb.ledger:DynamoLedger.close_batch", "close"),
     Span("analytics_defs.adapters.object_store.store:S3ObjectStore.delete", "close"),
-    Span("analytics_defs.flows.ingest.execute_plan:commit_offsets", "commit"),
+    Span("analytics_defs.flows.ingest.close_batch:commit_offsets", "commit"),
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.commit", part="asking Kafka"),
 )
-"""What is timed, beside the steps of the code's own stopwatch: read, take, stage, claim, event objects, encode (Parquet), files."""
+"""What is timed, beside the steps of the code's own stopwatch: read, begin, stage, claim, event json, encode (Parquet), files."""
 
 WAITS = {
     "taking messages from librdkafka": KAFKA,
@@ -73,11 +73,11 @@ IN_PARTS = ("read", "stage", CLAIMING, OBJECTS)
 STEPS = {
     "look": "look at the ledger",
     "read": "read",
-    "take": "take",
+    "begin": "begin",
     "stage": "stage",
     HANDING_OUT: "deduplicate, group, hand out to threads",
     CLAIMING: "claim",
-    OBJECTS: "event objects",
+    OBJECTS: "event json",
     "encode": "encode Parquet",
     "files": "put Parquet",
     "close": "close",

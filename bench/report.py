@@ -16,7 +16,7 @@ from bench.drain import Drained
 from bench.lanes import DELAY, Scaling
 from bench.latency import Latency
 
-STEPS = ("read", "take", "stage", "claim", "event objects", "encode", "files")
+STEPS = ("read", "begin", "stage", "claim", "event json", "encode", "files")
 """In the order of a batch's life; others come behind."""
 
 

@@ -29,6 +29,9 @@ class NullRecentEvents:
     def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:  # noqa: ARG002
         return {}
 
+    def needs_pointer(self, event: Event, batch_time: datetime) -> bool:  # noqa: ARG002
+        return False
+
 
 class SlowStores(Platform):
     """No event is written. Kafka, the ledger and the files in the bucket are the real ones."""

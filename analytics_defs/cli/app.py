@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from analytics_defs.cli import CLOSED_PIPE
 from analytics_defs.cli.commands import counters, dead_letters, hours, ingest, inspect, repair, retention, serve, setup, worker
+from analytics_defs.cli.exit_codes import CLOSED_PIPE
 
 
 class PipeSafeGroup(click.Group):

@@ -13,6 +13,8 @@ from analytics_defs.errors import InconsistentState
 
 REDRIVE_CHECKPOINT = TopicPartition("~redrive", 0, 0)
 """Redrives take turns on a head of their own, one batch an offset. `~` is not allowed in Kafka's topic names."""
+PLATFORM_ID_NAME = "~"
+"""Name of the platform id in `LedgerSnapshot.unreadable`. No topic, partition or batch has this name."""
 REDRIVE_LANE = -1
 """Redrives count in a lane of their own, so that they do not conflict with a lane that ingests."""
 
@@ -169,6 +171,11 @@ class LedgerSnapshot:
     the above: whoever takes what is missing there for something new asks here first."""
     platform_id: PlatformId | None = None
     """None before the first batch, and of versions that put none."""
+
+    @property
+    def unreadable_platform_id(self) -> str | None:
+        """Why the platform id cannot be read. None if it can, or if there is none."""
+        return self.unreadable.get(PLATFORM_ID_NAME)
 
     def unreadable_reason(self, topic_partition: TopicPartition) -> str | None:
         """Why nobody can go on there: the item of the topic, of the partition itself, or of the batch pending in it."""

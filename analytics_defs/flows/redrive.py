@@ -19,7 +19,8 @@ from analytics_defs.core.storage.dead_letter_files import DeadLetter, read_dead_
 from analytics_defs.core.storage.object_keys import batch_id, dead_letters_dir, dead_letters_key
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import DataExpired, Superseded
-from analytics_defs.flows.ingest.execute_plan import IngestOptions, finish_batch
+from analytics_defs.flows.ingest.execute_plan import finish_batch
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.reread_batch import writing_batch
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.ports import Ports

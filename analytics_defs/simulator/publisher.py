@@ -10,18 +10,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeAlias
 
 from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.simulator.shop import TrafficMix, messages
 
-if TYPE_CHECKING:
-    from analytics_defs.adapters.kafka.producer import OutgoingRecord
-
 PUBLISH_INTERVAL_SECONDS = 0.25
+SimulatedRecord: TypeAlias = tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
+"""Topic, key, value, headers."""
 
 
-def simulated_records(seed: int, shares: TrafficMix, topics: Sequence[str]) -> Iterator[OutgoingRecord]:
+def simulated_records(seed: int, shares: TrafficMix, topics: Sequence[str]) -> Iterator[SimulatedRecord]:
     """Records without end. The n-th event type goes to the n-th topic, around again where there are fewer topics."""
     by_type = {name: topics[number % len(topics)] for number, name in enumerate(EVENT_TYPES)}
     for message in messages(seed, lambda: datetime.now(UTC), shares):
@@ -31,13 +30,13 @@ def simulated_records(seed: int, shares: TrafficMix, topics: Sequence[str]) -> I
 class RecordPublisher(Protocol):
     """A producer that confirms what it published."""
 
-    def publish(self, records: Iterable[OutgoingRecord], on_progress: Callable[[int], None]) -> int: ...
+    def publish(self, records: Iterable[SimulatedRecord], on_progress: Callable[[int], None]) -> int: ...
 
 
 class LoadGenerator:
     """Publishes records until a count is reached or somebody asks to stop. What is under way then is still confirmed."""
 
-    def __init__(self, producer: RecordPublisher, records: Iterator[OutgoingRecord]) -> None:
+    def __init__(self, producer: RecordPublisher, records: Iterator[SimulatedRecord]) -> None:
         self._producer = producer
         self._records = records
         self._stopped = threading.Event()

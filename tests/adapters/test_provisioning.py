@@ -10,17 +10,13 @@ from datetime import timedelta
 
 import pytest
 
+from analytics_defs.adapters.dynamodb.provisioning import DynamoProvisioner
 from analytics_defs.adapters.kafka.client import KafkaConfig
+from analytics_defs.adapters.kafka.provisioning import PROBE_PARTITION, KafkaProvisioner, TopicRequirements
 from analytics_defs.adapters.kafka.topic_config import TopicSpec
 from analytics_defs.adapters.memory import MemoryEventLog
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.adapters.object_store.provisioning import (
-    PROBE_PARTITION,
-    BucketProvisioner,
-    DynamoProvisioner,
-    KafkaProvisioner,
-    TopicRequirements,
-)
+from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import AccessDenied, InconsistentState, ResourceMissing, Unavailable
 from analytics_defs.flows.setup.preflight import Checkable, CheckResult, run_preflight

@@ -18,7 +18,8 @@ from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.core.ingest.batch_builder import BatchLimits
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.flows.hours.compaction import compact_hour
-from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 from analytics_defs.simulator.shop import CLEAN_MIX, messages

@@ -18,8 +18,9 @@ from analytics_defs.adapters.runtime.system import ThreadTaskPool
 from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.core.ingest.planning import PlanningPolicy
-from analytics_defs.flows.ingest.close_batch import commit_offsets
-from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest import close_batch
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 from analytics_defs.simulator.shop import CLEAN_MIX, messages
@@ -87,7 +88,7 @@ def test_a_span_ends_where_what_it_times_fails(monkeypatch: pytest.MonkeyPatch) 
     clock, spans = Clocks(monkeypatch), Spans()
     with spans.installed((Span("analytics_defs.flows.ingest.close_batch:commit_offsets", "commit"),)):
         with pytest.raises(AttributeError):
-            commit_offsets(None, None)  # type: ignore[arg-type]
+            close_batch.commit_offsets(None, None)  # type: ignore[arg-type]
         clock.work(7)
     assert in_ms(spans.spent(is_main=True)) == {Key("commit"): (0, 0)}
 
@@ -109,12 +110,12 @@ def test_every_function_that_is_timed_exists_and_is_itself_again_afterwards() ->
 def test_a_job_belongs_to_the_step_that_waits_for_it_and_collections_to_the_collector() -> None:
     spans, workers = Spans(), ThreadTaskPool(2)
     try:
-        with spans.installed(()), spans.span("event objects"):
+        with spans.installed(()), spans.span("event json"):
             workers.run_all([gc.collect, gc.collect])
     finally:
         workers.close()
-    assert set(spans.spent(is_main=True)) == {Key("event objects"), Key("event objects", OWN_THREADS)}
-    assert set(spans.spent(is_main=False)) == {Key("event objects"), Key(COLLECTOR)}
+    assert set(spans.spent(is_main=True)) == {Key("event json"), Key("event json", OWN_THREADS)}
+    assert set(spans.spent(is_main=False)) == {Key("event json"), Key(COLLECTOR)}
     assert spans.spent(is_main=False)[Key(COLLECTOR)].cpu_ns > 0
 
 
@@ -197,7 +198,7 @@ def test_a_part_that_has_a_line_of_its_own_says_its_step_and_waits_for_its_serve
 
 
 def test_the_table_has_every_line_once_and_the_small_ones_together() -> None:
-    named = {"read: decode and validate": Share(0.3, 0.2), "take": Share(0.0004, 0.0003), "commit": Share(0.0002, 0.0001)}
+    named = {"read: decode and validate": Share(0.3, 0.2), "begin": Share(0.0004, 0.0003), "commit": Share(0.0002, 0.0001)}
     runs = [ClientTime("by tar", 10, 1.0, 1.0, named, Share(0.0494, 0.0496), 0.01)]
     runs += [ClientTime("off", 10, 1.0, 1.0, {"close": Share(0.9, 0.99)}, Share(0.1, 0.01), 0.01)]
     assert markdown(runs) == [

@@ -16,7 +16,7 @@ from bench.lanes import Scaling
 from bench.latency import Latency
 from bench.report import Results, markdown
 
-STEPS = {"claim": 8.0, "read": 2.0, "event objects": 4.0, "something new": 1.0}
+STEPS = {"claim": 8.0, "read": 2.0, "event json": 4.0, "something new": 1.0}
 
 
 def drained(lanes: int, how: EventObjects, events: int = 100_000) -> Drained:
@@ -33,7 +33,7 @@ def everything() -> Results:
         Scaling(24_000, {1: 900.0, 2: 1_710.0}),
         [Latency("a process for each run", 3_000, 50.0, 0.8, 5.7, 6.1), Latency("a warm Celery worker", 3_000, 50.0, 0.7, 5.5, 6.0)],
         [
-            ClientTime(how, 50_000, 30.0, 9.0, {"claim: signing": Share(0.6, 0.1), "take": Share(0.001, 0.001)}, Share(0.02, 0.01), 0.03)
+            ClientTime(how, 50_000, 30.0, 9.0, {"claim: signing": Share(0.6, 0.1), "begin": Share(0.001, 0.001)}, Share(0.02, 0.01), 0.03)
             for how in ("JSON by tar", "JSON off")
         ],
         418.0,
@@ -52,7 +52,7 @@ def test_a_drain_stands_beside_the_ceiling_of_its_own_requests(results: Results)
 
 def test_steps_stand_in_the_order_of_a_batchs_life_and_none_is_left_out(results: Results) -> None:
     text = markdown(results)
-    assert "| drain: events | read | claim | event objects | something new |" in text
+    assert "| drain: events | read | claim | event json | something new |" in text
     assert "| 1 lane, JSON by tar: 100,000 | 2.0 | 8.0 | 4.0 | 1.0 |" in text
 
 
@@ -81,7 +81,7 @@ def test_pictures_have_every_series_that_was_measured(results: Results) -> None:
     throughput, steps = pictures.throughput(results), pictures.steps(results.drained)
     for figure in (throughput, steps):
         assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == drains
-    assert [text.get_text() for text in steps.legends[0].get_texts()] == ["read", "claim", "event objects", "something new"]
+    assert [text.get_text() for text in steps.legends[0].get_texts()] == ["read", "claim", "event json", "something new"]
     assert len(throughput.legends[0].get_texts()) == 4
     latency = pictures.latency(results.latencies)
     assert [text.get_text() for text in latency.legends[0].get_texts()] == ["p50", "p99", "worst"]

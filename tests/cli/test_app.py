@@ -21,7 +21,7 @@ from rich.progress import Task
 
 from analytics_defs import cli, wiring
 from analytics_defs.adapters.memory import InlineTaskPool, ManualClock, MemoryEventLog, MemoryLedger, MemoryObjectStore, MemoryRecentEvents
-from analytics_defs.cli import output
+from analytics_defs.cli import exit_codes, output
 from analytics_defs.cli.app import analytics
 from analytics_defs.config import setting_names
 from analytics_defs.core.ledger import Batch, BatchKind
@@ -102,7 +102,7 @@ def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_togethe
     world.produce("c")
     before, bucket = world.ports.ledger.snapshot(), MemoryObjectStore()
     world.ports = replace(world.ports, object_store=bucket)
-    assert ended(monkeypatch, *command) == cli.FINDING
+    assert ended(monkeypatch, *command) == exit_codes.FINDING
     assert world.ports.ledger.snapshot() == before
     assert bucket.objects == {}
 
@@ -118,7 +118,7 @@ def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
 def test_lag_over_the_limit_is_a_finding(world: World) -> None:
     world.produce("a", "b")
     assert world.run("lag", "--max", "2").exit_code == 0
-    assert world.run("lag", "--max", "1").exit_code == cli.FINDING
+    assert world.run("lag", "--max", "1").exit_code == exit_codes.FINDING
 
 
 def test_a_partition_that_waits_for_a_person_is_a_finding_and_says_how_to_go_on(world: World) -> None:
@@ -127,9 +127,9 @@ def test_a_partition_that_waits_for_a_person_is_a_finding_and_says_how_to_go_on(
     world.log.delete_topic(TOPIC)
     world.log.create_topic(TOPIC, 2)
     found = world.run("lag")
-    assert found.exit_code == cli.FINDING
+    assert found.exit_code == exit_codes.FINDING
     assert f"analytics accept-recreated-topic {TOPIC}" in found.stdout
-    assert world.run("ingest").exit_code == cli.FINDING
+    assert world.run("ingest").exit_code == exit_codes.FINDING
     accepted = world.run("accept-recreated-topic", TOPIC)
     assert (accepted.exit_code, "generation 1" in accepted.stdout) == (0, True)
     assert world.run("lag").exit_code == 0
@@ -150,7 +150,7 @@ def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> 
 def test_a_port_that_is_taken_is_refused_and_is_no_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("HEALTH_PORT", str(taken.getsockname()[1]))
-        assert ended(monkeypatch, "serve") == cli.REFUSED
+        assert ended(monkeypatch, "serve") == exit_codes.REFUSED
     assert "cannot listen on port" in capsys.readouterr().err
 
 
@@ -178,8 +178,8 @@ def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> N
     world.object_store.put([replace(blob, body=b"{}")])
     assert world.run("audit", "--hour", HOUR).exit_code == 0
     found = world.run("audit", "--hour", HOUR, "--bytes")
-    assert (found.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in found.stdout) == (cli.FINDING, True)
-    assert world.run("audit", "--bytes").exit_code == cli.WRONG_USAGE
+    assert (found.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in found.stdout) == (exit_codes.FINDING, True)
+    assert world.run("audit", "--bytes").exit_code == exit_codes.WRONG_USAGE
 
 
 def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
@@ -187,8 +187,8 @@ def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
     world.run("ingest")
     world.log.make_unavailable(TOPIC, 1)
     found = world.run("lag")
-    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (cli.FINDING, True)
-    assert list(world.answer("lag", exit_code=cli.FINDING)["silent"]) == [f"{TOPIC}/1"]
+    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (exit_codes.FINDING, True)
+    assert list(world.answer("lag", exit_code=exit_codes.FINDING)["silent"]) == [f"{TOPIC}/1"]
 
 
 def test_stores_that_disagree_are_a_finding(world: World) -> None:
@@ -196,7 +196,7 @@ def test_stores_that_disagree_are_a_finding(world: World) -> None:
     world.run("ingest")
     world.object_store.delete([event_key(HOUR, "a")])
     found = world.run("audit", "--hour", HOUR)
-    assert found.exit_code == cli.FINDING
+    assert found.exit_code == exit_codes.FINDING
     assert "1 ids without JSON object, for example a" in found.stdout
 
 
@@ -207,9 +207,9 @@ def test_a_stuck_batch_is_a_finding(world: World) -> None:
     stuck = Batch(batch_id(taken, [reached]), BatchKind.INGEST, 0, taken, (reached,), "dead")
     assert world.ledger.begin_batch(stuck)
     found = world.run("audit")
-    assert found.exit_code == cli.FINDING
+    assert found.exit_code == exit_codes.FINDING
     assert f"batch {stuck.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in found.stdout
-    assert len(world.answer("audit", exit_code=cli.FINDING)["stuck"]) == 1
+    assert len(world.answer("audit", exit_code=exit_codes.FINDING)["stuck"]) == 1
 
 
 def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
@@ -237,13 +237,13 @@ def test_a_trace_of_a_partition_asks_for_the_offset(
 ) -> None:
     world.produce("a")
     world.run("ingest")
-    assert ended(monkeypatch, "trace", what) == cli.FINDING
+    assert ended(monkeypatch, "trace", what) == exit_codes.FINDING
     assert (f"topic/partition/offset, for example {what}/0" in capsys.readouterr().err) is hinted
 
 
 def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
     found = world.run("trace", "orders/7/5")
-    assert (found.exit_code, "unknown_partition" in found.stdout) == (cli.FINDING, True)
+    assert (found.exit_code, "unknown_partition" in found.stdout) == (exit_codes.FINDING, True)
 
 
 def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
@@ -266,7 +266,7 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
     monkeypatch.setenv("MAX_EVENT_BYTES", "4096")
     found = world.answer("redrive", "--all")
     assert (found["stored"], found["still_rejected"], found["redriven_before"], len(found["batches"])) == (1, 1, 0, 1)
-    assert "0 stored, 0 repeats, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
+    assert "0 stored, 0 duplicates, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
     assert world.run("audit").exit_code == 0
     assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
     (event_id,) = world.recent.items
@@ -291,7 +291,7 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_right(world: World, arguments: tuple[str, ...], said: str) -> None:
     found = world.run(*arguments)
-    assert found.exit_code == cli.WRONG_USAGE
+    assert found.exit_code == exit_codes.WRONG_USAGE
     assert said in found.stderr
 
 
@@ -299,7 +299,7 @@ def test_wrong_usage_ends_with_2_and_says_what_is_right(world: World, arguments:
 def test_wrong_settings_end_with_2_and_are_all_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LANES", "0")
     monkeypatch.setenv("HEALTH_PORT", "none")
-    assert ended(monkeypatch, "lag") == cli.WRONG_USAGE
+    assert ended(monkeypatch, "lag") == exit_codes.WRONG_USAGE
     said = capsys.readouterr().err
     assert "LANES=0" in said
     assert "HEALTH_PORT=none" in said
@@ -309,7 +309,7 @@ def test_wrong_settings_end_with_2_and_are_all_named(monkeypatch: pytest.MonkeyP
 def test_an_id_that_nobody_knows_is_a_finding_without_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(monkeypatch, "trace", "unknown") == cli.FINDING
+    assert ended(monkeypatch, "trace", "unknown") == exit_codes.FINDING
     assert capsys.readouterr().err.startswith("error: event 'unknown' is not in RecentEvents")
 
 
@@ -323,7 +323,7 @@ def test_a_fault_ends_with_its_code_its_message_and_its_notes(
         raise fault
 
     monkeypatch.setattr(world.ledger, "snapshot", down)
-    assert ended(monkeypatch, "lag") == cli.UNAVAILABLE
+    assert ended(monkeypatch, "lag") == exit_codes.UNAVAILABLE
     assert capsys.readouterr().err == "error: the ledger is down\nalso: the archive is down\n"
 
 
@@ -332,27 +332,27 @@ def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(world.ledger, "snapshot", interrupted)
-    assert ended(monkeypatch, "lag") == cli.INTERRUPTED
+    assert ended(monkeypatch, "lag") == exit_codes.INTERRUPTED
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (SettingsError, cli.WRONG_USAGE),
-        (Unavailable, cli.UNAVAILABLE),
-        (Superseded, cli.FINDING),
-        (AccessDenied, cli.REFUSED),
-        (ResourceMissing, cli.REFUSED),
-        (NotFound, cli.FINDING),
-        (StartupFailed, cli.REFUSED),
-        (TopicRecreated, cli.FINDING),
-        (InconsistentState, cli.FINDING),
-        (AnalyticsError, cli.FINDING),
+        (SettingsError, exit_codes.WRONG_USAGE),
+        (Unavailable, exit_codes.UNAVAILABLE),
+        (Superseded, exit_codes.FINDING),
+        (AccessDenied, exit_codes.REFUSED),
+        (ResourceMissing, exit_codes.REFUSED),
+        (NotFound, exit_codes.FINDING),
+        (StartupFailed, exit_codes.REFUSED),
+        (TopicRecreated, exit_codes.FINDING),
+        (InconsistentState, exit_codes.FINDING),
+        (AnalyticsError, exit_codes.FINDING),
     ],
 )
 def test_every_kind_of_error_has_its_exit_code(error: Callable[[str], AnalyticsError], code: int) -> None:
-    assert cli.exit_code(error("message")) == code
+    assert exit_codes.exit_code(error("message")) == code
 
 
 def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
@@ -373,7 +373,7 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
     assert (counted["hour"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
     del world.recent.items["b"]
     (restored,) = world.answer("restore", HOUR)
-    assert (restored["restored"], restored["there"]) == (1, 2)
+    assert (restored["restored"], restored["already_present"]) == (1, 2)
     for command in ("compact", "stats", "restore"):
         output = world.run(command, HOUR, "1969-12-31T23")
         assert output.exit_code == 0
@@ -429,16 +429,16 @@ def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
 ENDLESS = """
 import itertools
 from analytics_defs import cli, wiring
-from analytics_defs.cli import rejected
+from analytics_defs.cli.commands import dead_letters
 from analytics_defs.core.storage.dead_letter_files import DeadLetter
 from analytics_defs.core.offsets import Record, Source, TopicPartition
-from analytics_defs.core.events.rejection_reasons import Reason
-from analytics_defs.flows.redrive import Kept
+from analytics_defs.core.events.rejection_reasons import RejectionReason
+from analytics_defs.flows.redrive import StoredDeadLetter
 
 record = Record(Source(TopicPartition("t", 0, 0), 0), 0, None, b"x" * 1000)
-kept = Kept("key", "batch", DeadLetter(record, next(iter(Reason)), "detail"))
+kept = StoredDeadLetter("key", "batch", DeadLetter(record, next(iter(RejectionReason)), "detail"))
 wiring.build_ports = lambda _: None
-rejected.redrives.dead_letters = lambda *_: itertools.repeat(kept)
+dead_letters.redrives.list_dead_letters = lambda *_: itertools.repeat(kept)
 cli.main()
 """
 
@@ -452,7 +452,7 @@ def test_a_reader_that_goes_away_ends_it_quietly_and_is_no_finding(arguments: tu
         assert process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(30) in {0, cli.CLOSED_PIPE}
+        assert process.wait(30) in {0, exit_codes.CLOSED_PIPE}
 
 
 BAR = """
@@ -469,11 +469,11 @@ def test_progress_is_drawn_on_a_terminal_only() -> None:
 
 SLOW = """
 import sys
-from analytics_defs.cli import shown
+from analytics_defs.cli import output
 
-shown.SAID_EVERY = 0.01
-with shown.progress("hours compared", 2) as bar:
-    told = shown.step(bar)
+output.PROGRESS_LINE_INTERVAL = 0.01
+with output.progress_bar("hours compared", 2) as bar:
+    told = output.progress_callback(bar)
     bar.advance(bar.task_ids[0])
     told("objects compared", 3000, 8550)
     sys.stdin.read()
@@ -553,13 +553,13 @@ def test_a_replay_says_first_what_would_change_then_changes_it_and_the_second_ti
     world.run("ingest")
     world.object_store.delete([event_key(HOUR, "a")])
     wanted = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
-    looked = world.answer(*wanted, "--dry-run", exit_code=cli.FINDING)
+    looked = world.answer(*wanted, "--dry-run", exit_code=exit_codes.FINDING)
     assert looked["counts"]["event_json"] == {"missing": 1, "identical": 1}
     assert world.object_store.get(event_key(HOUR, "a")) is None
     assert event_key(HOUR, "a") in world.run(*wanted).stdout
     assert world.object_store.get(event_key(HOUR, "a")) is not None
     assert world.answer(*wanted, "--dry-run")["changes"] == []
-    assert world.run("repair", "--from", HOUR, "--to", HOUR).exit_code == cli.WRONG_USAGE
+    assert world.run("repair", "--from", HOUR, "--to", HOUR).exit_code == exit_codes.WRONG_USAGE
 
 
 def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_done(
@@ -575,12 +575,12 @@ def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_d
 
     monkeypatch.setattr(world.object_store, "put_if", down)
     wanted = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
-    assert ended(monkeypatch, *wanted) == cli.UNAVAILABLE
+    assert ended(monkeypatch, *wanted) == exit_codes.UNAVAILABLE
     output = capsys.readouterr()
     assert key in output.out
     assert "broken off while batch " in output.err
     assert "error: the bucket does not answer" in output.err
-    assert ended(monkeypatch, *wanted, "--json") == cli.UNAVAILABLE
+    assert ended(monkeypatch, *wanted, "--json") == exit_codes.UNAVAILABLE
     assert json.loads(capsys.readouterr().out)["unfinished"].startswith("batch ")
 
 
@@ -607,7 +607,7 @@ def test_an_hour_that_stays_although_it_is_old_is_a_finding(world: World, monkey
     world.produce("unread")
     monkeypatch.setenv("PARQUET_RETENTION", "90d")
     found = world.run("expire")
-    assert found.exit_code == cli.FINDING
+    assert found.exit_code == exit_codes.FINDING
     assert f"hour {HOUR}: old enough, but not every partition has passed it" in found.stderr
 
 
@@ -620,7 +620,7 @@ def test_what_retention_took_is_refused_by_command_with_a_clear_error(
     monkeypatch.setenv("PARQUET_RETENTION", "90d")
     world.run("expire")
     for command in (("restore", HOUR), ("stats", HOUR), ("repair", "--from", HOUR, "--to", "2024-01-15T11")):
-        assert ended(monkeypatch, *command) == cli.FINDING
+        assert ended(monkeypatch, *command) == exit_codes.FINDING
         assert "retention took" in capsys.readouterr().err
-    assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_reason"] == 1
+    assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_rows"] == 1
     assert world.answer("reconcile-counters", "--dry-run")["expired"] == [HOUR]

@@ -18,7 +18,7 @@ from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest.sensor import kafka_micro_batches
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
-from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.ports import Ports
 from tests.proof.clocks import Eventful
 

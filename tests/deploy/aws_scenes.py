@@ -18,11 +18,12 @@ from dagster._core.storage.compute_log_manager import ComputeIOType
 from analytics_defs import wiring
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+from analytics_defs.adapters.dynamodb.provisioning import DynamoProvisioner
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import expected_tables
 from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
-from analytics_defs.adapters.object_store.provisioning import BucketProvisioner, DynamoProvisioner
+from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.adapters.runtime.system import ThreadTaskPool
 from analytics_defs.config import Settings
@@ -118,9 +119,8 @@ class Scene:
         self.closing.append(archive.close)
         recent = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
         made: Any = World
-        stores = {"recent": recent, "archive": archive, "ledger": DynamoLedger(self.dynamo, self.tables)}
-        ports = {"recent": "recent_events", "archive": "object_store", "ledger": "ledger"}
-        world: World = made(**{name: Noted(store, ports[name], self.cloud) for name, store in stores.items()})
+        stores = {"recent_events": recent, "object_store": archive, "ledger": DynamoLedger(self.dynamo, self.tables)}
+        world: World = made(**{name: Noted(store, name, self.cloud) for name, store in stores.items()})
         world.create(partitions=2)
         return world
 

@@ -234,7 +234,7 @@ class SilentLog(MemoryEventLog):
 
 
 def test_offsets_without_evidence_stay_unaccounted_and_visible() -> None:
-    world = a_world(log=SilentLog())
+    world = a_world(event_log=SilentLog())
     world.produce(*events(1))
     world.event_log.append(TOPIC, 0, event("never"), aborted=True)
     world.settle()
@@ -255,9 +255,9 @@ class MuteLog(MemoryEventLog):
 
 
 def test_a_reading_that_gives_nothing_is_a_fault_and_takes_nothing() -> None:
-    world = a_world(log=MuteLog())
+    world = a_world(event_log=MuteLog())
     world.produce(*events(2))
-    with pytest.raises(Unavailable, match="Kafka gave nothing"):
+    with pytest.raises(Unavailable, match="Kafka returned nothing"):
         world.run()
     assert world.ledger.snapshot().checkpoints == {}
 

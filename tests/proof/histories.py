@@ -21,7 +21,8 @@ from analytics_defs.errors import AnalyticsError, NotFound, Unavailable
 from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
-from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.tail_lane import TailOptions, tail_lane
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from analytics_defs.flows.trace.outcome import RecordOutcome

@@ -14,7 +14,7 @@ from analytics_defs.core.ingest.batch_builder import StagedBatch
 from analytics_defs.core.ledger import Batch, BatchRecord, Checkpoint
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.flows.ingest.close_batch import require_closed
-from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.stage_batch import stage_batch
 from analytics_defs.flows.ingest.timings import Stopwatch
 from analytics_defs.flows.ingest.write_batch import claim_and_write
@@ -78,7 +78,7 @@ class _Later:
     def put(self, blobs: Sequence[StoredObject]) -> None:
         self.blobs += blobs
 
-    def put_new(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
+    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
         self.put(blobs)
         return ()
 

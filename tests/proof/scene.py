@@ -20,7 +20,8 @@ from analytics_defs.errors import Superseded
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
-from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.flows.ingest.read_batch import open_new_topics
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters

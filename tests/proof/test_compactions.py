@@ -94,7 +94,7 @@ mark = compaction.write_manifest
             Kinds(),
             {
                 (hour_files, "hour_files"): with_open_batches,
-                (compaction, "records_of"): records_of_anything,
+                (compaction, "batch_records"): records_of_anything,
                 (compaction, "_broken"): unsound_never,
             },
             id="open batches are compacted",

@@ -13,7 +13,8 @@ from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.ingest.planning import PlanningPolicy, PlanningResult
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
-from analytics_defs.flows.ingest.execute_plan import ExecutionReport, IngestOptions, execute_plan
+from analytics_defs.flows.ingest.execute_plan import ExecutionReport, execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Clock, Ports
 

@@ -145,7 +145,7 @@ class Assassin:
 
 
 TRANSACTIONS = {
-    "take": (b'"#first":"first"', 1),
+    "begin": (b'"#first":"first"', 1),
     "mark": (b'"#staged":"staged"', 1),
     "first claim": (b":forgotten", 1),
     "middle claim": (b":forgotten", 3),

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.producer import OutgoingRecord
-from analytics_defs.cli import UNAVAILABLE, exit_code
 from analytics_defs.cli.app import analytics
+from analytics_defs.cli.exit_codes import UNAVAILABLE, exit_code
 from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import Unavailable

@@ -253,7 +253,7 @@ def test_what_is_not_known_any_more_is_not_told_as_if_it_were_and_the_rest_says_
 
     with served(site(through(real_time(world), door))) as client:
         until(lambda: "analytics_partition_lag_offsets{" in client.get("/metrics?format=prometheus").text)
-        down |= {"log", "ledger"}
+        down |= {"event_log", "ledger"}
         until(lambda: client.health()["services"]["kafka"]["error"] == client.health()["services"]["dynamodb"]["error"] == "it is down")
         found, text = client.health(), client.get("/metrics?format=prometheus").text
         assert found["services"]["kafka"]["lag"] is None

@@ -116,7 +116,7 @@ def test_both_formats_say_the_same_as_the_json_and_as_each_other(world: World) -
         assert text["analytics_events_total", (("type", kind),)] == metrics["eventsByType"][kind]
     for reason, count in metrics["deadLettersByReason"].items():
         assert openmetrics["analytics_dead_letters_total", (("reason", reason),)] == count
-    for name, field in (("duplicates", "duplicates"), ("tombstones", "tombstones"), ("gap_offsets", "gaps"), ("lost_offsets", "lost")):
+    for name, field in (("duplicates", "duplicates"), ("tombstones", "tombstones"), ("gap_offsets", "gaps"), ("data_loss_offsets", "lost")):
         assert openmetrics[f"analytics_{name}_total", ()] == metrics[field]
     assert openmetrics["analytics_products", ()] == metrics["totalProducts"]
     assert (openmetrics["analytics_healthy", ()], openmetrics["analytics_unaccounted_offsets", ()]) == (1, 0)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 from analytics_defs.adapters.dynamodb.numbers import number_size, number_text
 from analytics_defs.core.events import strict_json
+from analytics_defs.core.events.decimal_json import DecimalJson, to_decimal
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.events.strict_json import Json, Number
 from analytics_defs.core.storage.object_keys import event_key
@@ -20,11 +20,12 @@ from analytics_defs.core.timestamps import iso_milliseconds
 
 AttributeValue: TypeAlias = dict[str, Any]
 Item: TypeAlias = dict[str, AttributeValue]
-JsonValue: TypeAlias = "bool | str | Decimal | Number | list[JsonValue] | dict[str, JsonValue] | None"
-"""JSON as readers get it: numbers are Decimal."""
 
 MAX_ITEM_BYTES = 400 * 1024
 """Names and values together (AWS, "Quotas in Amazon DynamoDB")."""
+MAX_TRANSACT_ACTIONS = 100
+MAX_TRANSACT_BYTES = 4_000_000
+"""Limits of one transaction (AWS, "Quotas in Amazon DynamoDB")."""
 MAX_NAME_BYTES = 65535
 """Of an attribute's name, also inside a map. None is empty (the same page; measured on DynamoDB Local 3.1)."""
 MAX_CONTAINERS = 31
@@ -114,15 +115,15 @@ def item_size(item: Item) -> int:
     return sum(len(name.encode()) + _size(value) for name, value in item.items())
 
 
-def from_attribute_value(value: AttributeValue) -> JsonValue:
+def from_attribute_value(value: AttributeValue) -> DecimalJson:
     """An attribute value as JSON: the inverse of `to_attribute_value`, equal by value."""
     ((kind, content),) = value.items()
     match kind:
         case "S" | "BOOL":
-            found: JsonValue = content
+            found: DecimalJson = content
             return found
         case "N":
-            return _decimal(content)
+            return to_decimal(content)
         case "NULL":
             return None
         case "M":
@@ -130,31 +131,6 @@ def from_attribute_value(value: AttributeValue) -> JsonValue:
         case "L":
             return [from_attribute_value(each) for each in content]
     raise ValueError(f"attribute type {kind} is none that JSON has")
-
-
-def parse_document(document: bytes) -> JsonValue:
-    """An event's JSON text as readers get it from the table: the same as `plain(document_value(document))`, also where that is
-    Unholdable. A number that Decimal cannot hold stays a `Number`."""
-    return _plain_json(strict_json.parse(document.decode()))
-
-
-def _plain_json(value: Json) -> JsonValue:
-    match value:
-        case Number(text):
-            return _decimal(text)
-        case dict():
-            return {name: _plain_json(each) for name, each in value.items()}
-        case list():
-            return [_plain_json(each) for each in value]
-        case _:
-            return value
-
-
-def _decimal(text: str) -> Decimal | Number:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        return Number(text)
 
 
 def _number(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The ledger in DynamoDB. `adapters.dynamodb.ledger_keys` says where everything lies, `adapters.dynamodb.ledger_transactions` what each transaction changes."""
+"""The ledger in DynamoDB. `ledger_keys` lists the items, `ledger_transactions` what each transaction changes."""
 
 from __future__ import annotations
 
@@ -75,6 +75,9 @@ class DynamoLedger:
             f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {noted}. Restore the file that was noted "
             "from the bucket's backup or versions; the partitions wait."
         )
+
+    def unclosable_reason(self, batch: Batch, hours: int) -> str | None:
+        return writes.unclosable_reason(batch, hours)
 
     def close_batch(self, record: BatchRecord) -> bool:
         """Also False where an earlier attempt did it and only its answer was lost: then the record is there.

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from analytics_defs.adapters.dynamodb.attribute_values import Item
 from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, CounterItem
+from analytics_defs.core.ledger import PLATFORM_ID_NAME
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 
 PROGRESS_KEY = "progress"
@@ -45,8 +46,6 @@ REVISION_PREFIX = "archive#"
 LANE_PREFIX = "lane"
 
 TOPIC, CHECKPOINT, PENDING, LEASE, PLATFORM_ID = "topic#", "checkpoint#", "pending#", "lease#", "platform-id#"
-PLATFORM_ID_SORT_KEY = "~"
-"""Its name: none of a topic, a partition or a batch."""
 
 
 def item_key(pk: str, sk: str) -> Item:
@@ -70,7 +69,7 @@ def lease_key(run_id: str) -> Item:
 
 
 def platform_id_key() -> Item:
-    return item_key(PROGRESS_KEY, f"{PLATFORM_ID}{PLATFORM_ID_SORT_KEY}")
+    return item_key(PROGRESS_KEY, f"{PLATFORM_ID}{PLATFORM_ID_NAME}")
 
 
 def record_key(batch_id: str) -> Item:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
-from analytics_defs.adapters.dynamodb.attribute_values import MAX_ITEM_BYTES, Item, item_size
+from analytics_defs.adapters.dynamodb.attribute_values import MAX_ITEM_BYTES, MAX_TRANSACT_ACTIONS, MAX_TRANSACT_BYTES, Item, item_size
 from analytics_defs.adapters.dynamodb.counter_items import adjustment_item
 from analytics_defs.adapters.dynamodb.hour_items import dead_letter_expiry_item, revision_item
 from analytics_defs.adapters.dynamodb.ledger_items import (
@@ -30,10 +30,6 @@ from analytics_defs.core.ledger import Batch, BatchRecord, ClosedRange, OutcomeC
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError
-
-MAX_ACTIONS = 100
-MAX_TRANSACTION_BYTES = 4_000_000
-"""AWS, "Quotas in Amazon DynamoDB": 100 actions and 4 MB. Updated items are small and not measured: the rest is for them."""
 
 Action: TypeAlias = dict[str, dict[str, Any]]
 
@@ -80,6 +76,13 @@ def max_close_actions(batch: Batch, hours: int) -> int:
     """How many actions closing the batch takes at most, when its events lie in so many hours: every one of them may be stored."""
     moved = {each.topic_partition for each in batch.redriven_sources}
     return 2 * len(batch.ranges) + 2 * hours + 3 + len(moved) + len(batch.redriven_sources)
+
+
+def unclosable_reason(batch: Batch, hours: int) -> str | None:
+    """Return why one transaction could not close the batch if its events lie in this many hours. None: it can."""
+    if (actions := max_close_actions(batch, hours)) <= MAX_TRANSACT_ACTIONS:
+        return None
+    return f"closing it may take {actions} actions of the {MAX_TRANSACT_ACTIONS} that one ledger transaction holds"
 
 
 def open_topic_action(topic: TopicState, table: str) -> Action:
@@ -199,8 +202,8 @@ def _put(table: str, item: Item, condition: str | None = None) -> Action:
 def _fitting(batch: Batch, actions: list[Action]) -> list[Action]:
     sizes = [_stored_bytes(action["Put"]["Item"]) for action in actions if "Put" in action]
     for what, found, limit in (
-        ("actions", len(actions), MAX_ACTIONS),
-        ("bytes", sum(sizes), MAX_TRANSACTION_BYTES),
+        ("actions", len(actions), MAX_TRANSACT_ACTIONS),
+        ("bytes", sum(sizes), MAX_TRANSACT_BYTES),
         ("bytes in one item", max(sizes), MAX_ITEM_BYTES),
     ):
         if found > limit:

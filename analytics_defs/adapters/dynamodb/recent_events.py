@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from analytics_defs.adapters.dynamodb.attribute_values import (
+    MAX_TRANSACT_ACTIONS,
+    MAX_TRANSACT_BYTES,
     Item,
     from_attribute_value,
     item_size,
@@ -21,10 +23,6 @@ from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import InconsistentState
 from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, ClaimResult, StoredEvent
-
-MAX_ACTIONS = 100
-MAX_TRANSACTION_BYTES = 4_000_000
-"""AWS, "Quotas in Amazon DynamoDB": 100 actions and 4 MB in one transaction."""
 
 _FREE = "attribute_not_exists(#source) OR #source = :mine OR #ttl <= :forgotten"
 """No item, or one that no claim wrote; ours; or one whose id is not remembered any more, though TTL has not deleted it yet."""
@@ -79,6 +77,9 @@ class DynamoRecentEvents:
         found = self._dynamo.get_many(self._table, [{"id": {"S": each}} for each in dict.fromkeys(ids)])
         return {item["id"]["S"]: self._stored(item) for item in found if "source" in item}
 
+    def needs_pointer(self, event: Event, batch_time: datetime) -> bool:
+        return pointer_key(recent_event_item(event, batch_time, RECENT_EVENTS_TTL)["data"]) is not None
+
     def _action(self, put: _Put, forgotten: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         return {
             "Put": {
@@ -116,12 +117,12 @@ class DynamoRecentEvents:
 def _calls(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
     """As many puts as fit one transaction, in their order."""
     call: list[_Put] = []
-    room = MAX_TRANSACTION_BYTES
+    room = MAX_TRANSACT_BYTES
     for put in puts:
         size = _size(put)
-        if call and (len(call) == MAX_ACTIONS or size > room):
+        if call and (len(call) == MAX_TRANSACT_ACTIONS or size > room):
             yield call
-            call, room = [], MAX_TRANSACTION_BYTES
+            call, room = [], MAX_TRANSACT_BYTES
         call.append(put)
         room -= size
     if call:
@@ -134,7 +135,7 @@ def _size(put: _Put) -> int:
     No JSON takes more than twice its text in DynamoDB; id, source and the other attributes take less than 8 KB.
     """
     bound = 2 * len(put.event.data) + 8192
-    return bound if bound * MAX_ACTIONS <= MAX_TRANSACTION_BYTES else item_size(put.item)
+    return bound if bound * MAX_TRANSACT_ACTIONS <= MAX_TRANSACT_BYTES else item_size(put.item)
 
 
 def _apart(puts: list[_Put], fault: RequestRejected) -> list[list[_Put]]:

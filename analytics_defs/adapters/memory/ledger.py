@@ -6,6 +6,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from analytics_defs.adapters.dynamodb import ledger_transactions
 from analytics_defs.adapters.memory.locking import LockedStore, atomic
 from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, Adjustment, CounterItem
 from analytics_defs.core.hours.retention import DeadLetterExpiry
@@ -88,6 +89,9 @@ class MemoryLedger(LockedStore):
             raise InconsistentState(f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {batch.staged}")
         self._pending[batch_id] = replace(batch, staged=digest)
         return True
+
+    def unclosable_reason(self, batch: Batch, hours: int) -> str | None:
+        return ledger_transactions.unclosable_reason(batch, hours)
 
     @atomic
     def close_batch(self, record: BatchRecord) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from analytics_defs.adapters.dynamodb.attribute_values import parse_document
 from analytics_defs.adapters.memory.locking import LockedStore, atomic
+from analytics_defs.core.events.decimal_json import parse_decimal_json
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.timestamps import iso_milliseconds
@@ -45,13 +45,16 @@ class MemoryRecentEvents(LockedStore):
                 event.record.source,
                 iso_milliseconds(batch_time),
                 int((batch_time + RECENT_EVENTS_TTL).timestamp()),
-                None if self._unholdable(event) else parse_document(event.data),
+                None if self._unholdable(event) else parse_decimal_json(event.data),
             )
         return ClaimResult(refused, frozenset(pointers))
 
     @atomic
     def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
         return {each: self.items[each] for each in ids if each in self.items}
+
+    def needs_pointer(self, event: Event, batch_time: datetime) -> bool:  # noqa: ARG002 - the port's signature
+        return self._unholdable(event)
 
 
 class MemoryObjectStore(LockedStore):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import click
 
 from analytics_defs import wiring
-from analytics_defs.cli import FINDING
+from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import json_option
 from analytics_defs.cli.output import as_json, progress_bar
 from analytics_defs.config import load_settings

@@ -8,7 +8,7 @@ import uuid
 import click
 
 from analytics_defs import wiring
-from analytics_defs.cli import FINDING
+from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import json_option
 from analytics_defs.cli.output import as_json, print_table, progress_bar, progress_callback
 from analytics_defs.config import load_settings

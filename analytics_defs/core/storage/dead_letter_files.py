@@ -101,7 +101,7 @@ def parse_duplicates(data: bytes, where: str) -> list[Duplicate]:
         lines = [json.loads(line) for line in data.split(b"\n") if line]
         return [Duplicate(Source.parse(line["source"]), line["eventId"], Source.parse(line["originalSource"])) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
-        raise InconsistentState(f"{where} is no file of repeats: {error}. Restore the object; nothing was changed.") from error
+        raise InconsistentState(f"{where} is not a duplicates file: {error}. Restore the object; nothing was changed.") from error
 
 
 def _dead_letter(rejection: Rejection) -> dict[str, Any]:

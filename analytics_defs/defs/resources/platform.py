@@ -12,7 +12,7 @@ import dagster as dg
 from analytics_defs.config import Settings, load_settings
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
-from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.tail_lane import TailOptions
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.ports import Ports

@@ -13,7 +13,8 @@ from analytics_defs.core.ingest.planning import PlanningPolicy, PlanningResult
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.deferred_errors import raise_first
-from analytics_defs.flows.ingest.execute_plan import IngestOptions, execute_plan
+from analytics_defs.flows.ingest.execute_plan import execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from analytics_defs.core.events.event import ClassifiedRecord, Event, classify
 from analytics_defs.core.ingest.batch_builder import StagedBatch
@@ -13,12 +12,10 @@ from analytics_defs.core.storage import dead_letter_files
 from analytics_defs.core.storage.object_keys import batch_id_of_ndjson_key
 from analytics_defs.errors import InconsistentState, Unavailable
 from analytics_defs.flows.deferred_errors import raise_first
-from analytics_defs.flows.ingest.read_batch import explain_uncovered_ranges, refuse_data_loss, require_exact_ranges, require_same_topics
+from analytics_defs.flows.ingest.options import IngestOptions
+from analytics_defs.flows.ingest.read_batch import offsets_without_record, refuse_data_loss, require_exact_ranges, require_same_topics
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.ports import Ports
-
-if TYPE_CHECKING:
-    from analytics_defs.flows.ingest.execute_plan import IngestOptions
 
 
 def reread_batch(batch: Batch, ports: Ports, conduct: IngestOptions) -> StagedBatch:
@@ -46,7 +43,7 @@ def reread_batch(batch: Batch, ports: Ports, conduct: IngestOptions) -> StagedBa
     refuse_data_loss(reading, conduct)
     lost = tuple(sorted((*gone, *reading.lost)))
     verdicts = _judged(reading.records, batch, conduct)
-    gaps = ports.event_log.explain_gaps(explain_uncovered_ranges(there, verdicts, lost))
+    gaps = ports.event_log.explain_gaps(offsets_without_record(there, verdicts, lost))
     require_same_topics(there, snapshot, ports)
     return StagedBatch(verdicts, gaps, lost, conduct.write_event_json)
 

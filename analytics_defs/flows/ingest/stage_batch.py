@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from analytics_defs.adapters.dynamodb.ledger_transactions import MAX_ACTIONS, max_close_actions
 from analytics_defs.core.ingest.batch_builder import StagedBatch, foreign_sources
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.storage import staging_file
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import InconsistentState, PartitionHalted
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.reread_batch import reread_batch
 from analytics_defs.flows.ingest.timings import Stopwatch
 from analytics_defs.ports import Ports, StoredObject
-
-if TYPE_CHECKING:
-    from analytics_defs.flows.ingest.execute_plan import IngestOptions
 
 
 def stage_batch(batch: Batch, fresh: StagedBatch | None, ports: Ports, conduct: IngestOptions, watch: Stopwatch) -> StagedBatch | None:
@@ -35,7 +30,7 @@ def stage_batch(batch: Batch, fresh: StagedBatch | None, ports: Ports, conduct: 
                 return None
         if data is None:
             fresh = fresh or reread_batch(batch, ports, conduct)
-            _must_fit(batch, fresh)
+            _require_closable(batch, fresh, ports)
             data = ports.object_store.put_if_absent(
                 StoredObject(key, ours := staging_file.encode(fresh), "application/vnd.apache.arrow.stream", {})
             )
@@ -70,13 +65,13 @@ def _marked_file(now: Batch, ports: Ports) -> bytes | None:
     return data
 
 
-def _must_fit(batch: Batch, staged: StagedBatch) -> None:
-    """Raises PartitionHalted where the ledger could not close the batch, before anything of it is staged or claimed."""
+def _require_closable(batch: Batch, staged: StagedBatch, ports: Ports) -> None:
+    """Raise PartitionHalted if the ledger could not close the batch, before anything of it is staged or claimed."""
     hours = len({event.hour for event in staged.events})
-    if (actions := max_close_actions(batch, hours)) > MAX_ACTIONS:
+    if reason := ports.ledger.unclosable_reason(batch, hours):
         raise PartitionHalted(
-            f"batch {batch.id} of {', '.join(map(str, batch.ranges))}: its events lie in {hours} hours, and closing it may take {actions} "
-            f"actions of the {MAX_ACTIONS} that one ledger transaction holds. Nothing of it was claimed; its partitions wait. "
+            f"batch {batch.id} of {', '.join(map(str, batch.ranges))}: its events lie in {hours} hours, and {reason}. "
+            f"Nothing of it was claimed; its partitions wait. "
             f"Set MAX_EVENT_BYTES and MAX_FUTURE_SKEW to what they were at {batch.time.isoformat()}, or run the version of then, "
             "until the batch is closed."
         )

@@ -14,7 +14,8 @@ from datetime import timedelta
 
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.flows.ingest.execute_plan import ExecutionReport, IngestOptions, execute_plan
+from analytics_defs.flows.ingest.execute_plan import ExecutionReport, execute_plan
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 

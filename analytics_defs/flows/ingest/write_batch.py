@@ -44,7 +44,7 @@ def _claim_chunk(batch: Batch, staged: StagedBatch, chunk: Sequence[Event], port
     """Claim, then write the objects of what was claimed: no object without its claim."""
     with watch("claim"):
         claims = ports.recent_events.claim(chunk, batch.time)
-    with watch("event objects"):
+    with watch("event json"):
         claimed = [event for event in chunk if event.record.source not in claims.duplicates]
         put_event_json(batch, [event for event in claimed if staged.write_event_json or event.record.source in claims.pointers], ports)
     return claims.duplicates

@@ -37,6 +37,9 @@ class _RecentAhead:
     def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
         return {each: self._items[each] for each in ids if each in self._items} | dict(self._under.get_items(ids))
 
+    def needs_pointer(self, event: Event, batch_time: datetime) -> bool:
+        return self._under.needs_pointer(event, batch_time)
+
 
 class _ArchiveAhead:
     """Of what it would write, dead letters alone are kept: the redrives of a batch need them."""

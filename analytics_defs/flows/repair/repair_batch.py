@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from analytics_defs.adapters.dynamodb.attribute_values import parse_document
+from analytics_defs.core.events.decimal_json import parse_decimal_json
 from analytics_defs.core.events.event import Event, Rejection, ValidationRules
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import BatchRecord
@@ -126,7 +126,7 @@ class BatchRepair:
             if item is None:
                 state = ComparisonResult.MISSING
             elif (item.type, item.timestamp, item.created_at, item.ttl) == (event.type, event.timestamp, iso_milliseconds(time), ttl) and (
-                item.data is None or item.data == parse_document(event.data)
+                item.data is None or item.data == parse_decimal_json(event.data)
             ):
                 state = ComparisonResult.IDENTICAL
             else:

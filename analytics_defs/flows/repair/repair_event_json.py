@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from analytics_defs.adapters.dynamodb.attribute_values import pointer_key, recent_event_item
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
@@ -15,7 +14,7 @@ from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
 from analytics_defs.flows.progress import ProgressCallback
 from analytics_defs.flows.repair.findings import Findings
 from analytics_defs.flows.stored.event_json import event_json_object
-from analytics_defs.ports import RECENT_EVENTS_TTL, Ports, StoredEvent, StoredObject
+from analytics_defs.ports import Ports, StoredEvent, StoredObject
 
 
 class EventJsonRepair:
@@ -87,7 +86,7 @@ class EventJsonRepair:
     def _points(self, event: Event, item: StoredEvent | None) -> bool:
         if item is not None and item.source == event.record.source and item.data is None:
             return True
-        return pointer_key(recent_event_item(event, self.record.batch.time, RECENT_EVENTS_TTL)["data"]) is not None
+        return self._ports.recent_events.needs_pointer(event, self.record.batch.time)
 
 
 def _same_metadata(there: Mapping[str, str], expected: Mapping[str, str]) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from analytics_defs.adapters.dynamodb.ledger_keys import PLATFORM_ID_SORT_KEY
 from analytics_defs.core.ledger import PlatformId
 from analytics_defs.core.storage.object_keys import PLATFORM_ID_KEY
 from analytics_defs.core.timestamps import iso_milliseconds
@@ -75,7 +74,7 @@ class StoreIdentityCheck:
 
 def _seal_of(ports: Ports) -> PlatformId | None:
     snapshot = ports.ledger.snapshot()
-    if why := snapshot.unreadable.get(PLATFORM_ID_SORT_KEY):
+    if why := snapshot.unreadable_platform_id:
         raise InconsistentState(why)
     return snapshot.platform_id
 

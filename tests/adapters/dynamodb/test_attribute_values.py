@@ -18,11 +18,11 @@ from analytics_defs.adapters.dynamodb.attribute_values import (
     document_value,
     from_attribute_value,
     item_size,
-    parse_document,
     pointer_key,
     recent_event_item,
     to_attribute_value,
 )
+from analytics_defs.core.events.decimal_json import parse_decimal_json
 from analytics_defs.core.events.strict_json import Number, parse
 from analytics_defs.core.storage.object_keys import event_key
 from tests.core.events.made_events import CREATED, SOURCE, event, json_texts, reproducibly, text, with_extra
@@ -91,7 +91,7 @@ def test_what_comes_back_is_equal_by_value(found: str) -> None:
         value = to_attribute_value(parse(found))
     except NotRepresentable:
         return
-    assert from_attribute_value(value) == json.loads(found, parse_int=Decimal, parse_float=Decimal) == parse_document(found.encode())
+    assert from_attribute_value(value) == json.loads(found, parse_int=Decimal, parse_float=Decimal) == parse_decimal_json(found.encode())
 
 
 @reproducibly
@@ -100,7 +100,7 @@ def test_every_event_has_an_item_that_holds_it_or_points_to_it(extra: str) -> No
     found = event(with_extra(extra))
     data = recent_event_item(found, BATCH_TIME, TTL)["data"]
     if pointer_key(data) is None:
-        assert from_attribute_value(data) == parse_document(found.data)
+        assert from_attribute_value(data) == parse_decimal_json(found.data)
     else:
         assert pointer_key(data) == event_key(found.hour, found.id)
 
@@ -192,7 +192,7 @@ def test_a_legacy_event_is_held_in_current_form() -> None:
 
 
 def test_readers_get_numbers_that_decimal_cannot_hold_as_text() -> None:
-    assert parse_document(b"[1.10, 1e9999999999999999999999]") == [Decimal("1.1"), Number("1e9999999999999999999999")]
+    assert parse_decimal_json(b"[1.10, 1e9999999999999999999999]") == [Decimal("1.1"), Number("1e9999999999999999999999")]
 
 
 def test_a_type_that_json_does_not_have_is_refused() -> None:

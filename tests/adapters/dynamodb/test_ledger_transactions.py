@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from analytics_defs.adapters.dynamodb.attribute_values import MAX_TRANSACT_ACTIONS
 from analytics_defs.adapters.dynamodb.ledger_transactions import (
-    MAX_ACTIONS,
     Action,
     LedgerTables,
     begin_batch_actions,
@@ -57,13 +57,13 @@ def key_of(action: Action) -> tuple[str, str, str]:
 
 def test_a_batch_as_wide_as_limits_allow_fits_one_transaction() -> None:
     record = ingest_record(MAX_RANGES_PER_BATCH, MAX_HOURS_PER_BATCH)
-    assert len(close_batch_actions(record, TABLES)) <= MAX_ACTIONS
+    assert len(close_batch_actions(record, TABLES)) <= MAX_TRANSACT_ACTIONS
     assert len(begin_batch_actions(record.batch, TABLES)) == MAX_RANGES_PER_BATCH + 1
 
 
 @pytest.mark.parametrize(("ranges", "hours"), [(1, 47), (47, 1)])
 def test_ranges_and_hours_may_be_traded(ranges: int, hours: int) -> None:
-    assert len(close_batch_actions(ingest_record(ranges, hours), TABLES)) <= MAX_ACTIONS
+    assert len(close_batch_actions(ingest_record(ranges, hours), TABLES)) <= MAX_TRANSACT_ACTIONS
 
 
 def test_no_two_actions_of_a_transaction_touch_one_item() -> None:
@@ -104,7 +104,7 @@ def test_counters_of_lanes_lie_in_items_of_their_own() -> None:
 
 def test_twenty_redriven_records_fit_wherever_they_come_from() -> None:
     sources = [Source(partition(number), number) for number in range(20)]
-    assert len(close_batch_actions(redrive_record(sources, 20), TABLES)) <= MAX_ACTIONS
+    assert len(close_batch_actions(redrive_record(sources, 20), TABLES)) <= MAX_TRANSACT_ACTIONS
 
 
 @pytest.mark.parametrize(

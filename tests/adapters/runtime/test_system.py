@@ -95,7 +95,7 @@ def test_the_first_failure_is_raised_after_the_last_job_ended_with_the_others_as
     with pytest.raises(Unavailable, match="one") as raised:
         workers.run_all(Announced([first, second, slow], first_noted))
     assert ended.is_set()
-    assert raised.value.__notes__ == ["also: Denied: two"]
+    assert raised.value.__notes__ == ["also: AccessDenied: two"]
 
 
 def test_nothing_is_begun_after_a_failure(workers: ThreadTaskPool) -> None:

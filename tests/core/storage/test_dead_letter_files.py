@@ -73,7 +73,7 @@ def test_a_repeat_names_its_id_and_the_source_that_holds_it() -> None:
 def test_an_altered_line_is_named(line: bytes) -> None:
     with pytest.raises(InconsistentState, match=r"letters\.ndjson line 2 is no dead letter"):
         parse_dead_letters(encode_dead_letters([rejection(6)]) + line + b"\n", "letters.ndjson")
-    with pytest.raises(InconsistentState, match=r"repeats\.ndjson is no file of repeats"):
+    with pytest.raises(InconsistentState, match=r"duplicates\.ndjson is not a duplicates file"):
         parse_duplicates(line, "duplicates.ndjson")
 
 

@@ -73,12 +73,12 @@ def copy_a_part_over_another(world: World) -> None:
     world.object_store.put([replace(world.object_store.objects[first], key=second)])
 
 
-def lose_the_repeats(world: World) -> None:
+def lose_the_duplicates(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
     del world.object_store.objects[duplicates_key(second)]
 
 
-def double_the_repeats(world: World) -> None:
+def double_the_duplicates(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
     blob = world.object_store.objects[duplicates_key(second)]
     world.object_store.put([replace(blob, body=blob.body * 2)])
@@ -87,8 +87,8 @@ def double_the_repeats(world: World) -> None:
 @pytest.mark.parametrize(
     ("plant", "finding"),
     [
-        (lose_the_repeats, "0 repeats in duplicates/2024/01/15/12/"),
-        (double_the_repeats, "2 repeats in duplicates/2024/01/15/12/"),
+        (lose_the_duplicates, "0 duplicates in duplicates/2024/01/15/12/"),
+        (double_the_duplicates, "2 duplicates in duplicates/2024/01/15/12/"),
         (lose_an_item, "1 ids not held by RecentEvents under their source, for example b"),
         (give_an_item_to_another_source, "1 ids not held by RecentEvents under their source, for example b"),
         (lose_an_object, "1 ids without JSON object, for example b"),
@@ -258,7 +258,7 @@ def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None
     world.produce(event("a"))
     world.settle()
     audited = audit_offsets(world.ports)
-    assert audited.differences == ("repeats: 7 in the counters, 0 over the heads",)
+    assert audited.differences == ("duplicates: 7 in the counters, 0 over the heads",)
     assert not audited.balanced
 
 

@@ -102,7 +102,7 @@ def test_accepting_twice_is_refused_the_second_time() -> None:
 
 
 def test_without_topic_ids_a_log_that_ends_before_the_head_tells() -> None:
-    world = a_world(log=MemoryEventLog(topic_ids=False))
+    world = a_world(event_log=MemoryEventLog(topic_ids=False))
     world.create_again()
     world.produce(event("c"))
     world.settle()

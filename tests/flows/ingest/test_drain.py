@@ -16,7 +16,7 @@ from analytics_defs.core.ingest.planning import PlanningPolicy, lane_of
 from analytics_defs.core.offsets import Range, Record
 from analytics_defs.errors import AccessDenied, AnalyticsError, ConsumerGroupActive, Unavailable
 from analytics_defs.flows.ingest.drain import DrainOptions, DrainResult, drain
-from analytics_defs.flows.ingest.execute_plan import IngestOptions
+from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.ports import Ports, ReadResult
 
 TOPIC = "ProductDeleted"

@@ -109,7 +109,7 @@ def test_a_plan_that_is_launched_twice_at_once_is_executed_once() -> None:
     first = execute_plan(plan, through(world.ports, door), conduct("first"))
     assert len(second[0].closed) == 1
     assert first.closed == []
-    assert first.stop_reason == "ProductDeleted/0[0,4) was taken by another run"
+    assert first.stop_reason == "another run began ProductDeleted/0[0,4) first"
     assert problems(world) == []
 
 

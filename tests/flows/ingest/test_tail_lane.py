@@ -131,7 +131,7 @@ def test_it_ends_where_another_run_takes_what_it_planned() -> None:
         return perform()
 
     report = followed(world, through(world.ports, rival_first))
-    assert report.stop_reason == f"{TOPIC}/0[0,1) was taken by another run"
+    assert report.stop_reason == f"another run began {TOPIC}/0[0,1) first"
     assert report.closed == []
     assert problems(world) == []
     assert sorted(world.recent_events.items) == ["a"]

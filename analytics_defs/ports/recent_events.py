@@ -1,0 +1,79 @@
+"""The table of recent events, and how long it remembers an event id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from analytics_defs.core.events.event import Event
+from analytics_defs.core.offsets import Source
+
+RECENT_EVENTS_TTL = timedelta(days=30)
+"""How long an item stays, counted from the time of its batch."""
+
+DEDUPLICATION_WINDOW = RECENT_EVENTS_TTL - timedelta(days=1)
+"""How long an id is refused to other sources, counted from the time of its batch.
+
+One day shorter than the TTL: several executors may work on a batch, and must not see a different outcome because DynamoDB deleted the
+item in between.
+"""
+
+
+def may_have_been_reused(hour: str, batch_time: datetime) -> bool:
+    """Return whether this hour may already contain an event with the same id: true once the batch is older than the window.
+
+    An event is at most one day ahead of its batch; a second day is a margin. So of two events with one id in one hour, the one stored
+    later always gets true, whichever executor asks.
+    """
+    return batch_time - datetime.fromisoformat(f"{hour}:00+00:00") >= DEDUPLICATION_WINDOW - timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """The outcome of one claim call. An event that is not among the duplicates owns its id."""
+
+    duplicates: Mapping[Source, Source]
+    """The source that owns the id, by the source of each refused event."""
+    pointers: frozenset[Source]
+    """Claimed events whose item points to the event's JSON object, because DynamoDB cannot hold their data."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An item of the table, as a reader sees it."""
+
+    id: str
+    type: str
+    timestamp: str
+    source: Source
+    created_at: str
+    ttl: int
+    """Epoch seconds. DynamoDB deletes late: readers treat an item past its TTL as deleted."""
+    data: object
+    """JSON values with Decimal numbers. None if the item points to the event's JSON object."""
+
+    def is_outside_deduplication_window(self, batch_time: datetime) -> bool:
+        """Return whether a batch of this time may claim the id although the item exists."""
+        return self.ttl <= int((batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp())
+
+
+class RecentEvents(Protocol):
+    """The table of recent events. Thread-safe."""
+
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
+        """Write each event unless another source owns its id. The ids of one call are distinct.
+
+        Idempotent: an event that already owns its id is written again, byte for byte. An id is free again once its owner's batch is
+        `DEDUPLICATION_WINDOW` or more older than `batch_time`.
+        """
+        ...
+
+    def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
+        """Return the items of these ids by a strongly consistent read. Missing ids are left out."""
+        ...
+
+    def needs_pointer(self, event: Event, batch_time: datetime) -> bool:
+        """Return whether the item of this event has to point to its JSON object, by the store's documented limits."""
+        ...
