@@ -27,16 +27,14 @@ from analytics_defs.core.hours.revision import (
     ArchiveRevision,
     RevisionOrigin,
     RowSummary,
-    manifest_bytes,
-    may_replace_manifest,
     merge_summaries,
     next_number,
     next_revision,
-    parse_manifest,
     same_content,
 )
 from analytics_defs.core.storage.object_keys import archive_key, batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
 from analytics_defs.errors import InconsistentState
+from analytics_defs.flows.hours.manifest import was_complete, write_manifest
 from analytics_defs.flows.stored.hour_completeness import is_complete
 from analytics_defs.flows.stored.hour_files import (
     ConcurrentCompaction,
@@ -49,7 +47,7 @@ from analytics_defs.flows.stored.hour_files import (
     require_unchanged,
 )
 from analytics_defs.flows.stored.rows_from_json import rows_from_json
-from analytics_defs.ports import ParquetWorkspace, Ports, StoredObject
+from analytics_defs.ports import ParquetWorkspace, Ports
 
 MAX_FILE_BYTES = 512 * 2**20
 _PARQUET = "application/vnd.apache.parquet"
@@ -89,7 +87,7 @@ def compact_hour(hour: str, ports: Ports, bench: WorkspaceFactory) -> Compaction
     if compaction.revision is None:
         return Compaction(hour, None, complete=complete)
     write_manifest(compaction.revision, complete, ports)
-    if complete is not True and _was_complete(compaction.revision, ports):
+    if complete is not True and was_complete(compaction.revision, ports):
         complete = True
     swept, strangers = delete_superseded(compaction.revision, ports)
     return Compaction(hour, compaction.revision, compaction.created, complete, compaction.rebuilt, swept, strangers)
@@ -193,20 +191,6 @@ def _merged(account: HourFiles, found: _Gathered, table: ParquetWorkspace, ports
         ports.object_store.upload(key, each.path, _PARQUET)
         files.append(ArchiveFile(key, each.rows, each.bytes, each.sha256))
     return files, after
-
-
-def write_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
-    """Write `_SUCCESS.json`, unless a later revision has written its own."""
-    key = manifest_key(revision.hour)
-    blob = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
-    return ports.object_store.put_if(blob, lambda held: may_replace_manifest(held, revision.number, complete, key))
-
-
-def _was_complete(revision: ArchiveRevision, ports: Ports) -> bool:
-    """Whether its marker says so: a marker does not go back, and what is read meanwhile makes another revision."""
-    held = ports.object_store.get(manifest_key(revision.hour))
-    there = parse_manifest(held, manifest_key(revision.hour)) if held is not None else None
-    return there is not None and there.revision == revision.number and there.complete is True
 
 
 def delete_superseded(revision: ArchiveRevision, ports: Ports) -> tuple[int, tuple[str, ...]]:
