@@ -96,7 +96,7 @@ mark = write_manifest
             {
                 (hour_files, "hour_files"): with_open_batches,
                 (compaction, "batch_records"): records_of_anything,
-                (compaction, "_broken"): unsound_never,
+                (compaction, "_damaged_files"): unsound_never,
             },
             id="open batches are compacted",
         ),

@@ -1,4 +1,4 @@
-"""The manifest `_SUCCESS.json` of an archived hour. Values only."""
+"""The manifest `_SUCCESS.json` of an archived hour. It names the files that count. Values only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FORMAT = 1
 
 
 def manifest_bytes(revision: ArchiveRevision, complete: bool | None) -> bytes:
-    """`_SUCCESS.json`. The same arguments give the same bytes.
+    """Encode the manifest. The same arguments give the same bytes.
 
-    `complete`: every partition's head had passed the hour. None where Kafka could not be asked.
+    `complete`: every partition was read past the hour. None: Kafka did not answer.
     """
     document = {
         "format": _FORMAT,
@@ -30,50 +30,53 @@ def manifest_bytes(revision: ArchiveRevision, complete: bool | None) -> bytes:
         "last": revision.last.isoformat() if revision.last else None,
         "offsets": {name: {"first": first, "last": last} for name, (first, last) in sorted(revision.offsets.items())},
         "files": [
-            {"name": each.key.rpartition("/")[2], "rows": each.rows, "bytes": each.bytes, "sha256": each.sha256} for each in revision.files
+            {"name": file.key.rpartition("/")[2], "rows": file.rows, "bytes": file.bytes, "sha256": file.sha256} for file in revision.files
         ],
         "batches": sorted(revision.known_batches),
         "made_at": iso_milliseconds(revision.time),
         "rows_from_json": revision.rebuilt,
     }
     if revision.expired:
-        document["expired"] = _frozen(revision.expired)
+        document["expired"] = _expired_entry(revision.expired)
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def _frozen(taken: ExpiredData) -> dict[str, Any]:
-    """What is no longer there. Its batches are among the marker's: a part of one that comes back is not to be read."""
+def _expired_entry(expired: ExpiredData) -> dict[str, Any]:
+    """Return the entry for removed data. The manifest still lists its batches, so that a re-created part of one is not read."""
     return {
-        "rows": taken.expired_rows,
-        "batches": len(taken.expired_batches),
-        "rows_at": iso_milliseconds(taken.rows_expired_at) if taken.rows_expired_at else None,
-        "json_objects_through": iso_milliseconds(taken.event_json_expired_through) if taken.event_json_expired_through else None,
-        "json_objects_at": iso_milliseconds(taken.event_json_expired_at) if taken.event_json_expired_at else None,
+        "rows": expired.expired_rows,
+        "batches": len(expired.expired_batches),
+        "rows_at": iso_milliseconds(expired.rows_expired_at) if expired.rows_expired_at else None,
+        "json_objects_through": iso_milliseconds(expired.event_json_expired_through) if expired.event_json_expired_through else None,
+        "json_objects_at": iso_milliseconds(expired.event_json_expired_at) if expired.event_json_expired_at else None,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestState:
-    """What a marker says of itself."""
+    """Revision and completeness that a manifest states."""
 
     revision: int
     complete: bool | None
 
 
 def parse_manifest(data: bytes, where: str) -> ManifestState:
-    """Raises InconsistentState, naming `where`, where the bytes are no marker of ours."""
+    """Decode a manifest. Raise InconsistentState, naming `where`, if the bytes are not a manifest."""
     try:
         document: dict[str, Any] = json.loads(data)
         return ManifestState(int(document["revision"]), document["complete"])
     except (ValueError, KeyError, TypeError) as error:
         raise InconsistentState(
-            f"{where} is no marker of ours ({type(error).__name__}: {error}). Remove it; it is written again."
+            f"{where} is not a valid manifest ({type(error).__name__}: {error}). Remove it; it is written again."
         ) from error
 
 
-def may_replace_manifest(held: bytes | None, revision: int, complete: bool | None, where: str) -> bool:
-    """Whether a marker of this revision may replace what is there. It never goes back, so no late riser names files that are gone."""
-    if held is None:
+def may_replace_manifest(current: bytes | None, revision: int, complete: bool | None, where: str) -> bool:
+    """Return whether a manifest of this revision may replace the current one.
+
+    Neither revision nor completeness goes back, so a zombie executor cannot name files that are deleted.
+    """
+    if current is None:
         return True
-    there = parse_manifest(held, where)
-    return there.revision < revision or (there.revision == revision and there.complete is not complete and there.complete is not True)
+    state = parse_manifest(current, where)
+    return state.revision < revision or (state.revision == revision and state.complete is not complete and state.complete is not True)

@@ -9,14 +9,18 @@ from analytics_defs.ports import Ports, StoredObject
 
 
 def write_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
-    """Write `_SUCCESS.json`, unless a later revision has written its own."""
+    """Write `_SUCCESS.json` by a conditional put. Return False if a later revision has written its manifest."""
     key = manifest_key(revision.hour)
-    blob = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
-    return ports.object_store.put_if(blob, lambda held: may_replace_manifest(held, revision.number, complete, key))
+    manifest = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
+    return ports.object_store.put_if(manifest, lambda current: may_replace_manifest(current, revision.number, complete, key))
 
 
 def was_complete(revision: ArchiveRevision, ports: Ports) -> bool:
-    """Whether its marker says so: a marker does not go back, and what is read meanwhile makes another revision."""
-    held = ports.object_store.get(manifest_key(revision.hour))
-    there = parse_manifest(held, manifest_key(revision.hour)) if held is not None else None
-    return there is not None and there.revision == revision.number and there.complete is True
+    """Return whether the manifest states that this revision is complete.
+
+    A complete revision stays complete: batches that close later make another revision.
+    """
+    key = manifest_key(revision.hour)
+    current = ports.object_store.get(key)
+    state = parse_manifest(current, key) if current is not None else None
+    return state is not None and state.revision == revision.number and state.complete is True
