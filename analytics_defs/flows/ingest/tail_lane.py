@@ -35,7 +35,7 @@ class TailOptions:
     interval: timedelta
     """Minimum time between two plans, except after a full one: each batch costs the same few requests, however small it is."""
     interval_per_batch: timedelta = timedelta(0)
-    """Minimum time between two plans, times the batches of the last plan. It bounds the parts of an hour, which its archive lists."""
+    """Minimum time between two plans, per batch of the last plan. It bounds the number of parts that an hour's archive has to list."""
     should_continue: Callable[[], bool] = field(default=lambda: True, kw_only=True)
     """Called before each plan. False ends the run."""
 

@@ -833,7 +833,8 @@ def test_statistics_of_a_frozen_hour_are_refused_and_the_stored_ones_stay() -> N
     run(world)
     came_late(world, "late")
     before = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("aggregates/")}
-    with pytest.raises(DataExpired, match=f"hour {HOUR} has expired data: retention took the Parquet of 3 events in 3 batches on 2024-02-15"):
+    message = f"hour {HOUR} has expired data: retention took the Parquet of 3 events in 3 batches on 2024-02-15"
+    with pytest.raises(DataExpired, match=message):
         compute_hourly_stats(HOUR, world.ports, BENCH)
     compact_hour(HOUR, world.ports, BENCH)
     with pytest.raises(DataExpired, match="the stored numbers stay"):
