@@ -12,7 +12,8 @@ from functools import partial
 from itertools import islice
 
 from analytics_defs.core.events.event import ClassifiedRecord, Event, ValidationRules, classify
-from analytics_defs.core.hours.revision import ArchiveRevision, manifest_bytes, merge_summaries, parse_manifest
+from analytics_defs.core.hours.manifest import manifest_bytes, parse_manifest
+from analytics_defs.core.hours.revision import ArchiveRevision, merge_summaries
 from analytics_defs.core.ingest.batch_builder import single_offset_range, uncovered_ranges
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Record, Source
