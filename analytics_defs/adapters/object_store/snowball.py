@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from analytics_defs.adapters.object_store.errors import BucketLocation, is_access_denied, translate_object_store_error
 from analytics_defs.adapters.object_store.tar import MAX_KEY_BYTES, group_into_tars, tar
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import TAR_PROBE, tar_probe_key
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import ObjectStore, StoredObject
@@ -82,7 +83,7 @@ class SnowballUpload:
         metadata = {"eventType": "Probe", "source": "topic@1/3/1042", "eventId": "a%2Fb%20c"}
         bodies = (b"", name.encode(), name.encode() * 256)
         blobs = [
-            StoredObject(tar_probe_key(f"{name}/%2E.{number}.json"), body, "application/json", metadata)
+            StoredObject(tar_probe_key(f"{name}/%2E.{number}.json"), body, JSON_CONTENT_TYPE, metadata)
             for number, body in enumerate(bodies)
         ]
         try:

@@ -35,6 +35,7 @@ from analytics_defs.core.hours.revision import (
     parse_manifest,
     same_content,
 )
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE, PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import archive_key, batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
 from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.stored.hour_completeness import is_complete
@@ -52,7 +53,6 @@ from analytics_defs.flows.stored.rows_from_json import rows_from_json
 from analytics_defs.ports import ParquetWorkspace, Ports, StoredObject
 
 MAX_FILE_BYTES = 512 * 2**20
-_PARQUET = "application/vnd.apache.parquet"
 
 
 class WorkspaceFactory(Protocol):
@@ -190,7 +190,7 @@ def _merged(account: HourFiles, found: _Gathered, table: ParquetWorkspace, ports
     files = []
     for place, each in enumerate(merged):
         key = archive_key(account.hour, number, found.inputs, place)
-        ports.object_store.upload(key, each.path, _PARQUET)
+        ports.object_store.upload(key, each.path, PARQUET_CONTENT_TYPE)
         files.append(ArchiveFile(key, each.rows, each.bytes, each.sha256))
     return files, after
 
@@ -198,7 +198,7 @@ def _merged(account: HourFiles, found: _Gathered, table: ParquetWorkspace, ports
 def write_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
     """Write `_SUCCESS.json`, unless a later revision has written its own."""
     key = manifest_key(revision.hour)
-    blob = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
+    blob = StoredObject(key, manifest_bytes(revision, complete), JSON_CONTENT_TYPE, {})
     return ports.object_store.put_if(blob, lambda held: may_replace_manifest(held, revision.number, complete, key))
 
 

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from analytics_defs.core.hours import statistics
 from analytics_defs.core.hours.revision import end_of_hour
 from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, hour_path
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState, Superseded
@@ -36,7 +37,6 @@ from analytics_defs.ports import HourCounts, Ports, StatisticsEngine, StoredObje
 
 TOP_PRODUCTS_LIMIT = 20
 HOURLY, MINUTES, PRODUCTS, DAILY, ACTIVITY = "hourly", "hourly_minutes", "hourly_products", "daily", "product_activity"
-PARQUET = "application/vnd.apache.parquet"
 
 T = TypeVar("T")
 
@@ -104,11 +104,11 @@ def _hourly(account: HourFiles, ports: Ports, bench: StatisticsEngineFactory) ->
         stats = _hour_stats(account, counts, _repeats_in(hour, ports))
         minutes = statistics.minutes_of(hour, counts.minutes)
         keys = tuple(aggregate_key(name, hour) for name in (HOURLY, MINUTES, PRODUCTS))
-        ours = StoredObject(keys[0], statistics.to_parquet(HourStats, [stats]), PARQUET, {})
+        ours = StoredObject(keys[0], statistics.to_parquet(HourStats, [stats]), PARQUET_CONTENT_TYPE, {})
         if not ports.object_store.put_if(ours, lambda held: _may_follow(held, stats, account, ports)):
             raise ConcurrentCompaction(f"hour {hour}: another executor wrote newer statistics")
         _put(MINUTES, hour, statistics.to_parquet(Minute, minutes), ports)
-        ports.object_store.upload(keys[2], products, PARQUET)
+        ports.object_store.upload(keys[2], products, PARQUET_CONTENT_TYPE)
         if ports.object_store.get(ours.key) != ours.body:
             raise ConcurrentCompaction(f"hour {hour}: another executor wrote statistics meanwhile, and some of ours may lie over its own")
         return HourlyResult(stats, tuple(minutes), tuple(table.top_products(products, TOP_PRODUCTS_LIMIT)), keys)
@@ -217,7 +217,7 @@ def _activity(day: str, ports: Ports, bench: StatisticsEngineFactory) -> Activit
         path = table.write_product_activity(_products_of(day, table, ports), "activity")
         products, sellers = table.count_products_and_sellers(path)
         busiest = tuple(table.top_products(path, TOP_PRODUCTS_LIMIT))
-        ports.object_store.upload(key, path, PARQUET)
+        ports.object_store.upload(key, path, PARQUET_CONTENT_TYPE)
     return ActivityResult(day, products, sellers, busiest, (key,))
 
 
@@ -253,4 +253,4 @@ def _behind(day: str, hours: Sequence[HourStats], ports: Ports) -> list[str]:
 
 
 def _put(name: str, period: str, data: bytes, ports: Ports) -> None:
-    ports.object_store.put([StoredObject(aggregate_key(name, period), data, PARQUET, {})])
+    ports.object_store.put([StoredObject(aggregate_key(name, period), data, PARQUET_CONTENT_TYPE, {})])

@@ -11,6 +11,7 @@ from analytics_defs.core.ingest.batch_builder import StagedBatch, deduplicate
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.storage import dead_letter_files, event_parquet
+from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE, PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import dead_letters_key, duplicates_key, part_key
 from analytics_defs.flows.ingest.timings import Stopwatch
 from analytics_defs.flows.stored.event_json import put_event_json
@@ -59,9 +60,7 @@ def _parts(batch: Batch, kept: Sequence[Event]) -> list[EncodedFile]:
         hours.setdefault(event.hour, []).append(event)
 
     def make(hour: str) -> StoredObject:
-        return _blob(
-            part_key(hour, batch.id), event_parquet.encode_part(batch.id, batch.time, hours[hour]), "application/vnd.apache.parquet"
-        )
+        return _blob(part_key(hour, batch.id), event_parquet.encode_part(batch.id, batch.time, hours[hour]), PARQUET_CONTENT_TYPE)
 
     return [(part_key(hour, batch.id), partial(make, hour)) for hour in sorted(hours)]
 
@@ -69,13 +68,13 @@ def _parts(batch: Batch, kept: Sequence[Event]) -> list[EncodedFile]:
 def _dead_letters(batch: Batch, staged: StagedBatch) -> list[EncodedFile]:
     key = dead_letters_key(batch.id)
     found = staged.rejections
-    return [(key, lambda: _blob(key, dead_letter_files.encode_dead_letters(found), "application/x-ndjson"))] if found else []
+    return [(key, lambda: _blob(key, dead_letter_files.encode_dead_letters(found), NDJSON_CONTENT_TYPE))] if found else []
 
 
 def _repeats(batch: Batch, staged: StagedBatch, repeats: Mapping[Source, Source]) -> list[EncodedFile]:
     key = duplicates_key(batch.id)
     found = [(event, repeats[event.record.source]) for event in staged.events if event.record.source in repeats]
-    return [(key, lambda: _blob(key, dead_letter_files.encode_duplicates(found), "application/x-ndjson"))] if found else []
+    return [(key, lambda: _blob(key, dead_letter_files.encode_duplicates(found), NDJSON_CONTENT_TYPE))] if found else []
 
 
 def _archive(make: Callable[[], StoredObject], ports: Ports, watch: Stopwatch) -> str:
