@@ -78,7 +78,7 @@ class UnconditionalStore:
     objects: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, request: Request) -> Answer:
-        key = request.path.partition("/our-bucket/")[2]
+        key = request.path.partition("/test-bucket/")[2]
         if request.method in self.denied:
             return Answer.error(403, "AccessDenied")
         if request.method == "PUT":
@@ -103,7 +103,7 @@ class UnconditionalStore:
 @contextmanager
 def bucket_on(store: UnconditionalStore) -> Iterator[BucketProvisioner]:
     with scripted_s3(store) as s3:
-        config = ObjectStoreConfig("our-bucket", s3.endpoint, keys=KEYS, max_retries=0, request_timeout=timedelta(seconds=5))
+        config = ObjectStoreConfig("test-bucket", s3.endpoint, keys=KEYS, max_retries=0, request_timeout=timedelta(seconds=5))
         provisioner = BucketProvisioner(config)
         try:
             yield provisioner

@@ -45,8 +45,8 @@ def retry_while_leader_changes(limit_seconds: float, request: Callable[[], T]) -
     try:
         return retrying(request)
     except (KafkaException, TimeoutError, AnalyticsError) as error:
-        # The frames of tenacity and the error refer to each other. Without its traceback the error no longer keeps
-        # the failed client alive until the next garbage collection: a late commit of it would undo a newer one.
+        # The error and tenacity's frames refer to each other. Unless its traceback is dropped, they keep the failed client
+        # alive until the next garbage collection, and a late commit of it would undo a newer one.
         raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
 

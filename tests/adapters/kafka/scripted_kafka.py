@@ -64,5 +64,5 @@ _RESPONSES = {
     + _supported(SASL_AUTHENTICATE, 0)
     + struct.pack(">iB", 0, 0),
     SASL_HANDSHAKE: struct.pack(">hih", 0, 1, 5) + b"PLAIN",
-    SASL_AUTHENTICATE: struct.pack(">hh", SASL_AUTHENTICATION_FAILED, 6) + b"not us" + struct.pack(">i", 0),
+    SASL_AUTHENTICATE: struct.pack(">hh", SASL_AUTHENTICATION_FAILED, 6) + b"denied" + struct.pack(">i", 0),
 }

@@ -127,6 +127,6 @@ def test_every_offset_of_a_hole_gets_the_reason_for_its_content(log: list[str]) 
             start = holes.pop().start if extend else offset
             holes.append(Range(FIRST, start, offset + 1))
     gaps = explain_gaps(holes, uncommitted, FakeReader({FIRST: [offset for offset, kind in offsets if kind in "rR "]}), policies)
-    reasons = {offset: found.reason for found in gaps for offset in range(found.range.start, found.range.end)}
+    reasons = {offset: item.reason for item in gaps for offset in range(item.range.start, item.range.end)}
     assert reasons == {offset: GapReason.ABORTED if kind == "a" else GapReason.CONTROL for offset, kind in offsets if kind in "ac"}
     assert all((left.range.end, left.reason) != (right.range.start, right.reason) for left, right in pairwise(gaps))

@@ -41,8 +41,8 @@ def test_other_errors_are_not_retried() -> None:
 
 @pytest.mark.parametrize("code", [KafkaError.INVALID_REQUEST, KafkaError.NOT_COORDINATOR])
 def test_a_client_whose_request_failed_is_freed_without_a_garbage_collection(code: int) -> None:
-    """A client that is kept alive goes on trying: its late commit would undo a newer one."""
-    freed = []
+    """A client that stays alive may send a late commit, which would undo a newer one."""
+    freed: list[int] = []
 
     def request() -> None:
         client = Client(code)

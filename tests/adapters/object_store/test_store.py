@@ -30,7 +30,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 def config(endpoint: str, max_retries: int = 2, max_in_flight: int = 4) -> ObjectStoreConfig:
     return ObjectStoreConfig(
-        "our-bucket",
+        "test-bucket",
         endpoint,
         keys=ObjectStoreKeys("user", "s3cr3t"),
         request_timeout=timedelta(milliseconds=300),
@@ -84,7 +84,7 @@ def test_a_store_that_is_down_is_unavailable_and_named(call: Callable[[S3ObjectS
     with pytest.raises(Unavailable) as raised:
         call(store)
     store.close()
-    for named in (f"http://127.0.0.1:{closed_port}", "our-bucket", "some/", "Connection refused"):
+    for named in (f"http://127.0.0.1:{closed_port}", "test-bucket", "some/", "Connection refused"):
         assert named in str(raised.value)
     assert raised.value.retryable
 
@@ -128,7 +128,7 @@ def test_refused_credentials_are_denied_at_once_and_never_shown(call: Callable[[
 def test_a_missing_bucket_is_never_mistaken_for_a_missing_object(call: Callable[[S3ObjectStore], object]) -> None:
     with (
         store_on(lambda _: Answer.error(404, "NoSuchBucket")) as (store, _),
-        pytest.raises(ResourceMissing, match=r"our-bucket.* does not exist"),
+        pytest.raises(ResourceMissing, match=r"test-bucket.* does not exist"),
     ):
         call(store)
 
@@ -237,4 +237,4 @@ def test_missing_credentials_of_amazon_s3_are_reported(monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     with pytest.raises(AccessDenied, match="the SDK found no credentials"):
-        S3ObjectStore(ObjectStoreConfig("our-bucket")).get("some/key")
+        S3ObjectStore(ObjectStoreConfig("test-bucket")).get("some/key")
