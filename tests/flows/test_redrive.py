@@ -23,7 +23,7 @@ from analytics_defs.flows.redrive import DeadLetterFilter, RedriveResult, list_d
 from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
-from tests.flows.ingest.test_execute_plan import failing_at, remove_rules, problems
+from tests.flows.ingest.test_execute_plan import failing_at, problems, remove_rules
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import TOPIC, World, conduct, event
 
