@@ -120,7 +120,7 @@ def test_the_model_takes_the_settings_defaults_and_the_figures_that_the_document
 
 def test_the_documents_show_what_the_model_says() -> None:
     hint = "replace the tables by the output of: python -m bench.capacity"
-    assert table() in (ROOT / "README.md").read_text(encoding="utf-8"), hint
+    assert table() in (ROOT / "docs/capacity.md").read_text(encoding="utf-8"), hint
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     assert costs(1_000) in document, hint
     without, with_objects = (_short(need(100_000, write_event_json=kind).progress_read_units) for kind in (False, True))

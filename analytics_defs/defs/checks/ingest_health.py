@@ -22,8 +22,7 @@ from analytics_defs.ports import Ports
 
 RECENT, DEAD, PARTS = dg.AssetKey("recent_events"), dg.AssetKey("dead_letters"), dg.AssetKey("event_parts")
 CHECK_INTERVAL = timedelta(minutes=5)
-"""Time between two evaluations by the sensor, or by one run. Dagster keeps two rows for each check, and more than its newest row only
-for the history."""
+"""Time between two evaluations by the sensor, and by one run. Each evaluation adds two rows for each check to Dagster's storage."""
 CHECKED_BATCHES = 100
 HEALTH_CHECKS = (
     (RECENT, "lag", "Records behind Kafka's high watermarks, compared with MAX_LAG."),

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ArchiveComputeLogManager(S3ComputeLogManager):
     """`S3ComputeLogManager` on the archive bucket, with its endpoint, its keys and short time limits.
 
-    The stock class takes keys from AWS_ACCESS_KEY_ID only, and MINIO_ACCESS_KEY is another key. It also leaves two empty folders on
-    disk for every run.
+    The stock class reads its keys from AWS_ACCESS_KEY_ID, which is the key of DYNAMO_ENDPOINT, and not of MINIO_ENDPOINT. It also leaves
+    two empty folders on disk for every run.
     """
 
     @classmethod

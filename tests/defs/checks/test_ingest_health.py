@@ -56,7 +56,7 @@ def test_lag_warns_with_the_number_the_limit_and_the_worst_partition(instance: d
 def test_freshness_warns_only_while_records_wait(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(2)
-    assert health_checks(platform)["freshness"] == (True, "2 records wait for the first batch")
+    assert health_checks(platform)["freshness"] == (True, "2 records are waiting for the first batch")
     platform.run(instance)
     platform.produce(3, start=2)
     platform.clock.advance(timedelta(minutes=9))
@@ -64,9 +64,9 @@ def test_freshness_warns_only_while_records_wait(instance: dg.DagsterInstance) -
     platform.clock.advance(timedelta(minutes=2))
     passed, description = health_checks(platform)["freshness"]
     assert not passed
-    assert description == "3 records wait; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
+    assert description == "3 records are waiting; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
     platform.run(instance)
-    assert health_checks(platform)["freshness"] == (True, "nothing waits")
+    assert health_checks(platform)["freshness"] == (True, "no records are waiting")
 
 
 def test_records_of_an_open_transaction_do_not_count_as_stale(instance: dg.DagsterInstance) -> None:

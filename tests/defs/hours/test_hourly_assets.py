@@ -183,7 +183,7 @@ def test_a_failed_hour_does_not_stop_the_other_hours_of_its_run(instance: dg.Dag
     assert [request for request in requested if request] == [{"event_archive": {bad}}]
 
 
-def test_an_unavailable_store_ends_a_run_of_several_hours_and_finished_ones_are_reported(
+def test_an_unavailable_store_ends_a_run_and_its_finished_hours_are_reported(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform, read_hours = MemoryPlatform(), set[str]()

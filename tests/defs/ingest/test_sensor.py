@@ -363,7 +363,7 @@ def test_a_partition_without_leader_is_named_and_stops_nothing_else(platform: Me
     assert materialized(tick) == {HOUR: 10}
     checks = [event for event in tick.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
     (lag,) = [check for check in checks if check.check_name == "lag"]
-    assert (lag.passed, lag.metadata["partitions without answer"].value) == (False, 1)
+    assert (lag.passed, lag.metadata["partitions unavailable"].value) == (False, 1)
     started(instance, request)
     assert f"{TOPIC}/0 waits, the others go on" in str(platform.tick(instance).skip_reason)
 

@@ -78,8 +78,8 @@ def fail_requested_runs(platform: MemoryPlatform, instance: dg.DagsterInstance, 
 
 def test_old_runs_are_deleted_with_their_events_and_the_newest_is_kept(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     ids = run_micro_batches(platform, instance, 4)
-    found = purge_runs.purge_runs(instance, after_all_events(platform))
-    assert found.runs[MICRO_BATCH_JOB] == 3
+    result = purge_runs.purge_runs(instance, after_all_events(platform))
+    assert result.runs[MICRO_BATCH_JOB] == 3
     assert run_ids(instance) == ids[-1:]
     assert instance.all_logs(ids[-1]) != []
     for asset in ("recent_events", "event_counters", "committed_offsets"):
@@ -104,8 +104,8 @@ def test_a_run_with_the_newest_materialization_of_an_asset_is_kept_however_old(
     (holder,) = run_micro_batches(platform, instance, 1)
     platform.produce(2, start=2)
     fail_requested_runs(platform, instance, 3)
-    found = purge_runs.purge_runs(instance, after_all_events(platform))
-    assert (found.runs[MICRO_BATCH_JOB], found.kept) == (2, 2)
+    result = purge_runs.purge_runs(instance, after_all_events(platform))
+    assert (result.runs[MICRO_BATCH_JOB], result.kept) == (2, 2)
     assert run_ids(instance)[0] == holder
 
 
@@ -183,8 +183,8 @@ def test_old_events_of_no_run_are_deleted_but_for_the_newest_of_each_kind(instan
         evaluation = dg.AssetCheckEvaluation(asset_key=check.asset_key, check_name="lag", passed=number == 2)
         instance.report_runless_asset_event(evaluation)
     assert purge_runs.purge_runs(instance, platform.clock.now() - timedelta(hours=1)).events["ASSET_MATERIALIZATION"] == 0
-    found = purge_runs.purge_runs(instance, after_all_events(platform))
-    assert found.events == {"ASSET_OBSERVATION": 2, "ASSET_MATERIALIZATION": 4, "ASSET_CHECK_EVALUATION": 2, "check executions": 2}
+    result = purge_runs.purge_runs(instance, after_all_events(platform))
+    assert result.events == {"ASSET_OBSERVATION": 2, "ASSET_MATERIALIZATION": 4, "ASSET_CHECK_EVALUATION": 2, "check executions": 2}
     assert instance.get_materialized_partitions(key) == {"2024-01-15T10", "2024-01-15T11"}
     (left,) = instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=["2024-01-15T10"]), limit=9).records
     assert left.asset_materialization is not None
@@ -225,8 +225,8 @@ def test_the_job_follows_its_setting_and_reports_what_it_deleted(instance: dg.Da
     deleted = []
     for _ in range(2):
         platform.clock.advance(DAYS)
-        result = defs.resolve_job_def(purge_runs.PURGE_JOB).execute_in_process(instance=instance, resources={"platform": platform})
-        (output,) = [event for event in result.all_events if event.is_successful_output]
+        done = defs.resolve_job_def(purge_runs.PURGE_JOB).execute_in_process(instance=instance, resources={"platform": platform})
+        (output,) = [event for event in done.all_events if event.is_successful_output]
         by_job: Any = output.step_output_data.metadata["by job"].value
         deleted.append(by_job[MICRO_BATCH_JOB])
     assert deleted == [0, 2]

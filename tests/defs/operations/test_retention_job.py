@@ -101,9 +101,8 @@ def test_a_late_event_of_an_expired_hour_leaves_its_statistics_unchanged() -> No
         refused = materialize(hourly_event_stats)
         by_automation = materialize(hourly_event_stats, **{AUTOMATION_TAG: "true"})
     (failed,) = [event for event in refused.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
-    assert "DataExpired" in str(failed.step_failure_data.user_failure_data)
-    assert f"hour {HOUR}" in str(failed.step_failure_data.user_failure_data)
+    assert f"hour {HOUR} has expired data" in str(failed.step_failure_data.user_failure_data)
     assert AUTOMATION_TAG == AUTOMATION_CONDITION_TAG
     (materialization,) = by_automation.asset_materializations_for_node("hourly_event_stats")
-    assert f"hour {HOUR}" in str(materialization.metadata["expired"].value)
+    assert f"hour {HOUR} has expired data" in str(materialization.metadata["expired"].value)
     assert platform.ports().object_store.get(key) == before
