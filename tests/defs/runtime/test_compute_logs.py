@@ -63,10 +63,10 @@ def test_what_a_run_prints_can_be_read_from_the_bucket_and_nothing_is_left_on_di
 
 def test_an_endpoint_gets_its_own_keys_a_region_and_short_time_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sensor tick writes its log at its end and has 60 s in all."""
-    settings = Settings(  # type: ignore[call-arg]
-        minio_endpoint="http://127.0.0.1:9",  # type: ignore[arg-type]
+    settings = Settings(
+        minio_endpoint="http://127.0.0.1:9",
         minio_access_key="key",
-        minio_secret_key="secret",  # type: ignore[arg-type]
+        minio_secret_key="secret",
         aws_default_region="eu-north-1",
         archive_bucket_name=BUCKET,
     )
