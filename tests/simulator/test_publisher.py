@@ -100,7 +100,7 @@ def test_the_command_publishes_to_the_broker_of_the_settings_and_says_how_many(m
     monkeypatch.setenv("KAFKA_TOPICS", topic)
     try:
         ran = CliRunner().invoke(analytics, ["produce", "--count", "300", "--seed", "7", "--broken", "0.1"], catch_exceptions=False)
-        assert (ran.exit_code, ran.stdout) == (0, "300 records confirmed, of seed 7\n")
+        assert (ran.exit_code, ran.stdout) == (0, "300 records confirmed (seed 7)\n")
         partitions = [TopicPartition(topic, 0, number) for number in log.topics([topic])[topic].partitions]
         assert sum(marks.high_watermark for marks in log.watermarks(partitions).values()) == 300
     finally:
