@@ -35,7 +35,7 @@ def slow_world(lanes: int) -> World:
 
 def speed(folder: Path, world: World, events: int, on_progress: Callable[[int], None]) -> float:
     """Events a second through a world of `slow_world`, all its lanes on one warm Celery worker. Needs redis-server."""
-    platform = daemon(folder, world, dev_celery.engine(1), ("-m", MODULE))
+    platform = daemon(folder, world, dev_celery.celery_launcher(1), ("-m", MODULE))
     return events / emptied(platform, world, events, on_progress).seconds
 
 

@@ -48,7 +48,7 @@ class Load:
 
 def launchers() -> Mapping[str, Launcher]:
     """By what the report calls them. One lane and one worker: the table says what a launcher does, not what many do."""
-    return {"a process for each run": PROCESSES, "a warm Celery worker": dev_celery.engine(1)}
+    return {"a process for each run": PROCESSES, "a warm Celery worker": dev_celery.celery_launcher(1)}
 
 
 def latency(folder: Path, launcher: str, load: Load, on_progress: Callable[[int], None]) -> Latency:
