@@ -21,6 +21,7 @@ from analytics_defs.adapters.runtime.system import ThreadTaskPool
 from analytics_defs.config import Settings
 from analytics_defs.core.events.event import Event, ValidationRules, classify
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import batch_id, event_key, event_metadata
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
@@ -143,7 +144,7 @@ def _puts(settings: Settings, events: Sequence[Event], event_json: EventJson, in
     """
     batch = batch_id(datetime.now(UTC), [Range(TopicPartition("bench", 0, 0), 0, len(events))])
     objects = [
-        StoredObject(event_key(event.hour, event.id), event.record.value or b"", "application/json", event_metadata(event, batch))
+        StoredObject(event_key(event.hour, event.id), event.record.value or b"", JSON_CONTENT_TYPE, event_metadata(event, batch))
         for event in events
     ]
     config = wiring.object_store_config(settings)

@@ -1,4 +1,4 @@
-"""Faults that must not keep anything else from being done: noted where they happen, raised when the rest is done."""
+"""Errors that must not stop independent work: collected first, raised when the rest is done."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from analytics_defs.errors import AnalyticsError
 
 @dataclass(slots=True)
 class DeferredErrors:
-    """The faults of one flow, in the order of their happening."""
+    """The errors of one flow, in the order in which they occurred."""
 
     faults: list[AnalyticsError] = field(default_factory=list)
 
     @contextmanager
     def defer_all(self) -> Iterator[None]:
-        """Note whatever of ours is raised inside."""
+        """Collect every error of this package that the block raises."""
         try:
             yield
         except AnalyticsError as fault:
@@ -25,7 +25,7 @@ class DeferredErrors:
 
     @contextmanager
     def defer_non_retryable(self) -> Iterator[None]:
-        """Note what waits for a person. What may pass by itself is raised at once."""
+        """Collect errors that only an operator can resolve. Retryable errors are raised at once."""
         try:
             yield
         except AnalyticsError as fault:
@@ -35,9 +35,9 @@ class DeferredErrors:
 
 
 def raise_first(faults: Sequence[AnalyticsError]) -> None:
-    """The first, with the others as notes, each once."""
+    """Raise the first error, with the other messages as notes, each message once. Do nothing if there is none."""
     for first in faults[:1]:
-        for other in dict.fromkeys(map(str, faults[1:])):
-            if other != str(first):
-                first.add_note(other)
+        for message in dict.fromkeys(map(str, faults[1:])):
+            if message != str(first):
+                first.add_note(message)
         raise first

@@ -1,12 +1,12 @@
-"""Who waits for a long flow hears how far it is."""
+"""Progress callbacks for long-running flows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str, int, int], None]
-"""What is being done, how many are done, of how many. Called before each; a count may begin anew."""
+"""Called as `progress(step, done, total)` before each item. `done` restarts at 0 for a new step."""
 
 
-def no_progress(_what: str, _done: int, _of: int) -> None:
-    """For who does not ask."""
+def no_progress(_step: str, _done: int, _total: int) -> None:
+    """Ignore the progress. Default of every flow."""

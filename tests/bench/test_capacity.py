@@ -122,7 +122,7 @@ def test_the_model_uses_the_default_settings_and_the_measurements_of_the_docs() 
 
 def test_the_docs_contain_the_tables_of_the_model() -> None:
     hint = "replace the tables by the output of: python -m bench.capacity"
-    assert table() in (ROOT / "README.md").read_text(encoding="utf-8"), hint
+    assert table() in (ROOT / "docs/capacity.md").read_text(encoding="utf-8"), hint
     document = (ROOT / "docs/capacity.md").read_text(encoding="utf-8")
     assert costs(1_000) in document, hint
     without, with_objects = (_short(requirements(100_000, write_event_json=kind).progress_read_units) for kind in (False, True))

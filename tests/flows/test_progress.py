@@ -1,4 +1,4 @@
-"""Offsets: where reading begins, what holds it back, what is lost, and what the consumer group shows."""
+"""Offsets: the start of reading, gaps, unavailable partitions, data loss, and the consumer group's offsets."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def committed(world: World, partition: int = 0) -> int | None:
     return world.event_log.committed([world.partition(partition)])[world.partition(partition)]
 
 
-# Where reading begins.
+# The start of reading.
 
 
-def test_the_first_start_goes_on_where_the_groups_offsets_are() -> None:
+def test_the_first_run_starts_at_the_committed_offsets_of_the_group() -> None:
     world = a_world()
     world.produce(*events(5))
     world.produce(*events(3, "f"), partition=1)
@@ -53,7 +53,7 @@ def test_the_first_start_goes_on_where_the_groups_offsets_are() -> None:
     assert trace_record(str(world.source(2)), world.ports).outcome is RecordOutcome.BEFORE_START
 
 
-def test_a_groups_offset_beyond_the_log_is_of_another_topic_and_everything_is_read() -> None:
+def test_a_committed_offset_beyond_the_log_is_ignored() -> None:
     world = a_world()
     world.produce(*events(2))
     world.event_log.commit({world.partition(0): 7})
@@ -62,7 +62,7 @@ def test_a_groups_offset_beyond_the_log_is_of_another_topic_and_everything_is_re
     assert sorted(world.recent_events.items) == ["e0", "e1"]
 
 
-def test_without_group_offsets_reading_begins_at_the_oldest_record() -> None:
+def test_without_committed_offsets_reading_starts_at_the_oldest_record() -> None:
     world = a_world()
     world.produce(*events(5))
     world.event_log.retain_from(TOPIC, 0, 2)
@@ -82,8 +82,8 @@ def test_a_partition_that_is_added_later_is_read_from_its_start() -> None:
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, lost=1)
 
 
-def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -> None:
-    """Retention and the group move between two runs that never took anything: the starts stay those of the first."""
+def test_the_start_offsets_of_a_topic_are_stored_before_its_first_batch() -> None:
+    """Retention and the group move offsets between two runs without a batch. The start offsets stay those of the first run."""
     world = a_world()
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
@@ -96,7 +96,7 @@ def test_where_the_account_of_a_topic_begins_is_fixed_before_its_first_batch() -
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=8, lost=2)
 
 
-def test_a_topic_that_vanished_after_the_plan_is_named() -> None:
+def test_a_topic_that_was_deleted_after_the_plan_is_named() -> None:
     world = a_world()
     world.produce(*events(1))
     plan = world.plan().plans[0]
@@ -105,10 +105,10 @@ def test_a_topic_that_vanished_after_the_plan_is_named() -> None:
         execute_plan(plan, world.ports, conduct())
 
 
-# A partition without leader.
+# Unavailable partitions.
 
 
-def test_a_partition_without_leader_waits_and_the_others_go_on() -> None:
+def test_a_partition_without_leader_waits_and_the_others_continue() -> None:
     world = a_world()
     world.produce(*events(2))
     world.produce(*events(2, "f"), partition=1)
@@ -127,8 +127,8 @@ def test_a_partition_without_leader_waits_and_the_others_go_on() -> None:
     assert problems(world) == []
 
 
-def test_a_new_topic_waits_until_all_its_partitions_answer_for_there_its_account_begins() -> None:
-    """The group's offset of a silent partition would be forgotten, and what the service before this one did would be done again."""
+def test_a_new_topic_waits_until_all_of_its_partitions_are_available() -> None:
+    """Otherwise the committed offset of an unavailable partition would be ignored, and its records read again."""
     world = a_world()
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
@@ -147,9 +147,7 @@ def test_a_new_topic_waits_until_all_its_partitions_answer_for_there_its_account
 
 
 @pytest.mark.parametrize(("method", "stored"), [("begin_batch", 1), ("mark_staged", 3)])
-def test_a_pending_batch_of_a_silent_partition_waits_where_it_has_to_be_read_again_and_holds_nothing_else_back(
-    method: str, stored: int
-) -> None:
+def test_a_pending_batch_of_an_unavailable_partition_delays_no_other(method: str, stored: int) -> None:
     world = a_world()
     world.event_log.add_partition(TOPIC)
     world.produce(event("e"))
@@ -165,17 +163,17 @@ def test_a_pending_batch_of_a_silent_partition_waits_where_it_has_to_be_read_aga
     assert problems(world) == []
 
 
-def test_a_cut_topic_is_not_accepted_while_a_partition_does_not_answer() -> None:
+def test_a_truncated_topic_is_not_accepted_while_a_partition_is_unavailable() -> None:
     world = a_world()
     world.produce(*events(3))
     world.settle()
     world.event_log.truncate(TOPIC, 0, 1)
     world.event_log.make_unavailable(TOPIC, 1)
-    with pytest.raises(Unavailable, match="once all of its partitions answer"):
+    with pytest.raises(Unavailable, match="once all of its partitions are available"):
         accept_recreated_topic(TOPIC, world.ports)
 
 
-# What holds no record.
+# Offsets without record.
 
 
 def test_an_open_transaction_holds_back_its_own_partition_only() -> None:
@@ -186,16 +184,16 @@ def test_an_open_transaction_holds_back_its_own_partition_only() -> None:
     world.produce(*events(2), partition=1)
     world.settle()
     assert sorted(world.recent_events.items) == ["before", "e0", "e1"]
-    lag = {each.topic_partition.partition: (each.offsets, each.transaction_lag) for each in world.plan().lags}
-    assert lag == {0: (2, 2), 1: (0, 0)}
+    lags = {lag.topic_partition.partition: (lag.offsets, lag.transaction_lag) for lag in world.plan().lags}
+    assert lags == {0: (2, 2), 1: (0, 0)}
     world.event_log.end_transaction(TOPIC, 0, commit=True)
     world.settle()
     assert problems(world) == []
     assert "inside" in world.recent_events.items
-    assert sum(each.offsets for each in world.plan().lags) == 0
+    assert sum(lag.offsets for lag in world.plan().lags) == 0
 
 
-def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_their_reason() -> None:
+def test_aborted_records_are_not_stored_and_are_gaps_with_their_reason() -> None:
     world = a_world()
     world.event_log.open_transaction(TOPIC, 0)
     world.produce(event("never"), event("never too"))
@@ -205,16 +203,16 @@ def test_aborted_records_are_not_stored_and_stand_in_the_batch_as_gaps_with_thei
     world.settle()
     assert problems(world) == []
     (record,) = world.ledger.last_batches(10)
-    at = world.partition(0)
+    topic_partition = world.partition(0)
     assert record.gaps == (
-        Gap(Range(at, 0, 2), GapReason.ABORTED),
-        Gap(Range(at, 2, 3), GapReason.CONTROL),
-        Gap(Range(at, 4, 5), GapReason.COMPACTED),
+        Gap(Range(topic_partition, 0, 2), GapReason.ABORTED),
+        Gap(Range(topic_partition, 2, 3), GapReason.CONTROL),
+        Gap(Range(topic_partition, 4, 5), GapReason.COMPACTED),
     )
     assert trace_record(str(world.source(0)), world.ports).detail == "aborted"
 
 
-def test_a_record_that_a_client_did_not_give_is_read_again() -> None:
+def test_a_record_that_the_client_did_not_return_is_read_again() -> None:
     world = a_world()
     world.produce(*events(3))
     world.event_log.hide(TOPIC, 0, 1)
@@ -226,46 +224,46 @@ def test_a_record_that_a_client_did_not_give_is_read_again() -> None:
     assert sorted(world.recent_events.items) == ["e0", "e1", "e2"]
 
 
-class SilentLog(MemoryEventLog):
-    """Finds no evidence for any hole."""
+class LogWithoutEvidence(MemoryEventLog):
+    """An event log that explains no gap."""
 
     def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:  # noqa: ARG002 - the port's signature
         return ()
 
 
 def test_offsets_without_evidence_stay_unaccounted_and_visible() -> None:
-    world = a_world(event_log=SilentLog())
+    world = a_world(event_log=LogWithoutEvidence())
     world.produce(*events(1))
     world.event_log.append(TOPIC, 0, event("never"), aborted=True)
     world.settle()
     world.produce(*events(1, "f"))
     world.settle()
-    audited = audit_offsets(world.ports)
-    assert (audited.unaccounted, audited.balanced) == (1, False)
+    audit = audit_offsets(world.ports)
+    assert (audit.unaccounted, audit.balanced) == (1, False)
     assert world.ledger.counters()["unaccounted"] == 1
     assert trace_record(str(world.source(1)), world.ports).outcome is RecordOutcome.UNACCOUNTED
     assert sorted(world.recent_events.items) == ["e0", "f0"]
 
 
-class MuteLog(MemoryEventLog):
-    """Reads nothing, and says nothing about it."""
+class EmptyReadLog(MemoryEventLog):
+    """An event log that returns neither records nor errors."""
 
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:  # noqa: ARG002 - the port's signature
-        return ReadResult((), {each.topic_partition: each.start for each in ranges}, ())
+        return ReadResult((), {range_.topic_partition: range_.start for range_ in ranges}, ())
 
 
-def test_a_reading_that_gives_nothing_is_a_fault_and_takes_nothing() -> None:
-    world = a_world(event_log=MuteLog())
+def test_a_read_that_returns_nothing_is_a_fault_and_begins_no_batch() -> None:
+    world = a_world(event_log=EmptyReadLog())
     world.produce(*events(2))
     with pytest.raises(Unavailable, match="Kafka returned nothing"):
         world.run()
     assert world.ledger.snapshot().checkpoints == {}
 
 
-# What is damaged in Kafka.
+# Corrupt record batches in Kafka.
 
 
-def test_a_damaged_batch_stops_its_partition_before_it_and_the_rest_of_the_plan_is_done() -> None:
+def test_a_corrupt_record_batch_halts_its_partition_and_the_others_are_read() -> None:
     world = a_world()
     world.produce(*events(6))
     world.produce(*events(9, "f"), partition=1)
@@ -280,7 +278,7 @@ def test_a_damaged_batch_stops_its_partition_before_it_and_the_rest_of_the_plan_
     assert problems(world) == []
 
 
-def test_a_plan_of_a_damaged_partition_alone_takes_nothing_and_says_why_every_time() -> None:
+def test_a_plan_of_a_corrupt_partition_begins_no_batch_and_names_it_each_time() -> None:
     world = a_world()
     world.produce(*events(2))
     world.event_log.damage(TOPIC, 0, 0)
@@ -294,7 +292,7 @@ def test_a_plan_of_a_damaged_partition_alone_takes_nothing_and_says_why_every_ti
     assert set(world.recent_events.items) == {"f0"}
 
 
-def test_a_damaged_batch_in_a_taken_batch_waits_and_holds_nothing_else_back() -> None:
+def test_a_pending_batch_with_a_corrupt_record_batch_delays_no_other() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
@@ -310,7 +308,7 @@ def test_a_damaged_batch_in_a_taken_batch_waits_and_holds_nothing_else_back() ->
     assert problems(world) == []
 
 
-def test_a_damaged_batch_that_a_person_gives_up_is_lost_by_name() -> None:
+def test_a_corrupt_record_batch_that_an_operator_deletes_is_counted_as_lost() -> None:
     world = a_world()
     world.produce(*events(6))
     world.event_log.damage(TOPIC, 0, 3)
@@ -322,10 +320,10 @@ def test_a_damaged_batch_that_a_person_gives_up_is_lost_by_name() -> None:
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, lost=1)
 
 
-# What retention took.
+# Data loss by Kafka's retention.
 
 
-def test_what_retention_took_before_it_was_read_is_lost_and_counted_exactly() -> None:
+def test_records_removed_before_they_were_read_are_lost_and_counted_exactly() -> None:
     world = a_world()
     world.produce(*events(2))
     world.settle()
@@ -344,7 +342,7 @@ def test_what_retention_took_before_it_was_read_is_lost_and_counted_exactly() ->
     ]
 
 
-def test_everything_may_be_lost() -> None:
+def test_all_records_of_a_batch_may_be_lost() -> None:
     world = a_world()
     world.produce(*events(1))
     world.settle()
@@ -355,7 +353,7 @@ def test_everything_may_be_lost() -> None:
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, lost=4)
 
 
-def test_records_that_are_staged_survive_retention() -> None:
+def test_staged_records_survive_the_retention_of_kafka() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
@@ -366,7 +364,7 @@ def test_records_that_are_staged_survive_retention() -> None:
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=4)
 
 
-def test_records_that_were_taken_and_not_staged_are_lost_to_retention() -> None:
+def test_records_of_an_unstaged_batch_can_be_lost_to_retention() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
@@ -377,7 +375,7 @@ def test_records_that_were_taken_and_not_staged_are_lost_to_retention() -> None:
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, lost=3)
 
 
-def test_on_data_loss_stop_stops_the_partition_and_only_that() -> None:
+def test_on_data_loss_stop_halts_only_the_partition() -> None:
     world = a_world(policy=PlanningPolicy(on_data_loss=OnDataLoss.STOP))
     world.produce(*events(1))
     world.settle()
@@ -393,20 +391,20 @@ def test_on_data_loss_stop_stops_the_partition_and_only_that() -> None:
     assert problems(world) == []
 
 
-@pytest.mark.parametrize("before", ["read", "put_if_absent"], ids=["before it is read", "before a taken batch is read again"])
-def test_on_data_loss_stop_holds_also_when_retention_is_faster_than_the_plan(before: str) -> None:
+@pytest.mark.parametrize("before", ["read", "put_if_absent"], ids=["before the first read", "before a begun batch is read again"])
+def test_on_data_loss_stop_also_applies_to_losses_after_the_plan(before: str) -> None:
     world = a_world(policy=PlanningPolicy(on_data_loss=OnDataLoss.STOP))
     world.produce(*events(1))
     world.settle()
     world.produce(*events(4, "f"))
-    careful = conduct(on_data_loss=OnDataLoss.STOP)
+    options = conduct(on_data_loss=OnDataLoss.STOP)
     if before == "put_if_absent":
         with pytest.raises(Crashed):
             world.run(ports=through(world.ports, failing_at("begin_batch")))
     plan = world.plan().plans[0]
     world.event_log.retain_from(TOPIC, 0, 3)
     with pytest.raises(DataLoss, match=r"retention removed ProductDeleted/0\[1,3\)"):
-        execute_plan(plan, world.ports, careful)
+        execute_plan(plan, world.ports, options)
     assert world.ledger.counters().get("lost", 0) == 0
     world.policy = PlanningPolicy()
     world.settle()
@@ -414,11 +412,11 @@ def test_on_data_loss_stop_holds_also_when_retention_is_faster_than_the_plan(bef
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, lost=2)
 
 
-# What the group shows.
+# Offsets of the consumer group.
 
 
 @pytest.mark.parametrize("moved_to", [0, 2, 9])
-def test_a_groups_offset_that_an_operator_moved_is_reported_and_set_back(moved_to: int) -> None:
+def test_a_committed_offset_that_an_operator_moved_is_reported_and_reset(moved_to: int) -> None:
     world = a_world()
     world.produce(*events(4))
     world.settle()
@@ -431,7 +429,7 @@ def test_a_groups_offset_that_an_operator_moved_is_reported_and_set_back(moved_t
     assert world.ledger.counters()["events"] == 4
 
 
-def test_a_run_that_dies_between_close_and_commit_is_shown_by_the_next_plan() -> None:
+def test_offsets_are_committed_by_the_next_run_after_a_crash_behind_the_close() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
@@ -444,7 +442,7 @@ def test_a_run_that_dies_between_close_and_commit_is_shown_by_the_next_plan() ->
     assert problems(world) == []
 
 
-def test_a_late_commit_moves_the_group_back_only_until_the_next_plan() -> None:
+def test_a_late_commit_is_corrected_by_the_next_plan() -> None:
     world = a_world()
     world.produce(*events(2))
 
@@ -464,7 +462,7 @@ def test_a_late_commit_moves_the_group_back_only_until_the_next_plan() -> None:
 # Lanes.
 
 
-def test_a_pending_batch_is_finished_whatever_the_number_of_lanes_is_later() -> None:
+def test_a_pending_batch_is_finished_after_the_number_of_lanes_changed() -> None:
     world = a_world(policy=PlanningPolicy(lanes=1))
     world.produce(*events(2))
     world.produce(*events(2, "f"), partition=1)
@@ -480,7 +478,7 @@ def test_a_pending_batch_is_finished_whatever_the_number_of_lanes_is_later() -> 
     assert record.batch.lane == 0
 
 
-def test_counters_of_all_lanes_are_one_account_also_after_their_number_changed() -> None:
+def test_counters_sum_over_all_lanes_after_their_number_changed() -> None:
     world = a_world(policy=PlanningPolicy(lanes=2))
     for lanes in (2, 3, 1):
         world.policy = PlanningPolicy(lanes=lanes)

@@ -23,7 +23,7 @@ from analytics_defs.flows.redrive import DeadLetterFilter, RedriveResult, list_d
 from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
-from tests.flows.ingest.test_execute_plan import failing_at, forget_rules, problems
+from tests.flows.ingest.test_execute_plan import failing_at, problems, remove_rules
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import TOPIC, World, conduct, event
 
@@ -312,7 +312,7 @@ def test_a_redrive_without_kept_rules_that_stricter_rules_read_again_leaves_the_
     world = a_world()
     with pytest.raises(Crashed):
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
-    forget_rules(world)
+    remove_rules(world)
     world.settle(conduct(validation_rules=STRICT))
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, dead_letters=3)

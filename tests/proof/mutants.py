@@ -118,5 +118,5 @@ class _EverythingIsMine:
 
 
 def without_kept_rules(judged: Callable[..., Any]) -> Callable[..., Any]:
-    """`reading_again._judged`, but of a version that kept no rules: who reads again judges by today's, and may stage other bytes."""
+    """`reread_batch._classify_all`, but of a version that kept no rules: who reads again judges by today's, and may stage other bytes."""
     return lambda records, batch, conduct: judged(records, replace(batch, rules=None), conduct)

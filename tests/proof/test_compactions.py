@@ -17,6 +17,7 @@ from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.storage.object_keys import batch_id_of_part_key, parquet_dir
 from analytics_defs.flows.hours import compaction
+from analytics_defs.flows.hours.manifest import write_manifest
 from analytics_defs.flows.stored import hour_files
 from analytics_defs.flows.stored.hour_files import HourFiles
 from analytics_defs.ports import ParquetWorkspace, Ports, StoredObject
@@ -83,7 +84,7 @@ def swept_before_the_marker(revision: ArchiveRevision, complete: bool | None, po
     return mark(revision, complete, ports)
 
 
-mark = compaction.write_manifest
+mark = write_manifest
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ mark = compaction.write_manifest
             {
                 (hour_files, "hour_files"): with_open_batches,
                 (compaction, "batch_records"): records_of_anything,
-                (compaction, "_broken"): unsound_never,
+                (compaction, "_damaged_files"): unsound_never,
             },
             id="open batches are compacted",
         ),

@@ -45,10 +45,10 @@ def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_
 
 def asked_too_early(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
     """Batches ask whether the hour is frozen before they write the plain name."""
-    touched = {event.hour: event_json._taken_of(event.hour, ports).event_json_expired_through for event in events}
-    there = {blob.key for blob in ports.object_store.put_many_if_absent([event_json._object(event, batch) for event in events])}
+    touched = {event.hour: event_json._expired_data(event.hour, ports).event_json_expired_through for event in events}
+    there = {blob.key for blob in ports.object_store.put_many_if_absent([event_json._json_object(event, batch) for event in events])}
     for event in events:
-        blob = event_json._object(event, batch)
+        blob = event_json._json_object(event, batch)
         if touched[event.hour] or blob.key in there:
             ports.object_store.put([replace(blob, key=reused_id_event_key(event.hour, event.id, event.record.source))])
 
@@ -76,8 +76,8 @@ def of_any_batch(found: ArchiveRevision, turn: ExpirySweep) -> ArchiveRevision |
 @pytest.mark.parametrize(
     ("scene", "patched"),
     [
-        pytest.param(forgotten_objects, {(event_json, "_taken_of"): never_touched}, id="batches do not ask for the freeze"),
-        pytest.param(forgotten_objects, {(event_json, "_put_new"): asked_too_early}, id="batches ask before they write"),
+        pytest.param(forgotten_objects, {(event_json, "_expired_data"): never_touched}, id="batches do not ask for the freeze"),
+        pytest.param(forgotten_objects, {(event_json, "_put_reused_ids"): asked_too_early}, id="batches ask before they write"),
         pytest.param(forgotten_parquet, {(expire_parquet, "write_manifest"): deleted_before_the_marker}, id="files go before the marker"),
         pytest.param(forgotten_objects, {(expire_event_json, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
         pytest.param(forgotten_parquet, {(expire_parquet, "_without_rows"): of_any_batch}, id="rows go however young"),

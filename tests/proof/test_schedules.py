@@ -22,7 +22,7 @@ from tests.proof.states import frozen
 
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "3"))
 CRASHES = int(os.environ.get("CRASHES", "1"))
-NO_RULES: dict[tuple[Any, str], Any] = {(reread_batch, "_judged"): mutants.without_kept_rules(reread_batch._judged)}
+NO_RULES: dict[tuple[Any, str], Any] = {(reread_batch, "_classify_all"): mutants.without_kept_rules(reread_batch._classify_all)}
 """By the same rules everybody stages the same bytes, and then it does not matter whose they are."""
 
 

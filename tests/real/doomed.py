@@ -140,9 +140,9 @@ def watched(ports: Ports, watch: Watch) -> Ports:
     """The same ports, each call by way of `watch`."""
     return replace(
         ports,
-        event_log=cast(EventLog, _Watched("log", ports.event_log, watch)),
-        recent_events=cast(RecentEvents, _Watched("recent", ports.recent_events, watch)),
-        object_store=cast(ObjectStore, _Watched("archive", ports.object_store, watch)),
+        event_log=cast(EventLog, _Watched("event_log", ports.event_log, watch)),
+        recent_events=cast(RecentEvents, _Watched("recent_events", ports.recent_events, watch)),
+        object_store=cast(ObjectStore, _Watched("object_store", ports.object_store, watch)),
         ledger=cast(Ledger, _Watched("ledger", ports.ledger, watch)),
     )
 

@@ -34,7 +34,7 @@ def picture(settings: Settings) -> Picture:
     return Picture(
         {key: each for key, each in plain.objects(settings.archive_bucket_name).items() if key != PLATFORM_ID_KEY},
         {item["id"]["S"]: item for item in plain.items(settings.recent_events_table_name)},
-        {key: _lasting(item) for key, item in ledger.items() if not key.startswith(("progress lease#", "progress seal#"))},
+        {key: _lasting(item) for key, item in ledger.items() if not key.startswith(("progress lease#", "progress platform-id#"))},
         {f"{item['pk']['S']} {item['sk']['S']}": item for item in plain.items(settings.aggregates_table_name)},
         plain.group_offsets(settings.kafka_group_id, settings.kafka_topics),
     )

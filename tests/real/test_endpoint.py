@@ -142,7 +142,7 @@ def test_the_numbers_are_those_of_kafka_and_the_stores_themselves(scene: Scene) 
     with watched(scene, ingested=False) as site:
         written = len(data.mixture(*scene.topics))
         until(lambda: site.polled()[1]["services"]["kafka"]["lag"] == written)
-        for series in ("lag_seconds", "data_loss_seconds"):
+        for series in ("lag_seconds", "seconds_until_data_loss"):
             until(lambda name=series: samples(site, f"analytics_partition_{name}") == 3)  # type: ignore[misc]
         with world.opened(site.settings) as stores:
             stores.settle()

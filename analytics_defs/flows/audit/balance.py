@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from analytics_defs.core.ingest.planning import LEASE_DURATION
 from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, Batch, Checkpoint, LedgerSnapshot, OutcomeCounts
 from analytics_defs.errors import Unavailable
+from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
 from analytics_defs.ports import Ports
 
 MAX_AUDIT_READS = 100
@@ -45,23 +46,28 @@ class BalanceAudit:
 
 
 def audit_offsets(ports: Ports, readings: int = MAX_AUDIT_READS) -> BalanceAudit:
-    """Counters are read between two readings of the heads, until no batch closed meanwhile. A difference counts where it is there twice:
-    a close may be seen by half, in the heads and not yet in the counters.
+    """Read the counters between two equal reads of the checkpoints, and compare them.
 
-    Raises Unavailable where batches close faster than that, so many times in a row.
+    A difference counts only if two reads in a row show it: a close may be visible in the checkpoints and not yet in the counters.
+    Raises Unavailable if batches close during each of the `readings` attempts.
     """
-    seen: dict[str, int] | None = None
-    for _ in range(readings):
+    last_shortfall: dict[str, int] | None = None
+
+    def attempt() -> BalanceAudit:
+        nonlocal last_shortfall
         before = ports.ledger.snapshot()
         counters = dict(ports.ledger.counters())
         after = ports.ledger.snapshot()
         if before.checkpoints != after.checkpoints:
-            continue
-        found = _audit(after, counters, ports.clock.now())
-        if not found.differences or seen == _missing(found):
-            return found
-        seen = _missing(found)
-    raise Unavailable(f"batches close faster than the counters can be read ({readings} readings): audit again when ingest is quieter")
+            raise Conflict("a batch closed while the counters were read")
+        audit = _audit(after, counters, ports.clock.now())
+        if audit.differences and last_shortfall != (shortfall := _missing(audit)):
+            last_shortfall = shortfall
+            raise Conflict("the counters differ from the checkpoints for the first time")
+        return audit
+
+    error = Unavailable(f"batches close faster than the counters can be read ({readings} readings): audit again when ingest is quieter")
+    return retry_on_conflict(attempt, readings, error)
 
 
 def _audit(after: LedgerSnapshot, counters: dict[str, int], now: datetime) -> BalanceAudit:

@@ -30,8 +30,8 @@ from analytics_defs.flows.stored.hour_files import (
     batch_records,
     download_verified,
     expected_rows,
-    read_consistently,
     require_all_rows,
+    retry_on_compaction,
 )
 from analytics_defs.ports import MAX_TRANSACT_READS, Ports
 
@@ -231,4 +231,4 @@ def _archive_differences(hour: str, ports: Ports, bench: WorkspaceFactory) -> li
             if archived.get(batch, 0) != recorded.get(batch, 0)
         ]
 
-    return read_consistently(hour, ports, read)
+    return retry_on_compaction(hour, ports, read)

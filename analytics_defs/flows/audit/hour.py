@@ -20,8 +20,8 @@ from analytics_defs.flows.stored.hour_files import (
     batch_records,
     expected_rows,
     live_counters,
-    read_consistently,
     require_unchanged,
+    retry_on_compaction,
 )
 from analytics_defs.ports import DEDUPLICATION_WINDOW, Ports, may_have_been_reused
 
@@ -63,7 +63,7 @@ def audit_hour(hour: str, ports: Ports, told: ProgressCallback = no_progress) ->
     Also the dead-letter and repeat files of these batches, and of those whose own time lies in the hour. Never the bytes of the JSON
     objects: the bucket's listing tells keys only, and one read for each event takes long. `flows.audit.hour_bytes` compares those.
     """
-    return read_consistently(hour, ports, lambda account: _audit_hour(account, ports, told))
+    return retry_on_compaction(hour, ports, lambda account: _audit_hour(account, ports, told))
 
 
 def _audit_hour(account: HourFiles, ports: Ports, told: ProgressCallback) -> HourAudit:

@@ -12,7 +12,7 @@ from analytics_defs.flows.hours.restore import event_of
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.progress import ProgressCallback, no_progress
 from analytics_defs.flows.stored.event_json import event_json_object
-from analytics_defs.flows.stored.hour_files import HourFiles, download_verified, read_consistently
+from analytics_defs.flows.stored.hour_files import HourFiles, download_verified, retry_on_compaction
 from analytics_defs.ports import Ports, StoredRow
 
 COMPARED_AT_ONCE = 100
@@ -41,7 +41,7 @@ class BytesAudit:
 
 def compare_bytes(hour: str, ports: Ports, bench: StatisticsEngineFactory, told: ProgressCallback = no_progress) -> BytesAudit:
     """Reads every file and every object of the hour. Raises InconsistentState where Parquet itself is damaged."""
-    return read_consistently(hour, ports, lambda account: _compare(account, ports, bench, told))
+    return retry_on_compaction(hour, ports, lambda account: _compare(account, ports, bench, told))
 
 
 def _compare(account: HourFiles, ports: Ports, bench: StatisticsEngineFactory, told: ProgressCallback) -> BytesAudit:

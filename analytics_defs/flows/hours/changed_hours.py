@@ -1,4 +1,4 @@
-"""What changed in the archive since the last report: hours, from the batches closed since. Reads only."""
+"""Hours that changed since the last report, from the batches closed since. Reads only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from analytics_defs.errors import InconsistentState
 from analytics_defs.ports import Ledger
 
 MAX_HOURS_PER_REPORT = 500
-"""Hours reported at once: each is a row of Dagster's event log."""
+"""Maximum number of hours in one report. Each is a row in Dagster's event log."""
 MAX_RANGES_PER_REPORT = 200
-"""Closed ranges looked at per partition at once."""
+"""Maximum number of closed ranges read per partition and report."""
 MAX_UNREADABLE_BATCHES = 100
-"""Batches passed over because their record cannot be read. Where there are more, the partitions wait: the cursor stays small."""
+"""Maximum number of skipped batches whose record cannot be read. Above it the partitions wait, so that the cursor stays small."""
 
 
 @dataclass(slots=True)
 class HourChange:
-    """What closed batches added to one hour."""
+    """Events and batches that closed batches added to one hour."""
 
     events: int = 0
     batches: list[str] = field(default_factory=list)
@@ -28,43 +28,47 @@ class HourChange:
 
 @dataclass(slots=True)
 class Changes:
-    """What to report, and what to keep once it was reported."""
+    """Changed hours, and the state to store after they were reported."""
 
     hours: dict[str, HourChange]
     cursor: dict[str, int]
-    """By topic-partition, the offset up to which closed ranges were reported. It follows offsets and no clock, so no late close hides."""
+    """Offset by topic-partition up to which closed ranges were reported. It is no time, so a late close is never missed."""
     unreadable_batches: list[str] = field(default_factory=list)
-    """Batches passed over, because their record cannot be read: their hours are reported once it can."""
+    """Skipped batches whose record cannot be read. Their hours are reported once it can."""
     faults: list[str] = field(default_factory=list)
-    """What cannot be read in the ledger, and what to do. It holds back its own batch or partition only."""
+    """Unreadable items of the ledger, and what to do. Each delays only its own batch or partition."""
 
 
-def changed_hours(cursor: Mapping[str, int], held: Sequence[str], snapshot: LedgerSnapshot, ledger: Ledger) -> Changes:
-    """Every hour that a batch closed since `cursor`, or one of those `held`, added to, at least once; at most about `MAX_HOURS`."""
+def changed_hours(cursor: Mapping[str, int], unreadable_batches: Sequence[str], snapshot: LedgerSnapshot, ledger: Ledger) -> Changes:
+    """Return every hour changed by a batch that closed since `cursor` or is in `unreadable_batches`.
+
+    Each change is reported at least once. A report holds about `MAX_HOURS_PER_REPORT` hours; the next report continues.
+    """
     changes = Changes({}, dict(cursor))
     seen: set[str] = set()
-    for batch_id in held:
-        _look_at(batch_id, changes, seen, ledger)
-    for topic_partition, head in sorted(snapshot.checkpoints.items()):
-        if head.next_offset > changes.cursor.get(str(topic_partition), head.first_offset):
+    for batch_id in unreadable_batches:
+        _add_batch(batch_id, changes, seen, ledger)
+    for topic_partition, checkpoint in sorted(snapshot.checkpoints.items()):
+        if checkpoint.next_offset > changes.cursor.get(str(topic_partition), checkpoint.first_offset):
             try:
-                _follow(topic_partition, head.first_offset, changes, seen, ledger)
+                _add_partition(topic_partition, checkpoint.first_offset, changes, seen, ledger)
             except InconsistentState as fault:
                 changes.faults.append(str(fault))
     return changes
 
 
-def _follow(topic_partition: TopicPartition, first: int, changes: Changes, seen: set[str], ledger: Ledger) -> None:
+def _add_partition(topic_partition: TopicPartition, first_offset: int, changes: Changes, seen: set[str], ledger: Ledger) -> None:
+    """Add the ranges of one partition that closed after the cursor, and move the cursor."""
     name = str(topic_partition)
-    for closed in ledger.closed_ranges_after(topic_partition, changes.cursor.get(name, first), MAX_RANGES_PER_REPORT):
+    for closed in ledger.closed_ranges_after(topic_partition, changes.cursor.get(name, first_offset), MAX_RANGES_PER_REPORT):
         if closed.batch_id not in seen:
             if len(changes.hours) >= MAX_HOURS_PER_REPORT or len(changes.unreadable_batches) >= MAX_UNREADABLE_BATCHES:
                 return
-            _look_at(closed.batch_id, changes, seen, ledger)
+            _add_batch(closed.batch_id, changes, seen, ledger)
         changes.cursor[name] = closed.range.end
 
 
-def _look_at(batch_id: str, changes: Changes, seen: set[str], ledger: Ledger) -> None:
+def _add_batch(batch_id: str, changes: Changes, seen: set[str], ledger: Ledger) -> None:
     seen.add(batch_id)
     try:
         record = ledger.batch_record(batch_id)
@@ -74,12 +78,12 @@ def _look_at(batch_id: str, changes: Changes, seen: set[str], ledger: Ledger) ->
             )
     except InconsistentState as fault:
         changes.unreadable_batches.append(batch_id)
-        changes.faults.append(f"{fault} Until then the hours that batch {batch_id} added to are not reported; everything else is.")
+        changes.faults.append(f"{fault} Until then the hours that batch {batch_id} added to are not reported; all other hours are.")
     else:
-        _add(record, changes)
+        _add_record(record, changes)
 
 
-def _add(record: BatchRecord, changes: Changes) -> None:
+def _add_record(record: BatchRecord, changes: Changes) -> None:
     for hour, by_type in record.hours.items():
         change = changes.hours.setdefault(hour, HourChange())
         change.events += sum(by_type.values())

@@ -1,18 +1,18 @@
-"""Compact an hour: the parts of its closed batches become one sorted archive, and readers go over to it in one step.
+"""Compact an hour: merge the parts of its closed batches into one sorted archive, and switch readers to it in one step.
 
-    look ──► bring the files here ──► mend from the JSON tree ──► merge ──► upload ──► revise ──► mark ──► sweep
-    ledger   inputs, verified         what is missing, damaged    sorted    new names  ledger     _SUCCESS  inputs
+    list files ──► download ──► rebuild from JSON tree ──► merge ──► upload ──► put revision ──► write manifest ──► delete inputs
+    ledger         verified     missing, damaged files     sorted    new keys   ledger           _SUCCESS.json
 
-A process may die between any two lines, or wake up an hour later and go on:
+A process may crash between any two steps, or continue an hour later:
 
-| it died, or slept, before | then                                                                                                  |
-|---------------------------|-------------------------------------------------------------------------------------------------------|
-| revise                    | nothing changed; new files lie under names of a revision that never counted, and are swept             |
-| mark                      | the ledger's readers see the new revision, the marker's readers the old one, whose files are all there |
-| sweep                     | both see the new one; the inputs are still there, and are swept by whoever comes next                  |
+| crash before   | result                                                                                                  |
+|----------------|---------------------------------------------------------------------------------------------------------|
+| put revision   | Nothing changed. The new files belong to no revision; the next compaction deletes them.                 |
+| write manifest | Readers of the ledger use the new revision. Readers of the manifest use the old one: its files exist.   |
+| delete inputs  | All readers use the new revision. The inputs still exist; the next compaction deletes them.             |
 
-A late riser puts its revision under a number that is taken, and is refused; its marker is older than the one there, and is refused;
-what it sweeps is below a revision that somebody moved. A part that a late riser of ingest writes again is of a batch that is in: swept.
+A zombie compaction is refused: its revision number exists, and the manifest is newer than its own. The files that it deletes belong to
+no current revision. A zombie ingest run can re-create the part of a compacted batch; the next compaction deletes that part.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from analytics_defs.core.hours.revision import (
     ArchiveRevision,
     RevisionOrigin,
     RowSummary,
-    manifest_bytes,
-    may_replace_manifest,
     merge_summaries,
     next_number,
     next_revision,
-    parse_manifest,
     same_content,
 )
+from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import archive_key, batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
 from analytics_defs.errors import InconsistentState
+from analytics_defs.flows.hours.manifest import was_complete, write_manifest
 from analytics_defs.flows.stored.hour_completeness import is_complete
 from analytics_defs.flows.stored.hour_files import (
     ConcurrentCompaction,
@@ -45,189 +44,186 @@ from analytics_defs.flows.stored.hour_files import (
     damaged_keys,
     download,
     expected_rows,
-    read_consistently,
     require_unchanged,
+    retry_on_compaction,
 )
 from analytics_defs.flows.stored.rows_from_json import rows_from_json
-from analytics_defs.ports import ParquetWorkspace, Ports, StoredObject
+from analytics_defs.ports import ParquetWorkspace, Ports
 
 MAX_FILE_BYTES = 512 * 2**20
-_PARQUET = "application/vnd.apache.parquet"
 
 
 class WorkspaceFactory(Protocol):
-    """Where tables come from: each job has its own, for the length of a block."""
+    """Creates a Parquet workspace. Each job has its own, which is deleted at the end of the block."""
 
     def __call__(self) -> AbstractContextManager[ParquetWorkspace]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What an hour's archive is now, and what this execution did for it."""
+    """The current archive of an hour, and what this execution changed."""
 
     hour: str
     revision: ArchiveRevision | None
     """None: no closed batch has an event of this hour."""
     created: bool = False
-    """Whether this execution made the revision. Otherwise it was there, sound, with everything in it."""
+    """True if this execution created the revision. False if it existed, undamaged, with every closed batch in it."""
     complete: bool | None = None
-    """Whether every partition's head has passed the hour, now or when the revision was marked so. None: Kafka could not be asked."""
+    """Every partition was read past the hour, now or when the manifest was written. None: Kafka did not answer."""
     rebuilt: tuple[str, ...] = ()
-    """Files that were missing or damaged, and whose rows came from the JSON tree."""
+    """Keys of missing or damaged files whose rows were rebuilt from the JSON tree."""
     deleted: int = 0
     foreign_objects: tuple[str, ...] = ()
-    """Objects below the hour's prefix that nobody here writes. They are left alone; a plain glob reads them."""
+    """Keys below the hour's prefix that this package never writes. They are not deleted, and a plain glob reads them."""
 
 
-def compact_hour(hour: str, ports: Ports, bench: WorkspaceFactory) -> Compaction:
-    """Make the hour's archive hold every closed batch. Repeating it changes nothing; two at once make one revision.
+def compact_hour(hour: str, ports: Ports, workspace_factory: WorkspaceFactory) -> Compaction:
+    """Put every closed batch into the hour's archive. Idempotent; concurrent executions create one revision.
 
-    Raises InconsistentState, and changes nothing, where rows are missing and the JSON tree does not hold them either.
+    Raises InconsistentState, with nothing changed, if rows are missing and the JSON tree does not hold them either.
     """
     complete = is_complete(hour, ports)
-    compaction = read_consistently(hour, ports, lambda account: _revised(account, ports, bench))
+    compaction = retry_on_compaction(hour, ports, lambda files: _revise(files, ports, workspace_factory))
     if compaction.revision is None:
         return Compaction(hour, None, complete=complete)
     write_manifest(compaction.revision, complete, ports)
-    if complete is not True and _was_complete(compaction.revision, ports):
+    if complete is not True and was_complete(compaction.revision, ports):
         complete = True
-    swept, strangers = delete_superseded(compaction.revision, ports)
-    return Compaction(hour, compaction.revision, compaction.created, complete, compaction.rebuilt, swept, strangers)
+    deleted, foreign_objects = delete_superseded(compaction.revision, ports)
+    return Compaction(hour, compaction.revision, compaction.created, complete, compaction.rebuilt, deleted, foreign_objects)
 
 
-def _revised(account: HourFiles, ports: Ports, bench: WorkspaceFactory) -> Compaction:
-    """The newest revision, made here where it has to be. Raises Moved where somebody else was first."""
-    if not account.keys:
-        return Compaction(account.hour, account.revision)
-    with bench() as table:
-        found = _gathered(account, table, ports)
-        if not found.broken and account.revision and not account.uncompacted_batches:
-            return Compaction(account.hour, account.revision)
-        files, after = _merged(account, found, table, ports)
-    if after != found.rows:
+def _revise(files: HourFiles, ports: Ports, workspace_factory: WorkspaceFactory) -> Compaction:
+    """Return the newest revision. Create it if batches are missing or files are damaged.
+
+    Raises ConcurrentCompaction if another executor created the next revision first.
+    """
+    if not files.keys:
+        return Compaction(files.hour, files.revision)
+    with workspace_factory() as workspace:
+        rows = _gather_rows(files, workspace, ports)
+        if not rows.damaged and files.revision and not files.uncompacted_batches:
+            return Compaction(files.hour, files.revision)
+        archive_files, merged = _merge_and_upload(files, rows, workspace, ports)
+    if merged != rows.summary:
         raise InconsistentState(
-            f"hour {account.hour}: {found.rows.count} rows went in (digest {found.rows.digest}), {after.count} came out ({after.digest}). "
-            "Nothing was changed; this is a fault of this version or its libraries."
+            f"hour {files.hour}: {rows.summary.count} rows went in (digest {rows.summary.digest}), "
+            f"{merged.count} came out ({merged.digest}). Nothing was changed; this is a fault of this version or its libraries."
         )
-    rebuilt = sum(after.by_batch.get(batch, 0) for batch in found.lost)
-    ours = next_revision(account.revision, account.hour, files, after, RevisionOrigin(ports.clock.now(), rebuilt))
-    counts = ports.ledger.put_revision(ours)
-    if not same_content(counts, ours):
-        raise ConcurrentCompaction(f"hour {account.hour}: another executor made revision {counts.number} first")
-    return Compaction(account.hour, counts, created=True, rebuilt=tuple(found.broken))
+    rebuilt = sum(merged.by_batch.get(batch, 0) for batch in rows.rebuilt_batches)
+    revision = next_revision(files.revision, files.hour, archive_files, merged, RevisionOrigin(ports.clock.now(), rebuilt))
+    stored = ports.ledger.put_revision(revision)
+    if not same_content(stored, revision):
+        raise ConcurrentCompaction(f"hour {files.hour}: another executor made revision {stored.number} first")
+    return Compaction(files.hour, stored, created=True, rebuilt=tuple(rows.damaged))
 
 
 @dataclass(frozen=True, slots=True)
-class _Gathered:
-    """Every row of an hour, as local files."""
+class _GatheredRows:
+    """Every row of an hour, in local files."""
 
     paths: tuple[str, ...]
     inputs: tuple[str, ...]
-    """What names the archive: keys of the files, and batches whose rows came from the JSON tree."""
-    rows: RowSummary
-    broken: tuple[str, ...]
-    lost: tuple[str, ...]
+    """Names of the archive's inputs: keys of the files, and batches whose rows came from the JSON tree."""
+    summary: RowSummary
+    damaged: tuple[str, ...]
+    """Keys of missing or damaged files."""
+    rebuilt_batches: tuple[str, ...]
     """Batches whose rows came from the JSON tree."""
 
 
-def _gathered(account: HourFiles, table: ParquetWorkspace, ports: Ports) -> _Gathered:
-    """Raises Moved where an input vanished because somebody else has compacted the hour; what is gone otherwise is mended."""
-    wanted = expected_rows(account.hour, batch_records(account.uncompacted_batches, ports))
-    paths = download(account.keys, table, ports)
-    seen = _seen(table, paths)
-    broken = _broken(account, seen, wanted)
-    if broken:
-        require_unchanged(account, ports)
-    sound = {key: held for key in account.keys if key not in broken and (held := seen[key])}
-    lost = _batches_in(broken, account)
-    mended = rows_from_json(account.hour, _wanted(lost, wanted, account, ports), table, ports)
-    return _Gathered(
-        paths=(*(paths[key] for key in sound), *mended),
-        inputs=(*sound, *(f"json:{batch}" for batch in lost)),
-        rows=merge_summaries([*sound.values(), *_sound(table.summarize(mended))]),
-        broken=tuple(broken),
-        lost=tuple(lost),
+def _gather_rows(files: HourFiles, workspace: ParquetWorkspace, ports: Ports) -> _GatheredRows:
+    """Download the files of the hour, and rebuild the rows of missing or damaged ones from the JSON tree.
+
+    Raises ConcurrentCompaction if a file is missing because another executor compacted the hour.
+    """
+    rows_by_batch = expected_rows(files.hour, batch_records(files.uncompacted_batches, ports))
+    paths = download(files.keys, workspace, ports)
+    summaries = _summarize(workspace, paths)
+    damaged = _damaged_files(files, summaries, rows_by_batch)
+    if damaged:
+        require_unchanged(files, ports)
+    intact = {key: summary for key in files.keys if key not in damaged and (summary := summaries[key])}
+    batches = _batches_in(damaged, files)
+    rebuilt = rows_from_json(files.hour, _rows_to_rebuild(batches, rows_by_batch, files, ports), workspace, ports)
+    return _GatheredRows(
+        paths=(*(paths[key] for key in intact), *rebuilt),
+        inputs=(*intact, *(f"json:{batch}" for batch in batches)),
+        summary=merge_summaries([*intact.values(), *_readable(workspace.summarize(rebuilt))]),
+        damaged=tuple(damaged),
+        rebuilt_batches=tuple(batches),
     )
 
 
-def _seen(table: ParquetWorkspace, paths: Mapping[str, str]) -> dict[str, RowSummary | None]:
-    found = table.summarize(list(paths.values()))
-    return {key: found[path] for key, path in paths.items()}
+def _summarize(workspace: ParquetWorkspace, paths: Mapping[str, str]) -> dict[str, RowSummary | None]:
+    """Return the content of the local files by key. None: the file is damaged."""
+    by_path = workspace.summarize(list(paths.values()))
+    return {key: by_path[path] for key, path in paths.items()}
 
 
-def _broken(account: HourFiles, seen: Mapping[str, RowSummary | None], rows: Mapping[str, int]) -> list[str]:
-    """Files whose rows have to come from elsewhere. The files of a revision stand and fall together: they are what it says, or not."""
-    broken, revision = set(damaged_keys(account, seen, rows)), account.revision
+def _damaged_files(files: HourFiles, summaries: Mapping[str, RowSummary | None], rows: Mapping[str, int]) -> list[str]:
+    """Return the keys of files whose rows must be rebuilt. If one file of a revision is damaged, all of its files are."""
+    damaged, revision = set(damaged_keys(files, summaries, rows)), files.revision
     if revision is not None:
-        found = merge_summaries(held for key in revision.keys if (held := seen.get(key)))
-        if broken & set(revision.keys) or (found.count, found.digest) != (revision.rows, revision.digest):
-            broken |= set(revision.keys)
-    return sorted(broken)
+        merged = merge_summaries(summary for key in revision.keys if (summary := summaries.get(key)))
+        if damaged & set(revision.keys) or (merged.count, merged.digest) != (revision.rows, revision.digest):
+            damaged |= set(revision.keys)
+    return sorted(damaged)
 
 
-def _batches_in(broken: Sequence[str], account: HourFiles) -> list[str]:
-    """Batches whose rows cannot be taken from where they should be. One file of a revision stands for the rows of all its batches."""
-    lost = {batch for key in broken if (batch := batch_id_of_part_key(key))}
-    if account.revision and set(broken) & set(account.revision.keys):
-        lost |= set(account.revision.batches)
-    return sorted(lost)
+def _batches_in(damaged: Sequence[str], files: HourFiles) -> list[str]:
+    """Return the batches whose rows the damaged files held. A file of a revision stands for all batches of that revision."""
+    batches = {batch for key in damaged if (batch := batch_id_of_part_key(key))}
+    if files.revision and set(damaged) & set(files.revision.keys):
+        batches |= set(files.revision.batches)
+    return sorted(batches)
 
 
-def _wanted(lost: Sequence[str], rows: Mapping[str, int], account: HourFiles, ports: Ports) -> dict[str, int]:
-    archived = [batch for batch in lost if batch not in rows]
-    return {batch: rows[batch] for batch in lost if batch in rows} | expected_rows(account.hour, batch_records(archived, ports))
+def _rows_to_rebuild(batches: Sequence[str], rows: Mapping[str, int], files: HourFiles, ports: Ports) -> dict[str, int]:
+    """Return the number of rows by batch. `rows` holds the batches that are not compacted; the ledger is read for the others."""
+    compacted = [batch for batch in batches if batch not in rows]
+    return {batch: rows[batch] for batch in batches if batch in rows} | expected_rows(files.hour, batch_records(compacted, ports))
 
 
-def _sound(seen: Mapping[str, RowSummary | None]) -> list[RowSummary]:
-    return [rows for rows in seen.values() if rows is not None]
+def _readable(summaries: Mapping[str, RowSummary | None]) -> list[RowSummary]:
+    return [summary for summary in summaries.values() if summary is not None]
 
 
-def _merged(account: HourFiles, found: _Gathered, table: ParquetWorkspace, ports: Ports) -> tuple[list[ArchiveFile], RowSummary]:
-    """Sorted, looked at again, and uploaded under the names of the next revision."""
-    number = next_number(account.revision)
-    merged = table.merge(found.paths, "merged", MAX_FILE_BYTES)
-    after = merge_summaries(_sound(table.summarize([each.path for each in merged])))
-    files = []
-    for place, each in enumerate(merged):
-        key = archive_key(account.hour, number, found.inputs, place)
-        ports.object_store.upload(key, each.path, _PARQUET)
-        files.append(ArchiveFile(key, each.rows, each.bytes, each.sha256))
-    return files, after
-
-
-def write_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
-    """Write `_SUCCESS.json`, unless a later revision has written its own."""
-    key = manifest_key(revision.hour)
-    blob = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
-    return ports.object_store.put_if(blob, lambda held: may_replace_manifest(held, revision.number, complete, key))
-
-
-def _was_complete(revision: ArchiveRevision, ports: Ports) -> bool:
-    """Whether its marker says so: a marker does not go back, and what is read meanwhile makes another revision."""
-    held = ports.object_store.get(manifest_key(revision.hour))
-    there = parse_manifest(held, manifest_key(revision.hour)) if held is not None else None
-    return there is not None and there.revision == revision.number and there.complete is True
+def _merge_and_upload(
+    files: HourFiles, rows: _GatheredRows, workspace: ParquetWorkspace, ports: Ports
+) -> tuple[list[ArchiveFile], RowSummary]:
+    """Merge the rows into sorted files, summarize these, and upload them under keys of the next revision."""
+    number = next_number(files.revision)
+    merged = workspace.merge(rows.paths, "merged", MAX_FILE_BYTES)
+    summary = merge_summaries(_readable(workspace.summarize([file.path for file in merged])))
+    archive_files = []
+    for index, file in enumerate(merged):
+        key = archive_key(files.hour, number, rows.inputs, index)
+        ports.object_store.upload(key, file.path, PARQUET_CONTENT_TYPE)
+        archive_files.append(ArchiveFile(key, file.rows, file.bytes, file.sha256))
+    return archive_files, summary
 
 
 def delete_superseded(revision: ArchiveRevision, ports: Ports) -> tuple[int, tuple[str, ...]]:
-    """Delete what went into the revision or one before it; after the marker, so that its readers have gone over. Answers strangers too.
+    """Delete files that this revision or an earlier one replaced. Return their number, and the keys of foreign objects.
 
-    Only what can never count again: parts of batches that are in, files made for this revision or an earlier one and not named by it.
+    Called after the manifest is written, when its readers use the new files. Only files that no reader can use again
+    are deleted: parts of compacted batches, and archive files of this or an earlier revision that the revision does not name.
     """
-    swept, strangers = superseded_files(revision, list(ports.object_store.list_keys(parquet_dir(revision.hour))))
-    ports.object_store.delete(swept)
-    return len(swept), strangers
+    superseded, foreign_objects = superseded_files(revision, list(ports.object_store.list_keys(parquet_dir(revision.hour))))
+    ports.object_store.delete(superseded)
+    return len(superseded), foreign_objects
 
 
 def superseded_files(revision: ArchiveRevision, keys: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Of what lies below the hour, what can never count again; and what nobody here writes."""
+    """Select superseded files and foreign objects from the keys below the hour's prefix."""
     batches, named = revision.known_batches, {*revision.keys, manifest_key(revision.hour)}
-    swept, strangers = [], []
+    superseded, foreign_objects = [], []
     for key in keys:
-        is_here = "/" not in key.removeprefix(parquet_dir(revision.hour))  # a copy in a folder below is somebody's
-        batch, number = (batch_id_of_part_key(key), revision_of_archive_key(key)) if is_here else (None, None)
+        is_directly_below = "/" not in key.removeprefix(parquet_dir(revision.hour))  # a copy in a subfolder is a foreign object
+        batch, number = (batch_id_of_part_key(key), revision_of_archive_key(key)) if is_directly_below else (None, None)
         if batch in batches or (number is not None and number <= revision.number and key not in named):
-            swept.append(key)
+            superseded.append(key)
         elif batch is None and number is None and key not in named:
-            strangers.append(key)
-    return swept, tuple(strangers)
+            foreign_objects.append(key)
+    return superseded, tuple(foreign_objects)

@@ -1,4 +1,4 @@
-"""Go on after a topic was deleted and created again."""
+"""Continue with a topic that was deleted and created again."""
 
 from __future__ import annotations
 
@@ -10,38 +10,42 @@ from analytics_defs.ports import Ports
 
 
 def accept_recreated_topic(topic: str, ports: Ports) -> TopicState:
-    """Start the topic's next generation: at its oldest record, or, where its id says that it is the same topic whose log was cut, where
-    the old one ends. What the old one stored stays, with its sources.
+    """Open the topic's next incarnation in the ledger. Stored data of the old incarnation stays, with its sources.
 
-    Batches still pending there are finished from their staging files; those without one are counted as lost, for their records are no more.
-    Raises NotFound where the topic is still the one the ledger knows, Contradiction where the ledger cannot be read as a whole.
+    Reading starts at the oldest record. If the topic id is unchanged, the log was truncated: reading starts where the old
+    incarnation ends. Pending batches are finished from their staging files. Those without one are counted as lost, because
+    their records no longer exist.
+    Raises NotFound if the topic is still the one the ledger knows, InconsistentState if the ledger cannot be read completely.
     """
     snapshot = ports.ledger.snapshot().require_readable()
-    known, seen = snapshot.topics.get(topic), read_topic_offsets([topic], ports)[topic]
-    if seen is None:
+    known, offsets = snapshot.topics.get(topic), read_topic_offsets([topic], ports)[topic]
+    if offsets is None:
         raise ResourceMissing(f"topic {topic} does not exist. Create it first (`analytics setup`).")
-    for why in seen.unavailable.values():
-        raise Unavailable(f"topic {topic}: accepted it can be once all of its partitions answer. {why}")
+    for reason in offsets.unavailable.values():
+        raise Unavailable(f"topic {topic}: it can be accepted once all of its partitions are available. {reason}")
     if known is None:
         raise NotFound(f"the ledger does not know topic {topic}: there is nothing to accept, the next plan reads it from its start.")
-    heads = [(partition, snapshot.checkpoint(known.partition(partition))) for partition in sorted(seen.log_start_offsets)]
-    if not any(recreation_error(known, seen, head, partition) for partition, head in heads):
+    checkpoints = [(partition, snapshot.checkpoint(known.partition(partition))) for partition in sorted(offsets.log_start_offsets)]
+    if not any(recreation_error(known, offsets, checkpoint, partition) for partition, checkpoint in checkpoints):
         raise NotFound(
-            f"topic {topic} is still the one the ledger knows (id {known.topic_id or 'not told by the broker'}): nothing to accept."
+            f"topic {topic} is still the one the ledger knows (id {known.topic_id or 'not provided by the broker'}): nothing to accept."
         )
-    same = known.topic_id is not None and known.topic_id == seen.topic_id
-    starts = {partition: _where_it_ends(head, seen.high_watermarks[partition], snapshot) for partition, head in heads} if same else {}
-    following = TopicState(topic, known.incarnation + 1, seen.topic_id, starts)
-    if ports.ledger.open_topic(following) != following:
-        raise Superseded(f"topic {topic}: somebody else accepted it at the same moment. Nothing was changed by this call.")
-    return following
+    starts: dict[int, int] = {}
+    if known.topic_id is not None and known.topic_id == offsets.topic_id:
+        starts = {partition: _old_end(checkpoint, offsets.high_watermarks[partition], snapshot) for partition, checkpoint in checkpoints}
+    accepted = TopicState(topic, known.incarnation + 1, offsets.topic_id, starts)
+    if ports.ledger.open_topic(accepted) != accepted:
+        raise Superseded(f"topic {topic}: another process accepted it at the same moment. Nothing was changed by this call.")
+    return accepted
 
 
-def _where_it_ends(head: Checkpoint, high: int, snapshot: LedgerSnapshot) -> int:
-    """Records before this have a fate under the old sources: read again under new ones, events without an id of theirs would count twice.
+def _old_end(checkpoint: Checkpoint, high_watermark: int, snapshot: LedgerSnapshot) -> int:
+    """Return the offset at which the old incarnation ends, at most the end of the log.
 
-    A pending batch with a staging file still gives all of its range its fate; one that has none never will, once its generation is over.
+    Records before it have an outcome under their old sources. Read again under new sources, events without an id of their own
+    would count twice. A staged pending batch still gives its whole range an outcome. One without a staging file never will.
     """
-    batch = snapshot.pending.get(head.pending_batch_id) if head.pending_batch_id else None
-    ends = [each.end for each in batch.ranges if each.topic_partition == head.topic_partition] if batch and batch.staged else []
-    return min(ends[0] if ends else head.next_offset, high)
+    batch = snapshot.pending.get(checkpoint.pending_batch_id) if checkpoint.pending_batch_id else None
+    ranges = batch.ranges if batch and batch.staged else ()
+    ends = [range_.end for range_ in ranges if range_.topic_partition == checkpoint.topic_partition]
+    return min(ends[0] if ends else checkpoint.next_offset, high_watermark)

@@ -1,6 +1,6 @@
 """Plan and ingest without Dagster: for scripts, and for machines that have no scheduler.
 
-Safe beside the sensor's runs: who takes a batch first is decided by the ledger.
+Safe beside the sensor's runs: the ledger decides which executor begins a batch.
 """
 
 from __future__ import annotations
@@ -21,56 +21,56 @@ from analytics_defs.ports import Ports
 
 @dataclass(frozen=True, slots=True)
 class DrainOptions:
-    """What to drain, and how. Values of one call."""
+    """Options of one drain."""
 
     topics: Sequence[str]
     planning_policy: PlanningPolicy
     ingest_options: IngestOptions
     until_idle: bool = False
-    """Plan again until nothing is left; otherwise once."""
+    """Plan again until nothing is left. Otherwise plan once."""
 
 
 @dataclass(slots=True)
 class DrainResult:
-    """What one call did."""
+    """Outcome of one drain."""
 
     closed: list[BatchRecord] = field(default_factory=list)
     halted: list[str] = field(default_factory=list)
-    """Partitions that wait for a person or for their leader, and plans that somebody else executes: why, a line each."""
+    """One line each: partitions that wait for an operator or for their leader, and plans that another executor began first."""
 
 
 def drain(
-    order: DrainOptions,
+    options: DrainOptions,
     ports: Ports,
-    sign_of_life: Callable[[int], AbstractContextManager[object]],
+    lease_heartbeat: Callable[[int], AbstractContextManager[object]],
     on_plans: Callable[[PlanningResult], None] = lambda _: None,
     on_closed: Callable[[BatchRecord], None] = lambda _: None,
 ) -> DrainResult:
-    """Lane after lane. `lease_heartbeat` keeps the lease of a lane while its plan runs.
+    """Execute the plans of all lanes, one lane after the other. `lease_heartbeat` keeps the lease of a lane while its plan runs.
 
-    A lane that failed keeps no other lane from being tried; it is planned again while it closes something. The first fault is raised
-    in the end; what was closed before stays closed.
+    If a lane fails, the other lanes are still executed. The failed lane is planned again only if it closed a batch before.
+    The first error is raised at the end. Batches closed before stay closed.
     """
-    drained, faults, failed = DrainResult(), list[AnalyticsError](), set[int]()
+    result, faults, failed_lanes = DrainResult(), list[AnalyticsError](), set[int]()
 
-    def closed(record: BatchRecord) -> None:
-        drained.closed.append(record)
+    def on_batch_closed(record: BatchRecord) -> None:
+        result.closed.append(record)
         on_closed(record)
 
     while True:
-        planning = plan_lanes(order.topics, order.planning_policy, ports)
-        drained.halted = [*planning.halted.values(), *planning.unavailable.values()]
+        planning = plan_lanes(options.topics, options.planning_policy, ports)
+        result.halted = [*planning.halted.values(), *planning.unavailable.values()]
         on_plans(planning)
-        before, taken = len(drained.closed), []
-        for plan in (each for each in planning.plans if each and each.lane not in failed):
-            began = len(drained.closed)
+        closed_before, stop_reasons = len(result.closed), []
+        for plan in (plan for plan in planning.plans if plan and plan.lane not in failed_lanes):
+            closed_before_lane = len(result.closed)
             try:
-                with sign_of_life(plan.lane):
-                    taken.append(execute_plan(plan, ports, order.ingest_options, closed).stop_reason)
+                with lease_heartbeat(plan.lane):
+                    stop_reasons.append(execute_plan(plan, ports, options.ingest_options, on_batch_closed).stop_reason)
             except AnalyticsError as fault:
                 faults.append(fault)
-                failed |= {plan.lane} if len(drained.closed) == began else set()
-        drained.halted += filter(None, taken)
-        if not order.until_idle or any(taken) or len(drained.closed) == before:
+                failed_lanes |= {plan.lane} if len(result.closed) == closed_before_lane else set()
+        result.halted += filter(None, stop_reasons)
+        if not options.until_idle or any(stop_reasons) or len(result.closed) == closed_before:
             raise_first(faults)
-            return drained
+            return result

@@ -2,8 +2,8 @@
 
     plan ──► finish pending batches ──► read ──► begin ──► stage ──► claim and write ──► close ──► commit
 
-A process may die between any two lines, or continue long after another one took over. The next run finishes the batch from the same
-staged values. Every write is idempotent or refused by a condition. Close is last: nothing counts before every store has confirmed.
+A process may crash between any two steps, or continue after another executor took over. The next run finishes the batch from the
+same staged values. Every write is idempotent or refused by a condition. Close is last: nothing counts before every store has confirmed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def finish_batch(
 ) -> BatchRecord | None:
     """Stage, claim and write, close, and delete the staging file. Return None if another executor closed the batch.
 
-    `fresh` is what was just read. None: take the staging file, or read the ranges again if there is none.
+    `fresh` is the content that was just read. None: use the staging file, or read the ranges again if there is none.
     Raises Superseded if the batch is neither pending nor closed.
     """
     stopwatch = stopwatch or Stopwatch(ports.clock)

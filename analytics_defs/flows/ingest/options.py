@@ -1,4 +1,4 @@
-"""How one run ingests."""
+"""Options of an ingest run."""
 
 from __future__ import annotations
 

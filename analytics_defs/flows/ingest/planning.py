@@ -1,4 +1,4 @@
-"""What Kafka and the ledger say at this moment, and the plans that follow. Reads only."""
+"""Read the present state of Kafka and the ledger, and make the plans from it. Nothing is written."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from analytics_defs.ports import Ports
 
 
 def plan_lanes(names: Sequence[str], policy: PlanningPolicy, ports: Ports) -> PlanningResult:
-    """The ledger first, Kafka after it: so no head can seem to be ahead of the log."""
+    """Plan every lane. The ledger is read before Kafka, so that no checkpoint can appear to be ahead of the log."""
     snapshot = ports.ledger.snapshot()
     return make_plans(snapshot, read_topic_offsets(names, ports), policy, ports.clock.now())
 
 
 def read_topic_offsets(names: Sequence[str], ports: Ports) -> dict[str, TopicOffsets | None]:
-    """What Kafka says of these topics now, None for those that do not exist. Raises Unavailable where no partition answers."""
-    found = ports.event_log.topics(names)
-    partitions = [TopicPartition(topic.name, 0, number) for topic in found.values() for number in topic.partitions]
-    survey, committed = ports.event_log.available_watermarks(partitions), ports.event_log.committed(partitions)
-    marks = survey.watermarks
-    seen: dict[str, TopicOffsets | None] = dict.fromkeys(names)
-    for name, topic in found.items():
-        mine = [each for each in partitions if each.topic == name and each in marks]
-        seen[name] = TopicOffsets(
+    """Return Kafka's offsets of these topics, None for topics that do not exist. Raise Unavailable if no partition is available."""
+    topics = ports.event_log.topics(names)
+    partitions = [TopicPartition(topic.name, 0, number) for topic in topics.values() for number in topic.partitions]
+    result, committed = ports.event_log.available_watermarks(partitions), ports.event_log.committed(partitions)
+    watermarks = result.watermarks
+    offsets: dict[str, TopicOffsets | None] = dict.fromkeys(names)
+    for name, topic in topics.items():
+        available = [partition for partition in partitions if partition.topic == name and partition in watermarks]
+        offsets[name] = TopicOffsets(
             name,
             topic.topic_id,
-            log_start_offsets={each.partition: marks[each].log_start_offset for each in mine},
-            last_stable_offsets={each.partition: marks[each].last_stable_offset for each in mine},
-            high_watermarks={each.partition: marks[each].high_watermark for each in mine},
-            committed={each.partition: committed[each] for each in mine},
-            unavailable={each.partition: str(fault) for each, fault in survey.unavailable.items() if each.topic == name},
+            log_start_offsets={at.partition: watermarks[at].log_start_offset for at in available},
+            last_stable_offsets={at.partition: watermarks[at].last_stable_offset for at in available},
+            high_watermarks={at.partition: watermarks[at].high_watermark for at in available},
+            committed={at.partition: committed[at] for at in available},
+            unavailable={at.partition: str(fault) for at, fault in result.unavailable.items() if at.topic == name},
         )
-    return seen
+    return offsets

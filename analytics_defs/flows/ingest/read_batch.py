@@ -46,24 +46,25 @@ def read_batch(remaining: Plan, snapshot: LedgerSnapshot, ports: Ports, options:
 def pending_batches(plan: Plan, snapshot: LedgerSnapshot) -> list[Batch]:
     """Return the batches to finish before anything new is read: those in the plan, and those pending in one of its partitions."""
     checkpoints = [snapshot.checkpoints.get(range_.topic_partition) for range_ in plan.ranges]
-    ids = {*plan.pending_batch_ids, *(found.pending_batch_id for found in checkpoints if found and found.pending_batch_id)}
+    pending = (checkpoint.pending_batch_id for checkpoint in checkpoints if checkpoint and checkpoint.pending_batch_id)
+    ids = {*plan.pending_batch_ids, *pending}
     return [snapshot.pending[id_] for id_ in sorted(ids & snapshot.pending.keys())]
 
 
 def open_new_topics(plan: Plan, ports: Ports) -> None:
     """Store the start offsets of topics that are new to the ledger: for all partitions at once, before the first batch begins."""
     known = ports.ledger.snapshot().topics
-    unknown = sorted({each.topic_partition.topic for each in plan.ranges} - known.keys())
-    for name, seen in read_topic_offsets(unknown, ports).items() if unknown else ():
-        if seen is None:
+    unknown = sorted({range_.topic_partition.topic for range_ in plan.ranges} - known.keys())
+    for name, offsets in read_topic_offsets(unknown, ports).items() if unknown else ():
+        if offsets is None:
             raise ResourceMissing(
-                f"topic {name} does not exist any more; it did when the plan was made. Create it, or take it out of KAFKA_TOPICS."
+                f"topic {name} does not exist any more; it did when the plan was made. Create it, or remove it from KAFKA_TOPICS."
             )
-        ports.ledger.open_topic(initial_topic_state(seen))
+        ports.ledger.open_topic(initial_topic_state(offsets))
 
 
 def require_exact_ranges(ranges: Sequence[Range], reading: ReadResult) -> tuple[Range, ...]:
-    """Return the ranges that were read, without empty ones. Raises Unavailable if nothing was read and no error says why."""
+    """Return the ranges that were read, without empty ones. Raise Unavailable if nothing was read and no error explains it."""
     read = (Range(range_.topic_partition, range_.start, reading.ends[range_.topic_partition]) for range_ in ranges)
     exact = tuple(sorted(range_ for range_ in read if range_))
     if ranges and not exact and not reading.errors:
@@ -80,13 +81,13 @@ def offsets_without_record(ranges: Sequence[Range], records: Sequence[Classified
 
 def require_same_topics(ranges: Sequence[Range], snapshot: LedgerSnapshot, ports: Ports) -> None:
     """Check after the read that the records came from the topics that the ledger knows. Raises TopicRecreated."""
-    now = ports.event_log.topics(sorted({each.topic_partition.topic for each in ranges}))
-    for each in ranges:
-        name = each.topic_partition.topic
-        known, found = snapshot.topics[name].topic_id, now[name].topic_id if name in now else "none"
-        if known and found and known != found:
+    now = ports.event_log.topics(sorted({range_.topic_partition.topic for range_ in ranges}))
+    for range_ in ranges:
+        name = range_.topic_partition.topic
+        known, current = snapshot.topics[name].topic_id, now[name].topic_id if name in now else "none"
+        if known and current and known != current:
             raise TopicRecreated(
-                f"{each.topic_partition}: topic {name} was deleted and created again (id {found}, the ledger knows {known}). "
+                f"{range_.topic_partition}: topic {name} was deleted and created again (id {current}, the ledger knows {known}). "
                 f"Run `analytics accept-recreated-topic {name}` to read the new one from its start; what was stored stays. "
                 "If that was not intended, KAFKA_BROKERS may point to another cluster."
             )
@@ -96,6 +97,6 @@ def refuse_data_loss(reading: ReadResult, options: IngestOptions) -> None:
     """Raise DataLoss if Kafka's retention removed offsets since the plan was made, and ON_DATA_LOSS is `stop`."""
     if reading.lost and options.on_data_loss is OnDataLoss.STOP:
         raise DataLoss(
-            f"retention removed {', '.join(map(str, reading.lost))} before it was read, and ON_DATA_LOSS=stop. "
-            "Set ON_DATA_LOSS=continue to record it as lost and continue."
+            f"retention removed {', '.join(map(str, reading.lost))} before they were read, and ON_DATA_LOSS=stop. "
+            "Set ON_DATA_LOSS=continue to record them as lost and continue."
         )

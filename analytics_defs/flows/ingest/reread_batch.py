@@ -1,4 +1,4 @@
-"""The records of a batch that was taken and not staged, once more: from Kafka, or of a redrive from its dead letters."""
+"""Read again the records of a batch that was begun and not staged: from Kafka, or for a redrive from its dead letters."""
 
 from __future__ import annotations
 
@@ -18,65 +18,75 @@ from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.ports import Ports
 
 
-def reread_batch(batch: Batch, ports: Ports, conduct: IngestOptions) -> StagedBatch:
-    """The same ranges once more, whole, because nothing of the batch was claimed yet. Offsets of a topic that is no more are lost.
+def reread_batch(batch: Batch, ports: Ports, options: IngestOptions) -> StagedBatch:
+    """Read exactly the ranges of the batch again. Nothing of it was claimed yet. Offsets of a deleted incarnation are lost.
 
-    By the rules under which it was taken: other rules may make events of its rejections, in more hours than one transaction closes.
+    The records are classified by the rules stored with the batch. Newer rules could turn rejections into events,
+    of more hours than one transaction can close.
     """
     if batch.kind is BatchKind.REDRIVE:
-        again = () if _are_letters_taken(batch, ports) else _judged(read_batch_dead_letters(batch, ports), batch, conduct)
-        return StagedBatch(tuple(each for each in again if isinstance(each, Event)), write_event_json=conduct.write_event_json)
+        return _reread_redrive(batch, ports, options)
     snapshot = ports.ledger.snapshot()
-    for why in filter(None, (snapshot.unreadable_reason(each.topic_partition) for each in batch.ranges)):
-        raise InconsistentState(why)
-    gone = tuple(
-        each for each in batch.ranges if each.topic_partition.incarnation < snapshot.topics[each.topic_partition.topic].incarnation
+    for reason in filter(None, (snapshot.unreadable_reason(range_.topic_partition) for range_ in batch.ranges)):
+        raise InconsistentState(reason)
+    deleted = tuple(
+        range_ for range_ in batch.ranges if range_.topic_partition.incarnation < snapshot.topics[range_.topic_partition.topic].incarnation
     )
-    there = [each for each in batch.ranges if each not in gone]
-    require_same_topics(there, snapshot, ports)
-    reading = ports.event_log.read(there, lambda _: True)
+    current = [range_ for range_ in batch.ranges if range_ not in deleted]
+    require_same_topics(current, snapshot, ports)
+    reading = ports.event_log.read(current, lambda _: True)
     raise_first(list(reading.errors.values()))
-    if require_exact_ranges(there, reading) != tuple(there):
+    if require_exact_ranges(current, reading) != tuple(current):
         raise Unavailable(
-            f"batch {batch.id}: Kafka gave only {', '.join(map(str, require_exact_ranges(there, reading)))} of {', '.join(map(str, there))}"
+            f"batch {batch.id}: Kafka returned only {', '.join(map(str, require_exact_ranges(current, reading)))} "
+            f"of {', '.join(map(str, current))}"
         )
-    refuse_data_loss(reading, conduct)
-    lost = tuple(sorted((*gone, *reading.lost)))
-    verdicts = _judged(reading.records, batch, conduct)
-    gaps = ports.event_log.explain_gaps(offsets_without_record(there, verdicts, lost))
-    require_same_topics(there, snapshot, ports)
-    return StagedBatch(verdicts, gaps, lost, conduct.write_event_json)
+    refuse_data_loss(reading, options)
+    lost = tuple(sorted((*deleted, *reading.lost)))
+    records = _classify_all(reading.records, batch, options)
+    gaps = ports.event_log.explain_gaps(offsets_without_record(current, records, lost))
+    require_same_topics(current, snapshot, ports)
+    return StagedBatch(records, gaps, lost, options.write_event_json)
 
 
-def _are_letters_taken(batch: Batch, ports: Ports) -> bool:
-    """Retention removed the redrive's dead letters before it was taken, and nothing of it was claimed: it closes with none of them."""
+def _reread_redrive(batch: Batch, ports: Ports, options: IngestOptions) -> StagedBatch:
+    records = [] if _are_dead_letters_expired(batch, ports) else read_batch_dead_letters(batch, ports)
+    classified = _classify_all(records, batch, options)
+    return StagedBatch(tuple(record for record in classified if isinstance(record, Event)), write_event_json=options.write_event_json)
+
+
+def _are_dead_letters_expired(batch: Batch, ports: Ports) -> bool:
+    """Return whether retention removed the redrive's dead letters. Nothing was claimed, so the redrive closes without them."""
     records = [record for key in batch.redrive_keys if (record := writing_batch(key, ports))]
-    return any(expired_dead_letters_of(each, ports) and ports.object_store.get(each.dead_letters_key or "") is None for each in records)
+    return any(
+        expired_dead_letters_of(record, ports) and ports.object_store.get(record.dead_letters_key or "") is None for record in records
+    )
 
 
-def _judged(records: Sequence[Record], batch: Batch, conduct: IngestOptions) -> tuple[ClassifiedRecord, ...]:
-    rules = batch.rules or conduct.validation_rules
+def _classify_all(records: Sequence[Record], batch: Batch, options: IngestOptions) -> tuple[ClassifiedRecord, ...]:
+    rules = batch.rules or options.validation_rules
     return tuple(classify(record, rules, batch.time) for record in sorted(records, key=lambda record: record.source))
 
 
 def read_batch_dead_letters(batch: Batch, ports: Ports) -> list[Record]:
-    """The records a redrive puts through, from the dead-letter files. Raises InconsistentState where one is missing, or a file was altered."""
-    found: dict[Source, Record] = {}
+    """Read the redriven records from the dead-letter files. Raise InconsistentState if one is missing or a file was altered."""
+    records: dict[Source, Record] = {}
     for key in batch.redrive_keys:
-        record = writing_batch(key, ports)
-        if record is None:
+        closed = writing_batch(key, ports)
+        if closed is None:
             raise InconsistentState(f"redrive {batch.id}: {key} is no file of a closed batch, expected the one that a batch record names.")
-        found |= {each.record.source: each.record for each in dead_letter_files.read_dead_letters(record, ports.object_store.get(key))}
-    missing = [str(source) for source in batch.redriven_sources if source not in found]
+        dead_letters = dead_letter_files.read_dead_letters(closed, ports.object_store.get(key))
+        records |= {dead_letter.record.source: dead_letter.record for dead_letter in dead_letters}
+    missing = [str(source) for source in batch.redriven_sources if source not in records]
     if missing:
         raise InconsistentState(
             f"redrive {batch.id}: {', '.join(missing)} are not in {', '.join(batch.redrive_keys)}. Restore the objects."
         )
-    return [found[source] for source in batch.redriven_sources]
+    return [records[source] for source in batch.redriven_sources]
 
 
 def writing_batch(key: str, ports: Ports) -> BatchRecord | None:
-    """The record of the closed batch that names this dead-letter file as its own. None: a copy, a stranger, or its batch is not closed."""
+    """Return the record of the closed batch that names this dead-letter file. None for copies, foreign objects and pending batches."""
     batch_id = batch_id_of_ndjson_key(key)
     record = ports.ledger.batch_record(batch_id) if batch_id else None
     return record if record and record.dead_letters_key == key else None

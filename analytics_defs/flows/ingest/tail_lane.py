@@ -1,9 +1,9 @@
-"""After its plan a run goes on for a while with what arrives meanwhile in its lane: a process that is there already costs no start.
+"""After its plan, a run keeps polling its lane for a while, so that process start-up is not paid per batch.
 
-    plan of the sensor ──► look ──► plan ──► ingest ──► look …  until the time is over, or nothing came
+    sensor's plan ──► wait ──► plan ──► ingest ──► wait …  until TAIL_DURATION is over, or no records arrived for a while
 
-Each plan is made by the same function as the sensor's, from Kafka and the ledger as they are at that moment, and executed by the same
-page. So a follower is nothing to the ledger but another executor, and may be killed, sleep, or meet a rival as any other.
+Each plan is made by the same function as the sensor's, from the present state of Kafka and the ledger, and executed by the same code.
+For the ledger a tailing run is an executor like any other: it may crash, continue late, or lose a batch to another executor.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 
 IDLE_TIMEOUT = timedelta(seconds=5)
-"""A follower that has found nothing for so long, or at its only look, ends: an idle system holds no process."""
+"""A tailing run ends after this time without records, so that an idle system holds no process. It plans at least once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TailOptions:
-    """How one run follows its lane. Values of one run."""
+    """Options for tailing a lane after the sensor's plan."""
 
     topics: Sequence[str]
     planning_policy: PlanningPolicy
-    """As many lanes as the sensor's plans, each plan no larger than a batch: what is more waits for a run of its own."""
+    """As many lanes as in the sensor's plans. Each plan is at most one batch: a larger backlog gets a run of its own."""
     duration: timedelta
-    """From the end of the sensor's plan. Zero: not at all."""
+    """Time from the end of the sensor's plan. Zero: do not tail."""
     interval: timedelta
-    """At most one plan in so long, but for a full one: each batch costs the same few requests, however small it is."""
+    """Minimum time between two plans, except after a full one: each batch costs the same few requests, however small it is."""
     interval_per_batch: timedelta = timedelta(0)
-    """And so long for each batch of a plan: one of many partitions makes several, and the archive of an hour has to list them all."""
+    """Minimum time between two plans, per batch of the last plan. It bounds the number of parts that an hour's archive has to list."""
     should_continue: Callable[[], bool] = field(default=lambda: True, kw_only=True)
-    """Asked before each plan: no ends it."""
+    """Called before each plan. False ends the run."""
 
 
 def tail_lane(
-    lane: int, following: TailOptions, ports: Ports, conduct: IngestOptions, on_closed: Callable[[BatchRecord], None]
+    lane: int, tail_options: TailOptions, ports: Ports, options: IngestOptions, on_closed: Callable[[BatchRecord], None]
 ) -> ExecutionReport:
-    """Plan and ingest this lane again and again. Ends early where another run takes what was planned: two in a lane are one too many;
-    and where there is no such lane any more.
+    """Plan and ingest this lane repeatedly until the time is over or no records arrive.
 
-    Raises the first fault, as `ingest`, and what `should_continue` raises; what was closed before stays closed.
+    Ends early if another run begins a planned batch first, because a lane has one run at a time. Also ends if the lane does not exist.
+    Raises the first error, as `execute_plan`, and errors of `should_continue`. Batches closed before stay closed.
     """
     report, clock = ExecutionReport(), ports.clock
-    every, nothing_came = _ms(following.interval), _ms(max(IDLE_TIMEOUT, following.interval))
-    begun = came = clock.elapsed_ms()
-    pause = every
-    ends = begun + _ms(following.duration)
-    while report.stop_reason is None and lane < following.planning_policy.lanes:
-        due = max(begun + pause, clock.elapsed_ms())
-        if due >= ends or due - came > nothing_came:
+    interval_ms, idle_timeout_ms = _ms(tail_options.interval), _ms(max(IDLE_TIMEOUT, tail_options.interval))
+    planned_at = records_at = clock.elapsed_ms()
+    pause_ms = interval_ms
+    ends_at = planned_at + _ms(tail_options.duration)
+    while report.stop_reason is None and lane < tail_options.planning_policy.lanes:
+        due_at = max(planned_at + pause_ms, clock.elapsed_ms())
+        if due_at >= ends_at or due_at - records_at > idle_timeout_ms:
             break
-        clock.sleep(timedelta(milliseconds=due - clock.elapsed_ms()))
-        if not following.should_continue():
+        clock.sleep(timedelta(milliseconds=due_at - clock.elapsed_ms()))
+        if not tail_options.should_continue():
             break
-        begun = clock.elapsed_ms()
-        plan = plan_lanes(following.topics, following.planning_policy, ports).plans[lane]
-        done = execute_plan(plan, ports, conduct, on_closed)
-        report.closed += done.closed
-        report.stop_reason = done.stop_reason
-        came = clock.elapsed_ms() if done.closed else came
-        is_full = plan.offsets >= following.planning_policy.max_offsets  # a backlog: batches as large as they may be need no pause
-        pause = 0 if is_full else max(every, _ms(following.interval_per_batch) * len(done.closed))
+        planned_at = clock.elapsed_ms()
+        plan = plan_lanes(tail_options.topics, tail_options.planning_policy, ports).plans[lane]
+        execution = execute_plan(plan, ports, options, on_closed)
+        report.closed += execution.closed
+        report.stop_reason = execution.stop_reason
+        records_at = clock.elapsed_ms() if execution.closed else records_at
+        is_full = plan.offsets >= tail_options.planning_policy.max_offsets  # a backlog: full batches need no pause
+        pause_ms = 0 if is_full else max(interval_ms, _ms(tail_options.interval_per_batch) * len(execution.closed))
     return report
 
 

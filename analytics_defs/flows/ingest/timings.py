@@ -1,4 +1,4 @@
-"""Where the time of a batch goes."""
+"""Durations of the steps of a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analytics_defs.ports import Clock
 
 
 class Stopwatch:
-    """Milliseconds by step, from any thread. Steps that run side by side add up to more than the duration."""
+    """Milliseconds by step, measured from any thread. Steps that run in parallel sum up to more than the duration."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,6 +24,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
+        """Add the duration of the block to the step, also if the block raises."""
         started_ms = self._clock.elapsed_ms()
         try:
             yield
@@ -37,5 +38,5 @@ class Stopwatch:
             return dict(self._steps)
 
     def timings(self, now: datetime, code_version: str) -> BatchTimings:
-        """What the batch has cost up to `now`."""
+        """Return the timings of the batch from the start of the stopwatch until `now`."""
         return BatchTimings(whole_milliseconds(now), self._clock.elapsed_ms() - self._started_ms, self.steps_ms, code_version)

@@ -14,6 +14,7 @@ from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, EventOutcomes, IdOwner, StoreKind, missing_by_hour, resolve_outcomes
 from analytics_defs.core.storage import event_parquet
+from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import part_key
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
@@ -33,8 +34,6 @@ from analytics_defs.flows.repair.surviving_records import (
 )
 from analytics_defs.flows.stored.hour_files import ConcurrentCompaction
 from analytics_defs.ports import RECENT_EVENTS_TTL, Ports, StoredEvent, StoredObject
-
-_PARQUET = "application/vnd.apache.parquet"
 
 
 class BatchRepair:
@@ -146,7 +145,7 @@ class BatchRepair:
             raise ConcurrentCompaction(f"hour {hour}: a compaction took the part meanwhile")
         if not is_short:
             self._files.compare(
-                StoreKind.PART, data, StoredObject(key, event_parquet.encode_part(batch.id, batch.time, events), _PARQUET, {})
+                StoreKind.PART, data, StoredObject(key, event_parquet.encode_part(batch.id, batch.time, events), PARQUET_CONTENT_TYPE, {})
             )
 
     def repair(self) -> None:

@@ -9,6 +9,7 @@ from analytics_defs.core.events.event import Event
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, StoreKind
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_metadata
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
 from analytics_defs.flows.progress import ProgressCallback
@@ -70,7 +71,7 @@ class EventJsonRepair:
             key = self._keys[source]
             if key in self._foreign:
                 continue
-            blob = StoredObject(key, event.record.value or b"", "application/json", event_metadata(event, self.record.batch.id))
+            blob = StoredObject(key, event.record.value or b"", JSON_CONTENT_TYPE, event_metadata(event, self.record.batch.id))
             if not self.record.write_event_json and not self._points(event, items.get(event.id)):
                 self.pointed[source] = blob
                 continue

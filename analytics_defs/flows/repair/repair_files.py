@@ -9,11 +9,10 @@ from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, EventOutcomes, StoreKind
 from analytics_defs.core.storage import dead_letter_files
+from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE
 from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.repair.findings import Findings
 from analytics_defs.ports import Ports, StoredObject
-
-_NDJSON = "application/x-ndjson"
 
 
 class FileRepair:
@@ -42,7 +41,7 @@ class FileRepair:
         if held is not None and noted in (None, dead_letter_files.file_sha256(held)):
             self._findings.note(StoreKind.DEAD_LETTERS, ComparisonResult.IDENTICAL, key)
         elif complete and noted == dead_letter_files.file_sha256(made):
-            self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, made, _NDJSON, {}))
+            self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, made, NDJSON_CONTENT_TYPE, {}))
         else:
             self._findings.lost.append(
                 f"batch {record.batch.id}: its {record.tally.dead_letters} dead letters in {key} are altered or gone, and Kafka does not "
@@ -56,7 +55,7 @@ class FileRepair:
         held = self._ports.object_store.get(key)
         pairs = [(events[each], holder) for each, holder in sorted(became.duplicates.items()) if holder and each in events]
         if len(pairs) == record.tally.duplicates:
-            self.compare(StoreKind.DUPLICATES, held, StoredObject(key, dead_letter_files.encode_duplicates(pairs), _NDJSON, {}))
+            self.compare(StoreKind.DUPLICATES, held, StoredObject(key, dead_letter_files.encode_duplicates(pairs), NDJSON_CONTENT_TYPE, {}))
         elif became.lines_agree:
             self._findings.note(StoreKind.DUPLICATES, ComparisonResult.IDENTICAL, key)
         else:

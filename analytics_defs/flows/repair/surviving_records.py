@@ -12,12 +12,14 @@ from functools import partial
 from itertools import islice
 
 from analytics_defs.core.events.event import ClassifiedRecord, Event, ValidationRules, classify
-from analytics_defs.core.hours.revision import ArchiveRevision, manifest_bytes, merge_summaries, parse_manifest
+from analytics_defs.core.hours.manifest import manifest_bytes, parse_manifest
+from analytics_defs.core.hours.revision import ArchiveRevision, merge_summaries
 from analytics_defs.core.ingest.batch_builder import single_offset_range, uncovered_ranges
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Record, Source
 from analytics_defs.core.repair import ComparisonResult, matches_batch
 from analytics_defs.core.storage import dead_letter_files, event_parquet
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.dead_letter_files import Duplicate
 from analytics_defs.core.storage.object_keys import event_json_dir, event_key, manifest_key, metadata_record_timestamp, reused_id_event_key
 from analytics_defs.core.storage.staging_file import microseconds
@@ -193,7 +195,7 @@ def repair_manifest(hour: str, ports: Ports) -> None:
         seen, revision = ports.object_store.get(key), ports.ledger.latest_revision(hour)
         if revision is None or not _is_to_be_marked(seen, revision):
             return
-        blob = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), "application/json", {})
+        blob = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), JSON_CONTENT_TYPE, {})
         if ports.object_store.put_if(blob, partial(operator.eq, seen)):
             return
     raise Superseded(f"{key} was written {MAX_HOUR_READS} times while it was looked at. Try again.")

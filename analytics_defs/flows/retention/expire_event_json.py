@@ -11,7 +11,7 @@ from analytics_defs.core.hours.retention import newest_batch_time
 from analytics_defs.core.hours.revision import ArchiveRevision, with_expired_event_json
 from analytics_defs.core.storage.object_keys import EVENTS, batch_time, candidate_event_keys, event_json_dir
 from analytics_defs.core.timestamps import hour_of
-from analytics_defs.flows.hours.compaction import write_manifest
+from analytics_defs.flows.hours.manifest import write_manifest
 from analytics_defs.flows.retention.freezing import mark_expired
 from analytics_defs.flows.retention.sweep import DELETE_CHUNK_KEYS, MAX_EVENT_LEAD, ExpirySweep
 

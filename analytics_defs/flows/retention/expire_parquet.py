@@ -8,7 +8,8 @@ from functools import partial
 from analytics_defs.core.hours.revision import ArchiveRevision, with_expired_rows
 from analytics_defs.core.storage.object_keys import PARQUET, batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
 from analytics_defs.core.timestamps import hour_of
-from analytics_defs.flows.hours.compaction import superseded_files, write_manifest
+from analytics_defs.flows.hours.compaction import superseded_files
+from analytics_defs.flows.hours.manifest import write_manifest
 from analytics_defs.flows.hours.statistics import compute_hourly_stats
 from analytics_defs.flows.retention.freezing import mark_expired
 from analytics_defs.flows.retention.sweep import MAX_EVENT_LEAD, ExpirySweep

@@ -1,11 +1,11 @@
-"""Whether ledger, tables and bucket belong together. Asked before anything is taken.
+"""Check that ledger, tables and bucket belong to one platform, before a run begins anything.
 
-A batch that one ledger counts and another's bucket holds is lost, and none of its own steps would notice: every store confirms it. So the
-ledger has a seal, of which the bucket carries the mark:
+If a batch were counted in one ledger and stored in another platform's bucket, no step would fail: every store confirms its writes.
+So the ledger has a platform id, and the bucket holds an object with the same id:
 
-    ledger: id, tables ──► bucket: object with that id, if absent ──► ledger: what the object holds, if no mark is noted yet
+    ledger: id, tables ──► bucket: object with that id, if absent ──► ledger: content of that object, if not registered yet
 
-Whoever dies in between leaves the rest to the next one. Two who begin with different buckets note one of them; the other is refused.
+Registration can be resumed after a crash. If two processes register different buckets, the first wins and the second is rejected.
 """
 
 from __future__ import annotations
@@ -19,88 +19,99 @@ from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.setup.preflight import NamedCheck
 from analytics_defs.ports import Ports, StoredObject
 
-_SAFE = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME. Nothing was changed."
-_NOT_OURS = f"The bucket is the archive of another ledger: its object {PLATFORM_ID_KEY} says {{held!r}}, expected {{expected}}. "
+_HINT = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME. Nothing was changed."
+_FOREIGN_BUCKET = (
+    f"The bucket is the archive of another ledger: its object {PLATFORM_ID_KEY} contains {{found!r}}, expected {{expected}}. {_HINT}"
+)
 
 
 def register_stores(run_id: str, ports: Ports) -> PlatformId:
-    """The ledger's seal, put where there was none. Raises InconsistentState where these stores do not belong to it; nothing was taken then."""
-    seal = _seal_of(ports) or ports.ledger.register_platform_id(
+    """Return the platform id of the ledger. Create it, and its object in the bucket, if they do not exist.
+
+    Raises InconsistentState if the stores belong to another platform. No batch was begun then.
+    """
+    platform_id = _registered_id(ports) or ports.ledger.register_platform_id(
         PlatformId(f"{iso_milliseconds(ports.clock.now())}/{run_id}", ports.table_names)
     )
-    _require_tables(seal, ports)
-    found = ports.object_store.get(PLATFORM_ID_KEY) if seal.bucket_id else ports.object_store.put_if_absent(_object(seal, run_id))
-    held = found.decode(errors="replace") if found else None
-    if held and _may_be_noted(seal, held):
-        seal = ports.ledger.register_platform_id(replace(seal, bucket_id=held))
-    if held != seal.bucket_id:
-        raise InconsistentState(_another_bucket(seal, held))
-    return seal
+    _require_tables(platform_id, ports)
+    if platform_id.bucket_id:
+        data = ports.object_store.get(PLATFORM_ID_KEY)
+    else:
+        data = ports.object_store.put_if_absent(_id_object(platform_id, run_id))
+    bucket_id = data.decode(errors="replace") if data else None
+    if bucket_id and _may_be_registered(platform_id, bucket_id):
+        platform_id = ports.ledger.register_platform_id(replace(platform_id, bucket_id=bucket_id))
+    if bucket_id != platform_id.bucket_id:
+        raise InconsistentState(_wrong_bucket(platform_id, bucket_id))
+    return platform_id
 
 
 def verify_stores(ports: Ports) -> PlatformId | None:
-    """For whoever takes nothing: the ledger's seal, None where it has none yet. Reads only. Raises InconsistentState as above.
+    """Return the platform id of the ledger, None if neither ledger nor bucket has one. Reads only.
 
-    A ledger of another platform shows every hour as empty: its archive and its statistics must not become so.
+    Called by flows that begin no batch. In the ledger of another platform every hour looks empty, and its archive and statistics
+    must not be overwritten. Raises InconsistentState if the stores belong to another platform.
     """
-    seal, found = _seal_of(ports), ports.object_store.get(PLATFORM_ID_KEY)
-    held = found.decode(errors="replace") if found else None
-    if seal is None and held is None:
+    platform_id, data = _registered_id(ports), ports.object_store.get(PLATFORM_ID_KEY)
+    bucket_id = data.decode(errors="replace") if data else None
+    if platform_id is None and bucket_id is None:
         return None
-    if seal is None:
-        raise InconsistentState(_NOT_OURS.format(held=held, expected="none, as this ledger has none") + _SAFE)
-    _require_tables(seal, ports)
-    if held != seal.bucket_id and not (held and _may_be_noted(seal, held)):
-        raise InconsistentState(_another_bucket(seal, held))
-    return seal
+    if platform_id is None:
+        raise InconsistentState(_FOREIGN_BUCKET.format(found=bucket_id, expected="no object, because this ledger has no platform id"))
+    _require_tables(platform_id, ports)
+    if bucket_id != platform_id.bucket_id and not (bucket_id and _may_be_registered(platform_id, bucket_id)):
+        raise InconsistentState(_wrong_bucket(platform_id, bucket_id))
+    return platform_id
 
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentityCheck:
-    """For `analytics check`."""
+    """Check of `analytics preflight`."""
 
     ports: Ports
     name: str = "all stores"
 
     def checks(self) -> list[NamedCheck]:
-        return [("belong together", self._together)]
+        return [("belong together", self._verify)]
 
-    def _together(self) -> str:
-        seal = verify_stores(self.ports)
-        if seal is None:
-            return "ledger and bucket have no seal yet: the first run seals them"
-        return f"the ledger's seal is {seal.id}, {'and the bucket carries it' if seal.bucket_id else 'which the next run puts into the bucket'}"
+    def _verify(self) -> str:
+        platform_id = verify_stores(self.ports)
+        if platform_id is None:
+            return "ledger and bucket have no platform id yet: the first run creates it"
+        state = "and the bucket holds the same id" if platform_id.bucket_id else "which the next run writes to the bucket"
+        return f"the ledger's platform id is {platform_id.id}, {state}"
 
 
-def _seal_of(ports: Ports) -> PlatformId | None:
+def _registered_id(ports: Ports) -> PlatformId | None:
     snapshot = ports.ledger.snapshot()
-    if why := snapshot.unreadable_platform_id:
-        raise InconsistentState(why)
+    if reason := snapshot.unreadable_platform_id:
+        raise InconsistentState(reason)
     return snapshot.platform_id
 
 
-def _require_tables(seal: PlatformId, ports: Ports) -> None:
-    if seal.tables != ports.table_names:
+def _require_tables(platform_id: PlatformId, ports: Ports) -> None:
+    if platform_id.tables != ports.table_names:
         raise InconsistentState(
-            f"This ledger belongs with the tables {', '.join(seal.tables)}, and here are {', '.join(ports.table_names)}. Correct "
-            "RECENT_EVENTS_TABLE_NAME, AGGREGATES_TABLE_NAME or LEDGER_TABLE_NAME. Nothing was changed."
+            f"This ledger belongs to the tables {', '.join(platform_id.tables)}, and the settings name {', '.join(ports.table_names)}. "
+            "Correct RECENT_EVENTS_TABLE_NAME, AGGREGATES_TABLE_NAME or LEDGER_TABLE_NAME. Nothing was changed."
         )
 
 
-def _may_be_noted(seal: PlatformId, held: str) -> bool:
-    """Whether somebody died between writing the object and noting it."""
-    return seal.bucket_id is None and held.startswith(f"{seal.id}\n")
+def _may_be_registered(platform_id: PlatformId, bucket_id: str) -> bool:
+    """Return whether a run crashed after it wrote the object and before it registered the content in the ledger."""
+    return platform_id.bucket_id is None and bucket_id.startswith(f"{platform_id.id}\n")
 
 
-def _object(seal: PlatformId, run_id: str) -> StoredObject:
-    return StoredObject(PLATFORM_ID_KEY, f"{seal.id}\n{run_id}\n".encode(), "text/plain", {})
+def _id_object(platform_id: PlatformId, run_id: str) -> StoredObject:
+    return StoredObject(PLATFORM_ID_KEY, f"{platform_id.id}\n{run_id}\n".encode(), "text/plain", {})
 
 
-def _another_bucket(seal: PlatformId, held: str | None) -> str:
-    if seal.bucket_id is None:
-        return _NOT_OURS.format(held=held, expected=repr(seal.id)) + _SAFE
+def _wrong_bucket(platform_id: PlatformId, bucket_id: str | None) -> str:
+    if platform_id.bucket_id is None:
+        return _FOREIGN_BUCKET.format(found=bucket_id, expected=repr(platform_id.id))
+    content = f"contains {bucket_id!r}" if bucket_id else "does not exist"
     return (
-        f"The bucket is not the one that holds what this ledger counts: its object {PLATFORM_ID_KEY} {f'says {held!r}' if held else 'is not there'}, "
-        f"expected {seal.bucket_id!r}. Where the archive was moved on purpose, put that object into its new bucket, with exactly that content. "
-        f"{_SAFE}"
+        f"The bucket is not the one that holds what this ledger counts: its object {PLATFORM_ID_KEY} {content}, "
+        f"expected {platform_id.bucket_id!r}. If the archive was moved on purpose, put that object into its new bucket, with exactly "
+        f"that content. {_HINT}"
     )

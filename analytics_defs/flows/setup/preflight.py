@@ -1,4 +1,4 @@
-"""Prove every connection, permission and shape before the first record is read. Nothing that is there is changed."""
+"""Check every connection, permission and schema before the first record is read. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Protocol, TypeAlias
 from analytics_defs.errors import AnalyticsError, ResourceMissing
 
 NamedCheck: TypeAlias = tuple[str, Callable[[], str]]
-"""What is to be proven; and the call that answers what was found, or raises why it cannot be."""
+"""Name of a check, and the call that returns its finding or raises an AnalyticsError."""
 
 
 class Checkable(Protocol):
-    """One broker or store, as far as it has to be proven."""
+    """A broker or store that can be checked."""
 
     @property
     def name(self) -> str:
-        """What it is and where, for people."""
+        """Kind and address, for display."""
         ...
 
     def checks(self) -> Sequence[NamedCheck]:
-        """In an order in which each makes sense only when the one before it was answered."""
+        """Return the checks in order. Each is meaningful only if the one before it passed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One question and its answer."""
+    """Result of one check."""
 
     subject: str
     check: str
@@ -39,20 +39,23 @@ class CheckResult:
         return self.fault is None
 
 
-def run_preflight(grounds: Sequence[Checkable], on_proof: Callable[[CheckResult], None] = lambda _: None) -> list[CheckResult]:
-    """Every ground is asked, so that all faults are heard at once; one that does not answer, or is not there, is not asked further."""
-    proofs = []
-    for ground in grounds:
-        for question, ask in ground.checks():
-            proofs.append(_proof(ground.name, question, ask))
-            on_proof(proofs[-1])
-            if (fault := proofs[-1].fault) and (fault.retryable or isinstance(fault, ResourceMissing)):
+def run_preflight(subjects: Sequence[Checkable], on_result: Callable[[CheckResult], None] = lambda _: None) -> list[CheckResult]:
+    """Run the checks of every subject, so that one call reports all faults.
+
+    If a subject is unavailable or missing, its remaining checks are skipped.
+    """
+    results = []
+    for subject in subjects:
+        for name, check in subject.checks():
+            results.append(_run_check(subject.name, name, check))
+            on_result(results[-1])
+            if (fault := results[-1].fault) and (fault.retryable or isinstance(fault, ResourceMissing)):
                 break
-    return proofs
+    return results
 
 
-def _proof(ground: str, question: str, ask: Callable[[], str]) -> CheckResult:
+def _run_check(subject: str, name: str, check: Callable[[], str]) -> CheckResult:
     try:
-        return CheckResult(ground, question, ask())
+        return CheckResult(subject, name, check())
     except AnalyticsError as fault:
-        return CheckResult(ground, question, fault=fault)
+        return CheckResult(subject, name, fault=fault)

@@ -1,4 +1,4 @@
-"""Make what the platform stands on: topics, tables, bucket. Twice is once; what exists is validated and left as it is."""
+"""Create the topics, tables and bucket of the platform. Idempotent: existing ones are validated and not changed."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from analytics_defs.errors import AnalyticsError
 
 
 class Provisioner(Protocol):
-    """One broker or store, as far as it has to be prepared."""
+    """A broker or store that can be provisioned."""
 
     @property
     def name(self) -> str:
-        """What it is and where, for people."""
+        """Kind and address, for display."""
         ...
 
     def provision(self) -> Sequence[str]:
-        """Create what is missing; answers what was done, a line each, nothing where all was there.
+        """Create what is missing. Return one line per action, empty if everything existed.
 
-        Raises ResourceMissing where something exists in another shape.
+        Raises ResourceMissing if something exists with another schema.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionResult:
-    """What became of one ground."""
+    """Result of one provisioner."""
 
     provisioner: str
     done: tuple[str, ...] = ()
     fault: AnalyticsError | None = None
 
 
-def provision(grounds: Sequence[Provisioner], on_prepared: Callable[[ProvisionResult], None] = lambda _: None) -> list[ProvisionResult]:
-    """Every ground is tried, so that all faults are heard at once."""
-    found = []
-    for ground in grounds:
-        found.append(_prepared(ground))
-        on_prepared(found[-1])
-    return found
+def provision(provisioners: Sequence[Provisioner], on_result: Callable[[ProvisionResult], None] = lambda _: None) -> list[ProvisionResult]:
+    """Run every provisioner, so that one call reports all faults."""
+    results = []
+    for provisioner in provisioners:
+        results.append(_provision(provisioner))
+        on_result(results[-1])
+    return results
 
 
-def _prepared(ground: Provisioner) -> ProvisionResult:
+def _provision(provisioner: Provisioner) -> ProvisionResult:
     try:
-        return ProvisionResult(ground.name, tuple(ground.provision()))
+        return ProvisionResult(provisioner.name, tuple(provisioner.provision()))
     except AnalyticsError as fault:
-        return ProvisionResult(ground.name, fault=fault)
+        return ProvisionResult(provisioner.name, fault=fault)

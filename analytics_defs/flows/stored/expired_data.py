@@ -1,4 +1,4 @@
-"""What retention took of a batch: asked by who needs its objects and files."""
+"""Data of a batch that retention has removed. Flows that need the batch's objects and files check this first."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ MAX_HOURS_NAMED = 3
 
 
 def require_not_expired(batches: Iterable[str], ports: Ports) -> int:
-    """How many these are. Raises DataExpired, naming what is gone, where retention took anything of one of these batches."""
-    asked, gone, examples, hours = 0, 0, list[str](), dict[str, ExpiredData]()
+    """Return the number of batches. Raise DataExpired with examples if retention has removed data of any of them."""
+    checked, affected, examples, expired_by_hour = 0, 0, list[str](), dict[str, ExpiredData]()
     for batch_id in batches:
-        asked += 1
+        checked += 1
         record = ports.ledger.batch_record(batch_id)
-        if record is not None and (said := _taken_of(record, hours, ports)):
-            gone += 1
-            examples += [f"batch {batch_id}: {said}"] if len(examples) < MAX_HOURS_NAMED else []
-    if gone:
+        if record is not None and (reason := _expiry_reason(record, expired_by_hour, ports)):
+            affected += 1
+            examples += [f"batch {batch_id}: {reason}"] if len(examples) < MAX_HOURS_NAMED else []
+    if affected:
         raise DataExpired(
-            f"retention took what {gone} batches of this range had stored. {'; '.join(examples)}. Nothing was changed. What is gone by a "
-            "setting is not put back: choose a range without these batches."
+            f"retention has removed data of {affected} batches of this range. {'; '.join(examples)}. Nothing was changed. "
+            "Data that a retention setting removed is not restored: choose a range without these batches."
         )
-    return asked
+    return checked
 
 
-def _taken_of(record: BatchRecord, hours: dict[str, ExpiredData], ports: Ports) -> str | None:
-    """`hours` remembers those that were asked for."""
+def _expiry_reason(record: BatchRecord, expired_by_hour: dict[str, ExpiredData], ports: Ports) -> str | None:
+    """Return what retention removed of the batch. `expired_by_hour` caches the ledger's answers."""
     for hour in record.hours:
-        if hour not in hours:
+        if hour not in expired_by_hour:
             revision = ports.ledger.latest_revision(hour)
-            hours[hour] = revision.expired if revision else ExpiredData()
-        if record.batch.id in hours[hour].expired_batches or hours[hour].has_expired_event_json_of(record.batch.time):
-            return f"hour {hour} is frozen, {hours[hour]}"
-    if (record.dead_letters_key or record.duplicates_key) and (taken := expired_dead_letters_of(record, ports)):
-        return f"its dead letters or repeats went on {taken.expired_at:%Y-%m-%dT%H:%MZ}"
+            expired_by_hour[hour] = revision.expired if revision else ExpiredData()
+        expired = expired_by_hour[hour]
+        if record.batch.id in expired.expired_batches or expired.has_expired_event_json_of(record.batch.time):
+            return f"hour {hour} has expired data, {expired}"
+    if (record.dead_letters_key or record.duplicates_key) and (expiry := expired_dead_letters_of(record, ports)):
+        return f"its dead letters or duplicates expired on {expiry.expired_at:%Y-%m-%dT%H:%MZ}"
     return None
 
 
 def expired_dead_letters_of(record: BatchRecord, ports: Ports) -> DeadLetterExpiry | None:
-    """What is noted where the batch's files of dead letters and repeats are among what retention took."""
-    taken = ports.ledger.dead_letter_expiry()
-    return taken if taken and record.batch.time <= taken.expired_through else None
+    """Return the recorded expiry if it covers the batch's files of dead letters and duplicates."""
+    expiry = ports.ledger.dead_letter_expiry()
+    return expiry if expiry and record.batch.time <= expiry.expired_through else None

@@ -1,4 +1,4 @@
-"""Whether an hour is over for every partition: nothing of it can come any more, but for late events."""
+"""Completeness of an hour: every partition has been read past the hour's end. Only late events can still arrive."""
 
 from __future__ import annotations
 
@@ -13,74 +13,94 @@ from analytics_defs.ports import Ports, TopicDescription, Watermarks
 
 
 def is_complete(hour: str, ports: Ports) -> bool | None:
-    """The hour has ended, and each partition was read to its end, or its next record was written after the hour.
+    """Return True if the hour has ended, and each partition was read to its end or its next record was written after the hour.
 
-    No redrive pending, whose records are of any hour, and no topic that was created again and not accepted. None where Kafka does not
-    answer: an archive can be compacted without it.
+    A pending redrive makes every hour incomplete: its records can lie in any hour. So does a recreated topic
+    that was not accepted. None: Kafka did not answer. An archive can be compacted without this answer.
     """
     if ports.clock.now() < end_of_hour(hour):
         return False
     snapshot = ports.ledger.snapshot()
-    if snapshot.unreadable or any(each.kind is BatchKind.REDRIVE for each in snapshot.pending.values()):
+    if snapshot.unreadable or any(batch.kind is BatchKind.REDRIVE for batch in snapshot.pending.values()):
         return False
     return checkpoints_passed(hour, snapshot, ports)
 
 
 def checkpoints_passed(hour: str, snapshot: LedgerSnapshot, ports: Ports) -> bool | None:
-    """The same of the heads alone: what is pending counts as not read. Of a topic that is gone nothing comes but what is pending."""
+    """Return `is_complete` by the checkpoints alone. Records of pending batches count as not read.
+
+    A deleted topic can add only its pending batches to the hour. None: Kafka did not answer.
+    """
     end = end_of_hour(hour)
     try:
-        there = ports.event_log.topics(sorted(snapshot.topics))
-        if any(topic_id and there[name].topic_id not in (None, topic_id) for name, topic_id in _ids(snapshot) if name in there):
+        topics = ports.event_log.topics(sorted(snapshot.topics))
+        if any(topic_id and topics[name].topic_id not in (None, topic_id) for name, topic_id in _known_ids(snapshot) if name in topics):
             return False
         if any(
-            head.pending_batch_id and not _lives(at, snapshot, there)
-            for at, head in snapshot.checkpoints.items()
-            if at != REDRIVE_CHECKPOINT
+            checkpoint.pending_batch_id and not _is_current_incarnation(topic_partition, snapshot, topics)
+            for topic_partition, checkpoint in snapshot.checkpoints.items()
+            if topic_partition != REDRIVE_CHECKPOINT
         ):
             return False
-        return all(_is_after(end, each, ports) and not _is_only_staged(each, snapshot) for each in _behind(snapshot, there, ports))
+        return all(
+            _is_after(end, partition, ports) and not _lost_pending_records(partition, snapshot)
+            for partition in _partitions_behind(snapshot, topics, ports)
+        )
     except AnalyticsError:
         return None
 
 
-def _ids(snapshot: LedgerSnapshot) -> Iterator[tuple[str, str | None]]:
+def _known_ids(snapshot: LedgerSnapshot) -> Iterator[tuple[str, str | None]]:
     return ((name, topic.topic_id) for name, topic in snapshot.topics.items())
 
 
-def _behind(
-    snapshot: LedgerSnapshot, there: Mapping[str, TopicDescription], ports: Ports
+def _partitions_behind(
+    snapshot: LedgerSnapshot, topics: Mapping[str, TopicDescription], ports: Ports
 ) -> Iterator[tuple[TopicPartition, int, Watermarks]]:
-    """Partitions of the topics' present lives with something to read, or whose log was cut. New ones have no head before a batch."""
-    states = [(snapshot.topics[name], topic) for name, topic in there.items()]
-    unread = {at: snapshot.checkpoint(at).next_offset for state, topic in states for at in map(state.partition, topic.partitions)}
-    heads = unread | {at: head.next_offset for at, head in snapshot.checkpoints.items() if _lives(at, snapshot, there)}
-    for at, watermarks in ports.event_log.watermarks(heads).items():
-        if heads[at] != watermarks.high_watermark:
-            yield at, heads[at], watermarks
+    """Yield partition, next offset and watermarks for partitions of current incarnations that are not read to their end.
+
+    Partitions whose log was truncated are included. A new partition has no checkpoint before its first batch.
+    """
+    states = [(snapshot.topics[name], topic) for name, topic in topics.items()]
+    next_offsets = {
+        topic_partition: snapshot.checkpoint(topic_partition).next_offset
+        for state, topic in states
+        for topic_partition in map(state.partition, topic.partitions)
+    }
+    next_offsets |= {
+        topic_partition: checkpoint.next_offset
+        for topic_partition, checkpoint in snapshot.checkpoints.items()
+        if _is_current_incarnation(topic_partition, snapshot, topics)
+    }
+    for topic_partition, watermarks in ports.event_log.watermarks(next_offsets).items():
+        if next_offsets[topic_partition] != watermarks.high_watermark:
+            yield topic_partition, next_offsets[topic_partition], watermarks
 
 
-def _lives(at: TopicPartition, snapshot: LedgerSnapshot, there: Mapping[str, TopicDescription]) -> bool:
-    """Whether it is of the present life of a topic that is there."""
-    return at.topic in there and at.incarnation == snapshot.topics[at.topic].incarnation
+def _is_current_incarnation(topic_partition: TopicPartition, snapshot: LedgerSnapshot, topics: Mapping[str, TopicDescription]) -> bool:
+    """Return False also if the topic does not exist."""
+    return topic_partition.topic in topics and topic_partition.incarnation == snapshot.topics[topic_partition.topic].incarnation
 
 
-def _is_after(end: datetime, behind: tuple[TopicPartition, int, Watermarks], ports: Ports) -> bool:
-    """Whether the next record, by its own timestamp, was written after the hour. Behind an open transaction nobody knows."""
-    at, next_offset, watermarks = behind
+def _is_after(end: datetime, partition: tuple[TopicPartition, int, Watermarks], ports: Ports) -> bool:
+    """Return whether the next record's own timestamp is after the hour. False if an open transaction hides the next record."""
+    topic_partition, next_offset, watermarks = partition
     if next_offset >= watermarks.last_stable_offset:
         return False
-    found: list[Record] = []
+    records: list[Record] = []
 
     def admit(record: Record) -> bool:
-        found.append(record)
+        records.append(record)
         return False
 
-    ports.event_log.read([Range(at, next_offset, watermarks.last_stable_offset)], admit)
-    return bool(found) and found[0].timestamp_ms >= end.timestamp() * 1000
+    ports.event_log.read([Range(topic_partition, next_offset, watermarks.last_stable_offset)], admit)
+    return bool(records) and records[0].timestamp_ms >= end.timestamp() * 1000
 
 
-def _is_only_staged(behind: tuple[TopicPartition, int, Watermarks], snapshot: LedgerSnapshot) -> bool:
-    """Whether retention removed what a pending batch began with: the next record that is left says nothing of it."""
-    at, next_offset, watermarks = behind
-    return next_offset < watermarks.log_start_offset and snapshot.checkpoint(at).pending_batch_id is not None
+def _lost_pending_records(partition: tuple[TopicPartition, int, Watermarks], snapshot: LedgerSnapshot) -> bool:
+    """Return whether Kafka's retention removed the first records of a pending batch.
+
+    The next record in the log then shows nothing about the timestamps of the pending batch.
+    """
+    topic_partition, next_offset, watermarks = partition
+    return next_offset < watermarks.log_start_offset and snapshot.checkpoint(topic_partition).pending_batch_id is not None

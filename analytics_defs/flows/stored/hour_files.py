@@ -1,4 +1,4 @@
-"""An hour as exact readers see it: the files of its newest revision, and the parts of the closed batches that are not in it yet."""
+"""The files that hold the rows of an hour: those of its newest revision, and the parts of closed batches not yet compacted."""
 
 from __future__ import annotations
 
@@ -12,152 +12,167 @@ from analytics_defs.core.hours.revision import ArchiveRevision, ExpiredData, Row
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.storage.object_keys import batch_id_of_part_key, part_key
 from analytics_defs.errors import DataExpired, InconsistentState, Superseded, Unavailable
+from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
 from analytics_defs.ports import ParquetWorkspace, Ports
 
 T = TypeVar("T")
 MAX_HOUR_READS = 10
 
 
-class ConcurrentCompaction(Superseded):
-    """The hour's archive has another revision than a moment ago."""
+class ConcurrentCompaction(Conflict):
+    """The newest revision of the hour changed during the read."""
 
 
 @dataclass(frozen=True, slots=True)
 class HourFiles:
-    """What the ledger says of an hour."""
+    """The files of one hour, as the ledger names them."""
 
     hour: str
     revision: ArchiveRevision | None
     uncompacted_batches: tuple[str, ...]
-    """Closed batches whose rows are still in parts of their own, sorted."""
+    """Closed batches whose rows are still in their own parts, sorted."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The files that hold every row of a closed batch, once."""
-        return (*(self.revision.keys if self.revision else ()), *(part_key(self.hour, each) for each in self.uncompacted_batches))
+        """Keys of the files that together hold every row of every closed batch exactly once."""
+        return (
+            *(self.revision.keys if self.revision else ()),
+            *(part_key(self.hour, batch_id) for batch_id in self.uncompacted_batches),
+        )
 
     @property
     def batches(self) -> tuple[str, ...]:
-        """Also those whose rows retention took."""
+        """Closed batches with rows in the hour, sorted. Batches whose rows have expired are included."""
         return tuple(sorted({*(self.revision.known_batches if self.revision else ()), *self.uncompacted_batches}))
 
     @property
     def expired(self) -> ExpiredData:
+        """Data of the hour that retention has removed."""
         return self.revision.expired if self.revision else ExpiredData()
 
     @property
     def version(self) -> str:
-        """Of what an exact reader sees: it changes with every row."""
+        """Version of the rows that an exact reader sees. It changes with every batch and every revision."""
         return f"{self.revision.number if self.revision else 0}+{len(self.uncompacted_batches)}"
 
 
 def hour_files(hour: str, ports: Ports) -> HourFiles:
-    """The revision is read first: a batch closed later is then among the later ones, and never in both."""
+    """Read which files hold the hour. The revision is read before the batches, so no batch is counted in both."""
     revision = ports.ledger.latest_revision(hour)
     known = revision.known_batches if revision else frozenset[str]()
-    return HourFiles(hour, revision, tuple(each for each in sorted(ports.ledger.batches_of_hour(hour)) if each not in known))
+    uncompacted = tuple(batch_id for batch_id in sorted(ports.ledger.batches_of_hour(hour)) if batch_id not in known)
+    return HourFiles(hour, revision, uncompacted)
 
 
-def read_consistently(hour: str, ports: Ports, read: Callable[[HourFiles], T]) -> T:
-    """What `read` makes of the hour, while nobody compacts it: read again where it raises Moved.
+def retry_on_compaction(hour: str, ports: Ports, read: Callable[[HourFiles], T]) -> T:
+    """Return `read(files of the hour)`. If `read` raises ConcurrentCompaction, call it again with the new files.
 
-    Raises Superseded where the hour moves every time.
+    A compaction replaces and deletes files while they are read. Raises Superseded after `MAX_HOUR_READS` compactions.
     """
-    for _ in range(MAX_HOUR_READS):
-        try:
-            return read(hour_files(hour, ports))
-        except ConcurrentCompaction:
-            continue
-    raise Superseded(f"hour {hour}: its archive moved {MAX_HOUR_READS} times while it was read. Nothing was changed; try again.")
+    return retry_on_conflict(
+        lambda: read(hour_files(hour, ports)),
+        MAX_HOUR_READS,
+        Superseded(f"hour {hour}: its archive was compacted {MAX_HOUR_READS} times while it was read. Nothing was changed; try again."),
+    )
 
 
-def require_unchanged(account: HourFiles, ports: Ports) -> None:
-    """Asked after a file was not there or not sound. Raises Moved where somebody else has compacted the hour meanwhile."""
-    now = ports.ledger.latest_revision(account.hour)
-    if (now.number if now else 0) != (account.revision.number if account.revision else 0):
-        raise ConcurrentCompaction(f"hour {account.hour}: another executor made revision {now.number if now else 0}")
+def require_unchanged(files: HourFiles, ports: Ports) -> None:
+    """Raise ConcurrentCompaction if the hour has a newer revision. Called when a file is missing or damaged."""
+    current = ports.ledger.latest_revision(files.hour)
+    if (current.number if current else 0) != (files.revision.number if files.revision else 0):
+        raise ConcurrentCompaction(f"hour {files.hour}: another executor made revision {current.number if current else 0}")
 
 
-def require_all_rows(account: HourFiles) -> None:
-    """Asked by who counts every row of an hour. Raises DataExpired where retention took some."""
-    if account.expired.expired_batches:
+def require_all_rows(files: HourFiles) -> None:
+    """Raise DataExpired if retention has removed rows of the hour. Called by flows that count every row."""
+    if files.expired.expired_batches:
         raise DataExpired(
-            f"hour {account.hour} is frozen: {account.expired}, and {len(account.uncompacted_batches)} later batches added to it. What is left would make "
-            "smaller numbers than were stored. Nothing was changed; what was stored stays."
+            f"hour {files.hour} has expired data: {files.expired}, and {len(files.uncompacted_batches)} later batches added to it. "
+            "The remaining rows would give smaller numbers than were stored. Nothing was changed; the stored numbers stay."
         )
 
 
-def live_counters(hour: str, ports: Ports, fit: Callable[[Mapping[str, int]], bool]) -> Mapping[str, int]:
-    """Of the hour. Asked for once more where they do not fit: a close may be seen by half, in its records and not yet here."""
-    counts = ports.ledger.hourly_counters(hour, hour).get(hour, {})
-    return counts if fit(counts) else ports.ledger.hourly_counters(hour, hour).get(hour, {})
+def live_counters(hour: str, ports: Ports, is_consistent: Callable[[Mapping[str, int]], bool]) -> Mapping[str, int]:
+    """Return the counters of the hour. If they are not consistent, read them once more.
+
+    A reader can see the record of a closing batch before its counters.
+    """
+    counters = ports.ledger.hourly_counters(hour, hour).get(hour, {})
+    return counters if is_consistent(counters) else ports.ledger.hourly_counters(hour, hour).get(hour, {})
 
 
-def download(keys: Sequence[str], table: ParquetWorkspace, ports: Ports) -> dict[str, str]:
-    """Local copies of those objects that are there, by key."""
-    paths = {key: table.path(key) for key in keys}
-    there = ports.task_pool.run_all([partial(ports.object_store.download, key, path) for key, path in paths.items()])
-    return {key: path for (key, path), found in zip(paths.items(), there, strict=True) if found}
+def download(keys: Sequence[str], workspace: ParquetWorkspace, ports: Ports) -> dict[str, str]:
+    """Download the objects that exist. Return their local paths by key."""
+    paths = {key: workspace.path(key) for key in keys}
+    exists = ports.task_pool.run_all([partial(ports.object_store.download, key, path) for key, path in paths.items()])
+    return {key: path for (key, path), is_found in zip(paths.items(), exists, strict=True) if is_found}
 
 
-def download_all(account: HourFiles, table: ParquetWorkspace, ports: Ports) -> list[str]:
-    """Local copies of the whole hour. Raises Moved, or Contradiction where a file is gone and nobody compacted."""
-    found = download(account.keys, table, ports)
-    missing = [key for key in account.keys if key not in found]
+def download_all(files: HourFiles, workspace: ParquetWorkspace, ports: Ports) -> list[str]:
+    """Download every file of the hour. Return local paths in the order of `files.keys`.
+
+    Raises ConcurrentCompaction if a file was compacted meanwhile, InconsistentState if it is missing without a compaction.
+    """
+    paths = download(files.keys, workspace, ports)
+    missing = [key for key in files.keys if key not in paths]
     if missing:
-        require_unchanged(account, ports)
-        raise _beyond_reading(account, missing, "not there")
-    return list(found.values())
+        require_unchanged(files, ports)
+        raise _unreadable_files(files, missing, "not there")
+    return list(paths.values())
 
 
-def download_verified(account: HourFiles, table: ParquetWorkspace, ports: Ports) -> list[str]:
-    """`download_all`, and none of the files is damaged. Raises InconsistentState where one is."""
-    paths = download_all(account, table, ports)
-    require_undamaged(account, paths, table)
+def download_verified(files: HourFiles, workspace: ParquetWorkspace, ports: Ports) -> list[str]:
+    """Download every file of the hour, as `download_all`. Raise InconsistentState if one is damaged."""
+    paths = download_all(files, workspace, ports)
+    require_undamaged(files, paths, workspace)
     return paths
 
 
 @contextmanager
-def report_damage(account: HourFiles, paths: Sequence[str], table: ParquetWorkspace) -> Iterator[None]:
-    """Where reading these files of the hour fails inside, and one of them is damaged, that is said: trying again would not help."""
+def report_damage(files: HourFiles, paths: Sequence[str], workspace: ParquetWorkspace) -> Iterator[None]:
+    """If reading fails in the block, check the files and raise InconsistentState for a damaged one: a retry would not help."""
     try:
         yield
     except Unavailable as error:
-        require_undamaged(account, paths, table)
+        require_undamaged(files, paths, workspace)
         raise error from None
 
 
-def require_undamaged(account: HourFiles, paths: Sequence[str], table: ParquetWorkspace) -> None:
-    """Raises InconsistentState where one of these files of the hour is damaged."""
-    seen = table.summarize(paths)
-    damaged = [key for key, path in zip(account.keys, paths, strict=True) if seen[path] is None]
+def require_undamaged(files: HourFiles, paths: Sequence[str], workspace: ParquetWorkspace) -> None:
+    """Raise InconsistentState if one of the downloaded files is damaged. `paths` has the order of `files.keys`."""
+    summaries = workspace.summarize(paths)
+    damaged = [key for key, path in zip(files.keys, paths, strict=True) if summaries[path] is None]
     if damaged:
-        raise _beyond_reading(account, damaged, "damaged")
+        raise _unreadable_files(files, damaged, "damaged")
 
 
-def _beyond_reading(account: HourFiles, keys: Sequence[str], what: str) -> InconsistentState:
+def _unreadable_files(files: HourFiles, keys: Sequence[str], state: str) -> InconsistentState:
     return InconsistentState(
-        f"hour {account.hour}: {', '.join(keys[:3])}{' and more' if keys[3:] else ''} is {what}, and closed batches have rows in it. "
-        f"Materialize event_archive for {account.hour} (`analytics compact {account.hour}`): it is rebuilt from the JSON tree."
+        f"hour {files.hour}: {', '.join(keys[:3])}{' and more' if keys[3:] else ''} is {state}, and closed batches have rows in it. "
+        f"Materialize event_archive for {files.hour} (`analytics compact {files.hour}`): it is rebuilt from the JSON tree."
     )
 
 
 def batch_records(batches: Sequence[str], ports: Ports) -> dict[str, BatchRecord]:
-    """Raises InconsistentState where a batch that is marked closed has no record."""
-    found = dict(zip(batches, ports.task_pool.run_all([partial(ports.ledger.batch_record, each) for each in batches]), strict=True))
-    if missing := [batch for batch, record in found.items() if record is None]:
-        raise InconsistentState(f"{', '.join(missing[:3])} marked an hour, and have no record in the ledger")
-    return {batch: record for batch, record in found.items() if record is not None}
+    """Return the records of closed batches by id. Raise InconsistentState if one has no record."""
+    reads = [partial(ports.ledger.batch_record, batch_id) for batch_id in batches]
+    records = dict(zip(batches, ports.task_pool.run_all(reads), strict=True))
+    if missing := [batch_id for batch_id, record in records.items() if record is None]:
+        raise InconsistentState(f"{', '.join(missing[:3])} have an hour entry, and no record in the ledger")
+    return {batch_id: record for batch_id, record in records.items() if record is not None}
 
 
 def expected_rows(hour: str, records: Mapping[str, BatchRecord]) -> dict[str, int]:
-    """Rows by batch, as their records have them."""
-    return {batch: sum(record.hours.get(hour, {}).values()) for batch, record in records.items()}
+    """Return the number of rows of each batch in the hour, as its record says."""
+    return {batch_id: sum(record.hours.get(hour, {}).values()) for batch_id, record in records.items()}
 
 
-def damaged_keys(account: HourFiles, seen: Mapping[str, RowSummary | None], rows: Mapping[str, int]) -> Iterator[str]:
-    """Keys whose file is missing, damaged, or holds other rows than it should. `seen`: what each key's file holds."""
-    for key in account.keys:
-        found, batch = seen.get(key), batch_id_of_part_key(key)
-        if found is None or (batch is not None and dict(found.by_batch) != {batch: rows[batch]}):
+def damaged_keys(files: HourFiles, summaries: Mapping[str, RowSummary | None], rows: Mapping[str, int]) -> Iterator[str]:
+    """Yield keys of files that are missing, damaged, or do not hold the rows they should.
+
+    `summaries` holds the content by key, `rows` the expected rows by batch.
+    """
+    for key in files.keys:
+        summary, batch_id = summaries.get(key), batch_id_of_part_key(key)
+        if summary is None or (batch_id is not None and dict(summary.by_batch) != {batch_id: rows[batch_id]}):
             yield key

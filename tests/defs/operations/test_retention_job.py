@@ -101,8 +101,8 @@ def test_a_late_event_of_a_frozen_hour_leaves_its_statistics_as_they_are() -> No
         refused = materialize(hourly_event_stats)
         by_automation = materialize(hourly_event_stats, **{AUTOMATION_TAGS: "true"})
     (failed,) = [each for each in refused.all_events if each.event_type is dg.DagsterEventType.STEP_FAILURE]
-    assert f"hour {HOUR} is frozen" in str(failed.step_failure_data.user_failure_data)
+    assert f"hour {HOUR} has expired data" in str(failed.step_failure_data.user_failure_data)
     assert AUTOMATION_TAGS == AUTOMATION_CONDITION_TAG
     (shown,) = by_automation.asset_materializations_for_node("hourly_event_stats")
-    assert "is frozen" in str(shown.metadata["expired"].value)
+    assert "has expired data" in str(shown.metadata["expired"].value)
     assert platform.ports().object_store.get(key) == before

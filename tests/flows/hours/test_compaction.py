@@ -1,4 +1,4 @@
-"""What a compaction of an hour promises, whatever dies, sleeps, comes late or is damaged."""
+"""Compaction of an hour: crashes, zombies, late events, concurrent executors and damaged files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROW = tuple[str, str, int, int, str]
 
 
 def a_world(batches: int = 3) -> World:
-    """Each batch has two events of the hour and one of the next."""
+    """Return a world whose batches each have two events of the hour and one of the next hour."""
     world = World()
     world.create(partitions=2)
     for number in range(batches):
@@ -60,24 +60,24 @@ def rows_in(body: bytes) -> list[ROW]:
     return [tuple(row[name] for name in columns) for row in pq.read_table(io.BytesIO(body)).to_pylist()]
 
 
-def by_marker(world: World, hour: str = HOUR) -> list[ROW]:
-    """What a reader sees that knows the bucket only: files the marker names, parts of batches it does not name."""
-    held = world.object_store.get(manifest_key(hour))
-    said = json.loads(held) if held else {"files": [], "batches": []}
-    keys = [parquet_dir(hour) + each["name"] for each in said["files"]]
+def by_manifest(world: World, hour: str = HOUR) -> list[ROW]:
+    """Read the rows without the ledger: from the files in the manifest, and the parts of batches that it does not list."""
+    data = world.object_store.get(manifest_key(hour))
+    manifest = json.loads(data) if data else {"files": [], "batches": []}
+    keys = [parquet_dir(hour) + file["name"] for file in manifest["files"]]
     for key in world.object_store.list_keys(parquet_dir(hour)):
         name = key.rpartition("/")[2]
-        if not name.startswith(("archive-", "_")) and name.removesuffix(".parquet") not in said["batches"]:
+        if not name.startswith(("archive-", "_")) and name.removesuffix(".parquet") not in manifest["batches"]:
             keys.append(key)
     return sorted(row for key in keys for row in rows_in(world.object_store.objects[key].body))
 
 
 def by_ledger(world: World, hour: str = HOUR) -> list[ROW]:
-    """What our own readers see."""
+    """Read the rows as the ledger names them: from the files of the newest revision, and the parts of later batches."""
     revision = world.ledger.latest_revision(hour)
     batches = revision.batches if revision else ()
-    later = [part_key(hour, each) for each in world.ledger.batches_of_hour(hour) if each not in batches]
-    keys = [*(revision.keys if revision else ()), *later]
+    parts = [part_key(hour, batch) for batch in world.ledger.batches_of_hour(hour) if batch not in batches]
+    keys = [*(revision.keys if revision else ()), *parts]
     return sorted(row for key in keys for row in rows_in(world.object_store.objects[key].body))
 
 
@@ -89,62 +89,62 @@ def contents(world: World) -> dict[str, Any]:
     return {key: blob.body for key, blob in world.object_store.objects.items()}
 
 
-# The plain life of an hour.
+# Compaction without faults.
 
 
 def test_the_parts_become_one_sorted_file_with_the_same_rows() -> None:
     world = a_world()
     before = by_ledger(world)
-    done = run(world)
-    assert done.created
-    assert done.revision
-    assert done.revision.number == 1
-    assert done.revision.rows == 6
-    (marker, archive) = files(world)
-    assert archive == done.revision.keys[0].rpartition("/")[2]
-    assert marker == "_SUCCESS.json"
-    assert by_ledger(world) == by_marker(world) == before
-    table = pq.read_table(io.BytesIO(world.object_store.objects[done.revision.keys[0]].body))
+    result = run(world)
+    assert result.created
+    assert result.revision
+    assert result.revision.number == 1
+    assert result.revision.rows == 6
+    (manifest, archive) = files(world)
+    assert archive == result.revision.keys[0].rpartition("/")[2]
+    assert manifest == "_SUCCESS.json"
+    assert by_ledger(world) == by_manifest(world) == before
+    table = pq.read_table(io.BytesIO(world.object_store.objects[result.revision.keys[0]].body))
     order = list(zip(table["timestamp"].to_pylist(), table["event_id"].to_pylist(), strict=True))
     assert order == sorted(order)
 
 
-def test_the_marker_says_what_the_hour_holds() -> None:
+def test_the_manifest_states_the_content_of_the_hour() -> None:
     world = a_world()
-    done = run(world)
-    assert done.revision
-    said = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
-    assert (said["hour"], said["revision"], said["rows"], said["complete"]) == (HOUR, 1, 6, True)
-    assert said["offsets"] == {"ProductDeleted/0": {"first": 0, "last": 4}, "ProductDeleted/1": {"first": 0, "last": 2}}
-    assert said["batches"] == sorted(world.ledger.batches_of_hour(HOUR))
-    assert said["types"] == {"ProductDeleted": 6}
-    assert [each["rows"] for each in said["files"]] == [6]
+    result = run(world)
+    assert result.revision
+    manifest = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
+    assert (manifest["hour"], manifest["revision"], manifest["rows"], manifest["complete"]) == (HOUR, 1, 6, True)
+    assert manifest["offsets"] == {"ProductDeleted/0": {"first": 0, "last": 4}, "ProductDeleted/1": {"first": 0, "last": 2}}
+    assert manifest["batches"] == sorted(world.ledger.batches_of_hour(HOUR))
+    assert manifest["types"] == {"ProductDeleted": 6}
+    assert [file["rows"] for file in manifest["files"]] == [6]
 
 
 def test_compacting_again_changes_no_byte() -> None:
     world = a_world()
     run(world)
     before = contents(world)
-    done = run(world)
-    assert not done.created
+    result = run(world)
+    assert not result.created
     assert contents(world) == before
 
 
-def test_a_late_event_makes_one_more_revision_with_the_difference() -> None:
+def test_a_late_event_makes_another_revision_with_the_difference() -> None:
     world = a_world()
     run(world)
     world.produce(event("late", "2024-01-15T10:00:00Z"))
     world.settle()
-    assert len(by_marker(world)) == 7
-    done = run(world)
-    assert done.revision
-    assert (done.revision.number, done.revision.added, done.revision.rows) == (2, 1, 7)
+    assert len(by_manifest(world)) == 7
+    result = run(world)
+    assert result.revision
+    assert (result.revision.number, result.revision.added, result.revision.rows) == (2, 1, 7)
     assert len(files(world)) == 2
-    assert by_ledger(world) == by_marker(world)
-    assert len(by_marker(world)) == 7
+    assert by_ledger(world) == by_manifest(world)
+    assert len(by_manifest(world)) == 7
 
 
-def test_bytes_do_not_depend_on_the_way_the_rows_came() -> None:
+def test_the_archive_bytes_do_not_depend_on_the_order_of_compactions() -> None:
     at_once, step_by_step = a_world(), a_world(1)
     run(step_by_step)
     for number in (1, 2):
@@ -158,7 +158,7 @@ def test_bytes_do_not_depend_on_the_way_the_rows_came() -> None:
     assert bodies[0] == bodies[1]
 
 
-def test_an_hour_without_events_is_fine_and_leaves_nothing() -> None:
+def test_an_hour_without_events_writes_nothing() -> None:
     world = a_world()
     before = contents(world)
     assert run(world, hour="2024-01-15T23").revision is None
@@ -173,27 +173,27 @@ def test_an_hour_of_three_hundred_parts_becomes_one_file() -> None:
         world.settle()
     before = by_ledger(world)
     assert len(files(world)) == 300
-    done = run(world)
-    assert done.revision
-    assert done.revision.rows == len(before) == 450
-    assert by_ledger(world) == by_marker(world) == before
+    result = run(world)
+    assert result.revision
+    assert result.revision.rows == len(before) == 450
+    assert by_ledger(world) == by_manifest(world) == before
     assert len(files(world)) == 2
 
 
-def test_what_is_no_hour_is_refused_by_name() -> None:
+def test_an_invalid_hour_is_refused_and_named() -> None:
     with pytest.raises(ValueError, match="'yesterday' is not an hour"):
         run(a_world(1), hour="yesterday")
 
 
-# Complete or not.
+# Completeness.
 
 
-def test_an_hour_is_complete_when_every_head_has_passed_it() -> None:
+def test_an_hour_is_complete_when_every_checkpoint_has_passed_it() -> None:
     world = a_world()
     world.produce(event("waits", "2024-01-15T10:00:00Z"))
     assert run(world).complete is False
-    held = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
-    assert held["complete"] is False
+    manifest = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
+    assert manifest["complete"] is False
     world.settle()
     assert run(world).complete is True
 
@@ -205,8 +205,8 @@ def test_a_backlog_of_later_records_does_not_keep_an_hour_incomplete() -> None:
     assert run(world).complete is True
 
 
-def test_a_partition_that_nobody_has_read_yet_keeps_an_hour_incomplete() -> None:
-    """Breaks: an hour is complete when every partition's head has passed it. A new partition has no head before its first batch."""
+def test_an_unread_partition_keeps_an_hour_incomplete() -> None:
+    """A new partition has no checkpoint before its first batch."""
     world = a_world()
     new = world.event_log.add_partition("ProductDeleted")
     world.produce(event("unread", "2024-01-15T10:00:00Z"), partition=new)
@@ -216,34 +216,32 @@ def test_a_partition_that_nobody_has_read_yet_keeps_an_hour_incomplete() -> None
 
 
 @pytest.mark.parametrize("records", [1, 6])
-def test_a_topic_that_was_created_again_and_not_accepted_keeps_an_hour_incomplete(records: int) -> None:
-    """Breaks: the same. Its offsets compare with nothing that the ledger knows."""
+def test_a_recreated_topic_that_was_not_accepted_keeps_an_hour_incomplete(records: int) -> None:
+    """Its offsets are not comparable with the checkpoints in the ledger."""
     world = a_world()
     world.create_again(partitions=2)
     world.produce(*(event(f"new{number}", "2024-01-15T10:00:00Z") for number in range(records)))
     assert run(world).complete is False
 
 
-def test_a_topic_that_is_gone_keeps_no_hour_incomplete_but_for_what_is_pending_of_it() -> None:
+def test_a_deleted_topic_keeps_an_hour_incomplete_only_by_its_pending_batch() -> None:
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     world.event_log.delete_topic("ProductDeleted")
     assert run(world).complete is False
-    with suppress(ResourceMissing):  # the group has no place for offsets of that topic any more
+    with suppress(ResourceMissing):  # the group cannot store offsets of a deleted topic
         world.run()
     assert not world.ledger.snapshot().pending
     assert run(world).complete is True
 
 
-AFTER = 1_705_316_400_000
+END_OF_HOUR_MS = 1_705_316_400_000
 
 
-@pytest.mark.parametrize(("written", "complete"), [(AFTER - 1, False), (AFTER, True)])
-def test_a_batch_on_its_way_keeps_an_hour_incomplete_only_where_its_first_record_was_written_before_its_end(
-    written: int, complete: bool
-) -> None:
+@pytest.mark.parametrize(("written", "complete"), [(END_OF_HOUR_MS - 1, False), (END_OF_HOUR_MS, True)])
+def test_a_pending_batch_keeps_an_hour_incomplete_if_it_starts_before_the_end(written: int, complete: bool) -> None:
     world = a_world()
     world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T11:30:00Z"), timestamp_ms=written)
     with pytest.raises(Crashed):
@@ -252,18 +250,18 @@ def test_a_batch_on_its_way_keeps_an_hour_incomplete_only_where_its_first_record
     assert run(world).complete is complete
 
 
-def test_a_redrive_on_its_way_keeps_an_hour_incomplete() -> None:
+def test_a_pending_redrive_keeps_an_hour_incomplete() -> None:
     world = a_world()
-    reached = Range(REDRIVE_CHECKPOINT, 0, 1)
+    range_ = Range(REDRIVE_CHECKPOINT, 0, 1)
     time = world.clock.now()
-    assert world.ledger.begin_batch(Batch(batch_id(time, [reached]), BatchKind.REDRIVE, 0, time, (reached,), "redrive"))
+    assert world.ledger.begin_batch(Batch(batch_id(time, [range_]), BatchKind.REDRIVE, 0, time, (range_,), "redrive"))
     assert run(world).complete is False
 
 
-def test_what_retention_removed_under_a_batch_on_its_way_keeps_the_hour_incomplete() -> None:
+def test_a_pending_batch_whose_records_kafka_removed_keeps_an_hour_incomplete() -> None:
     world = a_world()
-    world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=AFTER - 1)
-    world.event_log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=AFTER)
+    world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=END_OF_HOUR_MS - 1)
+    world.event_log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=END_OF_HOUR_MS)
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     high = world.event_log.watermarks([world.partition(0)])[world.partition(0)].high_watermark
@@ -278,14 +276,14 @@ def test_an_open_transaction_keeps_an_hour_incomplete() -> None:
     assert run(world).complete is False
 
 
-def test_the_hour_that_goes_on_is_not_complete() -> None:
+def test_the_current_hour_is_not_complete() -> None:
     world = a_world()
     world.produce(event("now", "2024-01-15T12:00:00Z"))
     world.settle()
     assert run(world, hour="2024-01-15T12").complete is False
 
 
-def test_a_marker_turns_complete_and_never_back() -> None:
+def test_a_complete_manifest_stays_complete() -> None:
     world = a_world()
     world.produce(event("waits", "2024-01-15T13:00:00Z"))
     run(world)
@@ -295,15 +293,15 @@ def test_a_marker_turns_complete_and_never_back() -> None:
     world.produce(event("waits again", "2024-01-15T13:00:00Z"))
     assert is_complete(HOUR, world.ports) is False
     assert run(world).complete is True
-    assert run(world, replace(world.ports, event_log=SilentLog())).complete is True
+    assert run(world, replace(world.ports, event_log=UnavailableLog())).complete is True
     assert world.object_store.objects[manifest_key(HOUR)].body == complete
 
 
-# Crashes, late risers, two at once.
+# Crashes, zombies, concurrent executors.
 
 
 def points(world: Callable[[], World], act: Callable[[World, Ports], object]) -> Iterator[int]:
-    """Numbers of every call that `act` makes to a store."""
+    """Return the number of every call that `act` makes to a store."""
     calls = 0
 
     def count(_: Call, perform: Callable[[], Any]) -> Any:
@@ -317,7 +315,7 @@ def points(world: Callable[[], World], act: Callable[[World, Ports], object]) ->
 
 
 def revised_once() -> World:
-    """An archive of three batches, two more parts, and a damaged-looking leftover of nobody."""
+    """Return a world with an archive of three batches, and one more part."""
     world = a_world()
     run(world)
     world.produce(event("late", "2024-01-15T10:00:00Z"))
@@ -327,7 +325,7 @@ def revised_once() -> World:
 
 @pytest.mark.parametrize("effect", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("world_of", [a_world, revised_once])
-def test_after_a_crash_at_any_call_every_event_is_readable_and_the_next_try_converges(world_of: Callable[[], World], effect: bool) -> None:
+def test_after_a_crash_at_any_call_all_rows_are_readable_and_a_retry_converges(world_of: Callable[[], World], effect: bool) -> None:
     clean = world_of()
     run(clean)
     for point in points(world_of, run):
@@ -336,14 +334,14 @@ def test_after_a_crash_at_any_call_every_event_is_readable_and_the_next_try_conv
         with pytest.raises(Crashed):
             run(world, through(world.ports, failing(point, effect, lambda _: Crashed())))
         assert by_ledger(world) == expected, point
-        assert by_marker(world) == expected, point
+        assert by_manifest(world) == expected, point
         run(world)
-        assert by_ledger(world) == by_marker(world) == expected, point
+        assert by_ledger(world) == by_manifest(world) == expected, point
         archives = {key: body for key, body in contents(world).items() if "/archive-" in key}
         assert archives == {key: body for key, body in contents(clean).items() if "/archive-" in key}, point
 
 
-def test_a_late_event_during_a_compaction_stays_in_its_part_or_is_in_the_archive() -> None:
+def test_a_late_event_during_a_compaction_is_in_its_part_or_in_the_archive() -> None:
     for point in points(a_world, run):
         world = a_world()
         calls = 0
@@ -357,25 +355,25 @@ def test_a_late_event_during_a_compaction_stays_in_its_part_or_is_in_the_archive
             return perform()
 
         run(world, through(world.ports, door))
-        assert len(by_ledger(world)) == len(by_marker(world)) == 7, point
+        assert len(by_ledger(world)) == len(by_manifest(world)) == 7, point
         run(world)
-        assert by_ledger(world) == by_marker(world)
+        assert by_ledger(world) == by_manifest(world)
         assert len(by_ledger(world)) == 7, point
 
 
-def test_a_part_that_a_late_riser_writes_again_is_swept_and_never_counts() -> None:
+def test_a_part_that_a_zombie_writes_again_is_deleted_and_never_counts() -> None:
     world = a_world()
     batch = world.ledger.batches_of_hour(HOUR)[0]
-    again = world.object_store.objects[part_key(HOUR, batch)]
+    part = world.object_store.objects[part_key(HOUR, batch)]
     run(world)
     expected = by_ledger(world)
-    world.object_store.put([again])
-    assert by_ledger(world) == by_marker(world) == expected
+    world.object_store.put([part])
+    assert by_ledger(world) == by_manifest(world) == expected
     assert run(world).deleted == 1
-    assert by_ledger(world) == by_marker(world) == expected
+    assert by_ledger(world) == by_manifest(world) == expected
 
 
-def test_the_part_of_a_batch_that_is_not_closed_is_neither_read_nor_deleted() -> None:
+def test_the_part_of_a_pending_batch_is_neither_read_nor_deleted() -> None:
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
@@ -383,16 +381,16 @@ def test_the_part_of_a_batch_that_is_not_closed_is_neither_read_nor_deleted() ->
     (open_part,) = [
         key for key in world.object_store.list_keys(parquet_dir(HOUR)) if key.rpartition("/")[2][:-8] in world.ledger.snapshot().pending
     ]
-    done = run(world)
-    assert done.revision
-    assert done.revision.rows == 6
+    result = run(world)
+    assert result.revision
+    assert result.revision.rows == 6
     assert open_part in world.object_store.objects
     world.settle()
     assert len(by_ledger(world)) == 7
 
 
-def sleeper(world: World, at: Callable[[Call], bool]) -> tuple[Actor, Callable[[], None]]:
-    """A compaction that sleeps before its first call that fits; and what wakes it."""
+def paused_compaction(world: World, at: Callable[[Call], bool]) -> Callable[[], None]:
+    """Pause a compaction before the first call for which `at` is true. Return the call that resumes it."""
 
     def act(door: Door) -> None:
         run(world, through(world.ports, door))
@@ -402,28 +400,28 @@ def sleeper(world: World, at: Callable[[Call], bool]) -> tuple[Actor, Callable[[
         actor.step()
     assert actor.call is not None
 
-    def wake() -> None:
+    def resume() -> None:
         actor.finish()
         assert actor.failure is None or isinstance(actor.failure, Superseded), actor.failure
 
-    return actor, wake
+    return resume
 
 
 @pytest.mark.parametrize("method", ["batches_of_hour", "get", "put", "put_revision", "put_if", "list_keys", "delete"])
-def test_a_compaction_that_slept_while_others_went_on_does_no_harm(method: str) -> None:
+def test_a_compaction_that_resumes_after_others_changes_nothing(method: str) -> None:
     world = a_world()
-    _, wake = sleeper(world, lambda call: call.method == method)
+    resume = paused_compaction(world, lambda call: call.method == method)
     for number in range(2):
         run(world)
         world.produce(event(f"late{number}", "2024-01-15T10:00:00Z"))
         world.settle()
     run(world)
-    expected, marker = by_ledger(world), world.object_store.objects[manifest_key(HOUR)].body
-    wake()
-    assert by_ledger(world) == by_marker(world) == expected
-    assert world.object_store.objects[manifest_key(HOUR)].body == marker
+    expected, manifest = by_ledger(world), world.object_store.objects[manifest_key(HOUR)].body
+    resume()
+    assert by_ledger(world) == by_manifest(world) == expected
+    assert world.object_store.objects[manifest_key(HOUR)].body == manifest
     run(world)
-    assert by_ledger(world) == by_marker(world) == expected
+    assert by_ledger(world) == by_manifest(world) == expected
     assert len(files(world)) == 2
 
 
@@ -440,13 +438,13 @@ def cut(world: World, key: str) -> None:
 
 
 def flip(world: World, key: str) -> None:
-    """One bit in the first data page, which the footer does not tell."""
+    """Change one byte in the first data page, which the footer does not show."""
     blob = world.object_store.objects[key]
     world.object_store.put([replace(blob, body=blob.body[:40] + bytes([blob.body[40] ^ 0xFF]) + blob.body[41:])])
 
 
 def exchange(world: World, key: str) -> None:
-    """A sound file with other rows."""
+    """Replace the file by an undamaged one with other rows."""
     other = part_key("2024-01-15T11", world.ledger.batches_of_hour("2024-01-15T11")[0])
     world.object_store.put([replace(world.object_store.objects[other], key=key)])
 
@@ -460,40 +458,40 @@ def test_a_part_that_is_missing_or_damaged_is_rebuilt_from_the_json_tree(damage:
     expected = by_ledger(world)
     key = part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1])
     damage(world, key)
-    done = run(world)
-    assert done.rebuilt == (key,)
-    assert done.revision
-    assert done.revision.rebuilt == 2
-    assert by_ledger(world) == by_marker(world) == expected
+    result = run(world)
+    assert result.rebuilt == (key,)
+    assert result.revision
+    assert result.revision.rebuilt == 2
+    assert by_ledger(world) == by_manifest(world) == expected
 
 
 @DAMAGES
-def test_an_archive_that_is_missing_or_damaged_is_rebuilt_whole(damage: Callable[[World, str], None]) -> None:
+def test_an_archive_that_is_missing_or_damaged_is_rebuilt_completely(damage: Callable[[World, str], None]) -> None:
     world = a_world()
     first = run(world).revision
     expected = by_ledger(world)
     assert first
     damage(world, first.keys[0])
-    done = run(world)
-    assert done.rebuilt == first.keys
-    assert done.revision
-    assert (done.revision.number, done.revision.rebuilt, done.revision.added) == (2, 6, 0)
-    assert done.revision.digest == first.digest
-    assert by_ledger(world) == by_marker(world) == expected
+    result = run(world)
+    assert result.rebuilt == first.keys
+    assert result.revision
+    assert (result.revision.number, result.revision.rebuilt, result.revision.added) == (2, 6, 0)
+    assert result.revision.digest == first.digest
+    assert by_ledger(world) == by_manifest(world) == expected
 
 
-def test_copies_of_objects_that_somebody_made_are_not_rows() -> None:
+def test_copies_of_json_objects_are_not_rows() -> None:
     world = a_world()
     expected = by_ledger(world)
-    ours = world.object_store.objects[event_key(HOUR, "a1")]
+    blob = world.object_store.objects[event_key(HOUR, "a1")]
     for name in ("a1 copy.json", "deeper/a1.json"):
-        world.object_store.put([replace(ours, key=f"{event_json_dir(HOUR)}{name}")])
+        world.object_store.put([replace(blob, key=f"{event_json_dir(HOUR)}{name}")])
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     run(world)
-    assert by_ledger(world) == by_marker(world) == expected
+    assert by_ledger(world) == by_manifest(world) == expected
 
 
-def test_legacy_events_are_rebuilt_with_the_ids_they_had() -> None:
+def test_legacy_events_are_rebuilt_with_their_ids() -> None:
     world = World()
     world.create()
     legacy = {"version": "1", "type": "ProductDeleted", "occurredAt": "2024-01-15T10:31:00Z", "productId": "p1", "sellerId": "s1"}
@@ -505,7 +503,7 @@ def test_legacy_events_are_rebuilt_with_the_ids_they_had() -> None:
     assert by_ledger(world) == expected
 
 
-def test_what_the_json_tree_does_not_hold_either_is_said_and_nothing_changes() -> None:
+def test_rows_that_the_json_tree_does_not_hold_are_named_and_nothing_changes() -> None:
     world = a_world()
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     lose(world, event_key(HOUR, "a1"))
@@ -525,7 +523,7 @@ def test_an_altered_object_is_named_and_nothing_changes() -> None:
         run(world)
 
 
-def test_without_a_json_tree_a_lost_part_is_said() -> None:
+def test_without_a_json_tree_a_lost_part_is_named() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
@@ -535,67 +533,67 @@ def test_without_a_json_tree_a_lost_part_is_said() -> None:
         run(world)
 
 
-def test_a_foreign_file_is_named_and_left_alone() -> None:
+def test_a_foreign_object_is_named_and_not_deleted() -> None:
     world = a_world()
-    stranger = f"{parquet_dir(HOUR)}notes.txt"
-    world.object_store.put([StoredObject(stranger, b"mine", "text/plain", {})])
+    foreign_key = f"{parquet_dir(HOUR)}notes.txt"
+    world.object_store.put([StoredObject(foreign_key, b"notes", "text/plain", {})])
     expected = by_ledger(world)
-    assert run(world).foreign_objects == (stranger,)
-    assert world.object_store.get(stranger) == b"mine"
+    assert run(world).foreign_objects == (foreign_key,)
+    assert world.object_store.get(foreign_key) == b"notes"
     assert by_ledger(world) == expected
 
 
-def test_a_foreign_marker_is_named_and_the_ledger_is_right_all_the_same() -> None:
+def test_an_invalid_manifest_is_named_and_the_ledger_stays_correct() -> None:
     world = a_world()
     expected = by_ledger(world)
     world.object_store.put([StoredObject(manifest_key(HOUR), b"", "text/plain", {})])
-    with pytest.raises(InconsistentState, match=r"_SUCCESS\.json is no marker of ours"):
+    with pytest.raises(InconsistentState, match=r"_SUCCESS\.json is not a valid manifest"):
         run(world)
     assert by_ledger(world) == expected
     lose(world, manifest_key(HOUR))
     run(world)
-    assert by_ledger(world) == by_marker(world) == expected
+    assert by_ledger(world) == by_manifest(world) == expected
 
 
-def test_a_large_hour_is_several_files_which_stand_and_fall_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_one_file_of_a_large_hour_is_lost_all_its_files_are_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_files, "GROUP_ROWS", 2)
     monkeypatch.setattr(compaction, "MAX_FILE_BYTES", 1)
     world = a_world()
     expected = by_ledger(world)
     first = run(world).revision
     assert first
-    assert [each.rows for each in first.files] == [2, 2, 2]
-    assert by_ledger(world) == by_marker(world) == expected
+    assert [file.rows for file in first.files] == [2, 2, 2]
+    assert by_ledger(world) == by_manifest(world) == expected
     lose(world, first.keys[1])
-    done = run(world)
-    assert done.rebuilt == first.keys
-    assert by_ledger(world) == by_marker(world) == expected
+    result = run(world)
+    assert result.rebuilt == first.keys
+    assert by_ledger(world) == by_manifest(world) == expected
     assert len(files(world)) == 4
 
 
-def test_files_of_a_compaction_that_may_still_win_are_left_alone_and_those_that_cannot_are_swept() -> None:
+def test_files_of_a_later_revision_are_kept_and_those_of_this_one_deleted() -> None:
     world = a_world()
-    older, newer = (archive_key(HOUR, number, ["somebody's"]) for number in (1, 2))
+    older, newer = (archive_key(HOUR, number, ["another executor"]) for number in (1, 2))
     world.object_store.put([StoredObject(key, b"being written", "application/vnd.apache.parquet", {}) for key in (older, newer)])
     expected = by_ledger(world)
-    done = run(world)
+    result = run(world)
     assert older not in world.object_store.objects
     assert newer in world.object_store.objects
-    assert done.foreign_objects == ()
-    assert by_ledger(world) == by_marker(world) == expected
+    assert result.foreign_objects == ()
+    assert by_ledger(world) == by_manifest(world) == expected
 
 
-class SilentLog(MemoryEventLog):
+class UnavailableLog(MemoryEventLog):
     """A broker that does not answer."""
 
     def watermarks(self, partitions: Any) -> Any:  # noqa: ARG002 - the port's signature
         raise Unavailable("Kafka at localhost:9092: no answer")
 
 
-def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_it_is_complete() -> None:
+def test_without_kafka_an_hour_is_compacted_and_its_completeness_is_unknown() -> None:
     world = a_world()
-    done = run(world, replace(world.ports, event_log=SilentLog()))
-    assert (done.created, done.complete) == (True, None)
+    result = run(world, replace(world.ports, event_log=UnavailableLog()))
+    assert (result.created, result.complete) == (True, None)
     assert json.loads(world.object_store.objects[manifest_key(HOUR)].body)["complete"] is None
     assert run(world).complete is True
     assert json.loads(world.object_store.objects[manifest_key(HOUR)].body)["complete"] is True
@@ -605,24 +603,24 @@ def test_an_hour_is_compacted_without_kafka_and_says_that_nobody_knows_whether_i
 
 
 def whole_rows(world: World) -> list[dict[str, Any]]:
-    (key,) = (each for each in world.object_store.list_keys(parquet_dir(HOUR)) if each.endswith(".parquet"))
+    (key,) = (key for key in world.object_store.list_keys(parquet_dir(HOUR)) if key.endswith(".parquet"))
     rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.object_store.objects[key].body)).to_pylist()
     return rows
 
 
-@pytest.mark.parametrize("carried", [True, False], ids=["new objects", "objects of an older version"])
-def test_rebuilt_rows_are_the_same_with_the_record_timestamp_where_the_object_carries_it(carried: bool) -> None:
-    sound, world = a_world(1), a_world(1)
-    run(sound)
-    if not carried:
+@pytest.mark.parametrize("has_timestamp", [True, False], ids=["new objects", "objects of an older version"])
+def test_rebuilt_rows_are_equal_with_the_record_timestamp_if_the_object_has_it(has_timestamp: bool) -> None:
+    undamaged, world = a_world(1), a_world(1)
+    run(undamaged)
+    if not has_timestamp:
         for key in list(world.object_store.list_keys("events/")):
             blob = world.object_store.objects[key]
             older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
             world.object_store.objects[key] = replace(blob, metadata=older)
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
-    done = run(world)
-    assert done.revision
-    assert done.revision.rebuilt == 2
-    expected = whole_rows(sound)
+    result = run(world)
+    assert result.revision
+    assert result.revision.rebuilt == 2
+    expected = whole_rows(undamaged)
     assert all(row["record_timestamp"] is not None for row in expected)
-    assert whole_rows(world) == [row if carried else row | {"record_timestamp": None} for row in expected]
+    assert whole_rows(world) == [row if has_timestamp else row | {"record_timestamp": None} for row in expected]

@@ -1,4 +1,4 @@
-"""Statistics are exact: compared with a count in plain Python, at every edge of time, and refused where anything disagrees."""
+"""Statistics equal a count in plain Python, at every edge of time, and are refused if the stores disagree."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from tests.proof.actors import Actor
 from tests.proof.doors import through
 from tests.proof.world import HOUR, World, event
 
-BENCH = partial(duckdb_statistics, 128, 1)
+ENGINE_FACTORY = partial(duckdb_statistics, 128, 1)
+BENCH = ENGINE_FACTORY
 DAY = "2024-01-15"
 
 
 def shop(kind: str, product: str, second: float, **fields: Any) -> bytes:
-    """An event of the shop, so many seconds into the day."""
+    """Encode an event of the shop at this second of the day."""
     at = datetime(2024, 1, 15, tzinfo=UTC) + timedelta(seconds=second)
     document = {"id": f"{kind}-{product}-{second}", "timestamp": at.isoformat(), "type": kind}
     if kind in ("ProductCreated", "ProductUpdated"):
@@ -45,48 +46,48 @@ def shop(kind: str, product: str, second: float, **fields: Any) -> bytes:
 def a_world(*events: bytes) -> World:
     world = World()
     world.create()
-    for each in events:
-        world.produce(each)
+    for value in events:
+        world.produce(value)
     world.settle()
     return world
 
 
 def stats_of(world: World, hour: str = HOUR) -> HourlyResult:
-    return compute_hourly_stats(hour, world.ports, BENCH)
+    return compute_hourly_stats(hour, world.ports, ENGINE_FACTORY)
 
 
 def table(world: World, name: str, period: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.object_store.objects[aggregate_key(name, period)].body)).to_pylist()
-    return found
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(world.object_store.objects[aggregate_key(name, period)].body)).to_pylist()
+    return rows
 
 
 def subject(document: dict[str, Any]) -> str:
-    """The product that an event is about."""
+    """Return the product id of an event."""
     return str(document["product"]["id"] if "product" in document else document["productId"])
 
 
 @dataclass
 class Plain:
-    """The same numbers, counted in plain Python from what was produced."""
+    """The expected statistics, counted in plain Python from the produced documents."""
 
     documents: list[dict[str, Any]] = field(default_factory=list)
 
     def product(self, product_id: str) -> dict[str, Any]:
-        mine = sorted(
-            (each for each in self.documents if subject(each) == product_id),
-            key=lambda each: (each["timestamp"], each["id"]),
+        documents = sorted(
+            (document for document in self.documents if subject(document) == product_id),
+            key=lambda document: (document["timestamp"], document["id"]),
         )
-        kinds = Counter(each["type"] for each in mine)
-        prices = [float(each["product"]["price"]) for each in mine if "product" in each]
+        kinds = Counter(document["type"] for document in documents)
+        prices = [float(document["product"]["price"]) for document in documents if "product" in document]
         stocks = [
-            float(each["product"]["stock"] if "product" in each else each["currentStock"])
-            for each in mine
-            if "product" in each or each["type"] == "LowStockWarning"
+            float(document["product"]["stock"] if "product" in document else document["currentStock"])
+            for document in documents
+            if "product" in document or document["type"] == "LowStockWarning"
         ]
         return {
             "product_id": product_id,
             "seller_ids": [f"seller of {product_id}"],
-            "events": len(mine),
+            "events": len(documents),
             "created": kinds["ProductCreated"],
             "updated": kinds["ProductUpdated"],
             "deleted": kinds["ProductDeleted"],
@@ -103,7 +104,7 @@ class Plain:
 
 @pytest.fixture
 def in_zone() -> Iterator[Callable[[str], None]]:
-    """Moves this machine to another time zone, and back afterwards."""
+    """Yield a call that sets the time zone of this process. The zone is reset after the test."""
     with pytest.MonkeyPatch.context() as patch:
 
         def move(zone: str) -> None:
@@ -115,7 +116,7 @@ def in_zone() -> Iterator[Callable[[str], None]]:
 
 
 def a_day(count: int = 400) -> tuple[World, Plain]:
-    """Events of 12 products over three hours, in no order, in several batches, one hour compacted."""
+    """Return unsorted events of 12 products over three hours, in several batches, with one hour compacted."""
     chance, plain, world = random.Random(7), Plain(), World()
     world.create()
     seconds = chance.sample(range(3 * 3600 * 10), count)
@@ -123,53 +124,54 @@ def a_day(count: int = 400) -> tuple[World, Plain]:
         kind = chance.choice(["ProductCreated", "ProductUpdated", "ProductUpdated", "ProductDeleted", "LowStockWarning"])
         amounts = {"price": chance.choice([1.5, 2, 3]), "stock": chance.choice([0, -1, 5, 9])}
         fields = amounts if kind in ("ProductCreated", "ProductUpdated") else {"currentStock": chance.choice([0, 4])}
-        made = shop(kind, f"p{chance.randrange(12):02d}", 9 * 3600 + second / 10, **fields)
-        plain.documents.append(json.loads(made))
-        world.produce(made)
+        value = shop(kind, f"p{chance.randrange(12):02d}", 9 * 3600 + second / 10, **fields)
+        plain.documents.append(json.loads(value))
+        world.produce(value)
         if number % 90 == 0:
             world.settle()
     world.settle()
-    compact_hour("2024-01-15T09", world.ports, BENCH)
+    compact_hour("2024-01-15T09", world.ports, ENGINE_FACTORY)
     return world, plain
 
 
 def test_every_number_of_an_hour_equals_a_count_in_plain_python() -> None:
     world, plain = a_day()
     for hour in ("2024-01-15T09", "2024-01-15T10", "2024-01-15T11"):
-        mine = Plain([each for each in plain.documents if each["timestamp"].startswith(hour)])
-        found = stats_of(world, hour)
-        kinds = Counter(each["type"] for each in mine.documents)
-        times = sorted(datetime.fromisoformat(each["timestamp"]) for each in mine.documents)
-        ids = sorted({subject(each) for each in mine.documents})
-        stats = found.stats
-        assert stats.events == len(mine.documents)
+        expected = Plain([document for document in plain.documents if document["timestamp"].startswith(hour)])
+        result = stats_of(world, hour)
+        kinds = Counter(document["type"] for document in expected.documents)
+        times = sorted(datetime.fromisoformat(document["timestamp"]) for document in expected.documents)
+        ids = sorted({subject(document) for document in expected.documents})
+        stats = result.stats
+        assert stats.events == len(expected.documents)
         assert (stats.created, stats.updated) == (kinds["ProductCreated"], kinds["ProductUpdated"])
         assert (stats.deleted, stats.low_stock) == (kinds["ProductDeleted"], kinds["LowStockWarning"])
         assert (stats.products, stats.sellers) == (len(ids), len(ids))
         assert (stats.first_event, stats.last_event) == (times[0], times[-1])
-        assert table(world, "hourly_products", hour) == [mine.product(each) for each in ids]
-        minutes = Counter((each["timestamp"][:16], each["type"]) for each in mine.documents)
-        assert {(each.minute.isoformat()[:16], each.event_type): each.events for each in found.minutes} == minutes
+        assert table(world, "hourly_products", hour) == [expected.product(product_id) for product_id in ids]
+        minutes = Counter((document["timestamp"][:16], document["type"]) for document in expected.documents)
+        assert {(row.minute.isoformat()[:16], row.event_type): row.events for row in result.minutes} == minutes
         assert table(world, "hourly", hour)[0]["events"] == stats.events
         assert sum(row["events"] for row in table(world, "hourly_minutes", hour)) == stats.events
 
 
-def test_a_day_equals_a_count_in_plain_python_also_between_its_hours() -> None:
+def test_a_day_equals_a_count_in_plain_python_across_its_hours() -> None:
     world, plain = a_day()
     for hour in ("2024-01-15T11", "2024-01-15T09", "2024-01-15T10"):
         stats_of(world, hour)
-    daily, activity = compute_daily_stats(DAY, world.ports, BENCH), compute_product_activity(DAY, world.ports, BENCH)
-    ids = sorted({subject(each) for each in plain.documents})
+    daily, activity = compute_daily_stats(DAY, world.ports, ENGINE_FACTORY), compute_product_activity(DAY, world.ports, ENGINE_FACTORY)
+    ids = sorted({subject(document) for document in plain.documents})
     assert (daily.stats.events, daily.stats.products, daily.stats.sellers, daily.stats.hours) == (400, len(ids), len(ids), 3)
     assert daily.stale_hours == ()
     assert table(world, "daily", DAY)[0]["events"] == 400
-    assert table(world, "product_activity", DAY) == [plain.product(each) for each in ids]
-    assert [each.product_id for each in activity.top_products] == [
-        product for product, _ in sorted(((each, plain.product(each)["events"]) for each in ids), key=lambda pair: (-pair[1], pair[0]))
-    ]
+    assert table(world, "product_activity", DAY) == [plain.product(product_id) for product_id in ids]
+    events = {product_id: plain.product(product_id)["events"] for product_id in ids}
+    assert [product.product_id for product in activity.top_products] == sorted(
+        ids, key=lambda product_id: (-events[product_id], product_id)
+    )
 
 
-def test_materializing_again_gives_the_same_bytes() -> None:
+def test_computing_statistics_again_gives_the_same_bytes() -> None:
     world, _ = a_day(100)
     stats_of(world, "2024-01-15T09")
     before = {key: blob.body for key, blob in world.object_store.objects.items()}
@@ -181,18 +183,18 @@ def test_statistics_do_not_depend_on_whether_the_hour_is_compacted() -> None:
     world, _ = a_day(100)
     stats_of(world)
     products = table(world, "hourly_products", HOUR)
-    compact_hour(HOUR, world.ports, BENCH)
-    again = stats_of(world)
-    assert again.stats.revision == 1
+    compact_hour(HOUR, world.ports, ENGINE_FACTORY)
+    result = stats_of(world)
+    assert result.stats.revision == 1
     assert table(world, "hourly_products", HOUR) == products
 
 
-def test_an_empty_hour_and_an_empty_day_are_zeros() -> None:
+def test_an_empty_hour_and_an_empty_day_have_zero_counts() -> None:
     world = a_world(event("a"))
     assert stats_of(world, "2024-01-15T23").stats.events == 0
     assert table(world, "hourly", "2024-01-15T23")[0]["events"] == 0
-    assert compute_daily_stats("2024-01-16", world.ports, BENCH).stats.events == 0
-    assert compute_product_activity("2024-01-16", world.ports, BENCH).products == 0
+    assert compute_daily_stats("2024-01-16", world.ports, ENGINE_FACTORY).stats.events == 0
+    assert compute_product_activity("2024-01-16", world.ports, ENGINE_FACTORY).products == 0
     assert table(world, "product_activity", "2024-01-16") == []
 
 
@@ -211,27 +213,29 @@ def test_an_empty_hour_and_an_empty_day_are_zeros() -> None:
     ],
 )
 @pytest.mark.parametrize("zone", ["UTC", "America/St_Johns"])
-def test_an_event_is_in_one_hour_the_right_one(timestamp: str, hour: str, minute: int, zone: str, in_zone: Callable[[str], None]) -> None:
+def test_an_event_is_counted_in_exactly_its_own_hour(
+    timestamp: str, hour: str, minute: int, zone: str, in_zone: Callable[[str], None]
+) -> None:
     in_zone(zone)
     world = a_world(event("edge", timestamp))
-    compact_hour(hour, world.ports, BENCH)
-    found = stats_of(world, hour)
-    assert [(each.minute.minute, each.events) for each in found.minutes] == [(minute, 1)]
-    assert found.stats.events == 1
-    assert sum(counts["events"] for counts in world.ledger.hourly_counters("0000", "9999").values()) == 1
+    compact_hour(hour, world.ports, ENGINE_FACTORY)
+    result = stats_of(world, hour)
+    assert [(row.minute.minute, row.events) for row in result.minutes] == [(minute, 1)]
+    assert result.stats.events == 1
+    assert sum(counters["events"] for counters in world.ledger.hourly_counters("0000", "9999").values()) == 1
 
 
-def test_an_event_of_2999_is_in_its_hour_when_its_time_has_come() -> None:
+def test_an_event_of_the_year_2999_is_counted_in_its_hour() -> None:
     world = World()
     world.create()
     world.clock.time = datetime(2999, 6, 1, 12, 30, tzinfo=UTC)
     world.produce(event("far", "2999-06-01T12:00:00Z"))
     world.settle()
-    compact_hour("2999-06-01T12", world.ports, BENCH)
+    compact_hour("2999-06-01T12", world.ports, ENGINE_FACTORY)
     assert stats_of(world, "2999-06-01T12").stats.events == 1
 
 
-def test_repeats_are_those_of_batches_cut_in_the_hour() -> None:
+def test_the_duplicates_of_an_hour_are_those_of_batches_read_in_it() -> None:
     world = a_world(event("a"), event("b"))
     world.produce(event("a"), event("a"), event("b"))
     world.settle()
@@ -239,7 +243,7 @@ def test_repeats_are_those_of_batches_cut_in_the_hour() -> None:
     assert stats_of(world).stats.duplicates == 0
 
 
-def test_legacy_events_tell_price_and_stock_as_well() -> None:
+def test_legacy_events_count_for_price_and_stock() -> None:
     product = {"id": "p", "sellerId": "s", "name": "n", "description": None, "price": 7, "quantity": 4, "category": "c"}
     legacy = {"version": "1", "type": "ProductCreated", "occurredAt": "2024-01-15T10:31:00Z", "sellerId": "s"}
     low = {"version": "1", "type": "LowStockWarning", "occurredAt": "2024-01-15T10:32:00Z", "sellerId": "s"}
@@ -253,7 +257,7 @@ def test_legacy_events_tell_price_and_stock_as_well() -> None:
     assert (row["last_price"], row["first_stock"], row["last_stock"], row["stock_outs"]) == (7.0, 4.0, 0.0, 1)
 
 
-def test_an_hour_whose_counters_differ_is_refused_by_name_and_nothing_is_written() -> None:
+def test_an_hour_whose_counters_differ_is_named_and_nothing_is_written() -> None:
     world = a_world(event("a"), event("b"))
     world.ledger._hourly[HOUR, 0]["type.ProductDeleted"] += 1
     (batch,) = world.ledger.batches_of_hour(HOUR)
@@ -270,65 +274,67 @@ def test_a_part_that_is_lost_or_damaged_is_an_error_until_it_is_rebuilt(damage: 
         InconsistentState, match=r"hour 2024-01-15T10: .*parquet is (not there|damaged), and closed batches have rows in it"
     ):
         stats_of(world)
-    compact_hour(HOUR, world.ports, BENCH)
+    compact_hour(HOUR, world.ports, ENGINE_FACTORY)
     assert stats_of(world).stats.events == 2
 
 
-def test_a_day_names_the_hours_that_its_statistics_do_not_know_yet() -> None:
+def test_a_day_names_the_hours_that_its_statistics_do_not_contain_yet() -> None:
     world = a_world(event("a"), event("b", "2024-01-15T09:00:00Z"))
     stats_of(world)
-    assert compute_daily_stats(DAY, world.ports, BENCH).stale_hours == ("2024-01-15T09",)
+    assert compute_daily_stats(DAY, world.ports, ENGINE_FACTORY).stale_hours == ("2024-01-15T09",)
 
 
 @pytest.mark.parametrize("flow", [compute_daily_stats, compute_product_activity])
-@pytest.mark.parametrize("body", [b"", b"PAR1 and nothing of ours"])
-def test_statistics_of_an_hour_that_are_damaged_are_named_with_what_to_do(flow: Callable[..., object], body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"PAR1 and no Parquet"])
+def test_damaged_statistics_of_an_hour_are_named_with_the_action_to_take(flow: Callable[..., object], body: bytes) -> None:
     world = a_world(event("a"), event("b"))
     stats_of(world)
     key = aggregate_key("hourly", HOUR)
     world.object_store.objects[key] = replace(world.object_store.objects[key], body=body)
     with pytest.raises(InconsistentState, match=f"{key} is damaged .*materialize hourly_event_stats for {HOUR}"):
-        flow(HOUR[:10], world.ports, BENCH)
+        flow(HOUR[:10], world.ports, ENGINE_FACTORY)
     stats_of(world)
-    flow(HOUR[:10], world.ports, BENCH)
+    flow(HOUR[:10], world.ports, ENGINE_FACTORY)
 
 
 @pytest.mark.parametrize("period", ["yesterday", "2024-01-15", "2024-13-01T00", ""])
-def test_what_is_no_hour_is_refused(period: str) -> None:
+def test_an_invalid_hour_is_refused(period: str) -> None:
     with pytest.raises(ValueError, match=r"not an hour|month must be"):
         stats_of(a_world(event("a")), period)
 
 
 @pytest.mark.parametrize("at", range(3))
-def test_a_late_riser_writes_no_older_statistics_over_newer_ones(at: int) -> None:
-    """Breaks: every step may be repeated by anyone at any later time, also by a run that slept for an hour."""
+def test_a_zombie_leaves_no_older_statistics_over_newer_ones(at: int) -> None:
+    """Every step is idempotent for any executor at any later time, including a run that was paused for an hour."""
     world = a_world(shop("ProductDeleted", "a", 36_000))
     writes = ("put_if", "put")
-    late = Actor(lambda door: compute_hourly_stats(HOUR, through(world.ports, door), BENCH), lambda call: call.method not in writes)
+    zombie = Actor(
+        lambda door: compute_hourly_stats(HOUR, through(world.ports, door), ENGINE_FACTORY), lambda call: call.method not in writes
+    )
     for _ in range(at):
-        late.step()
-    assert late.call is not None
+        zombie.step()
+    assert zombie.call is not None
     world.produce(shop("ProductDeleted", "b", 36_001))
     world.settle()
     stats_of(world)
-    late.finish()
-    assert late.failure is None
+    zombie.finish()
+    assert zombie.failure is None
     assert [row["events"] for row in table(world, "hourly", HOUR)] == [2]
     assert sum(row["events"] for row in table(world, "hourly_minutes", HOUR)) == 2
     assert len(table(world, "hourly_products", HOUR)) == 2
 
 
 @pytest.mark.parametrize(("flow", "name"), [(compute_daily_stats, "daily"), (compute_product_activity, "product_activity")])
-def test_a_late_riser_writes_no_older_day_over_a_newer_one(flow: Callable[..., object], name: str) -> None:
-    """Breaks: the same, for a day."""
+def test_a_zombie_leaves_no_older_day_over_a_newer_one(flow: Callable[..., object], name: str) -> None:
+    """Every step of a day is idempotent for any executor too."""
     world = a_world(shop("ProductDeleted", "a", 36_000))
     stats_of(world)
-    late = Actor(lambda door: flow(DAY, through(world.ports, door), BENCH), lambda call: call.method != "put")
-    assert late.call is not None
+    zombie = Actor(lambda door: flow(DAY, through(world.ports, door), ENGINE_FACTORY), lambda call: call.method != "put")
+    assert zombie.call is not None
     world.produce(shop("ProductDeleted", "b", 36_001))
     world.settle()
     stats_of(world)
-    flow(DAY, world.ports, BENCH)
-    late.finish()
-    assert late.failure is None
+    flow(DAY, world.ports, ENGINE_FACTORY)
+    zombie.finish()
+    assert zombie.failure is None
     assert sum(row["events"] for row in table(world, name, DAY)) == 2

@@ -1,4 +1,4 @@
-"""A topic that was deleted and created again is another topic: it stops, a person accepts it, and it is read as another generation."""
+"""A recreated topic is another topic: it is halted, an operator accepts it, and its records belong to a new incarnation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER = "ProductCreated"
 
 
 def a_world(**settings: Any) -> World:
-    """A topic that was read, and one beside it."""
+    """Return a world with one topic whose records were read, and a second topic."""
     world = World(**settings)
     world.create()
     world.create(OTHER)
@@ -36,7 +36,7 @@ def a_world(**settings: Any) -> World:
     return world
 
 
-def test_a_recreated_topic_stops_and_the_others_go_on() -> None:
+def test_a_recreated_topic_is_halted_and_the_others_continue() -> None:
     world = a_world()
     world.create_again()
     world.produce(event("c"), event("d"), event("e"), event("f"))
@@ -47,7 +47,7 @@ def test_a_recreated_topic_stops_and_the_others_go_on() -> None:
     assert set(world.ids(["a", "c", "other"])) == {"a", "other"}
 
 
-def test_after_it_was_accepted_it_is_read_from_its_start_with_sources_and_ids_of_its_own() -> None:
+def test_an_accepted_topic_is_read_from_its_start_with_new_sources_and_ids() -> None:
     world = a_world()
     world.create_again()
     world.produce(event("a", payload="new"), legacy_event(), event("c"))
@@ -56,30 +56,30 @@ def test_after_it_was_accepted_it_is_read_from_its_start_with_sources_and_ids_of
     assert problems(world) == []
     assert world.ids(["a", "c"]) == {"a": Source(TopicPartition(TOPIC, 0, 0), 0), "c": Source(TopicPartition(TOPIC, 1, 0), 2)}
     assert {
-        legacy_id(Source(TopicPartition(TOPIC, generation, 0), offset)) for generation, offset in ((0, 2), (1, 1))
+        legacy_id(Source(TopicPartition(TOPIC, incarnation, 0), offset)) for incarnation, offset in ((0, 2), (1, 1))
     } <= world.recent_events.items.keys()
     assert trace_record("ProductDeleted@1/0/0", world.ports).original_source == Source(TopicPartition(TOPIC, 0, 0), 0)
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=5, duplicates=1)
 
 
-def test_a_topic_may_be_created_again_and_again() -> None:
+def test_a_topic_may_be_recreated_several_times() -> None:
     world = a_world()
-    for life in range(1, 4):
+    for incarnation in range(1, 4):
         world.create_again()
-        world.produce(event(f"life {life}"))
+        world.produce(event(f"event {incarnation}"))
         accept_recreated_topic(TOPIC, world.ports)
         world.settle()
         assert problems(world) == []
-    assert trace_record("life 3", world.ports).source == Source(TopicPartition(TOPIC, 3, 0), 0)
+    assert trace_record("event 3", world.ports).source == Source(TopicPartition(TOPIC, 3, 0), 0)
 
 
-def test_a_topic_that_is_still_the_same_is_not_accepted() -> None:
+def test_an_unchanged_topic_cannot_be_accepted() -> None:
     world = a_world()
     with pytest.raises(NotFound, match="is still the one the ledger knows"):
         accept_recreated_topic(TOPIC, world.ports)
 
 
-def test_a_topic_nobody_ever_read_needs_no_acceptance() -> None:
+def test_a_topic_that_was_never_read_cannot_be_accepted() -> None:
     world = a_world()
     with pytest.raises(NotFound, match="the ledger does not know topic ProductCreated"):
         accept_recreated_topic(OTHER, world.ports)
@@ -92,7 +92,7 @@ def test_a_topic_that_does_not_exist_cannot_be_accepted() -> None:
         accept_recreated_topic(TOPIC, world.ports)
 
 
-def test_accepting_twice_is_refused_the_second_time() -> None:
+def test_a_second_acceptance_is_refused() -> None:
     world = a_world()
     world.create_again()
     accept_recreated_topic(TOPIC, world.ports)
@@ -101,7 +101,7 @@ def test_accepting_twice_is_refused_the_second_time() -> None:
     assert world.ledger.snapshot().topics[TOPIC].incarnation == 1
 
 
-def test_without_topic_ids_a_log_that_ends_before_the_head_tells() -> None:
+def test_without_topic_ids_a_log_that_ends_before_the_checkpoint_is_recreated() -> None:
     world = a_world(event_log=MemoryEventLog(topic_ids=False))
     world.create_again()
     world.produce(event("c"))
@@ -113,8 +113,8 @@ def test_without_topic_ids_a_log_that_ends_before_the_head_tells() -> None:
     assert set(world.ids(["c"])) == {"c"}
 
 
-def test_a_log_that_was_cut_is_read_on_where_it_ends_when_it_is_the_same_topic() -> None:
-    """As after an unclean election. Read from its start again, events without an id of their own would count twice."""
+def test_a_truncated_log_of_the_same_topic_is_read_from_its_end() -> None:
+    """An unclean leader election truncates a log. Read from its start, events without an id of their own would count twice."""
     world = World()
     world.create(partitions=2)
     for partition in (0, 1):
@@ -130,7 +130,7 @@ def test_a_log_that_was_cut_is_read_on_where_it_ends_when_it_is_the_same_topic()
 
 
 @pytest.mark.parametrize("method", ["begin_batch", "put_if_absent", "mark_staged", "claim"])
-def test_a_pending_batch_of_the_old_life_is_finished_from_its_staging_file_or_counted_as_lost(method: str) -> None:
+def test_a_pending_batch_of_the_old_incarnation_is_finished_or_counted_as_lost(method: str) -> None:
     world = a_world()
     world.produce(event("old"), event("old too"))
     with pytest.raises(Crashed):
@@ -146,7 +146,7 @@ def test_a_pending_batch_of_the_old_life_is_finished_from_its_staging_file_or_co
     assert trace_record("ProductDeleted/0/3", world.ports).outcome is (RecordOutcome.STORED if staged else RecordOutcome.LOST)
 
 
-def test_a_pending_batch_that_waits_for_an_acceptance_holds_back_its_own_partitions_only() -> None:
+def test_a_pending_batch_of_a_recreated_topic_halts_only_its_own_partitions() -> None:
     world = a_world()
     world.produce(event("old"))
     with pytest.raises(Crashed):
@@ -161,8 +161,8 @@ def test_a_pending_batch_that_waits_for_an_acceptance_holds_back_its_own_partiti
     assert problems(world) == []
 
 
-def test_records_of_the_new_life_are_never_taken_for_those_of_the_old() -> None:
-    """The topic is created again after the plan was made: its offsets exist in both lives."""
+def test_records_of_the_new_incarnation_are_never_read_as_those_of_the_old() -> None:
+    """The topic is recreated after the plan was made. Its offsets exist in both incarnations."""
     world = a_world()
     world.produce(event("old"))
     plan = world.plan().plans[0]
@@ -171,10 +171,10 @@ def test_records_of_the_new_life_are_never_taken_for_those_of_the_old() -> None:
     with pytest.raises(TopicRecreated):
         execute_plan(plan, world.ports, conduct())
     assert world.ledger.snapshot().pending == {}
-    assert not any(each.startswith("new") for each in world.recent_events.items)
+    assert not any(id_.startswith("new") for id_ in world.recent_events.items)
 
 
-def test_a_late_run_of_the_old_life_changes_nothing() -> None:
+def test_a_late_run_of_the_old_incarnation_changes_nothing() -> None:
     world = a_world()
     world.produce(event("old"))
     plan = world.plan().plans[0]
@@ -187,7 +187,7 @@ def test_a_late_run_of_the_old_life_changes_nothing() -> None:
     assert set(world.ids(["old", "new"])) == {"new"}
 
 
-def test_a_staging_file_of_a_batch_that_waits_is_not_swept() -> None:
+def test_the_staging_file_of_a_pending_batch_is_not_deleted() -> None:
     world = a_world()
     world.produce(event("old"))
     with pytest.raises(Crashed):

@@ -1,4 +1,4 @@
-"""Planning and moving without Dagster."""
+"""Plan and ingest without Dagster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOPIC = "ProductDeleted"
 class World:
     def __init__(self, events: int) -> None:
         self.log, self.recent = MemoryEventLog(), MemoryRecentEvents()
-        self.lanes_alive: list[int] = []
+        self.leased_lanes: list[int] = []
         self.ports = Ports(
             self.log, self.recent, MemoryObjectStore(), MemoryLedger(), ManualClock(datetime(2024, 1, 15, 12, tzinfo=UTC)), InlineTaskPool()
         )
@@ -35,76 +35,76 @@ class World:
             self.log.append(TOPIC, number % 2, json.dumps(event).encode())
 
     @contextmanager
-    def sign_of_life(self, lane: int) -> Iterator[None]:
-        self.lanes_alive.append(lane)
+    def lease_heartbeat(self, lane: int) -> Iterator[None]:
+        self.leased_lanes.append(lane)
         yield
 
     def drain(self, policy: PlanningPolicy, *, until_idle: bool) -> DrainResult:
-        conduct = IngestOptions("run", ValidationRules(max_event_bytes=10_000), BatchLimits(max_records=5))
-        return drain(DrainOptions((TOPIC,), policy, conduct, until_idle), self.ports, self.sign_of_life)
+        options = IngestOptions("run", ValidationRules(max_event_bytes=10_000), BatchLimits(max_records=5))
+        return drain(DrainOptions((TOPIC,), policy, options, until_idle), self.ports, self.lease_heartbeat)
 
 
-def test_one_round_moves_one_plan_of_each_lane() -> None:
+def test_a_drain_executes_one_plan_of_each_lane() -> None:
     world = World(events=40)
-    drained = world.drain(PlanningPolicy(lanes=2, max_offsets=10), until_idle=False)
-    assert (sum(record.tally.stored for record in drained.closed), world.lanes_alive) == (20, [0, 1])
+    result = world.drain(PlanningPolicy(lanes=2, max_offsets=10), until_idle=False)
+    assert (sum(record.tally.stored for record in result.closed), world.leased_lanes) == (20, [0, 1])
 
 
-def test_until_idle_means_until_nothing_is_left() -> None:
+def test_until_idle_drains_until_nothing_is_left() -> None:
     world = World(events=43)
-    drained = world.drain(PlanningPolicy(max_offsets=10), until_idle=True)
-    assert (sum(record.tally.stored for record in drained.closed), len(world.recent.items)) == (43, 43)
+    result = world.drain(PlanningPolicy(max_offsets=10), until_idle=True)
+    assert (sum(record.tally.stored for record in result.closed), len(world.recent.items)) == (43, 43)
     assert world.drain(PlanningPolicy(), until_idle=True) == DrainResult()
 
 
-def test_a_partition_that_waits_for_a_person_is_told_and_ends_nothing_else() -> None:
+def test_a_halted_partition_is_reported_and_is_no_error() -> None:
     world = World(events=10)
     world.drain(PlanningPolicy(), until_idle=True)
     world.log.delete_topic(TOPIC)
     world.log.create_topic(TOPIC, 2)
-    drained = world.drain(PlanningPolicy(), until_idle=True)
-    assert (drained.closed, len(drained.halted)) == ([], 2)
-    assert f"analytics accept-recreated-topic {TOPIC}" in drained.halted[0]
+    result = world.drain(PlanningPolicy(), until_idle=True)
+    assert (result.closed, len(result.halted)) == ([], 2)
+    assert f"analytics accept-recreated-topic {TOPIC}" in result.halted[0]
 
 
-def test_a_fault_ends_it_and_what_was_closed_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_ends_the_drain_and_closed_batches_stay_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     world, closes = World(events=20), iter([True])
-    really_close = world.ports.ledger.close_batch
+    close_batch = world.ports.ledger.close_batch
 
     def close(record: object) -> bool:
         if not next(closes, False):
             raise Unavailable("the ledger is down")
-        return really_close(record)  # type: ignore[arg-type]
+        return close_batch(record)  # type: ignore[arg-type]
 
     monkeypatch.setattr(world.ports.ledger, "close_batch", close)
     with pytest.raises(Unavailable):
         world.drain(PlanningPolicy(), until_idle=True)
     monkeypatch.undo()
     assert world.drain(PlanningPolicy(), until_idle=True).closed
-    assert sum(head.totals.stored for head in world.ports.ledger.snapshot().checkpoints.values()) == 20
+    assert sum(checkpoint.totals.stored for checkpoint in world.ports.ledger.snapshot().checkpoints.values()) == 20
 
 
 @pytest.mark.parametrize("fault", [Unavailable("no leader"), AccessDenied("403")])
-def test_a_lane_that_fails_keeps_no_other_lane_from_being_emptied_and_its_fault_is_raised_in_the_end(
+def test_other_lanes_are_drained_if_one_fails_and_its_fault_is_raised_at_the_end(
     fault: AnalyticsError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(events=40)
-    really_read = world.log.read
+    read_ranges = world.log.read
 
     def read(ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
-        if any(lane_of(each.topic_partition, 2) == 0 for each in ranges):
+        if any(lane_of(range_.topic_partition, 2) == 0 for range_ in ranges):
             raise fault
-        return really_read(ranges, admit)
+        return read_ranges(ranges, admit)
 
     monkeypatch.setattr(world.log, "read", read)
     with pytest.raises(type(fault)) as raised:
         world.drain(PlanningPolicy(lanes=2, max_offsets=10), until_idle=True)
     assert raised.value is fault
-    assert world.lanes_alive == [0, 1, 1], "who fails without closing anything is not tried again"
-    assert sorted(head.totals.stored for head in world.ports.ledger.snapshot().checkpoints.values()) == [20]
+    assert world.leased_lanes == [0, 1, 1], "a lane that fails without closing a batch is not tried again"
+    assert sorted(checkpoint.totals.stored for checkpoint in world.ports.ledger.snapshot().checkpoints.values()) == [20]
 
 
-def test_a_group_that_takes_no_offsets_does_not_end_a_drain_before_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_commit_does_not_end_a_drain_early(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(events=40)
 
     def refuse(_: object) -> None:

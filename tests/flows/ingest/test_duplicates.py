@@ -1,4 +1,4 @@
-"""The same id again: stored and counted once, the first claim's bytes everywhere, and the repeat leads to the source that holds the id."""
+"""Duplicates: an id is stored and counted once, with the bytes of its first claim, and each duplicate names the owning source."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ OTHER_TOPIC = "ProductCreated"
 FIRST, OTHER = event("x"), event("x", payload="other")
 
 
-def assert_stored_once(world: World, holder: Source, *repeats: Source) -> None:
+def assert_stored_once(world: World, owner: Source, *duplicates: Source) -> None:
     assert problems(world) == []
     assert world.ledger.counters()["events"] == len(world.recent_events.items)
-    assert world.ids(["x"]) == {"x": holder}
+    assert world.ids(["x"]) == {"x": owner}
     blob = world.object_store.objects[event_key(HOUR, "x")]
-    assert (blob.body, blob.metadata["source"]) == (world.values[holder], str(holder))
-    assert trace_record(str(holder), world.ports).outcome is RecordOutcome.STORED
-    for repeat in repeats:
-        told = trace_record(str(repeat), world.ports)
-        assert (told.outcome, told.event_id, told.original_source) == (RecordOutcome.DUPLICATE, "x", holder)
-    assert world.ledger.counters()["duplicates"] == len(repeats)
+    assert (blob.body, blob.metadata["source"]) == (world.values[owner], str(owner))
+    assert trace_record(str(owner), world.ports).outcome is RecordOutcome.STORED
+    for duplicate in duplicates:
+        trace = trace_record(str(duplicate), world.ports)
+        assert (trace.outcome, trace.event_id, trace.original_source) == (RecordOutcome.DUPLICATE, "x", owner)
+    assert world.ledger.counters()["duplicates"] == len(duplicates)
 
 
 @pytest.mark.parametrize("again", [FIRST, OTHER], ids=["the same payload", "another payload"])
-def test_twice_in_one_batch(again: bytes) -> None:
+def test_a_second_claim_of_an_id_in_one_batch_is_a_duplicate(again: bytes) -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -52,7 +52,7 @@ def test_twice_in_one_batch(again: bytes) -> None:
     assert_stored_once(world, first, second)
 
 
-def test_twice_in_one_batch_when_an_earlier_batch_holds_it_both_lead_to_that_one() -> None:
+def test_both_claims_in_a_batch_are_duplicates_if_an_earlier_batch_owns_the_id() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -63,7 +63,7 @@ def test_twice_in_one_batch_when_an_earlier_batch_holds_it_both_lead_to_that_one
     assert_stored_once(world, first, second, third)
 
 
-def test_a_hundred_batches_apart() -> None:
+def test_a_claim_a_hundred_batches_later_is_a_duplicate() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -74,7 +74,7 @@ def test_a_hundred_batches_apart() -> None:
     assert_stored_once(world, first, second)
 
 
-def test_in_another_topic() -> None:
+def test_a_claim_from_another_topic_is_a_duplicate() -> None:
     world = World()
     world.create(TOPIC)
     world.create(OTHER_TOPIC)
@@ -84,7 +84,7 @@ def test_in_another_topic() -> None:
     assert_stored_once(world, world.source(0, topic=OTHER_TOPIC), world.source(0))  # ranges are sorted by topic
 
 
-def test_in_another_hour_it_is_still_the_same_id() -> None:
+def test_a_claim_in_another_event_hour_is_a_duplicate() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -95,14 +95,14 @@ def test_in_another_hour_it_is_still_the_same_id() -> None:
 
 
 @pytest.mark.parametrize("method", ["begin_batch", "put_if_absent", "mark_staged", "claim", "put", "close_batch"])
-def test_in_two_lanes_at_the_same_instant(method: str) -> None:
-    """The other lane runs from its start to its end at one call of the first: whoever claims first holds the id."""
+def test_of_two_concurrent_lanes_the_first_claim_owns_the_id(method: str) -> None:
+    """The other lane runs completely at one call of the first lane. The first claim owns the id."""
     world = World(policy=PlanningPolicy(lanes=2))
     world.create(TOPIC)
     world.create(OTHER_TOPIC)
     lane, other_lane = lane_of(world.partition(topic=TOPIC), 2), lane_of(world.partition(topic=OTHER_TOPIC), 2)
     assert lane != other_lane
-    mine, theirs = world.produce(FIRST), world.produce(OTHER, topic=OTHER_TOPIC)
+    source, other_source = world.produce(FIRST), world.produce(OTHER, topic=OTHER_TOPIC)
     plan = world.plan().plans[lane]
     interrupted = False
 
@@ -115,10 +115,10 @@ def test_in_two_lanes_at_the_same_instant(method: str) -> None:
 
     execute_plan(plan, through(world.ports, door), conduct())
     late = method in {"put", "close_batch"}
-    assert_stored_once(world, *((mine, theirs) if late else (theirs, mine)))
+    assert_stored_once(world, *((source, other_source) if late else (other_source, source)))
 
 
-def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> None:
+def test_an_id_outside_the_deduplication_window_is_free_and_the_audit_passes() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -128,27 +128,27 @@ def test_an_id_that_is_not_remembered_any_more_is_free_and_the_audit_knows() -> 
     world.settle()
     assert world.ids(["x"]) == {"x": second}
     assert world.ledger.counters()["events"] == 2
-    told = trace_record(str(first), world.ports)
-    assert (told.outcome, told.item) == (RecordOutcome.STORED, f"held by {second}")
-    audited = audit_hour(HOUR, world.ports)
-    assert (audited.parquet, audited.items, audited.expired_items, audited.findings) == (2, 1, 0, ())
+    trace = trace_record(str(first), world.ports)
+    assert (trace.outcome, trace.item) == (RecordOutcome.STORED, f"held by {second}")
+    audit = audit_hour(HOUR, world.ports)
+    assert (audit.parquet, audit.items, audit.expired_items, audit.findings) == (2, 1, 0, ())
 
 
-def assert_both_are_whole(world: World, first: Source, second: Source) -> None:
-    """Two stored events of one id in one hour: two counts, two rows, two objects with their own bytes, and one item, of the later one."""
+def assert_both_are_stored(world: World, first: Source, second: Source) -> None:
+    """Assert that two events of one id and hour are two counts, rows and JSON objects, and one item: that of the later event."""
     assert world.ids(["x"]) == {"x": second}
     bodies = {
         blob.metadata["source"]: blob.body for key, blob in world.object_store.objects.items() if key.startswith(event_json_dir(HOUR))
     }
-    assert bodies == {str(each): world.values[each] for each in (first, second)}
+    assert bodies == {str(source): world.values[source] for source in (first, second)}
     assert world.object_store.objects[event_key(HOUR, "x")].body == world.values[first]
-    told = [trace_record(str(each), world.ports) for each in (first, second)]
-    assert [each.event_json for each in told] == [event_key(HOUR, "x"), reused_id_event_key(HOUR, "x", second)]
-    audited = audit_hour(HOUR, world.ports)
-    assert (audited.counted, audited.parquet, audited.objects, audited.findings) == (2, 2, 2, ())
+    traces = [trace_record(str(source), world.ports) for source in (first, second)]
+    assert [trace.event_json for trace in traces] == [event_key(HOUR, "x"), reused_id_event_key(HOUR, "x", second)]
+    audit = audit_hour(HOUR, world.ports)
+    assert (audit.counted, audit.parquet, audit.objects, audit.findings) == (2, 2, 2, ())
 
 
-def a_world_where_it_comes_again() -> tuple[World, Source, Source]:
+def a_world_with_a_reused_id() -> tuple[World, Source, Source]:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -157,31 +157,31 @@ def a_world_where_it_comes_again() -> tuple[World, Source, Source]:
     return world, first, world.produce(OTHER)
 
 
-def test_an_id_stored_again_in_its_hour_writes_over_nobodys_object() -> None:
-    world, first, second = a_world_where_it_comes_again()
+def test_a_reused_id_in_the_same_hour_overwrites_no_object() -> None:
+    world, first, second = a_world_with_a_reused_id()
     world.settle()
-    assert_both_are_whole(world, first, second)
+    assert_both_are_stored(world, first, second)
     world.object_store.delete([reused_id_event_key(HOUR, "x", second)])
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example x",)
 
 
-class Unasked(MemoryObjectStore):
+class NoConditionalPuts(MemoryObjectStore):
     def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
         raise AssertionError(blobs)
 
 
-def test_of_events_on_time_nobody_asks_what_is_there() -> None:
+def test_events_on_time_need_no_conditional_put() -> None:
     world = World()
     world.create()
     world.produce(FIRST, event("y"))
-    world.run(ports=replace(world.ports, object_store=Unasked()))
+    world.run(ports=replace(world.ports, object_store=NoConditionalPuts()))
     assert world.ledger.counters()["events"] == 2
 
 
 @pytest.mark.parametrize("method", ["claim", "put_many_if_absent", "put", "close_batch"])
-def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str) -> None:
-    """The first executor dies behind the call; a zombie of it, and one of the batch before, then write whatever they were about to."""
-    world, first, second = a_world_where_it_comes_again()
+def test_every_executor_of_a_batch_with_a_reused_id_writes_the_same_objects(method: str) -> None:
+    """The first executor crashes after the call. Its zombie, and one of the batch before, repeat their writes later."""
+    world, first, second = a_world_with_a_reused_id()
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing_at(method)))
     plan = world.plan().plans[0]
@@ -198,20 +198,20 @@ def test_whoever_finishes_an_id_stored_again_writes_the_same_objects(method: str
     for write in late:
         write()
     assert world.object_store.objects == before
-    assert_both_are_whole(world, first, second)
+    assert_both_are_stored(world, first, second)
 
 
-def test_both_rows_of_an_id_stored_again_are_rebuilt_from_the_json_tree() -> None:
-    world, *_ = a_world_where_it_comes_again()
+def test_both_rows_of_a_reused_id_are_rebuilt_from_the_json_tree() -> None:
+    world, *_ = a_world_with_a_reused_id()
     world.settle()
     for key in [key for key in world.object_store.objects if key.startswith("parquet/")]:
         del world.object_store.objects[key]
-    done = compact_hour(HOUR, world.ports, memory_workspace)
-    assert done.revision is not None
-    assert (done.revision.rows, len(done.rebuilt)) == (2, 2)
+    result = compact_hour(HOUR, world.ports, memory_workspace)
+    assert result.revision is not None
+    assert (result.revision.rows, len(result.rebuilt)) == (2, 2)
 
 
-def test_a_second_before_it_is_forgotten_an_id_is_not_free() -> None:
+def test_an_id_is_not_free_one_second_before_the_window_ends() -> None:
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -222,8 +222,8 @@ def test_a_second_before_it_is_forgotten_an_id_is_not_free() -> None:
     assert_stored_once(world, first, second)
 
 
-def test_executors_of_one_batch_agree_on_a_repeat_whose_holder_dynamodb_deletes_between_them() -> None:
-    """The holder's item goes when its time is over: after one executor claimed, and before another one claims and the first closes."""
+def test_executors_agree_on_a_duplicate_whose_owner_dynamodb_deletes_between_them() -> None:
+    """The owner's item expires after one executor claimed, and before another executor claims and the first one closes."""
     world = World()
     world.create()
     first = world.produce(FIRST)
@@ -247,7 +247,7 @@ def test_executors_of_one_batch_agree_on_a_repeat_whose_holder_dynamodb_deletes_
     assert audit_hour(HOUR, world.ports).findings == ()
 
 
-def test_legacy_events_have_an_id_of_their_own_each() -> None:
+def test_each_legacy_event_has_its_own_id() -> None:
     world = World()
     world.create()
     legacy = b'{"version":"1","type":"ProductDeleted","occurredAt":"2024-01-15T10:31:00Z","productId":"p1","sellerId":"s1"}'

@@ -1,4 +1,4 @@
-"""The life of a batch: what is where when it ends, and that a failure anywhere on the way costs nothing."""
+"""The life of a batch: stored data at its end, and recovery from a failure at every call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BROKEN = b'{"id": NaN}'
 
 
 def a_world() -> World:
-    """One of everything: events, a legacy event, a repeat, a rejection, a tombstone, an aborted record and its marker."""
+    """Return a world with events, a legacy event, a duplicate, a rejection, a tombstone, an aborted record and its transaction marker."""
     world = World()
     world.create(partitions=2)
     world.produce(event("a"), event("b", "2024-01-15T09:59:59Z"), BROKEN, None)
@@ -53,14 +53,14 @@ def stores(world: World) -> Stores:
 
 
 def problems(world: World) -> list[str]:
-    """Of a world at rest, with everything read that is there."""
+    """Return all inconsistencies of a world at rest, in which every record has been read."""
     topics = world.event_log.topics(world.topics).values()
     partitions = [world.partition(number, topic.name) for topic in topics for number in topic.partitions]
-    live = {each: marks.last_stable_offset for each, marks in world.event_log.watermarks(partitions).items()}
+    live = {partition: marks.last_stable_offset for partition, marks in world.event_log.watermarks(partitions).items()}
     return [*faults_at_rest(stores(world), world.event_log, live), *audit_offsets(world.ports).differences]
 
 
-def test_every_record_of_a_plan_is_stored_or_accounted_for_and_the_stores_consistent() -> None:
+def test_every_record_is_stored_or_accounted_for_and_the_stores_are_consistent() -> None:
     world = a_world()
     report = world.run()
     assert [record.tally for record in report.closed] == [OutcomeCounts(stored=3, duplicates=1, dead_letters=1, tombstones=1, gaps=2)]
@@ -75,7 +75,7 @@ def test_every_record_of_a_plan_is_stored_or_accounted_for_and_the_stores_consis
     assert world.ledger.counters()["events"] == 3
 
 
-def test_the_json_object_holds_the_records_own_bytes() -> None:
+def test_the_json_object_holds_the_original_bytes_of_the_record() -> None:
     world = World()
     world.create()
     odd = event("x").replace(b"}", b', "n" : 1.00E+2,"\xc3\xa9":[ ] }\n').replace(b"{", b" {")
@@ -84,7 +84,7 @@ def test_the_json_object_holds_the_records_own_bytes() -> None:
     assert world.object_store.objects[event_key(HOUR, "x")].body == odd
 
 
-def test_a_run_of_a_closed_plan_yields_nothing_and_changes_nothing() -> None:
+def test_executing_a_closed_plan_again_changes_nothing() -> None:
     world = a_world()
     plan = plan_of(world)
     execute_plan(plan, world.ports, conduct("first"))
@@ -95,8 +95,8 @@ def test_a_run_of_a_closed_plan_yields_nothing_and_changes_nothing() -> None:
     assert (world.object_store.objects, world.recent_events.items, world.ledger.counters()) == before
 
 
-def test_a_plan_that_is_launched_twice_at_once_is_executed_once() -> None:
-    """The second launch arrives while the first one is about to take."""
+def test_a_plan_that_two_runs_execute_at_once_is_executed_once() -> None:
+    """The second run executes the plan while the first one is about to begin its batch."""
     world = a_world()
     plan = plan_of(world)
     second: list[ExecutionReport] = []
@@ -130,8 +130,8 @@ CALLS = [pytest.param(number, id=f"{number} {call}") for number, call in enumera
 
 @pytest.mark.parametrize("number", CALLS)
 @pytest.mark.parametrize("effect", [False, True], ids=["before it took effect", "after it took effect"])
-@pytest.mark.parametrize("fault", [Unavailable, Crashed], ids=["fails", "is the last"])
-def test_a_run_that_ends_at_any_call_is_finished_by_the_next_with_the_very_same_bytes(
+@pytest.mark.parametrize("fault", [Unavailable, Crashed], ids=["fails", "crashes"])
+def test_a_run_that_fails_at_any_call_is_finished_by_the_next_with_equal_bytes(
     number: int, effect: bool, fault: type[BaseException]
 ) -> None:
     undisturbed = a_world()
@@ -140,7 +140,7 @@ def test_a_run_that_ends_at_any_call_is_finished_by_the_next_with_the_very_same_
     with pytest.raises(fault):
         execute_plan(plan_of(world), through(world.ports, failing(number, effect, lambda call: fault(str(call)))), conduct("first"))
     assert list(faults(stores(world))) == []
-    assert_nothing_is_committed_that_is_not_closed(world)
+    assert_only_closed_ranges_are_committed(world)
     world.settle()
     assert problems(world) == []
     assert world.object_store.objects == undisturbed_at_the_time_of(world, undisturbed).object_store.objects
@@ -148,7 +148,7 @@ def test_a_run_that_ends_at_any_call_is_finished_by_the_next_with_the_very_same_
 
 
 def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
-    """The same history without the failure: where the batch was taken before it, it has the time of the first run."""
+    """Return a world with the same history and no failure. A batch that began before the failure has the time of the first run."""
     (record,) = world.ledger.last_batches(10)
     if record.batch.time == undisturbed.ledger.last_batches(1)[0].batch.time:
         return undisturbed
@@ -157,10 +157,10 @@ def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
     return earlier
 
 
-def assert_nothing_is_committed_that_is_not_closed(world: World) -> None:
-    heads = world.ledger.snapshot().checkpoints
+def assert_only_closed_ranges_are_committed(world: World) -> None:
+    checkpoints = world.ledger.snapshot().checkpoints
     for topic_partition, committed in world.event_log.committed([world.partition(0), world.partition(1)]).items():
-        assert committed is None or committed <= heads[topic_partition].next_offset
+        assert committed is None or committed <= checkpoints[topic_partition].next_offset
 
 
 @pytest.mark.parametrize("port", ["recent_events", "object_store"])
@@ -184,9 +184,8 @@ def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str)
 
 @pytest.mark.parametrize("method", ["put_if_absent", "mark_staged", "claim", "put", "close_batch"])
 def test_settings_that_change_after_staging_do_not_change_the_batch(method: str) -> None:
-    """Whoever staged it decided: rules, objects and limits of a later run do not matter."""
+    """The staging file decides: validation rules, event JSON and limits of a later run are ignored."""
     undisturbed = a_world()
-    plan_of(undisturbed)
     execute_plan(plan_of(undisturbed), undisturbed.ports, conduct())
     world = a_world()
     at = [call.method for call in calls_of_a_run()].index(method)
@@ -200,7 +199,7 @@ def test_settings_that_change_after_staging_do_not_change_the_batch(method: str)
     assert problems(world) == []
 
 
-def test_a_batch_that_was_taken_but_not_staged_is_read_again_in_exactly_its_ranges() -> None:
+def test_a_batch_that_was_begun_and_not_staged_is_read_again_in_exactly_its_ranges() -> None:
     world = a_world()
     with pytest.raises(Crashed):
         execute_plan(plan_of(world), through(world.ports, failing_at("begin_batch")), conduct(limits=BatchLimits(max_records=3)))
@@ -213,10 +212,10 @@ def test_a_batch_that_was_taken_but_not_staged_is_read_again_in_exactly_its_rang
     assert problems(world) == []
 
 
-def forget_rules(world: World) -> None:
-    """Pending entries as a version wrote them that kept no rules."""
+def remove_rules(world: World) -> None:
+    """Make the pending entries look like those of an older version, which stored no rules."""
     pending = world.ledger._pending
-    pending |= {each.id: replace(each, rules=None) for each in pending.values()}
+    pending |= {batch.id: replace(batch, rules=None) for batch in pending.values()}
 
 
 def large_events_of(hours: int) -> list[bytes]:
@@ -224,8 +223,8 @@ def large_events_of(hours: int) -> list[bytes]:
     return [event(f"e{hour}", time, padding="." * 500) for hour, time in enumerate(times)]
 
 
-def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_was_taken() -> None:
-    """By the rules of later its rejections were events of more hours than one transaction of the ledger holds."""
+def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_began() -> None:
+    """By the newer rules its rejections would be events, of more hours than one transaction of the ledger holds."""
     world = World()
     world.create()
     world.produce(*large_events_of(60))
@@ -236,13 +235,13 @@ def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_was_taken() -
     assert problems(world) == []
 
 
-def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_and_holds_nothing_else_back() -> None:
+def test_a_batch_that_the_ledger_cannot_close_is_not_staged_and_delays_no_other() -> None:
     world = World()
     world.create(partitions=2)
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
         world.run(by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch")))
-    forget_rules(world)
+    remove_rules(world)
     world.produce(event("other"), partition=1)
     for _ in range(2):
         with pytest.raises(PartitionHalted, match=r"events lie in 60 hours, and closing it may take 125 actions .* Set MAX_EVENT_BYTES"):
@@ -253,11 +252,11 @@ def test_a_batch_that_the_ledger_could_not_close_is_neither_staged_nor_claimed_a
     assert problems(world) == []
 
 
-LASTING = [AnalyticsError, InconsistentState, AccessDenied, ResourceMissing, TopicRecreated]
+NON_RETRYABLE = [AnalyticsError, InconsistentState, AccessDenied, ResourceMissing, TopicRecreated]
 
 
 def pending_in_the_first_and_new_in_the_second() -> World:
-    """Of two partitions."""
+    """Return a world whose first partition has a pending batch and whose second has a new record."""
     world = World()
     world.create(partitions=2)
     world.produce(event("a"))
@@ -267,8 +266,8 @@ def pending_in_the_first_and_new_in_the_second() -> World:
     return world
 
 
-@pytest.mark.parametrize("fault", LASTING)
-def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_only(fault: type[AnalyticsError]) -> None:
+@pytest.mark.parametrize("fault", NON_RETRYABLE)
+def test_a_pending_batch_with_a_lasting_fault_halts_only_its_own_partitions(fault: type[AnalyticsError]) -> None:
     world = pending_in_the_first_and_new_in_the_second()
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
@@ -284,7 +283,7 @@ def test_a_pending_batch_that_waits_for_a_person_holds_its_own_partitions_back_o
     assert problems(world) == []
 
 
-def test_a_pending_batch_whose_fault_may_pass_by_itself_fails_the_run_at_once() -> None:
+def test_a_pending_batch_with_a_retryable_fault_fails_the_run_at_once() -> None:
     world = pending_in_the_first_and_new_in_the_second()
     with pytest.raises(Unavailable):
         world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Unavailable("down"))))
@@ -301,7 +300,7 @@ def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
     return door
 
 
-def test_a_staging_file_that_is_gone_after_its_mark_stops_its_partitions_only_and_says_which() -> None:
+def test_a_registered_staging_file_that_is_missing_halts_only_its_partitions() -> None:
     world = World(policy=PlanningPolicy(lanes=1))
     world.create(partitions=2)
     world.produce(event("a"))
@@ -317,8 +316,8 @@ def test_a_staging_file_that_is_gone_after_its_mark_stops_its_partitions_only_an
     assert set(world.ids(["a", "b"])) == {"a", "b"}
 
 
-def test_a_staging_file_that_appears_after_the_first_look_is_used() -> None:
-    """Somebody else stages the pending batch between the look for its file and the look at its entry."""
+def test_a_staging_file_that_appears_after_the_first_read_is_used() -> None:
+    """Another executor stages the pending batch between the reads of its staging file and of its ledger entry."""
     world = a_world()
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing_at("begin_batch")))
@@ -334,7 +333,7 @@ def test_a_staging_file_that_appears_after_the_first_look_is_used() -> None:
     assert problems(world) == []
 
 
-def test_another_staging_file_than_the_one_that_was_marked_is_refused() -> None:
+def test_a_staging_file_with_another_digest_than_the_registered_one_is_refused() -> None:
     world = a_world()
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing_at("mark_staged")))
@@ -356,18 +355,18 @@ def of_another_batch(blob: StoredObject) -> StoredObject:
     other.produce(*(event(f"other {number}") for number in range(20)))
     with pytest.raises(Crashed):
         other.run(ports=through(other.ports, failing_at("mark_staged")))
-    (found,) = (each for key, each in other.object_store.objects.items() if key.startswith(staging_key("")))
-    return replace(found, key=blob.key)
+    (staged,) = (file for key, file in other.object_store.objects.items() if key.startswith(staging_key("")))
+    return replace(staged, key=blob.key)
 
 
 @pytest.mark.parametrize("before", ["put_if_absent", "get"])
 @pytest.mark.parametrize(
-    ("alter", "said"), [(damaged, "is damaged or from another version"), (of_another_batch, "is not the staging file of")]
+    ("alter", "message"), [(damaged, "is damaged or from another version"), (of_another_batch, "is not the staging file of")]
 )
-def test_a_staging_file_that_cannot_be_believed_is_not_marked_and_the_whole_one_is_taken_once_it_is_back(
-    alter: Callable[[StoredObject], StoredObject], said: str, before: str
+def test_a_wrong_staging_file_is_not_registered_and_the_restored_one_is_used(
+    alter: Callable[[StoredObject], StoredObject], message: str, before: str
 ) -> None:
-    """It is met by who would write it, or by who looks for it. A mark of its digest would refuse the whole file for ever."""
+    """An executor finds it when it writes or when it reads. A registered digest would refuse the correct file permanently."""
     world = a_world()
     with pytest.raises(Crashed):
         world.run(ports=through(world.ports, failing_at("put_if_absent")))
@@ -377,7 +376,7 @@ def test_a_staging_file_that_cannot_be_believed_is_not_marked_and_the_whole_one_
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         return None if (call.method, before) == ("get", "put_if_absent") else perform()
 
-    with pytest.raises(InconsistentState, match=said):
+    with pytest.raises(InconsistentState, match=message):
         world.run(ports=through(world.ports, door))
     (pending,) = world.ledger.snapshot().pending.values()
     assert (pending.staged, world.recent_events.items) == (None, {})
@@ -386,7 +385,7 @@ def test_a_staging_file_that_cannot_be_believed_is_not_marked_and_the_whole_one_
     assert problems(world) == []
 
 
-def test_a_plan_with_events_of_hundreds_of_hours_becomes_batches_of_few() -> None:
+def test_a_plan_with_events_of_hundreds_of_hours_is_cut_into_batches_of_few_hours() -> None:
     world = World()
     world.create()
     world.produce(*(event(f"e{hour}", f"2024-01-{1 + hour // 24:02}T{hour % 24:02}:00:00Z") for hour in range(300)))
@@ -396,7 +395,7 @@ def test_a_plan_with_events_of_hundreds_of_hours_becomes_batches_of_few() -> Non
     assert problems(world) == []
 
 
-def test_one_event_larger_than_the_limit_of_a_batch_is_a_batch_of_its_own() -> None:
+def test_an_event_larger_than_the_byte_limit_is_a_batch_by_itself() -> None:
     world = World()
     world.create()
     world.produce(event("a"), event("huge", padding="." * 500_000), event("b"))
@@ -405,7 +404,7 @@ def test_one_event_larger_than_the_limit_of_a_batch_is_a_batch_of_its_own() -> N
     assert problems(world) == []
 
 
-def test_more_partitions_than_a_transaction_holds_are_read_in_several_batches() -> None:
+def test_more_partitions_than_a_transaction_holds_need_several_batches() -> None:
     world = World()
     world.create(partitions=60)
     for partition in range(60):
@@ -415,16 +414,16 @@ def test_more_partitions_than_a_transaction_holds_are_read_in_several_batches() 
     assert problems(world) == []
 
 
-def test_without_event_objects_only_items_that_cannot_hold_their_event_get_one() -> None:
+def test_without_event_json_only_events_that_no_item_can_hold_get_an_object() -> None:
     world = World()
-    world.recent_events._unholdable = lambda each: each.id == "unholdable"
+    world.recent_events._unholdable = lambda candidate: candidate.id == "unholdable"
     world.create()
     world.produce(event("plain"), event("unholdable"))
     world.run(by=conduct(write_event_json=False))
     assert [key for key in world.object_store.objects if key.startswith("events/")] == [event_key(HOUR, "unholdable")]
 
 
-def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
+def test_a_batch_has_its_read_time_in_whole_milliseconds() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
@@ -434,29 +433,29 @@ def test_a_batch_has_the_time_of_its_reading_in_whole_milliseconds() -> None:
     assert world.recent_events.items["a"].created_at == "2024-01-15T12:00:00.333Z"
 
 
-def test_what_an_executor_closes_it_tells_at_once() -> None:
+def test_each_closed_batch_is_reported_at_once() -> None:
     world = a_world()
-    told: list[BatchRecord] = []
+    reported: list[BatchRecord] = []
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
-        if call.method == "begin_batch" and told:
+        if call.method == "begin_batch" and reported:
             raise Unavailable("the ledger is down")
         return perform()
 
     with pytest.raises(Unavailable):
-        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), told.append)
-    assert told == world.ledger.last_batches(10)
-    report = execute_plan(plan_of(world), world.ports, conduct(limits=BatchLimits(max_records=3)), told.append)
-    assert told[1:] == report.closed
-    assert len(told) == 2
+        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), reported.append)
+    assert reported == world.ledger.last_batches(10)
+    report = execute_plan(plan_of(world), world.ports, conduct(limits=BatchLimits(max_records=3)), reported.append)
+    assert reported[1:] == report.closed
+    assert len(reported) == 2
 
 
 @pytest.mark.parametrize("fault", [ConsumerGroupActive("another consumer is a member"), Unavailable("no coordinator")])
-def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_told_in_the_end(fault: AnalyticsError) -> None:
+def test_a_refused_commit_delays_only_the_offsets_and_is_raised_at_the_end(fault: AnalyticsError) -> None:
     world = World()
     world.create()
     world.produce(*(event(f"e{number}") for number in range(10)))
-    told: list[BatchRecord] = []
+    reported: list[BatchRecord] = []
     commits: list[Call] = []
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:
@@ -467,18 +466,18 @@ def test_a_group_that_takes_no_offsets_delays_nothing_but_the_offsets_and_is_tol
 
     world.clock.advance(SECOND)
     with pytest.raises(type(fault)) as raised:
-        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), told.append)
+        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), reported.append)
     assert raised.value is fault
-    assert [record.tally.stored for record in told] == [3, 3, 3, 1]
+    assert [record.tally.stored for record in reported] == [3, 3, 3, 1]
     assert list(world.object_store.list_keys("staging/")) == []
-    assert len(commits) == 1, "the next plan sets them all: not a time-out for each batch"
+    assert len(commits) == 1, "the next plan sets all offsets: no time-out for each batch"
     assert plan_of(world).recommit == (world.partition(),)
     world.settle()
     assert world.event_log.committed([world.partition()]) == {world.partition(): 10}
     assert problems(world) == []
 
 
-def test_a_recommit_that_is_refused_is_told_after_everything_else() -> None:
+def test_a_refused_recommit_is_raised_after_everything_else() -> None:
     world = World()
     world.create()
     world.produce(event("a"))

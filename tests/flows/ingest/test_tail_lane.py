@@ -1,4 +1,4 @@
-"""A run that goes on with what arrives: the same account as a run for each, and it ends by itself."""
+"""A run that tails its lane stores the same as one run per batch, and ends by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.proof.clocks import Eventful
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import NOW, TOPIC, World, conduct, event
 
-EVERY = timedelta(seconds=1)
+INTERVAL = timedelta(seconds=1)
 
 
 def a_world(policy: PlanningPolicy | None = None) -> tuple[World, Eventful]:
@@ -31,25 +31,25 @@ def a_world(policy: PlanningPolicy | None = None) -> tuple[World, Eventful]:
     return world, clock
 
 
-def following(world: World, seconds: float = 20, policy: PlanningPolicy | None = None) -> TailOptions:
-    return TailOptions(world.topics, policy or world.policy, timedelta(seconds=seconds), EVERY)
+def tail_options(world: World, seconds: float = 20, policy: PlanningPolicy | None = None) -> TailOptions:
+    return TailOptions(world.topics, policy or world.policy, timedelta(seconds=seconds), INTERVAL)
 
 
-def followed(
-    world: World, ports: Ports | None = None, closed: list[BatchRecord] | None = None, lane: int = 0, **order: Any
+def tail(
+    world: World, ports: Ports | None = None, closed: list[BatchRecord] | None = None, lane: int = 0, **options: Any
 ) -> ExecutionReport:
     on_closed = (lambda _: None) if closed is None else closed.append
-    return tail_lane(lane, following(world, **order), ports or world.ports, conduct("follower"), on_closed)
+    return tail_lane(lane, tail_options(world, **options), ports or world.ports, conduct("tailing run"), on_closed)
 
 
-def test_what_arrives_meanwhile_is_stored_by_the_same_run_in_batches_of_its_own() -> None:
+def test_records_that_arrive_during_the_run_are_stored_in_further_batches() -> None:
     world, clock = a_world()
     clock.happens = [
         lambda: world.produce(event("a"), event("b")),
         lambda: None,
         lambda: world.produce(event("c"), event("a"), None, b"no event", partition=1),
     ]
-    report = followed(world)
+    report = tail(world)
     assert [record.tally.stored for record in report.closed] == [2, 1]
     assert [record.tally.total for record in report.closed] == [2, 4]
     assert report.stop_reason is None
@@ -58,27 +58,27 @@ def test_what_arrives_meanwhile_is_stored_by_the_same_run_in_batches_of_its_own(
     assert problems(world) == []
 
 
-def test_it_ends_when_nothing_came_for_a_while_and_every_arrival_begins_that_while_again() -> None:
+def test_the_run_ends_after_the_idle_timeout_which_restarts_with_each_record() -> None:
     world, clock = a_world()
     clock.happens = [lambda: None] * 3 + [lambda: world.produce(event("a"))]
-    followed(world)
-    assert clock.slept == [EVERY] * (4 + IDLE_TIMEOUT // EVERY)
+    tail(world)
+    assert clock.slept == [INTERVAL] * (4 + IDLE_TIMEOUT // INTERVAL)
 
 
-def test_it_looks_at_least_once_however_rarely_it_looks() -> None:
+def test_the_run_plans_at_least_once_however_long_the_interval() -> None:
     world, clock = a_world()
-    rarely = TailOptions(world.topics, world.policy, timedelta(minutes=1), timedelta(seconds=10))
+    long_interval = TailOptions(world.topics, world.policy, timedelta(minutes=1), timedelta(seconds=10))
     clock.happens = [lambda: world.produce(event("a"))]
-    report = tail_lane(0, rarely, world.ports, conduct("follower"), lambda _: None)
+    report = tail_lane(0, long_interval, world.ports, conduct("tailing run"), lambda _: None)
     assert [record.tally.stored for record in report.closed] == [1]
     assert clock.slept == [timedelta(seconds=10)] * 2
 
 
-def test_it_ends_when_its_time_is_over_and_leaves_the_rest_to_the_next_plan() -> None:
+def test_the_run_ends_after_its_duration_and_leaves_the_rest_to_the_next_plan() -> None:
     world, clock = a_world()
     numbers = count()
     clock.happens = [lambda: world.produce(event(f"e{next(numbers)}"))] * 30
-    report = followed(world, seconds=20)
+    report = tail(world, seconds=20)
     assert len(report.closed) == 19
     world.produce(event("after"))
     assert [len(plan.ranges) for plan in world.plan().plans] == [1]
@@ -86,41 +86,41 @@ def test_it_ends_when_its_time_is_over_and_leaves_the_rest_to_the_next_plan() ->
     assert problems(world) == []
 
 
-def test_a_plan_is_no_larger_than_what_it_was_told_and_the_rest_comes_with_the_next() -> None:
+def test_a_plan_is_no_larger_than_its_policy_and_the_next_plan_reads_the_rest() -> None:
     world, clock = a_world()
     clock.happens = [lambda: world.produce(*(event(f"e{number}") for number in range(25)))]
-    report = followed(world, policy=PlanningPolicy(max_offsets=10))
+    report = tail(world, policy=PlanningPolicy(max_offsets=10))
     assert [record.tally.stored for record in report.closed] == [10, 10, 5]
-    assert clock.slept[:4] == [EVERY, timedelta(0), timedelta(0), EVERY], "a backlog does not wait; what is smaller than a batch does"
+    assert clock.slept[:4] == [INTERVAL, timedelta(0), timedelta(0), INTERVAL], "a backlog needs no pause; less than a full batch does"
     assert problems(world) == []
 
 
 @pytest.mark.parametrize("seconds", [0, 1])
-def test_no_time_is_no_plan(seconds: int) -> None:
+def test_a_duration_below_the_interval_makes_no_plan(seconds: int) -> None:
     world, clock = a_world()
     world.produce(event("a"))
-    assert followed(world, seconds=seconds).closed == []
+    assert tail(world, seconds=seconds).closed == []
     assert clock.slept == []
 
 
-def test_a_lane_that_is_no_more_is_not_followed() -> None:
+def test_a_lane_that_no_longer_exists_is_not_tailed() -> None:
     world, _ = a_world()
     world.produce(event("a"))
-    assert followed(world, lane=1).closed == []
+    assert tail(world, lane=1).closed == []
     assert world.recent_events.items == {}
 
 
-def test_only_its_own_lane_is_followed() -> None:
+def test_only_its_own_lane_is_tailed() -> None:
     world, _ = a_world(PlanningPolicy(lanes=2))
     world.produce(event("a"))
     world.produce(event("b"), partition=1)
-    [mine] = world.plan().plans[1].ranges
-    [record] = followed(world, lane=1).closed
-    assert record.batch.ranges == (mine,)
+    [range_] = world.plan().plans[1].ranges
+    [record] = tail(world, lane=1).closed
+    assert record.batch.ranges == (range_,)
     assert record.batch.lane == 1
 
 
-def test_it_ends_where_another_run_takes_what_it_planned() -> None:
+def test_the_run_ends_if_another_run_begins_its_batch_first() -> None:
     world, clock = a_world()
     clock.happens = [lambda: world.produce(event("a"))]
 
@@ -130,14 +130,14 @@ def test_it_ends_where_another_run_takes_what_it_planned() -> None:
             clock.happens = [lambda: world.produce(event("b"))]
         return perform()
 
-    report = followed(world, through(world.ports, rival_first))
+    report = tail(world, through(world.ports, rival_first))
     assert report.stop_reason == f"another run began {TOPIC}/0[0,1) first"
     assert report.closed == []
     assert problems(world) == []
     assert sorted(world.recent_events.items) == ["a"]
 
 
-def test_a_fault_ends_it_and_what_was_closed_stays_closed() -> None:
+def test_a_fault_ends_the_run_and_closed_batches_stay_closed() -> None:
     world, clock = a_world()
     clock.happens = [lambda: world.produce(event("a")), lambda: world.produce(event("b"))]
     claims = count()
@@ -149,20 +149,20 @@ def test_a_fault_ends_it_and_what_was_closed_stays_closed() -> None:
 
     closed: list[BatchRecord] = []
     with pytest.raises(Unavailable):
-        followed(world, through(world.ports, second_claim_fails), closed)
+        tail(world, through(world.ports, second_claim_fails), closed)
     assert [record.tally.stored for record in closed] == [1]
     world.settle()
     assert problems(world) == []
     assert sorted(world.recent_events.items) == ["a", "b"]
 
 
-def test_a_crash_at_any_call_of_a_follower_is_mended_by_whoever_comes_next() -> None:
+def test_a_crash_of_a_tailing_run_at_any_call_is_repaired_by_the_next_run() -> None:
     for at in count():
         for effect in (False, True):
             world, clock = a_world()
             clock.happens = [partial(world.produce, event("a"), event("b")), partial(world.produce, event("a"), None)]
             try:
-                followed(world, through(world.ports, failing(at, effect, lambda _: Crashed())))
+                tail(world, through(world.ports, failing(at, effect, lambda _: Crashed())))
             except Crashed:
                 pass
             else:
@@ -173,8 +173,8 @@ def test_a_crash_at_any_call_of_a_follower_is_mended_by_whoever_comes_next() -> 
             assert sorted(world.recent_events.items) == ["a", "b"]
 
 
-def test_many_partitions_make_no_more_batches_than_the_pauses_allow() -> None:
-    """Breaks: at most so many batches an hour that its archive can list them. A plan of many partitions is several batches."""
+def test_many_partitions_make_no_more_batches_than_the_intervals_allow() -> None:
+    """Bound the batches per hour, because the hour's archive lists them. A plan of many partitions makes several batches."""
     clock = Eventful(NOW)
     world = World(clock=clock)
     world.create(partitions=60)
@@ -184,6 +184,6 @@ def test_many_partitions_make_no_more_batches_than_the_pauses_allow() -> None:
             world.produce(event(f"{clock.elapsed_ms()} {partition}"), partition=partition)
 
     clock.happens = [trickle] * 30
-    slowly = TailOptions(world.topics, world.policy, timedelta(seconds=20), EVERY, EVERY)
-    report = tail_lane(0, slowly, world.ports, conduct("follower"), lambda _: None)
-    assert 15 <= len(report.closed) <= 20 + 2, "three in the first second of each pause"
+    paced = TailOptions(world.topics, world.policy, timedelta(seconds=20), INTERVAL, INTERVAL)
+    report = tail_lane(0, paced, world.ports, conduct("tailing run"), lambda _: None)
+    assert 15 <= len(report.closed) <= 20 + 2, "three in the first second of each interval"

@@ -1,4 +1,4 @@
-"""Whose stores these are: what one ledger counts is never written into another's."""
+"""Identity of the stores: data counted in one ledger is never written to the bucket of another."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from analytics_defs.ports import Ports
 from tests.proof.doors import Crashed, Door, failing, through
 from tests.proof.world import World
 
-LOOK, PUT, MARK, NOTE = range(4)
-"""The calls of the first who seals: of the ledger, to put it, of the bucket, of the ledger again."""
+READ_LEDGER, PUT_ID, PUT_OBJECT, REGISTER_BUCKET = range(4)
+"""Calls of the first registration, in order."""
 TABLES = ("RecentEvents", "EventAggregates")
 
 
@@ -25,89 +25,89 @@ def ports() -> Ports:
     return replace(World().ports, table_names=TABLES)
 
 
-def dying(at: int, effect: bool = False) -> Door:
+def crash(at: int, effect: bool = False) -> Door:
     return failing(at, effect, lambda call: Crashed(str(call)))
 
 
-def seal_of_bucket(ports: Ports) -> str | None:
-    held = ports.object_store.get(PLATFORM_ID_KEY)
-    return held.decode() if held else None
+def bucket_id(ports: Ports) -> str | None:
+    data = ports.object_store.get(PLATFORM_ID_KEY)
+    return data.decode() if data else None
 
 
-def test_the_first_run_seals_ledger_and_bucket_and_all_later_ones_find_the_same(ports: Ports) -> None:
+def test_the_first_run_registers_ledger_and_bucket_for_all_later_runs(ports: Ports) -> None:
     first = register_stores("one", ports)
     assert first.tables == TABLES
-    assert first.bucket_id == seal_of_bucket(ports) == f"{first.id}\none\n"
+    assert first.bucket_id == bucket_id(ports) == f"{first.id}\none\n"
     assert register_stores("two", ports) == first == ports.ledger.snapshot().platform_id
 
 
-@pytest.mark.parametrize("at", [LOOK, PUT, MARK, NOTE])
+@pytest.mark.parametrize("at", [READ_LEDGER, PUT_ID, PUT_OBJECT, REGISTER_BUCKET])
 @pytest.mark.parametrize("effect", [False, True])
-def test_whoever_dies_while_sealing_leaves_the_rest_to_the_next(ports: Ports, at: int, effect: bool) -> None:
+def test_a_registration_is_resumed_after_a_crash_at_any_call(ports: Ports, at: int, effect: bool) -> None:
     with pytest.raises(Crashed):
-        register_stores("one", through(ports, dying(at, effect)))
+        register_stores("one", through(ports, crash(at, effect)))
     second = register_stores("two", ports)
-    assert second.bucket_id == seal_of_bucket(ports)
+    assert second.bucket_id == bucket_id(ports)
     assert register_stores("three", ports) == second
 
 
-@pytest.mark.parametrize("bucket", ["an empty one", "another platform's"])
-def test_another_bucket_is_refused_and_nothing_is_put_into_it(ports: Ports, bucket: str) -> None:
+@pytest.mark.parametrize("bucket", ["empty", "of another platform"])
+def test_another_bucket_is_refused_and_not_written_to(ports: Ports, bucket: str) -> None:
     register_stores("one", ports)
     elsewhere = replace(ports, object_store=MemoryObjectStore())
-    if bucket != "an empty one":
+    if bucket != "empty":
         register_stores("other", replace(elsewhere, ledger=MemoryLedger()))
-    before = seal_of_bucket(elsewhere)
+    before = bucket_id(elsewhere)
     with pytest.raises(
         InconsistentState, match=r"not the one that holds what this ledger counts.*ARCHIVE_BUCKET_NAME.*Nothing was changed"
     ):
         register_stores("two", elsewhere)
-    assert seal_of_bucket(elsewhere) == before
+    assert bucket_id(elsewhere) == before
 
 
-def test_another_ledger_does_not_get_a_bucket_that_has_one(ports: Ports) -> None:
+def test_the_bucket_of_one_ledger_is_refused_for_another(ports: Ports) -> None:
     register_stores("one", ports)
     with pytest.raises(InconsistentState, match=r"the archive of another ledger.*LEDGER_TABLE_NAME.*Nothing was changed"):
         register_stores("two", replace(ports, ledger=MemoryLedger()))
 
 
 @pytest.mark.parametrize("tables", [("Recent", "EventAggregates"), ("RecentEvents", "Counters")])
-def test_other_tables_are_refused_by_name(ports: Ports, tables: tuple[str, ...]) -> None:
+def test_other_tables_are_refused_and_named(ports: Ports, tables: tuple[str, ...]) -> None:
     register_stores("one", ports)
-    with pytest.raises(InconsistentState, match=rf"belongs with the tables {', '.join(TABLES)}, and here are {', '.join(tables)}"):
+    with pytest.raises(InconsistentState, match=rf"belongs to the tables {', '.join(TABLES)}, and the settings name {', '.join(tables)}"):
         register_stores("two", replace(ports, table_names=tables))
 
 
-def test_of_two_that_begin_with_different_buckets_one_goes_on(ports: Ports) -> None:
-    """Both have put their object before either has noted it in the ledger."""
+def test_of_two_runs_with_different_buckets_one_is_rejected(ports: Ports) -> None:
+    """Both runs have written their object before one of them registers it in the ledger."""
     elsewhere = replace(ports, object_store=MemoryObjectStore())
     with pytest.raises(Crashed):
-        register_stores("one", through(ports, dying(NOTE)))
-    assert register_stores("two", elsewhere).bucket_id == seal_of_bucket(elsewhere)
+        register_stores("one", through(ports, crash(REGISTER_BUCKET)))
+    assert register_stores("two", elsewhere).bucket_id == bucket_id(elsewhere)
     with pytest.raises(InconsistentState, match="not the one that holds what this ledger counts"):
         register_stores("one", ports)
 
 
-def test_an_archive_that_was_moved_on_purpose_is_taken_with_its_object(ports: Ports) -> None:
+def test_a_moved_archive_is_accepted_with_its_id_object(ports: Ports) -> None:
     first = register_stores("one", ports)
     moved = replace(ports, object_store=MemoryObjectStore())
-    moved.object_store.put([found for found in [ports.object_store.get_object(PLATFORM_ID_KEY)] if found])
+    moved.object_store.put([blob for blob in [ports.object_store.get_object(PLATFORM_ID_KEY)] if blob])
     assert register_stores("two", moved) == first
 
 
-def test_the_check_says_whether_stores_belong_together_and_changes_nothing(ports: Ports) -> None:
-    def found(ports: Ports) -> str:
-        [proof] = run_preflight([StoreIdentityCheck(ports)])
-        return str(proof.fault or proof.finding)
+def test_preflight_reports_whether_stores_belong_together_and_changes_nothing(ports: Ports) -> None:
+    def finding(ports: Ports) -> str:
+        [result] = run_preflight([StoreIdentityCheck(ports)])
+        return str(result.fault or result.finding)
 
-    assert found(ports) == "ledger and bucket have no seal yet: the first run seals them"
-    assert (ports.ledger.snapshot().platform_id, seal_of_bucket(ports)) == (None, None)
+    assert finding(ports) == "ledger and bucket have no platform id yet: the first run creates it"
+    assert (ports.ledger.snapshot().platform_id, bucket_id(ports)) == (None, None)
     with pytest.raises(Crashed):
-        register_stores("one", through(ports, dying(MARK)))
-    assert found(ports).endswith("which the next run puts into the bucket")
-    assert seal_of_bucket(ports) is None
+        register_stores("one", through(ports, crash(PUT_OBJECT)))
+    assert finding(ports).endswith("which the next run writes to the bucket")
+    assert bucket_id(ports) is None
     register_stores("two", ports)
-    assert found(ports).endswith("and the bucket carries it")
-    assert "not the one that holds what this ledger counts" in found(replace(ports, object_store=MemoryObjectStore()))
-    assert "belongs with the tables" in found(replace(ports, table_names=("Others", "EventAggregates")))
-    assert "the archive of another ledger" in found(replace(ports, ledger=MemoryLedger()))
+    assert finding(ports).endswith("and the bucket holds the same id")
+    assert "not the one that holds what this ledger counts" in finding(replace(ports, object_store=MemoryObjectStore()))
+    assert "belongs to the tables" in finding(replace(ports, table_names=("Others", "EventAggregates")))
+    assert "the archive of another ledger" in finding(replace(ports, ledger=MemoryLedger()))

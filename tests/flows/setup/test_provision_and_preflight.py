@@ -1,4 +1,4 @@
-"""What is prepared and proven before the first record, on grounds that say what a test wants."""
+"""Provisioning and preflight checks, with scripted brokers and stores."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from analytics_defs.flows.setup.provision import ProvisionResult, provision
 
 
 def raising(fault: AnalyticsError) -> Callable[[], str]:
-    def ask() -> str:
+    def check() -> str:
         raise fault
 
-    return ask
+    return check
 
 
 @dataclass
-class SomeGround:
+class ScriptedStore:
     name: str
-    answers: list[str | AnalyticsError] = field(default_factory=list)
+    results: list[str | AnalyticsError] = field(default_factory=list)
 
     def provision(self) -> list[str]:
-        for each in self.answers:
-            if isinstance(each, AnalyticsError):
-                raise each
-        return [str(each) for each in self.answers]
+        for result in self.results:
+            if isinstance(result, AnalyticsError):
+                raise result
+        return [str(result) for result in self.results]
 
     def checks(self) -> list[NamedCheck]:
         return [
-            (f"question {number}", raising(each) if isinstance(each, AnalyticsError) else lambda found=each: found)  # type: ignore[misc]
-            for number, each in enumerate(self.answers)
+            (f"check {number}", raising(result) if isinstance(result, AnalyticsError) else lambda finding=result: finding)  # type: ignore[misc]
+            for number, result in enumerate(self.results)
         ]
 
 
-def test_setup_tries_every_ground_and_hears_all_faults() -> None:
-    fault, told = Unavailable("down"), list[ProvisionResult]()
-    found = provision([SomeGround("one", [fault]), SomeGround("two", ["table made"]), SomeGround("three")], told.append)
-    assert found == told == [ProvisionResult("one", fault=fault), ProvisionResult("two", ("table made",)), ProvisionResult("three")]
+def test_setup_runs_every_provisioner_and_reports_all_faults() -> None:
+    fault, reported = Unavailable("down"), list[ProvisionResult]()
+    results = provision([ScriptedStore("one", [fault]), ScriptedStore("two", ["table made"]), ScriptedStore("three")], reported.append)
+    assert results == reported == [ProvisionResult("one", fault=fault), ProvisionResult("two", ("table made",)), ProvisionResult("three")]
 
 
-def test_check_asks_every_ground_everything() -> None:
-    fault, told = AccessDenied("may not write"), list[CheckResult]()
-    found = run_preflight([SomeGround("one", ["a", fault, "b"]), SomeGround("two", ["c"])], told.append)
-    assert found == told
-    assert [(each.subject, each.check, each.finding, each.passed) for each in found] == [
-        ("one", "question 0", "a", True),
-        ("one", "question 1", "", False),
-        ("one", "question 2", "b", True),
-        ("two", "question 0", "c", True),
+def test_preflight_runs_every_check_of_every_store() -> None:
+    fault, reported = AccessDenied("may not write"), list[CheckResult]()
+    results = run_preflight([ScriptedStore("one", ["a", fault, "b"]), ScriptedStore("two", ["c"])], reported.append)
+    assert results == reported
+    assert [(result.subject, result.check, result.finding, result.passed) for result in results] == [
+        ("one", "check 0", "a", True),
+        ("one", "check 1", "", False),
+        ("one", "check 2", "b", True),
+        ("two", "check 0", "c", True),
     ]
 
 
 @pytest.mark.parametrize("fault", [Unavailable("down"), ResourceMissing("no bucket")])
-def test_a_ground_that_does_not_answer_or_is_not_there_is_not_asked_further(fault: AnalyticsError) -> None:
-    found = run_preflight([SomeGround("one", [fault, "never asked"]), SomeGround("two", ["asked"])])
-    assert [(each.subject, each.fault, each.finding) for each in found] == [("one", fault, ""), ("two", None, "asked")]
+def test_further_checks_of_an_unavailable_or_missing_store_are_skipped(fault: AnalyticsError) -> None:
+    results = run_preflight([ScriptedStore("one", [fault, "skipped"]), ScriptedStore("two", ["a"])])
+    assert [(result.subject, result.fault, result.finding) for result in results] == [("one", fault, ""), ("two", None, "a")]
