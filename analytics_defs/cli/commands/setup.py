@@ -16,7 +16,7 @@ from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.setup.platform_identity import StoreIdentityCheck
-from analytics_defs.flows.setup.preflight import run_preflight
+from analytics_defs.flows.setup.preflight import Checkable, run_preflight
 from analytics_defs.flows.setup.provision import provision
 
 
@@ -73,7 +73,7 @@ def check_command(json_output: bool) -> None:
     """
     settings = load_settings()
     with wiring.provisioners(settings) as provisioners, progress_bar("checks passed", None) as bar:
-        subjects = [*provisioners, StoreIdentityCheck(wiring.build_ports(settings))]
+        subjects: list[Checkable] = [*provisioners, StoreIdentityCheck(wiring.build_ports(settings))]
         results = run_preflight(subjects, lambda _: bar.advance(bar.task_ids[0]))
     if json_output:
         print_json(
