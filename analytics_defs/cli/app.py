@@ -23,7 +23,9 @@ SECTIONS: Mapping[str, Sequence[click.Command]] = {
 
 
 class AnalyticsGroup(click.Group):
-    """A command group that lists its commands by section and exits silently when its output pipe is closed."""
+    """A command group that lists its commands by section and exits without an error message when its output
+    pipe is closed.
+    """
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write one block for each section."""

@@ -23,7 +23,7 @@ RATIO = click.FloatRange(0, 1)
 @click.option(
     "--late", type=RATIO, default=DEFAULT_MIX.late, show_default=True, help="Ratio of events that are one hour to three days late."
 )
-@click.option("--duplicated", type=RATIO, default=DEFAULT_MIX.duplicated, show_default=True, help="Ratio of records that repeat an event.")
+@click.option("--duplicated", type=RATIO, default=DEFAULT_MIX.duplicated, show_default=True, help="Ratio of duplicates of recent events.")
 @click.option("--broken", type=RATIO, default=DEFAULT_MIX.broken, show_default=True, help="Ratio of records that are not valid events.")
 def produce_command(rate: float | None, count: int | None, seed: int | None, **ratios: float) -> None:
     """Publish simulated product events to Kafka.
