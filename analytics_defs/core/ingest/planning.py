@@ -18,8 +18,8 @@ LEASE_DURATION = timedelta(seconds=60)
 
 
 class OnDataLoss(StrEnum):
-    CONTINUE = "record"
-    """Record the exact lost range, count it, go on."""
+    CONTINUE = "continue"
+    """Record and count the exact lost range, and continue behind it."""
     STOP = "stop"
     """Stop the partition until a person decides."""
 
@@ -249,7 +249,7 @@ def data_loss_error(head: Checkpoint, lag: PartitionLag) -> str | None:
         return None
     return (
         f"{head.topic_partition}: retention removed [{head.next_offset}, {lag.log_start_offset}) before it was read, and ON_DATA_LOSS=stop. "
-        "Set ON_DATA_LOSS=record to record the range as lost and go on."
+        "Set ON_DATA_LOSS=continue to record the range as lost and continue."
     )
 
 
