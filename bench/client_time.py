@@ -37,7 +37,7 @@ SPANS = (
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.topics", part="asking Kafka"),
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.explain_gaps", part="asking Kafka"),
     Span("analytics_defs.core.storage.staging_file:encode", part="encode, hash"),
-    Span("analytics_defs.core.storage.staging_file:sha256_hex", part="encode, hash"),
+    Span("analytics_defs.flows.ingest.stage_batch:sha256_hex", part="encode, hash"),
     Span("analytics_defs.flows.ingest.execute_plan:claim_and_write", HANDING_OUT),
     Span("analytics_defs.adapters.dynamodb.recent_events:DynamoRecentEvents.claim", part="items and conditions"),
     Span("analytics_defs.adapters.dynamodb.client:_encode", part="JSON of the transaction"),

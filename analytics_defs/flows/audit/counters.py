@@ -13,8 +13,8 @@ from datetime import datetime
 from itertools import groupby
 
 from analytics_defs.core.counter_adjustments import (
-    FIRST_BATCH_ID,
     BATCHES_COUNTER,
+    FIRST_BATCH_ID,
     Adjustment,
     AdjustmentIndex,
     CounterItem,

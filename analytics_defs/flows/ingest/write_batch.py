@@ -10,6 +10,7 @@ from analytics_defs.core.ingest.batch_accounting import WriteResult
 from analytics_defs.core.ingest.batch_builder import StagedBatch, deduplicate
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files, event_parquet
 from analytics_defs.core.storage.object_keys import dead_letters_key, duplicates_key, part_key
 from analytics_defs.flows.ingest.timings import Stopwatch
@@ -82,7 +83,7 @@ def _archive(make: Callable[[], StoredObject], ports: Ports, watch: Stopwatch) -
     """Answers the SHA-256 of what was written."""
     with watch("encode"):
         blob = make()
-        digest = dead_letter_files.file_sha256(blob.body)
+        digest = sha256_hex(blob.body)
     with watch("files"):
         ports.object_store.put([blob])
     return digest
