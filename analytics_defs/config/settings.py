@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     max_lag: int = Field(100_000, ge=0, description="records behind Kafka from where on the check `lag` warns")
     max_commit_age: Duration = Field(timedelta(minutes=10), description="without a batch, while something waits, until `freshness` warns")
     max_dead_letter_ratio: float = Field(0.05, ge=0, le=1, description="of the last batches' records, above which the check warns")
-    on_data_loss: OnDataLoss = Field(OnDataLoss.CONTINUE, description="where retention was faster: `record` the range as lost, or `stop`")
+    on_data_loss: OnDataLoss = Field(OnDataLoss.CONTINUE, description="if Kafka removed records before they were read: `continue` and record the range as lost, or `stop`")
     duckdb_memory_limit_mb: int = Field(
         384, ge=96, description="memory in which the hourly assets sort and count, in MB; beyond it they use disk"
     )

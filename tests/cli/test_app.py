@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import pty
 import socket
 import subprocess
@@ -187,7 +188,7 @@ def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
     world.run("ingest")
     world.log.make_unavailable(TOPIC, 1)
     found = world.run("lag")
-    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (exit_codes.FINDING, True)
+    assert (found.exit_code, f"{TOPIC}/1 is unavailable, the other partitions continue" in found.stdout) == (exit_codes.FINDING, True)
     assert list(world.answer("lag", exit_code=exit_codes.FINDING)["silent"]) == [f"{TOPIC}/1"]
 
 
@@ -621,6 +622,6 @@ def test_what_retention_took_is_refused_by_command_with_a_clear_error(
     world.run("expire")
     for command in (("restore", HOUR), ("stats", HOUR), ("repair", "--from", HOUR, "--to", "2024-01-15T11")):
         assert ended(monkeypatch, *command) == exit_codes.FINDING
-        assert "retention took" in capsys.readouterr().err
+        assert re.search("retention (took|removed)", capsys.readouterr().err)
     assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_rows"] == 1
     assert world.answer("reconcile-counters", "--dry-run")["expired"] == [HOUR]

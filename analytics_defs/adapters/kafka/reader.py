@@ -249,5 +249,5 @@ def _unreadable(whole: Range, offset: int, error: KafkaError) -> CorruptRecordBa
         f"{whole.topic_partition}: the record batch at offset {offset} is damaged in Kafka: {error.str()} ({error.name()}). What lies "
         "before it was read; this partition waits, the others go on. Let another replica lead the partition, or restore the log segment. "
         f"Where no replica has the batch whole, give it up: remove the records of {topic}, partition {partition}, up to the first offset "
-        "behind it (kafka-delete-records), and with ON_DATA_LOSS=record they are recorded as lost."
+        "behind it (kafka-delete-records), and with ON_DATA_LOSS=continue they are recorded as lost."
     )

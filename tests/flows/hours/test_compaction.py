@@ -549,7 +549,7 @@ def test_a_foreign_marker_is_named_and_the_ledger_is_right_all_the_same() -> Non
     world = a_world()
     expected = by_ledger(world)
     world.object_store.put([StoredObject(manifest_key(HOUR), b"", "text/plain", {})])
-    with pytest.raises(InconsistentState, match=r"_SUCCESS\.json is no marker of ours"):
+    with pytest.raises(InconsistentState, match=r"_SUCCESS\.json is not a valid manifest"):
         run(world)
     assert by_ledger(world) == expected
     lose(world, manifest_key(HOUR))
