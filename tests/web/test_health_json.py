@@ -16,7 +16,7 @@ from tests.core.ingest import batches
 def closed(after_seconds: float, took_seconds: float) -> BatchRecord:
     """A batch of ten events."""
     staged = StagedBatch(tuple(batches.event(offset) for offset in range(10)))
-    record = batches.accounted(batches.batch(Range(batches.AT, 0, 10)), staged)
+    record = batches.batch_record(batches.batch(Range(batches.AT, 0, 10)), staged)
     return replace(record, closed_at=NOW + timedelta(seconds=after_seconds), duration_ms=int(took_seconds * 1000))
 
 

@@ -192,8 +192,22 @@ def with_expired_rows(previous: ArchiveRevision, at: datetime) -> ArchiveRevisio
         expired_rows=previous.expired.expired_rows + previous.rows,
         rows_expired_at=at,
     )
-    empty = {"files": (), "batches": (), "rows": 0, "digest": RowSummary().digest, "types": {}, "offsets": {}, "first": None, "last": None}
-    return replace(previous, number=previous.number + 1, time=at, added=-previous.rows, rebuilt=0, expired=expired, **empty)
+    return replace(
+        previous,
+        number=previous.number + 1,
+        files=(),
+        batches=(),
+        rows=0,
+        digest=RowSummary().digest,
+        types={},
+        offsets={},
+        first=None,
+        last=None,
+        time=at,
+        added=-previous.rows,
+        rebuilt=0,
+        expired=expired,
+    )
 
 
 def with_expired_event_json(previous: ArchiveRevision, through: datetime, at: datetime) -> ArchiveRevision:

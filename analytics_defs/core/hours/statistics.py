@@ -96,7 +96,9 @@ def _columns(row: type) -> tuple[tuple[str, str, str], ...]:
     return tuple((name, _KINDS[type_], meaning) for name, type_, meaning in hints)
 
 
-STATISTICS_COLUMNS = {row: _columns(row) for row in (HourStats, Minute, ProductStats, DayStats)}
+STATISTICS_COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
+    row: _columns(row) for row in (HourStats, Minute, ProductStats, DayStats)
+}
 """Name, kind and meaning of each column by class of the rows, in the order of the files."""
 
 
