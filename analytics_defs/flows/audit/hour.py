@@ -11,7 +11,7 @@ from itertools import islice, pairwise
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.sha256 import sha256_hex
-from analytics_defs.core.storage import dead_letter_files, event_parquet
+from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.object_keys import batch_time, event_id_of_key, event_json_dir, event_key, part_key, reused_id_event_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.flows.progress import ProgressCallback, no_progress
