@@ -37,7 +37,7 @@ SPANS = (
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.topics", part="Kafka requests"),
     Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.explain_gaps", part="Kafka requests"),
     Span("analytics_defs.core.storage.staging_file:encode", part="encode and hash"),
-    Span("analytics_defs.core.storage.staging_file:sha256_hex", part="encode and hash"),
+    Span("analytics_defs.flows.ingest.stage_batch:sha256_hex", part="encode and hash"),
     Span("analytics_defs.flows.ingest.execute_plan:claim_and_write", DISPATCH),
     Span("analytics_defs.adapters.dynamodb.recent_events:DynamoRecentEvents.claim", part="build items and conditions"),
     Span("analytics_defs.adapters.dynamodb.client:_encode", part="JSON of the transaction"),

@@ -14,7 +14,7 @@ import pytest
 from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.ledger import BatchKind, Lease, OutcomeCounts
-from analytics_defs.core.storage.dead_letter_files import file_sha256
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage.object_keys import dead_letters_key
 from analytics_defs.errors import InconsistentState, Superseded, Unavailable
 from analytics_defs.flows.audit.balance import audit_offsets
@@ -218,7 +218,7 @@ def test_a_file_that_was_altered_is_not_believed_and_the_message_says_what_to_do
     kept, (first,) = file_of(world), world.ledger.last_batches(1)
     changed = altered(world, **fields)
     world.object_store.put([changed])
-    said = f"{kept.key} is not the file .* expected a file of SHA-256 {file_sha256(kept.body)}, found SHA-256 {file_sha256(changed.body)}. .* versions"
+    said = f"{kept.key} is not the file .* expected a file of SHA-256 {sha256_hex(kept.body)}, found SHA-256 {sha256_hex(changed.body)}. .* versions"
     with pytest.raises(InconsistentState, match=said):
         again(world)
     with pytest.raises(InconsistentState, match=said):

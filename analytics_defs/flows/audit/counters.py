@@ -13,8 +13,8 @@ from datetime import datetime
 from itertools import groupby
 
 from analytics_defs.core.counter_adjustments import (
+    BATCHES_COUNTER,
     FIRST_BATCH_ID,
-    MAX_BATCHES_NAMED,
     Adjustment,
     AdjustmentIndex,
     CounterItem,
@@ -159,7 +159,7 @@ class _Moments:
 
     def __init__(self, lane: CounterItem, adjusted: AdjustmentIndex, recorded: RecordedCounters, ports: Ports) -> None:
         self._lane, self._ports, self._recorded = lane, ports, recorded
-        self._adjusted = adjusted.counts(lane).get(MAX_BATCHES_NAMED, 0)
+        self._adjusted = adjusted.counts(lane).get(BATCHES_COUNTER, 0)
         self._idle: Mapping[str, int] | None = None
         """The lane's totals while nothing closed, where the number of batches in them is wrong."""
 
@@ -173,7 +173,7 @@ class _Moments:
         return self._while_idle(items)
 
     def _fits(self, totals: Mapping[str, int]) -> bool:
-        return totals == self._idle or totals.get(MAX_BATCHES_NAMED, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
+        return totals == self._idle or totals.get(BATCHES_COUNTER, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
 
     def _while_idle(self, items: Sequence[CounterItem]) -> CounterName:
         """The number of batches is itself what differs, or a record came late: all of them are read, and nothing may close meanwhile.
@@ -187,7 +187,7 @@ class _Moments:
         counted = self._ports.ledger.read_counters_atomically(items)
         if not self._fits(counted[self._lane]):
             if pending or counted != before:
-                held, records = counted[self._lane].get(MAX_BATCHES_NAMED, 0) + self._adjusted, self._recorded.batches(self._lane.lane)
+                held, records = counted[self._lane].get(BATCHES_COUNTER, 0) + self._adjusted, self._recorded.batches(self._lane.lane)
                 raise Superseded(
                     f"{self._lane}: its counters hold {held} batches, and there are {records} records, while batches are closed "
                     f"(pending: {', '.join(pending) or 'none'}). Nothing was changed. "

@@ -10,7 +10,8 @@ from itertools import islice, pairwise
 
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
-from analytics_defs.core.storage import dead_letter_files, event_parquet
+from analytics_defs.core.sha256 import sha256_hex
+from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.object_keys import batch_time, event_id_of_key, event_json_dir, event_key, part_key, reused_id_event_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.flows.progress import ProgressCallback, no_progress
@@ -197,7 +198,7 @@ def _lines(what: str, data: bytes | None, recorded: int, noted: str | None) -> s
     found = sum(1 for line in (data or b"").split(b"\n") if line)
     if found != recorded:
         return f"{found} {what}, {recorded} in its record"
-    if data is not None and noted not in (None, sha256 := dead_letter_files.file_sha256(data)):
+    if data is not None and noted not in (None, sha256 := sha256_hex(data)):
         return f"{found} {what} as recorded, but their SHA-256 is {sha256}, {noted} in its record"
     return None
 

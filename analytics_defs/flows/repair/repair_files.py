@@ -8,6 +8,7 @@ from analytics_defs.core.events.event import Event, Rejection
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, EventOutcomes, StoreKind
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files
 from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE
 from analytics_defs.errors import InconsistentState
@@ -28,19 +29,19 @@ class FileRepair:
         record, key = self._record, self._record.dead_letters_key
         made = dead_letter_files.encode_dead_letters(rejections)
         complete = len(rejections) == record.tally.dead_letters
-        if not partly and (not complete or (key and record.dead_letters_digest not in (None, dead_letter_files.file_sha256(made)))):
+        if not partly and (not complete or (key and record.dead_letters_digest not in (None, sha256_hex(made)))):
             raise InconsistentState(
                 f"batch {record.batch.id}: its records in Kafka make {len(rejections)} dead letters of SHA-256 "
-                f"{dead_letter_files.file_sha256(made)}; the ledger has {record.tally.dead_letters} of "
+                f"{sha256_hex(made)}; the ledger has {record.tally.dead_letters} of "
                 f"{record.dead_letters_digest}. Nothing of this batch was changed."
             )
         if key is None:
             return
         held = self._ports.object_store.get(key)
-        noted = record.dead_letters_digest or (dead_letter_files.file_sha256(made) if complete else None)
-        if held is not None and noted in (None, dead_letter_files.file_sha256(held)):
+        noted = record.dead_letters_digest or (sha256_hex(made) if complete else None)
+        if held is not None and noted in (None, sha256_hex(held)):
             self._findings.note(StoreKind.DEAD_LETTERS, ComparisonResult.IDENTICAL, key)
-        elif complete and noted == dead_letter_files.file_sha256(made):
+        elif complete and noted == sha256_hex(made):
             self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, made, NDJSON_CONTENT_TYPE, {}))
         else:
             self._findings.lost.append(

@@ -927,7 +927,7 @@ def test_an_archive_that_is_damaged_after_its_objects_went_says_why_it_cannot_be
     run(world, OBJECTS)
     (key,) = world.ledger.latest_revision(HOUR).keys  # type: ignore[union-attr]
     world.object_store.objects[key] = replace(world.object_store.objects[key], body=b"damaged")
-    with pytest.raises(InconsistentState, match="retention took the JSON objects of batches up to 2024-01-15T12:00Z"):
+    with pytest.raises(InconsistentState, match="retention removed the JSON objects of batches up to 2024-01-15T12:00Z"):
         compact_hour(HOUR, world.ports, BENCH)
 
 
@@ -937,7 +937,7 @@ def test_the_audit_still_finds_what_is_missing_of_a_frozen_hour() -> None:
     run(world)
     found = audit_hour(HOUR, world.ports)
     assert (found.expired_rows, found.recorded, found.counted, found.parquet, found.agrees) == (3, 3, 3, 0, True)
-    assert found.expiry.startswith("retention took the Parquet of 3 events")
+    assert found.expiry.startswith("retention removed the Parquet of 3 events")
     came_late(world, "late", "other")
     world.object_store.delete([key for key in keys(world, event_json_dir(HOUR)) if key.rpartition("/")[2].startswith("late")])
     (late,) = set(world.ledger.batches_of_hour(HOUR)) - set(world.ledger.latest_revision(HOUR).expired.expired_batches)  # type: ignore[union-attr]
@@ -973,7 +973,7 @@ def test_a_trace_says_what_is_left_to_say_when_everything_went() -> None:
         RecordOutcome.STORED,
     ]
     assert "Around it are 2 stored and 1 dead_letter" in fates[0].detail
-    assert "the rows of hour 2024-01-15T10 are gone: retention took the Parquet of 3 events" in fates[6].detail
+    assert "the rows of hour 2024-01-15T10 are gone: retention removed the Parquet of 3 events" in fates[6].detail
 
 
 def test_what_files_are_left_decide_a_trace() -> None:
