@@ -247,6 +247,8 @@ class BatchRecord:
     dead_letters_digest: str | None = None
     """SHA-256 of the dead-letter file. None where there is none, and in records of versions that did not note it."""
     duplicates_key: str | None = None
+    duplicates_digest: str | None = None
+    """SHA-256 of the duplicates file. None if the batch has no duplicates."""
     steps_ms: Mapping[str, int] = field(default_factory=dict)
     """Milliseconds by step, of the executor that closed it. Steps overlap: the sum exceeds the duration."""
     duration_ms: int = 0

@@ -493,9 +493,9 @@ def test_where_stderr_is_no_terminal_a_long_step_says_in_lines_how_far_it_is() -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids asked for: 0 of 2", "hours compared: 0 of 1")),
+        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids read: 0 of 2", "hours compared: 0 of 1")),
         (("audit", "--hour", HOUR, "--bytes"), ("objects compared: 0 of 2", "hours compared: 0 of 1")),
-        (("repair", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects looked at: 0 of 2", "batches: 0 of 1")),
+        (("repair", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects read: 0 of 2", "batches: 0 of 1")),
         (("reconcile-counters", "--dry-run"), ("hours compared: 0 of 1",)),
         (("ingest", "--until-idle"), ("offsets closed: 0 of 1",)),
         (("compact", HOUR), ("hours: 0 of 1",)),

@@ -143,7 +143,7 @@ def hours_after_retention(scene: Scene) -> None:
     """What is gone is refused, what came later is worked on."""
     ports = scene.ports
     _frozen(scene)
-    means = replaying.ReplayContext(ports, BENCH, RULES)
+    means = replaying.RepairContext(ports, BENCH, RULES)
     for refused in (
         lambda: restore_hour(BEFORE, ports, BENCH),
         lambda: compute_hourly_stats(HOUR, ports, BENCH),

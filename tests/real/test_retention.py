@@ -80,7 +80,7 @@ def test_what_is_old_goes_and_what_is_foreign_or_late_stays() -> None:
         found.assert_sound()
 
         rules = wiring.ingest_options(found.settings, "repair").validation_rules
-        means = replays.ReplayContext(found.ports, wiring.workspace_factory(found.settings), rules)
+        means = replays.RepairContext(found.ports, wiring.workspace_factory(found.settings), rules)
         with pytest.raises(DataExpired, match="retention took what"):
             replays.repair_range(HourRange("2024-01-15T00", "2024-01-17T00"), means)
         clock.advance(MIN_RETENTION)

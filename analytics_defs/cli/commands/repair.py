@@ -12,7 +12,7 @@ from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import json_option
 from analytics_defs.cli.output import as_json, print_table, progress_bar, progress_callback
 from analytics_defs.config import load_settings
-from analytics_defs.core.repair import parse_replay_range
+from analytics_defs.core.repair import parse_repair_range
 from analytics_defs.flows.repair import repair_range as replays
 
 
@@ -35,7 +35,7 @@ def repair_command(first: str, end: str, dry_run: bool, json_wanted: bool) -> No
       analytics repair --from ProductCreated/3/1000 --to ProductCreated/3/2000
     """
     try:
-        wanted = parse_replay_range(first, end)
+        wanted = parse_repair_range(first, end)
     except ValueError as fault:
         raise click.UsageError(str(fault)) from fault
     settings = load_settings()
@@ -43,7 +43,7 @@ def repair_command(first: str, end: str, dry_run: bool, json_wanted: bool) -> No
     ports, bench, found = wiring.verified_ports(settings), wiring.workspace_factory(settings), replays.RepairResult()
     try:
         with progress_bar("batches", None) as bar:
-            means = replays.ReplayContext(ports, bench, rules, write=not dry_run, progress=progress_callback(bar))
+            means = replays.RepairContext(ports, bench, rules, write=not dry_run, progress=progress_callback(bar))
             [whole, _] = bar.task_ids
             replays.repair_range(wanted, means, found, lambda _: bar.advance(whole), lambda count: bar.update(whole, total=count))
     finally:

@@ -25,6 +25,8 @@ class WriteResult:
     duplicates_key: str | None
     dead_letters_digest: str | None = None
     """SHA-256 of the dead-letter file."""
+    duplicates_digest: str | None = None
+    """SHA-256 of the duplicates file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def build_batch_record(batch: Batch, staged: StagedBatch, stored: WriteResult, e
         dead_letters_key=stored.dead_letters_key,
         dead_letters_digest=stored.dead_letters_digest,
         duplicates_key=stored.duplicates_key,
+        duplicates_digest=stored.duplicates_digest,
         steps_ms=effort.steps_ms,
         duration_ms=effort.duration_ms,
         bytes=sum(verdict.record.size for verdict in staged.records),

@@ -36,7 +36,7 @@ from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory, compute_daily_stats, compute_hourly_stats
 from analytics_defs.flows.ingest.execute_plan import execute_plan
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
-from analytics_defs.flows.repair.repair_range import ReplayContext as ReplayMeans
+from analytics_defs.flows.repair.repair_range import RepairContext as ReplayMeans
 from analytics_defs.flows.repair.repair_range import repair_range
 from analytics_defs.flows.retention import expire_parquet
 from analytics_defs.flows.retention.apply import apply_retention
@@ -46,7 +46,7 @@ from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import RECENT_EVENTS_TTL, Ports, StoredObject
 from tests.flows.hours.test_statistics import BENCH
-from tests.flows.repair.test_repair_range import a_world_with_an_id_that_came_again
+from tests.flows.repair.test_repair_range import a_world_with_a_reused_id
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores
 from tests.proof.archived import remembering_table, rows_by_ledger
@@ -782,7 +782,7 @@ def test_statistics_keep_their_repeats_when_the_files_of_repeats_are_gone() -> N
 
 
 def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
-    world, older, beside = a_world_with_an_id_that_came_again()
+    world, older, beside = a_world_with_a_reused_id()
     assert set(keys(world, event_json_dir(HOUR))) == {older, beside}
     world.clock.advance(timedelta(days=3))
     assert run(world).deleted == []
