@@ -17,8 +17,7 @@ from analytics_defs.errors import DataExpired
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.repair import repair_range as replays
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.trace.trace import trace_record
 from tests.real import data, plain, world
 from tests.real.plain import Written
