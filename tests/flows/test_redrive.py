@@ -201,7 +201,7 @@ def test_a_copy_of_a_dead_letter_file_is_neither_listed_nor_redriven(folder: str
     kept = file_of(world)
     copy = replace(kept, key=folder + kept.key.rpartition("/")[2])
     world.object_store.put([copy])
-    assert [each.key for each in list_dead_letters(DeadLetterFilter(), world.ports)] == [kept.key] * 3
+    assert [stored.key for stored in list_dead_letters(DeadLetterFilter(), world.ports)] == [kept.key] * 3
     done = redrive(world)
     assert (done.stored, done.already_redriven, len(done.still_rejected)) == (2, 0, 1)
     world.object_store.delete([copy.key])

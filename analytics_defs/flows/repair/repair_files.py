@@ -47,8 +47,8 @@ class FileRepair:
             self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, rebuilt, _NDJSON, {}))
         else:
             self._findings.lost.append(
-                f"batch {record.batch.id}: its {record.tally.dead_letters} dead letters in {key} are altered or gone, and Kafka does not "
-                "have their records any more. Restore the object from the bucket's versions."
+                f"batch {record.batch.id}: its {record.tally.dead_letters} dead letters in {key} are altered or missing, and Kafka does "
+                "not have their records any more. Restore the object from the bucket's versions."
             )
 
     def compare_duplicates(self, outcomes: EventOutcomes) -> None:
@@ -63,9 +63,9 @@ class FileRepair:
             self.compare(StoreKind.DUPLICATES, held, StoredObject(key, outcomes.duplicates_file, _NDJSON, {}))
         else:
             self._findings.lost.append(
-                f"batch {record.batch.id}: its {record.tally.duplicates} duplicates in {key} are altered or gone: the file does not have "
-                f"SHA-256 {record.duplicates_digest}, and Kafka and the stores do not make it again. Restore the object from the bucket's "
-                "versions."
+                f"batch {record.batch.id}: its {record.tally.duplicates} duplicates in {key} are altered or missing: the file does not "
+                f"have SHA-256 {record.duplicates_digest}, and Kafka and the stores do not suffice to rebuild it. Restore the object from "
+                "the bucket's versions."
             )
 
     def compare(self, store: StoreKind, held: bytes | None, blob: StoredObject) -> None:

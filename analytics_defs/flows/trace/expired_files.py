@@ -22,7 +22,7 @@ def expired_outcomes(record: BatchRecord, ports: Ports) -> dict[RecordOutcome, s
     expired: dict[RecordOutcome, str] = {}
     for hour in record.parts:
         if record.batch.id in (data := expired_data_of(hour, ports)).expired_batches:
-            expired[RecordOutcome.STORED] = f"the rows of hour {hour} are gone: {data}"
+            expired[RecordOutcome.STORED] = f"the rows of hour {hour} have expired: {data}"
     expiry = expired_dead_letters_of(record, ports)
     for outcome, key in ((RecordOutcome.DUPLICATE, record.duplicates_key), (RecordOutcome.DEAD_LETTER, record.dead_letters_key)):
         if expiry and key and ports.object_store.get(key) is None:

@@ -86,7 +86,7 @@ class Meddling:
         last = batch_id
         while True:
             self._meddle("batch_records_from")
-            record = next((each for each in self._ledger.batch_records_from(last) if each.batch.id != last), None)
+            record = next((record for record in self._ledger.batch_records_from(last) if record.batch.id != last), None)
             if record is None:
                 return
             self.records_read += 1
@@ -141,9 +141,9 @@ def test_every_changed_counter_is_found_and_adjusted_by_its_difference(changes: 
     for (of, name), change in changes.items():
         corrupt(world.ledger, of, **{name: change})
     found = compared(world)
-    assert {(each.target, name): change for each in found.counters for name, change in each.difference.items()} == changes
+    assert {(difference.target, name): change for difference in found.counters for name, change in difference.difference.items()} == changes
     made = apply_adjustments(found, world.ports)
-    assert {(each.target, name): -change for each in made for name, change in each.counts.items()} == changes
+    assert {(adjustment.target, name): -change for adjustment in made for name, change in adjustment.counts.items()} == changes
     assert equals_records(world.ledger)
     assert compared(world).agrees
     assert apply_adjustments(compared(world), world.ports) == []
@@ -169,7 +169,7 @@ def test_more_hours_than_fit_in_one_read_are_all_compared() -> None:
     assert len(hours) > MAX_TRANSACT_READS
     for hour in hours:
         corrupt(world.ledger, CounterItem(0, hour), events=1)
-    assert [each.target.hour for each in compared(world).counters] == hours
+    assert [difference.target.hour for difference in compared(world).counters] == hours
 
 
 def test_no_counter_is_adjusted_if_a_part_has_other_rows_than_its_record() -> None:
@@ -213,7 +213,7 @@ def test_batches_that_close_between_two_reads_are_no_difference(call: str) -> No
     corrupt(world.ledger, LANE_HOUR, events=5)
     ledger = closing(world, call, 5)
     found = compared(world, ports_of(world, ledger))
-    assert [(each.target, each.difference) for each in found.counters] == [(LANE_HOUR, {"events": 5})]
+    assert [(difference.target, difference.difference) for difference in found.counters] == [(LANE_HOUR, {"events": 5})]
     assert found.batches == len(world.ledger._records) > 2
 
 
@@ -257,8 +257,10 @@ def test_a_wrong_number_of_batches_is_found_and_adjusted_in_an_idle_lane() -> No
     world = a_world()
     corrupt(world.ledger, LANE, batches=-1, events=2)
     found = compared(world)
-    assert [(each.target, each.difference, each.over_batches) for each in found.counters] == [(LANE, {"batches": -1, "events": 2}, 2)]
-    assert [each.counts for each in apply_adjustments(found, world.ports)] == [{"batches": 1, "events": -2}]
+    assert [(difference.target, difference.difference, difference.over_batches) for difference in found.counters] == [
+        (LANE, {"batches": -1, "events": 2}, 2)
+    ]
+    assert [adjustment.counts for adjustment in apply_adjustments(found, world.ports)] == [{"batches": 1, "events": -2}]
     ledger = closing(world, "read_counters_atomically", 3)
     assert compared(world, ports_of(world, ledger)).agrees
     assert FIRST_BATCH_ID not in ledger.read_from[1:]
@@ -282,7 +284,7 @@ def test_a_wrong_number_of_batches_beside_a_pending_batch_is_an_error() -> None:
     with pytest.raises(Superseded, match=rf"lane 0: its counters hold 3 batches, and there are 2 records.*{pending.id}.*Stop the sensor"):
         compared(world)
     world.ledger.close_batch(duplicates_only(pending))
-    assert [each.difference for each in compared(world).counters] == [{"batches": 1}]
+    assert [difference.difference for difference in compared(world).counters] == [{"batches": 1}]
 
 
 def test_a_wrong_number_of_batches_while_batches_close_is_an_error() -> None:
@@ -367,7 +369,7 @@ def test_closes_and_rivals_at_any_moment_leave_each_counter_adjusted_once(
     apply_adjustments(compared(world), world.ports)
     assert equals_records(world.ledger)
     adjusted = Counter[tuple[CounterItem, str]]()
-    for each in world.ledger.adjustments():
-        assert each.number == 1, "no item needs a second adjustment"
-        adjusted.update({(each.target, name): -count for name, count in each.counts.items()})
+    for adjustment in world.ledger.adjustments():
+        assert adjustment.number == 1, "no item needs a second adjustment"
+        adjusted.update({(adjustment.target, name): -count for name, count in adjustment.counts.items()})
     assert adjusted == corruptions

@@ -50,11 +50,11 @@ def produce(world: World, number: int) -> None:
 def assert_adjusted_once(world: World) -> None:
     records = world.ledger.last_batches(999)
     assert len(records) == BATCHES
-    assert Counter(world.ledger.counters()) == Counter(sum_counters([counter_increments(each) for each in records]))
+    assert Counter(world.ledger.counters()) == Counter(sum_counters([counter_increments(record) for record in records]))
     assert Counter(world.ledger.hourly_counters(HOUR, HOUR)[HOUR]) == Counter(
-        sum_counters([hourly_increments(each)[HOUR] for each in records])
+        sum_counters([hourly_increments(record)[HOUR] for record in records])
     )
-    assert [(each.target, each.number, each.counts) for each in world.ledger.adjustments()] == [
+    assert [(adjustment.target, adjustment.number, adjustment.counts) for adjustment in world.ledger.adjustments()] == [
         (LANE, 1, {"events": -3}),
         (LANE_HOUR, 1, {"events": 2}),
     ]
@@ -66,7 +66,7 @@ def compared(world: World, ledger: Any = None) -> CounterComparison:
 
 
 def differences(found: CounterComparison) -> dict[CounterItem, dict[str, int]]:
-    return {each.target: each.difference for each in found.counters}
+    return {difference.target: difference.difference for difference in found.counters}
 
 
 def test_counters_are_adjusted_between_closes() -> None:

@@ -69,7 +69,7 @@ def delete_a_part(world: World) -> None:
 
 
 def copy_a_part_over_another(world: World) -> None:
-    first, second = (part_key(HOUR, each) for each in world.ledger.batches_of_hour(HOUR))
+    first, second = (part_key(HOUR, batch_id) for batch_id in world.ledger.batches_of_hour(HOUR))
     world.object_store.put([replace(world.object_store.objects[first], key=second)])
 
 
@@ -110,7 +110,7 @@ def test_a_planted_difference_is_found(plant: Callable[[World], None], finding: 
     plant(world)
     audited = audit_hour(HOUR, world.ports)
     assert not audited.agrees
-    assert any(finding in each for each in audited.findings), audited.findings
+    assert any(finding in line for line in audited.findings), audited.findings
 
 
 def a_world_with_dead_letters() -> World:
@@ -131,7 +131,8 @@ def test_missing_dead_letters_are_found_by_event_hour_and_by_batch_hour() -> Non
     second, first = (record.batch.id for record in world.ledger.last_batches(2))
     world.object_store.delete([dead_letters_key(first), dead_letters_key(second)])
     of_first, of_second = (
-        f"batch {each}: 0 dead letters in {dead_letters_key(each)}, {count} in its record" for each, count in ((first, 2), (second, 1))
+        f"batch {batch_id}: 0 dead letters in {dead_letters_key(batch_id)}, {count} in its record"
+        for batch_id, count in ((first, 2), (second, 1))
     )
     assert audit_hour(HOUR, world.ports).findings == (of_first,)
     assert audit_hour("2024-01-15T12", world.ports).findings == (of_first, of_second)
@@ -185,7 +186,7 @@ def test_a_batch_that_wrote_no_json_objects_needs_none() -> None:
 def test_json_objects_of_the_other_batches_are_still_compared(plant: Callable[[World], None], finding: str) -> None:
     world = a_world_of_two_settings()
     plant(world)
-    assert any(finding in each for each in audit_hour(HOUR, world.ports).findings)
+    assert any(finding in line for line in audit_hour(HOUR, world.ports).findings)
 
 
 def test_a_pointer_item_needs_its_json_object_under_any_settings() -> None:

@@ -201,7 +201,7 @@ def test_no_part_of_a_compacted_hour_is_restored_and_a_leftover_part_is_deleted(
     if not kafka:
         world.event_log.retain_from(TOPIC, 0, 8)
         world.event_log.retain_from(TOPIC, 1, 2)
-    for key in [each for each in world.object_store.objects if each.startswith("events/")]:
+    for key in [key for key in world.object_store.objects if key.startswith("events/")]:
         del world.object_store.objects[key]
     world.recent_events.items.clear()
     world.object_store.put([part])
@@ -213,7 +213,7 @@ def test_no_part_of_a_compacted_hour_is_restored_and_a_leftover_part_is_deleted(
 
 def test_a_compaction_while_its_part_is_restored_leaves_no_part() -> None:
     world = a_world()
-    key = next(each for each in world.object_store.objects if each.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
+    key = next(key for key in world.object_store.objects if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
     blob = world.object_store.objects.pop(key)
     compacted = False
 
@@ -237,7 +237,7 @@ def test_a_damaged_archive_is_compacted_again_from_restored_data() -> None:
         compact_hour(hour, world.ports, BENCH)
     revision = world.ledger.latest_revision(HOUR)
     assert revision
-    for key in [each for each in world.object_store.objects if each.startswith("events/") or each == revision.keys[0]]:
+    for key in [key for key in world.object_store.objects if key.startswith("events/") or key == revision.keys[0]]:
         del world.object_store.objects[key]
     assert run(world, write=False).counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT] > 0
     done = run(world)
@@ -250,7 +250,7 @@ def test_without_the_records_in_kafka_the_stores_restore_each_other() -> None:
     before = stores(world)
     world.event_log.retain_from(TOPIC, 0, 8)
     world.event_log.retain_from(TOPIC, 1, 2)
-    objects = sorted(each for each in world.object_store.objects if each.startswith("events/"))
+    objects = sorted(key for key in world.object_store.objects if key.startswith("events/"))
     for key in objects[::2]:
         del world.object_store.objects[key]
     world.recent_events.items.clear()
@@ -263,7 +263,7 @@ def test_parts_that_kafka_and_parquet_lost_are_restored_from_json_objects() -> N
     world = a_world()
     world.event_log.retain_from(TOPIC, 0, 8)
     world.event_log.retain_from(TOPIC, 1, 2)
-    for key in [each for each in world.object_store.objects if each.startswith("parquet/")]:
+    for key in [key for key in world.object_store.objects if key.startswith("parquet/")]:
         del world.object_store.objects[key]
     assert run(world).lost == []
     assert_consistent(world)
@@ -273,12 +273,12 @@ def test_lost_events_are_reported_by_batch_and_number_and_the_rest_is_repaired()
     world = a_world()
     world.event_log.retain_from(TOPIC, 0, 8)
     world.event_log.retain_from(TOPIC, 1, 2)
-    first = world.ledger.batch_record(min(each.batch.id for each in world.ledger.last_batches(10)))
+    first = world.ledger.batch_record(min(record.batch.id for record in world.ledger.last_batches(10)))
     assert first
     later = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("events/") and "/d.json" in key}
-    for key in [each for each in world.object_store.objects if (first.batch.id in each and each.startswith("parquet/")) or each in later]:
+    for key in [key for key in world.object_store.objects if (first.batch.id in key and key.startswith("parquet/")) or key in later]:
         del world.object_store.objects[key]
-    for key in [each for each, blob in world.object_store.objects.items() if blob.metadata.get("batch") == first.batch.id]:
+    for key in [key for key, blob in world.object_store.objects.items() if blob.metadata.get("batch") == first.batch.id]:
         del world.object_store.objects[key]
     done = run(world)
     assert any(f"batch {first.batch.id}: 2 of 2 events of hour {HOUR} are in no store any more" in line for line in done.lost)
@@ -351,7 +351,7 @@ def test_the_digest_of_an_archive_decides_between_parquet_and_object() -> None:
 
 def test_records_of_a_recreated_topic_are_not_written() -> None:
     world = one_batch(event("a"), event("b"))
-    world.object_store.delete([event_key(HOUR, each) for each in "ab"])
+    world.object_store.delete([event_key(HOUR, event_id) for event_id in "ab"])
     world.recent_events.items.clear()
     alter(world, 0, event("other"))
     assert f"{TOPIC}/0/0 is event a of hour {HOUR} in Parquet, and event other" in refused(world)
@@ -398,13 +398,13 @@ def test_after_a_store_failure_the_result_names_the_interrupted_batch() -> None:
         repair_range(ALL, RepairContext(through(world.ports, failing_later), BENCH, RULES), result)
     assert len(world.recent_events.items) == 1
     assert result.changed > 1
-    assert result.interrupted_batch == f"batch {min(each.batch.id for each in world.ledger.last_batches(10))}"
+    assert result.interrupted_batch == f"batch {min(record.batch.id for record in world.ledger.last_batches(10))}"
 
 
 def test_a_closed_batch_without_a_record_is_a_conflict_and_the_others_are_repaired() -> None:
     world = a_world()
     before = stores(world)
-    first = min(each.batch.id for each in world.ledger.last_batches(10))
+    first = min(record.batch.id for record in world.ledger.last_batches(10))
     d = world.recent_events.items["d"]
     world.recent_events.items.clear()
     del world.ledger._records[first]
@@ -468,13 +468,13 @@ def test_undecided_events_do_not_hold_back_the_rest_of_their_batch() -> None:
     world.settle()
     before = stores(world)
     a = event_key(HOUR, "a")
-    for key in [each for each in world.object_store.objects if each.startswith(("duplicates/", "parquet/", "events/", "dead"))]:
+    for key in [key for key in world.object_store.objects if key.startswith(("duplicates/", "parquet/", "events/", "dead"))]:
         del world.object_store.objects[key]
     world.object_store.put([before[0][event_key(HOUR, "held")]])
     b = world.recent_events.items["b"]
     world.recent_events.items.clear()
     world.recent_events.items["b"] = b
-    batch = max(each.batch.id for each in world.ledger.last_batches(10))
+    batch = max(record.batch.id for record in world.ledger.last_batches(10))
     done = run(world, wanted=parse_repair_range(f"{TOPIC}/0/1", f"{TOPIC}/0/9"))
     assert any(f"batch {batch}: no store shows whether 2 of its events were stored or are duplicates" in line for line in done.lost)
     assert event_key(HOUR, "b") in world.object_store.objects
@@ -492,12 +492,12 @@ def test_of_two_batches_cut_at_once_either_may_own_the_id(first: int) -> None:
         world.produce(event("x", of=partition), event(f"own {partition}"), partition=partition)
         if partition == first:
             world.clock.advance(timedelta(seconds=1))
-            (plan,) = [each for each in world.plan().plans if each]
+            (plan,) = filter(None, world.plan().plans)
             execute_plan(plan, world.ports, conduct())
-    (plan,) = [each for each in world.plan().plans if each]
+    (plan,) = filter(None, world.plan().plans)
     execute_plan(plan, world.ports, conduct())
     before = stores(world)
-    assert len({each.batch.time for each in world.ledger.last_batches(9)}) == 1
+    assert len({record.batch.time for record in world.ledger.last_batches(9)}) == 1
     world.object_store.objects.clear()
     world.recent_events.items.clear()
     dry, done = run(world, write=False), run(world)
@@ -558,7 +558,7 @@ def test_a_duplicate_is_not_inferred_although_all_stored_events_are_known() -> N
     items = dict(world.recent_events.items)
     undecided, lost = run(world, wanted=SECOND_BATCH).lost
     assert f"whether 1 of its events were stored or are duplicates, for example {TOPIC}/0/2. They were left as they are" in undecided
-    assert f"its 1 duplicates in {key} are altered or gone" in lost
+    assert f"its 1 duplicates in {key} are altered or missing" in lost
     assert world.object_store.get(event_key(HOUR, "a")) == event("a")
     assert (world.object_store.get(key), world.recent_events.items) == (None, items)
 
@@ -576,7 +576,7 @@ def test_an_altered_duplicates_file_is_reported_as_lost_and_left_as_it_is(with_d
         world.ledger._records[record.batch.id] = replace(record, duplicates_digest=None)
     before = stores(world)
     done = run(world, wanted=SECOND_BATCH)
-    assert [f"duplicates in {key} are altered or gone" in line for line in done.lost] == [False, True]
+    assert [f"duplicates in {key} are altered or missing" in line for line in done.lost] == [False, True]
     assert (done.conflicts, done.changed) == ([], 0)
     assert stores(world) == before
 
@@ -610,7 +610,7 @@ def test_an_id_that_was_free_again_is_stored_although_its_first_item_is_back() -
     world.settle()
     before = stores(world)
     world.recent_events.items |= first
-    for key in [each for each in world.object_store.objects if "/11/" in each or "hour=11" in each or each.startswith("duplicates/")]:
+    for key in [key for key in world.object_store.objects if "/11/" in key or "hour=11" in key or key.startswith("duplicates/")]:
         del world.object_store.objects[key]
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
@@ -683,7 +683,10 @@ def test_a_range_of_offsets_selects_its_batches_and_their_redrives() -> None:
     before = stores(world)
     world.recent_events.items.clear()
     done = run(world, wanted=parse_repair_range(f"{TOPIC}/0/1", f"{TOPIC}/0/2"))
-    assert (done.batches, sorted(world.recent_events.items)) == (2, sorted(each for each in before[1] if each not in {"c", "d"}))
+    assert (done.batches, sorted(world.recent_events.items)) == (
+        2,
+        sorted(event_id for event_id in before[1] if event_id not in {"c", "d"}),
+    )
 
 
 def test_items_of_later_owners_and_expired_items_are_left_alone() -> None:
@@ -710,7 +713,7 @@ def test_an_invalid_range_is_refused_with_an_explanation(first: str, end: str) -
 def test_objects_without_a_record_timestamp_are_identical() -> None:
     """Objects of older versions lack the timestamp. An object with another timestamp is different."""
     world = a_world()
-    for key in [each for each in world.object_store.objects if each.startswith("events/")]:
+    for key in [key for key in world.object_store.objects if key.startswith("events/")]:
         blob = world.object_store.objects[key]
         older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
         assert len(older) < len(blob.metadata)
@@ -720,5 +723,5 @@ def test_objects_without_a_record_timestamp_are_identical() -> None:
     world.object_store.objects[key] = replace(
         world.object_store.objects[key], metadata=dict(world.object_store.objects[key].metadata) | {RECORD_TIMESTAMP: "5"}
     )
-    assert [each.key for each in run(world).changes] == [key]
+    assert [change.key for change in run(world).changes] == [key]
     assert run(world).changed == 0

@@ -120,7 +120,7 @@ def contents(world: World) -> tuple[Any, ...]:
 
 
 def ingest_late(world: World, *ids: str, timestamp: str = "2024-01-15T10:45:00Z", **fields: Any) -> None:
-    world.produce(*(event(each, timestamp, **fields) for each in ids))
+    world.produce(*(event(event_id, timestamp, **fields) for event_id in ids))
     world.settle()
 
 
@@ -171,7 +171,7 @@ def test_old_data_is_deleted_and_ledger_and_counters_stay(compacted: bool) -> No
     left = [key for key in keys(world) if not key.startswith("aggregates/")]
     assert left == [manifest_key(HOUR), manifest_key(NEXT)]
     assert (world.ledger.snapshot(), world.ledger.counters()) == (snapshot, counters)
-    assert {(each.tree, each.hour): each.objects for each in done.deleted if each.tree != "parquet"} == {
+    assert {(deletion.tree, deletion.hour): deletion.objects for deletion in done.deleted if deletion.tree != "parquet"} == {
         ("events", HOUR): 3,
         ("events", NEXT): 1,
         ("dead-letters", "2024-01-15T12"): 1,
@@ -239,20 +239,20 @@ def test_an_hour_one_millisecond_too_young_is_kept(policy: RetentionPolicy) -> N
     world.clock.time = newest + MIN_RETENTION - timedelta(milliseconds=1)
     before = contents(world)
     if policy is not DEAD_LETTERS:
-        assert [each.hour for each in run(world, policy).deleted] == [NEXT]
+        assert [deletion.hour for deletion in run(world, policy).deleted] == [NEXT]
         assert world.ledger.latest_revision(HOUR) is None
         assert {key: blob for key, blob in world.object_store.objects.items() if HOUR[-2:] in key.split("/")[4]} == {
             key: blob for key, blob in before[0].items() if HOUR[-2:] in key.split("/")[4]
         }
         world.clock.advance(timedelta(milliseconds=1))
-        assert [each.hour for each in run(world, policy).deleted] == [HOUR]
+        assert [deletion.hour for deletion in run(world, policy).deleted] == [HOUR]
     else:
         times = [record.batch.time for record in world.ledger.batch_records_from("") if record.dead_letters_key or record.duplicates_key]
         world.clock.time = min(times) + MIN_RETENTION - timedelta(milliseconds=1)
         assert run(world, policy).deleted == []
         assert contents(world) == before
         world.clock.advance(timedelta(milliseconds=1))
-        assert [each.tree for each in run(world, policy).deleted] == ["dead-letters"]
+        assert [deletion.tree for deletion in run(world, policy).deleted] == ["dead-letters"]
 
 
 @pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET])
@@ -261,10 +261,10 @@ def test_an_hour_with_a_young_late_event_is_kept(policy: RetentionPolicy) -> Non
     grow_old(world)
     ingest_late(world, "late")
     before = {key for key in keys(world) if "/10/" in key or "hour=10" in key}
-    assert {each.hour for each in run(world, policy).deleted} == {NEXT}
+    assert {deletion.hour for deletion in run(world, policy).deleted} == {NEXT}
     assert before <= set(keys(world))
     grow_old(world)
-    assert {each.hour for each in run(world, policy).deleted} == {HOUR}
+    assert {deletion.hour for deletion in run(world, policy).deleted} == {HOUR}
 
 
 @pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET])
@@ -282,7 +282,7 @@ def test_an_hour_that_becomes_young_during_the_run_is_not_marked_expired(policy:
         return perform()
 
     done = run(world, policy, through(world.ports, ingest_once))
-    assert ({each.hour for each in done.deleted}, len(done.skipped_hours)) == ({NEXT}, 1)
+    assert ({deletion.hour for deletion in done.deleted}, len(done.skipped_hours)) == ({NEXT}, 1)
     assert f"hour {HOUR}: batch {world.ledger.batches_of_hour(HOUR)[-1]} added to it meanwhile" in done.skipped_hours[0]
     revision = world.ledger.latest_revision(HOUR)
     assert revision
@@ -312,7 +312,7 @@ def test_a_late_event_in_an_expired_hour_expires_by_its_own_batch_time() -> None
     manifest = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
     assert (manifest["rows"], manifest["expired"]["rows"], len(manifest["batches"])) == (1, 3, 4)
     grow_old(world)
-    assert {(each.tree, each.hour) for each in run(world).deleted} == {("events", HOUR), ("parquet", HOUR)}
+    assert {(deletion.tree, deletion.hour) for deletion in run(world).deleted} == {("events", HOUR), ("parquet", HOUR)}
     assert keys(world, event_json_dir(HOUR)) == []
     assert keys(world, parquet_dir(HOUR)) == [manifest_key(HOUR)]
     revision = world.ledger.latest_revision(HOUR)
@@ -392,8 +392,8 @@ def test_late_events_between_any_two_calls_are_stored_and_stay(policy: Retention
         run_fast(world, policy)
         _assert_late_events_stored(world, f"{number} afterwards")
         assert_consistent(world)
-        for each in (HOUR, NEXT):
-            compact_hour(each, world.ports, FAST_WORKSPACE)
+        for hour in (HOUR, NEXT):
+            compact_hour(hour, world.ports, FAST_WORKSPACE)
         _assert_late_events_stored(world, f"{number} compacted")
         assert_consistent(world)
 
@@ -656,14 +656,14 @@ def test_a_pending_batch_keeps_younger_data_and_not_older_data() -> None:
     plan = world.plan().plans[0]
     assert plan
     execute_plan(
-        replace(plan, pending_batch_ids=(), ranges=tuple(each for each in plan.ranges if each.topic_partition.partition == 0)),
+        replace(plan, pending_batch_ids=(), ranges=tuple(range_ for range_ in plan.ranges if range_.topic_partition.partition == 0)),
         world.ports,
         conduct(),
     )
     assert len(world.ledger.snapshot().pending) == 1
     grow_old(world)
     done = run(world, PARQUET)
-    assert [each.hour for each in done.deleted] == ["2024-01-15T09"]
+    assert [deletion.hour for deletion in done.deleted] == ["2024-01-15T09"]
     assert world.object_store.get(part_key("2024-01-15T08", world.ledger.batches_of_hour("2024-01-15T08")[0])) is not None
 
 
@@ -684,7 +684,7 @@ def test_without_kafka_only_dead_letters_and_duplicates_are_deleted() -> None:
     world.produce(event("unread"))
     world.event_log.make_unavailable("ProductDeleted", 0)
     done = run(world)
-    assert {each.tree for each in done.deleted} == {"dead-letters", "duplicates"}
+    assert {deletion.tree for deletion in done.deleted} == {"dead-letters", "duplicates"}
     assert any("Kafka does not answer" in line for line in done.skipped_hours)
 
 
@@ -694,7 +694,7 @@ def test_a_deleted_topic_holds_nothing_back() -> None:
     world.event_log.delete_topic("ProductDeleted")
     done = run(world)
     assert done.skipped_hours == []
-    assert {each.tree for each in done.deleted} == {"events", "parquet", "dead-letters", "duplicates"}
+    assert {deletion.tree for deletion in done.deleted} == {"events", "parquet", "dead-letters", "duplicates"}
 
 
 def test_damaged_parquet_is_rebuilt_before_its_json_objects_are_deleted() -> None:
@@ -725,9 +725,9 @@ def test_an_hour_too_large_for_this_machine_does_not_hold_back_others(policy: Re
             yield workspace
 
     done = apply_retention(RetentionContext(world.ports, failing_at_first, policy))
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert done.skipped_hours == [f"hour {HOUR}: sorting and counting on this machine failed: Out of Memory Error"]
-    assert {each.hour for each in run(world, policy).deleted} == {HOUR}
+    assert {deletion.hour for deletion in run(world, policy).deleted} == {HOUR}
 
 
 def test_an_hour_that_cannot_be_rebuilt_is_kept() -> None:
@@ -736,7 +736,7 @@ def test_an_hour_that_cannot_be_rebuilt_is_kept() -> None:
     world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]), event_key(HOUR, "a")])
     before = {key: blob for key, blob in world.object_store.objects.items() if "/10/" in key or "hour=10" in key}
     done = run(world, RetentionPolicy(MIN_RETENTION, MIN_RETENTION))
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert [("does not hold their events" in line) for line in done.skipped_hours] == [True, True]
     assert before.items() <= world.object_store.objects.items()
     assert world.ledger.latest_revision(HOUR) is None
@@ -747,7 +747,7 @@ def test_parquet_is_kept_if_its_statistics_cannot_be_written() -> None:
     grow_old(world)
     world.ledger._hourly[HOUR, 0]["type.ProductDeleted"] += 1
     done = run(world, PARQUET)
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert "the live counters say" in done.skipped_hours[0]
     revision = world.ledger.latest_revision(HOUR)
     assert revision
@@ -769,7 +769,7 @@ def test_statistics_keep_their_duplicates_after_duplicates_files_expired() -> No
     ingest_late(world, "noon", timestamp=f"{noon}:00:00Z")
     assert compute_hourly_stats(noon, world.ports, BENCH).stats.duplicates == 1
     grow_old(world)
-    assert "duplicates" in {each.tree for each in run(world, DEAD_LETTERS).deleted}
+    assert "duplicates" in {deletion.tree for deletion in run(world, DEAD_LETTERS).deleted}
     ingest_late(world, "late", timestamp=f"{noon}:30:00Z")
     stats = compute_hourly_stats(noon, world.ports, BENCH).stats
     assert (stats.events, stats.duplicates) == (2, 1)
@@ -801,7 +801,7 @@ def test_the_object_of_a_pointer_item_lives_as_long_as_the_item() -> None:
     assert run(world).deleted == []
     assert world.object_store.get(event_key(HOUR, "large")) is not None
     world.clock.advance(timedelta(days=1, seconds=1))
-    assert ("events", HOUR) in {(each.tree, each.hour) for each in run(world).deleted}
+    assert ("events", HOUR) in {(deletion.tree, deletion.hour) for deletion in run(world).deleted}
 
 
 def test_a_file_with_an_unreadable_record_is_kept_and_holds_back_no_other() -> None:
@@ -815,10 +815,10 @@ def test_a_file_with_an_unreadable_record_is_kept_and_holds_back_no_other() -> N
         return perform()
 
     done = run(world, DEAD_LETTERS, through(world.ports, unreadable))
-    assert [each.tree for each in done.deleted] == ["duplicates"]
+    assert [deletion.tree for deletion in done.deleted] == ["duplicates"]
     assert done.skipped_hours == [f"dead-letters/2024/01/15/12/{first}.ndjson stays: batch {first}: its item cannot be read"]
     assert done.foreign_keys == []
-    assert [each.tree for each in run(world, DEAD_LETTERS).deleted] == ["dead-letters"]
+    assert [deletion.tree for deletion in run(world, DEAD_LETTERS).deleted] == ["dead-letters"]
 
 
 # Other flows after retention.
@@ -902,9 +902,9 @@ def test_reconciliation_names_expired_hours_and_does_not_adjust_them() -> None:
     world.ledger._hourly["2024-02-15T10", 0]["events"] += 2
     found = compare_counters(world.ports, BENCH, lambda *_: None)
     assert (found.expired_hours, found.hours, found.archive) == ((HOUR, NEXT), ("2024-02-15T10",), ())
-    assert {each.target.hour for each in found.counters} == {HOUR, "2024-02-15T10"}
-    assert [each.target.hour for each in apply_adjustments(found, world.ports)] == ["2024-02-15T10"]
-    assert [each.target.hour for each in compare_counters(world.ports, BENCH, lambda *_: None).counters] == [HOUR]
+    assert {difference.target.hour for difference in found.counters} == {HOUR, "2024-02-15T10"}
+    assert [adjustment.target.hour for adjustment in apply_adjustments(found, world.ports)] == ["2024-02-15T10"]
+    assert [difference.target.hour for difference in compare_counters(world.ports, BENCH, lambda *_: None).counters] == [HOUR]
 
 
 def test_after_only_json_objects_expired_all_rows_are_still_counted() -> None:
@@ -969,7 +969,7 @@ def test_a_trace_of_expired_files_uses_the_counts_of_the_ledger() -> None:
         RecordOutcome.STORED,
     ]
     assert "Its range has 2 stored and 1 dead_letter" in traces[0].detail
-    assert "the rows of hour 2024-01-15T10 are gone: retention took the Parquet of 3 events" in traces[6].detail
+    assert "the rows of hour 2024-01-15T10 have expired: retention took the Parquet of 3 events" in traces[6].detail
 
 
 def test_a_trace_uses_the_files_that_have_not_expired() -> None:
@@ -1007,7 +1007,7 @@ def test_dead_letters_that_are_missing_without_expiry_are_an_error() -> None:
     world.object_store.delete([record.dead_letters_key or ""])
     with pytest.raises(InconsistentState):
         redrive_dead_letters(DeadLetterFilter(batch_id=record.batch.id), world.ports, conduct("redrive"))
-    assert any("0 dead letters" in each for each in audit_hour(HOUR, world.ports).findings)
+    assert any("0 dead letters" in finding for finding in audit_hour(HOUR, world.ports).findings)
 
 
 def test_a_redriven_record_is_traced_to_its_new_outcome_after_expiry() -> None:
@@ -1074,7 +1074,7 @@ def test_an_hour_with_a_damaged_manifest_is_kept() -> None:
     grow_old(world)
     world.object_store.objects[manifest_key(HOUR)] = replace(world.object_store.objects[manifest_key(HOUR)], body=b"{}")
     done = run(world, PARQUET)
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert "is no marker of ours" in done.skipped_hours[0]
 
 
