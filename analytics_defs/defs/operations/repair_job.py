@@ -7,7 +7,7 @@ from pydantic import Field
 
 from analytics_defs.core.repair import parse_repair_range
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
-from analytics_defs.flows.repair.repair_range import RepairResult, RepairContext, repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult, repair_range
 
 
 class RepairConfig(dg.Config):
