@@ -248,6 +248,8 @@ class BatchRecord:
     dead_letters_digest: str | None = None
     """SHA-256 of the dead-letter file. None if there is no file, or in records of versions that did not store it."""
     duplicates_key: str | None = None
+    duplicates_digest: str | None = None
+    """SHA-256 of the duplicates file. None if the batch has no duplicates."""
     steps_ms: Mapping[str, int] = field(default_factory=dict)
     """Milliseconds by step, in the executor that closed the batch. Steps overlap, so the sum may exceed the duration."""
     duration_ms: int = 0

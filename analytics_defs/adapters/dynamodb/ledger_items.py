@@ -239,7 +239,8 @@ def parse_counters(fields: Fields) -> dict[str, int]:
 
 
 _AS_THEY_ARE = (
-    *("types", "hours", "reasons", "write_event_json", "parts", "dead_letters_key", "dead_letters_digest", "duplicates_key"),
+    *("types", "hours", "reasons", "write_event_json", "parts"),
+    *("dead_letters_key", "dead_letters_digest", "duplicates_key", "duplicates_digest"),
     *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
 )
 

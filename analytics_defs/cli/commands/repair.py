@@ -12,8 +12,8 @@ from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import json_option
 from analytics_defs.cli.output import print_json, print_table, progress_bar, progress_callback
 from analytics_defs.config import load_settings
-from analytics_defs.core.repair import parse_replay_range
-from analytics_defs.flows.repair.repair_range import RepairResult, ReplayContext, repair_range
+from analytics_defs.core.repair import parse_repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult, repair_range
 
 
 @click.command()
@@ -39,7 +39,7 @@ def repair_command(first: str, end: str, dry_run: bool, json_output: bool) -> No
       analytics repair --from ProductCreated/3/1000 --to ProductCreated/3/2000
     """
     try:
-        range_ = parse_replay_range(first, end)
+        range_ = parse_repair_range(first, end)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     settings = load_settings()
@@ -47,7 +47,7 @@ def repair_command(first: str, end: str, dry_run: bool, json_output: bool) -> No
     ports, workspace_factory, result = wiring.verified_ports(settings), wiring.workspace_factory(settings), RepairResult()
     try:
         with progress_bar("batches", None) as bar:
-            context = ReplayContext(ports, workspace_factory, rules, write=not dry_run, progress=progress_callback(bar))
+            context = RepairContext(ports, workspace_factory, rules, write=not dry_run, progress=progress_callback(bar))
             [batches, _] = bar.task_ids
             repair_range(range_, context, result, lambda _: bar.advance(batches), lambda count: bar.update(batches, total=count))
     finally:

@@ -12,8 +12,7 @@ from analytics_defs.cli.options import json_option
 from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 
 
 @click.command()

@@ -26,6 +26,8 @@ class WriteResult:
     duplicates_key: str | None
     dead_letters_digest: str | None = None
     """SHA-256 of the dead-letter file."""
+    duplicates_digest: str | None = None
+    """SHA-256 of the duplicates file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def build_batch_record(batch: Batch, staged: StagedBatch, written: WriteResult, 
         dead_letters_key=written.dead_letters_key,
         dead_letters_digest=written.dead_letters_digest,
         duplicates_key=written.duplicates_key,
+        duplicates_digest=written.duplicates_digest,
         steps_ms=timings.steps_ms,
         duration_ms=timings.duration_ms,
         bytes=sum(classified.record.size for classified in staged.records),

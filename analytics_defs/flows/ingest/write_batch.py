@@ -39,6 +39,7 @@ def claim_and_write(batch: Batch, staged: StagedBatch, ports: Ports, stopwatch: 
         next((key for key in digests if key == dead_letters_key(batch.id)), None),
         next((key for key in digests if key == duplicates_key(batch.id)), None),
         digests.get(dead_letters_key(batch.id)),
+        digests.get(duplicates_key(batch.id)),
     )
 
 
