@@ -48,7 +48,7 @@ _US = timedelta(microseconds=1)
 
 Fields: TypeAlias = Mapping[str, Any]
 """An item's attributes as Python values, by name."""
-V = TypeVar("V")
+_V = TypeVar("_V")
 
 
 # Items and plain values.
@@ -93,7 +93,7 @@ def _value(attribute: AttributeValue) -> Any:
             return content
 
 
-def decode_items(decode: Callable[[Fields], V], item: Item) -> V:
+def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
     """Raises InconsistentState, naming the item, where it is damaged or from another version."""
     try:
         return decode(from_item(item))

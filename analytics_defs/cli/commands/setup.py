@@ -16,8 +16,9 @@ from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.setup.platform_identity import StoreIdentityCheck
-from analytics_defs.flows.setup.preflight import Checkable, run_preflight
+from analytics_defs.flows.setup.preflight import run_preflight
 from analytics_defs.flows.setup.provision import provision
+from analytics_defs.ports import Checkable
 
 
 @click.command()
