@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def run_in_daemon_thread(name: str, job: Callable[[], T]) -> Future[T]:
+def run_in_daemon_thread(name: str, job: Callable[[], _T]) -> Future[_T]:
     """Start the job in a new daemon thread. An executor would wait for hung calls at the end of the process."""
-    future: Future[T] = Future()
+    future: Future[_T] = Future()
 
     def run() -> None:
         try:

@@ -14,7 +14,7 @@ from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Clock
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT = timedelta(seconds=2)
@@ -27,7 +27,7 @@ class _Attempt:
     started_ms: int
 
 
-class Probe(Generic[T]):
+class Probe(Generic[_T]):
     """A cached query.
 
     Thread-safe. At most one attempt runs at a time, in a thread of its own, and only on demand. A service that accepts
@@ -37,7 +37,7 @@ class Probe(Generic[T]):
     def __init__(
         self,
         name: str,
-        query: Callable[[], T],
+        query: Callable[[], _T],
         clock: Clock,
         ttl: timedelta,
         prepare: Callable[[], object] | None = None,
@@ -50,11 +50,11 @@ class Probe(Generic[T]):
         self._ttl_ms = int(ttl.total_seconds() * 1000)
         self._timeout_ms = int(PROBE_TIMEOUT.total_seconds() * 1000)
         self._lock = threading.Lock()
-        self._newest: ProbeResult[T] = ProbeResult()
+        self._newest: ProbeResult[_T] = ProbeResult()
         self._finished_ms = 0
         self._attempt: _Attempt | None = None
 
-    def result(self) -> ProbeResult[T]:
+    def result(self) -> ProbeResult[_T]:
         """Return the newest result without waiting. An attempt past its timeout makes it an error."""
         with self._lock:
             now, result = self._clock.elapsed_ms(), replace(self._newest, age_ms=self._age_ms())

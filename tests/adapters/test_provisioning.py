@@ -19,7 +19,8 @@ from analytics_defs.adapters.object_store.client import ObjectStoreConfig, Objec
 from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import AccessDenied, InconsistentState, ResourceMissing, Unavailable
-from analytics_defs.flows.setup.preflight import Checkable, CheckResult, run_preflight
+from analytics_defs.flows.setup.preflight import CheckResult, run_preflight
+from analytics_defs.ports import Checkable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down
 from tests.adapters.object_store.scripted_s3 import Answer, Request, scripted_s3
 from tests.contracts.dynamodb_fixtures import DYNAMOS

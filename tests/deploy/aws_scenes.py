@@ -47,7 +47,7 @@ from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats, compute_product_activity
 from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
 from analytics_defs.flows.redrive import DeadLetterFilter, list_dead_letters, redrive_dead_letters
-from analytics_defs.flows.repair.repair_range import ReplayContext, repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, repair_range
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.setup.preflight import run_preflight
 from analytics_defs.flows.setup.provision import provision
@@ -237,7 +237,7 @@ def hours(scene: Scene) -> None:
 
 def _replays(scene: Scene) -> None:
     """Everything is lost, one tree after the other, and comes back: from Kafka, and from the other stores where retention took it."""
-    world, means = scene.world, ReplayContext(scene.ports, BENCH, RULES)
+    world, means = scene.world, RepairContext(scene.ports, BENCH, RULES)
     for tree in ("events/", "parquet/", "dead-letters/", "duplicates/"):
         _lose(scene, tree)
         assert repair_range(ALL, means).changed

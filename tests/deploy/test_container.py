@@ -169,7 +169,7 @@ def test_a_program_that_cannot_be_kept_running_ends_the_container_with_1_and_the
     container = scene.start()
     assert container.end(40) == 1, container.output
     assert [line for line in scene.journal if line.endswith("ends")] == ["daemon ends", "code ends", "health ends"]
-    assert "gave up: webserver" in container.output
+    assert "supervisor stopped restarting webserver" in container.output
 
 
 def test_set_up_is_repeated_while_a_store_does_not_answer(scene: Scene) -> None:

@@ -37,7 +37,7 @@ def drained() -> Iterator[tuple[World, tuple[str, ...], Picture]]:
 
 def run(found: World, *, write: bool) -> replays.RepairResult:
     rules = wiring.ingest_options(found.settings, "repair").validation_rules
-    return replays.repair_range(ALL, replays.ReplayContext(found.ports, wiring.workspace_factory(found.settings), rules, write))
+    return replays.repair_range(ALL, replays.RepairContext(found.ports, wiring.workspace_factory(found.settings), rules, write))
 
 
 def spoiled(found: World, prefixes: tuple[str, ...], batch: str = "") -> set[str]:

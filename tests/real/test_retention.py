@@ -17,8 +17,7 @@ from analytics_defs.errors import DataExpired
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.repair import repair_range as replays
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.trace.trace import trace_record
 from tests.real import data, plain, world
 from tests.real.plain import Written
@@ -80,7 +79,7 @@ def test_what_is_old_goes_and_what_is_foreign_or_late_stays() -> None:
         found.assert_sound()
 
         rules = wiring.ingest_options(found.settings, "repair").validation_rules
-        means = replays.ReplayContext(found.ports, wiring.workspace_factory(found.settings), rules)
+        means = replays.RepairContext(found.ports, wiring.workspace_factory(found.settings), rules)
         with pytest.raises(DataExpired, match="retention has removed data of"):
             replays.repair_range(HourRange("2024-01-15T00", "2024-01-17T00"), means)
         clock.advance(MIN_RETENTION)

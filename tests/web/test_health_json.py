@@ -32,7 +32,7 @@ GAUGES = {
 def closed(after_seconds: float, duration_seconds: float) -> BatchRecord:
     """Return the record of a batch of ten events."""
     staged = StagedBatch(tuple(batches.event(offset) for offset in range(10)))
-    record = batches.accounted(batches.batch(Range(batches.AT, 0, 10)), staged)
+    record = batches.batch_record(batches.batch(Range(batches.AT, 0, 10)), staged)
     return replace(record, closed_at=NOW + timedelta(seconds=after_seconds), duration_ms=int(duration_seconds * 1000))
 
 

@@ -5,13 +5,12 @@ Write permissions are checked with requests whose condition never holds. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import TableSchema, create_tables, table_mismatches
 from analytics_defs.errors import InconsistentState, ResourceMissing
-
-NamedCheck = tuple[str, Callable[[], str]]
+from analytics_defs.ports import NamedCheck
 
 
 class DynamoProvisioner:

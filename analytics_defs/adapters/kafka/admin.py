@@ -45,8 +45,8 @@ from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import PartitionWatermarks, TopicDescription, Watermarks
 
-K = TypeVar("K")
-V = TypeVar("V")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -127,10 +127,10 @@ class KafkaAdmin:
             return False
         return True
 
-    def _send(self, action: str, request: Callable[[AdminClient], V]) -> V:
+    def _send(self, action: str, request: Callable[[AdminClient], _V]) -> _V:
         """Return the result of an idempotent request, retried while leaders change."""
 
-        def attempt() -> V:
+        def attempt() -> _V:
             try:
                 return request(self._admin())
             except KafkaException:
@@ -154,7 +154,7 @@ class KafkaAdmin:
     def _seconds(self) -> float:
         return self._config.request_timeout.total_seconds()
 
-    def _result(self, future: Future[V]) -> V:
+    def _result(self, future: Future[_V]) -> _V:
         """Return the result. The extra second guards against librdkafka missing its own timeout."""
         result = future.result(self._seconds + 1)
         self._background.clear()
@@ -251,7 +251,7 @@ class KafkaAdmin:
             return _with_name(", ".join(missing), KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
         return KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, error.args[0].str()))
 
-    def _results(self, futures: Mapping[K, Future[V]], ignored_codes: Collection[int] = ()) -> dict[K, V]:
+    def _results(self, futures: Mapping[_K, Future[_V]], ignored_codes: Collection[int] = ()) -> dict[_K, _V]:
         """Return the results by key, without those that failed with one of the ignored codes."""
         results = {}
         for key, future in futures.items():

@@ -27,7 +27,7 @@ from analytics_defs.adapters.kafka.retry import retry_while_leader_changes
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import ConsumerGroupActive
 
-V = TypeVar("V")
+_V = TypeVar("_V")
 OTHER_MEMBERS: Final = frozenset(
     {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION, KafkaError.NON_EMPTY_GROUP, KafkaError.REBALANCE_IN_PROGRESS}
 )
@@ -96,14 +96,14 @@ class GroupOffsets:
                 "another KAFKA_GROUP_ID. Nothing is lost: the ledger has the progress, and the group's offsets are set again afterwards."
             )
 
-    def _send(self, action: str, request: Callable[[Consumer], V]) -> V:
+    def _send(self, action: str, request: Callable[[Consumer], _V]) -> _V:
         """Return the result of a request, retried while the coordinator changes. A new broker has none for a moment.
 
         After an error the client is dropped, because a late commit of it would undo a newer one. It is not closed: closing waits for
         the coordinator without a limit.
         """
 
-        def attempt() -> V:
+        def attempt() -> _V:
             try:
                 return request(self._consumer())
             except BaseException:

@@ -5,7 +5,6 @@ Write permissions are checked with requests that the broker rejects. Nothing tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,8 +14,7 @@ from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.topic_config import TopicConfig, TopicSpec
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.errors import AccessDenied, ResourceMissing
-
-NamedCheck = tuple[str, Callable[[], str]]
+from analytics_defs.ports import NamedCheck
 
 PROBE_PARTITION: Final = 2_147_483_647
 """A partition that no topic has. The broker rejects an offset for it, but only after checking the permission on the group."""

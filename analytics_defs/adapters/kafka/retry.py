@@ -10,7 +10,7 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_rando
 
 from analytics_defs.errors import AnalyticsError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 FIRST_RETRY_SECONDS: Final = 0.1
 MAX_RETRY_SECONDS: Final = 1.6
@@ -31,7 +31,7 @@ LEADER_CHANGE_ERRORS: Final = frozenset(
 """Errors that a broker returns while a leader or a coordinator changes."""
 
 
-def retry_while_leader_changes(limit_seconds: float, request: Callable[[], T]) -> T:
+def retry_while_leader_changes(limit_seconds: float, request: Callable[[], _T]) -> _T:
     """Return the result of an idempotent request, retried with full jitter.
 
     Raise its last error when the next retry would start after the limit.

@@ -6,16 +6,13 @@ Permissions are checked with a temporary object under `staging/`, which is delet
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 
 from analytics_defs.adapters.object_store.bucket import bucket_exists, create_bucket
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
 from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import InconsistentState, ResourceMissing
-from analytics_defs.ports import StoredObject
-
-NamedCheck = tuple[str, Callable[[], str]]
+from analytics_defs.ports import NamedCheck, StoredObject
 
 
 class BucketProvisioner:

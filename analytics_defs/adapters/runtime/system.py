@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 GC_GENERATION0_THRESHOLD = 50_000
 """New containers between two garbage collections. With Python's default of 700 they took a quarter of a micro-batch's CPU, with this
 value next to nothing (`python -m bench --only profile`). An event is about fifty containers without cycles, a batch holds thousands."""
@@ -55,7 +55,7 @@ class ThreadTaskPool:
         """Wait for running jobs. The pool cannot be used afterwards."""
         self._pool.shutdown()
 
-    def run_all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+    def run_all(self, jobs: Sequence[Callable[[], _T]]) -> list[_T]:
         """Run the jobs. After an error, or an interrupt of the caller, start no further job, but wait for those that run.
 
         So a store outage costs one round of retries, not one per job, and no job runs after the call returns.
@@ -73,11 +73,11 @@ class ThreadTaskPool:
         return [queue.results[number] for number in range(len(jobs))]
 
 
-class _JobQueue(Generic[T]):
+class _JobQueue(Generic[_T]):
     """The jobs of one call, their results, and the number of threads that work on them."""
 
-    def __init__(self, jobs: Sequence[Callable[[], T]]) -> None:
-        self.results: dict[int, T] = {}
+    def __init__(self, jobs: Sequence[Callable[[], _T]]) -> None:
+        self.results: dict[int, _T] = {}
         self.errors: list[BaseException] = []
         """In the order in which they were raised."""
         self._remaining = iter(enumerate(jobs))

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Never, TypeVar
 
-T_co = TypeVar("T_co", covariant=True)
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeResult(Generic[T_co]):
+class ProbeResult(Generic[_T_co]):
     """What is known from a probe at one moment, while attempts continue in the background."""
 
-    value: T_co | None = None
+    value: _T_co | None = None
     """From the newest successful attempt. None: no attempt has succeeded."""
     error: str | None = None
     """Why the newest attempt failed, or that it has not returned. None: it succeeded."""

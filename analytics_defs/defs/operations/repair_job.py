@@ -7,9 +7,9 @@ from functools import partial
 import dagster as dg
 from pydantic import Field
 
-from analytics_defs.core.repair import parse_replay_range
+from analytics_defs.core.repair import parse_repair_range
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
-from analytics_defs.flows.repair.repair_range import RepairResult, ReplayContext, repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult, repair_range
 
 
 class RepairConfig(dg.Config):
@@ -51,12 +51,12 @@ def repair_range_op(context: dg.OpExecutionContext, config: RepairConfig, platfo
     Records that contradict the ledger, and events that no store holds, fail the run after everything else is repaired.
     """
     try:
-        wanted = parse_replay_range(config.first, config.end)
+        wanted = parse_repair_range(config.first, config.end)
     except ValueError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
     result = RepairResult()
     with as_dagster_failures(partial(repair_metadata, result)):
-        repair_context = ReplayContext(
+        repair_context = RepairContext(
             platform.verified_ports(),
             platform.workspace_factory(),
             platform.ingest_options(context.run.run_id).validation_rules,

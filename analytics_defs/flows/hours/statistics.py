@@ -39,7 +39,7 @@ from analytics_defs.ports import HourCounts, Ports, StatisticsEngine, StoredObje
 TOP_PRODUCTS_LIMIT = 20
 HOURLY, MINUTES, PRODUCTS, DAILY, ACTIVITY = "hourly", "hourly_minutes", "hourly_products", "daily", "product_activity"
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class StatisticsEngineFactory(Protocol):
@@ -191,14 +191,14 @@ def compute_daily_stats(day: str, ports: Ports, engine_factory: StatisticsEngine
     return _retry_on_changed_hours(day, ports, lambda hours: _daily(day, hours, ports, engine_factory))
 
 
-def _retry_on_changed_hours(day: str, ports: Ports, write: Callable[[list[HourStats]], T]) -> T:
+def _retry_on_changed_hours(day: str, ports: Ports, write: Callable[[list[HourStats]], _T]) -> _T:
     """Return `write(statistics of the hours)`. If these changed during the call, call it again with the new ones.
 
     Otherwise a zombie executor could leave an older day over a newer one.
     Raises Superseded if they change during `MAX_HOUR_READS` calls.
     """
 
-    def attempt() -> T:
+    def attempt() -> _T:
         hours = _hours_of(day, ports)
         result = write(hours)
         if _hours_of(day, ports) != hours:

@@ -10,6 +10,7 @@ from analytics_defs.core.ingest.batch_accounting import WriteResult
 from analytics_defs.core.ingest.batch_builder import StagedBatch, deduplicate
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files, event_parquet
 from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE, PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import dead_letters_key, duplicates_key, part_key
@@ -38,6 +39,7 @@ def claim_and_write(batch: Batch, staged: StagedBatch, ports: Ports, stopwatch: 
         next((key for key in digests if key == dead_letters_key(batch.id)), None),
         next((key for key in digests if key == duplicates_key(batch.id)), None),
         digests.get(dead_letters_key(batch.id)),
+        digests.get(duplicates_key(batch.id)),
     )
 
 
@@ -89,7 +91,7 @@ def _write_file(encode: Callable[[], StoredObject], ports: Ports, stopwatch: Sto
     """Encode and put one file. Return its SHA-256."""
     with stopwatch("encode"):
         blob = encode()
-        digest = dead_letter_files.file_sha256(blob.body)
+        digest = sha256_hex(blob.body)
     with stopwatch("files"):
         ports.object_store.put([blob])
     return digest

@@ -365,7 +365,7 @@ def test_a_partition_without_leader_is_named_and_stops_nothing_else(platform: Me
     (lag,) = [check for check in checks if check.check_name == "lag"]
     assert (lag.passed, lag.metadata["partitions unavailable"].value) == (False, 1)
     started(instance, request)
-    assert f"{TOPIC}/0 waits, the others go on" in str(platform.tick(instance).skip_reason)
+    assert f"{TOPIC}/0 is unavailable, the other partitions continue" in str(platform.tick(instance).skip_reason)
 
 
 def test_group_offsets_that_an_operator_moved_are_corrected(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
