@@ -1,4 +1,4 @@
-"""The map: every asset, job, sensor, check and resource by name. Loads with an empty environment and no network."""
+"""All Dagster definitions. They load with an empty environment and without a network."""
 
 import dagster as dg
 
@@ -19,7 +19,7 @@ from analytics_defs.defs.operations.purge_runs import purge_old_runs_hourly, pur
 from analytics_defs.defs.operations.repair_job import repair_job
 from analytics_defs.defs.operations.retention_job import apply_retention_job, retention_schedule
 from analytics_defs.defs.resources.platform import Platform
-from analytics_defs.defs.resources.statistics_io_manager import StatisticsIOManager
+from analytics_defs.defs.resources.statistics_io_manager import STATISTICS_IO_MANAGER, StatisticsIOManager
 
 defs = dg.Definitions(
     assets=[
@@ -36,6 +36,6 @@ defs = dg.Definitions(
     jobs=[micro_batch_job, stores_consistency_check_job, repair_job, observability_endpoint, purge_old_runs_job, apply_retention_job],
     schedules=[stores_consistency_check_hourly, purge_old_runs_hourly, retention_schedule],
     sensors=[kafka_micro_batches, hourly_automation, observability_endpoint_sensor],
-    resources={"platform": Platform(), "frames": StatisticsIOManager(Platform())},
+    resources={"platform": Platform(), STATISTICS_IO_MANAGER: StatisticsIOManager(Platform())},
     executor=dg.in_process_executor,
 )

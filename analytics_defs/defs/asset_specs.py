@@ -1,4 +1,4 @@
-"""Assets that others write, or that ingest writes as a by-product: topics, and the archive's parts by hour."""
+"""Assets that no op of this code location materializes: the topics, and the Parquet parts of each hour."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from analytics_defs.core.ingest.planning import PartitionLag
 from analytics_defs.defs.display import ROWS_SCHEMA
 
 HOURLY_PARTITIONS = dg.HourlyPartitionsDefinition(start_date=partitions_start_at_load(), timezone="UTC", fmt="%Y-%m-%dT%H", end_offset=25)
-"""Hours of the archive. Clocks of producers may run a day ahead: MAX_FUTURE_SKEW is 24 h."""
+"""Event hours. They end 25 hours from now, because clocks of producers may be a day ahead: MAX_FUTURE_SKEW is 24 h."""
 
 
 def topic_asset_key(topic: str) -> dg.AssetKey:
@@ -19,7 +19,7 @@ def topic_asset_key(topic: str) -> dg.AssetKey:
 topic_assets = [
     dg.AssetSpec(
         topic_asset_key(topic),
-        description=f"Kafka topic `{topic}`. Its lag is observed by the sensor kafka_micro_batches, at most once a minute.",
+        description=f"Kafka topic `{topic}`. The sensor kafka_micro_batches observes its lag every 5 minutes.",
         kinds={"kafka"},
         group_name="kafka",
         owners=["team:analytics"],
@@ -40,11 +40,11 @@ event_parts = dg.AssetSpec(
 
 
 def lag_observations(lags: Sequence[PartitionLag]) -> list[dg.AssetObservation]:
-    """One for each topic: numbers that plot, and a table by partition."""
+    """Return one observation for each topic: numbers that Dagster plots, and a table by partition."""
     by_topic: dict[str, list[PartitionLag]] = {}
     for lag in lags:
         by_topic.setdefault(lag.topic_partition.topic, []).append(lag)
-    return [dg.AssetObservation(topic_asset_key(topic), metadata=_lag_metadata(each)) for topic, each in by_topic.items()]
+    return [dg.AssetObservation(topic_asset_key(topic), metadata=_lag_metadata(topic_lags)) for topic, topic_lags in by_topic.items()]
 
 
 def _lag_metadata(lags: Sequence[PartitionLag]) -> Mapping[str, dg.MetadataValue]:

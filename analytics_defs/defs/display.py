@@ -1,4 +1,4 @@
-"""What the hourly and daily assets show: charts, tables, schemas, links."""
+"""Metadata of the hourly and daily assets: charts, tables, schemas, links."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,11 @@ from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, Pr
 from analytics_defs.core.storage import event_parquet
 
 Metadata = dict[str, Any]
+_MINUTES = [f":{minute:02d}" for minute in range(60)]
 
 
 def column_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
+    """Return the schema of (name, type, description) columns."""
     return dg.TableSchema([dg.TableColumn(name, kind, description=meaning) for name, kind, meaning in columns])
 
 
@@ -25,7 +27,7 @@ def stats_schema(kind: type) -> dg.TableSchema:
 
 
 def links(bucket: str, keys: Sequence[str]) -> Metadata:
-    """Where the objects are; the first one as Dagster's own link."""
+    """Return the URIs of the objects. Dagster shows the first one as a link."""
     if not keys:
         return {}
     return {
@@ -48,32 +50,29 @@ def int_metadata(stats: HourStats | DayStats) -> Metadata:
 
 
 def events_per_minute_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadataValue:
-    """Events per minute by type."""
     from analytics_defs.adapters.charts import stacked
 
     series = {kind: [0] * 60 for kind in statistics.STATUSES}
-    for each in minutes:
-        series.setdefault(each.event_type, [0] * 60)[each.minute.minute] = each.events
-    return _image(
-        stacked([f":{minute:02d}" for minute in range(60)], series, f"Events per minute, {hour} UTC", "minute"), "events per minute"
-    )
+    for count in minutes:
+        series.setdefault(count.event_type, [0] * 60)[count.minute.minute] = count.events
+    return _image(stacked(_MINUTES, series, f"Events per minute, {hour} UTC", "minute"), "events per minute")
 
 
 def low_stock_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadataValue:
     from analytics_defs.adapters.charts import stacked
 
     counts = [0] * 60
-    for each in minutes:
-        if each.event_type == "LowStockWarning":
-            counts[each.minute.minute] = each.events
+    for count in minutes:
+        if count.event_type == "LowStockWarning":
+            counts[count.minute.minute] = count.events
     title = f"Low-stock warnings per minute, {hour} UTC"
-    return _image(stacked([f":{minute:02d}" for minute in range(60)], {"LowStockWarning": counts}, title, "minute"), "low-stock warnings")
+    return _image(stacked(_MINUTES, {"LowStockWarning": counts}, title, "minute"), "low-stock warnings")
 
 
 def events_per_hour_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMetadataValue:
     from analytics_defs.adapters.charts import stacked
 
-    by_hour = {each.hour[-2:]: each for each in hours}
+    by_hour = {stats.hour[-2:]: stats for stats in hours}
     labels = [f"{hour:02d}" for hour in range(24)]
     series = {
         kind: [getattr(by_hour[label], name) if label in by_hour else 0 for label in labels] for kind, name in statistics.STATUSES.items()
@@ -84,20 +83,22 @@ def events_per_hour_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMe
 def top_products_chart(period: str, products: Sequence[ProductStats]) -> dg.MarkdownMetadataValue:
     from analytics_defs.adapters.charts import ranked
 
-    values = [(each.product_id or "", {kind: getattr(each, name) for kind, name in statistics.STATUSES.items()}) for each in products]
+    values = [
+        (product.product_id or "", {kind: getattr(product, name) for kind, name in statistics.STATUSES.items()}) for product in products
+    ]
     return _image(ranked(values, f"Busiest products, {period}"), "busiest products")
 
 
 def top_products_table(products: Sequence[ProductStats]) -> dg.TableMetadataValue:
     rows: list[Mapping[str, Any]] = [
         {
-            "product": each.product_id or "",
-            "events": each.events,
-            "net stock change": each.net_stock_change,
-            "price changes": each.price_changes,
-            "stock-outs": each.stock_outs,
+            "product": product.product_id or "",
+            "events": product.events,
+            "net stock change": product.net_stock_change,
+            "price changes": product.price_changes,
+            "stock-outs": product.stock_outs,
         }
-        for each in products
+        for product in products
     ]
     columns = [
         dg.TableColumn("product", "string"),
@@ -109,5 +110,5 @@ def top_products_table(products: Sequence[ProductStats]) -> dg.TableMetadataValu
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns))
 
 
-def _image(png: bytes, what: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"![{what}](data:image/png;base64,{base64.b64encode(png).decode()})")
+def _image(png: bytes, alt_text: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{alt_text}](data:image/png;base64,{base64.b64encode(png).decode()})")

@@ -1,4 +1,4 @@
-"""The platform resource on memory doubles: what Dagster does around the flows, without any server."""
+"""The platform resource on memory doubles: Dagster around the flows, without a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOUR = "2024-01-15T10"
 
 
 class MemoryPlatform(Platform):
-    """One broker with `TOPIC`, empty stores, a clock that starts now and is moved by hand."""
+    """A platform with the topic `TOPIC`, empty stores, and a clock that starts now and moves only when a test moves it."""
 
     def __init__(self, partitions: int = 2, **settings: object) -> None:
         self.log = MemoryEventLog()
@@ -58,22 +58,22 @@ class MemoryPlatform(Platform):
         return IngestOptions(run_id, self._settings.validation_rules(), self._settings.batch_limits())
 
     def produce(self, count: int, start: int = 0, hour: str = HOUR) -> None:
-        """Valid events with ids `event-<n>`, over the partitions in turn."""
+        """Produce valid events with ids `event-<n>`, alternating between partitions 0 and 1."""
         for number in range(start, start + count):
             event = {"id": f"event-{number}", "timestamp": f"{hour}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
             self.log.append(TOPIC, number % 2, json.dumps(event).encode())
 
     def tick(self, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
-        """One evaluation of the sensor."""
+        """Evaluate the sensor once."""
         context = dg.build_sensor_context(
             instance=instance, resources={"platform": self}, repository_def=defs.get_repository_def(), cursor=cursor
         )
-        found = kafka_micro_batches(context)
-        assert isinstance(found, dg.SensorResult)
-        return found
+        result = kafka_micro_batches(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
 
     def run(self, instance: dg.DagsterInstance, request: dg.RunRequest | None = None) -> dg.ExecuteInProcessResult:
-        """The job as the daemon would start it for the request; without one, as the Materialize button does."""
+        """Run the job as the daemon does for the request. Without one, run it as the Materialize button does."""
         tags = dict(request.tags) | {"dagster/run_key": request.run_key or ""} if request else {}
         return defs.resolve_job_def("micro_batch").execute_in_process(
             run_config=request.run_config if request else None,

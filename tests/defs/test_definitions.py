@@ -1,4 +1,4 @@
-"""Definitions load anywhere: with an empty environment, without a network, and without a warning."""
+"""Definitions load with an empty environment, without a network and without a warning, and show the path of the data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from analytics_defs.definitions import defs
+from analytics_defs.defs.asset_specs import topic_assets
+
 ROOT = Path(__file__).parents[2]
 OFFLINE = """
 import socket, sys
 def refuse(*args, **kwargs):
-    raise AssertionError("something connects while definitions load")
+    raise AssertionError("a module connects while definitions load")
 socket.socket.connect = socket.socket.connect_ex = refuse
 socket.getaddrinfo = refuse
 from analytics_defs.definitions import defs
@@ -22,8 +25,8 @@ defs.get_repository_def().load_all_definitions()
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    bare = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment}
-    return subprocess.run([sys.executable, *arguments], env=bare, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    minimal = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment}
+    return subprocess.run([sys.executable, *arguments], env=minimal, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,22 @@ def test_the_micro_batch_path_imports_nothing_heavy() -> None:
     heavy = ["pandas", "duckdb", "matplotlib", "dagster_aws", "moto", "polars"]
     done = python("-c", f"import sys, analytics_defs.definitions; print([name for name in {heavy} if name in sys.modules])")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_lineage_shows_the_path_of_the_data() -> None:
+    topics = {spec.key.to_user_string() for spec in topic_assets}
+    graph = defs.resolve_asset_graph()
+    edges = {(parent.to_user_string(), node.key.to_user_string()) for node in graph.asset_nodes for parent in node.parent_keys}
+    assert edges == {
+        *((topic, "recent_events") for topic in topics),
+        *((topic, "dead_letters") for topic in topics),
+        ("recent_events", "event_json"),
+        ("recent_events", "event_parts"),
+        ("recent_events", "event_counters"),
+        ("event_counters", "committed_offsets"),
+        ("event_parts", "event_archive"),
+        ("event_archive", "hourly_event_stats"),
+        ("event_archive", "restored_recent_events"),
+        ("hourly_event_stats", "daily_event_stats"),
+        ("hourly_event_stats", "product_activity"),
+    }

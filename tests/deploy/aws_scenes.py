@@ -268,7 +268,7 @@ def uploads_that_break_off(scene: Scene) -> None:
 
 
 def run_logs(scene: Scene) -> None:
-    """What every run but a micro-batch writes, and what `purge_old_runs` removes."""
+    """Write the compute logs of a run, and delete them as `purge_old_runs` does."""
     with _instance(scene) as instance:
 
         @dg.job(executor_def=dg.in_process_executor)
@@ -276,7 +276,7 @@ def run_logs(scene: Scene) -> None:
             dg.op(name="speak")(lambda: print("said"))()  # noqa: T201
 
         done = speaking.execute_in_process(instance=instance)
-        purge_runs._forget_run(instance, done.dagster_run)
+        purge_runs._delete_run(instance, done.dagster_run)
         assert instance.get_run_by_id(done.run_id) is None
 
 
@@ -361,8 +361,7 @@ def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
     """SQLite, with production's compute logs, by the environment's settings."""
     production = {
         "module": "analytics_defs.defs.runtime.compute_logs",
-        "class": "LazyS3ComputeLogManager",
-        "config": {"without_jobs": ["micro_batch"]},
+        "class": "ArchiveComputeLogManager",
     }
     (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": production}), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

@@ -16,8 +16,8 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres.utils import pg_url_from_config
 
-from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB, micro_batch_job
-from analytics_defs.defs.runtime.compute_logs import LazyS3ComputeLogManager
+from analytics_defs.defs.ingest.job import micro_batch_job
+from analytics_defs.defs.runtime.compute_logs import ArchiveComputeLogManager
 from tests.deploy.files import DEPLOY, ROOT, compose, environment_of_dagster
 
 ENVIRONMENT = compose({})["services"]["code"]["environment"]
@@ -55,9 +55,8 @@ def test_lost_runs_are_found_and_started_again_but_never_a_micro_batch_or_a_step
     assert (micro_batch_job.tags or {})["dagster/max_retries"] == "0"
 
 
-def test_compute_logs_go_to_the_bucket_but_for_micro_batches(instance: InstanceRef) -> None:
-    assert isinstance(instance.compute_log_manager, LazyS3ComputeLogManager)
-    assert PRODUCTION["compute_logs"]["config"]["without_jobs"] == [MICRO_BATCH_JOB]
+def test_compute_logs_are_written_to_the_archive_bucket(instance: InstanceRef) -> None:
+    assert isinstance(instance.compute_log_manager, ArchiveComputeLogManager)
 
 
 @pytest.mark.parametrize("file", [DEPLOY / "dagster.yaml", ROOT / "dagster.yaml"], ids=["production", "development"])

@@ -17,7 +17,7 @@ from dagster_aws.ecs import EcsRunLauncher
 from dagster_k8s import K8sRunLauncher
 from moto import mock_aws
 
-from analytics_defs.defs.runtime.compute_logs import LazyS3ComputeLogManager
+from analytics_defs.defs.runtime.compute_logs import ArchiveComputeLogManager
 from tests.deploy.files import DEPLOY, compose, environment_of_dagster
 
 PRODUCTION = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def test_dagster_takes_every_part_of_the_file(folder: str) -> None:
     assert found.storage_data
     assert found.storage_data.class_name == "DagsterPostgresStorage"
     assert isinstance(found.run_coordinator, QueuedRunCoordinator)
-    assert isinstance(found.compute_log_manager, LazyS3ComputeLogManager)
+    assert isinstance(found.compute_log_manager, ArchiveComputeLogManager)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

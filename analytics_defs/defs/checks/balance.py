@@ -1,4 +1,4 @@
-"""Does it balance? Asked by the sensor once a minute, at the end of each run, and by the button in the UI: always the same question."""
+"""The check that every offset is accounted for. The sensor, each run and the button in the UI evaluate it with the same criteria."""
 
 import dagster as dg
 
@@ -9,30 +9,33 @@ from analytics_defs.ports import Ports
 BALANCE_CHECK = "all_offsets_accounted_for"
 BALANCE_ASSET = dg.AssetKey("recent_events")
 MAX_BALANCE_ATTEMPTS = 3
-"""In a tick or at a run's end, where others wait: on a ledger that moves faster the next one looks."""
+"""Reads of the ledger in a tick or at the end of a run. If it changes during each of them, the next evaluation tries again."""
 
 
 def quick_balance_check(ports: Ports) -> dg.AssetCheckEvaluation:
-    """The balance, in a few requests. Raises what `audit` raises."""
+    """Evaluate the check in a few requests. Raise the errors of `audit_offsets`."""
     return balance_check_result(audit_offsets(ports, MAX_BALANCE_ATTEMPTS))
 
 
-def balance_check_result(found: BalanceAudit) -> dg.AssetCheckEvaluation:
-    """The verdict of an audit: whoever asks, the newest evaluation never calls well what another one found ill for a reason it left out."""
+def balance_check_result(audit: BalanceAudit) -> dg.AssetCheckEvaluation:
+    """Build the check result.
+
+    Sensor, run and UI use the same criteria, so a newer evaluation never hides a failure found by another.
+    """
     return dg.AssetCheckEvaluation(
         asset_key=BALANCE_ASSET,
         check_name=BALANCE_CHECK,
-        passed=found.balanced,
+        passed=audit.balanced,
         metadata={
-            "unaccounted": found.unaccounted,
-            "closed offsets": sum(head.next_offset - head.first_offset for head in found.checkpoints),
+            "unaccounted": audit.unaccounted,
+            "closed offsets": sum(checkpoint.next_offset - checkpoint.first_offset for checkpoint in audit.checkpoints),
             "partitions with a difference": dg.MetadataValue.json(
-                {str(head.topic_partition): head.unaccounted for head in found.checkpoints if head.unaccounted}
+                {str(checkpoint.topic_partition): checkpoint.unaccounted for checkpoint in audit.checkpoints if checkpoint.unaccounted}
             ),
-            "counters that differ": dg.MetadataValue.json(list(found.differences)),
-            "ledger items that cannot be read": dg.MetadataValue.json(list(found.unreadable)),
-            "stuck batches": dg.MetadataValue.json(list(found.abandoned_batches)),
-            **found.totals.as_dict(),
+            "counters that differ": dg.MetadataValue.json(list(audit.differences)),
+            "unreadable ledger items": dg.MetadataValue.json(list(audit.unreadable)),
+            "stuck batches": dg.MetadataValue.json(list(audit.abandoned_batches)),
+            **audit.totals.as_dict(),
         },
     )
 
@@ -40,10 +43,10 @@ def balance_check_result(found: BalanceAudit) -> dg.AssetCheckEvaluation:
 @dg.asset_check(
     asset=BALANCE_ASSET,
     name=BALANCE_CHECK,
-    description="For every partition: closed offsets = stored + repeats + dead letters + tombstones + explained gaps + lost. "
-    "The counters say the same, and no batch is stuck.",
+    description="For every partition: closed offsets = stored + duplicates + dead letters + tombstones + explained gaps + lost. "
+    "The counters have the same totals, and no batch is stuck.",
 )
 def all_offsets_accounted_for(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     with as_dagster_failures():
-        found = balance_check_result(audit_offsets(platform.ports()))
-    return dg.AssetCheckResult(passed=found.passed, metadata=found.metadata)
+        result = balance_check_result(audit_offsets(platform.ports()))
+    return dg.AssetCheckResult(passed=result.passed, metadata=result.metadata)

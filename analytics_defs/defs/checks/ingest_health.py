@@ -1,8 +1,9 @@
-"""Asset checks beside the equation: lag, freshness, dead letters by the sensor once a minute; the stores' agreement once an hour."""
+"""The checks of lag, freshness and dead letters, evaluated with the balance, and the hourly comparison of the stores."""
 
 # No postponed annotations here: Dagster reads the types of resources.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from logging import Logger
 from typing import Any
 
@@ -20,11 +21,13 @@ from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 
 RECENT, DEAD, PARTS = dg.AssetKey("recent_events"), dg.AssetKey("dead_letters"), dg.AssetKey("event_parts")
+CHECK_INTERVAL = timedelta(minutes=5)
+"""Time between two evaluations by the sensor, and by one run. Each evaluation adds two rows for each check to Dagster's storage."""
 CHECKED_BATCHES = 100
 HEALTH_CHECKS = (
-    (RECENT, "lag", "Records behind Kafka's high watermarks, against MAX_LAG."),
-    (RECENT, "freshness", "Something waits, and no batch closed for MAX_COMMIT_AGE. A quiet topic is well."),
-    (DEAD, "dead_letter_ratio", "Share of dead letters in the last batches, against MAX_DEAD_LETTER_RATIO."),
+    (RECENT, "lag", "Records behind Kafka's high watermarks, compared with MAX_LAG."),
+    (RECENT, "freshness", "Fails if records wait and no batch closed for MAX_COMMIT_AGE. Passes on a quiet topic."),
+    (DEAD, "dead_letter_ratio", "Ratio of dead letters in the last batches, compared with MAX_DEAD_LETTER_RATIO."),
 )
 
 
@@ -33,10 +36,10 @@ def alert_thresholds(settings: Settings) -> AlertThresholds:
 
 
 def check_evaluations(planning: PlanningResult, ports: Ports, bounds: AlertThresholds) -> list[dg.AssetCheckEvaluation]:
-    """Of a planning that was made anyway, and one query of the ledger."""
+    """Evaluate HEALTH_CHECKS from an existing planning result and one query of the ledger."""
     batches = ports.ledger.last_batches(CHECKED_BATCHES)
     last = max(batches, key=lambda record: record.closed_at, default=None)
-    found: dict[str, CheckOutcome] = {
+    outcomes: dict[str, CheckOutcome] = {
         "lag": thresholds.check_lag(planning.lags, bounds, planning.unavailable),
         "freshness": thresholds.check_freshness(planning.lags, last, ports.clock.now(), bounds),
         "dead_letter_ratio": thresholds.check_dead_letter_ratio(batches, bounds),
@@ -45,10 +48,10 @@ def check_evaluations(planning: PlanningResult, ports: Ports, bounds: AlertThres
         dg.AssetCheckEvaluation(
             asset_key=asset,
             check_name=name,
-            passed=found[name].passed,
+            passed=outcomes[name].passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=found[name].description,
-            metadata=dict(found[name].metadata),
+            description=outcomes[name].description,
+            metadata=dict(outcomes[name].metadata),
         )
         for asset, name, _ in HEALTH_CHECKS
     ]
@@ -57,59 +60,64 @@ def check_evaluations(planning: PlanningResult, ports: Ports, bounds: AlertThres
 def evaluate_all_checks(
     planning: Callable[[], PlanningResult], ports: Ports, settings: Settings, log: Logger
 ) -> list[dg.AssetCheckEvaluation]:
-    """The balance, and the signs beside it. What does not answer for a moment keeps no plan from running, and no run from ending."""
-    asked: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
+    """Evaluate the balance and HEALTH_CHECKS.
+
+    An unavailable service is logged and leaves its checks out. It stops no plan and no run.
+    """
+    evaluators: tuple[Callable[[], list[dg.AssetCheckEvaluation]], ...] = (
         lambda: [quick_balance_check(ports)],
         lambda: check_evaluations(planning(), ports, alert_thresholds(settings)),
     )
-    found: list[dg.AssetCheckEvaluation] = []
-    for ask in asked:
+    evaluations: list[dg.AssetCheckEvaluation] = []
+    for evaluate in evaluators:
         try:
-            found += ask()
+            evaluations += evaluate()
         except AnalyticsError as error:
-            log.info("the next look evaluates it: %s", error)
-    return found
+            log.info("checks were not evaluated, and will be next time: %s", error)
+    return evaluations
 
 
 @dg.multi_asset_check(
     name="ingest_health",
     specs=[dg.AssetCheckSpec(name, asset=asset, description=description) for asset, name, description in HEALTH_CHECKS],
 )
-def ingest_health(platform: dg.ResourceParam[Platform]):  # type: ignore[no-untyped-def]
+def ingest_health(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
     with as_dagster_failures():
         settings, ports = platform.settings(), platform.ports()
-        found = check_evaluations(plan_lanes(settings.kafka_topics, settings.planning_policy(), ports), ports, alert_thresholds(settings))
-    for each in found:
+        planning = plan_lanes(settings.kafka_topics, settings.planning_policy(), ports)
+        evaluations = check_evaluations(planning, ports, alert_thresholds(settings))
+    for evaluation in evaluations:
         yield dg.AssetCheckResult(
-            asset_key=each.asset_key,
-            check_name=each.check_name,
-            passed=each.passed,
-            severity=each.severity,
-            description=each.description,
-            metadata=each.metadata,
+            asset_key=evaluation.asset_key,
+            check_name=evaluation.check_name,
+            passed=evaluation.passed,
+            severity=evaluation.severity,
+            description=evaluation.description,
+            metadata=evaluation.metadata,
         )
 
 
 @dg.asset_check(
-    asset=PARTS,  # which no run materializes: a check of `event_archive` would go through all hours with every hour that is compacted
+    asset=PARTS,  # no run materializes it. On `event_archive` the check would compare all hours whenever one hour is compacted
     name="stores_consistent",
-    description="DynamoDB, JSON, Parquet and counters hold the same events, hour by hour, over the last day's hours and those that the "
-    "newest batches added to; hours of more than 20,000 events by numbers alone. Lists every hour that disagrees, with both numbers and "
-    "the batches.",
+    description="DynamoDB, JSON, Parquet and counters hold the same events, hour by hour. Compares the hours of the last day and the "
+    "hours that the newest batches added to. Hours of more than 20,000 events are compared by counts only. Lists every hour with a "
+    "mismatch, with both numbers and the batches.",
 )
 def stores_consistent(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     with as_dagster_failures():
-        found = compare_stores(platform.ports())
+        comparison = compare_stores(platform.ports())
     rows = [
-        dg.TableRecord({"hour": each.hour, "finding": each.finding, "batches": ", ".join(each.batches[:20])}) for each in found.mismatches
+        dg.TableRecord({"hour": mismatch.hour, "finding": mismatch.finding, "batches": ", ".join(mismatch.batches[:20])})
+        for mismatch in comparison.mismatches
     ]
     metadata: dict[str, Any] = {
-        "hours compared by id": dg.MetadataValue.json(list(found.by_id)),
-        "hours compared by counts": dg.MetadataValue.json(list(found.by_counts)),
-        "disagreements": len(rows),
+        "hours compared by id": dg.MetadataValue.json(list(comparison.by_id)),
+        "hours compared by counts": dg.MetadataValue.json(list(comparison.by_counts)),
+        "mismatch count": len(rows),
     }
     if rows:
-        metadata["what disagrees"] = dg.MetadataValue.table(rows[:500])
+        metadata["mismatches"] = dg.MetadataValue.table(rows[:500])
     return dg.AssetCheckResult(passed=not rows, metadata=metadata)
 
 
@@ -117,7 +125,7 @@ stores_consistency_check_job = dg.define_asset_job(
     "stores_consistency_check",
     selection=dg.AssetSelection.checks(dg.AssetCheckKey(PARTS, "stores_consistent")),
     executor_def=dg.in_process_executor,
-    description="The check stores_consistent. Started by its schedule, once an hour.",
+    description="Evaluates the check stores_consistent. Started by its schedule once an hour.",
 )
 stores_consistency_check_hourly = dg.ScheduleDefinition(
     name="stores_consistency_check_hourly",

@@ -1,4 +1,4 @@
-"""The micro-batch: one op that executes exactly the plan in its config, and tells Dagster what it did."""
+"""The micro-batch: one op that executes exactly the plan in its config, and reports the result to Dagster."""
 
 # No postponed annotations here: Dagster reads the types of `context`, `config` and resources.
 
@@ -33,7 +33,7 @@ PLAN_TAG = "analytics/plan"
 
 
 class RangeConfig(dg.Config):
-    """Offsets `[start, end)` of one topic-partition, named as in `topic/partition`."""
+    """Offsets `[start, end)` of one topic-partition, which is written `topic/partition`."""
 
     topic_partition: str
     start: int
@@ -41,49 +41,54 @@ class RangeConfig(dg.Config):
 
 
 class PlanConfig(dg.Config):
-    """The plan of one run. Left empty (the Materialize button), the run plans once by itself, for every lane."""
+    """The plan of one run. If it is empty, as from the Materialize button, the run plans once for every lane."""
 
     lane: int = Field(default=0, ge=0)
     ranges: list[RangeConfig] = Field(default_factory=list)
     pending_batch_ids: list[str] = Field(default_factory=list)
     recommit: list[str] = Field(default_factory=list)
     lanes: int = Field(default=0, ge=0)
-    """How many lanes there were when it was planned: whose machine says otherwise follows its lane as it was. 0: as LANES says there."""
+    """Number of lanes when the plan was made. It overrides LANES on the worker. 0: use LANES."""
     settings: dict[str, str] = Field(default_factory=dict)
-    """Those in which all machines have to agree, as they were where it was planned."""
+    """Values at planning time of the settings that must be equal on all workers."""
     platform_id: str = ""
-    """Id of the seal of the ledger by which it was planned. Left empty, any ledger's stores may execute it."""
+    """Platform id of the ledger that the plan was made from. Empty: any platform may execute it."""
     code: str = ""
-    """Digest of the code that planned it. Left empty, any code may execute it."""
+    """Digest of the code that made the plan. Empty: any code may execute it."""
 
     def plan(self) -> Plan:
         return Plan(
             self.lane,
-            tuple(sorted(Range(TopicPartition.parse(each.topic_partition), each.start, each.end) for each in self.ranges)),
+            tuple(sorted(Range(TopicPartition.parse(range_.topic_partition), range_.start, range_.end) for range_ in self.ranges)),
             tuple(self.pending_batch_ids),
             tuple(map(TopicPartition.parse, self.recommit)),
         )
 
 
-def run_config(plan: Plan, settings: Settings, seal: PlatformId | None = None) -> dict[str, object]:
-    """The plan as the run config of the job. Ranges live here only: as tags they would outgrow the run storage's index."""
+def run_config(plan: Plan, settings: Settings, platform_id: PlatformId | None = None) -> dict[str, object]:
+    """Return the plan as run config of the job. Ranges are in no tag, because a long tag value exceeds the index of the run storage."""
     config = {
         "lane": plan.lane,
-        "ranges": [{"topic_partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in plan.ranges],
+        "ranges": [{"topic_partition": str(range_.topic_partition), "start": range_.start, "end": range_.end} for range_ in plan.ranges],
         "pending_batch_ids": list(plan.pending_batch_ids),
-        "recommit": [str(each) for each in plan.recommit],
+        "recommit": [str(topic_partition) for topic_partition in plan.recommit],
         "lanes": settings.lanes,
         "settings": settings.shared_settings(),
-        "platform_id": seal.id if seal else "",
+        "platform_id": platform_id.id if platform_id else "",
         "code": CODE_DIGEST,
     }
     return {"ops": {INGEST_OP: {"config": config}}}
 
 
-def _spec(name: str, description: str, kinds: set[str], columns: Sequence[tuple[str, str, str]] = ()) -> dg.AssetSpec:
+TOPICS = tuple(spec.key for spec in topic_assets)
+
+
+def _spec(
+    name: str, deps: Sequence[dg.AssetKey | str], description: str, kinds: set[str], columns: Sequence[tuple[str, str, str]] = ()
+) -> dg.AssetSpec:
     return dg.AssetSpec(
         name,
-        deps=[each.key for each in topic_assets],
+        deps=deps,
         description=description,
         kinds=kinds,
         group_name="ingest",
@@ -98,52 +103,69 @@ def _spec(name: str, description: str, kinds: set[str], columns: Sequence[tuple[
     specs=[
         _spec(
             "recent_events",
-            "Events of the last 30 days, one item each, in the DynamoDB table RecentEvents. The first claim of an id wins.",
+            TOPICS,
+            "Events of the last 30 days, one item each, in the DynamoDB table RecentEvents. The first source to claim an id owns it.",
             {"dynamodb"},
             attribute_values.ITEM_SCHEMA,
         ),
-        _spec("event_json", "Each event's original bytes, one JSON object each, under events/ in the archive bucket.", {"s3", "json"}),
+        _spec(
+            "event_json",
+            ["recent_events"],
+            "The original bytes of each event, one JSON object each, under events/ in the archive bucket.",
+            {"s3", "json"},
+        ),
         _spec(
             "dead_letters",
-            "Records that are not events, whole and with the reason, as NDJSON under dead-letters/.",
+            TOPICS,
+            "Records that are not events, complete and with the rejection reason, as NDJSON under dead-letters/.",
             {"s3", "json"},
             dead_letter_files.DEAD_LETTER_COLUMNS,
         ),
-        _spec("event_counters", "Counters by type, hour and reason in EventAggregates, moved only by closing transactions.", {"dynamodb"}),
-        _spec("committed_offsets", "The consumer group's offsets: the visible copy of the ledger's heads.", {"kafka"}),
+        _spec(
+            "event_counters",
+            ["recent_events"],
+            "Counters by type, hour and reason in EventAggregates. Only the transactions that close batches change them.",
+            {"dynamodb"},
+        ),
+        _spec(
+            "committed_offsets",
+            ["event_counters"],
+            "The offsets of the consumer group: the visible copy of the ledger's checkpoints.",
+            {"kafka"},
+        ),
     ],
 )
 def ingest_events(
     context: dg.AssetExecutionContext, config: PlanConfig, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
-    """Move the plan's records into every store and commit; go on for a while with what arrives in the lane meanwhile.
+    """Write the records of the plan to every store and commit. Then tail the lane until TAIL_DURATION or until no records arrive.
 
-    A plan that is closed already yields nothing and succeeds.
+    A plan that is already closed yields nothing and succeeds.
     """
     require_same_code(config.code)
     require_same_settings(config.settings, platform)
     require_same_platform(config.platform_id, context.run.run_id, platform)
     with as_dagster_failures(), reduced_gc(), platform.lease_heartbeat(context.run.run_id, config.lane) as ports:
-        conduct, deferred, telling = platform.ingest_options(context.run.run_id), DeferredErrors(), RunReporter(context, platform, ports)
+        options, errors, reporter = platform.ingest_options(context.run.run_id), DeferredErrors(), RunReporter(context, platform, ports)
         reports = []
-        for plan in [config.plan()] if config.plan() else _plans_of_now(platform):
-            with deferred.defer_all():
-                reports.append(execute_plan(plan, ports, conduct, telling.on_batch_closed))
-        if config.plan() and not deferred.faults and reports[0].closed and not reports[0].stop_reason:
-            following = replace(platform.tail_options(config.lanes), should_continue=telling.should_continue)
-            with deferred.defer_all():
-                reports.append(tail_lane(config.lane, following, ports, conduct, telling.on_batch_closed))
-        with deferred.defer_all():
+        for plan in [config.plan()] if config.plan() else _plan_now(platform):
+            with errors.defer_all():
+                reports.append(execute_plan(plan, ports, options, reporter.on_batch_closed))
+        if config.plan() and not errors.faults and reports[0].closed and not reports[0].stop_reason:
+            tail_options = replace(platform.tail_options(config.lanes), should_continue=reporter.should_continue)
+            with errors.defer_all():
+                reports.append(tail_lane(config.lane, tail_options, ports, options, reporter.on_batch_closed))
+        with errors.defer_all():
             delete_stale_staging_files(ports)
-        for why in (report.stop_reason for report in reports if report.stop_reason):
-            context.log.info("stopped: %s", why)
-        raise_first(deferred.faults)
-    yield from telling.remaining_results()
-    if not telling.has_reported:
+        for reason in (report.stop_reason for report in reports if report.stop_reason):
+            context.log.info("stopped: %s", reason)
+        raise_first(errors.faults)
+    yield from reporter.remaining_results()
+    if not reporter.has_reported:
         context.log.info("nothing was left to do")
 
 
-def _plans_of_now(platform: dg.ResourceParam[Platform]) -> list[Plan]:
+def _plan_now(platform: Platform) -> list[Plan]:
     settings = platform.settings()
     return [plan for plan in plan_lanes(settings.kafka_topics, settings.planning_policy(), platform.ports()).plans if plan]
 
@@ -153,5 +175,5 @@ micro_batch_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(ingest_events).without_checks(),
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "0"},
-    description="One micro-batch run of one lane, started by the sensor kafka_micro_batches. The sensor alone asks again for what failed.",
+    description="One micro-batch run of one lane, started by the sensor kafka_micro_batches. Only the sensor retries a failed run.",
 )

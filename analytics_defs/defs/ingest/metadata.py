@@ -1,4 +1,4 @@
-"""Reports as Dagster metadata: numbers that plot, tables by step and by range."""
+"""Batch records as Dagster metadata: numbers that Dagster plots, and tables by step and by range."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ Metadata = Mapping[str, dg.MetadataValue]
 
 
 def batch_line(record: BatchRecord) -> str:
-    """One closed batch in one line of the run's log."""
+    """Return the log line of a closed batch."""
     tally = record.tally
     seconds = max(record.duration_ms, 1) / 1000
     others = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in tally.as_dict().items() if count and name != "stored")
@@ -21,7 +21,7 @@ def batch_line(record: BatchRecord) -> str:
 
 
 def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
-    """Metadata by asset, over the batches one run closed."""
+    """Return metadata by asset, upstream assets first, over the batches that one run closed since its last report."""
     tally = sum((record.tally for record in closed), OutcomeCounts())
     hours = sorted({hour for record in closed for hour in record.hours})
     types = sum((Counter(record.types) for record in closed), Counter[str]())
@@ -46,7 +46,7 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
         },
         "dead_letters": {
             "dead letters": _int(tally.dead_letters),
-            "share": dg.MetadataValue.float(round(tally.dead_letters / max(1, tally.total), 6)),
+            "ratio": dg.MetadataValue.float(round(tally.dead_letters / max(1, tally.total), 6)),
             "files": dg.MetadataValue.json([record.dead_letters_key for record in closed if record.dead_letters_key]),
             **{f"reason {reason}": _int(count) for reason, count in sorted(reasons.items())},
         },
@@ -55,11 +55,11 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
             "tombstones": _int(tally.tombstones),
             "gaps": _int(tally.gaps),
             "lost": _int(tally.lost),
-            "unaccounted": _int(sum(len(each) for record in closed for each in record.unaccounted)),
+            "unaccounted": _int(sum(len(range_) for record in closed for range_ in record.unaccounted)),
             **{name: _int(count) for name, count in sorted(types.items())},
         },
         "committed_offsets": {
-            "offsets": _int(sum(len(each) for record in closed for each in record.batch.ranges)),
+            "offsets": _int(sum(len(range_) for record in closed for range_ in record.batch.ranges)),
             "mean seconds from record to close": dg.MetadataValue.float(
                 round(sum(record.record_to_close_ms for record in closed) / 1000 / max(1, tally.stored), 3)
             ),
@@ -73,7 +73,7 @@ def _int(value: int) -> dg.MetadataValue:
 
 
 def _thread_seconds(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
-    """Steps overlap and run in several threads: their sum exceeds the wall seconds of the batches."""
+    """Return seconds by step. Steps overlap and run in several threads, so their sum exceeds the wall seconds."""
     steps = sum((Counter(record.steps_ms) for record in closed), Counter[str]())
     return dg.MetadataValue.table(
         [dg.TableRecord({"step": step, "thread-seconds": ms / 1000}) for step, ms in steps.most_common()]
@@ -84,9 +84,15 @@ def _thread_seconds(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
 def _ranges(closed: Sequence[BatchRecord]) -> dg.MetadataValue:
     rows = [
         dg.TableRecord(
-            {"batch": record.batch.id, "partition": str(each.topic_partition), "start": each.start, "end": each.end, **tally.as_dict()}
+            {
+                "batch": record.batch.id,
+                "partition": str(range_.topic_partition),
+                "start": range_.start,
+                "end": range_.end,
+                **tally.as_dict(),
+            }
         )
         for record in closed
-        for each, tally in zip(record.batch.ranges, record.tallies, strict=True)
+        for range_, tally in zip(record.batch.ranges, record.tallies, strict=True)
     ]
     return dg.MetadataValue.table(rows[:500])

@@ -1,4 +1,4 @@
-"""What a run tells Dagster while it works, and what it asks it: whether another run waits for a place."""
+"""Reports of a run to Dagster while it works, and its check for queued runs."""
 
 from __future__ import annotations
 
@@ -9,79 +9,96 @@ from functools import partial
 import dagster as dg
 
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.defs.checks.ingest_health import evaluate_all_checks
+from analytics_defs.defs.checks.ingest_health import CHECK_INTERVAL, evaluate_all_checks
 from analytics_defs.defs.ingest.metadata import batch_line, ingest_metadata
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 
 REPORT_INTERVAL = timedelta(seconds=20)
-"""Between two reports of one run: each is a handful of rows in Dagster's storage."""
+"""Time between two reports of one run. Each report adds five rows to Dagster's event log."""
 QUEUE_CHECK_INTERVAL = timedelta(seconds=5)
-"""Between two questions to Dagster's storage."""
+"""Time between two queries for queued runs."""
 QUEUE_PATIENCE = timedelta(seconds=10)
-"""A run that has not begun for so long waits for somebody's place: a process of its own begins within 2 to 4 s."""
+"""Age at which a run that has not begun counts as queued. A run with a free slot begins within 2 to 4 s."""
 NOT_STARTED_STATUSES = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
 class RunReporter:
-    """Of one run. What was closed is kept until it was told."""
+    """Reports of one run. It keeps the records of closed batches until they are reported."""
 
     def __init__(self, context: dg.AssetExecutionContext, platform: Platform, ports: Ports) -> None:
         self._context, self._platform, self._ports = context, platform, ports
-        self._untold: list[BatchRecord] = []
-        self._asked_ms = ports.clock.elapsed_ms()
-        self._told_ms = self._asked_ms - _ms(REPORT_INTERVAL)  # what the plan itself brought is told at once
+        self._unreported: list[BatchRecord] = []
+        self._queue_checked_ms = ports.clock.elapsed_ms()
+        self._reported_ms = self._queue_checked_ms - _ms(REPORT_INTERVAL)  # the batches of the plan are reported at once
+        self._evaluated_ms: int | None = None
+        self._has_unevaluated_report = False
         self.has_reported = False
 
     def on_batch_closed(self, record: BatchRecord) -> None:
-        self._untold.append(record)
+        self._unreported.append(record)
         self._context.log.info(batch_line(record))
 
     def should_continue(self) -> bool:
-        """For `Following`: tells what is due, and says no where another run of the job waits for a place.
+        """Report progress if due. Return False if another run of the job is queued.
 
-        Dagster's storage may be away for a moment: the records go on all the same, and what it missed is told later.
+        If Dagster's storage is unavailable, the run continues and reports later.
         """
         now_ms = self._ports.clock.elapsed_ms()
         try:
-            if self._untold and now_ms - self._told_ms >= _ms(REPORT_INTERVAL):
-                self._told_ms = now_ms
-                self._tell()
-            if now_ms - self._asked_ms >= _ms(QUEUE_CHECK_INTERVAL):
-                self._asked_ms = now_ms
-                return not self._others_wait()
-        except Exception as error:  # noqa: BLE001 - in whatever words the storage's driver has
-            self._context.log.info("Dagster's storage did not answer this run, which goes on: %s", error)
+            if self._unreported and now_ms - self._reported_ms >= _ms(REPORT_INTERVAL):
+                self._reported_ms = now_ms
+                self._report()
+            if now_ms - self._queue_checked_ms >= _ms(QUEUE_CHECK_INTERVAL):
+                self._queue_checked_ms = now_ms
+                return not self._has_queued_runs()
+        except Exception as error:  # noqa: BLE001 - each storage driver has errors of its own
+            self._context.log.info("Dagster's storage did not answer; this run continues: %s", error)
         return True
 
     def remaining_results(self) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
-        """At the run's end: what was not told yet, as its results."""
-        if self._untold:
-            for name, metadata in ingest_metadata(self._untold).items():
+        """Yield the results of unreported batches at the end of the run. Then evaluate the checks."""
+        if self._unreported:
+            for name, metadata in ingest_metadata(self._unreported).items():
                 yield dg.MaterializeResult(asset_key=name, metadata=metadata)
-            self._all_told()
+            self._mark_reported()
+        if self._has_unevaluated_report:
+            self._evaluate_checks()
 
-    def _tell(self) -> None:
-        for name, metadata in ingest_metadata(self._untold).items():
+    def _report(self) -> None:
+        for name, metadata in ingest_metadata(self._unreported).items():
             self._context.log_event(dg.AssetMaterialization(name, metadata=metadata))
-        self._all_told()
+        self._mark_reported()
+        if self._evaluated_ms is None or self._ports.clock.elapsed_ms() - self._evaluated_ms >= _ms(CHECK_INTERVAL):
+            self._evaluate_checks()
 
-    def _all_told(self) -> None:
-        """The UI shows a check as not evaluated once its asset is materialized again: so the run evaluates them too, after that."""
-        self._untold, self.has_reported = [], True
+    def _mark_reported(self) -> None:
+        self._unreported, self.has_reported, self._has_unevaluated_report = [], True, True
+
+    def _evaluate_checks(self) -> None:
+        """Evaluate the checks after a report.
+
+        The UI shows a check as not evaluated if its asset was materialized later, unless the same run did both. So the first report of
+        a run evaluates them, its last report does, and those between only once in CHECK_INTERVAL.
+        """
+        self._evaluated_ms, self._has_unevaluated_report = self._ports.clock.elapsed_ms(), False
         settings = self._platform.settings()
         planning = partial(plan_lanes, settings.kafka_topics, settings.planning_policy(), self._ports)
         for evaluation in evaluate_all_checks(planning, self._ports, settings, self._context.log):
             self._context.log_event(evaluation)
 
-    def _others_wait(self) -> bool:
-        waiting = self._context.instance.get_run_records(dg.RunsFilter(job_name=self._context.run.job_name, statuses=NOT_STARTED_STATUSES))
+    def _has_queued_runs(self) -> bool:
+        filters = dg.RunsFilter(job_name=self._context.run.job_name, statuses=NOT_STARTED_STATUSES)
         now = self._ports.clock.now()
-        late = [record.dagster_run.run_id for record in waiting if now - record.create_timestamp.replace(tzinfo=UTC) > QUEUE_PATIENCE]
-        if late:
-            self._context.log.info("run %s waits for a place: this one ends", late[0])
-        return bool(late)
+        queued = [
+            record.dagster_run.run_id
+            for record in self._context.instance.get_run_records(filters)
+            if now - record.create_timestamp.replace(tzinfo=UTC) > QUEUE_PATIENCE
+        ]
+        if queued:
+            self._context.log.info("run %s is queued; stopping to free the slot", queued[0])
+        return bool(queued)
 
 
 def _ms(duration: timedelta) -> int:

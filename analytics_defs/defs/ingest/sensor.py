@@ -1,4 +1,4 @@
-"""The sensor: plans, asks for runs, reports what the ledger says. It never reads events, writes stores or commits."""
+"""The sensor: it plans, requests runs and reports the state of the ledger. It never reads events, writes stores or commits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,43 +22,45 @@ from analytics_defs.core.ingest.run_dispatch import (
 )
 from analytics_defs.core.ledger import LedgerSnapshot
 from analytics_defs.defs.asset_specs import HOURLY_PARTITIONS, event_parts, lag_observations
-from analytics_defs.defs.checks.ingest_health import evaluate_all_checks
+from analytics_defs.defs.checks.ingest_health import CHECK_INTERVAL, evaluate_all_checks
 from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, PLAN_TAG, micro_batch_job, run_config
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.hours.changed_hours import Changes, changed_hours
 from analytics_defs.flows.ingest.planning import plan_lanes
 
-OBSERVE_INTERVAL = timedelta(minutes=1)
 RECOMMIT_INTERVAL = timedelta(days=1)
-"""Offsets of a group without members expire (7 days by default): on a quiet topic they are committed again."""
+"""Offsets of a group without members expire (7 days by default), so the offsets of quiet topics are committed again."""
 
 
 @dataclass(slots=True)
 class Cursor:
-    """What the sensor remembers. Losing it costs reports that come twice, never one that does not come."""
+    """The sensor's state between two ticks. If it is lost, some reports are repeated and none is missed."""
 
     reported: dict[str, int] = field(default_factory=dict)
+    """By topic-partition, the offset up to which changed hours were reported."""
     unreadable_batches: list[str] = field(default_factory=list)
-    """Batches passed over in the report, because the ledger's record of them cannot be read."""
+    """Batches left out of the report, because their ledger record cannot be read."""
     observed_at: datetime | None = None
+    """Time of the last lag observation and check evaluation."""
     recommitted_at: dict[str, datetime] = field(default_factory=dict)
-    """By lane, when a run was last asked for that commits every head of it again."""
+    """By lane, the time of the last request for a run that commits every checkpoint again."""
     small_since: dict[str, datetime] = field(default_factory=dict)
+    """By lane, the time since when its plan is smaller than a batch."""
     lease_observations: dict[str, LeaseObservation] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
-        found = json.loads(text) if text else {}
+        state = json.loads(text) if text else {}
         return cls(
-            found.get("reported", {}),
-            found.get("held", []),
-            _time(found.get("observed_at")),
-            _times(found.get("recommitted_at")),
-            _times(found.get("small_since")),
+            state.get("reported", {}),
+            state.get("unreadable_batches", []),
+            _time(state.get("observed_at")),
+            _times(state.get("recommitted_at", {})),
+            _times(state.get("small_since", {})),
             {
-                run_id: LeaseObservation(datetime.fromisoformat(since), _time(renewed))
-                for run_id, (since, renewed) in found.get("silent", {}).items()
+                run_id: LeaseObservation(datetime.fromisoformat(since), _time(renewed_at))
+                for run_id, (since, renewed_at) in state.get("lease_observations", {}).items()
             },
         )
 
@@ -66,13 +68,13 @@ class Cursor:
         return json.dumps(
             {
                 "reported": self.reported,
-                "held": self.unreadable_batches,
+                "unreadable_batches": self.unreadable_batches,
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": {lane: at.isoformat() for lane, at in self.recommitted_at.items()},
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
-                "silent": {
-                    run_id: (each.since.isoformat(), each.renewed_at and each.renewed_at.isoformat())
-                    for run_id, each in self.lease_observations.items()
+                "lease_observations": {
+                    run_id: (observation.since.isoformat(), observation.renewed_at and observation.renewed_at.isoformat())
+                    for run_id, observation in self.lease_observations.items()
                 },
             }
         )
@@ -82,9 +84,8 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _times(found: object) -> dict[str, datetime]:
-    """Empty as well where an older version kept one time for all."""
-    return {name: datetime.fromisoformat(time) for name, time in found.items()} if isinstance(found, dict) else {}
+def _times(texts: Mapping[str, str]) -> dict[str, datetime]:
+    return {name: datetime.fromisoformat(text) for name, text in texts.items()}
 
 
 UNFINISHED_STATUSES = [
@@ -101,7 +102,8 @@ UNFINISHED_STATUSES = [
     job=micro_batch_job,
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Plans micro-batches from Kafka's watermarks and the ledger's heads, one run a lane; reports lag, hours and the balance.",
+    description="Plans micro-batches from Kafka's watermarks and the ledger's checkpoints and requests one run a lane. Reports changed "
+    "hours, and every 5 minutes lag and checks.",
 )
 def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
     cursor = Cursor.parse(context.cursor)
@@ -115,13 +117,14 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         if error.retryable:
             return dg.SensorResult(skip_reason=str(error))
         raise dg.Failure(description=str(error)) from error
-    at_work = _at_work(context, planning.snapshot, cursor, now, settings.run_start_timeout)
-    waiting = _waiting(planning.plans, cursor, now, settings)
-    decisions = [_decide(context, plan, at_work, waiting, now) for plan in planning.plans if plan]
-    requests = [each for each in decisions if isinstance(each, StartRun)]
-    cursor.recommitted_at |= {str(lane): now for lane in recommit - {each.lane for each in decisions if isinstance(each, HoldLane)}}
+    lanes_in_use = _lanes_in_use(context, planning.snapshot, cursor, now, settings.run_start_timeout)
+    waiting = _waiting_lanes(planning.plans, cursor, now, settings)
+    decisions = [_decide(context, plan, lanes_in_use, waiting, now) for plan in planning.plans if plan]
+    requests = [decision for decision in decisions if isinstance(decision, StartRun)]
+    held = [decision for decision in decisions if isinstance(decision, HoldLane)]
+    cursor.recommitted_at |= {str(lane): now for lane in recommit - {decision.lane for decision in held}}
     states = [
-        *(f"lane {each.lane}: {each.why}" for each in decisions if isinstance(each, HoldLane)),
+        *(f"lane {decision.lane}: {decision.why}" for decision in held),
         *planning.notes,
         *planning.halted.values(),
         *planning.unavailable.values(),
@@ -134,7 +137,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
     if cursor.observed_at != observed_before:
         events += evaluate_all_checks(lambda: planning, ports, settings, context.log)
     return dg.SensorResult(
-        run_requests=[_run_request(each, settings, planning.snapshot) for each in requests],
+        run_requests=[_run_request(request, settings, planning.snapshot) for request in requests],
         skip_reason=None if requests else "; ".join(states) or "every partition is read to its end",
         cursor=str(cursor),
         asset_events=events,
@@ -143,26 +146,28 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
 
 @dataclass(frozen=True, slots=True)
 class LanesInUse:
+    """Lanes that get no run in this tick."""
+
     busy: Mapping[int, str]
-    """Lanes with a run that is not finished, and its state."""
+    """State of the unfinished run, by lane."""
     dead: frozenset[str]
-    """Runs that were found without a sign of life just now."""
+    """Runs that this tick reported as failed, because they had no heartbeat."""
 
 
-def _at_work(
+def _lanes_in_use(
     context: dg.SensorEvaluationContext, snapshot: LedgerSnapshot, cursor: Cursor, now: datetime, start_timeout: timedelta
 ) -> LanesInUse:
-    """Runs without a sign of life are reported failed, whatever their status says, and hold no lane.
+    """Report runs without heartbeat as failed, whatever their status is, and return the lanes of the others.
 
-    Keeps in the cursor since when a run is silent.
+    Store in the cursor since when the lease of each run is unchanged.
     """
     records = context.instance.get_run_records(dg.RunsFilter(job_name=MICRO_BATCH_JOB, statuses=UNFINISHED_STATUSES))
     runs = {}
     for record in records:
         run = record.dagster_run
-        if run.tags.get(LANE_TAG, "").isdecimal():  # one that somebody made by hand holds no lane
-            waits = run.status is dg.DagsterRunStatus.QUEUED  # one that was created and never submitted waits for nothing
-            launched = None if waits else record.update_timestamp.replace(tzinfo=UTC)
+        if run.tags.get(LANE_TAG, "").isdecimal():  # a run from the launchpad has no lane
+            is_queued = run.status is dg.DagsterRunStatus.QUEUED  # a run that was created and never submitted is not queued
+            launched = None if is_queued else record.update_timestamp.replace(tzinfo=UTC)
             began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
             runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), launched, began)
     cursor.lease_observations = observe_leases(list(runs.values()), snapshot.leases, cursor.lease_observations, now)
@@ -174,14 +179,14 @@ def _at_work(
 
 
 def _lanes_to_recommit(cursor: Cursor, lanes: int, now: datetime) -> frozenset[int]:
-    """Until a run of theirs is asked for: a lane that is busy at the moment has its turn when it is free."""
+    """Return the lanes whose offsets were last committed again more than a day ago. A busy lane is returned until it gets a run."""
     cursor.recommitted_at = {lane: at for lane, at in cursor.recommitted_at.items() if int(lane) < lanes}
     recently = {int(lane) for lane, at in cursor.recommitted_at.items() if now - at <= RECOMMIT_INTERVAL}
     return frozenset(range(lanes)) - recently
 
 
-def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Settings) -> frozenset[int]:
-    """Lanes whose plan is small and may wait for more. Keeps in the cursor since when."""
+def _waiting_lanes(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Settings) -> frozenset[int]:
+    """Return the lanes whose small plan may wait for more records. Store in the cursor since when each waits."""
     since = {str(plan.lane): cursor.small_since.get(str(plan.lane), now) for plan in plans if plan}
     waiting = {
         plan.lane
@@ -193,19 +198,19 @@ def _waiting(plans: Sequence[Plan], cursor: Cursor, now: datetime, settings: Set
 
 
 def _decide(
-    context: dg.SensorEvaluationContext, plan: Plan, at_work: LanesInUse, waiting: frozenset[int], now: datetime
+    context: dg.SensorEvaluationContext, plan: Plan, lanes_in_use: LanesInUse, waiting: frozenset[int], now: datetime
 ) -> StartRun | HoldLane:
-    if plan.lane in at_work.busy:
-        return HoldLane(plan.lane, at_work.busy[plan.lane])
+    if plan.lane in lanes_in_use.busy:
+        return HoldLane(plan.lane, lanes_in_use.busy[plan.lane])
     if plan.lane in waiting:
         return HoldLane(plan.lane, f"{plan.offsets} offsets wait for more, up to BATCH_MAX_WAIT")
-    return dispatch(plan, _attempts(context, plan, at_work.dead, now), now)
+    return dispatch(plan, _attempts(context, plan, lanes_in_use.dead, now), now)
 
 
 def _attempts(context: dg.SensorEvaluationContext, plan: Plan, dead: frozenset[str], now: datetime) -> Attempts:
-    """Counted by the highest run key, not only by runs: deleting an old run in the UI must not bring a used key back.
+    """Count the attempts by the highest run key as well as by runs, so that deleting an old run in the UI never frees a used key.
 
-    One that was found dead just now ended a minute ago: so long has its lane waited already.
+    The backoff of a run that was found dead just now begins with its last heartbeat, a lease duration ago.
     """
     records = context.instance.get_run_records(dg.RunsFilter(tags={PLAN_TAG: plan.fingerprint}))
     keys = [record.dagster_run.tags.get("dagster/run_key", "").rpartition("#")[2] for record in records]
@@ -226,7 +231,10 @@ def _run_request(request: StartRun, settings: Settings, snapshot: LedgerSnapshot
 def _events(
     planning: PlanningResult, changes: Changes, cursor: Cursor, now: datetime
 ) -> list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """Changed hours every tick; lag at most once a minute. Hours outside the partitions are stored and counted all the same."""
+    """Return changed hours in every tick, and lag once in CHECK_INTERVAL.
+
+    Hours outside the partitions are not reported. Their events are stored and counted as all others.
+    """
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = [
         dg.AssetMaterialization(
             event_parts.key,
@@ -237,7 +245,7 @@ def _events(
         if HOURLY_PARTITIONS.has_partition_key(hour)
     ]
     cursor.reported, cursor.unreadable_batches = changes.cursor, changes.unreadable_batches
-    if cursor.observed_at is None or now - cursor.observed_at >= OBSERVE_INTERVAL:
+    if cursor.observed_at is None or now - cursor.observed_at >= CHECK_INTERVAL:
         cursor.observed_at = now
         events += lag_observations(planning.lags)
     return events

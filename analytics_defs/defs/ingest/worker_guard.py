@@ -1,4 +1,4 @@
-"""Whether the machine that executes a run belongs to the platform that planned it: its code, its settings, its stores."""
+"""Checks that a worker runs the code, settings and stores of the platform that planned its run."""
 
 from __future__ import annotations
 
@@ -13,44 +13,48 @@ from analytics_defs.flows.setup.platform_identity import register_stores
 from analytics_defs.wiring import code_digest
 
 CODE_DIGEST = code_digest()
-"""Of what is being loaded. Asked for later, it would be of what was installed over that meanwhile."""
+"""Digest of the loaded code. Computed at import, because a later call would read code that was installed since."""
 
 
 def require_same_code(planned_by: str) -> None:
-    """Raises Failure, before anything is touched, where the plan is another code's: a worker that was not restarted, or not updated."""
+    """Raise Failure if other code made the plan, because the worker was not restarted or not updated. Nothing is changed before."""
     if planned_by and planned_by != CODE_DIGEST:
         raise dg.Failure(
             description=f"The code that planned this run has the digest {planned_by}, that of the worker on {socket.gethostname()} is "
-            f"{CODE_DIGEST}. Nothing was changed. Install one release everywhere, and restart the workers or the code server; the "
-            "sensor asks again by itself.",
+            f"{CODE_DIGEST}. Nothing was changed. Install one release everywhere, and restart the workers or the code server. The "
+            "sensor then requests a new run.",
             allow_retries=False,
         )
 
 
 def require_same_settings(planned_with: Mapping[str, str], platform: Platform) -> None:
-    """Raises Failure, before anything is touched, where this machine would judge or keep records in another way than the others."""
+    """Raise Failure if this worker would classify or store records differently. Nothing is changed before."""
     with as_dagster_failures():
-        here = platform.settings().shared_settings()
-    differing = [f"{name}={here[name]}, expected {told}" for name, told in planned_with.items() if here.get(name, told) != told]
-    if differing:
+        worker_settings = platform.settings().shared_settings()
+    differences = [
+        f"{name}={worker_settings[name]}, expected {value}"
+        for name, value in planned_with.items()
+        if worker_settings.get(name, value) != value
+    ]
+    if differences:
         raise dg.Failure(
             description=f"The worker on {socket.gethostname()} has other settings than the code server that planned this run: "
-            f"{'; '.join(differing)}. Nothing was changed. Set them alike, and restart what was not restarted since; the sensor asks "
-            "again by itself.",
+            f"{'; '.join(differences)}. Nothing was changed. Set the same values, and restart each process that was not restarted "
+            "since. The sensor then requests a new run.",
             allow_retries=False,
         )
 
 
 def require_same_platform(planned_by: str, run_id: str, platform: Platform) -> None:
-    """Raises Failure, before anything is taken, where the settings of this machine lead to the stores of another platform."""
-    here = f"The worker on {socket.gethostname()} has other stores than the platform"
+    """Raise Failure if the settings of this worker name the stores of another platform. No batch is begun before."""
+    problem = f"The worker on {socket.gethostname()} has other stores than the platform"
     with as_dagster_failures():
         try:
-            seal = register_stores(run_id, platform.ports())
-        except InconsistentState as fault:
-            raise InconsistentState(f"{here}. {fault}") from fault
-        if planned_by and planned_by != seal.id:
+            platform_id = register_stores(run_id, platform.ports())
+        except InconsistentState as error:
+            raise InconsistentState(f"{problem}. {error}") from error
+        if planned_by and planned_by != platform_id.id:
             raise InconsistentState(
-                f"{here}. Its ledger is {seal.id}, and this run was planned by {planned_by}. Correct DYNAMO_ENDPOINT, the region or "
-                "LEDGER_TABLE_NAME. Nothing was changed; the sensor asks again by itself."
+                f"{problem}. Its ledger is {platform_id.id}, and this run was planned by {planned_by}. Correct DYNAMO_ENDPOINT, the "
+                "region or LEDGER_TABLE_NAME. Nothing was changed. The sensor then requests a new run."
             )

@@ -1,4 +1,4 @@
-"""The always-on job under Dagster: a run that serves until it is told to stop, and the sensor that keeps one alive."""
+"""The always-on job under Dagster: a run that serves the endpoint until it is stopped, and the sensor that keeps one such run."""
 
 # No postponed annotations here: Dagster reads the types of `context` and resources.
 
@@ -23,43 +23,43 @@ DRAIN_TIMEOUT_SECONDS = 15.0
 
 @dg.op
 def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
-    """Binds first: a port that is taken is the failure of this run, by name."""
+    """Serve the endpoint. The run fails at once, and names the port, if another process listens on it."""
     from analytics_defs.web import server
     from analytics_defs.web.app import make_app
 
     with as_dagster_failures():
         settings = platform.settings()
         with server.bind_socket(settings.health_host, settings.health_port) as listener:
-            site = platform.web_context(context.run.run_id, DagsterInstanceProbe(context.instance))
-            running = server.ObservabilityServer(make_app(site))
-            thread = threading.Thread(target=running.serve_on, args=(listener,), name="endpoint", daemon=True)
+            web_context = platform.web_context(context.run.run_id, DagsterInstanceProbe(context.instance))
+            web_server = server.ObservabilityServer(make_app(web_context))
+            thread = threading.Thread(target=web_server.serve_on, args=(listener,), name="endpoint", daemon=True)
             context.log.info("listening on %s", server.format_address(listener))
-            site.monitor.refresh()  # so that the first poll finds answers
+            web_context.monitor.refresh()  # so that the first request gets a result
             thread.start()
             try:
-                why = _until_over(DagsterInstanceProbe(context.instance, SENSOR), thread)
+                reason = _wait_for_stop(DagsterInstanceProbe(context.instance, SENSOR), thread)
             finally:
-                running.stop()
+                web_server.stop()
                 thread.join(DRAIN_TIMEOUT_SECONDS)
-    context.log.info("ended: %s", why)
+    context.log.info("stopped: %s", reason)
 
 
-def _until_over(keeper: DagsterInstanceProbe, thread: threading.Thread) -> str:
-    """Terminate, and whatever else ends a run, is raised out of the sleep."""
-    signs = KeeperStatus(sensor_stopped=False, heartbeat_at=datetime.now(UTC))
+def _wait_for_stop(keeper: DagsterInstanceProbe, thread: threading.Thread) -> str:
+    """Return the reason to stop. Terminate raises out of the sleep."""
+    status = KeeperStatus(sensor_stopped=False, heartbeat_at=datetime.now(UTC))
     while thread.is_alive():
-        signs = with_heartbeat(signs, _asked(keeper))
-        if why := stop_reason(signs, datetime.now(UTC)):
-            return why
+        status = with_heartbeat(status, _scheduler_status(keeper))
+        if reason := stop_reason(status, datetime.now(UTC)):
+            return reason
         time.sleep(POLL_INTERVAL_SECONDS)
-    raise dg.Failure("the server ended by itself", allow_retries=False)
+    raise dg.Failure("the server stopped unexpectedly", allow_retries=False)
 
 
-def _asked(keeper: DagsterInstanceProbe) -> SchedulerStatus | None:
-    """An instance that cannot be asked is no sign of life, and nothing worse."""
+def _scheduler_status(keeper: DagsterInstanceProbe) -> SchedulerStatus | None:
+    """Return None, which counts as a missing heartbeat, if Dagster's storage is unavailable."""
     try:
         return keeper.scheduler_status()
-    except Exception:  # noqa: BLE001 - whatever a database raises
+    except Exception:  # noqa: BLE001 - each storage driver has errors of its own
         return None
 
 
@@ -78,18 +78,18 @@ def observability_endpoint() -> None:
     job_name=ENDPOINT_JOB,
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING if run_health_in_dagster_at_load() else dg.DefaultSensorStatus.STOPPED,
-    description="Asks for a run where nobody answers /health/live, so that one always does. Stopping this sensor stops the endpoint.",
+    description="Requests a run if no process answers /health/live. Stopping this sensor stops the endpoint.",
 )
 def observability_endpoint_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
     try:
         settings = platform.settings()
     except AnalyticsError as error:
         raise dg.Failure(description=str(error)) from error
-    url, lease, now = url_of(settings.health_host, settings.health_port), StartAttempt.parse(context.cursor), datetime.now(UTC)
+    url, attempt, now = url_of(settings.health_host, settings.health_port), StartAttempt.parse(context.cursor), datetime.now(UTC)
     if instance := running_instance(url):
         return dg.SensorResult(skip_reason=f"{instance} answers on {url}", cursor=str(StartAttempt()))
-    ends_at = lease.ends_at()
+    ends_at = attempt.ends_at()
     if ends_at and now < ends_at:
-        wait = f"nobody answers on {url}; attempt {lease.attempts} has until {ends_at:%H:%M:%S} UTC"
-        return dg.SensorResult(skip_reason=wait, cursor=str(lease))
-    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(lease.with_attempt(now)))
+        wait = f"no process answers on {url}; attempt {attempt.attempts} has until {ends_at:%H:%M:%S} UTC"
+        return dg.SensorResult(skip_reason=wait, cursor=str(attempt))
+    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(attempt.with_attempt(now)))

@@ -1,4 +1,4 @@
-"""Dagster's instance as the always-on job looks at it: whether those who start the runs are at work."""
+"""Probe of the Dagster instance: the state of the sensor, and the heartbeat of the daemon that evaluates it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ MICRO_BATCH_SENSOR = "kafka_micro_batches"
 
 
 class DagsterInstanceProbe:
-    """Implements `flows.health_checks.SchedulerProbe`. Dagster is imported with the first look: an answer on health must not wait for it."""
+    """A `flows.health_checks.SchedulerProbe`. It imports Dagster with the first probe, so that the endpoint starts without waiting."""
 
     def __init__(self, instance: dg.DagsterInstance | None = None, sensor: str = MICRO_BATCH_SENSOR) -> None:
-        """None: the instance of DAGSTER_HOME, where that is set."""
+        """Create the probe. Without `instance` it opens the instance of DAGSTER_HOME, if that is set."""
         self._instance = instance
         self._sensor = sensor
-        self._absent = False
+        self._is_absent = False
 
     def scheduler_status(self) -> SchedulerStatus | None:
-        instance = self._opened()
+        instance = self._open_instance()
         if instance is None:
             return None
-        states = [each for each in instance.all_instigator_state() if each.name == self._sensor and each.instigator_type.value == "SENSOR"]
+        states = [
+            state for state in instance.all_instigator_state() if state.name == self._sensor and state.instigator_type.value == "SENSOR"
+        ]
         heartbeat = instance.get_daemon_heartbeats().get("SENSOR")
         return SchedulerStatus(
-            sensor_stopped=any(each.status.value == "STOPPED" for each in states),
+            sensor_stopped=any(state.status.value == "STOPPED" for state in states),
             heartbeat=datetime.fromtimestamp(heartbeat.timestamp, UTC) if heartbeat else None,
         )
 
-    def _opened(self) -> dg.DagsterInstance | None:
-        if self._instance is None and not self._absent:
+    def _open_instance(self) -> dg.DagsterInstance | None:
+        if self._instance is None and not self._is_absent:
             import dagster as dg
             from dagster._core.errors import DagsterHomeNotSetError
 
             try:
                 self._instance = dg.DagsterInstance.get()
             except DagsterHomeNotSetError:
-                self._absent = True
+                self._is_absent = True
         return self._instance

@@ -1,6 +1,7 @@
-"""Old events that belong to no run: what the sensor reports (lag, changed hours, checks), some 11,000 rows a day on an idle system.
+"""Purge of old events that belong to no run. The sensor reports them: changed hours, lag, checks.
 
-Dagster has no way to remove them, so this speaks SQL, over the tables that Dagster itself declares.
+Dagster cannot delete them, and it keeps the check executions of deleted runs. So this module deletes rows by SQL from the tables that
+Dagster declares. They grow by 6 MB a day on an idle system, and by 35 MB with one lane under load (measured).
 """
 
 from __future__ import annotations
@@ -11,48 +12,50 @@ from typing import Any
 import dagster as dg
 
 NO_RUN = ""
-"""The run id of events that a sensor reports."""
+"""Run id of the events that a sensor reports."""
 
 
-def purge_events(instance: dg.DagsterInstance, before: datetime, most: int) -> dict[str, int]:
-    """How many rows went, by kind; at most `most` of each. The newest row of each kind, asset and partition stays, and so does the newest
-    evaluation of each check. Nothing goes where the storage is no SQL database.
+def purge_events(instance: dg.DagsterInstance, before: datetime, limit: int) -> dict[str, int]:
+    """Delete at most `limit` old events of each kind. Return the number of deleted rows by kind.
+
+    The newest row of each kind, asset and partition is kept, and so is the newest evaluation of each check. Nothing is deleted if the
+    event log storage is no SQL database.
     """
     import sqlalchemy as sql
     from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, AssetEventTagsTable, SqlEventLogStorageTable
 
     storage = instance.event_log_storage
-    kinds = dict.fromkeys(("ASSET_OBSERVATION", "ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION", "check executions"), 0)
+    deleted = dict.fromkeys(("ASSET_OBSERVATION", "ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION", "check executions"), 0)
     if not isinstance(storage, SqlEventLogStorage):
-        return kinds
+        return deleted
     event, check = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
     utc = before.replace(tzinfo=None)
     with storage.index_connection() as connection:
         newest_checks = sql.select(sql.func.max(check.id)).group_by(check.asset_key, check.check_name, check.partition)
         old_checks = sql.select(check.id).where(check.create_timestamp < utc, check.id.not_in(newest_checks))
-        kinds["check executions"] = _delete(connection, AssetCheckExecutionsTable, check.id, old_checks, most)
-        held = sql.select(check.evaluation_event_storage_id).where(check.evaluation_event_storage_id.is_not(None))
+        deleted["check executions"] = _delete(connection, AssetCheckExecutionsTable, check.id, old_checks, limit)
+        shown_evaluations = sql.select(check.evaluation_event_storage_id).where(check.evaluation_event_storage_id.is_not(None))
         for kind in ("ASSET_OBSERVATION", "ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION"):
-            of_kind = event.dagster_event_type == kind
-            newest = sql.select(sql.func.max(event.id)).where(of_kind).group_by(event.asset_key, event.partition)
-            stays = held if kind == "ASSET_CHECK_EVALUATION" else newest
-            old = sql.select(event.id).where(of_kind, event.run_id == NO_RUN, event.timestamp < utc, event.id.not_in(stays))
+            is_kind = event.dagster_event_type == kind
+            newest = sql.select(sql.func.max(event.id)).where(is_kind).group_by(event.asset_key, event.partition)
+            kept = shown_evaluations if kind == "ASSET_CHECK_EVALUATION" else newest
+            old = sql.select(event.id).where(is_kind, event.run_id == NO_RUN, event.timestamp < utc, event.id.not_in(kept))
             if kind != "ASSET_CHECK_EVALUATION":
-                tags = sql.select(AssetEventTagsTable.c.event_id).where(AssetEventTagsTable.c.event_id.in_(_first(old, event.id, most)))
+                tags = sql.select(AssetEventTagsTable.c.event_id).where(AssetEventTagsTable.c.event_id.in_(_first(old, event.id, limit)))
                 connection.execute(sql.delete(AssetEventTagsTable).where(AssetEventTagsTable.c.event_id.in_(tags)))
-            kinds[kind] = _delete(connection, SqlEventLogStorageTable, event.id, old, most)
-    if isinstance(storage, SqliteEventLogStorage):  # keeps a second copy of each in a file of its own, which nobody reads
+            deleted[kind] = _delete(connection, SqlEventLogStorageTable, event.id, old, limit)
+    if isinstance(storage, SqliteEventLogStorage):  # it keeps a second copy in a file for the empty run id, which is never read
         with storage.run_connection(NO_RUN) as connection:
             connection.execute(sql.delete(SqlEventLogStorageTable).where(event.run_id == NO_RUN, event.timestamp < utc))
-    return kinds
+    return deleted
 
 
-def _delete(connection: Any, table: Any, key: Any, old: Any, most: int) -> int:
+def _delete(connection: Any, table: Any, key: Any, old: Any, limit: int) -> int:
     import sqlalchemy as sql
 
-    return int(connection.execute(sql.delete(table).where(key.in_(_first(old, key, most)))).rowcount)
+    return int(connection.execute(sql.delete(table).where(key.in_(_first(old, key, limit)))).rowcount)
 
 
-def _first(old: Any, key: Any, most: int) -> Any:
-    return old.order_by(key).limit(most)
+def _first(old: Any, key: Any, limit: int) -> Any:
+    return old.order_by(key).limit(limit)

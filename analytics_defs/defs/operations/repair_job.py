@@ -1,6 +1,8 @@
-"""The job `replay`: a past range back to what its batches recorded, started by a person."""
+"""The job `repair`: it brings a past range back to what its batches recorded. An operator starts it."""
 
 # No postponed annotations here: Dagster reads the types of `context` and resources.
+
+from functools import partial
 
 import dagster as dg
 from pydantic import Field
@@ -11,67 +13,69 @@ from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult
 
 
 class RepairConfig(dg.Config):
-    """Which range, and whether only to look."""
+    """The range to repair, and whether to only report changes."""
 
-    first: str = Field(alias="from", description="First source (topic/partition/offset), or hour (YYYY-MM-DDTHH, UTC).")
-    end: str = Field(alias="to", description="The one after the last: it is not included.")
-    dry_run: bool = Field(True, description="Only say what would change.")
+    first: str = Field(alias="from", description="First source (topic/partition/offset) or hour (YYYY-MM-DDTHH, UTC).")
+    end: str = Field(alias="to", description="Source or hour after the last one, exclusive.")
+    dry_run: bool = Field(True, description="Report what would change, and change nothing.")
 
 
-def repair_metadata(found: RepairResult) -> dict[str, dg.MetadataValue]:
+def repair_metadata(result: RepairResult) -> dict[str, dg.MetadataValue]:
     counts = [
-        dg.TableRecord({"store": str(store), "found": str(state), "objects": count})
-        for (store, state), count in sorted(found.counts.items())
+        dg.TableRecord({"store": str(store), "state": str(state), "objects": count})
+        for (store, state), count in sorted(result.counts.items())
     ]
     changes = [
-        dg.TableRecord({"store": str(each.store), "was": str(each.state), "key": each.key, "batch": each.batch})
-        for each in found.changes[:500]
+        dg.TableRecord({"store": str(change.store), "state": str(change.state), "key": change.key, "batch": change.batch})
+        for change in result.changes[:500]
     ]
-    metadata: dict[str, dg.MetadataValue] = {"batches": dg.MetadataValue.int(found.batches), "changes": dg.MetadataValue.int(found.changed)}
+    metadata: dict[str, dg.MetadataValue] = {
+        "batches": dg.MetadataValue.int(result.batches),
+        "changes": dg.MetadataValue.int(result.changed),
+    }
     if counts:
         metadata["by store"] = dg.MetadataValue.table(counts)
-    if found.skipped_batches:
-        metadata["passed over"] = dg.MetadataValue.text("\n".join(found.skipped_batches))
-    if found.interrupted_batch:
-        metadata["unfinished"] = dg.MetadataValue.text(found.interrupted_batch)
+    if result.skipped_batches:
+        metadata["skipped batches"] = dg.MetadataValue.text("\n".join(result.skipped_batches))
+    if result.interrupted_batch:
+        metadata["interrupted batch"] = dg.MetadataValue.text(result.interrupted_batch)
     if changes:
-        metadata["what changes"] = dg.MetadataValue.table(changes)
+        metadata["changed objects"] = dg.MetadataValue.table(changes)
     return metadata
 
 
-@dg.op(name="replay_range")
+@dg.op(name="repair_range")
 def repair_range_op(context: dg.OpExecutionContext, config: RepairConfig, platform: dg.ResourceParam[Platform]) -> dg.Output[None]:
-    """Fails where records contradict the ledger, or something is in no store any more; the rest is done then, and told in the log."""
+    """Repair the range.
+
+    Records that contradict the ledger, and events that no store holds, fail the run after everything else is repaired.
+    """
     try:
         wanted = parse_repair_range(config.first, config.end)
-    except ValueError as fault:
-        raise dg.Failure(description=str(fault), allow_retries=False) from fault
-    found = RepairResult()
-    try:
-        with as_dagster_failures():
-            means = RepairContext(
-                platform.verified_ports(),
-                platform.workspace_factory(),
-                platform.ingest_options(context.run.run_id).validation_rules,
-                write=not config.dry_run,
-            )
-            repair_range(wanted, means, found, lambda batch: context.log.info("batch %s", batch))
-    except dg.Failure as fault:
-        told = {**fault.metadata, **repair_metadata(found)}
-        raise dg.Failure(description=fault.description, metadata=told, allow_retries=fault.allow_retries) from fault
-    for line in found.skipped_batches:
-        context.log.warning(line)
-    if problems := [*found.conflicts, *found.lost]:
-        raise dg.Failure(description="\n".join(problems), metadata=repair_metadata(found), allow_retries=False)
-    return dg.Output(None, metadata=repair_metadata(found))
+    except ValueError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+    result = RepairResult()
+    with as_dagster_failures(partial(repair_metadata, result)):
+        repair_context = RepairContext(
+            platform.verified_ports(),
+            platform.workspace_factory(),
+            platform.ingest_options(context.run.run_id).validation_rules,
+            write=not config.dry_run,
+        )
+        repair_range(wanted, repair_context, result, lambda batch: context.log.info("batch %s", batch))
+    for reason in result.skipped_batches:
+        context.log.warning(reason)
+    if problems := [*result.conflicts, *result.lost]:
+        raise dg.Failure(description="\n".join(problems), metadata=repair_metadata(result), allow_retries=False)
+    return dg.Output(None, metadata=repair_metadata(result))
 
 
 @dg.job(
     name="repair",
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "0"},
-    description="Bring a past range back to what its batches recorded: from, to (not included), dry_run. It claims nothing anew and moves "
-    "no head, no counter.",
+    description="Brings a past range back to what its batches recorded. Config: from, to (exclusive), dry_run. Claims no new ids and "
+    "changes no checkpoint and no counter.",
 )
 def repair_job() -> None:
     repair_range_op()

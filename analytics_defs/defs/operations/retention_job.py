@@ -1,6 +1,8 @@
-"""The job `apply_retention`, once a day: what is older than its age leaves the archive."""
+"""The job `apply_retention`: it deletes expired hours of the archive once a day."""
 
 # No postponed annotations here: Dagster reads the types of `context` and resources.
+
+from functools import partial
 
 import dagster as dg
 
@@ -13,46 +15,44 @@ from analytics_defs.flows.retention.sweep import RetentionContext, RetentionRepo
 RETENTION_JOB = "apply_retention"
 
 
-def retention_metadata(found: RetentionReport) -> dict[str, dg.MetadataValue]:
-    rows = [dg.TableRecord({"tree": each.tree, "hour": each.hour, "objects": each.objects, "bytes": each.bytes}) for each in found.deleted]
+def retention_metadata(report: RetentionReport) -> dict[str, dg.MetadataValue]:
+    rows = [
+        dg.TableRecord({"tree": deleted.tree, "hour": deleted.hour, "objects": deleted.objects, "bytes": deleted.bytes})
+        for deleted in report.deleted
+    ]
     metadata: dict[str, dg.MetadataValue] = {
-        "objects removed": dg.MetadataValue.int(found.objects),
-        "bytes removed": dg.MetadataValue.int(found.bytes),
-        "hours that wait": dg.MetadataValue.int(len(found.skipped_hours)),
-        "foreign objects": dg.MetadataValue.int(found.foreign_count),
+        "objects deleted": dg.MetadataValue.int(report.objects),
+        "bytes deleted": dg.MetadataValue.int(report.bytes),
+        "skipped hours": dg.MetadataValue.int(len(report.skipped_hours)),
+        "foreign objects": dg.MetadataValue.int(report.foreign_count),
     }
     if rows:
         metadata["by hour"] = dg.MetadataValue.table(rows[:500])
-    if found.skipped_hours:
-        metadata["why they wait"] = dg.MetadataValue.text("\n".join(found.skipped_hours[:100]))
-    if found.foreign_keys:
-        metadata["foreign, left alone"] = dg.MetadataValue.json(found.foreign_keys)
+    if report.skipped_hours:
+        metadata["skip reasons"] = dg.MetadataValue.text("\n".join(report.skipped_hours[:100]))
+    if report.foreign_keys:
+        metadata["foreign object keys"] = dg.MetadataValue.json(report.foreign_keys)
     return metadata
 
 
 @dg.op(pool=HOURLY_POOL)
 def apply_retention_op(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.Output[None]:
-    """A store that fails ends it; what was removed by then is told, and the next one goes on."""
-    found = RetentionReport()
-    try:
-        with as_dagster_failures():
-            apply_retention(
-                RetentionContext(platform.verified_ports(), platform.workspace_factory(), platform.settings().retention_policy()), found
-            )
-    except dg.Failure as fault:
-        told = {**fault.metadata, **retention_metadata(found)}
-        raise dg.Failure(description=fault.description, metadata=told, allow_retries=fault.allow_retries) from fault
-    for line in found.skipped_hours:
-        context.log.warning(line)
-    return dg.Output(None, metadata=retention_metadata(found))
+    """Delete expired hours. If a store fails, report what was deleted until then. The next run continues."""
+    report = RetentionReport()
+    with as_dagster_failures(partial(retention_metadata, report)):
+        policy = platform.settings().retention_policy()
+        apply_retention(RetentionContext(platform.verified_ports(), platform.workspace_factory(), policy), report)
+    for reason in report.skipped_hours:
+        context.log.warning(reason)
+    return dg.Output(None, metadata=retention_metadata(report))
 
 
 @dg.job(
     name=RETENTION_JOB,
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "0"},
-    description="Removes from the archive what is older than EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION say, whole "
-    "hours at a time, each frozen in the ledger before. Removes nothing where none is set.",
+    description="Deletes objects older than EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION from the archive bucket. "
+    "Deletes whole hours, after recording each as expired in the ledger. Deletes nothing if none of the three is set.",
 )
 def apply_retention_job() -> None:
     apply_retention_op()
@@ -65,4 +65,4 @@ retention_schedule = dg.ScheduleDefinition(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING if is_retention_enabled_at_load() else dg.DefaultScheduleStatus.STOPPED,
 )
-"""Stopped where nothing goes: a run for nothing each day."""
+"""Stopped by default if no retention is set, because its runs would do nothing."""

@@ -1,4 +1,4 @@
-"""Celery's Redis transport for a worker that outlives a Redis that goes away. With kombu 5.7's own, a lost connection ends it."""
+"""Celery's Redis transport for a worker that survives an outage of Redis. With kombu 5.7's own, a lost connection ends the worker."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from kombu.transport import redis
 
 
 class Channel(redis.Channel):
-    """Does nothing over a connection that is lost: neither hands messages back when it is closed, nor acknowledges one later.
+    """A channel that does nothing over a lost connection: it neither restores messages when it is closed, nor acknowledges later.
 
-    Both are safe here. A worker holds no message beyond the runs that it executes; each of those is given out again a minute after it was
-    given out, and whoever gets it leaves a run alone that began.
+    Both are safe here. A worker holds no message beyond the runs that it executes. Redis delivers each of those again after
+    `visibility_timeout`, and a worker ignores a redelivered run that has begun.
     """
 
     do_restore = False
@@ -24,6 +24,6 @@ class Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """The same with that channel."""
+    """The Redis transport with that channel."""
 
     Channel = Channel

@@ -1,4 +1,4 @@
-"""What the hourly and daily assets promise in Dagster: whole hours, charts by partition, and runs only where something changed."""
+"""The hourly and daily assets in Dagster: complete hours, charts by partition, and runs only for changed hours."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from analytics_defs.definitions import defs
 from analytics_defs.defs.asset_specs import HOURLY_PARTITIONS, event_parts
 from analytics_defs.defs.hours.daily_assets import DAILY_PARTITIONS, daily_event_stats, product_activity
 from analytics_defs.defs.hours.hourly_assets import event_archive, hourly_automation, hourly_event_stats, restored_recent_events
-from analytics_defs.defs.resources.statistics_io_manager import StatisticsIOManager
+from analytics_defs.defs.resources.statistics_io_manager import STATISTICS_IO_MANAGER, StatisticsIOManager
 from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
 from tests.proof.doors import Call, through
 
 ASSETS = [event_archive, hourly_event_stats, restored_recent_events, daily_event_stats, product_activity]
-CHAIN = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
-
-
+AUTOMATED = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
 STARTED = datetime.now(UTC)
-"""One moment for all of a test, so that no hour ends in the middle of it."""
+"""The time that all tests use as now, so that no hour ends in the middle of a test."""
 
 
 def ago(hours: int) -> str:
@@ -49,20 +47,20 @@ def materialize(
     last: str | None = None,
     **options: Any,
 ) -> dg.ExecuteInProcessResult:
-    """One run of one partition, or of a span of them as a backfill makes it."""
+    """Materialize one partition, or a range of partitions in one run as a backfill does."""
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
     return dg.materialize(
         [*ASSETS, event_parts],
         selection=[asset],
-        resources={"platform": platform, "frames": StatisticsIOManager(platform)},
+        resources={"platform": platform, STATISTICS_IO_MANAGER: StatisticsIOManager(platform)},
         instance=instance,
         **({"tags": tags} if last else {"partition_key": first}),
         **options,
     )
 
 
-def shown(result: dg.ExecuteInProcessResult) -> dict[str | None, dict[str, Any]]:
-    """Metadata by partition."""
+def metadata_by_partition(result: dg.ExecuteInProcessResult) -> dict[str | None, dict[str, Any]]:
+    """Return the metadata of the materializations."""
     return {
         event.partition: {name: value.value for name, value in event.materialization.metadata.items()}
         for event in result.get_asset_materialization_events()
@@ -73,12 +71,12 @@ def png_in(markdown: str) -> bytes:
     return base64.b64decode(markdown.partition("base64,")[2].rstrip(")"))
 
 
-def test_a_run_of_several_hours_shows_each_hour_by_itself(instance: dg.DagsterInstance) -> None:
+def test_a_run_of_several_hours_reports_each_hour_separately(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10, hour="2024-01-15T10")
     platform.produce(4, start=10, hour="2024-01-15T12")
     platform.run(instance)
-    archived = shown(materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12"))
+    archived = metadata_by_partition(materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12"))
     assert {hour: metadata["dagster/partition_row_count"] for hour, metadata in archived.items()} == {
         "2024-01-15T10": 10,
         "2024-01-15T11": 0,
@@ -88,19 +86,19 @@ def test_a_run_of_several_hours_shows_each_hour_by_itself(instance: dg.DagsterIn
         "s3://event-archive/parquet/year=2024/month=01/day=15/hour=10/archive-000001-"
     )
     assert (archived["2024-01-15T10"]["complete"], archived["2024-01-15T10"]["events added"]) == (True, 10)
-    counted = shown(materialize(platform, instance, hourly_event_stats, "2024-01-15T10", "2024-01-15T12"))
+    counted = metadata_by_partition(materialize(platform, instance, hourly_event_stats, "2024-01-15T10", "2024-01-15T12"))
     assert [counted[hour]["events"] for hour in sorted(filter(None, counted))] == [10, 0, 4]
     for hour in counted.values():
         for chart in ("events per minute", "low-stock warnings", "busiest products"):
             assert png_in(hour[chart]).startswith(b"\x89PNG")
             assert len(png_in(hour[chart])) < 40_000
-    daily = shown(materialize(platform, instance, daily_event_stats, "2024-01-15"))["2024-01-15"]
-    assert (daily["events"], daily["hours with events"], daily["hours behind"]) == (14, 2, [])
-    activity = shown(materialize(platform, instance, product_activity, "2024-01-15"))["2024-01-15"]
+    daily = metadata_by_partition(materialize(platform, instance, daily_event_stats, "2024-01-15"))["2024-01-15"]
+    assert (daily["events"], daily["hours with events"], daily["stale hours"]) == (14, 2, [])
+    activity = metadata_by_partition(materialize(platform, instance, product_activity, "2024-01-15"))["2024-01-15"]
     assert (activity["products"], activity["busiest"].records[0].data["events"]) == (1, 14)
 
 
-def test_a_second_run_changes_no_byte(instance: dg.DagsterInstance) -> None:
+def test_a_second_run_writes_the_same_bytes(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
     platform.run(instance)
@@ -108,23 +106,23 @@ def test_a_second_run_changes_no_byte(instance: dg.DagsterInstance) -> None:
     for _ in range(2):
         for asset in ASSETS[:2]:
             materialize(platform, instance, asset, "2024-01-15T10")
-        runs.append({key: blob.body for key, blob in platform.ports().object_store.objects.items()})  # type: ignore[attr-defined]
+        runs.append({key: stored.body for key, stored in platform.ports().object_store.objects.items()})  # type: ignore[attr-defined]
     assert runs[0] == runs[1]
 
 
-def test_an_hour_is_restored_and_says_what_it_did(instance: dg.DagsterInstance) -> None:
+def test_a_restored_hour_reports_its_counts(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
     platform.run(instance)
     items: dict[str, Any] = platform.ports().recent_events.items  # type: ignore[attr-defined]
     before = dict(items)
     del items["event-3"], items["event-4"]
-    found = shown(materialize(platform, instance, restored_recent_events, "2024-01-15T10"))["2024-01-15T10"]
-    assert (found["restored"], found["there already"], found["expired"]) == (2, 8, 0)
+    metadata = metadata_by_partition(materialize(platform, instance, restored_recent_events, "2024-01-15T10"))["2024-01-15T10"]
+    assert (metadata["restored"], metadata["already present"], metadata["TTL passed"]) == (2, 8, 0)
     assert items == before
 
 
-def test_a_hour_that_cannot_be_made_whole_fails_with_its_message_and_is_not_materialized(instance: dg.DagsterInstance) -> None:
+def test_an_incomplete_hour_fails_with_its_message_and_is_not_materialized(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(10)
     platform.run(instance)
@@ -135,32 +133,32 @@ def test_a_hour_that_cannot_be_made_whole_fails_with_its_message_and_is_not_mate
     (failed,) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
     assert failed.step_failure_data.user_failure_data
     assert f"{batch} (9 of 10)" in (failed.step_failure_data.user_failure_data.description or "")
-    assert shown(result) == {}
+    assert metadata_by_partition(result) == {}
 
 
 @pytest.mark.parametrize("asset", [event_archive, hourly_event_stats], ids=["archive", "statistics"])
-def test_a_machine_with_another_ledger_does_not_make_an_hour_empty(instance: dg.DagsterInstance, asset: dg.AssetsDefinition) -> None:
-    """Breaks: to that ledger every hour is one without events, and its statistics would be written over what is there."""
+def test_a_worker_with_another_ledger_does_not_overwrite_an_hour(instance: dg.DagsterInstance, asset: dg.AssetsDefinition) -> None:
+    """Breaks: in that ledger every hour is empty, and empty statistics would overwrite the stored ones."""
     platform = MemoryPlatform()
     platform.produce(10)
     platform.run(instance)
-    for each in (event_archive, hourly_event_stats):
-        assert materialize(platform, instance, each, HOUR).success
-    archive, before = platform.ports().object_store, objects(platform)
+    for upstream in (event_archive, hourly_event_stats):
+        assert materialize(platform, instance, upstream, HOUR).success
+    object_store, before = platform.ports().object_store, stored_bytes(platform)
     platform._ports = replace(platform._ports, ledger=MemoryLedger())
     result = materialize(platform, instance, asset, HOUR, raise_on_error=False)
     assert not result.success
-    assert objects(platform) == before
-    assert archive.get(manifest_key(HOUR)) is not None
+    assert stored_bytes(platform) == before
+    assert object_store.get(manifest_key(HOUR)) is not None
 
 
-def objects(platform: MemoryPlatform) -> dict[str, bytes | None]:
-    archive = platform.ports().object_store
-    return {key: archive.get(key) for key in archive.list_keys("")}
+def stored_bytes(platform: MemoryPlatform) -> dict[str, bytes | None]:
+    object_store = platform.ports().object_store
+    return {key: object_store.get(key) for key in object_store.list_keys("")}
 
 
-def test_an_hour_that_cannot_be_done_keeps_no_other_of_its_run_from_being_done_and_shown(instance: dg.DagsterInstance) -> None:
-    """Backfills and automation put six hours into a run; whoever asks again for what failed must not get the same six for ever."""
+def test_a_failed_hour_does_not_stop_the_other_hours_of_its_run(instance: dg.DagsterInstance) -> None:
+    """Backfills and automation put six hours into a run. A retry must not get the same six again and again."""
     platform = MemoryPlatform()
     automation, good, bad, after = Automation(instance, platform), ago(32), ago(31), ago(30)
     for number, hour in enumerate((good, bad, after)):
@@ -174,37 +172,37 @@ def test_an_hour_that_cannot_be_done_keeps_no_other_of_its_run_from_being_done_a
     assert automation.tick() == {"event_archive": {good, bad, after}}
     result = materialize(platform, instance, event_archive, good, after, raise_on_error=False)
     assert not result.success
-    found = shown(result)
-    assert {hour: metadata["dagster/partition_row_count"] for hour, metadata in found.items()} == {good: 4, after: 4}
+    by_hour = metadata_by_partition(result)
+    assert {hour: metadata["dagster/partition_row_count"] for hour, metadata in by_hour.items()} == {good: 4, after: 4}
     (failed,) = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
     assert failed.step_failure_data.user_failure_data
     assert bad in (failed.step_failure_data.user_failure_data.description or "")
     assert failed.step_failure_data.user_failure_data.metadata["failed"].value == [bad]
     assert automation.tick() == {"hourly_event_stats": {good, after}}
-    asked = [automation.tick() for _ in range(11)]
-    assert [each for each in asked if each] == [{"event_archive": {bad}}]
+    requested = [automation.tick() for _ in range(11)]
+    assert [request for request in requested if request] == [{"event_archive": {bad}}]
 
 
-def test_a_store_that_does_not_answer_ends_a_run_of_several_hours_and_what_was_done_is_shown(
+def test_an_unavailable_store_ends_a_run_and_its_finished_hours_are_reported(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform, asked = MemoryPlatform(), set[str]()
+    platform, read_hours = MemoryPlatform(), set[str]()
     platform.produce(4, hour="2024-01-15T10")
     platform.run(instance)
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def intercept(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "latest_revision":
-            asked.add(call.args[0])
+            read_hours.add(call.args[0])
             if call.args[0] == "2024-01-15T11":
                 raise Unavailable("the ledger is down")
         return perform()
 
-    ports = through(platform.ports(), door)
+    ports = through(platform.ports(), intercept)
     monkeypatch.setattr(platform, "ports", lambda: ports)
     result = materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12", raise_on_error=False)
     assert not result.success
-    assert asked == {"2024-01-15T10", "2024-01-15T11"}
-    assert list(shown(result)) == ["2024-01-15T10"]
+    assert read_hours == {"2024-01-15T10", "2024-01-15T11"}
+    assert list(metadata_by_partition(result)) == ["2024-01-15T10"]
 
 
 def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:
@@ -213,7 +211,7 @@ def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:
     platform.run(instance)
     materialize(platform, instance, hourly_event_stats, "2024-01-15T10")
     loaded = dg.Definitions(
-        assets=[*ASSETS, event_parts], resources={"platform": platform, "frames": StatisticsIOManager(platform)}
+        assets=[*ASSETS, event_parts], resources={"platform": platform, STATISTICS_IO_MANAGER: StatisticsIOManager(platform)}
     ).load_asset_value("hourly_event_stats", partition_key="2024-01-15T10", instance=instance)
     assert type(loaded).__name__ == "DataFrame"
     frame: Any = loaded
@@ -221,7 +219,7 @@ def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:
     assert frame["hour"].to_list() == ["2024-01-15T10"]
 
 
-def test_every_asset_says_what_it_is() -> None:
+def test_every_hourly_asset_has_a_description_owners_kinds_and_columns() -> None:
     for node in defs.resolve_asset_graph().asset_nodes:
         if node.group_name == "hourly":
             assert node.description, node.key
@@ -233,12 +231,12 @@ def test_every_asset_says_what_it_is() -> None:
     }
 
 
-def test_what_the_automation_asks_for_goes_behind_what_somebody_asks_for_by_hand() -> None:
-    """A backfill by hand waited for every hour that a late event had touched; runs by hand have priority 0."""
+def test_runs_by_hand_begin_before_runs_of_the_automation() -> None:
+    """Breaks: a backfill by hand waits for every hour that a late event changed. Runs by hand have priority 0."""
     assert hourly_automation.run_tags == {"dagster/priority": "-1"}
 
 
-def test_days_have_all_their_hours() -> None:
+def test_all_hours_of_a_day_are_partitions() -> None:
     first = DAILY_PARTITIONS.get_first_partition_key()
     assert first == "2024-01-01"
     assert HOURLY_PARTITIONS.has_partition_key(f"{first}T00")
@@ -246,7 +244,7 @@ def test_days_have_all_their_hours() -> None:
 
 
 class Automation:
-    """The automation sensor's evaluations, one after the other, and the runs that it asks for."""
+    """Successive evaluations of the automation sensor, and the runs that it requests."""
 
     def __init__(self, instance: dg.DagsterInstance, platform: MemoryPlatform) -> None:
         self.instance, self.platform = instance, platform
@@ -254,19 +252,19 @@ class Automation:
         self.now = STARTED.replace(minute=1)
 
     def parts_changed(self, *hours: str) -> None:
-        """What the sensor of ingest reports after batches closed."""
+        """Report changed parts as the ingest sensor does after batches closed."""
         for hour in hours:
             self.instance.report_runless_asset_event(dg.AssetMaterialization(event_parts.key, partition=hour))
 
     def tick(self) -> dict[str, set[str]]:
-        """Requested partitions by asset. Time passes between two ticks."""
+        """Advance the time by a minute and evaluate. Return the requested partitions by asset."""
         self.now += timedelta(minutes=1)
         result = dg.evaluate_automation_conditions(
-            defs=defs, instance=self.instance, asset_selection=CHAIN, evaluation_time=self.now, cursor=self.cursor
+            defs=defs, instance=self.instance, asset_selection=AUTOMATED, evaluation_time=self.now, cursor=self.cursor
         )
         self.cursor = result.cursor
-        found = {name: result.get_requested_partitions(dg.AssetKey(name)) for name in self.names}
-        return {name: {key for key in keys if key} for name, keys in found.items() if keys}
+        requested = {name: result.get_requested_partitions(dg.AssetKey(name)) for name in self.names}
+        return {name: {key for key in keys if key} for name, keys in requested.items() if keys}
 
     names: Sequence[str] = ("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
 
@@ -277,15 +275,15 @@ class Automation:
                 materialize(self.platform, self.instance, by_name[name], partition)
 
     def until_idle(self) -> list[dict[str, set[str]]]:
-        found = []
+        ticks = []
         while requested := self.tick():
-            found.append(requested)
-            assert len(found) < 12, found
+            ticks.append(requested)
+            assert len(ticks) < 12, ticks
             self.run(requested)
-        return found
+        return ticks
 
 
-def test_a_late_event_asks_for_its_hour_once_and_for_what_follows_and_then_nothing(instance: dg.DagsterInstance) -> None:
+def test_a_late_event_requests_its_hour_once_and_then_the_downstream_assets(instance: dg.DagsterInstance) -> None:
     automation, hour = Automation(instance, MemoryPlatform()), "2024-03-07T09"
     assert automation.tick() == {}
     automation.parts_changed(hour)
@@ -300,7 +298,7 @@ def test_a_late_event_asks_for_its_hour_once_and_for_what_follows_and_then_nothi
     assert automation.tick() == {}
 
 
-def test_the_open_hour_and_those_to_come_wait_and_are_asked_for_when_they_are_over(instance: dg.DagsterInstance) -> None:
+def test_the_open_hour_and_future_hours_are_requested_when_they_are_over(instance: dg.DagsterInstance) -> None:
     automation = Automation(instance, MemoryPlatform())
     automation.tick()
     automation.parts_changed(ago(0), ago(-3), ago(1))
@@ -309,7 +307,7 @@ def test_the_open_hour_and_those_to_come_wait_and_are_asked_for_when_they_are_ov
     assert automation.tick()["event_archive"] == {ago(0)}
 
 
-def test_an_update_that_comes_while_its_hour_runs_is_not_lost(instance: dg.DagsterInstance) -> None:
+def test_an_update_during_the_run_of_its_hour_is_not_lost(instance: dg.DagsterInstance) -> None:
     automation, hour = Automation(instance, MemoryPlatform()), ago(30)
     automation.tick()
     automation.parts_changed(hour)
@@ -320,7 +318,7 @@ def test_an_update_that_comes_while_its_hour_runs_is_not_lost(instance: dg.Dagst
     assert automation.tick()["event_archive"] == {hour}
 
 
-def test_an_hour_that_failed_is_asked_for_again_without_another_event(instance: dg.DagsterInstance) -> None:
+def test_a_failed_hour_is_requested_again_without_another_event(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     automation, hour = Automation(instance, platform), ago(30)
     automation.now = automation.now.replace(minute=1)
@@ -337,10 +335,10 @@ def test_an_hour_that_failed_is_asked_for_again_without_another_event(instance: 
     materialize(platform, instance, event_archive, hour, raise_on_error=False)
     assert automation.tick() == {}
     platform.ports().object_store.put([part, *objects.values()])
-    asked = [automation.tick() for _ in range(11)]
-    assert [each for each in asked if each] == [{"event_archive": {hour}}]
+    requested = [automation.tick() for _ in range(11)]
+    assert [request for request in requested if request] == [{"event_archive": {hour}}]
 
 
-def test_an_idle_system_asks_for_nothing(instance: dg.DagsterInstance) -> None:
+def test_an_idle_system_requests_nothing(instance: dg.DagsterInstance) -> None:
     automation = Automation(instance, MemoryPlatform())
     assert [automation.tick() for _ in range(3)] == [{}] * 3

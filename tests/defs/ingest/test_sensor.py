@@ -1,4 +1,4 @@
-"""The sensor's promises, evaluated against an ephemeral instance and memory doubles."""
+"""The sensor, evaluated against an ephemeral instance and memory doubles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def requests(result: dg.SensorResult) -> list[dg.RunRequest]:
 
 
 def materialized(result: dg.SensorResult) -> dict[str, int]:
-    """Events added by hour, as reported."""
+    """Return the reported number of added events by hour."""
     return {
         str(event.partition): int(str(event.metadata["events added"].value))
         for event in result.asset_events
@@ -55,7 +55,7 @@ def materialized(result: dg.SensorResult) -> dict[str, int]:
 
 
 def started(instance: dg.DagsterInstance, request: dg.RunRequest, *, queued: bool = False) -> dg.DagsterRun:
-    """The run of a request as the daemon creates it, and as it stays when its process is gone."""
+    """Create the run of a request as the daemon does. Its process never changes its status."""
     run = instance.create_run_for_job(
         defs.resolve_job_def(MICRO_BATCH_JOB),
         run_config=request.run_config,
@@ -70,7 +70,9 @@ def _start_event(run: dg.DagsterRun) -> dg.DagsterEvent:
     return dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=run.job_name)
 
 
-def test_a_backlog_becomes_one_request_whose_ranges_live_in_its_config_only(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_backlog_becomes_one_request_with_its_ranges_in_the_run_config_only(
+    platform: MemoryPlatform, instance: dg.DagsterInstance
+) -> None:
     platform.produce(10)
     (request,) = requests(platform.tick(instance))
     assert request.run_config["ops"]["ingest_events"]["config"]["ranges"] == [
@@ -81,20 +83,20 @@ def test_a_backlog_becomes_one_request_whose_ranges_live_in_its_config_only(plat
     assert all(len(value) <= 16 for value in request.tags.values())
 
 
-def test_a_lane_with_a_run_in_flight_gets_no_second_one(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_lane_with_an_unfinished_run_gets_no_second_one(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     started(instance, requests(platform.tick(instance))[0], queued=True)
     platform.produce(10, start=10)
     assert requests(platform.tick(instance)) == []
 
 
-def test_lanes_are_asked_for_side_by_side(instance: dg.DagsterInstance) -> None:
+def test_lanes_get_runs_in_parallel(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(lanes=2)
     platform.produce(10)
     assert {request.tags[LANE_TAG] for request in requests(platform.tick(instance))} == {"0", "1"}
 
 
-def test_a_drained_topic_is_one_sentence_and_no_request(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_topic_without_new_records_gives_a_skip_reason_and_no_request(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
     assert platform.run(instance, requests(first)[0]).success
@@ -104,22 +106,22 @@ def test_a_drained_topic_is_one_sentence_and_no_request(platform: MemoryPlatform
     assert second.skip_reason.skip_message == "every partition is read to its end"
 
 
-def test_a_failed_run_is_asked_for_again_after_its_backoff_under_a_new_key(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_failed_run_is_requested_again_after_its_backoff_under_a_new_key(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     (request,) = requests(platform.tick(instance))
     run = started(instance, request)
     instance.report_run_failed(run)
-    waits = platform.tick(instance)
-    assert requests(waits) == []
-    assert waits.skip_reason is not None
-    assert "attempt 2 waits" in str(waits.skip_reason.skip_message)
+    tick = platform.tick(instance)
+    assert requests(tick) == []
+    assert tick.skip_reason is not None
+    assert "attempt 2 waits" in str(tick.skip_reason.skip_message)
     platform.clock.advance(timedelta(minutes=5))
     (again,) = requests(platform.tick(instance))
     assert again.tags[PLAN_TAG] == request.tags[PLAN_TAG]
     assert again.run_key == f"{request.tags[PLAN_TAG]}#1"
 
 
-def test_deleting_an_old_run_does_not_bring_its_key_back(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_deleting_an_old_run_does_not_free_its_run_key(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     (request,) = requests(platform.tick(instance))
     first = started(instance, request)
@@ -133,59 +135,57 @@ def test_deleting_an_old_run_does_not_bring_its_key_back(platform: MemoryPlatfor
     assert third.run_key == f"{request.tags[PLAN_TAG]}#2"
 
 
-def test_a_run_without_a_sign_of_life_is_reported_failed_and_frees_its_lane(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_run_without_heartbeat_is_reported_failed_and_frees_its_lane(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     run = started(instance, requests(platform.tick(instance))[0])
     assert requests(platform.tick(instance)) == []
     platform.clock.advance(timedelta(minutes=3))
-    seen, asked, cursor = [], [], None
+    statuses, request_counts, cursor = [], [], None
     for _ in range(3):
         tick = platform.tick(instance, cursor)
         cursor = tick.cursor
-        found = instance.get_run_by_id(run.run_id)
-        assert found is not None
-        seen.append(found.status)
-        asked.append(len(requests(tick)))
+        stored_run = instance.get_run_by_id(run.run_id)
+        assert stored_run is not None
+        statuses.append(stored_run.status)
+        request_counts.append(len(requests(tick)))
         platform.clock.advance(timedelta(seconds=31))
-    assert seen == [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE]
-    assert asked == [0, 0, 1], "its lane has waited for a minute, and waits no longer"
+    assert statuses == [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE]
+    assert request_counts == [0, 0, 1], "the minute without heartbeat counts as backoff"
 
 
-def test_a_run_that_shows_life_is_left_alone_however_long_it_takes(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_run_with_a_heartbeat_is_never_reported_failed(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     run = started(instance, requests(platform.tick(instance))[0])
     platform.clock.advance(timedelta(hours=2))
     platform.ports().ledger.renew_lease(Lease(run.run_id, 0, platform.clock.now()))
     assert requests(platform.tick(instance)) == []
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None
-    assert found.status is dg.DagsterRunStatus.STARTED
+    stored_run = instance.get_run_by_id(run.run_id)
+    assert stored_run is not None
+    assert stored_run.status is dg.DagsterRunStatus.STARTED
 
 
-@pytest.mark.parametrize("ahead", [timedelta(minutes=-5), timedelta(minutes=5)])
-def test_a_sign_of_life_counts_whatever_the_clock_of_its_machine_says(
-    platform: MemoryPlatform, instance: dg.DagsterInstance, ahead: timedelta
+@pytest.mark.parametrize("clock_offset", [timedelta(minutes=-5), timedelta(minutes=5)])
+def test_a_heartbeat_counts_whatever_the_clock_of_its_worker_shows(
+    platform: MemoryPlatform, instance: dg.DagsterInstance, clock_offset: timedelta
 ) -> None:
-    """Breaks: a run that renews its lease is alive, and one that does not is dead after a minute; executors' clocks may differ."""
+    """Breaks: a run that renews its lease counts as dead, or a dead run does not, because the clocks of workers differ."""
     platform.produce(10)
     run = started(instance, requests(platform.tick(instance))[0])
     platform.clock.advance(timedelta(minutes=3))
-    cursor, seen = None, []
+    cursor, statuses = None, []
     for renews in [True] * 5 + [False] * 4:
         if renews:
-            platform.ports().ledger.renew_lease(Lease(run.run_id, 0, platform.clock.now() + ahead))
+            platform.ports().ledger.renew_lease(Lease(run.run_id, 0, platform.clock.now() + clock_offset))
         cursor = platform.tick(instance, cursor).cursor
-        found = instance.get_run_by_id(run.run_id)
-        assert found is not None
-        seen.append(found.status)
+        stored_run = instance.get_run_by_id(run.run_id)
+        assert stored_run is not None
+        statuses.append(stored_run.status)
         platform.clock.advance(timedelta(seconds=31))
-    assert set(seen[:6]) == {dg.DagsterRunStatus.STARTED}
-    assert seen[-1] is dg.DagsterRunStatus.FAILURE
+    assert set(statuses[:6]) == {dg.DagsterRunStatus.STARTED}
+    assert statuses[-1] is dg.DagsterRunStatus.FAILURE
 
 
-def test_changed_hours_are_reported_once_a_change_and_also_from_a_lost_cursor(
-    platform: MemoryPlatform, instance: dg.DagsterInstance
-) -> None:
+def test_changed_hours_are_reported_once_and_again_after_a_lost_cursor(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
     platform.run(instance, requests(first)[0])
@@ -203,44 +203,45 @@ def test_an_hour_outside_the_partitions_is_stored_and_not_reported(platform: Mem
     assert platform.ports().ledger.counters()["events"] == 2
 
 
-def test_lag_and_balance_are_reported_at_most_once_a_minute(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_lag_and_checks_are_reported_every_five_minutes(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
     (lag,) = [event for event in first.asset_events if isinstance(event, dg.AssetObservation)]
     assert lag.metadata["lag"].value == 10
     check = next(event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == BALANCE_CHECK)
     assert (check.check_name, check.passed) == (BALANCE_CHECK, True)
+    platform.clock.advance(timedelta(minutes=4))
     assert platform.tick(instance, first.cursor).asset_events == []
     platform.clock.advance(timedelta(minutes=1))
     again = platform.tick(instance, first.cursor).asset_events
     assert [type(event) for event in again] == [dg.AssetObservation, *[dg.AssetCheckEvaluation] * 4]
 
 
-class RestlessLedger(MemoryLedger):
-    """A batch closes elsewhere before each look at it."""
+class BusyLedger(MemoryLedger):
+    """A ledger in which another run closes a batch before each snapshot."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.looks = 0
+        self.snapshots = 0
 
     def snapshot(self) -> LedgerSnapshot:
-        found = super().snapshot()
-        self.looks += 1
-        elsewhere = TopicPartition("elsewhere", 0, 0)
-        return replace(found, checkpoints={**found.checkpoints, elsewhere: Checkpoint(elsewhere, 0, self.looks)})
+        snapshot = super().snapshot()
+        self.snapshots += 1
+        partition = TopicPartition("elsewhere", 0, 0)
+        return replace(snapshot, checkpoints={**snapshot.checkpoints, partition: Checkpoint(partition, 0, self.snapshots)})
 
 
-def test_a_ledger_that_never_rests_costs_a_tick_few_requests_and_no_plan(instance: dg.DagsterInstance) -> None:
-    platform, ledger = MemoryPlatform(), RestlessLedger()
+def test_a_ledger_that_always_changes_costs_a_tick_few_reads_and_no_plan(instance: dg.DagsterInstance) -> None:
+    platform, ledger = MemoryPlatform(), BusyLedger()
     platform._ports = replace(platform._ports, ledger=ledger)
     platform.produce(10)
     tick = platform.tick(instance)
     assert len(requests(tick)) == 1
-    assert ledger.looks < 10
+    assert ledger.snapshots < 10
 
 
 class UnreadableLedger(MemoryLedger):
-    """Holds items that somebody changed by hand: one batch record, or the closed ranges of one partition."""
+    """A ledger with unreadable items: batch records, or the closed ranges of a partition, named in `damaged`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,8 +258,11 @@ class UnreadableLedger(MemoryLedger):
         return super().closed_ranges_after(topic_partition, offset, limit)
 
 
-def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[MemoryPlatform, UnreadableLedger]:
-    """The first of two batches cannot be read. Each has its hour, and ranges of both partitions; ten more records wait."""
+def platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[MemoryPlatform, UnreadableLedger]:
+    """Return a platform with two closed batches, of which the first is unreadable, and ten unread records.
+
+    Each batch has an hour of its own and ranges of both partitions.
+    """
     platform, ledger = MemoryPlatform(), UnreadableLedger()
     platform._ports = replace(platform._ports, ledger=ledger)
     for hour in (HOUR, NEXT_HOUR):
@@ -270,8 +274,8 @@ def a_platform_with_a_damaged_ledger(instance: dg.DagsterInstance) -> tuple[Memo
     return platform, ledger
 
 
-def test_a_batch_record_that_cannot_be_read_holds_back_the_report_of_its_own_hours_and_is_said(instance: dg.DagsterInstance) -> None:
-    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+def test_an_unreadable_batch_record_delays_the_report_of_its_hours_and_is_named(instance: dg.DagsterInstance) -> None:
+    platform, ledger = platform_with_a_damaged_ledger(instance)
     (batch,) = ledger.damaged
     tick = platform.tick(instance)
     assert (len(requests(tick)), materialized(tick)) == (1, {NEXT_HOUR: 10})
@@ -280,26 +284,26 @@ def test_a_batch_record_that_cannot_be_read_holds_back_the_report_of_its_own_hou
     assert materialized(again) == {}
     assert f"ledger item sk={batch} cannot be read. Until then the hours that batch {batch} added to" in str(again.skip_reason)
     ledger.damaged.clear()
-    mended = platform.tick(instance, again.cursor)
-    assert materialized(mended) == {HOUR: 10}
-    assert materialized(platform.tick(instance, mended.cursor)) == {}
+    repaired = platform.tick(instance, again.cursor)
+    assert materialized(repaired) == {HOUR: 10}
+    assert materialized(platform.tick(instance, repaired.cursor)) == {}
 
 
-def test_a_staging_file_of_a_batch_that_cannot_be_read_fails_no_run(instance: dg.DagsterInstance) -> None:
-    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+def test_a_staging_file_of_an_unreadable_batch_fails_no_run(instance: dg.DagsterInstance) -> None:
+    platform, ledger = platform_with_a_damaged_ledger(instance)
     platform.ports().object_store.put([StoredObject(staging_key(next(iter(ledger.damaged))), b"", "application/octet-stream", {})])
     assert platform.run(instance).success
 
 
-def test_a_closed_range_without_record_holds_back_the_report_of_its_own_hours(instance: dg.DagsterInstance) -> None:
-    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+def test_a_closed_range_without_record_delays_the_report_of_its_hours(instance: dg.DagsterInstance) -> None:
+    platform, ledger = platform_with_a_damaged_ledger(instance)
     del ledger._records[ledger.damaged.pop()]
     tick = platform.tick(instance)
     assert (len(requests(tick)), materialized(tick)) == (1, {NEXT_HOUR: 10})
 
 
-def test_closed_ranges_that_cannot_be_read_hold_back_the_report_of_their_partition_and_no_plan(instance: dg.DagsterInstance) -> None:
-    platform, ledger = a_platform_with_a_damaged_ledger(instance)
+def test_unreadable_closed_ranges_delay_the_report_of_their_partition_and_no_plan(instance: dg.DagsterInstance) -> None:
+    platform, ledger = platform_with_a_damaged_ledger(instance)
     ledger.damaged = {f"{TOPIC}/0"}
     tick = platform.tick(instance)
     assert (len(requests(tick)), materialized(tick)) == (1, {HOUR: 10, NEXT_HOUR: 10})
@@ -307,19 +311,20 @@ def test_closed_ranges_that_cannot_be_read_hold_back_the_report_of_their_partiti
 
 
 def balanced(result: dg.SensorResult) -> bool:
-    (check,) = (each for each in result.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == BALANCE_CHECK)
+    checks = [event for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+    (check,) = [check for check in checks if check.check_name == BALANCE_CHECK]
     return check.passed
 
 
-def test_a_stuck_batch_fails_the_balance_whoever_asks(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_stuck_batch_fails_the_balance_of_the_sensor_and_of_the_button(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     plan = plan_lanes([TOPIC], PlanningPolicy(), platform.ports()).plans[0]
     with pytest.raises(Crashed):
         execute_plan(plan, through(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.ingest_options("dead"))
     assert balanced(platform.tick(instance))
     platform.clock.advance(timedelta(minutes=11))
-    asked: Any = all_offsets_accounted_for(platform=platform)
-    assert (asked.passed, balanced(platform.tick(instance))) == (False, False)
+    result: Any = all_offsets_accounted_for(platform=platform)
+    assert (result.passed, balanced(platform.tick(instance))) == (False, False)
 
 
 def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
@@ -328,18 +333,16 @@ def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(plat
     assert not balanced(platform.tick(instance))
     result = platform.run(instance)
     assert result.success
-    assert [each.check_name for each in result.get_asset_check_evaluations() if not each.passed] == ["all_offsets_accounted_for"]
+    assert [check.check_name for check in result.get_asset_check_evaluations() if not check.passed] == ["all_offsets_accounted_for"]
 
 
-def test_a_balance_that_cannot_be_asked_for_keeps_no_plan_from_running(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_balance_that_cannot_be_read_stops_no_plan(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     platform._ports = through(platform._ports, failing("counters", False, lambda _: Unavailable("down")))
     assert len(requests(platform.tick(instance))) == 1
 
 
-def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else(
-    platform: MemoryPlatform, instance: dg.DagsterInstance
-) -> None:
+def test_a_missing_or_recreated_topic_is_named_in_the_skip_reason(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
     platform.run(instance, requests(first)[0])
@@ -349,24 +352,23 @@ def test_a_topic_that_is_missing_or_created_again_is_said_and_stops_nothing_else
     assert "analytics accept-recreated-topic" in str(platform.tick(instance).skip_reason)
 
 
-def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_the_report(
-    platform: MemoryPlatform, instance: dg.DagsterInstance
-) -> None:
+def test_a_partition_without_leader_is_named_and_stops_nothing_else(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     platform.run(instance)
     platform.produce(10, start=10)
     platform.log.make_unavailable(TOPIC, 0)
     tick = platform.tick(instance)
     (request,) = requests(tick)
-    assert [each["topic_partition"] for each in request.run_config["ops"]["ingest_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
+    assert [range_["topic_partition"] for range_ in request.run_config["ops"]["ingest_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
     assert materialized(tick) == {HOUR: 10}
-    (lag,) = (each for each in tick.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == "lag")
+    checks = [event for event in tick.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+    (lag,) = [check for check in checks if check.check_name == "lag"]
     assert (lag.passed, lag.metadata["partitions unavailable"].value) == (False, 1)
     started(instance, request)
     assert f"{TOPIC}/0 is unavailable, the other partitions continue" in str(platform.tick(instance).skip_reason)
 
 
-def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+def test_group_offsets_that_an_operator_moved_are_corrected(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
     first = platform.tick(instance)
     platform.run(instance, requests(first)[0])
@@ -378,24 +380,24 @@ def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: Memo
     assert platform.ports().event_log.committed([partition]) == {partition: 5}
 
 
-def test_a_run_that_was_created_and_never_submitted_holds_its_lane_no_longer_than_a_start_may_take(
+def test_a_run_that_was_never_submitted_frees_its_lane_after_the_start_timeout(
     platform: MemoryPlatform, instance: dg.DagsterInstance
 ) -> None:
-    """Breaks: lag never grows unseen. The daemon creates a run, and its submission fails: nobody ever submits it again."""
+    """Breaks: the daemon creates a run, its submission fails, and Dagster never submits it again. The lane would wait for it."""
     platform.produce(10)
     run = started(instance, requests(platform.tick(instance))[0], queued=True)
     assert run.status is dg.DagsterRunStatus.NOT_STARTED
-    cursor, found = None, []
+    cursor, requested = None, []
     for _ in range(20):
         platform.clock.advance(timedelta(minutes=3))
         tick = platform.tick(instance, cursor)
         cursor = tick.cursor
-        found += requests(tick)
-    assert found
+        requested += requests(tick)
+    assert requested
 
 
-def test_the_daily_commit_of_quiet_partitions_waits_for_a_lane_that_is_busy(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
-    """Breaks: a commit older than a day on a quiet topic is work for the next plan."""
+def test_the_daily_commit_of_quiet_partitions_waits_for_a_busy_lane(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
+    """Breaks: the offsets of a quiet topic expire, because its lane was busy when the commit was due."""
     platform.produce(10)
     first = platform.tick(instance)
     platform.run(instance, requests(first)[0])
@@ -421,23 +423,25 @@ def test_a_small_plan_waits_for_more_up_to_its_limit(instance: dg.DagsterInstanc
     assert len(requests(platform.tick(instance, first.cursor))) == 1
 
 
-class _Down(MemoryPlatform):
-    def __init__(self, fault: Exception) -> None:
+class UnavailablePlatform(MemoryPlatform):
+    """A platform whose ports raise an error."""
+
+    def __init__(self, error: Exception) -> None:
         super().__init__()
-        self._fault = fault
+        self._error = error
 
     def ports(self):  # type: ignore[no-untyped-def]
-        raise self._fault
+        raise self._error
 
 
-def test_a_broker_that_is_down_is_one_sentence(instance: dg.DagsterInstance) -> None:
-    result = _Down(Unavailable("Kafka at localhost:9092 does not answer")).tick(instance)
+def test_an_unavailable_broker_is_the_skip_reason(instance: dg.DagsterInstance) -> None:
+    result = UnavailablePlatform(Unavailable("Kafka at localhost:9092 does not answer")).tick(instance)
     assert str(result.skip_reason.skip_message if result.skip_reason else "") == "Kafka at localhost:9092 does not answer"
 
 
-def test_a_fault_that_nobody_mends_by_waiting_fails_the_tick(instance: dg.DagsterInstance) -> None:
+def test_an_error_that_is_not_retryable_fails_the_tick(instance: dg.DagsterInstance) -> None:
     with pytest.raises(dg.Failure, match="the key is refused"):
-        _Down(AccessDenied("the key is refused")).tick(instance)
+        UnavailablePlatform(AccessDenied("the key is refused")).tick(instance)
 
 
 def test_the_cursor_is_small_json_without_events(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:

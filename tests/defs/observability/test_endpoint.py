@@ -1,4 +1,4 @@
-"""The endpoint under Dagster: one run is asked for where nobody answers, it serves, and it ends for each of its reasons."""
+"""The endpoint under Dagster: one run is requested if no process answers, it serves, and it stops for each of its reasons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.web.served import Client, served, site
 
 
 class ServingPlatform(MemoryPlatform):
-    """Serves its own memory doubles."""
+    """A platform whose endpoint serves its memory doubles."""
 
     def web_context(self, run_id: str, scheduling: SchedulerProbe) -> WebContext:
         return site(self.ports(), scheduling=scheduling, instance=run_id)
@@ -38,8 +38,8 @@ class ServingPlatform(MemoryPlatform):
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as found:
-        yield found
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def platform() -> ServingPlatform:
 def tick(platform: ServingPlatform, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
     repository = defs.get_repository_def()
     context = dg.build_sensor_context(instance=instance, resources={"platform": platform}, repository_def=repository, cursor=cursor)
-    found = endpoint.observability_endpoint_sensor(context)
-    assert isinstance(found, dg.SensorResult)
-    return found
+    result = endpoint.observability_endpoint_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
 
 
 @contextmanager
 def run(platform: ServingPlatform, instance: dg.DagsterInstance) -> Iterator[list[dg.ExecuteInProcessResult]]:
-    """The job, as its run would execute it; the list gets its result when it ends."""
+    """Execute the job in a thread. The yielded list gets the result when it ends."""
     results: list[dg.ExecuteInProcessResult] = []
 
     def execute() -> None:
@@ -76,38 +76,38 @@ def run(platform: ServingPlatform, instance: dg.DagsterInstance) -> Iterator[lis
 
 def stop_sensor(instance: dg.DagsterInstance) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="analytics_defs.definitions"), location_name="analytics")
-    where = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), endpoint.SENSOR)
-    instance.add_instigator_state(InstigatorState(where, InstigatorType.SENSOR, InstigatorStatus.STOPPED))
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), endpoint.SENSOR)
+    instance.add_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.STOPPED))
 
 
-def test_a_run_is_asked_for_once_and_again_when_its_time_is_over(platform: ServingPlatform, instance: dg.DagsterInstance) -> None:
+def test_a_run_is_requested_once_and_again_after_its_start_timeout(platform: ServingPlatform, instance: dg.DagsterInstance) -> None:
     first = tick(platform, instance)
     assert len(first.run_requests or []) == 1
     second = tick(platform, instance, first.cursor)
     assert (second.run_requests or []) == []
     assert "attempt 1 has until" in str(second.skip_reason)
-    late = StartAttempt(datetime.now(UTC) - START_TIMEOUT, 1)
-    again = tick(platform, instance, str(late))
+    expired = StartAttempt(datetime.now(UTC) - START_TIMEOUT, 1)
+    again = tick(platform, instance, str(expired))
     assert len(again.run_requests or []) == 1
     assert StartAttempt.parse(again.cursor).attempts == 2
 
 
-def test_none_is_asked_for_while_one_answers_whoever_started_it(platform: ServingPlatform, instance: dg.DagsterInstance) -> None:
+def test_no_run_is_requested_while_any_process_answers(platform: ServingPlatform, instance: dg.DagsterInstance) -> None:
     with served(site(platform.ports())) as client:
         platform._settings = platform._settings.model_copy(update={"health_port": client.port})
-        found = tick(platform, instance, str(StartAttempt(datetime.now(UTC) - timedelta(hours=1), 5)))
-    assert (found.run_requests or []) == []
-    assert found.skip_reason
-    assert "test answers on" in str(found.skip_reason.skip_message)
-    assert StartAttempt.parse(found.cursor) == StartAttempt()
+        result = tick(platform, instance, str(StartAttempt(datetime.now(UTC) - timedelta(hours=1), 5)))
+    assert (result.run_requests or []) == []
+    assert result.skip_reason
+    assert "test answers on" in str(result.skip_reason.skip_message)
+    assert StartAttempt.parse(result.cursor) == StartAttempt()
 
 
-def test_somebody_else_on_the_port_is_not_taken_for_it() -> None:
+def test_another_server_on_the_port_does_not_count_as_the_endpoint() -> None:
     with server.bind_socket(LOOPBACK, 0) as listener:
         assert running_instance(f"http://{LOOPBACK}:{listener.getsockname()[1]}") is None
 
 
-def test_the_run_serves_and_ends_when_its_sensor_is_stopped(
+def test_the_run_serves_and_stops_when_its_sensor_is_stopped(
     platform: ServingPlatform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "POLL_INTERVAL_SECONDS", 0.05)
@@ -120,7 +120,9 @@ def test_the_run_serves_and_ends_when_its_sensor_is_stopped(
     assert running_instance(f"http://{LOOPBACK}:{client.port}") is None
 
 
-def test_the_run_ends_without_a_daemon(platform: ServingPlatform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_stops_without_a_daemon_heartbeat(
+    platform: ServingPlatform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(endpoint, "POLL_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr("analytics_defs.core.monitoring.endpoint_lease.HEARTBEAT_TIMEOUT", timedelta(seconds=1))
     with run(platform, instance) as results:
@@ -128,7 +130,7 @@ def test_the_run_ends_without_a_daemon(platform: ServingPlatform, instance: dg.D
     assert results[0].success
 
 
-def test_a_taken_port_fails_the_run_and_is_named(instance: dg.DagsterInstance) -> None:
+def test_a_port_in_use_fails_the_run_and_is_named(instance: dg.DagsterInstance) -> None:
     with server.bind_socket(LOOPBACK, 0) as listener:
         port = listener.getsockname()[1]
         with run(ServingPlatform(health_port=port), instance) as results:
@@ -139,7 +141,7 @@ def test_a_taken_port_fails_the_run_and_is_named(instance: dg.DagsterInstance) -
     assert f"cannot listen on port {port} of {LOOPBACK}" in str(failure.error.cause or failure.error)
 
 
-def test_it_holds_no_slot_that_micro_batches_need_and_no_time_limit_ends_it() -> None:
+def test_the_run_uses_a_slot_of_its_own_and_has_no_time_limit() -> None:
     tags = defs.resolve_job_def(endpoint.ENDPOINT_JOB).tags
     assert (tags["dagster/max_runtime"], tags["dagster/max_retries"]) == ("0", "0")
     root = Path(__file__).parents[3]
@@ -152,11 +154,11 @@ def test_it_holds_no_slot_that_micro_batches_need_and_no_time_limit_ends_it() ->
     ("host", "url"),
     [
         ("127.0.0.1", "http://127.0.0.1:1"),
-        ("0.0.0.0", "http://127.0.0.1:1"),  # noqa: S104 - what is tested
+        ("0.0.0.0", "http://127.0.0.1:1"),  # noqa: S104 - the address under test
         ("::", "http://[::1]:1"),
         ("::1", "http://[::1]:1"),
         ("localhost", "http://localhost:1"),
     ],
 )
-def test_a_server_is_reached_where_it_listens(host: str, url: str) -> None:
+def test_the_url_of_a_server_follows_its_listening_address(host: str, url: str) -> None:
     assert url_of(host, 1) == url

@@ -1,4 +1,4 @@
-"""The job `replay` on memory doubles."""
+"""The job `repair` on memory doubles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.defs.memory_platform import HOUR, MemoryPlatform
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_the_job_shows_what_changes_and_changes_it_unless_it_only_looks(dry_run: bool) -> None:
+def test_the_job_reports_changes_and_makes_them_unless_it_is_a_dry_run(dry_run: bool) -> None:
     platform, key = MemoryPlatform(), event_key(HOUR, "event-0")
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -20,14 +20,14 @@ def test_the_job_shows_what_changes_and_changes_it_unless_it_only_looks(dry_run:
         platform.ports().object_store.delete([key])
         config = {"from": HOUR, "to": "2024-01-15T11", "dry_run": dry_run}
         done = defs.resolve_job_def("repair").execute_in_process(
-            run_config={"ops": {"replay_range": {"config": config}}}, resources={"platform": platform}, instance=instance
+            run_config={"ops": {"repair_range": {"config": config}}}, resources={"platform": platform}, instance=instance
         )
-    (output,) = [each for each in done.all_events if each.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    (output,) = [event for event in done.all_events if event.event_type is dg.DagsterEventType.STEP_OUTPUT]
     assert output.step_output_data.metadata["changes"].value == 1
     assert (platform.ports().object_store.get(key) is None) is dry_run
 
 
-def test_a_job_that_a_store_breaks_off_shows_what_was_done() -> None:
+def test_a_job_that_a_store_interrupts_reports_what_it_changed() -> None:
     platform = MemoryPlatform()
     platform.produce(4)
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
@@ -40,14 +40,14 @@ def test_a_job_that_a_store_breaks_off_shows_what_was_done() -> None:
         patch.setattr(type(platform.ports().object_store), "put_if", down)
         config = {"from": HOUR, "to": "2024-01-15T11", "dry_run": False}
         done = defs.resolve_job_def("repair").execute_in_process(
-            run_config={"ops": {"replay_range": {"config": config}}},
+            run_config={"ops": {"repair_range": {"config": config}}},
             resources={"platform": platform},
             instance=instance,
             raise_on_error=False,
         )
-    (failed,) = [each for each in done.all_events if each.event_type is dg.DagsterEventType.STEP_FAILURE]
-    said = failed.step_failure_data.user_failure_data
-    assert said is not None
-    assert said.description == "the bucket does not answer"
-    assert said.metadata["changes"].value == 1
-    assert str(said.metadata["unfinished"].value).startswith("batch ")
+    (failed,) = [event for event in done.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    failure = failed.step_failure_data.user_failure_data
+    assert failure is not None
+    assert failure.description == "the bucket does not answer"
+    assert failure.metadata["changes"].value == 1
+    assert str(failure.metadata["interrupted batch"].value).startswith("batch ")
