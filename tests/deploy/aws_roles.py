@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.deploy.aws_forgetting import (
+from tests.deploy.aws_retention import (
     by_hand_after_retention,
     forgetting,
     hours_after_retention,
@@ -12,7 +12,7 @@ from tests.deploy.aws_forgetting import (
     watch_after_parquet_went,
     watch_after_retention,
 )
-from tests.deploy.aws_scenes import Scene, by_hand, hours, interface, micro_batches, run_logs, set_up, ticks, watch
+from tests.deploy.aws_role_flows import Scene, by_hand, hours, interface, micro_batches, run_logs, set_up, ticks, watch
 
 SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
     "setup": (set_up,),

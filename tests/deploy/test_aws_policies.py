@@ -15,7 +15,7 @@ from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
 from analytics_defs.adapters.object_store.store import S3ObjectStore
 from tests.deploy.aws import Cloud, cloud, of_dynamodb, of_s3, rights
 from tests.deploy.aws_roles import FLOWS, INCLUDED, SCENES
-from tests.deploy.aws_scenes import scene
+from tests.deploy.aws_role_flows import scene
 from tests.deploy.files import DEPLOY, ROOT
 
 POLICIES = DEPLOY / "aws/policies"

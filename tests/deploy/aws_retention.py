@@ -30,7 +30,7 @@ from analytics_defs.flows.retention.sweep import RetentionContext
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
-from tests.deploy.aws_scenes import ALL, BEFORE, STRICT, Scene, uploads_that_break_off
+from tests.deploy.aws_role_flows import ALL, BEFORE, STRICT, Scene, uploads_that_break_off
 from tests.flows.hours.test_statistics import BENCH
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, conduct, event
