@@ -13,6 +13,7 @@ from analytics_defs.adapters.object_store import store
 from analytics_defs.adapters.runtime import lease_heartbeat
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB
+from tests.real import killable_run
 
 LOADED = (boto3, botocore.loaders, obstore, pyarrow, ledger, recent_events, lease_heartbeat, event_log, store, killable_run)
 
