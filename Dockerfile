@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 
-# One image for every service of docker-compose.yml, and for one container that does the whole job:
+# One image for every service of docker-compose.yml, and for a single container with the whole platform:
 #   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:3000:3000 -e KAFKA_BROKERS=… -e DYNAMO_ENDPOINT=… -e MINIO_ENDPOINT=… IMAGE
-# The same Python as the tests'.
+# The Python version of the tests.
 ARG PYTHON=3.11-slim-bookworm
 # For Kubernetes: `docker build --build-arg EXTRAS=production,kubernetes`.
 ARG EXTRAS=production,celery
@@ -12,8 +12,8 @@ ARG EXTRAS
 WORKDIR /src
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-# Dependencies in a layer of their own, under an empty package: they change seldom, the code often. Nothing of that package may
-# stay: setuptools takes a file that it built earlier for the newer one.
+# Dependencies are a separate layer, because they change less often than the code. They are installed with an empty package.
+# Its files must be deleted: setuptools would use an older build output instead of the newer file.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir analytics_defs && touch analytics_defs/__init__.py \
@@ -28,8 +28,8 @@ RUN useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/
 COPY --from=build /opt/venv /opt/venv
 COPY deploy /app/deploy
 WORKDIR /app
-# DAGSTER_HOME is the one container's: SQLite, unless DAGSTER_POSTGRES_HOST is set. Services that share a Postgres
-# set it to /app/deploy, where the production dagster.yaml lies, or to /app/deploy/celery, and need nothing that lasts.
+# DAGSTER_HOME is that of the single container: SQLite, unless DAGSTER_POSTGRES_HOST is set. Services that share a Postgres set it
+# to /app/deploy or /app/deploy/celery, the folders with the production dagster.yaml. They keep no local state.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DAGSTER_HOME=/var/lib/analytics \

@@ -1,93 +1,141 @@
-"""Every error this package raises on purpose.
+"""All errors that this package raises on purpose. The message says where, what was expected, what was found, and what to do.
 
-    AnalyticsError                  where / expected / found / what to do, in one message
-    ├── SettingsError               settings are wrong: all of them are named at once
-    ├── Unavailable    (retryable)  a store or broker is down, slow, throttling, or answered nonsense
-    │   └── TooSmall                this machine's memory or disk do not do for one hour
-    ├── Denied                      credentials or permissions: 401, 403, ACLs. Never a reason to drop
-    ├── Missing                     a topic, table or bucket that should be there is not
-    ├── Stopped                     one partition must not go on before a person decided
-    │   ├── TopicRecreated          the topic was deleted and created again, or its log was cut
-    │   ├── DataLoss                retention passed the next offset and ON_DATA_LOSS=stop
-    │   ├── Unreadable              a record batch in Kafka is damaged: the partition ends there until a person decided
-    │   └── Contradiction           stores and ledger disagree in a way no crash explains
-    ├── GroupInUse                  another consumer is a member of the group: its offsets cannot be set
-    ├── TakenOver      (retryable)  another executor closed or took what this one worked on; nothing was changed here
-    ├── Frozen                      retention has taken what this needs: it is refused whole, and what is left stays
-    ├── NotFound                    what a person asked for is not there
-    └── CannotStart                 a local server or the development stack could not be started
+    AnalyticsError                       base of all
+    ├── SettingsError                    a setting is wrong; the message lists every wrong one
+    ├── Unavailable         (retryable)  a store or broker is down, slow, throttling, or gave an invalid answer
+    │   └── InsufficientResources        this machine has too little memory or disk for the hour it works on
+    ├── AccessDenied                     a store or broker rejected the credentials or the permissions
+    ├── ResourceMissing                  a topic, table or bucket does not exist, or has the wrong shape
+    ├── PartitionHalted                  one partition stops until an operator decides; the others continue
+    │   ├── TopicRecreated               the topic was deleted and created again, or its log was truncated
+    │   ├── DataLoss                     Kafka removed records before they were read, and ON_DATA_LOSS=stop
+    │   ├── CorruptRecordBatch           Kafka holds a damaged record batch
+    │   └── InconsistentState            ledger, staging file and stores contradict each other
+    ├── ConsumerGroupActive              another consumer is a member of the group
+    ├── Superseded          (retryable)  another executor finished the same work first
+    ├── DataExpired                      retention removed the requested data
+    ├── NotFound                         the requested batch, file or topic does not exist
+    └── StartupFailed                    a local server or the development stack did not start
 
-A bad record is never an error: it is a value, see `core.events.event.Rejection`.
+A bad record is a value and never an error: see `core.events.event.Rejection`.
 """
 
 from __future__ import annotations
 
 
 class AnalyticsError(Exception):
-    """Base of all errors of this package. `retryable`: the same request may succeed later without anybody's help."""
+    """Base of all errors of this package."""
 
     retryable = False
+    """True: the same request may succeed later without any change by the operator."""
 
 
 class SettingsError(AnalyticsError):
-    """One or more settings are wrong. The message has one line for each: name, value (never a secret's), what is allowed."""
+    """Raised while settings are read, before anything connects.
+
+    The message has one line for each wrong setting: its name, its value (never a secret), and what is allowed.
+    The operator corrects the environment and starts again.
+    """
 
 
 class Unavailable(AnalyticsError):
-    """A store or broker did not answer, throttled, or failed by itself, after the client's bounded retries."""
+    """Raised when a store or broker does not answer, throttles, or fails, after the client's bounded retries.
+
+    It is unknown whether the request took effect; every request is idempotent. Runs retry with backoff.
+    The operator checks the store only if the error persists.
+    """
 
     retryable = True
 
 
 class InsufficientResources(Unavailable):
-    """Memory or disk of this machine ended while one hour was sorted or counted. Others may fit, and so may this one elsewhere."""
+    """Raised when memory or disk runs out while the rows of one hour are sorted or counted.
+
+    Other hours may be small enough, and so may this hour on a larger machine. The operator raises
+    DUCKDB_MEMORY_LIMIT_MB or frees disk space under TMPDIR.
+    """
 
 
 class AccessDenied(AnalyticsError):
-    """A store or broker refused the credentials or the permission."""
+    """Raised when a store or broker rejects the credentials or the permission (401, 403, Kafka ACLs).
+
+    No data is dropped because of it. The operator corrects the credentials or the policy.
+    """
 
 
 class ResourceMissing(AnalyticsError):
-    """A topic, table or bucket does not exist, or has another shape. `analytics setup` creates what is missing."""
+    """Raised when a topic, table or bucket does not exist, or has another shape than expected.
+
+    The operator runs `analytics setup`, which creates what is missing.
+    """
 
 
 class PartitionHalted(AnalyticsError):
-    """One partition stops until a person decides; the others go on. The message says how to go on."""
+    """Raised when one partition must not continue without a decision. The other partitions continue.
+
+    The message says which decision the operator has to make, and how.
+    """
 
 
 class TopicRecreated(PartitionHalted):
-    """The topic is not the one the ledger knows: its id changed, or its end lies before the next offset to read."""
+    """Raised when Kafka's topic is not the one in the ledger.
+
+    Either its topic id changed, or its log ends before the next offset to read.
+    The operator runs `analytics accept-recreated-topic`, or corrects KAFKA_BROKERS.
+    """
 
 
 class DataLoss(PartitionHalted):
-    """Retention removed records before they were read, and `ON_DATA_LOSS=stop`."""
+    """Raised when Kafka's retention removed records before they were read, and `ON_DATA_LOSS=stop`.
+
+    The operator sets `ON_DATA_LOSS=continue` to record the exact range as lost and continue behind it.
+    """
 
 
 class CorruptRecordBatch(PartitionHalted):
-    """A record batch in Kafka is damaged: its checksum, or its compression, does not fit its bytes."""
+    """Raised when the checksum or the compression of a record batch in Kafka does not match its bytes.
+
+    The records before it were read. The operator restores the log segment, lets another replica lead,
+    or deletes the records up to the next intact batch.
+    """
 
 
 class InconsistentState(PartitionHalted):
-    """Ledger, staging file and stores contradict each other in a way that no crash of ours can produce."""
+    """Raised when ledger, staging file and stores contradict each other in a way that no crash explains.
+
+    The message names the object or item. The operator restores it from versions or a backup.
+    """
 
 
 class ConsumerGroupActive(AnalyticsError):
-    """The broker takes a group's offsets from its members alone while it has any. The ledger has the progress; nothing is lost."""
+    """Raised when another consumer is a member of the group: the broker then rejects offsets from non-members.
+
+    The ledger has the progress, so nothing is lost. The operator stops that consumer or changes KAFKA_GROUP_ID.
+    """
 
 
 class Superseded(AnalyticsError):
-    """Another executor was first. Nothing was changed by this one."""
+    """Raised when another executor took over or changed the data first. This executor changed nothing.
+
+    The operator does nothing, or repeats the command.
+    """
 
     retryable = True
 
 
 class DataExpired(AnalyticsError):
-    """Retention has taken what was asked for, as its settings say. Nothing was changed, and nothing is wrong with what is left."""
+    """Raised when retention removed data that the request needs. The whole request is refused and nothing was changed.
+
+    What is left is intact. The operator chooses hours or batches that are not expired.
+    """
 
 
 class NotFound(AnalyticsError):
-    """A person asked for something that is not there."""
+    """Raised when an operator asks for a batch, file, topic or offset that does not exist."""
 
 
 class StartupFailed(AnalyticsError):
-    """A local server or the development stack could not be started. Nothing that was started for it is left running."""
+    """Raised when a local server or the development stack does not start.
+
+    Servers that were already started with it are stopped. If a server failed, the message ends with its log.
+    """

@@ -1,4 +1,4 @@
-"""Settings become ports. Clients are made here, and connect when they are first used."""
+"""Construction of ports, options and the web context from settings. Clients connect on first use."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from analytics_defs.web.app import WebContext
 
 WATCH_CONNECT, WATCH_REQUEST, WATCH_READ = timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=5)
-"""How long the always-on job's own clients wait: to connect, for an answer, for an object of the archive."""
+"""Time limits of the always-on job's clients: to connect, for a response, and to read an object."""
 
 
 @functools.lru_cache(maxsize=4)
 def build_ports(settings: Settings) -> Ports:
-    """The real adapters, kept for the process: Dagster sets resources up on every tick, and clients are costly to make."""
+    """Build the production adapters. Cached, because Dagster sets up resources on every tick and clients are expensive."""
     from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
     from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
@@ -60,7 +60,7 @@ def build_ports(settings: Settings) -> Ports:
 
 
 def workspace_factory(settings: Settings) -> StatisticsEngineFactory:
-    """Where the hourly assets sort and count. DuckDB is imported here, and by nothing that a micro-batch runs."""
+    """Return the factory of DuckDB workspaces for the hourly assets. DuckDB is imported here and never by a micro-batch."""
     from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 
     return functools.partial(duckdb_statistics, settings.duckdb_memory_limit_mb)
@@ -68,7 +68,7 @@ def workspace_factory(settings: Settings) -> StatisticsEngineFactory:
 
 @dataclass(frozen=True, slots=True)
 class NewTopicOptions:
-    """How `setup` makes topics that are missing."""
+    """Options of `setup` for missing topics."""
 
     create: bool = True
     partitions: int = 4
@@ -80,7 +80,7 @@ class NewTopicOptions:
 def provisioners(
     settings: Settings, new: NewTopicOptions | None = None
 ) -> Iterator[tuple[KafkaProvisioner, DynamoProvisioner, BucketProvisioner]]:
-    """What `setup` prepares and `check` proves, with connections for the length of the block."""
+    """Yield the provisioners that `setup` and `preflight` use. Their connections are closed at the end of the block."""
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
     from analytics_defs.adapters.dynamodb.provisioning import DynamoProvisioner
     from analytics_defs.adapters.dynamodb.requests import DynamoClient
@@ -89,18 +89,18 @@ def provisioners(
     from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 
     new = new or NewTopicOptions()
-    wanted = TopicRequirements(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)
+    requirements = TopicRequirements(settings.kafka_topics, settings.max_event_bytes, new.partitions, new.replication, new.create)
     tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
-    found = (
-        KafkaProvisioner(kafka_config(settings), wanted),
+    all_provisioners = (
+        KafkaProvisioner(kafka_config(settings), requirements),
         DynamoProvisioner(DynamoClient(dynamo_config(settings)), expected_tables(settings.recent_events_table_name, tables)),
         BucketProvisioner(object_store_config(settings)),
     )
     try:
-        yield found
+        yield all_provisioners
     finally:
-        for each in found:
-            each.close()
+        for provisioner in all_provisioners:
+            provisioner.close()
 
 
 def ingest_options(settings: Settings, run_id: str) -> IngestOptions:
@@ -110,18 +110,18 @@ def ingest_options(settings: Settings, run_id: str) -> IngestOptions:
 
 
 def tail_options(settings: Settings) -> TailOptions:
-    """What is smaller than a batch waits here as it does at the sensor.
+    """Return the options for tailing a lane after its plan.
 
-    Pauses grow with the lanes, and with the batches that a plan of many partitions makes: the archive of an hour lists its batches in one
-    item of 400 KB, about 24,000 of them.
+    A plan below a full batch waits as in the sensor. Pauses grow with the number of lanes and of batches in a plan:
+    a revision lists the batches of its hour in one item of 400 KB, which holds about 24,000.
     """
     policy = replace(settings.planning_policy(), max_offsets=settings.batch_max_records)
-    every = max(settings.tail_interval, settings.batch_max_wait, settings.lanes * MIN_BATCH_INTERVAL_PER_LANE)
-    return TailOptions(settings.kafka_topics, policy, settings.tail_duration, every, settings.lanes * MIN_BATCH_INTERVAL_PER_LANE)
+    interval = max(settings.tail_interval, settings.batch_max_wait, settings.lanes * MIN_BATCH_INTERVAL_PER_LANE)
+    return TailOptions(settings.kafka_topics, policy, settings.tail_duration, interval, settings.lanes * MIN_BATCH_INTERVAL_PER_LANE)
 
 
 MIN_BATCH_INTERVAL_PER_LANE = timedelta(milliseconds=200)
-"""At most five batches a second over all lanes together."""
+"""Limits all lanes together to five batches a second."""
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def code_version() -> str:
 
 @functools.cache
 def code_digest() -> str:
-    """12 hex digits of this package's source, as it lies on the disk at the first call: the same wherever the same code runs."""
+    """Return 12 hex digits of a hash of this package's source files, read at the first call. Equal code gives an equal digest."""
     folder, digest = Path(__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
@@ -154,7 +154,7 @@ def kafka_config(settings: Settings) -> KafkaConfig:
 
 
 def dynamo_config(settings: Settings) -> DynamoConfig:
-    """Keys go to an endpoint of one's own only: AWS itself is reached as the SDK's own chain says."""
+    """Return the DynamoDB client settings. Access keys are used only with an endpoint; AWS uses the SDK's credential chain."""
     from analytics_defs.adapters.dynamodb.client import DynamoConfig
 
     endpoint, region = _url(settings.dynamo_endpoint), settings.region
@@ -171,7 +171,7 @@ def dynamo_config(settings: Settings) -> DynamoConfig:
 
 
 def object_store_config(settings: Settings) -> ObjectStoreConfig:
-    """The same for the bucket."""
+    """Return the object store settings. Access keys are used only with an endpoint, as in `dynamo_config`."""
     from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
 
     endpoint = _url(settings.minio_endpoint)
@@ -190,8 +190,8 @@ def _url(url: AnyHttpUrl | None) -> str | None:
 
 
 def _security(settings: Settings) -> dict[str, str]:
-    """SASL and TLS in librdkafka's names, those that are set."""
-    found: dict[str, str | SecretStr | None] = {
+    """Return the SASL and TLS settings that are set, by librdkafka's names."""
+    values: dict[str, str | SecretStr | None] = {
         "security.protocol": settings.kafka_security_protocol,
         "sasl.mechanism": settings.kafka_sasl_mechanism,
         "sasl.username": settings.kafka_sasl_username,
@@ -201,23 +201,23 @@ def _security(settings: Settings) -> dict[str, str]:
         "ssl.key.location": settings.kafka_ssl_key_location,
         "ssl.key.password": settings.kafka_ssl_key_password,
     }
-    return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in found.items() if value is not None}
+    return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in values.items() if value is not None}
 
 
 def web_context(settings: Settings, instance: str, scheduling: SchedulerProbe | None) -> WebContext:
-    """What the always-on job shows, over clients of its own with short limits: a store that hangs is noticed in seconds, and asked again.
+    """Build the context of the web app. Its clients have short time limits, so a hanging store is reported within seconds.
 
-    `instance` names the process that answers.
+    `instance`: name of this process in responses.
     """
     from analytics_defs.web.app import WebContext
     from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
 
-    doors = _doors(settings, scheduling)
-    identity = MonitorSettings(settings.planning_policy(), settings.stall_timeout, code_version(), instance)
-    return WebContext(HealthMonitor(doors, identity), doors.ports, _url(settings.dagster_ui_url))
+    clients = _health_clients(settings, scheduling)
+    monitor_settings = MonitorSettings(settings.planning_policy(), settings.stall_timeout, code_version(), instance)
+    return WebContext(HealthMonitor(clients, monitor_settings), clients.ports, _url(settings.dagster_ui_url))
 
 
-def _doors(settings: Settings, scheduling: SchedulerProbe | None) -> HealthClients:
+def _health_clients(settings: Settings, scheduling: SchedulerProbe | None) -> HealthClients:
     from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
     from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
@@ -246,12 +246,12 @@ def _doors(settings: Settings, scheduling: SchedulerProbe | None) -> HealthClien
 
 
 def verified_ports(settings: Settings) -> Ports:
-    """The same, for a command that writes. Raises InconsistentState where these stores do not belong together."""
+    """Build ports for a command that writes. Raises InconsistentState if the stores have different platform ids."""
     ports = build_ports(settings)
     verify_stores(ports)
     return ports
 
 
 def ports_from_environment() -> Ports:
-    """Raises SettingsError with every wrong setting."""
+    """Build ports from the environment. Raises SettingsError with all wrong settings."""
     return build_ports(load_settings())

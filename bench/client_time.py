@@ -1,6 +1,6 @@
-"""Where the client's time goes on the micro-batch path: one process, one plan, the real stores; every percent has a name, or is missing.
+"""A profile of the micro-batch path: one process, one plan, real stores. Time without a name is reported as missing.
 
-`python -m bench.client_time EVENTS` measures in the world that the environment's settings name, and prints JSON.
+`python -m bench.client_time EVENTS` measures with the settings of the environment and prints JSON.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from analytics_defs.core.ingest.planning import Plan
 from analytics_defs.flows.ingest.execute_plan import execute_plan
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
-from bench.spans import COLLECTOR, OWN_THREADS, Key, Span, Spans, Spent, cost_ns, native_cpu_ns
+from bench.spans import COLLECTOR, OWN_THREADS, Key, Span, Spans, TimeSpent, cost_ns, native_cpu_ns
 from bench.world import World
 
 WARM_UP = 1_000
-"""Events moved before the clock counts: libraries are imported and connections made by then."""
-CLAIMING, OBJECTS, HANDING_OUT = "claim", "event json", "hand out"
+"""Events that are ingested before the measurement, so that imports and connections are not measured."""
+CLAIM, EVENT_JSON, DISPATCH = "claim", "event json", "dispatch"
 KAFKA, DYNAMODB, OBJECT_STORE = "Kafka", "DynamoDB", "the object store"
 
 SPANS = (
-    Span("analytics_defs.adapters.dynamodb.ledger:DynamoLedger.snapshot", "look"),
-    Span("analytics_defs.flows.ingest.execute_plan:open_new_topics", "look"),
+    Span("analytics_defs.adapters.dynamodb.ledger:DynamoLedger.snapshot", "snapshot"),
+    Span("analytics_defs.flows.ingest.execute_plan:open_new_topics", "snapshot"),
     Span("analytics_defs.flows.ingest.execute_plan:read_batch", "read"),
-    Span("analytics_defs.adapters.kafka.reader:KafkaReader._wait", part="taking messages from librdkafka"),
+    Span("analytics_defs.adapters.kafka.reader:KafkaReader._wait", part="receive from librdkafka"),
     Span("analytics_defs.flows.ingest.read_batch:classify", part="decode and validate"),
-    Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.topics", part="asking Kafka"),
-    Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.explain_gaps", part="asking Kafka"),
-    Span("analytics_defs.core.storage.staging_file:encode", part="encode, hash"),
-    Span("analytics_defs.core.storage.staging_file:sha256_hex", part="encode, hash"),
-    Span("analytics_defs.flows.ingest.execute_plan:claim_and_write", HANDING_OUT),
-    Span("analytics_defs.adapters.dynamodb.recent_events:DynamoRecentEvents.claim", part="items and conditions"),
+    Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.topics", part="Kafka requests"),
+    Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.explain_gaps", part="Kafka requests"),
+    Span("analytics_defs.core.storage.staging_file:encode", part="encode and hash"),
+    Span("analytics_defs.flows.ingest.stage_batch:sha256_hex", part="encode and hash"),
+    Span("analytics_defs.flows.ingest.execute_plan:claim_and_write", DISPATCH),
+    Span("analytics_defs.adapters.dynamodb.recent_events:DynamoRecentEvents.claim", part="build items and conditions"),
     Span("analytics_defs.adapters.dynamodb.client:_encode", part="JSON of the transaction"),
     Span("botocore.client:BaseClient._make_api_call", part="botocore"),
     Span("botocore.signers:RequestSigner.sign", part="signing"),
     Span("botocore.httpsession:URLLib3Session.send", part="HTTP"),
-    Span("socket:SocketIO.readinto", part="reading the answer"),
-    Span("botocore.parsers:ResponseParser.parse", part="parsing the answer"),
-    Span("analytics_defs.flows.stored.event_json:_object", part="keys and metadata"),
-    Span("analytics_defs.adapters.object_store.snowball:tar", part="building tars"),
-    Span("hashlib:md5", part="hash of the tars"),
+    Span("socket:SocketIO.readinto", part="read the response"),
+    Span("botocore.parsers:ResponseParser.parse", part="parse the response"),
+    Span("analytics_defs.flows.stored.event_json:_json_object", part="keys and metadata"),
+    Span("analytics_defs.adapters.object_store.snowball:tar", part="build tar files"),
+    Span("hashlib:md5", part="hash tar files"),
     Span("obstore:put", part="obstore"),
     Span("obstore:get", part="obstore"),
     Span("obstore:delete", part="obstore"),
@@ -56,117 +56,119 @@ SPANS = (
     Span("analytics_defs.adapters.dynamodb.ledger:DynamoLedger.close_batch", "close"),
     Span("analytics_defs.adapters.object_store.store:S3ObjectStore.delete", "close"),
     Span("analytics_defs.flows.ingest.close_batch:commit_offsets", "commit"),
-    Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.commit", part="asking Kafka"),
+    Span("analytics_defs.adapters.kafka.event_log:KafkaEventLog.commit", part="Kafka requests"),
 )
-"""What is timed, beside the steps of the code's own stopwatch: read, begin, stage, claim, event json, encode (Parquet), files."""
+"""Timed functions, in addition to the steps of `Stopwatch`: read, begin, stage, claim, event json, encode, files."""
 
 WAITS = {
-    "taking messages from librdkafka": KAFKA,
-    "asking Kafka": KAFKA,
+    "receive from librdkafka": KAFKA,
+    "Kafka requests": KAFKA,
     "HTTP": DYNAMODB,
-    "reading the answer": DYNAMODB,
+    "read the response": DYNAMODB,
     "obstore": OBJECT_STORE,
 }
-"""Parts in which a thread waits for a server. In all others it waits for a core or for the interpreter's lock."""
-IN_PARTS = ("read", "stage", CLAIMING, OBJECTS)
-"""Steps whose parts have lines of their own; of the others they are too small."""
+"""Parts in which a thread waits for a server. In all other parts it waits for a core or for Python's GIL."""
+IN_PARTS = ("read", "stage", CLAIM, EVENT_JSON)
+"""Steps with one line for each part. The parts of other steps are too small."""
 STEPS = {
-    "look": "look at the ledger",
+    "snapshot": "read the ledger",
     "read": "read",
     "begin": "begin",
     "stage": "stage",
-    HANDING_OUT: "deduplicate, group, hand out to threads",
-    CLAIMING: "claim",
-    OBJECTS: "event json",
+    DISPATCH: "deduplicate, group, dispatch to threads",
+    CLAIM: "claim",
+    EVENT_JSON: "event json",
     "encode": "encode Parquet",
     "files": "put Parquet",
     "close": "close",
     "commit": "commit",
     COLLECTOR: "garbage collection",
 }
-"""In the order of a batch's life. What belongs to none is not accounted."""
-NATIVE = {"rdk:": "librdkafka's own threads", "tokio-": "obstore's own threads (HTTP to the object store)"}
-"""By how the names of threads begin that libraries start."""
-NO_CORE = "waiting for a core or for Python's lock"
+"""Labels of the steps, in the order of execution. Time in no step is not accounted for."""
+NATIVE = {"rdk:": "threads of librdkafka", "tokio-": "threads of obstore (HTTP to the object store)"}
+"""Labels of native threads, by the prefix of their names."""
+NO_CORE = "waiting for a core or the GIL"
 SMALL = 0.001
-"""Lines below this share everywhere are one line."""
+"""Lines below this ratio in all profiles are combined."""
 SERVERS = (KAFKA, DYNAMODB, OBJECT_STORE)
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """Of the client's CPU time, and of the wall time: each moment of it is split among the threads that have something to do."""
+class TimeRatio:
+    """Ratio of the process's CPU time, and of its wall time. Wall time is divided among the threads that are active."""
 
     cpu: float
     wall: float
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The process's time as it was read."""
+class Measurements:
+    """Times of the process as measured."""
 
-    main: Mapping[Key, Spent]
-    others: Mapping[Key, Spent]
-    """All other threads of Python together."""
+    main: Mapping[Key, TimeSpent]
+    others: Mapping[Key, TimeSpent]
+    """Sum of all other Python threads."""
     native_ns: Mapping[str, int]
-    """CPU of threads that libraries start, by name."""
-    total: Spent
+    """CPU time of native threads, by thread name."""
+    total: TimeSpent
 
 
 @dataclass(frozen=True, slots=True)
 class ClientTime:
-    """What one run's process spent."""
+    """The profile of one run's process."""
 
-    how: str
+    mode: str
     """How JSON objects were written."""
     events: int
     seconds: float
     cpu_seconds: float
-    shares: Mapping[str, Share]
-    """By line of the table, in the order of a batch's life."""
-    not_accounted: Share
+    ratios: Mapping[str, TimeRatio]
+    """By line of the table, in the order of execution."""
+    not_accounted: TimeRatio
     measuring: float
-    """Share of the CPU time that reading the clocks took; it lies inside the others."""
+    """Ratio of the CPU time for reading the clocks. It is included in the other lines."""
 
 
-def client_time(world: World, how: str, events: int) -> ClientTime:
-    """Fill the world and drain it in a process of its own: this one has threads that are no part of it."""
+def client_time(world: World, mode: str, events: int) -> ClientTime:
+    """Produce events and profile their ingestion in a new process, without the threads of this one."""
     world.produce(events + WARM_UP)
-    found = TypeAdapter(ClientTime).validate_json(world.python("-m", "bench.client_time", str(events)))
-    world.prove(events + WARM_UP)
-    return replace(found, how=how)
+    profile = TypeAdapter(ClientTime).validate_json(world.python("-m", "bench.client_time", str(events)))
+    world.verify(events + WARM_UP)
+    return replace(profile, mode=mode)
 
 
-def shares(found: Measured) -> tuple[dict[str, Share], Share]:
-    """Each line's share, and what is not accounted. Together they are the whole.
+def time_ratios(measured: Measurements) -> tuple[dict[str, TimeRatio], TimeRatio]:
+    """Return the ratio of each line, and the ratio that is not accounted for. They add up to 1.
 
-    While the main thread waits for its own threads, that moment is theirs: it is split by what they were doing then.
+    While the main thread waits for its worker threads, its wall time is divided by the activity of these threads.
     """
     cpu, wall = defaultdict[str, float](float), defaultdict[str, float](float)
-    for name, ns in found.native_ns.items():
+    for name, ns in measured.native_ns.items():
         cpu[_native_line(name)] += ns
-    theirs = sum(each.wall_ns for key, each in found.others.items() if key.part != OWN_THREADS)
-    handed_over = sum(each.waited_ns for key, each in found.main.items() if key.part == OWN_THREADS)
-    for spent, weight in ((found.main, 1.0), (found.others, handed_over / theirs if theirs else 0.0)):
-        for key, each in spent.items():
+    worker_ns = sum(spent.wall_ns for key, spent in measured.others.items() if key.part != OWN_THREADS)
+    dispatched_ns = sum(spent.waited_ns for key, spent in measured.main.items() if key.part == OWN_THREADS)
+    weights = ((measured.main, 1.0), (measured.others, dispatched_ns / worker_ns if worker_ns else 0.0))
+    for times, weight in weights:
+        for key, spent in times.items():
             working, waiting = line(key), waiting_line(key)
-            cpu[working] += each.cpu_ns
-            wall[working] += weight * min(each.cpu_ns, each.wall_ns)
-            wall[waiting] += weight * each.waited_ns if key.part != OWN_THREADS else 0.0
-    named = {name: Share(cpu[name] / found.total.cpu_ns, wall[name] / found.total.wall_ns) for name in order() if name in cpu | wall}
-    missing = Share(1 - sum(each.cpu for each in named.values()), 1 - sum(each.wall for each in named.values()))
+            cpu[working] += spent.cpu_ns
+            wall[working] += weight * min(spent.cpu_ns, spent.wall_ns)
+            wall[waiting] += weight * spent.waited_ns if key.part != OWN_THREADS else 0.0
+    total = measured.total
+    named = {name: TimeRatio(cpu[name] / total.cpu_ns, wall[name] / total.wall_ns) for name in order() if name in cpu | wall}
+    missing = TimeRatio(1 - sum(ratio.cpu for ratio in named.values()), 1 - sum(ratio.wall for ratio in named.values()))
     return named, missing
 
 
 def line(key: Key) -> str:
-    """What a thread does there. Empty: nothing that has a name."""
+    """Return the table line for the work of a thread. Empty if the step has no name."""
     step = STEPS.get(key.step, "")
     part = key.part if key.part != OWN_THREADS else ""
-    return f"{step}: {part or 'the rest of our own code'}" if key.step in IN_PARTS else step
+    return f"{step}: {part or 'other code of the platform'}" if key.step in IN_PARTS else step
 
 
 def waiting_line(key: Key) -> str:
-    """What a thread waits for there."""
+    """Return the table line for the waiting of a thread."""
     if key.step not in STEPS:
         return ""
     server = WAITS.get(key.part)
@@ -174,12 +176,12 @@ def waiting_line(key: Key) -> str:
 
 
 def _native_line(name: str) -> str:
-    return next((called for prefix, called in NATIVE.items() if name.startswith(prefix)), "")
+    return next((label for prefix, label in NATIVE.items() if name.startswith(prefix)), "")
 
 
 def order() -> list[str]:
-    """Every line there can be."""
-    parts = ["", *dict.fromkeys(each.part for each in SPANS if each.part)]
+    """Return every possible line, in the order of execution."""
+    parts = ["", *dict.fromkeys(span.part for span in SPANS if span.part)]
     lines: list[str] = []
     for step in STEPS:
         lines += [line(Key(step, part)) for part in parts]
@@ -189,41 +191,46 @@ def order() -> list[str]:
 
 
 def measure(events: int) -> ClientTime:
-    """In this process: a first plan to warm up, then the rest."""
+    """Ingest a first plan to warm up, then profile the rest, in this process."""
     settings, spans, cost = load_settings(), Spans(), cost_ns()
-    conduct = wiring.ingest_options(settings, "bench")
+    options = wiring.ingest_options(settings, "bench")
     with spans.installed(SPANS):
         ports = wiring.build_ports(settings)
-        execute_plan(_plan(settings, ports, WARM_UP), ports, conduct)
+        execute_plan(_plan(settings, ports, WARM_UP), ports, options)
         plan = _plan(settings, ports, events)
         spans.clear()
-        native_ns, begun = native_cpu_ns(), Spent(time.process_time_ns(), time.perf_counter_ns())
+        native_ns, started = native_cpu_ns(), TimeSpent(time.process_time_ns(), time.perf_counter_ns())
         with reduced_gc(), spans.span(""):
-            execute_plan(plan, ports, conduct)
-        total = Spent(time.process_time_ns() - begun.cpu_ns, time.perf_counter_ns() - begun.wall_ns)
+            execute_plan(plan, ports, options)
+        total = TimeSpent(time.process_time_ns() - started.cpu_ns, time.perf_counter_ns() - started.wall_ns)
         native_ns = {name: ns - native_ns.get(name, 0) for name, ns in native_cpu_ns().items()}
-    found = Measured(spans.spent(is_main=True), spans.spent(is_main=False), native_ns, total)
-    turns = sum(each.count for spent in (found.main, found.others) for each in spent.values())
-    return ClientTime("", events, total.wall_ns / 1e9, total.cpu_ns / 1e9, *shares(found), measuring=cost * turns / 2 / total.cpu_ns)
+    measured = Measurements(spans.spent(is_main=True), spans.spent(is_main=False), native_ns, total)
+    readings = sum(spent.count for times in (measured.main, measured.others) for spent in times.values())
+    return ClientTime(
+        "", events, total.wall_ns / 1e9, total.cpu_ns / 1e9, *time_ratios(measured), measuring=cost * readings / 2 / total.cpu_ns
+    )
 
 
 def _plan(settings: Settings, ports: Ports, events: int) -> Plan:
-    """Of the only lane."""
+    """Return the plan of the only lane."""
     return plan_lanes(settings.kafka_topics, replace(settings.planning_policy(), max_offsets=events), ports).plans[0]
 
 
-def markdown(found: Sequence[ClientTime]) -> list[str]:
-    """One table: for each run its shares of CPU and wall time."""
-    names = [name for name in order() if any(name in each.shares for each in found)]
-    rows = {name: [each.shares.get(name, Share(0, 0)) for each in found] for name in names}
-    small = [name for name, each in rows.items() if all(max(share.cpu, share.wall) < SMALL for share in each)]
-    rest = [Share(*(sum(getattr(rows[name][number], kind) for name in small) for kind in ("cpu", "wall"))) for number in range(len(found))]
-    lines = [(name, each) for name, each in rows.items() if name not in small]
+def markdown(profiles: Sequence[ClientTime]) -> list[str]:
+    """Return one table with the ratios of CPU and wall time of each profile."""
+    names = [name for name in order() if any(name in profile.ratios for profile in profiles)]
+    rows = {name: [profile.ratios.get(name, TimeRatio(0, 0)) for profile in profiles] for name in names}
+    small = [name for name, ratios in rows.items() if all(max(ratio.cpu, ratio.wall) < SMALL for ratio in ratios)]
+    rest = [
+        TimeRatio(*(sum(getattr(rows[name][number], kind) for name in small) for kind in ("cpu", "wall")))
+        for number in range(len(profiles))
+    ]
+    lines = [(name, ratios) for name, ratios in rows.items() if name not in small]
     lines += [(f"the rest ({len(small)}), each below {SMALL:.1%}", rest)] if small else []
-    lines += [("**not accounted**", [each.not_accounted for each in found])]
-    heads = [f"{each.how}: {kind} time" for each in found for kind in ("CPU", "wall")]
-    cells = [[name, *(f"{round(part, 3) + 0:.1%}" for share in each for part in (share.cpu, share.wall))] for name, each in lines]
-    return [f"| {' | '.join(row)} |" for row in (["where the client's time goes", *heads], ["---"] * (1 + len(heads)), *cells)]
+    lines += [("**not accounted for**", [profile.not_accounted for profile in profiles])]
+    header = ["client time", *(f"{profile.mode}: {kind} time" for profile in profiles for kind in ("CPU", "wall"))]
+    cells = [[name, *(f"{round(part, 3) + 0:.1%}" for ratio in ratios for part in (ratio.cpu, ratio.wall))] for name, ratios in lines]
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]
 
 
 if __name__ == "__main__":

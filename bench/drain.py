@@ -1,4 +1,4 @@
-"""A backlog drained by sensor-driven runs: the daemon and the code server as in production, everything else a run's own doing."""
+"""Drains of a backlog by the runs of the sensor, with daemon and code server as in production."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from analytics_defs.devstack.supervisor import Supervisor, supervised
 from bench.world import World, new_world
 
 DAEMON = str(Path(sys.executable).with_name("dagster-daemon"))
-PEAK_SECONDS = 1.0
-"""Between two looks at the kernel's own peak (VmHWM), so only what a run takes in its last second can be missed."""
-ASK_SECONDS = 2.0
-"""Between two looks at the progress: they go to the stores that are measured. Figures come from the records' own times."""
-TOO_LONG = timedelta(minutes=40)
+PEAK_POLL_SECONDS = 1.0
+"""Interval between two reads of the kernel's peak value (VmHWM). Only growth in the last second of a run can be missed."""
+PROGRESS_POLL_SECONDS = 2.0
+"""Interval between two reads of the progress. It is long because the reads use the stores that are measured.
+The results use the times in the batch records."""
+TIMEOUT = timedelta(minutes=40)
 WORKSPACE = ("-w", "workspace.yaml")
-"""Dagster's options for the code that plans and moves the events: production's own."""
+"""Dagster's options for the code location, as in production."""
 
 
-class EventObjects(Enum):
-    """How each event's JSON object is written, in words for the table."""
+class EventJson(Enum):
+    """How JSON objects are written. The values are labels of the report."""
 
     BY_PUT = "JSON by PUT"
     BY_TAR = "JSON by tar"
@@ -46,27 +47,27 @@ class EventObjects(Enum):
     @property
     def settings(self) -> Mapping[str, str]:
         return {
-            "write_event_json": str(self is not EventObjects.OFF).lower(),
-            "minio_snowball": "auto" if self is EventObjects.BY_TAR else "off",
+            "write_event_json": str(self is not EventJson.OFF).lower(),
+            "minio_snowball": "auto" if self is EventJson.BY_TAR else "off",
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
-    """What one drain took."""
+class DrainResult:
+    """Measurements of one drain."""
 
     events: int
     lanes: int
-    write_event_json: EventObjects
+    event_json: EventJson
     seconds: float
-    """From the creation of the first run to the close of the last batch: starts of processes and waits between runs included."""
+    """From the creation of the first run to the close of the last batch, including process starts and pauses."""
     batch_seconds: float
-    """Sum of the batches' own durations."""
+    """Sum of the durations of the batches."""
     runs: int
     peak_mib: float
     """Largest resident set of a run's process (VmHWM)."""
     steps_seconds: Mapping[str, float] = field(default_factory=dict)
-    """By step, over all threads: steps overlap, so their sum exceeds the duration."""
+    """Seconds by step, summed over threads. Steps overlap, so the sum exceeds the duration."""
 
     @property
     def per_second(self) -> float:
@@ -74,61 +75,61 @@ class Drained:
 
     @property
     def per_second_in_batches(self) -> float:
-        """What one lane does while it works."""
+        """Events per second of one lane while it processes batches."""
         return self.events / self.batch_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Emptied:
-    """What it took until every event of a world was in a closed batch."""
+class DrainMeasurement:
+    """Measurements until every event of a world was in a closed batch."""
 
     seconds: float
-    """From the creation of the first run to the close of the last batch: starts of processes and waits between runs included."""
+    """From the creation of the first run to the close of the last batch, including process starts and pauses."""
     records: Sequence[BatchRecord]
     runs: int
     peak_mib: float
 
 
-def drain(folder: Path, events: int, *, lanes: int, write_event_json: EventObjects, on_progress: Callable[[int], None]) -> Drained:
-    """Produce first, then start the daemon, then wait. Raises AssertionError where the account does not balance afterwards."""
-    world = new_world(lanes=str(lanes), **write_event_json.settings)
-    found = emptied(daemon(folder, world), world, events, on_progress)
-    steps = sum((Counter(record.steps_ms) for record in found.records), Counter[str]())
-    return Drained(
+def drain(folder: Path, events: int, *, lanes: int, event_json: EventJson, on_progress: Callable[[int], None]) -> DrainResult:
+    """Produce events, then start the daemon and wait. Raise AssertionError if an event was lost."""
+    world = new_world(lanes=str(lanes), **event_json.settings)
+    measurement = measure_drain(daemon(folder, world), world, events, on_progress)
+    steps = sum((Counter(record.steps_ms) for record in measurement.records), Counter[str]())
+    return DrainResult(
         events,
         lanes,
-        write_event_json,
-        found.seconds,
-        sum(record.duration_ms for record in found.records) / 1000,
-        found.runs,
-        found.peak_mib,
+        event_json,
+        measurement.seconds,
+        sum(record.duration_ms for record in measurement.records) / 1000,
+        measurement.runs,
+        measurement.peak_mib,
         {step: ms / 1000 for step, ms in steps.most_common()},
     )
 
 
-def emptied(platform: Platform, world: World, events: int, on_progress: Callable[[int], None]) -> Emptied:
-    """Fill the world, then start what moves the events. Raises AssertionError where the account does not balance afterwards."""
+def measure_drain(platform: Platform, world: World, events: int, on_progress: Callable[[int], None]) -> DrainMeasurement:
+    """Produce events, then start the platform and wait. Raise AssertionError if an event was lost."""
     world.produce(events)
     with platform as (stack, home), peak_memory(stack) as peaks:
         _await(stack, world, events, on_progress)
         with dg.DagsterInstance.from_config(str(home)) as instance:
             created = [record.create_timestamp for record in instance.get_run_records(dg.RunsFilter(job_name=MICRO_BATCH_JOB))]
-    world.prove(events)
+    world.verify(events)
     records = _records(world)
     seconds = (max(record.closed_at for record in records) - min(created).astimezone(UTC)).total_seconds()
-    return Emptied(seconds, records, len(created), max(peaks.values(), default=0.0))
+    return DrainMeasurement(seconds, records, len(created), max(peaks.values(), default=0.0))
 
 
 LARGE_BYTES = 900_000
 
 
 def drain_large(folder: Path, records: int, *, on_progress: Callable[[int], None]) -> float:
-    """Peak memory of the runs, in MiB, that drain events of 900 KB each."""
+    """Return the peak memory in MiB of the runs that drain events of 900 KB each."""
     world = new_world(write_event_json="true")
     _produce_large(world, records)
     with daemon(folder, world) as (stack, _), peak_memory(stack) as peaks:
         _await(stack, world, records, on_progress)
-    world.prove(records)
+    world.verify(records)
     return max(peaks.values())
 
 
@@ -147,41 +148,41 @@ def _produce_large(world: World, records: int) -> None:
 
 def _await(stack: Supervisor, world: World, events: int, on_progress: Callable[[int], None]) -> None:
     def all_closed() -> bool:
-        time.sleep(ASK_SECONDS)
+        time.sleep(PROGRESS_POLL_SECONDS)
         on_progress(closed := world.closed())
         return closed >= events
 
-    stack.wait_until(all_closed, what=f"draining {events} events", limit=TOO_LONG)
+    stack.wait_until(all_closed, what=f"draining {events} events", limit=TIMEOUT)
 
 
 Platform: TypeAlias = AbstractContextManager[tuple[Supervisor, Path]]
-"""Runs for the length of a block. Its programs, and Dagster's home."""
+"""A running platform: its programs and DAGSTER_HOME."""
 
 
 @contextmanager
 def daemon(
-    folder: Path, world: World, engine: Launcher = PROCESSES, workspace: Sequence[str] = WORKSPACE
+    folder: Path, world: World, launcher: Launcher = PROCESSES, workspace: Sequence[str] = WORKSPACE
 ) -> Iterator[tuple[Supervisor, Path]]:
-    """Dagster's daemon, its code server, an instance of its own (SQLite) and what executes the runs, without the web server."""
+    """Run Dagster's daemon, its code server, a new instance (SQLite) and the launcher, without the web server."""
     with supervised(folder) as stack:
-        environment = {**engine.prepare(stack), **world.environment}
-        engine.start(stack, environment)
+        environment = {**launcher.prepare(stack), **world.environment}
+        launcher.start(stack, environment)
         stack.start("daemon", (DAEMON, "run", *workspace), environment)
         yield stack, Path(environment["DAGSTER_HOME"])
 
 
 @contextmanager
 def peak_memory(stack: Supervisor) -> Iterator[dict[int, float]]:
-    """Peak resident set of every run's process below the daemon, in MiB by process id, looked at every second."""
+    """Record the peak resident set of every run's process below the daemon, in MiB by process id."""
     peaks: dict[int, float] = {}
     ended = threading.Event()
     record = ProcessRecord.load(stack.folder / "processes" / "daemon")
     assert record is not None
 
     def watch() -> None:
-        while not ended.wait(PEAK_SECONDS):
+        while not ended.wait(PEAK_POLL_SECONDS):
             for pid in record.group():
-                with suppress(OSError, psutil.Error):  # it ended in between
+                with suppress(OSError, psutil.Error):  # the process ended
                     if _is_run(psutil.Process(pid).cmdline()):
                         peaks[pid] = max(peaks.get(pid, 0.0), _peak_mib(pid))
 
@@ -195,7 +196,7 @@ def peak_memory(stack: Supervisor) -> Iterator[dict[int, float]]:
 
 
 def _is_run(command: Sequence[str]) -> bool:
-    """The code server starts each run by Python's own `multiprocessing`."""
+    """Return whether a command line is that of a run. The code server starts runs with `multiprocessing`."""
     return any("multiprocessing.spawn" in word for word in command)
 
 

@@ -1,4 +1,4 @@
-"""Seconds from a record's production to its item being there to query, at a steady rate, with the sensor's runs as the only movers."""
+"""Seconds from the production of a record to its queryable item, at a steady rate, with the sensor's runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from analytics_defs.simulator.shop import CLEAN_MIX
 from bench.drain import daemon
 from bench.world import World, new_world
 
-LOOK_SECONDS = 0.1
-"""How exact the answer is: the table is asked that often for the events that were not there yet."""
-PATIENCE = timedelta(minutes=2)
+POLL_SECONDS = 0.1
+"""Interval between two reads of the table for missing events. It limits the precision of the result."""
+GRACE = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of every event that was produced."""
+    """Latencies of all produced events."""
 
     launcher: str
     events: int
@@ -40,51 +40,54 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many events a second."""
+    """A steady rate of events per second."""
 
     rate: float
     events: int
 
 
 def launchers() -> Mapping[str, Launcher]:
-    """By what the report calls them. One lane and one worker: the table says what a launcher does, not what many do."""
-    return {"a process for each run": PROCESSES, "a warm Celery worker": dev_celery.engine(1)}
+    """Return the launchers by their names in the report. Celery gets one worker, because the launchers are compared."""
+    return {"a process for each run": PROCESSES, "a warm Celery worker": dev_celery.celery_launcher(1)}
 
 
 def latency(folder: Path, launcher: str, load: Load, on_progress: Callable[[int], None]) -> Latency:
-    """The first events warm the system up: two runs' worth of them are produced and seen before the clock counts."""
+    """Measure the latency with one lane.
+
+    The first two events warm up the system, one run each. They are stored before the measurement starts.
+    """
     world, rate, events = new_world(lanes="1"), load.rate, load.events
     with daemon(folder, world, launchers()[launcher]) as (stack, _):
         for number in (1, 2):
             world.produce(1)
-            stack.wait_until(partial(_closed, world, number), what="the first runs", limit=PATIENCE)
-        produced = _Produced(world, rate, events)
+            stack.wait_until(partial(_closed, world, number), what="the first runs", limit=GRACE)
+        producer = _LatencyProbe(world, rate, events)
         waits: list[float] = []
 
-        def all_seen() -> bool:
-            time.sleep(LOOK_SECONDS)
-            waits.extend(produced.seen())
+        def all_stored() -> bool:
+            time.sleep(POLL_SECONDS)
+            waits.extend(producer.newly_stored())
             on_progress(len(waits))
             return len(waits) >= events
 
-        stack.wait_until(all_seen, what="events to become queryable", limit=timedelta(seconds=events / rate) + PATIENCE)
-        stack.wait_until(partial(_closed, world, events + 2), what="the last batch's close", limit=PATIENCE)
-    world.prove(events + 2)
+        stack.wait_until(all_stored, what="storing the events", limit=timedelta(seconds=events / rate) + GRACE)
+        stack.wait_until(partial(_closed, world, events + 2), what="closing the last batch", limit=GRACE)
+    world.verify(events + 2)
     waits.sort()
     return Latency(launcher, events, rate, waits[len(waits) // 2], waits[len(waits) * 99 // 100], waits[-1])
 
 
 def _closed(world: World, events: int) -> bool:
-    time.sleep(LOOK_SECONDS)
+    time.sleep(POLL_SECONDS)
     return world.closed() >= events
 
 
-class _Produced:
-    """Events produced one by one in a thread, and when; forgotten once they are seen."""
+class _LatencyProbe:
+    """A thread that produces events one by one, and the times of those that are not stored yet."""
 
     def __init__(self, world: World, rate: float, events: int) -> None:
         self._recent = world.ports.recent_events
-        self._since: dict[str, float] = {}
+        self._produced_at: dict[str, float] = {}
         self._lock = threading.Lock()
         settings = world.settings
         self._producer = Producer(
@@ -94,20 +97,20 @@ class _Produced:
         threading.Thread(target=self._produce, args=(records, rate), daemon=True).start()
 
     def _produce(self, records: islice, rate: float) -> None:  # type: ignore[type-arg]
-        begun = time.monotonic()
+        started = time.monotonic()
         for number, (topic, key, value, _) in enumerate(records):
-            time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+            time.sleep(max(0.0, started + number / rate - time.monotonic()))
             with self._lock:
-                self._since[json.loads(value or b"")["id"]] = time.monotonic()
+                self._produced_at[json.loads(value or b"")["id"]] = time.monotonic()
             self._producer.produce(topic, value, key)
             self._producer.poll(0)
         self._producer.flush()
 
-    def seen(self) -> list[float]:
-        """Seconds that each event waited which is there now and was not before."""
+    def newly_stored(self) -> list[float]:
+        """Return the latency in seconds of each event that was stored since the last call."""
         with self._lock:
-            waiting = list(self._since)
-        found = self._recent.get_items(waiting)
+            missing = list(self._produced_at)
+        stored = self._recent.get_items(missing)
         now = time.monotonic()
         with self._lock:
-            return [now - self._since.pop(each) for each in found]
+            return [now - self._produced_at.pop(event_id) for event_id in stored]

@@ -1,6 +1,7 @@
-"""Figures as pictures for the docs. `python -m bench.pictures RESULTS FOLDER` draws saved ones again.
+"""The results as charts for the docs. `python -m bench.pictures RESULTS FOLDER` draws saved results again.
 
-SVG with a background of its own, so that dark and light pages show the same; letters are shapes, so that no font is needed.
+The SVG files have a background, so that they look the same on dark and light pages. Text is drawn as paths, so that no
+font is needed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
-from bench.client_time import ClientTime, Share, order
-from bench.drain import Drained
+from bench.client_time import ClientTime, TimeRatio, order
+from bench.drain import DrainResult
 from bench.latency import Latency
 from bench.report import Results, in_batches, name, seconds_by_step, steps_of
 
@@ -25,11 +26,11 @@ COLOURS = ("#3b6fd4", "#e0a12b", "#2a9d5c", "#c4453b", "#8a63b8", "#4aa3b5", "#7
 DARK, PALE, BLACK = COLOURS[0], "#a9c1ee", "#222222"
 STYLE: Any = {"svg.fonttype": "path", "svg.hashsalt": "bench", "font.size": 9.0, "axes.titlesize": 11.0, "legend.fontsize": 8.5}
 WIDTH = 9.0
-LEAST_SHARE = 0.02
-"""Lines of the client's time below this are drawn as one."""
-LEAST_SHOWN = 0.05
-"""A bar without length has no figure."""
-MISSING = "not accounted"
+MIN_LINE_RATIO = 0.02
+"""Lines of the client time below this ratio are combined."""
+MIN_LABEL_VALUE = 0.05
+"""Bars below this value have no label."""
+NOT_ACCOUNTED = "not accounted for"
 
 
 def save(results: Results, path: Path) -> None:
@@ -41,7 +42,7 @@ def load(path: Path) -> Results:
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """What there are figures for."""
+    """Draw a chart for each benchmark that was run, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Figure] = {}
     with mpl.rc_context(STYLE):
@@ -51,85 +52,89 @@ def draw(results: Results, folder: Path) -> list[Path]:
             figures["latency"] = latency(results.latencies)
         if results.client:
             figures["client-time"] = client(results.client)
-        return [_written(figure, folder / f"bench-{what}.svg") for what, figure in figures.items()]
+        return [_written(figure, folder / f"bench-{title}.svg") for title, figure in figures.items()]
 
 
 def throughput(results: Results) -> Figure:
-    """Bars for the drains, and a mark on each for what the stores give at most."""
+    """Return a bar for each drain, with marks for the limits of the stores."""
     drained, ceilings = results.drained, results.ceilings
-    figure, axes = _bars(_labels(drained), "Events a second, beside what the stores give at most")
+    figure, axes = _bars(_labels(drained), "Events per second, compared with the limits of the stores")
     rows = range(len(drained))
-    axes.barh(rows, [in_batches(each) for each in drained], height=0.72, color=PALE, label="in batches, without the starts of processes")
-    bars = axes.barh(rows, [each.per_second for each in drained], height=0.42, color=DARK, label="from first run to last close")
+    axes.barh(rows, [in_batches(drain) for drain in drained], height=0.72, color=PALE, label="in batches, without process starts")
+    bars = axes.barh(rows, [drain.per_second for drain in drained], height=0.42, color=DARK, label="from first run to last close")
     axes.bar_label(bars, fmt="{:,.0f}", label_type="center", color="white", fontsize=8.5)
     if ceilings:
-        alone, together = ([limit(each.write_event_json) for each in drained] for limit in (ceilings.of, ceilings.side_by_side))
+        alone, together = ([limit(drain.event_json) for drain in drained] for limit in (ceilings.of, ceilings.side_by_side))
         axes.scatter(alone, rows, marker="|", s=260, linewidths=2.2, color=COLOURS[3], label="raw ceiling of the limiting store alone")
         axes.scatter(together, rows, marker="D", s=26, color=BLACK, label="raw ceiling, all requests side by side", zorder=3)
     axes.set_xlim(left=0)
-    return _finished(figure, axes, "events a second", columns=2)
+    return _finished(figure, axes, "events per second", columns=2)
 
 
-def steps(drained: Sequence[Drained]) -> Figure:
-    """Stacked bars: a step's colour is the same in all."""
-    figure, axes = _bars(_labels(drained), "Seconds by step for each 100,000 events, summed over threads")
+def steps(drained: Sequence[DrainResult]) -> Figure:
+    """Return a stacked bar for each drain. A step has the same colour in all bars."""
+    figure, axes = _bars(_labels(drained), "Seconds by step per 100,000 events, summed over threads")
     before = [0.0] * len(drained)
     for number, step in enumerate(steps_of(drained)):
-        values = [seconds_by_step(each).get(step, 0.0) for each in drained]
+        values = [seconds_by_step(drain).get(step, 0.0) for drain in drained]
         axes.barh(range(len(drained)), values, left=before, height=0.7, label=step, color=COLOURS[number % len(COLOURS)])
         before = [left + value for left, value in zip(before, values, strict=True)]
     return _finished(figure, axes, "thread-seconds (steps overlap)", columns=7)
 
 
-def latency(found: Sequence[Latency]) -> Figure:
-    labels = [f"{each.launcher}\n{each.events:,} events at {each.per_second:g}/s" for each in found]
-    figure, axes = _bars(labels, "From a record's production to its queryable item")
+def latency(latencies: Sequence[Latency]) -> Figure:
+    labels = [f"{result.launcher}\n{result.events:,} events at {result.per_second:g}/s" for result in latencies]
+    figure, axes = _bars(labels, "From production of a record to its queryable item")
     series = {
-        "p50": [each.p50_seconds for each in found],
-        "p99": [each.p99_seconds for each in found],
-        "worst": [each.worst_seconds for each in found],
+        "p50": [result.p50_seconds for result in latencies],
+        "p99": [result.p99_seconds for result in latencies],
+        "worst": [result.worst_seconds for result in latencies],
     }
     _grouped(axes, series, "{:.1f} s")
     return _finished(figure, axes, "seconds", columns=3)
 
 
-def client(found: Sequence[ClientTime]) -> Figure:
-    """Two panels with the same lines, CPU beside wall time. Small lines are drawn as one."""
-    shares = {each.how: {**each.shares, MISSING: each.not_accounted} for each in found}
-    drawn, small = _lines(list(shares.values()))
+def client(profiles: Sequence[ClientTime]) -> Figure:
+    """Return two panels with the same lines, for CPU and wall time. Small lines are combined."""
+    ratios = {profile.mode: {**profile.ratios, NOT_ACCOUNTED: profile.not_accounted} for profile in profiles}
+    drawn, small = _lines(list(ratios.values()))
     figure = Figure(figsize=(WIDTH + 1.5, 1.3 + 0.34 * (len(drawn) + 2)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(panels, ("cpu", "wall"), strict=True):
-        percents = {how: {line: 100 * getattr(share, kind) for line, share in each.items()} for how, each in shares.items()}
+        percents = {mode: {line: 100 * getattr(ratio, kind) for line, ratio in lines.items()} for mode, lines in ratios.items()}
         series = {
-            how: [*(each.get(line, 0.0) for line in drawn), sum(each.get(line, 0.0) for line in small), each[MISSING]]
-            for how, each in percents.items()
+            mode: [*(lines.get(line, 0.0) for line in drawn), sum(lines.get(line, 0.0) for line in small), lines[NOT_ACCOUNTED]]
+            for mode, lines in percents.items()
         }
         _grouped(axes, series, "{:.1f}")
         axes.set_title(f"% of {'CPU' if kind == 'cpu' else kind} time", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.12, y=0.01)
         axes.set_xlim(left=0)
-    panels[0].set_yticks(range(len(drawn) + 2), [*drawn, f"the rest ({len(small)}), each below {LEAST_SHARE:.0%}", MISSING])
+    panels[0].set_yticks(range(len(drawn) + 2), [*drawn, f"the rest ({len(small)}), each below {MIN_LINE_RATIO:.0%}", NOT_ACCOUNTED])
     panels[0].invert_yaxis()
-    figure.suptitle("Where a run's process spends its time", x=0.01, ha="left", fontsize=11)
-    figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(found), frameon=False, loc="outside lower center")
+    figure.suptitle("Time of a run's process", x=0.01, ha="left", fontsize=11)
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(profiles), frameon=False, loc="outside lower center")
     return figure
 
 
-def _lines(found: Sequence[Mapping[str, Share]]) -> tuple[list[str], list[str]]:
-    """Those that are large enough somewhere to be seen, in the order of a batch's life, and the others."""
-    there = [line for line in order() if any(line in each for each in found)]
-    large = [line for line in there if any(max(each[line].cpu, each[line].wall) >= LEAST_SHARE for each in found if line in each)]
-    return large, [line for line in there if line not in large]
+def _lines(profiles: Sequence[Mapping[str, TimeRatio]]) -> tuple[list[str], list[str]]:
+    """Return the lines that are large in at least one profile, in the order of execution, and the other lines."""
+
+    def is_large(line: str) -> bool:
+        ratios = [profile[line] for profile in profiles if line in profile]
+        return any(max(ratio.cpu, ratio.wall) >= MIN_LINE_RATIO for ratio in ratios)
+
+    lines = [line for line in order() if any(line in profile for profile in profiles)]
+    return list(filter(is_large, lines)), [line for line in lines if not is_large(line)]
 
 
-def _labels(drained: Sequence[Drained]) -> list[str]:
-    return [f"{name(each)}: {each.events:,} events" for each in drained]
+def _labels(drained: Sequence[DrainResult]) -> list[str]:
+    return [f"{name(drain)}: {drain.events:,} events" for drain in drained]
 
 
 def _bars(labels: Sequence[str], title: str) -> tuple[Figure, Axes]:
-    """One row for each label, the first on top."""
+    """Return axes with one row for each label, the first at the top."""
     figure = Figure(figsize=(WIDTH, 1.5 + 0.38 * max(3, len(labels))), layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(labels)), labels)
@@ -138,13 +143,13 @@ def _bars(labels: Sequence[str], title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _grouped(axes: Axes, series: Mapping[str, Sequence[float]], form: str) -> None:
-    """Bars below each other in every row, each with its figure."""
+def _grouped(axes: Axes, series: Mapping[str, Sequence[float]], label_format: str) -> None:
+    """Draw the series of each row below each other, with labels."""
     height = 0.8 / len(series)
     for number, (label, values) in enumerate(series.items()):
         at = [row + (number - (len(series) - 1) / 2) * height for row in range(len(values))]
         bars = axes.barh(at, values, height=height * 0.9, label=label, color=COLOURS[number])
-        axes.bar_label(bars, [form.format(value) if value >= LEAST_SHOWN else "" for value in values], padding=2, fontsize=8)
+        axes.bar_label(bars, [label_format.format(value) if value >= MIN_LABEL_VALUE else "" for value in values], padding=2, fontsize=8)
 
 
 def _finished(figure: Figure, axes: Axes, along: str, *, columns: int) -> Figure:

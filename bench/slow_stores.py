@@ -1,4 +1,4 @@
-"""The definitions over claims that take a fixed time and store nothing: how fast lanes are where no server is the limit."""
+"""Dagster definitions whose claims take a fixed time and store nothing, so that no server limits the lanes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.ports import ClaimResult, Ports, StoredEvent
 
 CLAIM_SECONDS = 0.25
-"""Many times what a claim of 100 events costs this machine, so that a lane waits nearly all the time and the cores are no limit either."""
+"""Much longer than a claim of 100 events uses the CPU, so that the cores do not limit the lanes either."""
 
 
 class NullRecentEvents:
-    """Implements `ports.RecentEvents`: holds nothing, and takes its time for it."""
+    """An implementation of `ports.RecentEvents` that is empty and slow."""
 
-    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:  # noqa: ARG002 - it forgets them
+    def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:  # noqa: ARG002 - nothing is stored
         time.sleep(CLAIM_SECONDS)
         return ClaimResult({}, frozenset())
 
@@ -34,7 +34,7 @@ class NullRecentEvents:
 
 
 class SlowStores(Platform):
-    """No event is written. Kafka, the ledger and the files in the bucket are the real ones."""
+    """A platform that claims no ids. Kafka, the ledger and the bucket are real."""
 
     def ports(self) -> Ports:
         return replace(super().ports(), recent_events=NullRecentEvents())

@@ -1,4 +1,4 @@
-"""A world of its own on the servers: topics, tables, bucket and settings that nothing else uses, filled by the simulated shop."""
+"""An isolated environment on the servers: its own topics, tables, bucket and settings, filled by the simulated shop."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.ports import Ports
 
 TOPICS, PARTITIONS = 4, 6
-"""Of each topic, one, two and three lanes get equal shares."""
+"""One, two and three lanes get the same number of partitions of each topic."""
 ANALYTICS = str(Path(sys.executable).with_name("analytics"))
 
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Mapping[str, str]]:
-    """Real servers with empty data, for the length of the block. Their addresses are in the environment until then."""
+    """Run real servers with empty data for the duration of the block, with their addresses in the environment."""
     server_group.stop(folder)
     server_group.start(folder)
     try:
-        found = read_env_file(folder / "env")
-        os.environ.update(found)
-        yield found
+        settings = read_env_file(folder / "env")
+        os.environ.update(settings)
+        yield settings
     finally:
         server_group.stop(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Settings by their names in the environment."""
+    """An isolated environment."""
 
     environment: Mapping[str, str]
+    """Its settings, as environment variables."""
 
     @property
     def settings(self) -> Settings:
@@ -48,7 +49,7 @@ class World:
         os.environ.update(self.environment)
         try:
             return load_settings()
-        finally:  # the next world has its own, and the defaults where it says nothing
+        finally:  # a variable that stayed would replace a default in the next world
             os.environ.clear()
             os.environ.update(before)
 
@@ -57,30 +58,33 @@ class World:
         return wiring.build_ports(self.settings)
 
     def command(self, *words: str) -> None:
-        """One `analytics` command, to its end. Raises CalledProcessError."""
+        """Run an `analytics` command to its end. Raise CalledProcessError if it fails."""
         subprocess.run([ANALYTICS, *words], env=os.environ | self.environment, check=True, stdout=subprocess.DEVNULL)
 
     def python(self, *words: str) -> bytes:
-        """What a Python process of its own prints, to its end. Raises CalledProcessError."""
+        """Run a Python process to its end and return its output. Raise CalledProcessError if it fails."""
         return subprocess.run([sys.executable, *words], env=os.environ | self.environment, check=True, stdout=subprocess.PIPE).stdout
 
     def produce(self, count: int, *words: str) -> None:
-        """Distinct, valid, timely events in current form, of about 410 bytes."""
-        self.command("produce", "--count", str(count), *(f"--{share}=0" for share in ("legacy", "late", "repeated", "broken")), *words)
+        """Publish distinct, valid, timely events in current form, of about 410 bytes each."""
+        self.command("produce", "--count", str(count), *(f"--{ratio}=0" for ratio in ("legacy", "late", "duplicated", "broken")), *words)
 
     def closed(self) -> int:
-        """Offsets closed so far, over all partitions."""
-        return sum(head.next_offset - head.first_offset for head in self.ports.ledger.snapshot().checkpoints.values())
+        """Return the number of closed offsets of all partitions."""
+        return sum(checkpoint.next_offset - checkpoint.first_offset for checkpoint in self.ports.ledger.snapshot().checkpoints.values())
 
-    def prove(self, events: int) -> None:
-        """A figure counts only for a run that lost nothing. Raises AssertionError where the account says otherwise."""
-        found = audit_offsets(self.ports)
-        assert found.balanced, found.differences
-        assert (found.totals.stored, found.totals.total, found.pending) == (events, events, ()), found.totals
+    def verify(self, events: int) -> None:
+        """Raise AssertionError unless exactly this number of events was stored.
+
+        A result counts only if nothing was lost.
+        """
+        audit = audit_offsets(self.ports)
+        assert audit.balanced, audit.differences
+        assert (audit.totals.stored, audit.totals.total, audit.pending) == (events, events, ()), audit.totals
 
 
 def new_world(**changes: str) -> World:
-    """Topics, tables and bucket are there when this returns. `changes`: settings in lower case."""
+    """Return a world whose topics, tables and bucket exist. `changes`: settings by name in lower case."""
     suffix = uuid.uuid4().hex[:8]
     names = {
         "KAFKA_TOPICS": ",".join(f"bench-{suffix}-{number}" for number in range(TOPICS)),

@@ -1,6 +1,6 @@
-"""Becomes the command in its arguments as soon as the code server accepts connections: its definitions are loaded by then.
+"""Wait until the code server accepts connections, then replace this process with the command in the arguments.
 
-Started before, webserver and daemon would fill the log with errors that mean nothing.
+Webserver and daemon would log misleading errors if they started before the definitions are loaded.
 """
 
 import os

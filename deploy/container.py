@@ -1,7 +1,7 @@
-"""The first process of the one container: prepares Dagster's instance and the stores, then runs supervisor until it is told to stop.
+"""The first process of the single container: prepares Dagster's instance and the stores, then runs supervisor.
 
-The health endpoint answers from the first moment, and says what is not there yet.
-Ends with 0 when it was stopped by TERM or INT; else with the status of the step that failed, or 1 when supervisor gave a program up.
+The health endpoint answers from the start and reports what is not available yet. The exit status is 0 after SIGTERM or
+SIGINT, the status of a failed step, or 1 if supervisor could not keep a program running.
 """
 
 import os
@@ -16,12 +16,12 @@ import yaml
 HERE = Path(__file__).resolve().parent
 SETUP = ("analytics", "setup")
 UNAVAILABLE = 3
-"""How `analytics` ends when a broker or store does not answer: they may be starting, too."""
-SETUP_WITHIN_SECONDS = 180.0
-AGAIN = ("sleep", "5")
+"""Exit code of `analytics` if a broker or store does not answer. It may still be starting."""
+SETUP_TIMEOUT_SECONDS = 180.0
+RETRY_DELAY = ("sleep", "5")
 SERVE = ("analytics", "serve")
 CREATE_STORAGE = ("sh", "-c", "exec dagster instance info > /dev/null")
-"""Opens the instance, which creates its tables: three programs that start together must not all try."""
+"""Opens the instance, which creates its tables. Three programs that start together must not all create them."""
 SUPERVISOR = ("supervisord", "-c", str(HERE / "supervisord.conf"))
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -30,7 +30,7 @@ AWAITED = {*STOP, GIVEN_UP, signal.SIGCHLD}
 
 
 def instance_file(production: str, environment: Mapping[str, str]) -> str:
-    """The production instance; without a Postgres its storage is Dagster's default, SQLite in DAGSTER_HOME."""
+    """Return the production dagster.yaml. Without DAGSTER_POSTGRES_HOST, the storage is SQLite in DAGSTER_HOME."""
     if environment.get("DAGSTER_POSTGRES_HOST"):
         return production
     instance = yaml.safe_load(production)
@@ -39,13 +39,13 @@ def instance_file(production: str, environment: Mapping[str, str]) -> str:
 
 
 class Container:
-    """Runs one program after the other. Signals are taken where it waits, and nowhere else."""
+    """Runs programs one after another. Signals are handled only while it waits."""
 
     def __init__(self) -> None:
         self.stopping = False
         self.statuses: dict[int, int | None] = {}
-        """Of the programs that were started and not waited for: how each ended; None while it runs."""
-        for number in AWAITED:  # process 1 gets no signal that it has no handler for
+        """Exit status of each child that was started and not yet waited for. None while it runs."""
+        for number in AWAITED:  # the kernel does not deliver a signal without a handler to process 1
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
 
@@ -61,9 +61,10 @@ class Container:
         return status if status > 0 else 1
 
     def prepare(self) -> int:
-        """Beside it an endpoint of its own answers, until supervisor's takes its place a second or two later.
+        """Prepare the stores and Dagster's storage, and return the exit status.
 
-        It knows nothing of Dagster: to look at an instance whose storage is being created would be to create it, too.
+        A temporary health endpoint answers until supervisor starts its own, one to two seconds later. It has no
+        DAGSTER_HOME: reading an instance would also create its storage.
         """
         endpoint = self.start(SERVE, {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"})
         status = self.set_up() or self.run(CREATE_STORAGE)
@@ -73,14 +74,17 @@ class Container:
         return status
 
     def set_up(self) -> int:
-        """Tries again while something does not answer, for three minutes at most."""
-        deadline = time.monotonic() + SETUP_WITHIN_SECONDS
+        """Run the setup. Retry for up to three minutes while a service does not answer."""
+        deadline = time.monotonic() + SETUP_TIMEOUT_SECONDS
         while (status := self.run(SETUP)) == UNAVAILABLE and time.monotonic() < deadline and not self.stopping:
-            self.run(AGAIN)
+            self.run(RETRY_DELAY)
         return status
 
     def run(self, command: tuple[str, ...]) -> int:
-        """The program's exit status, negative for a signal. A signal to stop becomes a TERM for it; once stopped, nothing is started."""
+        """Run a program and return its exit status, negative for a signal.
+
+        A stop signal is passed on as SIGTERM. After a stop signal, nothing is started.
+        """
         if self.stopping:
             return 0
         return self.wait(self.start(command, os.environ))
@@ -102,7 +106,7 @@ class Container:
 
 
 def _reaped() -> Iterator[tuple[int, int]]:
-    """Every process that ended: programs of ours, and orphans, which the first process of a container inherits."""
+    """Yield pid and status of every ended child, including orphans, which process 1 inherits."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

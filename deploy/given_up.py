@@ -1,4 +1,4 @@
-"""Supervisor's listener: tells the container's first process that a program could not be kept running."""
+"""Event listener of supervisor. Signals the first process of the container if a program cannot be kept running."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ def main() -> None:
     while True:
         _, payload = childutils.listener.wait()
         program = childutils.get_headers(payload)["processname"]
-        sys.stderr.write(f"gave up: {program}. Its last lines above say why.\n")
+        sys.stderr.write(f"supervisor stopped restarting {program}. Its last log lines above show the reason.\n")
         sys.stderr.flush()
         os.kill(int(os.environ["CONTAINER_PID"]), signal.SIGUSR1)
         childutils.listener.ok()

@@ -1,7 +1,8 @@
-"""What holds for every test."""
+"""Configuration of all tests."""
 
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts its background jobs so, and Dagster copies what SIGINT does to SIGTERM: the helpers of its runs could not be ended.
+    # A shell starts background jobs with SIGINT ignored. Dagster copies that handler to SIGTERM, so its child processes could not be
+    # terminated.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Sorted rows into Parquet files that are a function of the rows alone: not of how they arrived, nor of who sorted them."""
+"""Deterministic Parquet files of sorted rows: equal rows give equal bytes, whatever the batch sizes and the sorting engine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from analytics_defs.ports import MergedFile
 
 GROUP_ROWS = 65_536
 GROUP_BYTES = 32 * 2**20
-"""Of payloads in one row group: a reader, and this writer, hold one of them in memory."""
-_HASHED_AT_ONCE = 2**20
+"""Payload bytes of one row group. Readers and this writer hold one row group in memory."""
+_HASH_CHUNK_BYTES = 2**20
 
 
 def has_event_schema(path: str) -> bool:
-    """Whether it is a Parquet file in the schema of parts, as far as its footer tells."""
+    """Return whether the file is Parquet with the schema of parts. Only the footer is read."""
     try:
         return bool(pq.read_schema(path).equals(event_parquet.event_schema()))
     except (pa.ArrowException, OSError):
@@ -29,7 +29,10 @@ def has_event_schema(path: str) -> bool:
 
 
 def write_sorted_rows(batches: Iterable[pa.RecordBatch], path: str, max_bytes: int) -> Iterator[MergedFile]:
-    """Files `<path>-0000.parquet` and on: the next one begins when one has passed `max_bytes`. Nothing for no rows."""
+    """Write the files `<path>-0000.parquet`, `-0001` and so on. Yield each when it is complete. No rows give no file.
+
+    A new file starts once the current one reaches `max_bytes`.
+    """
     groups = row_groups(batches)
     group = next(groups, None)
     number = 0
@@ -46,30 +49,30 @@ def write_sorted_rows(batches: Iterable[pa.RecordBatch], path: str, max_bytes: i
 
 
 def row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in tables that are cut after so many rows, or so many bytes of payload, wherever the batches were cut."""
-    held: list[pa.Table] = []
+    """Yield the rows in tables of at most `GROUP_ROWS` rows and about `GROUP_BYTES` of payload, independent of the batch sizes."""
+    pending: list[pa.Table] = []
     rows = size = 0
     for batch in batches:
         table = pa.Table.from_batches([batch]).cast(event_parquet.event_schema())
         while table.num_rows:
-            fits = _fitting(table, GROUP_ROWS - rows, GROUP_BYTES - size)
-            held.append(table.slice(0, fits))
-            rows, size = rows + fits, size + _payload_bytes(table.slice(0, fits))
-            table = table.slice(fits)
+            count = _fitting_rows(table, GROUP_ROWS - rows, GROUP_BYTES - size)
+            pending.append(table.slice(0, count))
+            rows, size = rows + count, size + _payload_bytes(table.slice(0, count))
+            table = table.slice(count)
             if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                yield _whole(held)
-                held, rows, size = [], 0, 0
+                yield _combine(pending)
+                pending, rows, size = [], 0, 0
     if rows:
-        yield _whole(held)
+        yield _combine(pending)
 
 
-def _whole(held: list[pa.Table]) -> pa.Table:
-    """In one piece: where pages are cut would follow the pieces otherwise."""
-    return pa.concat_tables(held).combine_chunks()
+def _combine(tables: list[pa.Table]) -> pa.Table:
+    """Return one contiguous table. The page boundaries in the file would depend on the chunks otherwise."""
+    return pa.concat_tables(tables).combine_chunks()
 
 
-def _fitting(table: pa.Table, rows: int, size: int) -> int:
-    """How many rows until one of the limits is reached; the row that reaches it is the last one in."""
+def _fitting_rows(table: pa.Table, rows: int, size: int) -> int:
+    """Return the number of rows until a limit is reached. The row that reaches the byte limit is included."""
     sums = pc.cumulative_sum(pc.cast(pc.binary_length(table["payload"]), pa.int64()))
     below = _integer(pc.sum(pc.cast(pc.less(sums, size), pa.int64())))
     return min(int(table.num_rows), rows, below + 1)
@@ -86,6 +89,6 @@ def _integer(scalar: Any) -> int:
 def _sha256(path: str) -> str:
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while piece := file.read(_HASHED_AT_ONCE):
-            digest.update(piece)
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The command line: one command runs one flow."""
+"""The command line. Each command runs one flow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from analytics_defs.errors import AnalyticsError
 
 
 def main() -> None:
-    """Run `analytics`. An error of the package becomes one message on stderr, never a traceback."""
+    """Run `analytics`. Print an error of this package as one message on stderr, without a traceback."""
     from analytics_defs.cli.app import analytics
 
-    # The message of the error says once what the client of an unreachable broker logs many times.
+    # The Kafka client logs an unreachable broker many times. The error message says it once.
     logging.getLogger("analytics.kafka").addHandler(logging.NullHandler())
     logging.getLogger("analytics.kafka").propagate = False
     try:

@@ -1,51 +1,76 @@
-"""All commands of `analytics`."""
+"""The `analytics` command and its subcommands."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 
 import click
 
-from analytics_defs.cli.commands import counters, dead_letters, hours, ingest, inspect, repair, retention, serve, setup, worker
+from analytics_defs.cli.commands import counters, dead_letters, hours, ingest, inspect, produce, repair, retention, serve, setup, worker
 from analytics_defs.cli.exit_codes import CLOSED_PIPE
 
+SECTIONS: Mapping[str, Sequence[click.Command]] = {
+    "Setup": (setup.setup_command, setup.check_command),
+    "Ingest": (ingest.ingest_command, ingest.accept_recreated_topic_command, produce.produce_command),
+    "Inspect": (inspect.lag_command, inspect.audit_command, inspect.trace_command, dead_letters.dead_letters_command),
+    "Repair": (repair.repair_command, dead_letters.redrive_command, counters.reconcile_counters_command),
+    "Hours and retention": (hours.compact_command, hours.stats_command, hours.restore_command, retention.expire_command),
+    "Serve": (serve.serve_command, worker.worker_command),
+}
+"""Commands by the heading under which `analytics --help` lists them."""
 
-class PipeSafeGroup(click.Group):
-    """Ends quietly where the reader of its output went away: click and rich answer with 1, which is a finding here."""
+
+class AnalyticsGroup(click.Group):
+    """A command group that lists its commands by section and exits without an error message when its output
+    pipe is closed.
+    """
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write one block for each section."""
+        longest = max(map(len, self.commands))
+        for heading, commands in SECTIONS.items():
+            with formatter.section(heading):
+                summaries = ((command.name or "", command.get_short_help_str(formatter.width - longest - 6)) for command in commands)
+                formatter.write_dl([(name.ljust(longest), summary) for name, summary in summaries])
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run the command.
+
+        Replace the exit code of click and rich for a closed pipe: theirs is 1, which means a finding here.
+        """
         try:
             return super().invoke(ctx)
         except (BrokenPipeError, SystemExit) as end:
-            if not any(isinstance(each, BrokenPipeError) for each in (end, end.__context__)):
+            if not any(isinstance(error, BrokenPipeError) for error in (end, end.__context__)):
                 raise
-            # What is still buffered goes nowhere: Python's own flush at the end would complain of it.
+            # Discard what is still buffered: Python's flush at exit would print another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(CLOSED_PIPE)
 
 
-@click.group(cls=PipeSafeGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=AnalyticsGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="analytics-defs")
 def analytics() -> None:
-    """Product events: what was moved, what waits, and where each one went.
+    """Ingest product events from Kafka into DynamoDB and S3, and inspect, repair and serve what is stored.
 
-    Settings come from the environment (see the README's table). With the servers of `make dev` or `make servers`:
+    All settings are environment variables, see docs/settings.md. To use the servers of `make dev`:
 
         set -a; . .dev/env; set +a
 
-    Exit codes: 0 well, 1 a finding or another run was first, 2 wrong usage or settings, 3 something does not answer, 4 refused
-    or missing, or a port that is taken, 130 interrupted, 141 who read the output went away.
+    \b
+    Exit codes:
+      0    success
+      1    a finding (something differs, is halted or was not found), or another run was first
+      2    invalid usage or settings
+      3    a service is unavailable; a retry may succeed
+      4    access was denied, a resource is missing, or a port is in use
+      130  interrupted
+      141  the output pipe was closed
     """
 
 
-for _command in (
-    *(setup.setup_command, setup.check_command),
-    *(inspect.lag_command, inspect.audit_command, inspect.trace_command),
-    *(dead_letters.dead_letters_command, dead_letters.redrive_command),
-    *(repair.repair_command, counters.reconcile_counters_command, retention.expire_command),
-    *(serve.serve_command, worker.worker_command),
-    *(hours.compact_command, hours.stats_command, hours.restore_command),
-    *(ingest.ingest_command, ingest.accept_recreated_topic_command, ingest.produce_command),
-):
-    analytics.add_command(_command)
+for _commands in SECTIONS.values():
+    for _command in _commands:
+        analytics.add_command(_command)

@@ -1,4 +1,4 @@
-"""Exit codes of `analytics`, the same for every command."""
+"""Exit codes of `analytics`. Every command uses the same codes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from analytics_defs.errors import (
 )
 
 FINDING = 1
-"""Something differs, waits for an operator or was not found; or another run was first."""
+"""Something differs, waits for an operator or was not found, or another run was first."""
 WRONG_USAGE = 2
-"""Wrong arguments or settings."""
+"""Arguments or settings are invalid."""
 UNAVAILABLE = 3
-"""A broker or a store does not answer: try again later."""
+"""A broker or store does not answer. A retry may succeed."""
 REFUSED = 4
 """A permission, topic, table or bucket is missing, or a port is in use."""
 INTERRUPTED = 130
 CLOSED_PIPE = 141
-"""The reader of the output closed the pipe, as `| head` does."""
+"""The output pipe was closed, for example by `| head`."""
 
 
 def exit_code(error: AnalyticsError) -> int:
-    """Return the exit code for an error of the package."""
+    """Return the exit code for an error of this package."""
     if isinstance(error, SettingsError):
         return WRONG_USAGE
     if isinstance(error, (NotFound, PartitionHalted, InconsistentState, Superseded)):

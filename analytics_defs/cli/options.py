@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.storage.object_keys import batch_time, hour_path
 
 
-def _checked(check: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Values that a function of the core accepts: it raises ValueError, in words, for what it does not."""
+def _validated_by(check: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a click callback that calls `check` with each value and reports its ValueError as wrong usage."""
 
-    def look(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+    def validate(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
         for value in given if isinstance(given, tuple) else filter(None, [given]):
             try:
                 check(value)
-            except ValueError as fault:
-                raise click.BadParameter(str(fault)) from fault
+            except ValueError as error:
+                raise click.BadParameter(str(error)) from error
         return given
 
-    return look
+    return validate
 
 
-json_option = click.option("--json", "json_wanted", is_flag=True, help="Answer as JSON on stdout.")
+json_option = click.option("--json", "json_output", is_flag=True, help="Print JSON to stdout instead of a table.")
 reason_option = click.option(
-    "--reason", type=click.Choice([str(each) for each in RejectionReason]), help="Only those rejected for this reason."
+    "--reason", type=click.Choice([str(reason) for reason in RejectionReason]), help="Select records with this rejection reason."
 )
 hour_option = click.option(
     "--hour",
     metavar="YYYY-MM-DDTHH",
-    callback=_checked(hour_path),
-    help="Only those of batches whose own time lies in this UTC hour.",
+    callback=_validated_by(hour_path),
+    help="Select records of batches that began in this UTC hour.",
 )
 hours_option = click.option(
     "--hour",
     "hours",
     metavar="YYYY-MM-DDTHH",
-    callback=_checked(hour_path),
+    callback=_validated_by(hour_path),
     multiple=True,
-    help="Also compare the stores for this hour (UTC, of the events), id by id. May be repeated.",
+    help="Also compare the stores for this UTC hour of event time, id by id. Can be repeated.",
 )
-hour_arguments = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_checked(hour_path))
-batch_option = click.option("--batch", "batch_id", metavar="ID", callback=_checked(batch_time), help="Only those of this batch.")
+hour_arguments = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_validated_by(hour_path))
+batch_option = click.option("--batch", "batch_id", metavar="ID", callback=_validated_by(batch_time), help="Select records of this batch.")

@@ -1,4 +1,4 @@
-"""How values are shown: tables for people, JSON for scripts."""
+"""Terminal output: tables and progress bars for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -18,40 +18,46 @@ from rich.text import Text
 from analytics_defs.core.json_values import to_json_value
 
 WIDTH = 160
-"""Columns of a table that goes to a file or a pipe."""
+"""Width in characters of a table that is written to a file or a pipe."""
 PROGRESS_LINE_INTERVAL = 10.0
-"""Seconds between two lines of progress, where stderr is no terminal; the first comes after so many."""
+"""Seconds between two progress lines when stderr is not a terminal. The first line is printed after one
+interval."""
 
 
-def as_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print one JSON document on one line of stdout."""
     click.echo(json.dumps(to_json_value(value), ensure_ascii=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """On stdout; columns whose first cell is a number are aligned to the right. Cells are shown as they are: no markup, no emoji."""
-    drawn, lines = Table(title=title, title_justify="left"), [list(row) for row in rows]
+    """Print a table to stdout. A column is aligned to the right if its first cell is an integer.
+
+    Cells are printed literally: rich markup and emoji codes have no effect.
+    """
+    table, lines = Table(title=title, title_justify="left"), [list(row) for row in rows]
     for number, column in enumerate(columns):
         numeric = bool(lines) and isinstance(lines[0][number], int)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for line in lines:
-        drawn.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)) for cell in line))
-    Console(width=None if Console().is_terminal else WIDTH).print(drawn)
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)) for cell in line))
+    Console(width=None if Console().is_terminal else WIDTH).print(table)
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Progress]:
-    """On stderr: a bar where that is a terminal, elsewhere a line every `PROGRESS_LINE_INTERVAL` seconds. Its first task is `what`.
+def progress_bar(description: str, total: int | None) -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, otherwise a line every `PROGRESS_LINE_INTERVAL` seconds.
 
-    None: the total is known at the end.
+    The first task of the returned Progress has this description. A total of None is unknown until the block
+    ends.
     """
     is_terminal = sys.stderr.isatty()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not is_terminal) as bar:
-        bar.add_task(what, total=total)
+        bar.add_task(description, total=total)
         if is_terminal:
             yield bar
         else:
-            with _said(bar):
+            with _progress_lines(bar):
                 yield bar
         for task in bar.tasks:
             if task.total is None:
@@ -59,32 +65,34 @@ def progress_bar(what: str, total: int | None) -> Iterator[Progress]:
 
 
 def progress_callback(bar: Progress) -> Callable[[str, int, int], None]:
-    """For the parts of one unit of the bar's first task: what is done, how many, of how many. They are a line of their own."""
+    """Return `progress(step, done, total)` that shows the steps within one unit of the bar's first task on a
+    second line.
+    """
     task = bar.add_task("", total=None, visible=False)
-    return lambda what, done, of: bar.update(task, description=what, completed=done, total=of, visible=True)
+    return lambda step, done, total: bar.update(task, description=step, completed=done, total=total, visible=True)
 
 
 @contextmanager
-def _said(bar: Progress) -> Iterator[None]:
-    """A thread says it: within one long step nobody else would."""
+def _progress_lines(bar: Progress) -> Iterator[None]:
+    """Print progress lines from a thread, because the main thread may spend minutes in one call."""
     ended, stderr = threading.Event(), sys.stderr
 
-    def say() -> None:
+    def print_lines() -> None:
         while not ended.wait(PROGRESS_LINE_INTERVAL):
-            with suppress(OSError, ValueError):  # who read it went away: the work goes on
-                print(_in_words(bar.tasks), file=stderr, flush=True)
+            with suppress(OSError, ValueError):  # stderr was closed: the command continues
+                print(_format_progress(bar.tasks), file=stderr, flush=True)
 
-    speaker = threading.Thread(target=say, name="progress", daemon=True)
-    speaker.start()
+    printer = threading.Thread(target=print_lines, name="progress", daemon=True)
+    printer.start()
     try:
         yield
     finally:
         ended.set()
-        speaker.join()
+        printer.join()
 
 
-def _in_words(tasks: Sequence[Task]) -> str:
+def _format_progress(tasks: Sequence[Task]) -> str:
     counts = (
-        f"{each.description}: {each.completed:,.0f}" + (f" of {each.total:,.0f}" if each.total else "") for each in tasks if each.visible
+        f"{task.description}: {task.completed:,.0f}" + (f" of {task.total:,.0f}" if task.total else "") for task in tasks if task.visible
     )
     return f"{', '.join(counts)} (after {tasks[0].elapsed or 0:.0f} s)"

@@ -1,4 +1,4 @@
-"""All settings, and the only place that reads the environment."""
+"""All settings. Only this package reads the environment."""
 
 from analytics_defs.config.environment import (
     has_dagster_instance,

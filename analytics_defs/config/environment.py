@@ -1,4 +1,4 @@
-"""Reads the environment, and says what is wrong in it: everything at once, by name, value and what is allowed."""
+"""Loading of the settings from the environment. Reports all problems at once: name, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from analytics_defs.config.settings import Settings
-from analytics_defs.config.settings_table import format_default, setting_names
+from analytics_defs.config.settings_table import format_value, setting_names
 from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.errors import SettingsError
 
@@ -21,26 +21,29 @@ _LOGIN = re.compile(r"//[^/@\s]*@")
 
 
 def load_settings() -> Settings:
-    """The settings of this process's environment. Raises SettingsError, one line for each problem."""
+    """Return the settings of this process's environment. Raise SettingsError with one line for each problem."""
     problems: list[str] = []
     try:
         settings = Settings()
     except ValidationError as error:
-        problems = [*_in_words(error), *_misfits_beside(error)]
+        problems = [*_messages(error), *_conflicts_besides(error)]
         settings = None
-    problems += _near_misses()
+    problems += _misspelled_names()
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings
 
 
 def has_dagster_instance() -> bool:
-    """Whether this process is told where Dagster's instance is. Dagster reads the rest itself."""
+    """Return whether DAGSTER_HOME is set. Dagster itself reads everything else about its instance."""
     return bool(os.environ.get("DAGSTER_HOME"))
 
 
 def topics_at_load() -> tuple[str, ...]:
-    """The topics to draw as assets. Wrong settings do not keep definitions from loading: the sensor's tick reports them."""
+    """Return the topics that are shown as assets.
+
+    Invalid settings do not prevent the definitions from loading. The tick of the sensor reports them.
+    """
     try:
         return load_settings().kafka_topics
     except SettingsError:
@@ -48,6 +51,7 @@ def topics_at_load() -> tuple[str, ...]:
 
 
 def run_health_in_dagster_at_load() -> bool:
+    """Return RUN_HEALTH_IN_DAGSTER, or False if the settings are invalid."""
     try:
         return load_settings().run_health_in_dagster
     except SettingsError:
@@ -55,7 +59,7 @@ def run_health_in_dagster_at_load() -> bool:
 
 
 def is_retention_enabled_at_load() -> bool:
-    """Whether a setting says that anything of the archive goes, some day."""
+    """Return whether any retention of archived data is set, or False if the settings are invalid."""
     try:
         return bool(load_settings().retention_policy())
     except SettingsError:
@@ -63,14 +67,18 @@ def is_retention_enabled_at_load() -> bool:
 
 
 def partitions_start_at_load() -> str:
+    """Return PARTITIONS_START, or its default if the settings are invalid."""
     try:
         return load_settings().partitions_start
     except SettingsError:
         return str(Settings.model_fields["partitions_start"].default)
 
 
-def _in_words(error: ValidationError) -> Iterator[str]:
-    """Secrets are named, never shown; what was expected comes from the check that failed, and from the setting's description."""
+def _messages(error: ValidationError) -> Iterator[str]:
+    """Yield one line for each problem. The value of a secret is never shown.
+
+    The expected value comes from the check that failed and from the description of the setting.
+    """
     for problem in error.errors(include_url=False):
         if not problem["loc"]:
             yield str(problem["ctx"]["error"])
@@ -78,8 +86,8 @@ def _in_words(error: ValidationError) -> Iterator[str]:
         field = str(problem["loc"][0])
         value = "(secret)" if _SECRET.search(field) else _LOGIN.sub("//(secret)@", os.environ.get(field.upper(), str(problem["input"])))
         expected = _expected(problem)
-        for start, shorter in _WORDS.items():
-            expected = expected.replace(start, shorter)
+        for phrase, replacement in _PYDANTIC_PHRASES.items():
+            expected = expected.replace(phrase, replacement)
         yield f"{field.upper()}={value}: expected {expected} ({Settings.model_fields[field].description})"
 
 
@@ -88,43 +96,50 @@ def _expected(problem: Mapping[str, Any]) -> str:
         return str(problem["ctx"]["error"])
     bounds = {"greater_than_equal": ("at least", "ge"), "greater_than": ("above", "gt"), "less_than_equal": ("at most", "le")}
     words, name = bounds.get(problem["type"], ("", ""))
-    # pydantic tells the bound of a duration in microseconds, as text
+    # pydantic's message gives the bound of a duration in microseconds.
     info = Settings.model_fields[str(problem["loc"][0])]
-    found = [getattr(each, name) for each in info.metadata if words and hasattr(each, name)]
-    bound = next((each for each in found if isinstance(each, timedelta)), found[0] if found else None)
-    return problem["msg"] if bound is None else f"{words} {format_default(bound).strip('`')}"
+    limits = [getattr(item, name) for item in info.metadata if words and hasattr(item, name)]
+    bound = next((limit for limit in limits if isinstance(limit, timedelta)), limits[0] if limits else None)
+    return problem["msg"] if bound is None else f"{words} {format_value(bound).strip('`')}"
 
 
-_WORDS = {"Input should be ": "", "String should ": "to ", ", unable to parse string as an integer": "", ", unable to interpret input": ""}
-"""Of pydantic's sentences, so that they go on from `expected`."""
+_PYDANTIC_PHRASES = {
+    "Input should be ": "",
+    "String should ": "to ",
+    ", unable to parse string as an integer": "",
+    ", unable to interpret input": "",
+}
+"""Replacements that make a message of pydantic continue a sentence after `expected`."""
 
 
-def _misfits_beside(error: ValidationError) -> Iterator[str]:
-    """What does not fit together although each is right: looked at with defaults in the place of what is wrong by itself."""
-    wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
-    if wrong:
+def _conflicts_besides(error: ValidationError) -> Iterator[str]:
+    """Yield the conflicts between settings. Each setting that is invalid by itself is replaced by its default first."""
+    invalid = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+    if invalid:
         try:
-            Settings(**{field: Settings.model_fields[field].default for field in wrong})
-        except ValidationError as another:
-            yield from _in_words(another)
+            Settings(**{field: Settings.model_fields[field].default for field in invalid})
+        except ValidationError as conflicts:
+            yield from _messages(conflicts)
 
 
-def _near_misses() -> Iterator[str]:
-    """Names that look like one of ours and are not: a setting that silently does nothing is the worst kind."""
+def _misspelled_names() -> Iterator[str]:
+    """Yield a message for each variable that resembles a setting: otherwise a misspelled setting would be
+    ignored silently.
+    """
     known = setting_names()
-    for name in sorted(os.environ.keys() - known.keys() - _OTHERS):
-        close = [each for each in difflib.get_close_matches(name, known, n=1, cutoff=0.9) if not os.environ.get(each)]
-        if meant := [each for each in known if _one_slip(name, each)] or close:
-            yield f"{name} is not a setting: did you mean {meant[0]}?"
+    for name in sorted(os.environ.keys() - known.keys() - _UNRELATED_NAMES):
+        similar = [other for other in difflib.get_close_matches(name, known, n=1, cutoff=0.9) if not os.environ.get(other)]
+        if candidates := [other for other in known if _is_one_edit_apart(name, other)] or similar:
+            yield f"{name} is not a setting: did you mean {candidates[0]}?"
 
 
-_OTHERS = frozenset({"LINES"})
-"""Set by shells and terminals, and one letter away from one of ours."""
+_UNRELATED_NAMES = frozenset({"LINES"})
+"""Variables of shells and terminals that are one letter away from a setting."""
 
 
-def _one_slip(one: str, other: str) -> bool:
-    """Whether one letter missing, too many or wrong, or two that changed places, make one of the other."""
-    start = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    left, right = one[start:], other[start:]
+def _is_one_edit_apart(first: str, second: str) -> bool:
+    """Return whether one inserted, missing, wrong or swapped letter turns one name into the other."""
+    start = next((index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    left, right = first[start:], second[start:]
     swapped = left[:2] == right[:2][::-1] and left[2:] == right[2:]
     return swapped or left[1:] == right or left == right[1:] or left[1:] == right[1:]

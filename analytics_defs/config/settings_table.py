@@ -1,4 +1,4 @@
-"""The settings as a table, and their values and bounds in words."""
+"""The settings as Markdown tables, and the text form of their values and bounds."""
 
 from __future__ import annotations
 
@@ -11,60 +11,80 @@ from pydantic import SecretStr
 from analytics_defs.config.settings import Settings
 from analytics_defs.config.value_types import AllowedValues
 
+_HEADINGS = {
+    "kafka_brokers": "Kafka",
+    "dynamo_endpoint": "AWS and tables",
+    "minio_endpoint": "Object store",
+    "lanes": "Batches and runs",
+    "partitions_start": "Hours",
+    "max_lag": "Checks and health",
+    "event_json_retention": "Retention",
+}
+"""Heading of each table, by the first setting in it."""
+
 
 def setting_names() -> dict[str, str]:
-    """Every setting by its name in the environment, with its field."""
+    """Return the field of every setting by the name of its environment variable."""
     return {field.upper(): field for field in Settings.model_fields}
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table, for the README."""
-    rows = [
-        f"| `{name}` | {format_default(Settings.model_fields[field].default)} | {_allowed(field)} | {Settings.model_fields[field].description} |"
-        for name, field in setting_names().items()
-    ]
-    return "\n".join(["| setting | default | allowed | what it is |", "|---|---|---|---|", *rows])
+    """Return one Markdown table for each topic, as docs/settings.md contains them."""
+    lines: list[str] = []
+    for name, field in setting_names().items():
+        info = Settings.model_fields[field]
+        if field in _HEADINGS:
+            lines += [
+                *([""] if lines else []),
+                f"## {_HEADINGS[field]}",
+                "",
+                "| setting | default | allowed | meaning |",
+                "|---|---|---|---|",
+            ]
+        lines.append(f"| `{name}` | {format_value(info.default)} | {_allowed(field)} | {info.description} |")
+    return "\n".join(lines)
 
 
 def _allowed(field: str) -> str:
-    """Bounds and choices of a setting. Empty where its description says enough."""
+    """Return the bounds and choices of a setting, or an empty text if it has none."""
     info = Settings.model_fields[field]
-    words = [each.words for each in info.metadata if isinstance(each, AllowedValues)]
+    words = [item.words for item in info.metadata if isinstance(item, AllowedValues)]
     at_least, above, at_most = (
-        next((format_default(getattr(each, bound)) for each in info.metadata if hasattr(each, bound)), None) for bound in ("ge", "gt", "le")
+        next((format_value(getattr(item, bound)) for item in info.metadata if hasattr(item, bound)), None) for bound in ("ge", "gt", "le")
     )
     if at_most:
         words.append(f"{at_least} to {at_most}")
     elif above or at_least:
         words.append(f"above {above}" if above else f"at least {at_least}")
     if choices := _choices(info.annotation):
-        words.append(", ".join(map(format_default, choices)))
+        words.append(", ".join(map(format_value, choices)))
     return ", ".join(words)
 
 
-def _choices(kind: object) -> tuple[object, ...]:
-    if kind is bool:
+def _choices(annotation: object) -> tuple[object, ...]:
+    if annotation is bool:
         return True, False
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return tuple(kind)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return tuple(annotation)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def format_default(default: object) -> str:
-    match default:
+def format_value(value: object) -> str:
+    """Return a value as it is written in the environment, as Markdown code. None is `not set`."""
+    match value:
         case None:
             return "not set"
         case timedelta():
-            seconds = default.total_seconds()
+            seconds = value.total_seconds()
             return next(
                 (f"`{int(seconds / size)}{unit}`" for unit, size in (("h", 3600), ("m", 60)) if seconds and seconds % size == 0),
                 f"`{seconds:g}s`",
             )
         case SecretStr():
-            return f"`{default.get_secret_value()}`"
+            return f"`{value.get_secret_value()}`"
         case tuple():
-            return f"`{','.join(default)}`"
+            return f"`{','.join(value)}`"
         case bool():
-            return f"`{str(default).lower()}`"
+            return f"`{str(value).lower()}`"
         case _:
-            return f"`{default}`"
+            return f"`{value}`"

@@ -1,4 +1,4 @@
-"""Kinds of values that settings take: how their text is read, and what is allowed in words."""
+"""Types of setting values: how their text is parsed, and what is allowed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def _duration(value: object) -> object:
     return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])}) if match else value
 
 
-def _age(value: object) -> object:
-    found = _duration(value)
-    if isinstance(found, timedelta) and found < MIN_RETENTION:
-        raise ValueError(f"at least {MIN_RETENTION.days}d, until when the stores need each other; or nothing: kept for ever")
-    return found
+def _retention(value: object) -> object:
+    duration = _duration(value)
+    if isinstance(duration, timedelta) and duration < MIN_RETENTION:
+        raise ValueError(
+            f"at least {MIN_RETENTION.days}d, because RecentEvents refers to the archive for 30 days; or no value to keep everything"
+        )
+    return duration
 
 
 def _topics(value: object) -> object:
@@ -44,14 +46,14 @@ def _topics(value: object) -> object:
 
 
 def _brokers(value: object) -> object:
-    if isinstance(value, str) and not all(_BROKER.fullmatch(each.strip()) for each in value.split(",")):
+    if isinstance(value, str) and not all(_BROKER.fullmatch(broker.strip()) for broker in value.split(",")):
         raise ValueError("host:port, comma-separated")
     return value
 
 
 def _file(value: object) -> object:
     if isinstance(value, str) and not (Path(value).is_file() and os.access(value, os.R_OK)):
-        raise ValueError("a file that is there and can be read")
+        raise ValueError("a readable file")
     return value
 
 
@@ -59,7 +61,7 @@ def _hour(value: object) -> object:
     try:
         datetime.strptime(str(value), "%Y-%m-%dT%H")  # noqa: DTZ007 - the hour is UTC by definition
     except ValueError:
-        raise ValueError("an UTC hour such as 2024-01-01T00") from None
+        raise ValueError("a UTC hour such as 2024-01-01T00") from None
     return value
 
 
@@ -75,31 +77,31 @@ def _page(value: object) -> object:
     return value
 
 
-def _like(pattern: str, expected: str) -> BeforeValidator:
-    def look(value: object) -> object:
+def _matching(pattern: str, expected: str) -> BeforeValidator:
+    def validate(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
             raise ValueError(expected)
         return value
 
-    return BeforeValidator(look)
+    return BeforeValidator(validate)
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedValues:
-    """What values of a type are allowed, in words, for the README's table."""
+    """A description of the allowed values of a type, for docs/settings.md."""
 
     words: str
 
 
-Bucket = Annotated[str, _like(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
+Bucket = Annotated[str, _matching(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
 Brokers = Annotated[str, BeforeValidator(_brokers), AllowedValues("host:port, comma-separated")]
 Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
 PageUrl = Annotated[AnyHttpUrl, BeforeValidator(_page)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0)), AllowedValues("a duration")]
 PositiveDays = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1)), AllowedValues("a duration")]
-OptionalRetention = Annotated[timedelta | None, BeforeValidator(_age), AllowedValues(f"a duration, at least `{MIN_RETENTION.days}d`")]
-HourText = Annotated[str, BeforeValidator(_hour), AllowedValues("an hour, UTC")]
+OptionalRetention = Annotated[timedelta | None, BeforeValidator(_retention), AllowedValues(f"a duration, at least `{MIN_RETENTION.days}d`")]
+HourText = Annotated[str, BeforeValidator(_hour), AllowedValues("an hour in UTC")]
 PemFile = Annotated[str, BeforeValidator(_file)]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-TableName = Annotated[str, _like(r"[A-Za-z0-9_.-]{3,255}", "3 to 255 letters, digits, `.`, `_` and `-`")]
+TableName = Annotated[str, _matching(r"[A-Za-z0-9_.-]{3,255}", "3 to 255 letters, digits, `.`, `_` and `-`")]
 Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_topics), AllowedValues("names, comma-separated")]

@@ -1,7 +1,8 @@
-"""What mends counters: adjustments, and the sums of batch records that say what is to be mended. Pure.
+"""Corrections of counters, and the sums of batch records that counters are compared with.
 
-Closes add to a counter item; they never read it. Its difference from the sum of its lane's records is therefore the same whatever closes
-meanwhile, and only another adjustment changes it: so adjustments of an item are numbered, and each number is given once.
+Closing a batch adds to counters without reading them, so concurrent closes do not change the error of a counter.
+Only an adjustment changes it. Adjustments of a counter item are numbered and each number is written once
+(conditional put), so an error is corrected exactly once.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.storage.object_keys import batch_id
 
 ADJUSTMENT_LANE = -2
-"""Adjustments count in a lane of their own: items that batches add to never go down, and readers sum over lanes anyway."""
-MAX_BATCHES_NAMED = "batches"
-"""The counter that every close adds 1 to."""
+"""Lane of adjustments. They are stored beside the items that batches add to; readers sum over all lanes."""
+BATCHES_COUNTER = "batches"
+"""Name of the counter that every close increments by 1."""
 LATE_CLOSE_WINDOW = timedelta(hours=1)
-"""Records are found by the time their batch was taken. One that closes later than this after it is found by a whole reading only."""
+"""Incremental reads look back this far. A batch that closes later than that is found only by a full scan."""
 FIRST_BATCH_ID = "0"
 """Sorts before every batch id."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class CounterItem:
-    """Counters that change together: the totals of a lane, or those of an hour in a lane."""
+    """Counters that are stored in one item: the totals of a lane, or of one hour in a lane."""
 
     lane: int
     hour: str = ""
@@ -39,45 +40,45 @@ class CounterItem:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """Added to a counter item for good. Written once, never changed."""
+    """A correction that is added to a counter item. Written once and never changed."""
 
     target: CounterItem
     number: int
-    """1, 2, 3, … for each item."""
+    """1, 2, 3, … within a counter item."""
     counts: Mapping[str, int]
     batches: int
-    """How many closed batches of the lane the item was compared with."""
+    """Number of closed batches of the lane that the item was compared with."""
     made_at: datetime
     """UTC, whole milliseconds."""
 
 
 class AdjustmentIndex:
-    """All adjustments that were made, by counter item."""
+    """All stored adjustments, by counter item."""
 
     def __init__(self, adjustments: Iterable[Adjustment]) -> None:
         self._by_item: defaultdict[CounterItem, list[Adjustment]] = defaultdict(list)
-        for each in adjustments:
-            self._by_item[each.target].append(each)
+        for adjustment in adjustments:
+            self._by_item[adjustment.target].append(adjustment)
 
     def next_number(self, item: CounterItem) -> int:
         return len(self._by_item.get(item, ())) + 1
 
     def counts(self, item: CounterItem) -> dict[str, int]:
-        return sum_counters([each.counts for each in self._by_item.get(item, ())])
+        return sum_counters([adjustment.counts for adjustment in self._by_item.get(item, ())])
 
 
 class RecordedCounters:
-    """What closes have added, by counter item. Each record is added once, however often it is read; the records are not kept."""
+    """Sums of batch records, by counter item. Adding a record again changes nothing. Records are not kept in memory."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[CounterItem, Counter[str]] = defaultdict(Counter)
         self._newest: datetime | None = None
         self._seen: set[str] = set()
-        """Ids of the batches that may be read again."""
+        """Ids of added batches that the next incremental read may return again."""
 
     @property
     def since(self) -> str:
-        """Where to read on: ids from here on may have come since."""
+        """Return the lowest batch id for the next incremental read."""
         return batch_id(self._newest - LATE_CLOSE_WINDOW, ()).partition("-")[0] if self._newest else FIRST_BATCH_ID
 
     def add(self, records: Iterable[BatchRecord]) -> None:
@@ -90,15 +91,15 @@ class RecordedCounters:
             for hour, counts in hourly_increments(record).items():
                 self._sums[CounterItem(record.batch.lane, hour)].update(counts)
             if len(self._seen) % 10_000 == 0:
-                self._forget()
-        self._forget()
+                self._drop_old_ids()
+        self._drop_old_ids()
 
-    def _forget(self) -> None:
+    def _drop_old_ids(self) -> None:
         since = self.since
-        self._seen = {each for each in self._seen if each >= since}
+        self._seen = {seen_id for seen_id in self._seen if seen_id >= since}
 
     def batches(self, lane: int) -> int:
-        return self.counts(CounterItem(lane)).get(MAX_BATCHES_NAMED, 0)
+        return self.counts(CounterItem(lane)).get(BATCHES_COUNTER, 0)
 
     def counts(self, item: CounterItem) -> Mapping[str, int]:
         return self._sums.get(item, {})

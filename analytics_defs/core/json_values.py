@@ -1,4 +1,4 @@
-"""Values of ours as JSON has them."""
+"""Conversion of this package's values to JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 
 
-def to_json_value(value: Any) -> Any:  # noqa: PLR0911 - one answer for each kind of value
-    """A value of ours as JSON has it: coordinates as text, dataclasses as objects."""
+def to_json_value(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of value
+    """Return a value that `json.dumps` accepts: coordinates as text, times as ISO 8601, dataclasses as objects."""
     match value:
         case Source() | TopicPartition() | Range():
             return str(value)
@@ -22,10 +22,10 @@ def to_json_value(value: Any) -> Any:  # noqa: PLR0911 - one answer for each kin
         case datetime():
             return iso_milliseconds(value)
         case Mapping():
-            return {str(to_json_value(key)): to_json_value(each) for key, each in value.items()}
+            return {str(to_json_value(key)): to_json_value(item) for key, item in value.items()}
         case tuple() | list() | set() | frozenset():
-            return [to_json_value(each) for each in value]
+            return [to_json_value(item) for item in value]
         case _ if is_dataclass(value):
-            return {each.name: to_json_value(getattr(value, each.name)) for each in fields(value)}
+            return {field.name: to_json_value(getattr(value, field.name)) for field in fields(value)}
         case _:
             return value

@@ -1,4 +1,4 @@
-"""What the ledger says: heads, pending batches, and the immutable record of each closed batch. Values only."""
+"""Values in the ledger: checkpoints, pending batches, and one immutable record for each closed batch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import InconsistentState
 
 REDRIVE_CHECKPOINT = TopicPartition("~redrive", 0, 0)
-"""Redrives take turns on a head of their own, one batch an offset. `~` is not allowed in Kafka's topic names."""
+"""Checkpoint that orders redrives: each redrive batch uses one offset. Kafka does not allow `~` in topic names."""
 PLATFORM_ID_NAME = "~"
 """Name of the platform id in `LedgerSnapshot.unreadable`. No topic, partition or batch has this name."""
 REDRIVE_LANE = -1
-"""Redrives count in a lane of their own, so that they do not conflict with a lane that ingests."""
+"""Lane of the counters of redrives. A separate lane avoids transaction conflicts with ingest."""
 
 
 class BatchKind(StrEnum):
@@ -25,19 +25,19 @@ class BatchKind(StrEnum):
 
 
 class GapReason(StrEnum):
-    """Why offsets hold no record for a committed reader. Each is evidence that was seen, never a difference."""
+    """Evidence why a `read_committed` consumer gets no record for some offsets. It is never inferred by subtraction."""
 
     ABORTED = "aborted"
-    """An uncommitted read sees records here that a fresh committed read does not: their transaction was aborted."""
+    """A `read_uncommitted` consumer gets records that a new `read_committed` consumer does not: an aborted transaction."""
     CONTROL = "control"
-    """Not even an uncommitted read sees a record, and the topic is never compacted: transaction markers."""
+    """No consumer gets a record, and the topic is never compacted: transaction markers."""
     COMPACTED = "compacted"
-    """Not even an uncommitted read sees a record, and the topic's `cleanup.policy` names compaction."""
+    """No consumer gets a record, and the topic's `cleanup.policy` contains `compact`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Offsets that hold no record, with the reason."""
+    """Offsets without a record, and the reason."""
 
     range: Range
     reason: GapReason
@@ -45,7 +45,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
-    """Offsets by outcome. Of a closed range the sum is its length: that is the equation."""
+    """Number of offsets by outcome. For a closed range, the sum plus the unaccounted offsets is the length of the range."""
 
     stored: int = 0
     duplicates: int = 0
@@ -69,19 +69,19 @@ class OutcomeCounts:
         return {name: getattr(self, name) for name in OUTCOMES}
 
 
-OUTCOMES = tuple(each.name for each in fields(OutcomeCounts))
+OUTCOMES = tuple(field.name for field in fields(OutcomeCounts))
 
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """One life of a topic as the ledger first met it. Written once a generation, so every reader starts at the same offsets."""
+    """One incarnation of a topic, with its start offsets. Written once, so that every reader starts at the same offsets."""
 
     topic: str
     incarnation: int
     topic_id: str | None
-    """The broker's id of the topic, where the broker tells it."""
+    """Kafka's topic id. None if the broker has none."""
     starts: Mapping[int, int]
-    """First offset by partition, for the partitions of that moment. A partition that appeared later starts at 0."""
+    """First offset by partition, for the partitions that existed then. A partition that was added later starts at 0."""
 
     def start(self, partition: int) -> int:
         return self.starts.get(partition, 0)
@@ -92,54 +92,54 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Progress of one topic-partition: idle at `next`, or pending a batch whose range starts at `next`."""
+    """Progress of one topic-partition: idle at `next_offset`, or with a pending batch whose range starts there."""
 
     topic_partition: TopicPartition
     first_offset: int
-    """Where the ledger's account of the partition begins."""
+    """The first offset that the ledger accounts for."""
     next_offset: int
-    """The next offset to read. Everything in `[first, next)` is closed."""
+    """The next offset to read. All offsets in `[first_offset, next_offset)` are closed."""
     pending_batch_id: str | None = None
-    """Id of the batch that was taken and is not closed yet."""
+    """Id of the batch that was begun and is not closed yet."""
     totals: OutcomeCounts = OutcomeCounts()
-    """Outcomes over `[first, next)`, moved only by closing transactions."""
+    """Outcomes of `[first_offset, next_offset)`, changed only by closing transactions."""
 
     @property
     def unaccounted(self) -> int:
-        """Offsets of `[first, next)` without an outcome: 0, or somebody has to look."""
+        """Return the number of closed offsets without an outcome. Any other value than 0 is an error to investigate."""
         return self.next_offset - self.first_offset - self.totals.total
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The atomic unit inside a run. Taken once; whoever finishes it works from the same values."""
+    """The atomic unit inside a run. It is begun once; every executor that finishes it works from these values."""
 
     id: str
     kind: BatchKind
     lane: int
-    """The lane whose counters the batch enters, whatever the number of lanes is later."""
+    """The lane whose counters the batch changes, even if the number of lanes changes later."""
     time: datetime
-    """When it was cut: UTC, whole milliseconds. All bytes written for the batch carry this time."""
+    """When its reading ended: UTC, whole milliseconds. All objects and items of the batch carry this time."""
     ranges: tuple[Range, ...]
     """Sorted, not empty, at most one for each topic-partition."""
     run_id: str
-    """The run that took it."""
+    """The run that began it."""
     redriven_sources: tuple[Source, ...] = ()
-    """The dead letters a redrive puts through, sorted. Empty for an ingest batch."""
+    """The dead letters that a redrive processes again, sorted. Empty for an ingest batch."""
     redrive_keys: tuple[str, ...] = ()
-    """The dead-letter objects that hold them, sorted."""
+    """Keys of the dead-letter files that hold them, sorted."""
     redrive_reasons: tuple[str, ...] = ()
-    """Why each of `redrives` was rejected."""
+    """Reason of each of `redriven_sources`, in the same order."""
     rules: ValidationRules | None = None
-    """By which its records were judged when it was cut, and are judged whenever they are read again. None: of a version that did not
-    keep them."""
+    """The rules that classified its records, used again if the records are read again. None: an older version began
+    the batch and did not store them."""
     staged: str | None = None
-    """SHA-256 of the staging file, once that file decides what the batch is. Before that nothing was claimed."""
+    """SHA-256 of the staging file. None until the batch is staged; before that no event is claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A run's sign of life. It helps the sensor to see a dead run; safety never depends on it."""
+    """The heartbeat of a run. The sensor uses it to find dead runs; safety never depends on it."""
 
     run_id: str
     lane: int
@@ -148,52 +148,53 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class PlatformId:
-    """What tells this ledger from every other, and which stores hold what it counts. Put by the first who is about to take a batch."""
+    """Identity shared by ledger, tables and bucket. The first run writes it before it begins a batch."""
 
     id: str
     tables: tuple[str, ...]
-    """Names of the other tables: recent events, counters."""
+    """Names of the other tables: recent events and counters."""
     bucket_id: str | None = None
-    """What the bucket's object `core.storage.object_keys.PLATFORM_ID_KEY` holds, once it was seen there: never changed from then on."""
+    """Content of the bucket's object `object_keys.PLATFORM_ID_KEY`. Set when the object is first read, then never changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """The ledger's progress, from one strongly consistent query."""
+    """All progress in the ledger, from one strongly consistent query."""
 
     topics: Mapping[str, TopicState] = field(default_factory=dict)
-    """The newest generation of each topic, by name."""
+    """The latest incarnation of each topic, by name."""
     checkpoints: Mapping[TopicPartition, Checkpoint] = field(default_factory=dict)
     pending: Mapping[str, Batch] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """Items that are there and cannot be read, by the name of their topic, topic-partition or batch, and what to do. They are in none of
-    the above: whoever takes what is missing there for something new asks here first."""
+    """Existing items that cannot be read: message with the remedy, by name of topic, topic-partition or batch.
+    The mappings above do not contain them, so check here before treating a missing entry as new."""
     platform_id: PlatformId | None = None
-    """None before the first batch, and of versions that put none."""
+    """None before the first batch, and in ledgers of versions that wrote none."""
 
     @property
     def unreadable_platform_id(self) -> str | None:
-        """Why the platform id cannot be read. None if it can, or if there is none."""
+        """Return why the platform id cannot be read. None if it is readable or does not exist."""
         return self.unreadable.get(PLATFORM_ID_NAME)
 
     def unreadable_reason(self, topic_partition: TopicPartition) -> str | None:
-        """Why nobody can go on there: the item of the topic, of the partition itself, or of the batch pending in it."""
-        head = self.checkpoints.get(topic_partition)
-        names = [topic_partition.topic, str(topic_partition), *([head.pending_batch_id] if head and head.pending_batch_id else [])]
+        """Return why the item of the topic, of the partition, or of its pending batch cannot be read. None if all can."""
+        checkpoint = self.checkpoints.get(topic_partition)
+        pending = [checkpoint.pending_batch_id] if checkpoint and checkpoint.pending_batch_id else []
+        names = [topic_partition.topic, str(topic_partition), *pending]
         return next((self.unreadable[name] for name in names if name in self.unreadable), None)
 
     def require_readable(self) -> LedgerSnapshot:
-        """The same. Raises InconsistentState where any item of it cannot be read: for who needs the whole."""
-        for why in self.unreadable.values():
-            raise InconsistentState(why)
+        """Return this snapshot, or raise InconsistentState if any of its items cannot be read."""
+        for message in self.unreadable.values():
+            raise InconsistentState(message)
         return self
 
     def checkpoint(self, topic_partition: TopicPartition) -> Checkpoint:
-        """The head as it is, or as the first take will write it."""
-        known = self.checkpoints.get(topic_partition)
-        if known is not None:
-            return known
+        """Return the stored checkpoint, or the one that the first batch of the partition will create."""
+        stored = self.checkpoints.get(topic_partition)
+        if stored is not None:
+            return stored
         topic = self.topics.get(topic_partition.topic)
         start = topic.start(topic_partition.partition) if topic and topic.incarnation == topic_partition.incarnation else 0
         return Checkpoint(topic_partition, start, start)
@@ -201,7 +202,7 @@ class LedgerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ClosedRange:
-    """One range of one closed batch, found by any offset inside it."""
+    """One range of a closed batch. Readers look it up by any offset in it."""
 
     range: Range
     batch_id: str
@@ -210,23 +211,23 @@ class ClosedRange:
 
 @dataclass(frozen=True, slots=True)
 class RedrivenRecord:
-    """A dead letter under its new outcome."""
+    """A dead letter and the outcome of its redrive."""
 
     source: Source
     reason: str
-    """Why it was rejected before."""
+    """The reason of its rejection."""
     outcome: str
-    """`stored` or `repeats`, as in Tally."""
+    """`stored` or `duplicates`, as in OutcomeCounts."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """The account of one closed batch: written by the closing transaction, never changed."""
+    """The immutable record of a closed batch, written by its closing transaction."""
 
     batch: Batch
     closed_at: datetime
     tallies: tuple[OutcomeCounts, ...]
-    """One for each of `batch.ranges`, in their order. A redrive's own range has the outcomes of its records."""
+    """One for each of `batch.ranges`, in the same order. A redrive has one, with the outcomes of its records."""
     types: Mapping[str, int]
     """Stored events by type."""
     hours: Mapping[str, Mapping[str, int]]
@@ -237,23 +238,25 @@ class BatchRecord:
     lost: tuple[Range, ...] = ()
     tombstones: tuple[Source, ...] = ()
     unaccounted: tuple[Range, ...] = ()
-    """Offsets for which nothing was seen: no record, no evidence. Empty, or somebody has to look."""
+    """Offsets without a record and without evidence. Any entry is an error to investigate."""
     redriven: tuple[RedrivenRecord, ...] = ()
     write_event_json: bool = True
-    """Whether one JSON object was written for each stored event."""
+    """True if one JSON object was written for each stored event."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Key of the Parquet part by hour."""
+    """Key of the Parquet part, by hour."""
     dead_letters_key: str | None = None
     dead_letters_digest: str | None = None
-    """SHA-256 of the dead-letter file. None where there is none, and in records of versions that did not note it."""
+    """SHA-256 of the dead-letter file. None if there is no file, or in records of versions that did not store it."""
     duplicates_key: str | None = None
+    duplicates_digest: str | None = None
+    """SHA-256 of the duplicates file. None if the batch has no duplicates."""
     steps_ms: Mapping[str, int] = field(default_factory=dict)
-    """Milliseconds by step, of the executor that closed it. Steps overlap: the sum exceeds the duration."""
+    """Milliseconds by step, in the executor that closed the batch. Steps overlap, so the sum may exceed the duration."""
     duration_ms: int = 0
     bytes: int = 0
-    """Bytes of the records' keys, values and headers."""
+    """Bytes of keys, values and headers of all records."""
     record_to_close_ms: int = 0
-    """Sum over stored events of (closed - record timestamp), for records that carry one."""
+    """Sum of (close time - record timestamp) over stored events whose record has a timestamp."""
     code_version: str = ""
 
     @property
@@ -262,5 +265,5 @@ class BatchRecord:
 
     @property
     def ends(self) -> dict[TopicPartition, int]:
-        """Where the heads stand once the batch is closed."""
-        return {each.topic_partition: each.end for each in self.batch.ranges}
+        """Return the next offset of each partition after the batch is closed."""
+        return {range_.topic_partition: range_.end for range_ in self.batch.ranges}

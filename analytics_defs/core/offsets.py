@@ -1,18 +1,18 @@
-"""Where a record lives: topic-partitions, sources, half-open ranges. Values only; nothing here knows Kafka's client."""
+"""Coordinates of records in Kafka: topic-partitions, sources and half-open ranges. Independent of Kafka's client."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-_NAME = re.compile(r"(?P<topic>~?[A-Za-z0-9._-]+)(?:@(?P<generation>[1-9][0-9]*))?/(?P<partition>[0-9]+)")
+_NAME = re.compile(r"(?P<topic>~?[A-Za-z0-9._-]+)(?:@(?P<incarnation>[1-9][0-9]*))?/(?P<partition>[0-9]+)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class TopicPartition:
-    """One partition of one life of a topic.
+    """A partition of one incarnation of a topic.
 
-    A topic that was deleted and created again is another topic: its `generation` is one higher, and its offsets start over.
+    A topic that is deleted and created again gets the next incarnation number, and its offsets start at 0.
     """
 
     topic: str
@@ -24,21 +24,21 @@ class TopicPartition:
 
     @classmethod
     def parse(cls, text: str) -> TopicPartition:
-        """`topic/3`, or `topic@1/3` after the topic was created again. Raises ValueError on anything else."""
+        """Parse `topic/3`, or `topic@1/3` for a recreated topic. Raises ValueError for any other text."""
         match = _NAME.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not a topic-partition: expected topic/partition, for example ProductCreated/3")
-        return cls(match["topic"], int(match["generation"] or 0), int(match["partition"]))
+        return cls(match["topic"], int(match["incarnation"] or 0), int(match["partition"]))
 
 
-def qualified_topic_name(topic: str, generation: int) -> str:
-    """The name of one life of a topic: `topic` for the first, `topic@1` for the second. `@` is not allowed in topic names."""
-    return f"{topic}@{generation}" if generation else topic
+def qualified_topic_name(topic: str, incarnation: int) -> str:
+    """Return `topic` for the first incarnation, `topic@1` for the second. Kafka does not allow `@` in topic names."""
+    return f"{topic}@{incarnation}" if incarnation else topic
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """The coordinates of one record: unique for ever, and the owner of the event id it claims."""
+    """Coordinates of one record. They are never reused, and they own the event id that the record claims."""
 
     topic_partition: TopicPartition
     offset: int
@@ -48,7 +48,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """`topic/partition/offset`. Raises ValueError on anything else."""
+        """Parse `topic/partition/offset`. Raises ValueError for any other text."""
         name, _, offset = text.rpartition("/")
         if not (offset.isascii() and offset.isdigit()):
             raise ValueError(f"{text!r} is not a source: expected topic/partition/offset, for example ProductCreated/3/1042")
@@ -57,7 +57,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
-    """Offsets `[start, end)` of one topic-partition. Empty where `start == end`."""
+    """Offsets `[start, end)` of one topic-partition. Empty if `start == end`."""
 
     topic_partition: TopicPartition
     start: int
@@ -82,16 +82,16 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as read from Kafka: its bytes are kept as they came."""
+    """A record as read from Kafka, with its bytes unchanged."""
 
     source: Source
     timestamp_ms: int
-    """The record's own timestamp, epoch milliseconds (CreateTime or LogAppendTime); -1 where the broker has none."""
+    """The record's own timestamp, epoch milliseconds (CreateTime or LogAppendTime). -1 if the broker has none."""
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers."""
+        """Return the bytes of key, value and headers together."""
         return len(self.key or b"") + len(self.value or b"") + sum(len(name.encode()) + len(value or b"") for name, value in self.headers)

@@ -1,21 +1,24 @@
-"""What a closed batch has to have in the stores, decided from its record and from what is still there. Values only."""
+"""Rules of a repair: what the stores must hold of a closed batch, decided from its record and from the surviving copies. Values only."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Range, Source
-from analytics_defs.core.storage.dead_letter_files import Duplicate
+from analytics_defs.core.sha256 import sha256_hex
+from analytics_defs.core.storage.dead_letter_files import Duplicate, encode_duplicates
 from analytics_defs.core.storage.object_keys import hour_path
 from analytics_defs.errors import InconsistentState
 
 
 class StoreKind(StrEnum):
+    """What a repair compares."""
+
     ITEM = "recent_events"
     OBJECT = "event_json"
     PART = "parquet_part"
@@ -25,30 +28,32 @@ class StoreKind(StrEnum):
 
 
 class ComparisonResult(StrEnum):
+    """The state of one item, object or file, compared with what its batch wrote."""
+
     MISSING = "missing"
     IDENTICAL = "identical"
     DIFFERENT = "different"
     LEFTOVER = "leftover"
-    """A part whose rows are in the hour's archive: it is removed."""
+    """A part whose rows are in the archive of its hour. A repair deletes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class HourRange:
-    """`[first, end)`, UTC: batches with events of these hours, and batches whose own time lies in them."""
+    """`[first, end)` in UTC. It selects the batches with events of these hours, and the batches that were cut in these hours."""
 
     first: str
     end: str
 
 
-def parse_replay_range(first: str, end: str) -> Range | HourRange:
-    """From two sources of one topic-partition (`topic/partition/offset`), or two hours; the end is not included.
+def parse_repair_range(first: str, end: str) -> Range | HourRange:
+    """Return the range between two sources of one topic-partition, or between two hours. The end is excluded.
 
-    Raises ValueError on anything else.
+    A source is `topic/partition/offset`, an hour is `YYYY-MM-DDTHH`. Raises ValueError for anything else.
     """
     if "/" in first or "/" in end:
         low, high = Source.parse(first), Source.parse(end)
         if low.topic_partition != high.topic_partition:
-            raise ValueError(f"{first} and {end} are of two partitions: replay one after the other, or name two hours")
+            raise ValueError(f"{first} and {end} are in two partitions: repair one after the other, or name two hours")
         if low.offset >= high.offset:
             raise ValueError(f"{first} to {end} holds no offset: the end is not included")
         return Range(low.topic_partition, low.offset, high.offset)
@@ -60,125 +65,118 @@ def parse_replay_range(first: str, end: str) -> Range | HourRange:
 
 @dataclass(frozen=True, slots=True)
 class IdOwner:
-    """Who holds an id by RecentEvents."""
+    """The source that owns an event id in RecentEvents."""
 
     source: Source
     claimed_first: bool
-    """It came no later than the batch, and was still remembered then: the batch's claim was refused by it."""
+    """True if the owner's batch is not younger than the batch under repair, and the id was still reserved then.
+
+    The claim of the batch under repair was therefore refused.
+    """
 
 
 @dataclass(slots=True)
 class EventOutcomes:
-    """What became of the events of a batch."""
+    """The outcomes of the surviving events of a batch."""
 
     stored: list[Event] = field(default_factory=list)
-    duplicates: dict[Source, Source | None] = field(default_factory=dict)
-    """With who held the id. None: that is not known any more."""
+    duplicates: dict[Source, Source] = field(default_factory=dict)
+    """The owner of the id, by the source of the duplicate."""
     undecided: list[Event] = field(default_factory=list)
-    lines_agree: bool = False
-    """Whether the file of repeats can be the one that the batch wrote."""
+    """Events whose outcome nothing proves."""
+    duplicates_file: bytes | None = None
+    """The batch's duplicates file, if it was rebuilt and has the recorded SHA-256."""
 
 
 def resolve_outcomes(
-    events: Sequence[Event], known: Collection[Source], held: Mapping[str, IdOwner], record: BatchRecord, lines: Sequence[Duplicate] | None
+    events: Sequence[Event],
+    stored_sources: Collection[Source],
+    owners: Mapping[str, IdOwner],
+    record: BatchRecord,
+    lines: Sequence[Duplicate] | None,
 ) -> EventOutcomes:
-    """Of one id in one batch the first source was claimed, or refused. `events` sorted by source; `lines`: None where they cannot be used.
+    """Return the outcomes that are proven. Of several events with one id in a batch, at most the first was stored.
 
-    `known`: sources whose rows or objects are there. What neither they nor RecentEvents prove, the file of repeats decides; without it the
-    record's numbers, where they leave one answer only.
+    `events` is sorted by source. `stored_sources` have a row or a JSON object of this batch. `owners` is keyed by event id.
+    `lines` is the verified duplicates file, None if it is lost. A lost file is rebuilt from `owners` and counts only if it has the
+    recorded SHA-256. Raises InconsistentState if `lines` contradicts the stores.
     """
-    found, open_ = EventOutcomes(), list[list[Event]]()
     groups: dict[str, list[Event]] = {}
     for event in events:
         groups.setdefault(event.id, []).append(event)
+    stored_ids = {event_id for event_id, group in groups.items() if _is_stored(group[0], stored_sources, owners)}
+    if lines is not None:
+        return _outcomes_by_lines(groups, stored_ids, lines, record)
+    refused = {event_id: owner.source for event_id, owner in owners.items() if owner.claimed_first and event_id not in stored_ids}
+    # The second attempt covers two concurrent batches: the younger one may have claimed the id first.
+    owned = {event_id: owner.source for event_id, owner in owners.items() if event_id not in stored_ids}
+    for owner_by_id in (refused, owned):
+        outcomes = _outcomes_by_owner(groups.values(), owner_by_id)
+        outcomes.duplicates_file = _encode(events, outcomes.duplicates)
+        if sha256_hex(outcomes.duplicates_file) == record.duplicates_digest:
+            return outcomes
+    decided = stored_ids | refused.keys()
+    outcomes = _outcomes_by_owner([group for event_id, group in groups.items() if event_id in decided], refused)
+    outcomes.undecided = [event for event_id, group in groups.items() if event_id not in decided for event in group]
+    return outcomes
+
+
+def _is_stored(event: Event, stored_sources: Collection[Source], owners: Mapping[str, IdOwner]) -> bool:
+    owner = owners.get(event.id)
+    return event.record.source in stored_sources or (owner is not None and owner.source == event.record.source)
+
+
+def _outcomes_by_lines(
+    groups: Mapping[str, list[Event]], stored_ids: Collection[str], lines: Sequence[Duplicate], record: BatchRecord
+) -> EventOutcomes:
+    listed, outcomes = {line.source: line for line in lines}, EventOutcomes()
     for event_id, group in groups.items():
-        item, source = held.get(event_id), group[0].record.source
-        if source in known or (item and item.source == source):
-            found.stored.append(group[0])
-            found.duplicates |= {each.record.source: source for each in group[1:]}
-        else:
-            open_.append(group)
-    holders = {each: item.source for each, item in held.items() if item.claimed_first}
-    if lines is not None and (decided := _by_lines(found, open_, holders, lines)):
-        return decided
-    return _by_numbers(found, open_, holders, {each: item.source for each, item in held.items()}, record)
+        stored = [event for event in group if event.record.source not in listed]
+        duplicates = [listed[event.record.source] for event in group if event.record.source in listed]
+        allowed = [group[:1]] if event_id in stored_ids else [group[:1], []]
+        if stored not in allowed or any(line.event_id != event_id for line in duplicates):
+            raise InconsistentState(
+                f"batch {record.batch.id}: {record.duplicates_key or 'its record, which counts no duplicates,'} does not agree with the "
+                f"stores and Kafka about event {event_id} of {group[0].record.source}: one of them was altered. Nothing of this batch was "
+                "changed."
+            )
+        outcomes.stored += stored
+        outcomes.duplicates |= {line.source: line.original_source for line in duplicates}
+    return outcomes
 
 
-def _by_lines(
-    found: EventOutcomes, open_: Sequence[list[Event]], holders: Mapping[str, Source], lines: Sequence[Duplicate]
-) -> EventOutcomes | None:
-    """None where the lines contradict what is proven: then they are not those that the batch wrote."""
-    named = {line.source: line for line in lines}
-    if any(each.record.source in named for each in found.stored) or not named.keys() >= found.duplicates.keys():
-        return None
-    became = EventOutcomes(list(found.stored), dict(found.duplicates), lines_agree=True)
-    for group in open_:
-        free = [each for each in group if each.record.source not in named]
-        if free not in ([], group[:1]) or any(named[each.record.source].event_id != each.id for each in group[len(free) :]):
-            return None
-        became.stored += free
-        for each in group[len(free) :]:
-            source = each.record.source
-            became.duplicates[source] = free[0].record.source if free else holders.get(each.id, named[source].original_source)
-    return became
+def _outcomes_by_owner(groups: Iterable[Sequence[Event]], owner_by_id: Mapping[str, Source]) -> EventOutcomes:
+    """Return the outcomes if exactly the ids in `owner_by_id` were refused."""
+    outcomes = EventOutcomes()
+    for group in groups:
+        owner = owner_by_id.get(group[0].id)
+        outcomes.stored += [] if owner else group[:1]
+        outcomes.duplicates |= {event.record.source: owner or group[0].record.source for event in (group if owner else group[1:])}
+    return outcomes
 
 
-def _by_numbers(
-    found: EventOutcomes, open_: Sequence[list[Event]], holders: Mapping[str, Source], later: Mapping[str, Source], record: BatchRecord
-) -> EventOutcomes:
-    """`later`: who holds an id, also by a batch that was cut later: of two at once it may have claimed first."""
-    events = len(found.stored) + len(found.duplicates) + sum(map(len, open_))
-    is_all_there = events == record.tally.stored + record.tally.duplicates
-    refused = [group for group in open_ if group[0].id in holders]
-    others = [group for group in open_ if group[0].id not in holders]
-    missing = record.tally.stored - len(found.stored)
-    if missing == 0:
-        return _with(found, [], open_, holders)
-    if is_all_there and missing == len(others):
-        return _with(found, others, refused, holders)
-    if is_all_there and missing == sum(group[0].id not in later for group in open_):
-        free = [group for group in open_ if group[0].id not in later]
-        return _with(found, free, [group for group in open_ if group[0].id in later], later)
-    if is_all_there and missing == len(open_):
-        return _with(found, open_, [], holders)
-    became = _with(found, [], refused, holders)
-    became.undecided = [each for group in others for each in group]
-    return became
+def _encode(events: Sequence[Event], duplicates: Mapping[Source, Source]) -> bytes:
+    return encode_duplicates([(event, duplicates[event.record.source]) for event in events if event.record.source in duplicates])
 
 
-def _with(
-    found: EventOutcomes, stored: Sequence[list[Event]], refused: Sequence[list[Event]], holders: Mapping[str, Source]
-) -> EventOutcomes:
-    within = {each.record.source: group[0].record.source for group in stored for each in group[1:]}
-    elsewhere = {each.record.source: holders.get(each.id) for group in refused for each in group}
-    return EventOutcomes([*found.stored, *(group[0] for group in stored)], found.duplicates | within | elsewhere)
+def missing_by_hour(record: BatchRecord, stored: Sequence[Event], is_complete: bool) -> dict[str, tuple[int, int]]:
+    """Return the numbers of events found and recorded, for the hours with fewer events than recorded.
 
-
-def matches_batch(lines: Sequence[Duplicate], record: BatchRecord) -> bool:
-    """Whether this can be the batch's file of repeats: as many lines as recorded, each of a source of its own."""
-    sources = {line.source for line in lines}
-    mine = set(record.batch.redriven_sources)
-    inside = all(each in mine or any(one.holds(each) for one in record.batch.ranges) for each in sources)
-    return len(sources) == len(lines) == record.tally.duplicates and inside
-
-
-def missing_by_hour(record: BatchRecord, stored: Sequence[Event], whole: bool) -> dict[str, tuple[int, int]]:
-    """Hours with fewer events than the record has: found and recorded.
-
-    Raises InconsistentState where there are others than recorded, or where every record is there and they are fewer.
+    `is_complete`: every record of the batch was read and decided. Raises InconsistentState if an hour has more events of a type than
+    recorded, or fewer events than recorded although `is_complete`.
     """
     found: dict[str, Counter[str]] = {}
     for event in stored:
         found.setdefault(event.hour, Counter())[event.type] += 1
-    less = {}
+    missing = {}
     for hour in sorted({*found, *record.hours}):
-        has, noted = found.get(hour, Counter[str]()), record.hours.get(hour, {})
-        if has == Counter(noted):
+        counts, recorded = found.get(hour, Counter[str]()), record.hours.get(hour, {})
+        if counts == Counter(recorded):
             continue
-        if whole or any(count > noted.get(each, 0) for each, count in has.items()):
+        if is_complete or any(count > recorded.get(event_type, 0) for event_type, count in counts.items()):
             raise InconsistentState(
-                f"batch {record.batch.id}: hour {hour} has {dict(has)} by its records, and {dict(noted)} in the ledger. "
-                "Somebody altered records or rules; nothing of this batch was changed."
+                f"batch {record.batch.id}: hour {hour} has {dict(counts)} by its records, and {dict(recorded)} in the ledger. "
+                "Records or validation rules were altered; nothing of this batch was changed."
             )
-        less[hour] = (has.total(), sum(noted.values()))
-    return less
+        missing[hour] = (counts.total(), sum(recorded.values()))
+    return missing

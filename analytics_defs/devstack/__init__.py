@@ -1,4 +1,4 @@
-"""What a developer's machine needs around the platform: real servers started natively, and an embedded stack for `make dev`.
+"""Servers for development and tests: real ones started natively, and an embedded stack for `make dev`.
 
-Nothing here runs in production. `python -m analytics_defs.devstack --help` lists the commands.
+Nothing in this package runs in production. `python -m analytics_defs.devstack --help` lists the commands.
 """

@@ -11,26 +11,26 @@ from analytics_defs.errors import StartupFailed
 
 _FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".servers"), show_default=True)
 _DEV_FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".dev"), show_default=True)
-_PORT = click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where Dagster's UI listens.")
+_PORT = click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the Dagster UI.")
 _RATE = click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Events per second.")
 
 
 @click.group()
 def cli() -> None:
-    """Servers and processes for a developer's machine."""
+    """Start and stop servers for development and tests."""
 
 
 @cli.command("servers")
 @_FOLDER
 def start_servers(folder: Path) -> None:
-    """Start Apache Kafka, DynamoDB Local and MinIO natively; their settings go to FOLDER/env."""
+    """Start Apache Kafka, DynamoDB Local and MinIO natively. Write their settings to FOLDER/env."""
     server_group.start(folder.absolute())
 
 
 @cli.command("servers-stop")
 @_FOLDER
 def stop_servers(folder: Path) -> None:
-    """End the servers that were started in FOLDER, and remove their data."""
+    """Stop the servers that were started in FOLDER and delete their data."""
     server_group.stop(folder.absolute())
 
 
@@ -38,7 +38,7 @@ def stop_servers(folder: Path) -> None:
 @_FOLDER
 @click.argument("command", nargs=-1, required=True)
 def with_servers(folder: Path, command: tuple[str, ...]) -> None:
-    """Run COMMAND with real servers: those its environment names, those that run in FOLDER, or its own."""
+    """Run COMMAND with real servers: those in the environment, those running in FOLDER, or temporary ones."""
     raise SystemExit(server_group.run_with(folder.absolute(), command))
 
 
@@ -59,16 +59,16 @@ def run_dev(folder: Path, port: int, rate: float) -> None:
 @_RATE
 @click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True, help="Celery workers.")
 def run_dev_celery(folder: Path, port: int, rate: float, workers: int) -> None:
-    """The same with a Redis and Celery workers that execute the runs."""
+    """Run the platform like `dev`, but execute runs on Celery workers with Redis as the broker."""
     from analytics_defs.devstack import dev, dev_celery
 
-    dev.run(folder.absolute(), port=port, rate=rate, engine=dev_celery.engine(workers))
+    dev.run(folder.absolute(), port=port, rate=rate, launcher=dev_celery.celery_launcher(workers))
 
 
 @cli.command("broker", hidden=True)
 @click.argument("publish", type=click.Path(path_type=Path))
 def run_broker(publish: Path) -> None:
-    """Serve the embedded Kafka and write its address to PUBLISH."""
+    """Serve the embedded Kafka and write its address to the file PUBLISH."""
     from analytics_defs.devstack import embedded_broker
 
     embedded_broker.serve_broker(publish)
@@ -77,13 +77,14 @@ def run_broker(publish: Path) -> None:
 @cli.command("stores", hidden=True)
 @click.argument("publish", type=click.Path(path_type=Path))
 def run_stores(publish: Path) -> None:
-    """Serve the embedded DynamoDB and S3 and write their address to PUBLISH."""
+    """Serve the embedded DynamoDB and S3 and write their address to the file PUBLISH."""
     from analytics_defs.devstack import embedded_stores
 
     embedded_stores.serve_stores(publish)
 
 
 def devstack_main() -> None:
+    """Run the command line. Print a StartupFailed as one message, without a traceback."""
     try:
         cli()
     except StartupFailed as error:

@@ -1,4 +1,7 @@
-"""`make dev`: embedded Kafka, DynamoDB and S3, a simulated shop, and Dagster with its UI, in one folder (`.dev`)."""
+"""`make dev`: embedded Kafka, DynamoDB and S3, a simulated shop, and Dagster with its UI.
+
+All files are in one folder (`.dev`).
+"""
 
 from __future__ import annotations
 
@@ -24,38 +27,38 @@ ANALYTICS = str(Path(sys.executable).with_name("analytics"))
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """What executes the runs."""
+    """A way to execute runs, together with the programs that it needs."""
 
     prepare: Callable[[Supervisor], dict[str, str]]
-    """Writes dagster.yaml, starts what has to be there before Dagster, and answers the settings that follow: DAGSTER_HOME and others."""
+    """Writes dagster.yaml, starts the programs that Dagster needs, and returns DAGSTER_HOME and further settings."""
     start: Callable[[Supervisor, Mapping[str, str]], None]
-    """Starts what executes runs, with all settings, and waits until it can."""
-    keeps_endless_runs: bool
-    """Whether the health endpoint may be a run; else it is a process beside them."""
+    """Starts the programs that execute runs, with all settings, and waits until they are ready."""
+    supports_endless_runs: bool
+    """Whether the health endpoint can be a Dagster run. Otherwise it is a separate process."""
 
 
-def run(folder: Path, *, port: int, rate: float, engine: Launcher | None = None) -> None:
-    """Runs everything until SIGINT, SIGTERM or SIGHUP; then ends it all and returns.
+def run(folder: Path, *, port: int, rate: float, launcher: Launcher | None = None) -> None:
+    """Run the platform until SIGINT, SIGTERM or SIGHUP. Then stop all programs and return.
 
-    Everything is in memory and starts empty, Dagster's history included: the run keys and offsets of an earlier shop
-    would contradict this one's.
+    All state is in memory and starts empty, including Dagster's history. The run keys and offsets of an earlier
+    shop would contradict the new one's.
     """
     with supervised(folder) as stack:
-        if is_taken(port) or accepts(port):  # after `opened`, which ends what a killed stack left on this port
-            raise StartupFailed(f"port {port} is taken: name another with `make dev PORT=...`")
+        if is_taken(port) or accepts(port):  # checked here: `supervised` has stopped the programs that a killed stack left on this port
+            raise StartupFailed(f"port {port} is in use: choose another with `make dev PORT=...`")
         try:
-            _start(stack, port, rate, engine or PROCESSES)
+            _start(stack, port, rate, launcher or PROCESSES)
             stack.watch()
         except StopRequested:
-            click.echo("stopping; what does not end within 20 s is killed")
-    click.echo("stopped: no process is left, the logs are in " + str(folder / "logs"))
+            click.echo("stopping; programs that do not end within 20 s are killed")
+    click.echo("stopped: no process is left; the logs are in " + str(folder / "logs"))
 
 
-def _start(stack: Supervisor, port: int, rate: float, engine: Launcher) -> None:
+def _start(stack: Supervisor, port: int, rate: float, launcher: Launcher) -> None:
     click.echo("starting an embedded Kafka broker, DynamoDB and S3")
     url, status_port = f"http://{LOOPBACK}:{port}", health_port()
     settings = _start_servers(stack) | {"DAGSTER_UI_URL": url, "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
-    settings |= engine.prepare(stack) | {"RUN_HEALTH_IN_DAGSTER": str(engine.keeps_endless_runs).lower()}
+    settings |= launcher.prepare(stack) | {"RUN_HEALTH_IN_DAGSTER": str(launcher.supports_endless_runs).lower()}
     click.echo("creating tables and bucket")
     stack.run((ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
     env_file.write_env_file(stack.folder / "env", settings)
@@ -64,14 +67,14 @@ def _start(stack: Supervisor, port: int, rate: float, engine: Launcher) -> None:
     options = ("-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml")
     stack.start("dagster", (sys.executable, "-m", "dagster", "dev", *options), settings)
     stack.wait_until(lambda: http_status(f"{url}/server_info") == 200, what="Dagster's UI", limit=timedelta(minutes=3))
-    if not engine.keeps_endless_runs:
+    if not launcher.supports_endless_runs:
         stack.start("health", (ANALYTICS, "serve"), settings)
-    engine.start(stack, settings)
+    launcher.start(stack, settings)
     click.echo(_welcome(stack.folder, url, settings))
 
 
 def _start_servers(stack: Supervisor) -> dict[str, str]:
-    """Each server publishes its address when it can be reached."""
+    """Start the embedded servers and return their settings. Each server writes a file when it is reachable."""
     published = {name: stack.folder / f"{name}.env" for name in _SERVERS}
     for name, path in published.items():
         stack.start(name, (sys.executable, "-m", "analytics_defs.devstack", name, str(path)), {})
@@ -80,33 +83,36 @@ def _start_servers(stack: Supervisor) -> dict[str, str]:
 
 
 def health_port() -> int:
-    """HEALTH_PORT where it is free, else any that is: it is a common one, and no reason not to start."""
+    """Return HEALTH_PORT (8080) if it is free, otherwise any free port, because 8080 is often in use."""
     wanted = int(os.environ.get("HEALTH_PORT") or HEALTH_PORT)
     return free_port() if is_taken(wanted) or accepts(wanted) else wanted
 
 
 def dagster_home(stack: Supervisor) -> Path:
-    """With DAGSTER_HOME set, Dagster reads the dagster.yaml there and not the one in the working directory."""
+    """Create the folder for DAGSTER_HOME with a copy of dagster.yaml.
+
+    If DAGSTER_HOME is set, Dagster does not read the dagster.yaml of the working directory.
+    """
     home = stack.folder / "dagster_home"
     home.mkdir()
     shutil.copy("dagster.yaml", home)
     return home
 
 
-PROCESSES = Launcher(lambda stack: {"DAGSTER_HOME": str(dagster_home(stack))}, lambda _stack, _settings: None, keeps_endless_runs=True)
-"""A process of its own for each run: Dagster's default."""
+PROCESSES = Launcher(lambda stack: {"DAGSTER_HOME": str(dagster_home(stack))}, lambda _stack, _settings: None, supports_endless_runs=True)
+"""One process for each run, which is Dagster's default."""
 
 
 def _welcome(folder: Path, url: str, settings: Mapping[str, str]) -> str:
     return f"""
   UI         {url}
-  status     http://{settings["HEALTH_HOST"]}:{settings["HEALTH_PORT"]} (a few seconds later)
+  status     http://{settings["HEALTH_HOST"]}:{settings["HEALTH_PORT"]} (available after a few seconds)
   Kafka      {settings["KAFKA_BROKERS"]}
   DynamoDB   {settings["DYNAMO_ENDPOINT"]}
   S3         {settings["MINIO_ENDPOINT"]}
   logs       {folder / "logs"}
   settings   set -a; . {folder / "env"}; set +a
-             points the `analytics` command and any Kafka, DynamoDB or S3 client of this shell here
+             configures the `analytics` command and the Kafka, DynamoDB and S3 clients of a shell
 
 Ctrl-C stops everything.
 """

@@ -1,4 +1,4 @@
-"""`make dev-celery`: runs are executed by Celery workers, as in production with the profile `celery`, beside a Redis of one's own."""
+"""`make dev-celery`: Celery workers execute the runs, as in production with the profile `celery`. Starts its own Redis."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from analytics_defs.devstack.supervisor import Supervisor
 from analytics_defs.devstack.tcp_ports import accepts
 from analytics_defs.errors import StartupFailed
 
-LANES_EACH = 2
-"""Lanes for each worker, where LANES is not set."""
+LANES_PER_WORKER = 2
+"""Number of lanes for each worker if LANES is not set."""
 PRODUCTION = Path("deploy/celery/dagster.yaml")
 
 
-def engine(workers: int) -> Launcher:
-    """Raises StartupFailed where there is no Redis on this machine, or Celery is not installed, before anything is started."""
+def celery_launcher(workers: int) -> Launcher:
+    """Return the launcher. Raise StartupFailed if redis-server or Celery is not installed, before anything is started."""
     install.tool("redis-server")
     if importlib.util.find_spec("dagster_celery") is None:
         raise StartupFailed("dagster-celery is not installed: `make venv`, or pip install -c constraints.txt '.[celery]'")
-    return Launcher(partial(_prepare, workers=workers), partial(_start, workers=workers), keeps_endless_runs=False)
+    return Launcher(partial(_prepare, workers=workers), partial(_start, workers=workers), supports_endless_runs=False)
 
 
 def _prepare(stack: Supervisor, workers: int) -> dict[str, str]:
@@ -38,22 +38,24 @@ def _prepare(stack: Supervisor, workers: int) -> dict[str, str]:
     stack.start("redis", server.command, server.environment)
     stack.wait_until(lambda: accepts(server.port) and server.answers(server.port), what="starting Redis", limit=timedelta(seconds=20))
     home = dagster_home(stack)
-    with_launcher(home / "dagster.yaml")
-    lanes = os.environ.get("LANES") or str(LANES_EACH * workers)
+    use_production_launcher(home / "dagster.yaml")
+    lanes = os.environ.get("LANES") or str(LANES_PER_WORKER * workers)
     return {**server.settings, "DAGSTER_HOME": str(home), "LANES": lanes}
 
 
-def with_launcher(file: Path) -> None:
-    """The development's dagster.yaml with how production hands runs to workers and watches over them."""
-    own, production = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (file, PRODUCTION))
-    watching = own["run_monitoring"] | {
+def use_production_launcher(file: Path) -> None:
+    """Replace the run launcher and the timing of run monitoring in `file` with those of production."""
+    development, production = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (file, PRODUCTION))
+    monitoring = development["run_monitoring"] | {
         key: production["run_monitoring"][key] for key in ("start_timeout_seconds", "poll_interval_seconds")
     }
-    file.write_text(yaml.safe_dump(own | {"run_launcher": production["run_launcher"], "run_monitoring": watching}), encoding="utf-8")
+    file.write_text(
+        yaml.safe_dump(development | {"run_launcher": production["run_launcher"], "run_monitoring": monitoring}), encoding="utf-8"
+    )
 
 
 def _start(stack: Supervisor, settings: Mapping[str, str], workers: int) -> None:
-    slots = -(-int(settings["LANES"]) // workers) + 1  # one more: backfills and automation want to run as well
+    slots = -(-int(settings["LANES"]) // workers) + 1  # one more slot for backfills and automation
     click.echo(f"starting {workers} Celery workers for {settings['LANES']} lanes")
     names = [f"worker-{number}" for number in range(1, workers + 1)]
     for name in names:

@@ -1,4 +1,4 @@
-"""The embedded DynamoDB and S3 of `make dev`: moto's server, in a process of its own, in memory."""
+"""The embedded DynamoDB and S3 of `make dev`: moto's server, in a separate process, in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from analytics_defs.devstack.tcp_ports import LOOPBACK
 
 
 def serve_stores(publish: Path) -> None:
-    """Serves until SIGINT or SIGTERM. Writes where to `publish` as soon as it can be reached."""
+    """Serve until SIGINT or SIGTERM. Write the address to `publish` as soon as the server is reachable."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)

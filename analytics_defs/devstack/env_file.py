@@ -12,7 +12,7 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def write_env_file(path: Path, settings: Mapping[str, str]) -> None:
-    """Replaces `path` in one step, so that a reader never sees half a file. Values are quoted only where a shell needs it."""
+    """Replace `path` atomically. Values are quoted only if a shell requires it."""
     for key in settings:
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot be the name of an environment variable")
@@ -22,7 +22,7 @@ def write_env_file(path: Path, settings: Mapping[str, str]) -> None:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The settings of `path`, in the order of its lines. Raises ValueError naming the line that is not KEY=VALUE."""
+    """Return the settings of `path` in the order of its lines. Raise ValueError with the number of an invalid line."""
     settings = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -36,7 +36,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def _words(quoted: str) -> str | None:
-    """What a shell assigns for the text after `=`, or None where it would see more than one word or an open quote."""
+    """Return the value that a shell assigns for the text after `=`, or None for several words or an open quote."""
     try:
         words = shlex.split(quoted)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Downloads and builds the real servers once, into `~/.cache/analytics-defs` (`XDG_CACHE_HOME` moves it), outside every checkout."""
+"""Download and build of the real servers, once, into `~/.cache/analytics-defs` (or below `XDG_CACHE_HOME`)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _KAFKA = (
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
 )
 _DYNAMODB_LOCAL = (f"software.amazon.dynamodb:DynamoDBLocal:{DYNAMODB_LOCAL_VERSION}",)
-_GO_NEEDED = (1, 24)
-_GO_FETCHED = "1.24.9"
-_PROGRESS_EVERY = timedelta(seconds=10)
-_HOW_TO_GET = {
+_MIN_GO_VERSION = (1, 24)
+_GO_VERSION = "1.24.9"
+_PROGRESS_INTERVAL = timedelta(seconds=10)
+_INSTALL_HINTS = {
     "java": "java, 17 or newer (Debian: apt install default-jre-headless)",
     "mvn": "mvn (Debian: apt install maven)",
     "go": "go (Debian: apt install golang-go)",
@@ -41,8 +41,11 @@ _HOW_TO_GET = {
 }
 
 
-def everything() -> None:
-    """Fetches and builds what is not cached. A CannotStart names every tool that is missing, before anything is downloaded."""
+def install_servers() -> None:
+    """Download and build the servers that are not cached.
+
+    Raise StartupFailed with every missing tool before anything is downloaded.
+    """
     _require_tools()
     kafka_jars()
     dynamodb_jars()
@@ -50,32 +53,32 @@ def everything() -> None:
 
 
 def _require_tools() -> None:
-    needed = {"java": True, "mvn": not (_kafka_home().exists() and _dynamodb_home().exists()), "go": not _minio_home().exists()}
-    missing = [_HOW_TO_GET[tool] for tool, wanted in needed.items() if wanted and shutil.which(tool) is None]
+    required = {"java": True, "mvn": not (_kafka_home().exists() and _dynamodb_home().exists()), "go": not _minio_home().exists()}
+    missing = [_INSTALL_HINTS[tool] for tool, is_required in required.items() if is_required and shutil.which(tool) is None]
     if missing:
-        raise StartupFailed(f"the real servers need what was not found on the PATH: {'; '.join(missing)}")
+        raise StartupFailed(f"the real servers require programs that are not on the PATH: {'; '.join(missing)}")
 
 
 def tool(name: str) -> str:
-    """The path of a program. Raises StartupFailed that says how to get it."""
+    """Return the path of a program. Raise StartupFailed with an installation hint if it is missing."""
     path = shutil.which(name)
     if path is None:
-        raise StartupFailed(f"not found on the PATH: {_HOW_TO_GET.get(name, name)}")
+        raise StartupFailed(f"not found on the PATH: {_INSTALL_HINTS.get(name, name)}")
     return path
 
 
 def kafka_jars() -> Path:
-    """The folder of Apache Kafka's jars; fetched on first use."""
+    """Return the folder of Apache Kafka's jars. They are downloaded on first use."""
     return _installed(_kafka_home(), lambda folder: _fetch_jars("Apache Kafka", _KAFKA, folder))
 
 
 def dynamodb_jars() -> Path:
-    """The folder of DynamoDB Local's jars and its native SQLite libraries; fetched on first use."""
+    """Return the folder of DynamoDB Local's jars and native SQLite libraries. They are downloaded on first use."""
     return _installed(_dynamodb_home(), lambda folder: _fetch_jars("DynamoDB Local", _DYNAMODB_LOCAL, folder))
 
 
 def minio_binary() -> Path:
-    """MinIO's server, compiled on first use."""
+    """Return the path of the MinIO server. It is compiled on first use."""
     return _installed(_minio_home(), _build_minio) / "minio"
 
 
@@ -96,14 +99,18 @@ def _minio_home() -> Path:
 
 
 def _installed(home: Path, build: Callable[[Path], None]) -> Path:
-    """`home`, built where it is missing: by one process at a time, and in a folder beside it, so that it is there whole or not at all."""
+    """Build `home` if it is missing, and return it.
+
+    One process builds at a time. The build runs in a temporary folder that is renamed at the end, so `home` is never
+    incomplete.
+    """
     if home.exists():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(home.parent / "lock"):
         if not home.exists():
-            with tempfile.TemporaryDirectory(prefix="building-", dir=home.parent) as workshop:
-                result = Path(workshop, "result")
+            with tempfile.TemporaryDirectory(prefix="building-", dir=home.parent) as temporary:
+                result = Path(temporary, "result")
                 result.mkdir()
                 build(result)
                 result.rename(home)
@@ -116,7 +123,7 @@ def _exclusive(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            click.echo(f"another process is filling {path.parent}: waiting for it")
+            click.echo(f"another process is installing servers in {path.parent}: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -125,19 +132,19 @@ def _fetch_jars(name: str, coordinates: Sequence[str], folder: Path) -> None:
     project = folder.with_name("pom.xml")
     project.write_text(_project(coordinates), encoding="utf-8")
     goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}")
-    _run(f"{name}: fetching about 50 MB of jars, once", [tool("mvn"), "-B", "-f", str(project), *goal], log=folder.with_name("log"))
+    _run(f"{name}: downloading about 50 MB of jars, once", [tool("mvn"), "-B", "-f", str(project), *goal], log=folder.with_name("log"))
 
 
 def _project(coordinates: Sequence[str]) -> str:
-    """A Maven project that depends on `group:artifact:version` coordinates, and on nothing else."""
+    """Return a Maven project whose only dependencies are these `group:artifact:version` coordinates."""
     fields = ("groupId", "artifactId", "version")
 
     def block(coordinate: str) -> str:
         return "".join(f"<{field}>{value}</{field}>" for field, value in zip(fields, coordinate.split(":"), strict=True))
 
     dependencies = "".join(f"<dependency>{block(coordinate)}</dependency>" for coordinate in coordinates)
-    head = f"<modelVersion>4.0.0</modelVersion>{block('local:servers:1')}"
-    return f'<project xmlns="http://maven.apache.org/POM/4.0.0">{head}<dependencies>{dependencies}</dependencies></project>\n'
+    header = f"<modelVersion>4.0.0</modelVersion>{block('local:servers:1')}"
+    return f'<project xmlns="http://maven.apache.org/POM/4.0.0">{header}<dependencies>{dependencies}</dependencies></project>\n'
 
 
 def _build_minio(folder: Path) -> None:
@@ -145,33 +152,39 @@ def _build_minio(folder: Path) -> None:
     environment = os.environ | {"GOBIN": str(folder), "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
     environment.pop("GOROOT", None)
     command = [_compiler(log), "install", "-v", "-trimpath", f"github.com/minio/minio@{MINIO_VERSION}"]
-    _run("MinIO: compiling, once, about 4 minutes on two cores", command, log=log, environment=environment)
+    _run("MinIO: compiling, once; about 4 minutes on two cores", command, log=log, environment=environment)
 
 
 def _compiler(log: Path) -> str:
-    """A Go new enough for MinIO: the one on the PATH, or else (Debian's is older) one that it fetches as a module."""
+    """Return a Go compiler that can build MinIO.
+
+    If the compiler on the PATH is too old, as Debian's is, it downloads a newer one as a module.
+    """
     go = tool("go")
     version = re.search(r"go([0-9]+)\.([0-9]+)\S* (\w+)/(\w+)", subprocess.check_output([go, "version"], text=True))
     if version is None:
-        raise StartupFailed(f"{go} does not tell its version")
-    if (int(version[1]), int(version[2])) >= _GO_NEEDED:
+        raise StartupFailed(f"{go} version: expected a version number, found none")
+    if (int(version[1]), int(version[2])) >= _MIN_GO_VERSION:
         return go
-    module = f"golang.org/toolchain@v0.0.1-go{_GO_FETCHED}.{version[3]}-{version[4]}"
-    _run(f"Go {_GO_FETCHED}: fetching 70 MB, once", [go, "mod", "download", "-json", module], log=log)
+    module = f"golang.org/toolchain@v0.0.1-go{_GO_VERSION}.{version[3]}-{version[4]}"
+    _run(f"Go {_GO_VERSION}: downloading 70 MB, once", [go, "mod", "download", "-json", module], log=log)
     home = Path(json.loads(log.read_text(encoding="utf-8"))["Dir"])
     for program in (*home.glob("bin/*"), *home.glob("pkg/tool/*/*")):
-        program.chmod(0o755)  # an old Go unpacks a module's files without their modes
+        program.chmod(0o755)  # an old Go unpacks modules without file modes
     return str(home / "bin" / "go")
 
 
 def _run(title: str, command: Sequence[str], *, log: Path, environment: dict[str, str] | None = None) -> None:
-    """Runs a build and says every few seconds where it is. Raises StartupFailed with the end of its output where it fails."""
+    """Run a build and print its last output line every few seconds.
+
+    Raise StartupFailed with the end of its output if it fails.
+    """
     click.echo(title)
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as output:
         build = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
-            while (status := _wait(build, _PROGRESS_EVERY)) is None:
+            while (status := _wait(build, _PROGRESS_INTERVAL)) is None:
                 click.echo(f"  {time.monotonic() - started:4.0f} s  {last_lines(log, 1):.110}")
         finally:
             build.kill()

@@ -1,8 +1,8 @@
-"""Two of moto's habits, changed in the process that serves it.
+"""Patches of moto for the process that serves it.
 
-Its transactions copy every table they name once for each of their actions, to be able to roll back: a claim of a hundred events took
-seconds after a few thousand. Here only the items that a transaction touches are kept aside. And its stores are plain dicts that break
-when several threads change them, so requests are answered one at a time.
+moto copies each named table once per action of a transaction, for a rollback. With a few thousand items, a claim of
+a hundred events took seconds. The patch saves only the items that a transaction changes. moto's stores are plain
+dicts that are not thread-safe, so requests are served one at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def serialize_requests(app: App) -> App:
-    """The same application behind a lock."""
+    """Return the application with a lock around each request."""
     lock = threading.Lock()
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -27,32 +27,32 @@ def serialize_requests(app: App) -> App:
 
 
 def patch_transactions() -> None:
-    """Replaces `TransactWriteItems` of moto's DynamoDB, for this process. Twice is once."""
+    """Replace `TransactWriteItems` of moto's DynamoDB in this process. Idempotent."""
     from moto.dynamodb import models
     from moto.dynamodb.models import DynamoDBBackend
     from moto.dynamodb.models.table import Table
 
-    if isinstance(vars(models)["copy"], _CopyButTables):
+    if isinstance(vars(models)["copy"], _CopyWithoutTables):
         return
     original = DynamoDBBackend.transact_write_items
 
     def transact_write_items(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
-        kept = [
-            _kept(self.tables[op["TableName"]], op) for each in transact_items for op in each.values() if op["TableName"] in self.tables
+        undo = [
+            _undo(self.tables[op["TableName"]], op) for item in transact_items for op in item.values() if op["TableName"] in self.tables
         ]
         try:
             original(self, transact_items)
         except Exception:
-            for restore in reversed(kept):
+            for restore in reversed(undo):
                 restore()
             raise
 
-    vars(models)["copy"] = _CopyButTables(Table)
+    vars(models)["copy"] = _CopyWithoutTables(Table)
     DynamoDBBackend.transact_write_items = transact_write_items  # type: ignore[method-assign]
 
 
-class _CopyButTables:
-    """Stands for the module `copy` in moto's DynamoDB: tables are not copied, everything else is."""
+class _CopyWithoutTables:
+    """A replacement for the module `copy` in moto's DynamoDB that copies everything except tables."""
 
     def __init__(self, table: type) -> None:
         self._table = table
@@ -64,8 +64,8 @@ class _CopyButTables:
         return copy.copy(value)
 
 
-def _kept(table: Any, op: dict[str, Any]) -> Callable[[], None]:
-    """Puts the item back as it is now, or takes it away where there is none now."""
+def _undo(table: Any, op: dict[str, Any]) -> Callable[[], None]:
+    """Return a function that restores the item of `op` to its current state, or deletes it if it does not exist now."""
     from moto.dynamodb.models.dynamo_type import DynamoType
 
     key = op.get("Key") or op["Item"]

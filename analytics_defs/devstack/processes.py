@@ -1,4 +1,4 @@
-"""Processes started here: each in a session and group of its own, recorded, and ended by its ids, never by a name."""
+"""Child processes in their own session and group. They are recorded in files and stopped by id, never by name."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _RESET = (signal.SIGHUP, signal.SIGQUIT, *END_SIGNALS)
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """A process id with the time its process started, so that an id which the system gave to somebody else is not taken for ours."""
+    """A process id with the start time of its process, so that a reused id is recognized."""
 
     pid: int
     started: float
-    """Seconds since boot on Linux: a machine that was asleep, or whose clock was set knows its processes. Elsewhere epoch seconds."""
+    """Seconds since boot on Linux, so that suspending the machine or setting its clock has no effect. Otherwise epoch
+    seconds."""
 
     @classmethod
     def of(cls, pid: int) -> ProcessRecord:
-        """Raises ProcessLookupError where there is no such process."""
+        """Return the record of a running process. Raise ProcessLookupError if it does not exist."""
         try:
             return cls(pid, _start_of(pid))
         except psutil.NoSuchProcess as error:
@@ -40,7 +41,7 @@ class ProcessRecord:
 
     @classmethod
     def load(cls, path: Path) -> ProcessRecord | None:
-        """None where no record was written, or a crash cut it short."""
+        """Return the saved record, or None if it is missing or incomplete."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(int(fields["pid"]), float(fields["started"]))
@@ -51,22 +52,27 @@ class ProcessRecord:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs. A zombie does not; one that is our child is reaped."""
+        """Return whether this process still runs. A zombie does not count and is reaped if it is a child."""
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
-        return self._is_ours(self.pid, exact=True)
+        return self._is_recorded(self.pid, exact=True)
 
     def group(self) -> list[int]:
-        """The live processes of the group this process leads or led. Empty where the id meanwhile leads a stranger's group."""
-        if psutil.pid_exists(self.pid) and not self._is_ours(self.pid, exact=True, zombies=True):
-            return []
-        return [pid for pid in psutil.pids() if _group_of(pid) == self.pid and self._is_ours(pid, exact=False)]
+        """Return the running processes of the group that this process leads or led.
 
-    def _is_ours(self, pid: int, *, exact: bool, zombies: bool = False) -> bool:
-        """`exact`: started when this record says; else no earlier, as a member of its group."""
+        Empty if the id was reused and now leads another group.
+        """
+        if psutil.pid_exists(self.pid) and not self._is_recorded(self.pid, exact=True, zombies=True):
+            return []
+        return [pid for pid in psutil.pids() if _group_of(pid) == self.pid and self._is_recorded(pid, exact=False)]
+
+    def _is_recorded(self, pid: int, *, exact: bool, zombies: bool = False) -> bool:
+        """Return whether the start time of `pid` matches: equal if `exact`, otherwise equal or later, as for
+        group members.
+        """
         try:
-            since = _start_of(pid) - self.started
-            return -_SAME_START_SECONDS < since < (_SAME_START_SECONDS if exact else float("inf")) and (
+            delay = _start_of(pid) - self.started
+            return -_SAME_START_SECONDS < delay < (_SAME_START_SECONDS if exact else float("inf")) and (
                 zombies or psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
             )
         except psutil.NoSuchProcess:
@@ -74,21 +80,21 @@ class ProcessRecord:
 
 
 def _start_of(pid: int) -> float:
-    """Raises psutil.NoSuchProcess."""
+    """Return the start time of a process. Raise psutil.NoSuchProcess if it does not exist."""
     if not _HAS_STAT:
         return psutil.Process(pid).create_time()
     try:
         fields = Path(_STAT.format(pid)).read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise psutil.NoSuchProcess(pid) from error
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime, the 22nd in proc(5)
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime, field 22 in proc(5)
 
 
 def spawn(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> ProcessRecord:
-    """Starts a process that outlives this one: own session and group, no input, output appended to `log`.
+    """Start a process that outlives this one: own session and group, no input, output appended to `log`.
 
-    Signals are reset to their defaults: a background job of a non-interactive shell inherits SIGINT ignored,
-    and would pass that on. `command[0]` is a path. The process sees this one's environment, changed by `environment`.
+    `command[0]` is a path. The process inherits this environment, updated with `environment`. Signal handlers are
+    reset: a background job of a non-interactive shell ignores SIGINT and would pass that on.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     files = [
@@ -96,13 +102,13 @@ def spawn(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) 
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    whole = os.environ | environment
-    pid = os.posix_spawn(command[0], list(command), whole, file_actions=files, setsid=True, setsigdef=_RESET, setsigmask=())
+    merged = os.environ | environment
+    pid = os.posix_spawn(command[0], list(command), merged, file_actions=files, setsid=True, setsigdef=_RESET, setsigmask=())
     return ProcessRecord.of(pid)
 
 
 def end_group(record: ProcessRecord, *, first: signal.Signals = signal.SIGTERM, grace: timedelta = timedelta(seconds=20)) -> None:
-    """Sends `first` to the whole group, and SIGKILL to what is left of it after `grace`. Returns when none is left."""
+    """Send `first` to the whole group, and SIGKILL to the processes that still run after `grace`. Wait for their end."""
     signal_group(record, first)
     if not _await_end(record, grace):
         signal_group(record, signal.SIGKILL)
@@ -116,7 +122,7 @@ def signal_group(record: ProcessRecord, number: signal.Signals) -> None:
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, for the message that says why a process did not live."""
+    """Return the last lines of a log, for an error message about a process that ended."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
 
 

@@ -1,4 +1,4 @@
-"""The three real servers of one folder (`.servers`), for `make servers` and everybody who sources its `env`."""
+"""The three real servers of one folder (`.servers`), for `make servers`. Clients source the file `env` in it."""
 
 from __future__ import annotations
 
@@ -24,49 +24,50 @@ SERVER_FACTORIES: dict[str, ServerFactory] = {"kafka": kafka_server, "dynamodb":
 
 
 def start(folder: Path) -> None:
-    """Starts what does not run, on new ports and empty data, and writes `env`. Nothing to do where all three run.
+    """Start the servers on new ports with empty data, and write `env`. Do nothing if all three are running.
 
-    After a raise nothing runs and there is no `env`.
+    After an error, no server is running and `env` does not exist.
     """
     with _exclusive(folder):
-        if _all_run(folder):
-            click.echo(f"the servers already run; their settings are in {folder / 'env'}")
+        if _all_running(folder):
+            click.echo(f"the servers are already running; their settings are in {folder / 'env'}")
             return
-        install.everything()
-        _end(folder)
+        install.install_servers()
+        _stop_all(folder)
         try:
             settings = _start_all(folder)
         except BaseException:
-            _end(folder)
+            _stop_all(folder)
             raise
         env_file.write_env_file(folder / "env", settings)
         for key in ENDPOINTS:
             click.echo(f"{key}={settings[key]}")
-        click.echo(f"point a shell at them with: set -a; . {folder / 'env'}; set +a")
+        click.echo(f"to use them in a shell: set -a; . {folder / 'env'}; set +a")
 
 
 def stop(folder: Path) -> None:
-    """Ends the servers that were started in this folder and removes their data. Nothing to do where none was."""
+    """Stop the servers that were started in this folder and delete their data. Idempotent."""
     if not folder.exists():
         click.echo(f"no servers were started in {folder}")
         return
     with _exclusive(folder):
-        ended = _end(folder)
-        click.echo(f"ended: {', '.join(ended)}" if ended else "no server was running")
+        stopped = _stop_all(folder)
+        click.echo(f"stopped: {', '.join(stopped)}" if stopped else "no server was running")
 
 
 def run_with(folder: Path, command: Sequence[str]) -> int:
-    """Runs a command with real servers and returns its exit status.
+    """Run a command with real servers and return its exit status.
 
-    The servers are those the environment names; else those that run in `folder`; else its own there, which end with the command.
+    The servers are those in the environment, otherwise those running in `folder`, otherwise new ones in `folder`
+    that are stopped after the command.
     """
-    named = [key for key in ENDPOINTS if os.environ.get(key)]
-    if named:
-        missing = [key for key in ENDPOINTS if key not in named]
+    present = [key for key in ENDPOINTS if os.environ.get(key)]
+    if present:
+        missing = [key for key in ENDPOINTS if key not in present]
         if missing:
-            raise StartupFailed(f"{', '.join(named)} set, but not {', '.join(missing)}: name all servers, or none")
+            raise StartupFailed(f"{', '.join(present)} set, but not {', '.join(missing)}: set all of them or none")
         return _run(command, {})
-    if _all_run(folder):
+    if _all_running(folder):
         return _run(command, env_file.read_env_file(folder / "env"))
     try:
         start(folder)
@@ -76,10 +77,10 @@ def run_with(folder: Path, command: Sequence[str]) -> int:
 
 
 def _run(command: Sequence[str], settings: Mapping[str, str]) -> int:
-    """SIGTERM is passed on, and this one waits for the command's own end, so that what comes after it happens."""
+    """Run a command to its end. SIGTERM is passed on to it, so that the caller's cleanup still runs."""
     process = subprocess.Popen(command, env=os.environ | settings)
     signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command by itself: it is in this terminal's group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command receives Ctrl-C from the terminal: it is in the same process group
     return process.wait()
 
 
@@ -98,26 +99,26 @@ def _start_all(folder: Path) -> dict[str, str]:
     return settings
 
 
-def _end(folder: Path) -> list[str]:
+def _stop_all(folder: Path) -> list[str]:
     (folder / "env").unlink(missing_ok=True)
-    ended = []
+    stopped = []
     for name in SERVER_FACTORIES:
         record = ProcessRecord.load(folder / name / "process.json")
         if record is not None and (record.is_alive() or record.group()):
             end_group(record)
-            ended.append(f"{name} (process {record.pid})")
+            stopped.append(f"{name} (process {record.pid})")
         shutil.rmtree(folder / name, ignore_errors=True)
-    return ended
+    return stopped
 
 
-def _all_run(folder: Path) -> bool:
+def _all_running(folder: Path) -> bool:
     records = [ProcessRecord.load(folder / name / "process.json") for name in SERVER_FACTORIES]
     return (folder / "env").exists() and all(record is not None and record.is_alive() for record in records)
 
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """One `start` or `stop` of a folder at a time; the second waits for the first."""
+    """Hold the folder's lock. A second `start` or `stop` waits for it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as handle:
         try:

@@ -1,11 +1,11 @@
-"""One real server each: Apache Kafka, DynamoDB Local, MinIO, Redis, native, on a loopback port, with its data in a folder of its own.
+"""Native servers: Apache Kafka, DynamoDB Local, MinIO and Redis. Each has a loopback port and a data folder.
 
     with servers.kafka(folder) as kafka:
         kafka.settings          # {"KAFKA_BROKERS": "127.0.0.1:24012"}
         kafka.kill()
         kafka.start()           # the same port and the same data
 
-The folder stays when the block ends; whoever made it removes it.
+The folder is not deleted when the block ends. The caller deletes it.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ log.cleaner.backoff.ms=1000
 
 @dataclass(frozen=True, slots=True)
 class NativeServer:
-    """How to start one server, and what its clients need. `start` after `stop` or `kill` finds the port and the data again."""
+    """A server and the settings of its clients. `start` after `stop` or `kill` uses the same port and data."""
 
     name: str
     folder: Path
     port: int
     command: tuple[str, ...]
     settings: Mapping[str, str]
-    """What points the platform at this server."""
+    """Settings with which the platform uses this server."""
     answers: Callable[[int], bool]
-    """Whether the server at this port serves requests, not only connections."""
+    """Returns whether the server at this port answers requests, not only accepts connections."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -84,24 +84,27 @@ class NativeServer:
 
     @property
     def process(self) -> ProcessRecord | None:
-        """The process that was started last, also by another program; it may have ended."""
+        """The process that was last started in this folder, by any program. It may have ended."""
         return ProcessRecord.load(self.folder / "process.json")
 
     def launch(self) -> None:
-        """Starts the process and does not wait for it. One that still runs in this folder is a CannotStart."""
+        """Start the process without waiting for it. Raise StartupFailed if it is already running in this folder."""
         if self.process is not None and self.process.is_alive():
-            raise StartupFailed(f"{self.name} already runs in {self.folder} as process {self.process.pid}")
+            raise StartupFailed(f"{self.name} is already running in {self.folder} as process {self.process.pid}")
         spawn(self.command, log=self.log, environment=self.environment).save(self.folder / "process.json")
 
     def await_ready(self) -> None:
-        """Returns when the server answers. One that ended, or takes too long, is ended, and a CannotStart with its last lines."""
+        """Wait until the server answers.
+
+        If it ends or takes too long, kill it and raise StartupFailed with its last log lines.
+        """
         deadline = time.monotonic() + READY_WITHIN.total_seconds()
         while not (accepts(self.port) and self.answers(self.port)):
             ended = self.process is None or not self.process.is_alive()
             if ended or time.monotonic() > deadline:
                 self.kill()
-                trouble = "ended while starting" if ended else f"did not answer within {READY_WITHIN.total_seconds():.0f} s"
-                raise StartupFailed(f"{self.name} at {self.address} {trouble}. The end of {self.log}:\n{last_lines(self.log)}")
+                problem = "ended while starting" if ended else f"did not answer within {READY_WITHIN.total_seconds():.0f} s"
+                raise StartupFailed(f"{self.name} at {self.address} {problem}. The end of {self.log}:\n{last_lines(self.log)}")
             time.sleep(POLL_SECONDS)
 
     def start(self) -> None:
@@ -109,17 +112,20 @@ class NativeServer:
         self.await_ready()
 
     def stop(self) -> None:
-        """Ends the server in its own way (SIGTERM). Nothing to do where it has ended."""
+        """Stop the server with SIGTERM. Do nothing if it has ended."""
         if self.process is not None:
             end_group(self.process)
 
     def kill(self) -> None:
-        """SIGKILL: what a power cut leaves behind."""
+        """Kill the server with SIGKILL, as a power failure would."""
         if self.process is not None:
             end_group(self.process, first=signal.SIGKILL)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections are accepted by the kernel, and nobody answers, until `thaw`."""
+        """Suspend the server with SIGSTOP.
+
+        The kernel still accepts connections, but no request is answered until `thaw`.
+        """
         if self.process is not None:
             signal_group(self.process, signal.SIGSTOP)
 
@@ -130,30 +136,30 @@ class NativeServer:
 
 @contextmanager
 def kafka(folder: Path) -> Iterator[NativeServer]:
-    """A broker of its own for the length of the block."""
+    """Run a Kafka broker for the duration of the block."""
     yield from _running(kafka_server(folder))
 
 
 @contextmanager
 def dynamodb(folder: Path) -> Iterator[NativeServer]:
-    """A DynamoDB Local of its own for the length of the block. Its tables do not survive a `stop` or `kill`."""
+    """Run DynamoDB Local for the duration of the block. Its tables do not survive a `stop` or `kill`."""
     yield from _running(dynamodb_server(folder))
 
 
 @contextmanager
 def durable_dynamodb(folder: Path) -> Iterator[NativeServer]:
-    """The same with tables that survive a `stop` and a `kill`: for tests of a store that goes away and comes back."""
+    """Run DynamoDB Local with tables that survive `stop` and `kill`, for tests with an outage."""
     yield from _running(durable_dynamodb_server(folder))
 
 
 @contextmanager
 def minio(folder: Path) -> Iterator[NativeServer]:
-    """A MinIO of its own for the length of the block."""
+    """Run a MinIO server for the duration of the block."""
     yield from _running(minio_server(folder))
 
 
 def kafka_server(folder: Path) -> NativeServer:
-    """One KRaft node, formatted, not started. Topics are never created by accident: `auto.create.topics.enable=false`."""
+    """Return one formatted KRaft node, not started. It does not create topics automatically."""
     port, controller_port = free_port(), free_port()
     data, properties = folder / "data", folder / "server.properties"
     data.mkdir(parents=True)
@@ -166,17 +172,17 @@ def kafka_server(folder: Path) -> NativeServer:
 
 
 def dynamodb_server(folder: Path) -> NativeServer:
-    """Not started yet. Keeps its tables in memory, as the published measurements do: a restart forgets them."""
+    """Return a server that is not started. Its tables are in memory, as in the published benchmarks."""
     return _dynamodb_local(folder, "-inMemory")
 
 
 def durable_dynamodb_server(folder: Path) -> NativeServer:
-    """Not started yet. Keeps its tables in the folder, so that a restart finds them; single writes are about 8 times slower."""
+    """Return a server that is not started. Its tables are on disk; single writes are about 8 times slower."""
     return _dynamodb_local(folder, "-dbPath", str(folder / "data"))
 
 
 def _dynamodb_local(folder: Path, *storage: str) -> NativeServer:
-    """Listens on every interface, for want of an option; what it holds is test data, and its keys are `fake`."""
+    """Return a server that listens on every interface: DynamoDB Local has no option to restrict it."""
     port, jars = free_port(), install.dynamodb_jars()
     (folder / "data").mkdir(parents=True)
     jvm = (*_jvm(folder), f"-Dsqlite4java.library.path={jars}", "-cp", f"{jars}/*")
@@ -187,7 +193,7 @@ def _dynamodb_local(folder: Path, *storage: str) -> NativeServer:
 
 
 def minio_server(folder: Path) -> NativeServer:
-    """Not started yet. Without its console, which would listen on a port of its own."""
+    """Return a server that is not started. Its console is off, because it would listen on another port."""
     port, binary = free_port(), install.minio_binary()
     data = folder / "data"
     data.mkdir(parents=True)
@@ -200,12 +206,14 @@ def minio_server(folder: Path) -> NativeServer:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[NativeServer]:
-    """A Redis of its own for the length of the block."""
+    """Run a Redis server for the duration of the block."""
     yield from _running(redis_server(folder))
 
 
 def redis_server(folder: Path) -> NativeServer:
-    """Not started yet. Writes each message to the disk before it confirms it, as in docker-compose.yml: a `kill` loses none."""
+    """Return a server that is not started. It writes each message to disk before the acknowledgement, as in
+    docker-compose.yml, so a `kill` loses none.
+    """
     binary = install.tool("redis-server")
     port, data = free_port(), folder / "data"
     data.mkdir(parents=True)
@@ -225,14 +233,17 @@ def _running(server: NativeServer) -> Iterator[NativeServer]:
 
 
 def _jvm(folder: Path) -> tuple[str, ...]:
-    """A Java machine that leaves its temporary files (DynamoDB Local: a library of 1 MB a start) in the server's folder."""
+    """Return the command of a JVM whose temporary files are in the server's folder.
+
+    DynamoDB Local writes a library of 1 MB at each start.
+    """
     temporary = folder / "tmp"
     temporary.mkdir()
     return install.tool("java"), "-Xms64m", "-Xmx512m", f"-Djava.io.tmpdir={temporary}", "-XX:-UsePerfData"
 
 
 def _cluster_id() -> str:
-    """What `StorageTool random-uuid` prints, a second sooner. Kafka refuses a leading dash."""
+    """Return a cluster id like `StorageTool random-uuid`, which takes a second. Kafka rejects a leading dash."""
     while True:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not cluster_id.startswith("-"):
@@ -262,7 +273,7 @@ def _minio_answers(port: int) -> bool:
 
 
 def _redis_answers(port: int) -> bool:
-    """Not while it still loads what it had written."""
+    """Return whether Redis answers PING. It does not while it loads its data."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=2) as connection:
             connection.sendall(b"PING\r\n")

@@ -1,4 +1,4 @@
-"""Loopback ports: free ones to listen on, and waiting until somebody answers."""
+"""Loopback ports: free ports to listen on, and probes of ports in use."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import urllib.request
 
 LOOPBACK = "127.0.0.1"
 _LISTENING = range(15_000, 32_000)
-"""Below the ports that Linux, macOS and Windows hand to outgoing connections: a client that calls a stopped server again
-and again would otherwise, sooner or later, be given the server's own port and connect to itself."""
+"""Below the ephemeral ports of Linux, macOS and Windows. Otherwise a client that reconnects to a stopped server could
+get the server's port as its own and connect to itself."""
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment. Chosen at random, so that two callers rarely get the same one."""
+    """Return a port that is currently free. It is random, so that two callers rarely get the same one."""
     while True:
         port = random.choice(_LISTENING)
         if not is_taken(port):
@@ -40,9 +40,9 @@ def accepts(port: int) -> bool:
 
 
 def http_status(url: str) -> int | None:
-    """The status of a GET, or None where nobody answered."""
+    """Return the status code of a GET request, or None without an answer."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - only ever http, from this package
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - all callers use http URLs
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 from analytics_defs.errors import AnalyticsError, Superseded
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Conflict(Superseded):
     """Another executor changed the data during one attempt. `retry_on_conflict` makes the attempt again."""
 
 
-def retry_on_conflict(attempt: Callable[[], T], max_attempts: int, error: AnalyticsError) -> T:
+def retry_on_conflict(attempt: Callable[[], _T], max_attempts: int, error: AnalyticsError) -> _T:
     """Return the result of the first attempt that raises no Conflict. Raise `error` if all attempts do.
 
     Attempts follow each other without a pause: a conflict means that another executor made progress.

@@ -1,7 +1,7 @@
-"""Put dead letters through again: after rules changed, or a producer's form was understood at last.
+"""Redrive: process dead letters again, after validation rules changed or a producer's format became known.
 
-A redrive is a batch like any other, with the original sources, on a head of its own: one redrive at a time, and what was redriven is
-marked in the transaction that counts it. So a second redrive of the same selection changes nothing.
+A redrive is a batch with the original sources, on a checkpoint of its own: only one redrive runs at a time. Its closing transaction also
+records which sources were redriven. A second redrive of the same selection therefore changes nothing.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.ports import Ports
 
 MAX_RECORDS_PER_REDRIVE = 20
-"""A mark and at most one head and two hour items a record, five more actions: 85 of a transaction's 100."""
+"""Bound by DynamoDB's 100 actions in a transaction. Each record needs an entry, up to one checkpoint and two hour items; five more: 85."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters. Everything that is given must fit."""
+    """Selection of dead letters. All given conditions must match."""
 
     reason: str | None = None
     hour: str | None = None
-    """`YYYY-MM-DDTHH` of the time of the batch that rejected them."""
+    """`YYYY-MM-DDTHH`: the hour in which the rejecting batch was cut."""
     batch_id: str | None = None
 
 
@@ -45,9 +45,9 @@ class RedriveResult:
 
     closed: list[BatchRecord] = field(default_factory=list)
     still_rejected: list[tuple[Source, str]] = field(default_factory=list)
-    """With the reason by today's rules. Nothing was changed for them."""
+    """Dead letters that the current rules reject too, with the reason. They were not changed."""
     already_redriven: int = 0
-    """Redriven before: nothing was changed for them."""
+    """The number of dead letters that an earlier redrive processed. They were not changed."""
 
     @property
     def stored(self) -> int:
@@ -60,7 +60,7 @@ class RedriveResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """One dead letter, and where it lies."""
+    """A dead letter, with the key of its file and the batch that rejected it."""
 
     key: str
     batch_id: str
@@ -68,12 +68,12 @@ class StoredDeadLetter:
 
 
 def list_dead_letters(selection: DeadLetterFilter, ports: Ports) -> Iterator[StoredDeadLetter]:
-    """The selected dead letters of closed batches, in the order of their files. Redriven ones stay there, and are among them.
+    """Yield the selected dead letters of closed batches, in the order of their files. Redriven dead letters are among them.
 
-    Only the file that a batch record names counts: copies and strangers are passed over. Raises InconsistentState where it was altered,
-    Frozen where retention took the batch or the whole hour that was asked for.
+    A file counts only if a batch record names it; copies and foreign objects are skipped. Raises InconsistentState if a file was altered,
+    DataExpired if retention deleted the dead letters of the selected batch or of the whole selected hour.
     """
-    _refuse_taken(selection, ports)
+    _require_not_expired(selection, ports)
     folder = dead_letters_dir(selection.hour)
     keys = [dead_letters_key(selection.batch_id)] if selection.batch_id else ports.object_store.list_keys(folder)
     for key in keys:
@@ -90,73 +90,84 @@ def list_dead_letters(selection: DeadLetterFilter, ports: Ports) -> Iterator[Sto
                 yield StoredDeadLetter(key, record.batch.id, letter)
 
 
-def _refuse_taken(selection: DeadLetterFilter, ports: Ports) -> None:
-    taken, named = ports.ledger.dead_letter_expiry(), selection.batch_id or selection.hour
-    if taken is None or named is None:
+def _require_not_expired(selection: DeadLetterFilter, ports: Ports) -> None:
+    expiry, selected = ports.ledger.dead_letter_expiry(), selection.batch_id or selection.hour
+    if expiry is None or selected is None:
         return
     if selection.batch_id:
         record = ports.ledger.batch_record(selection.batch_id)
         key = record.dead_letters_key if record and expired_dead_letters_of(record, ports) else None
-        is_gone = key is not None and ports.object_store.get(key) is None
+        is_expired = key is not None and ports.object_store.get(key) is None
     else:
-        is_gone = end_of_hour(named) <= taken.expired_through and not any(
-            True for _ in ports.object_store.list_keys(dead_letters_dir(named))
-        )
-    if is_gone:
+        is_empty = next(iter(ports.object_store.list_keys(dead_letters_dir(selected))), None) is None
+        is_expired = end_of_hour(selected) <= expiry.expired_through and is_empty
+    if is_expired:
         raise DataExpired(
-            f"retention removed the dead letters of {named} on {taken.expired_at:%Y-%m-%dT%H:%MZ}: there is nothing left of them to put through "
-            "again. Nothing was changed; the records stay counted as dead letters."
+            f"retention removed the dead letters of {selected} on {expiry.expired_at:%Y-%m-%dT%H:%MZ}: nothing is left of them to redrive. "
+            "Nothing was changed; the records stay counted as dead letters."
         )
 
 
 def redrive_dead_letters(
-    selection: DeadLetterFilter, ports: Ports, conduct: IngestOptions, on_closed: Callable[[BatchRecord], None] = lambda _: None
+    selection: DeadLetterFilter, ports: Ports, options: IngestOptions, on_closed: Callable[[BatchRecord], None] = lambda _: None
 ) -> RedriveResult:
-    """Raises Superseded where another redrive goes on at the same time; what was closed before stays closed."""
-    report = RedriveResult()
+    """Redrive the selected dead letters, in batches of `MAX_RECORDS_PER_REDRIVE`. First finish a pending redrive.
+
+    Raises Superseded if another redrive runs at the same time. Batches that were closed before stay closed.
+    """
+    result = RedriveResult()
     for batch in ports.ledger.snapshot().pending.values():
         if batch.kind is BatchKind.REDRIVE:
-            finish_batch(batch, None, ports, conduct)
-    letters = list_dead_letters(selection, ports)
-    while some := list(islice(letters, MAX_RECORDS_PER_REDRIVE)):
-        record = _redrive_some(some, ports, conduct, report)
+            finish_batch(batch, None, ports, options)
+    dead_letters = list_dead_letters(selection, ports)
+    while chunk := list(islice(dead_letters, MAX_RECORDS_PER_REDRIVE)):
+        record = _redrive_chunk(chunk, ports, options, result)
         if record is not None:
-            report.closed.append(record)
+            result.closed.append(record)
             on_closed(record)
-    return report
+    return result
 
 
-def _redrive_some(some: Sequence[StoredDeadLetter], ports: Ports, conduct: IngestOptions, report: RedriveResult) -> BatchRecord | None:
-    """The head is read before the marks, and taken after them: a redrive in between moves it, and this one is refused."""
-    turn = ports.ledger.snapshot().require_readable().checkpoint(REDRIVE_CHECKPOINT).next_offset
-    marks = ports.ledger.redriven_by([each.letter.record.source for each in some])
-    report.already_redriven += len(marks)
+def _redrive_chunk(
+    dead_letters: Sequence[StoredDeadLetter], ports: Ports, options: IngestOptions, result: RedriveResult
+) -> BatchRecord | None:
+    """Redrive the dead letters that the current rules accept. Return the closed batch, or None if there are none.
+
+    The checkpoint is read before the redriven entries. A redrive that closes in between moves it, and this batch cannot begin.
+    """
+    offset = ports.ledger.snapshot().require_readable().checkpoint(REDRIVE_CHECKPOINT).next_offset
+    redriven = ports.ledger.redriven_by([stored.letter.record.source for stored in dead_letters])
+    result.already_redriven += len(redriven)
     now = whole_milliseconds(ports.clock.now())
-    again: list[tuple[Event, StoredDeadLetter]] = []
-    for each in some:
-        if each.letter.record.source in marks:
+    accepted: list[tuple[Event, StoredDeadLetter]] = []
+    for stored in dead_letters:
+        source = stored.letter.record.source
+        if source in redriven:
             continue
-        verdict = classify(each.letter.record, conduct.validation_rules, now)
-        if isinstance(verdict, Event):
-            again.append((verdict, each))
+        classified = classify(stored.letter.record, options.validation_rules, now)
+        if isinstance(classified, Event):
+            accepted.append((classified, stored))
         else:
-            report.still_rejected.append((each.letter.record.source, str(getattr(verdict, "reason", "tombstone"))))
-    if not again:
+            result.still_rejected.append((source, str(getattr(classified, "reason", "tombstone"))))
+    if not accepted:
         return None
-    again.sort(key=lambda pair: pair[0].record.source)
-    ranges = (Range(REDRIVE_CHECKPOINT, turn, turn + 1),)
+    accepted.sort(key=lambda pair: pair[0].record.source)
+    ranges = (Range(REDRIVE_CHECKPOINT, offset, offset + 1),)
     batch = Batch(
         id=batch_id(now, ranges),
         kind=BatchKind.REDRIVE,
         lane=REDRIVE_LANE,
         time=now,
         ranges=ranges,
-        run_id=conduct.run_id,
-        redriven_sources=tuple(event.record.source for event, _ in again),
-        redrive_keys=tuple(sorted({kept.key for _, kept in again})),
-        redrive_reasons=tuple(kept.letter.reason for _, kept in again),
-        rules=conduct.validation_rules,
+        run_id=options.run_id,
+        redriven_sources=tuple(event.record.source for event, _ in accepted),
+        redrive_keys=tuple(sorted({stored.key for _, stored in accepted})),
+        redrive_reasons=tuple(stored.letter.reason for _, stored in accepted),
+        rules=options.validation_rules,
     )
     if not ports.ledger.begin_batch(batch):
-        raise Superseded(f"another redrive took turn {turn} first. Nothing was changed by this one; run it again when that one has ended.")
-    return finish_batch(batch, StagedBatch(tuple(event for event, _ in again), write_event_json=conduct.write_event_json), ports, conduct)
+        raise Superseded(
+            f"another redrive began batch {offset} first. Nothing was changed by this one; run it again when that one has ended."
+        )
+    staged = StagedBatch(tuple(event for event, _ in accepted), write_event_json=options.write_event_json)
+    return finish_batch(batch, staged, ports, options)

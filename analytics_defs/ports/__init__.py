@@ -11,6 +11,7 @@ from analytics_defs.ports.event_log import EventLog, PartitionWatermarks, ReadRe
 from analytics_defs.ports.ledger import MAX_TRANSACT_READS, BatchHistory, Checkpoints, Counters, HourRevisions, Ledger
 from analytics_defs.ports.object_store import ObjectInfo, ObjectStore, StoredObject
 from analytics_defs.ports.parquet import HourCounts, MergedFile, ParquetWorkspace, StatisticsEngine, StoredRow
+from analytics_defs.ports.provisioning import Checkable, NamedCheck, Provisioner
 from analytics_defs.ports.recent_events import (
     DEDUPLICATION_WINDOW,
     RECENT_EVENTS_TTL,
@@ -26,6 +27,7 @@ __all__ = [
     "MAX_TRANSACT_READS",
     "RECENT_EVENTS_TTL",
     "BatchHistory",
+    "Checkable",
     "Checkpoints",
     "ClaimResult",
     "Clock",
@@ -35,11 +37,13 @@ __all__ = [
     "HourRevisions",
     "Ledger",
     "MergedFile",
+    "NamedCheck",
     "ObjectInfo",
     "ObjectStore",
     "ParquetWorkspace",
     "PartitionWatermarks",
     "Ports",
+    "Provisioner",
     "ReadResult",
     "RecentEvents",
     "StatisticsEngine",

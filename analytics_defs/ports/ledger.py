@@ -26,7 +26,7 @@ class Checkpoints(Protocol):
         """Return topics, checkpoints, pending batches, leases and the platform id, in one consistent query."""
         ...
 
-    def register_platform_id(self, seal: PlatformId) -> PlatformId:
+    def register_platform_id(self, platform_id: PlatformId) -> PlatformId:
         """Put the platform id if there is none, or its bucket id if that is missing. Return the stored one."""
         ...
 

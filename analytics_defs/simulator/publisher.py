@@ -1,4 +1,4 @@
-"""The simulated shop as a producer."""
+"""A load generator that publishes the events of the simulated shop."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SimulatedRecord: TypeAlias = tuple[str, bytes | None, bytes | None, tuple[tuple[
 """Topic, key, value, headers."""
 
 
-def simulated_records(seed: int, shares: TrafficMix, topics: Sequence[str]) -> Iterator[SimulatedRecord]:
-    """Records without end. The n-th event type goes to the n-th topic, around again where there are fewer topics."""
+def simulated_records(seed: int, mix: TrafficMix, topics: Sequence[str]) -> Iterator[SimulatedRecord]:
+    """Yield records endlessly. The n-th event type goes to the n-th topic, modulo the number of topics."""
     by_type = {name: topics[number % len(topics)] for number, name in enumerate(EVENT_TYPES)}
-    for message in messages(seed, lambda: datetime.now(UTC), shares):
+    for message in messages(seed, lambda: datetime.now(UTC), mix):
         yield by_type[message.topic], message.key, message.value, ()
 
 
 class RecordPublisher(Protocol):
-    """A producer that confirms what it published."""
+    """A producer that confirms the delivery of each record."""
 
     def publish(self, records: Iterable[SimulatedRecord], on_progress: Callable[[int], None]) -> int: ...
 
 
 class LoadGenerator:
-    """Publishes records until a count is reached or somebody asks to stop. What is under way then is still confirmed."""
+    """Publishes records until a count is reached or `stop` is called. Records in flight are still confirmed."""
 
     def __init__(self, producer: RecordPublisher, records: Iterator[SimulatedRecord]) -> None:
         self._producer = producer
@@ -43,12 +43,12 @@ class LoadGenerator:
         self.confirmed = 0
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
-        """A signal handler. Twice is once."""
+        """Stop publishing. Usable as a signal handler. Idempotent."""
         self._stopped.set()
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """INT and TERM stop it within the block, also where they were ignored. Main thread only."""
+        """Stop on SIGINT and SIGTERM within the block, even if they were ignored before. Main thread only."""
         before = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -57,22 +57,22 @@ class LoadGenerator:
                 signal.signal(number, handler)
 
     def run(self, rate: float | None, count: int | None, on_confirmed: Callable[[int], None]) -> None:
-        """`rate` records a second, or as fast as it goes. Raises for the first record that is refused."""
+        """Publish `rate` records per second, or as fast as possible. Raise the error of the first rejected record."""
         if rate is None:
             self._publish(count, on_confirmed)
             return
         started = time.monotonic()
         while not self._stopped.is_set() and (count is None or self.confirmed < count):
-            due = int((time.monotonic() - started) * rate) + 1 - self.confirmed  # what a slow broker delayed is caught up
+            due = int((time.monotonic() - started) * rate) + 1 - self.confirmed  # catches up after a delay of the broker
             self._publish(due if count is None else min(due, count - self.confirmed), on_confirmed)
             self._stopped.wait(max(PUBLISH_INTERVAL_SECONDS, 1 / rate))
 
     def _publish(self, count: int | None, on_confirmed: Callable[[int], None]) -> None:
         before = self.confirmed
 
-        def confirmed(now: int) -> None:
-            self.confirmed = before + now
+        def confirmed(published: int) -> None:
+            self.confirmed = before + published
             on_confirmed(self.confirmed)
 
-        some = takewhile(lambda _: not self._stopped.is_set(), islice(self._records, count))
-        confirmed(self._producer.publish(some, confirmed))
+        records = takewhile(lambda _: not self._stopped.is_set(), islice(self._records, count))
+        confirmed(self._producer.publish(records, confirmed))

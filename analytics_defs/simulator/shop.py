@@ -1,6 +1,7 @@
-"""A simulated shop: realistic product events, deterministic by seed and clock, for trying things out and for measuring.
+"""A simulated shop: realistic product events, deterministic by seed and clock, for demos and benchmarks.
 
-Products are created, sold, run low, are restocked, change price, are deleted. Now and then a record is unlike the others, see `Shares`.
+Products are created, sold, restocked, repriced and deleted, and their stock runs low. `TrafficMix` sets the ratios of
+unusual records.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from analytics_defs.core.timestamps import iso_milliseconds
 LOW_STOCK = 10
 """The threshold of a `LowStockWarning`."""
 MAX_PRODUCTS = 5_000
-"""Products the shop keeps at most, so that its memory stays bounded: then one goes before another comes."""
+"""Maximum number of products. It bounds the memory: at the limit, a product is deleted before another is created."""
 
-_FEW_PRODUCTS = 50
-_REMEMBERED = 1_000
-_LONGEST_DELAY = timedelta(days=3)
+_MIN_PRODUCTS = 50
+_DUPLICATE_WINDOW = 1_000
+_MAX_DELAY = timedelta(days=3)
 
 _MAKES = ("Stoneware", "Enamel", "Walnut", "Linen", "Brass", "Recycled", "Organic", "Handmade", "Folding", "Café", "Nordic", "Merino")
 _GOODS = {
@@ -38,46 +39,53 @@ _SELLERS = tuple(f"seller-{name}" for name in ("aalto", "birch", "calder", "dufo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficMix:
-    """How many of all records are unlike the others, each from 0 (none) to 1 (all). A late event may be in legacy form, too."""
+    """Ratios of unusual records, each from 0 (none) to 1 (all). A late event may also be in legacy form."""
 
     legacy: float = 0.05
-    """In the form that older producers still publish: no id, no timestamp."""
+    """Events in the legacy form: no id, no timestamp."""
     late: float = 0.01
-    """With a timestamp one hour to three days ago."""
+    """Events with a timestamp one hour to three days in the past."""
     duplicated: float = 0.01
-    """One of the last thousand events again, byte for byte, as from a producer that got no answer. Never a legacy one: it has no id."""
+    """Records that repeat one of the last 1,000 events byte for byte, as a producer retry does.
+
+    Legacy events are not repeated: they have no id.
+    """
     broken: float = 0.005
-    """No event: one of `BROKEN`."""
+    """Records that are not valid events, see `BROKEN`."""
 
 
 DEFAULT_MIX = TrafficMix()
 CLEAN_MIX = TrafficMix(legacy=0, late=0, duplicated=0, broken=0)
-"""Distinct, valid, timely events in current form, and nothing else."""
+"""Only distinct, valid, timely events in current form."""
 
 
 class Message(NamedTuple):
-    """A record to produce. Its key is the product's id, so that a product's events stay in order."""
+    """A record to produce. Its key is the product id, so that the events of a product stay in order."""
 
     topic: str
     key: bytes
     value: bytes
 
 
-def messages(seed: int, clock: Callable[[], datetime], shares: TrafficMix = DEFAULT_MIX) -> Iterator[Message]:
-    """The shop's records, without end. The same seed, shares and answers of `clock` (aware; asked once a record): the same bytes."""
+def messages(seed: int, clock: Callable[[], datetime], mix: TrafficMix = DEFAULT_MIX) -> Iterator[Message]:
+    """Yield the records of the shop endlessly.
+
+    The same seed, mix and results of `clock` give the same bytes. `clock` returns an aware time and is called once
+    for each record.
+    """
     random, shop = Random(seed), _Shop(Random(f"shop {seed}"))
-    sent: deque[Message] = deque(maxlen=_REMEMBERED)
+    sent: deque[Message] = deque(maxlen=_DUPLICATE_WINDOW)
     while True:
         now = clock()
-        if random.random() < shares.duplicated and sent:
+        if random.random() < mix.duplicated and sent:
             yield random.choice(sent)
             continue
-        if random.random() < shares.late:
-            now -= timedelta(hours=1) + random.random() * (_LONGEST_DELAY - timedelta(hours=1))
+        if random.random() < mix.late:
+            now -= timedelta(hours=1) + random.random() * (_MAX_DELAY - timedelta(hours=1))
         event = shop.next_event(now)
-        if random.random() < shares.broken:
+        if random.random() < mix.broken:
             yield event.message(random.choice(_WAYS_TO_BREAK)(event.current()))
-        elif random.random() < shares.legacy:
+        elif random.random() < mix.legacy:
             yield event.message(_text(event.legacy()))
         else:
             sent.append(event.message(_text(event.current())))
@@ -96,9 +104,9 @@ class _Product:
     updated_at: str
 
     def current(self) -> dict[str, Any]:
-        return {**self.essence(), "createdAt": self.created_at, "updatedAt": self.updated_at}
+        return {**self.summary(), "createdAt": self.created_at, "updatedAt": self.updated_at}
 
-    def essence(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         return {"id": self.id, "name": self.name, "price": self.cents / 100, "stock": self.stock, "sellerId": self.seller_id}
 
     def legacy(self) -> dict[str, Any]:
@@ -128,25 +136,25 @@ class _Event:
 
     def current(self) -> dict[str, Any]:
         product = self.product
-        head = {"id": self.id, "timestamp": self.timestamp, "type": self.type, "version": "1.0"}
+        header = {"id": self.id, "timestamp": self.timestamp, "type": self.type, "version": "1.0"}
         match self.type:
             case "ProductDeleted":
-                return {**head, "productId": product.id, "sellerId": product.seller_id}
+                return {**header, "productId": product.id, "sellerId": product.seller_id}
             case "LowStockWarning":
                 stock = {"currentStock": product.stock, "threshold": LOW_STOCK}
-                return {**head, "productId": product.id, "productName": product.name, **stock, "sellerId": product.seller_id}
-        previous = {"previousProduct": self.previous.essence()} if self.previous else {}
-        return {**head, "product": product.current(), **previous}
+                return {**header, "productId": product.id, "productName": product.name, **stock, "sellerId": product.seller_id}
+        previous = {"previousProduct": self.previous.summary()} if self.previous else {}
+        return {**header, "product": product.current(), **previous}
 
     def legacy(self) -> dict[str, Any]:
         product = self.product
-        head = {"type": self.type, "version": "1", "occurredAt": self.timestamp, "sellerId": product.seller_id}
+        header = {"type": self.type, "version": "1", "occurredAt": self.timestamp, "sellerId": product.seller_id}
         match self.type:
             case "ProductDeleted":
-                return {**head, "productId": product.id}
+                return {**header, "productId": product.id}
             case "LowStockWarning":
-                return {**head, "productId": product.id, "quantity": product.stock, "threshold": LOW_STOCK, "category": product.category}
-        return {**head, "product": product.legacy(), **({"changes": self._changes(self.previous)} if self.previous else {})}
+                return {**header, "productId": product.id, "quantity": product.stock, "threshold": LOW_STOCK, "category": product.category}
+        return {**header, "product": product.legacy(), **({"changes": self._changes(self.previous)} if self.previous else {})}
 
     def _changes(self, previous: _Product) -> dict[str, Any]:
         before, after = previous.legacy(), self.product.legacy()
@@ -154,7 +162,7 @@ class _Event:
 
 
 class _Shop:
-    """What is on the shelves."""
+    """The products of the shop and the random sequence of their events."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -167,15 +175,15 @@ class _Shop:
         if self._ran_low:
             low, self._ran_low = self._ran_low, None
             return self._event("LowStockWarning", time, low)
-        what = self._random.random()
-        if len(self._products) < _FEW_PRODUCTS or (what < 0.07 and len(self._products) < MAX_PRODUCTS):
+        choice = self._random.random()
+        if len(self._products) < _MIN_PRODUCTS or (choice < 0.07 and len(self._products) < MAX_PRODUCTS):
             return self._create(time)
-        if what < 0.11:
-            return self._event("ProductDeleted", time, self._take_off(self._pick()))
-        place = self._pick()
-        before = self._products[place]
-        after = replace(self._reprice(before) if what < 0.18 else self._sell_or_restock(before), updated_at=time)
-        self._products[place] = after
+        if choice < 0.11:
+            return self._event("ProductDeleted", time, self._remove(self._pick()))
+        index = self._pick()
+        before = self._products[index]
+        after = replace(self._reprice(before) if choice < 0.18 else self._sell_or_restock(before), updated_at=time)
+        self._products[index] = after
         if after.stock <= LOW_STOCK < before.stock:
             self._ran_low = after
         return self._event("ProductUpdated", time, after, before)
@@ -196,14 +204,14 @@ class _Shop:
         return self._event("ProductCreated", time, product)
 
     def _pick(self) -> int:
-        """A place on the shelves; a few products sell most."""
+        """Return the index of a random product. A few products are chosen most often."""
         return int(len(self._products) * self._random.random() ** 2)
 
-    def _take_off(self, place: int) -> _Product:
-        """The last product takes the free place: nothing else moves."""
-        self._products[place], gone = self._products[-1], self._products[place]
+    def _remove(self, index: int) -> _Product:
+        """Remove a product in constant time: the last product moves to its index."""
+        self._products[index], removed = self._products[-1], self._products[index]
         self._products.pop()
-        return gone
+        return removed
 
     def _reprice(self, product: _Product) -> _Product:
         return replace(product, cents=max(95, round(product.cents * self._random.uniform(0.8, 1.25))))
@@ -232,5 +240,5 @@ BROKEN: Mapping[RejectionReason, Callable[[dict[str, Any]], bytes]] = {
     RejectionReason.ID_TOO_LONG: lambda event: _text(event | {"id": event["id"] * 100}),
     RejectionReason.TIMESTAMP_IN_FUTURE: lambda event: _text(event | {"timestamp": "2999-12-31T23:59:59Z"}),
 }
-"""Ways to break an event in current form, by the reason it is rejected for."""
+"""Functions that make an invalid record of an event in current form, by the reason of its rejection."""
 _WAYS_TO_BREAK = tuple(BROKEN.values())

@@ -1,1 +1,1 @@
-"""The always-on job as a web server: one route = one flow, or one view of the picture that the watch keeps."""
+"""The health endpoint as a web server. Each route runs one flow, or formats the snapshot of the monitor."""

@@ -1,4 +1,4 @@
-"""The routes. Every answer is made from the watch's picture, or by one flow; nothing here writes anywhere."""
+"""The routes of the health endpoint. Each formats the snapshot of the monitor or runs one flow. All are read-only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from analytics_defs.core.json_values import to_json_value
-from analytics_defs.core.monitoring.health import HealthSnapshot, evaluate_health, readiness
+from analytics_defs.core.monitoring.health import HealthSnapshot
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError, NotFound
@@ -30,31 +30,31 @@ from analytics_defs.web.daemon_threads import run_in_daemon_thread
 from analytics_defs.web.error_middleware import ErrorMiddleware
 from analytics_defs.web.metric_families import metric_families
 from analytics_defs.web.monitor import HealthMonitor
-from analytics_defs.web.prometheus import ExpositionFormat, negotiate_format, render_metrics
+from analytics_defs.web.prometheus import ExpositionFormat, accept_header, accepts_prometheus, render_metrics
 from analytics_defs.web.status_page import render_status_page
 
 REQUEST_TIMEOUT_SECONDS = 0.4
-"""How long an answer waits for checks under way, where the newest finished ones are too old."""
+"""Maximum wait of a request for running probes whose known results are stale."""
 TRACE_TIMEOUT_SECONDS = 15.0
-"""Above KAFKA_REQUEST_TIMEOUT's default: what was not read yet is answered where Kafka is down, too."""
+"""Longer than the default of KAFKA_REQUEST_TIMEOUT: a trace also answers `not_read` while Kafka is down."""
 MAX_CONCURRENT_TRACES = 2
-"""A trace reads whole files: a handful at a time, so that they never crowd out the health checks."""
+"""A trace reads whole files. The limit leaves capacity for the health checks."""
 MAX_OFFSET, MAX_PARTITION = 2**63 - 1, 2**31 - 1
 MAX_TRACE_ID_BYTES = 2048
-"""Of a DynamoDB key: no event has a longer id."""
+"""Limit of a DynamoDB key: no event has a longer id."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebContext:
-    """What the routes look at."""
+    """Dependencies of the routes."""
 
     monitor: HealthMonitor
     ports: Ports
     ui_url: str | None = None
-    """Where Dagster's UI is, for links to runs."""
+    """Address of Dagster's UI, for links to runs."""
 
 
-def make_app(site: WebContext) -> Starlette:
+def make_app(context: WebContext) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", _status_page, methods=["GET"]),
@@ -67,151 +67,155 @@ def make_app(site: WebContext) -> Starlette:
             Route("/openapi.json", _openapi, methods=["GET"]),
         ],
         middleware=[Middleware(ErrorMiddleware)],
-        exception_handlers={HTTPException: _refused},
+        exception_handlers={HTTPException: _router_error},
     )
     app.router.redirect_slashes = False
-    app.state.context = site
+    app.state.context = context
     app.state.traces = 0
     return app
 
 
-async def _look(request: Request) -> HealthSnapshot:
-    """The picture of now: at once where the last checks are fresh, after a short wait where they are not."""
-    watch: HealthMonitor = request.app.state.context.monitor
-    if due := watch.refresh():
-        await asyncio.wait([asyncio.wrap_future(each) for each in due], timeout=REQUEST_TIMEOUT_SECONDS)
-    return watch.snapshot()
+async def _snapshot(request: Request) -> HealthSnapshot:
+    """Return the current snapshot: at once if the known results are fresh, else after a short wait for new ones."""
+    monitor: HealthMonitor = request.app.state.context.monitor
+    if attempts := monitor.refresh():
+        await asyncio.wait([asyncio.wrap_future(attempt) for attempt in attempts], timeout=REQUEST_TIMEOUT_SECONDS)
+    return monitor.snapshot()
 
 
 async def _health(request: Request) -> Response:
-    picture = await _look(request)
-    return _json(health_json.health_json(picture), _status(evaluate_health(picture).healthy))
+    snapshot = await _snapshot(request)
+    return _json(health_json.health_json(snapshot), _http_status(snapshot.status.healthy))
 
 
 async def _live(request: Request) -> Response:
-    """That this process answers. Asks nothing of anybody."""
-    picture = request.app.state.context.monitor.snapshot()
-    return _json({"status": "alive", "service": "analytics", "instance": picture.instance, "version": picture.version})
+    """Answer that this process is alive, without starting a probe."""
+    snapshot = request.app.state.context.monitor.snapshot()
+    return _json({"status": "alive", "service": "analytics", "instance": snapshot.instance, "version": snapshot.version})
 
 
 async def _ready(request: Request) -> Response:
-    picture = await _look(request)
-    found = readiness(picture)
+    snapshot = await _snapshot(request)
+    readiness = snapshot.readiness
     body = {
-        "status": "ready" if found.healthy else "not ready",
-        "timestamp": iso_milliseconds(picture.taken_at),
-        "reasons": list(found.reasons),
+        "status": "ready" if readiness.healthy else "not ready",
+        "timestamp": iso_milliseconds(snapshot.taken_at),
+        "reasons": list(readiness.reasons),
     }
-    return _json(body, _status(found.healthy))
+    return _json(body, _http_status(readiness.healthy))
 
 
 async def _metrics(request: Request) -> Response:
     accept = request.headers.get("accept", "")
-    try:
-        wanted = ExpositionFormat(request.query_params["format"]) if "format" in request.query_params else negotiate_format(accept)
-    except ValueError:
-        return _fault(HTTPStatus.BAD_REQUEST, f"format: expected one of {', '.join(ExpositionFormat)}")
-    picture = await _look(request)
-    if wanted is ExpositionFormat.JSON:
-        found = health_json.metrics_json(picture)
-        if found is None:
-            return _fault(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"the ledger was not read yet: {picture.ledger_statistics.error or 'no answer yet'}"
-            )
-        return _json({"timestamp": iso_milliseconds(picture.taken_at)} | found)
-    shown = render_metrics(metric_families(picture), accept, wanted)
-    return Response(shown.body, headers={"content-type": shown.content_type, "vary": "Accept"})
+    if "format" in request.query_params:
+        try:
+            accept = accept_header(ExpositionFormat(request.query_params["format"]))
+        except ValueError:
+            return _error(HTTPStatus.BAD_REQUEST, f"format: expected one of {', '.join(ExpositionFormat)}")
+    snapshot = await _snapshot(request)
+    if accepts_prometheus(accept):
+        exposition = render_metrics(metric_families(snapshot), accept)
+        return Response(exposition.body, headers={"content-type": exposition.content_type, "vary": "Accept"})
+    metrics = health_json.metrics_json(snapshot)
+    if metrics is None:
+        why = snapshot.ledger_statistics.error or "no answer yet"
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"the ledger has not been read yet: {why}")
+    return _json({"timestamp": iso_milliseconds(snapshot.taken_at)} | metrics)
 
 
 async def _status_page(request: Request) -> Response:
-    return render_status_page(await _look(request), request.app.state.context.ui_url)
+    return render_status_page(await _snapshot(request), request.app.state.context.ui_url)
 
 
 async def _trace_source(request: Request) -> Response:
-    given = request.path_params
+    path = request.path_params
     try:
-        source = Source.parse(f"{given['topic']}/{given['partition']}/{given['offset']}")
-        fits = _fits(source)
+        source = Source.parse(f"{path['topic']}/{path['partition']}/{path['offset']}")
+        valid = _within_kafka_limits(source)
     except ValueError:
-        fits = False
-    if not fits:
-        return _fault(HTTPStatus.BAD_REQUEST, "expected /trace/topic/partition/offset, for example /trace/ProductCreated/3/1042")
+        valid = False
+    if not valid:
+        return _error(HTTPStatus.BAD_REQUEST, "expected /trace/topic/partition/offset, for example /trace/ProductCreated/3/1042")
     return await _traced(request, lambda ports: trace_source(source, ports))
 
 
 async def _trace_event(request: Request) -> Response:
-    """What looks like a record of a topic that is called `event` is one where there is such a topic; an id with `%2F` in it never is."""
+    """Trace an event by its id.
+
+    An id such as `0/5` is also the path of a record of a topic named `event`. If there is such a topic, the record is traced,
+    unless the id is written with `%2F`.
+    """
     event_id: str = request.path_params["event_id"]
-    if (source := _of_topic_event(request, event_id)) is not None:
-        return await _traced(request, lambda ports: _source_or_event(source, event_id, ports))
+    if (source := _source_in_topic_event(request, event_id)) is not None:
+        return await _traced(request, lambda ports: _trace_source_or_event(source, event_id, ports))
     if not 0 < len(event_id.encode("utf-8", "replace")) <= MAX_TRACE_ID_BYTES:
-        return _fault(HTTPStatus.NOT_FOUND, f"no event has such an id: expected 1 to {MAX_TRACE_ID_BYTES} bytes")
+        return _error(HTTPStatus.NOT_FOUND, f"no event has such an id: expected 1 to {MAX_TRACE_ID_BYTES} bytes")
     return await _traced(request, lambda ports: trace_event(event_id, ports))
 
 
-def _of_topic_event(request: Request, event_id: str) -> Source | None:
+def _source_in_topic_event(request: Request, event_id: str) -> Source | None:
     try:
         source = Source.parse(f"event/{event_id}")
     except ValueError:
         return None
-    return source if _fits(source) and b"%2f" not in request.scope["raw_path"].lower() else None
+    return source if _within_kafka_limits(source) and b"%2f" not in request.scope["raw_path"].lower() else None
 
 
-def _source_or_event(source: Source, event_id: str, ports: Ports) -> Trace:
-    told = trace_source(source, ports)
-    return trace_event(event_id, ports) if told.outcome is RecordOutcome.UNKNOWN_PARTITION else told
+def _trace_source_or_event(source: Source, event_id: str, ports: Ports) -> Trace:
+    trace = trace_source(source, ports)
+    return trace_event(event_id, ports) if trace.outcome is RecordOutcome.UNKNOWN_PARTITION else trace
 
 
-def _fits(source: Source) -> bool:
-    """Kafka has no larger numbers."""
+def _within_kafka_limits(source: Source) -> bool:
     return source.offset <= MAX_OFFSET and source.topic_partition.partition <= MAX_PARTITION
 
 
-async def _traced(request: Request, follow: Callable[[Ports], Trace]) -> Response:
+async def _traced(request: Request, trace: Callable[[Ports], Trace]) -> Response:
+    """Run the trace in a daemon thread and return its answer, or an error if it is late or too many traces are running."""
     state = request.app.state
     if state.traces >= MAX_CONCURRENT_TRACES:
-        return _fault(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_CONCURRENT_TRACES} traces are under way: try again in a moment")
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_CONCURRENT_TRACES} traces are running: try again in a moment")
     state.traces += 1
-    attempt = asyncio.wrap_future(run_in_daemon_thread("trace", lambda: follow(state.context.ports)))
+    attempt = asyncio.wrap_future(run_in_daemon_thread("trace", lambda: trace(state.context.ports)))
 
-    def ended(done: asyncio.Future[Trace]) -> None:
+    def finish(future: asyncio.Future[Trace]) -> None:
         state.traces -= 1
-        if not done.cancelled():
-            done.exception()  # looked at, so that asyncio does not log one that nobody waits for any more
+        if not future.cancelled():
+            future.exception()  # marks it as retrieved: asyncio would log the error of a trace whose request timed out
 
-    attempt.add_done_callback(ended)
+    attempt.add_done_callback(finish)
     try:
         return _json(to_json_value(await asyncio.wait_for(asyncio.shield(attempt), TRACE_TIMEOUT_SECONDS)))
-    except NotFound as fault:
-        return _fault(HTTPStatus.NOT_FOUND, str(fault))
+    except NotFound as error:
+        return _error(HTTPStatus.NOT_FOUND, str(error))
     except TimeoutError:
-        return _fault(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {TRACE_TIMEOUT_SECONDS:.0f} s: a store is slow or down, see /health")
-    except AnalyticsError as fault:
-        return _fault(HTTPStatus.SERVICE_UNAVAILABLE, str(fault))
+        return _error(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {TRACE_TIMEOUT_SECONDS:.0f} s: a store is slow or down, see /health")
+    except AnalyticsError as error:
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
 
 @cache
-def _document() -> bytes:
+def _openapi_document() -> bytes:
     return files("analytics_defs.web").joinpath("openapi.json").read_bytes()
 
 
 async def _openapi(_: Request) -> Response:
-    return Response(_document(), media_type="application/json")
+    return Response(_openapi_document(), media_type="application/json")
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    """What the router raises: no such path, no such method."""
+async def _router_error(_: Request, error: Exception) -> Response:
+    """Return an unknown path or method as JSON."""
     status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    return _fault(status, status.phrase.lower(), headers)
+    return _error(status, status.phrase.lower(), headers)
 
 
-def _status(well: bool) -> HTTPStatus:
-    return HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+def _http_status(healthy: bool) -> HTTPStatus:
+    return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def _fault(status: HTTPStatus, what: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": what, "status": int(status)}, status, headers)
+def _error(status: HTTPStatus, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": message, "status": int(status)}, status, headers)
 
 
 def _json(body: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:

@@ -1,4 +1,4 @@
-"""Work that must not hold up the server, nor its end: threads that nobody waits for when the process stops."""
+"""Threads for calls that may hang. They delay neither the server nor the end of the process."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def run_in_daemon_thread(name: str, job: Callable[[], T]) -> Future[T]:
-    """Runs the job in a thread of its own. An executor would be waited for at the end of the process, hung calls and all."""
-    future: Future[T] = Future()
+def run_in_daemon_thread(name: str, job: Callable[[], _T]) -> Future[_T]:
+    """Start the job in a new daemon thread. An executor would wait for hung calls at the end of the process."""
+    future: Future[_T] = Future()
 
     def run() -> None:
         try:
             future.set_result(job())
-        except BaseException as fault:  # noqa: BLE001 - handed on to whoever waits
-            future.set_exception(fault)
+        except BaseException as error:  # noqa: BLE001 - passed on to the caller of the future
+            future.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future

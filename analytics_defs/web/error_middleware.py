@@ -1,4 +1,4 @@
-"""Around every request: headers that all answers carry, and one plain answer for whatever goes wrong inside."""
+"""ASGI middleware: headers of all responses, and a plain response for unexpected errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorMiddleware:
-    """Starlette's own last resort answers too, and then raises again: the server would log a stack trace with what was in it."""
+    """Middleware that answers unexpected errors with 500 and logs only their type.
+
+    Starlette's own handler raises the error again. The server would then log a stack trace, which may hold payload.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -23,7 +26,7 @@ class ErrorMiddleware:
             return
         started = False
 
-        async def send_on(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -33,10 +36,10 @@ class ErrorMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_on)
-        except Exception as error:  # noqa: BLE001 - the last resort
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:  # noqa: BLE001 - no error may reach the server, see above
             _log.error(
                 "%s %s failed with %s", scope["method"], scope["route"].path if "route" in scope else "(no route)", type(error).__name__
             )
             if not started:
-                await JSONResponse({"error": "internal error", "status": 500}, 500)(scope, receive, send_on)
+                await JSONResponse({"error": "internal error", "status": 500}, 500)(scope, receive, send_with_headers)

@@ -1,11 +1,11 @@
-"""Keeps the picture: one probe for each question, shared by everybody who looks."""
+"""The health monitor: one cached probe for each query, and the snapshot of their results."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,10 @@ from analytics_defs.core.monitoring.health import (
     HealthSnapshot,
     KafkaState,
     LedgerStatistics,
-    ProbeResult,
     SchedulerStatus,
 )
+from analytics_defs.core.monitoring.partition_health import PartitionReadings, assess_partitions
+from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.flows import health_checks
 from analytics_defs.flows.health_checks import HealthClients
@@ -37,7 +38,7 @@ SCHEDULER_TTL = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class MonitorSettings:
-    """Who answers, and by which rules it judges."""
+    """Identity of this process, and the rules of planning and stalls."""
 
     policy: PlanningPolicy
     stall_timeout: timedelta
@@ -46,111 +47,124 @@ class MonitorSettings:
 
 
 class HealthMonitor:
-    """Thread-safe. Asks nobody unless somebody looks; a thousand looks a second cost the services no more than one."""
+    """The source of health snapshots.
 
-    def __init__(self, doors: HealthClients, identity: MonitorSettings) -> None:
-        self._doors = doors
-        self._identity = identity
-        self._clock = doors.ports.clock
+    Thread-safe. Probes run on demand and are cached, so the load on Kafka, DynamoDB and S3 does not grow with the request rate.
+    """
+
+    def __init__(self, clients: HealthClients, settings: MonitorSettings) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._clock = clients.ports.clock
         self._lock = threading.Lock()
-        self._stands: dict[TopicPartition, StalledSince] = {}
-        self._pace: GrowthRate | None = None
+        self._stalled_since: dict[TopicPartition, StalledSince] = {}
+        self._growth_rate: GrowthRate | None = None
         self._planned: tuple[KafkaState, PlanningResult] | None = None
         self._dynamodb: Probe[LedgerSnapshot] = Probe(
-            DYNAMODB, partial(health_checks.probe_dynamodb, doors), self._clock, SERVICE_PROBE_TTL
+            DYNAMODB, partial(health_checks.probe_dynamodb, clients), self._clock, SERVICE_PROBE_TTL
         )
-        self._kafka: Probe[KafkaState] = Probe(KAFKA, self._ask_kafka, self._clock, SERVICE_PROBE_TTL, self._ledger_first)
-        self._s3: Probe[bool] = Probe(S3, partial(health_checks.probe_object_store, doors), self._clock, SERVICE_PROBE_TTL)
-        self._figures: Probe[LedgerStatistics] = Probe(
-            "figures", partial(health_checks.read_ledger_statistics, doors), self._clock, STATISTICS_TTL
+        self._kafka: Probe[KafkaState] = Probe(KAFKA, self._probe_kafka, self._clock, SERVICE_PROBE_TTL, self._refresh_ledger)
+        self._s3: Probe[bool] = Probe(S3, partial(health_checks.probe_object_store, clients), self._clock, SERVICE_PROBE_TTL)
+        self._statistics: Probe[LedgerStatistics] = Probe(
+            "ledger statistics", partial(health_checks.read_ledger_statistics, clients), self._clock, STATISTICS_TTL
         )
-        self._waiting: Probe[Backlog] = Probe("waiting records", self._ask_waiting, self._clock, BACKLOG_TTL)
-        scheduling = doors.scheduling
+        self._backlog: Probe[Backlog] = Probe("backlog", self._read_backlog, self._clock, BACKLOG_TTL)
+        scheduler = clients.scheduler
         self._scheduler: Probe[SchedulerStatus | None] | None = (
-            Probe("dagster", scheduling.scheduler_status, self._clock, SCHEDULER_TTL) if scheduling else None
+            Probe("dagster", scheduler.scheduler_status, self._clock, SCHEDULER_TTL) if scheduler else None
         )
 
     def refresh(self) -> list[Future[None]]:
-        """Starts what is due. Answers what is worth a short wait, where the last picture is too old to be called one of now."""
-        view, ledger_known = self._kafka.result().value, self._dynamodb.result().value is not None
-        due: list[tuple[Probe[Any], Future[None] | None]] = [
+        """Start every probe that is due. Return the attempts worth a short wait, because the known result is stale."""
+        state, ledger_known = self._kafka.result().value, self._dynamodb.result().value is not None
+        without_ledger = state is not None and state.ledger_snapshot is None
+        attempts: list[tuple[Probe[Any], Future[None] | None]] = [
             (self._dynamodb, self._dynamodb.refresh()),
-            (self._kafka, self._kafka.refresh(again=view is not None and view.snapshot is None and ledger_known)),
+            (self._kafka, self._kafka.refresh(force=without_ledger and ledger_known)),
             (self._s3, self._s3.refresh()),
-            (self._figures, self._figures.refresh()),
+            (self._statistics, self._statistics.refresh()),
         ]
-        if view is not None and view.snapshot is not None:
-            self._waiting.refresh()
+        if state is not None and not without_ledger:
+            self._backlog.refresh()
         if self._scheduler:
             self._scheduler.refresh()
-        return [attempt for probe, attempt in due if attempt is not None and probe.is_old()]
+        return [attempt for probe, attempt in attempts if attempt is not None and probe.is_stale()]
 
     def snapshot(self) -> HealthSnapshot:
-        """What is known now. Never waits."""
-        now = self._clock.now()
-        kafka, dynamodb = self._kafka.result(), self._dynamodb.result()
-        view = kafka.value if kafka.ok and not _outdated(kafka, dynamodb) else None
-        planning, heads_at = self._plan(view), view.checkpoints_read_at if view else None
-        if planning is not None and heads_at is not None and dynamodb.ok:
-            with self._lock:
-                self._stands = track_stalls(self._stands, planning.lags, heads_at)
-                self._pace = track_growth(self._pace, planning.lags, now)
-        scheduler = self._scheduler.result() if self._scheduler else None
+        """Return what is known now, without waiting."""
+        now, kafka, dynamodb = self._clock.now(), self._kafka.result(), self._dynamodb.result()
+        readings = self._partition_readings(kafka, dynamodb, now)
         return HealthSnapshot(
             taken_at=now,
-            stall_timeout=self._identity.stall_timeout,
+            stall_timeout=self._settings.stall_timeout,
             kafka=kafka,
             dynamodb=dynamodb,
             s3=self._s3.result(),
-            ledger_statistics=self._figures.result(),
-            backlog=self._waiting.result(),
-            scheduler=_told(scheduler),
-            planning=planning,
-            stalled_since=self._stands,
-            checkpoints_read_at=heads_at,
-            growth_rate=self._pace,
-            version=self._identity.version,
-            instance=self._identity.instance,
+            ledger_statistics=self._statistics.result(),
+            scheduler=_if_configured(self._scheduler.result() if self._scheduler else None),
+            planning=readings.planning if readings else None,
+            partitions=assess_partitions(readings) if readings else (),
+            version=self._settings.version,
+            instance=self._settings.instance,
         )
 
-    def _plan(self, view: KafkaState | None) -> PlanningResult | None:
-        """Made once of each view: it is looked at far more often than it changes."""
-        if view is None or view.snapshot is None:
+    def _partition_readings(
+        self, kafka: ProbeResult[KafkaState], dynamodb: ProbeResult[LedgerSnapshot], now: datetime
+    ) -> PartitionReadings | None:
+        """Return the inputs of the partitions' health, or None if the lag is not known. Note movements of the checkpoints."""
+        state = kafka.value if kafka.ok and not _checkpoints_outdated(kafka, dynamodb) else None
+        if state is None or state.ledger_snapshot is None:
             return None
+        statistics = self._statistics.result().value
         with self._lock:
-            if self._planned is None or self._planned[0] is not view:
-                self._planned = view, make_plans(view.snapshot, view.topics, self._identity.policy, self._clock.now())
-            return self._planned[1]
+            if self._planned is None or self._planned[0] is not state:  # a state is requested far more often than it changes
+                self._planned = state, make_plans(state.ledger_snapshot, state.topics, self._settings.policy, now)
+            planning = self._planned[1]
+            if state.checkpoints_read_at is not None and dynamodb.ok:
+                self._stalled_since = track_stalls(self._stalled_since, planning.lags, state.checkpoints_read_at)
+                self._growth_rate = track_growth(self._growth_rate, planning.lags, now)
+            return PartitionReadings(
+                now=now,
+                planning=planning,
+                checkpoints_read_at=state.checkpoints_read_at,
+                stalled_since=self._stalled_since,
+                growth_rate=self._growth_rate,
+                backlog=self._backlog.result(),
+                recent_batches=statistics.batches if statistics else (),
+            )
 
-    def _ledger_first(self) -> None:
-        """An old snapshot would show a lag that is long gone."""
+    def _refresh_ledger(self) -> None:
+        """Read the checkpoints before the offsets, if they are due: old checkpoints would show a lag that no longer exists."""
         attempt = self._dynamodb.refresh()
         if attempt is not None:
             wait([attempt], LEDGER_TIMEOUT.total_seconds())
 
-    def _ask_kafka(self) -> KafkaState:
-        return health_checks.probe_kafka(self._doors, self._dynamodb.result())
+    def _probe_kafka(self) -> KafkaState:
+        return health_checks.probe_kafka(self._clients, self._dynamodb.result())
 
-    def _ask_waiting(self) -> Backlog:
-        return health_checks.read_backlog(self._doors, self.snapshot().lags, self._waiting.result().value)
+    def _read_backlog(self) -> Backlog:
+        readings = self._partition_readings(self._kafka.result(), self._dynamodb.result(), self._clock.now())
+        lags = readings.planning.lags if readings else ()
+        return health_checks.read_backlog(self._clients, lags, self._backlog.result().value)
 
 
-def _outdated(kafka: ProbeResult[KafkaState], dynamodb: ProbeResult[LedgerSnapshot]) -> bool:
-    """Whether heads may have moved on since they were read for this view: the difference to new watermarks is no lag. While the ledger does
-    not answer, nobody moves them.
+def _checkpoints_outdated(kafka: ProbeResult[KafkaState], dynamodb: ProbeResult[LedgerSnapshot]) -> bool:
+    """Return whether checkpoints may have moved between their reading and that of the offsets: the difference is no lag then.
+
+    While the ledger does not answer, checkpoints cannot move.
     """
-    view, read_at = kafka.value, kafka.succeeded_at
+    state, read_at = kafka.value, kafka.succeeded_at
     return (
         dynamodb.ok
-        and view is not None
-        and view.checkpoints_read_at is not None
+        and state is not None
+        and state.checkpoints_read_at is not None
         and read_at is not None
-        and read_at - view.checkpoints_read_at > CHECKPOINTS_TTL
+        and read_at - state.checkpoints_read_at > CHECKPOINTS_TTL
     )
 
 
-def _told(answer: ProbeResult[SchedulerStatus | None] | None) -> ProbeResult[SchedulerStatus] | None:
-    """None where there is no instance to ask."""
-    if answer is None or (answer.value is None and answer.ok):
+def _if_configured(result: ProbeResult[SchedulerStatus | None] | None) -> ProbeResult[SchedulerStatus] | None:
+    """Return None if no Dagster instance is configured."""
+    if result is None or (result.value is None and result.ok):
         return None
-    return ProbeResult(answer.value, answer.error, answer.latency_ms, answer.age_ms, answer.succeeded_at)
+    return ProbeResult(result.value, result.error, result.latency_ms, result.age_ms, result.succeeded_at)

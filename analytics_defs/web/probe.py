@@ -1,4 +1,4 @@
-"""One question to one service: asked in the background, answered at once from what is known."""
+"""A cached query to one service: it runs in the background, and its newest result is returned at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from analytics_defs.core.monitoring.health import ProbeResult
+from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import Clock
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT = timedelta(seconds=2)
-"""An attempt that takes longer counts as no answer, until it comes back."""
+"""An attempt that takes longer is reported as an error until it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,53 +27,59 @@ class _Attempt:
     started_ms: int
 
 
-class Probe(Generic[T]):
-    """Thread-safe. At most one attempt is under way, in a thread of its own, and only after somebody looked.
+class Probe(Generic[_T]):
+    """A cached query.
 
-    A service that accepts and never answers holds up that thread and nobody else; it is not asked a second time meanwhile.
+    Thread-safe. At most one attempt runs at a time, in a thread of its own, and only on demand. A service that accepts
+    connections and never answers blocks that thread only; no second attempt is started meanwhile.
     """
 
     def __init__(
-        self, name: str, ask: Callable[[], T], clock: Clock, fresh_for: timedelta, before: Callable[[], object] | None = None
+        self,
+        name: str,
+        query: Callable[[], _T],
+        clock: Clock,
+        ttl: timedelta,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
-        """`before` runs ahead of each attempt and outside its latency."""
+        """Create a probe whose results are fresh for `ttl`. `prepare` runs before each attempt and is not part of its latency."""
         self.name = name
-        self._ask = ask
-        self._before = before
+        self._query = query
+        self._prepare = prepare
         self._clock = clock
-        self._fresh_ms = int(fresh_for.total_seconds() * 1000)
-        self._limit_ms = int(PROBE_TIMEOUT.total_seconds() * 1000)
+        self._ttl_ms = int(ttl.total_seconds() * 1000)
+        self._timeout_ms = int(PROBE_TIMEOUT.total_seconds() * 1000)
         self._lock = threading.Lock()
-        self._newest: ProbeResult[T] = ProbeResult()
+        self._newest: ProbeResult[_T] = ProbeResult()
         self._finished_ms = 0
         self._attempt: _Attempt | None = None
 
-    def result(self) -> ProbeResult[T]:
-        """How it stands. Never waits."""
+    def result(self) -> ProbeResult[_T]:
+        """Return the newest result without waiting. An attempt past its timeout makes it an error."""
         with self._lock:
-            now, answer = self._clock.elapsed_ms(), replace(self._newest, age_ms=self._age_ms())
-            if self._attempt is not None and now - self._attempt.started_ms > self._limit_ms:
-                return replace(answer, error=f"no answer for {(now - self._attempt.started_ms) / 1000:.0f} s")
-            return answer
+            now, result = self._clock.elapsed_ms(), replace(self._newest, age_ms=self._age_ms())
+            if self._attempt is not None and now - self._attempt.started_ms > self._timeout_ms:
+                return replace(result, error=f"no answer for {(now - self._attempt.started_ms) / 1000:.0f} s")
+            return result
 
-    def refresh(self, *, again: bool = False) -> Future[None] | None:
-        """Starts an attempt where the newest answer is no longer fresh, or `again` says that it is not.
+    def refresh(self, *, force: bool = False) -> Future[None] | None:
+        """Start an attempt if the newest result is older than the TTL, or if `force` is set, unless one is running.
 
-        Answers the attempt under way, unless it is past its limit.
+        Return the running attempt, or None if there is none or it is past its timeout.
         """
         with self._lock:
             now, age = self._clock.elapsed_ms(), self._age_ms()
-            if self._attempt is None and (again or age is None or age >= self._fresh_ms):
+            if self._attempt is None and (force or age is None or age >= self._ttl_ms):
                 self._attempt = _Attempt(Future(), now)
                 threading.Thread(target=self._run, args=(self._attempt,), name=f"probe of {self.name}", daemon=True).start()
             attempt = self._attempt
-            return attempt.done if attempt is not None and now - attempt.started_ms <= self._limit_ms else None
+            return attempt.done if attempt is not None and now - attempt.started_ms <= self._timeout_ms else None
 
-    def is_old(self) -> bool:
-        """Whether an answer of this moment is worth a short wait: the newest is not one of the last few seconds."""
+    def is_stale(self) -> bool:
+        """Return whether the newest result is older than twice the TTL: a request then waits a moment for a new one."""
         with self._lock:
             age = self._age_ms()
-            return age is None or age >= 2 * self._fresh_ms
+            return age is None or age >= 2 * self._ttl_ms
 
     def _age_ms(self) -> int | None:
         return None if self._newest.age_ms is None else self._clock.elapsed_ms() - self._finished_ms
@@ -82,22 +88,22 @@ class Probe(Generic[T]):
         value, error = None, None
         started_ms = attempt.started_ms
         try:
-            if self._before is not None:
-                self._before()
+            if self._prepare is not None:
+                self._prepare()
                 started_ms = self._clock.elapsed_ms()
-            value = self._ask()
+            value = self._query()
         except AnalyticsError as fault:
             error = str(fault)
-        except Exception as fault:  # noqa: BLE001 - whatever a client raises is an answer about its service, never the end of the watch
+        except Exception as fault:  # noqa: BLE001 - any error of a client is a result about its service; the message may hold payload
             error = f"failed with {type(fault).__name__}"
         with self._lock:
-            before, self._finished_ms = self._newest, self._clock.elapsed_ms()
-            took = self._finished_ms - started_ms
+            previous, self._finished_ms = self._newest, self._clock.elapsed_ms()
+            latency_ms = self._finished_ms - started_ms
             if error is None:
-                self._newest = ProbeResult(value, None, took, 0, self._clock.now())
+                self._newest = ProbeResult(value, None, latency_ms, 0, self._clock.now())
             else:
-                self._newest = ProbeResult(before.value, error, took, 0, before.succeeded_at)
+                self._newest = ProbeResult(previous.value, error, latency_ms, 0, previous.succeeded_at)
             self._attempt = None
-        if (error is None) != (before.error is None):
+        if (error is None) != (previous.error is None):
             _log.warning("%s: %s", self.name, error or "answers again")
         attempt.done.set_result(None)

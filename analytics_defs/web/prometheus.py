@@ -1,8 +1,8 @@
-"""Metric families in the formats that scrapers read, by prometheus_client, and which format a client asks for."""
+"""Metrics in the formats of Prometheus, rendered by prometheus_client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from analytics_defs.web.metric_families import MetricFamily, MetricKind
 
-OPENMETRICS, TEXT = "application/openmetrics-text", "text/plain"
+_JSON, _TEXT, _OPENMETRICS = "application/json", "text/plain", "application/openmetrics-text"
 
 
 class ExpositionFormat(StrEnum):
@@ -22,8 +22,11 @@ class ExpositionFormat(StrEnum):
     OPENMETRICS = "openmetrics"
 
 
-_OFFERED = {ExpositionFormat.JSON: "application/json", ExpositionFormat.PROMETHEUS: TEXT, ExpositionFormat.OPENMETRICS: OPENMETRICS}
-"""JSON first: it is what those get who take everything alike."""
+_ACCEPT = {
+    ExpositionFormat.JSON: _JSON,
+    ExpositionFormat.PROMETHEUS: f"{_TEXT}; version=0.0.4",
+    ExpositionFormat.OPENMETRICS: f"{_OPENMETRICS}; version=1.0.0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,52 +35,26 @@ class Exposition:
     content_type: str
 
 
-def negotiate_format(accept: str) -> ExpositionFormat:
-    """The one of the three that the client likes best, the earlier one of two that it likes alike; JSON where it wants none of them."""
-    ranges = [_media_range(each) for each in accept.split(",")]
-    liked = []
-    for offer, (format, media_type) in enumerate(_OFFERED.items()):
-        for pattern in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):  # the most precise one decides
-            fitting = [(-quality, place, offer, format) for place, (name, quality) in enumerate(ranges) if name == pattern]
-            if fitting:
-                liked.append(min(fitting))
-                break
-    best = min(liked, default=None)
-    return best[-1] if best is not None and best[0] < 0 else ExpositionFormat.JSON
+def accept_header(format_: ExpositionFormat) -> str:
+    """Return an Accept header that selects this format, in the version that every scraper reads."""
+    return _ACCEPT[format_]
 
 
-def _media_range(text: str) -> tuple[str, float]:
-    """`text/plain;version=0.0.4;q=0.5` as name and quality; a quality that is none is 0."""
-    name, *parameters = (part.strip().lower() for part in text.split(";"))
-    return name, next((_quality(part.removeprefix("q=")) for part in parameters if part.startswith("q=")), 1.0)
+def accepts_prometheus(accept: str) -> bool:
+    """Return whether the header names a format of Prometheus and does not name JSON. Wildcards and q-values are ignored."""
+    named = {media_range.partition(";")[0].strip().lower() for media_range in accept.split(",")}
+    return _JSON not in named and not named.isdisjoint({_TEXT, _OPENMETRICS})
 
 
-def _quality(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        return 0.0
-    return found if 0 <= found <= 1 else 0.0
-
-
-def render_metrics(families: Sequence[MetricFamily], accept: str, wanted: ExpositionFormat) -> Exposition:
-    """`accept` also names the version of the format."""
+def render_metrics(families: Sequence[MetricFamily], accept: str) -> Exposition:
+    """Render the families in the format and version that prometheus_client chooses for this Accept header."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(families))
-    encoder, content_type = _encoder(accept, wanted)
+    registry.register(_FamilyCollector(families))
+    encoder, content_type = choose_encoder(accept)
     return Exposition(encoder(registry), content_type)
 
 
-def _encoder(accept: str, wanted: ExpositionFormat) -> tuple[Callable[[CollectorRegistry], bytes], str]:
-    if negotiate_format(accept) is not wanted:  # asked for by name: the version that every scraper reads
-        accept = OPENMETRICS + "; version=1.0.0" if wanted is ExpositionFormat.OPENMETRICS else TEXT + "; version=0.0.4"
-    elif wanted is ExpositionFormat.PROMETHEUS:
-        accept = ",".join(each for each in accept.split(",") if OPENMETRICS not in each.lower())
-    encoder, content_type = choose_encoder(accept)
-    return encoder, content_type
-
-
-class _Families(Collector):
+class _FamilyCollector(Collector):
     def __init__(self, families: Iterable[MetricFamily]) -> None:
         self._families = families
 

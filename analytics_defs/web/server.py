@@ -1,4 +1,8 @@
-"""A listening socket, and the server on it: binds first, drains when told to stop, closes connections that only sit there."""
+"""The listening socket and the HTTP server. The server drains on stop, and limits slow, idle and excess connections.
+
+Uvicorn's own limits are not enough: `timeout_keep_alive` starts after the first response, and `limit_concurrency` answers
+503 to health checks while idle connections fill it. The endpoint has to answer when everything else fails.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from analytics_defs.errors import StartupFailed
 
 REQUEST_READ_TIMEOUT_SECONDS = 5.0
-"""From the connection, or from the last answer, to the end of the next request's headers."""
+"""From the connection, or from the last response, to the end of the next request's headers."""
 RESPONSE_TIMEOUT_SECONDS = 30.0
-"""Until the client has taken its answer: one that does not read holds no connection for ever."""
+"""From the request to the end of its response. A client that does not read its response is disconnected."""
 DRAIN_TIMEOUT = 8
 MAX_HEADER_BYTES = 16 * 1024
 MAX_CONNECTIONS = 400
@@ -32,14 +36,14 @@ ACCEPT_BACKLOG = 512
 
 @contextmanager
 def bind_socket(host: str, port: int) -> Iterator[socket.socket]:
-    """The socket, listening. Raises StartupFailed with host and port where it cannot be had. Port 0: any that is free."""
+    """Yield a listening socket. Raise StartupFailed with host and port if that is not possible. Port 0: any free port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise StartupFailed(f"HEALTH_HOST={host}: {error.strerror}") from error
-    except UnicodeError as error:  # what no name of a host can be
-        raise StartupFailed(f"HEALTH_HOST={host}: not the name or address of a host") from error
+    except UnicodeError as error:  # not a valid host name
+        raise StartupFailed(f"HEALTH_HOST={host}: not a host name or an address") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and host == "::":
@@ -48,57 +52,58 @@ def bind_socket(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind(address)
             listener.listen(ACCEPT_BACKLOG)
         except OSError as error:
-            what = f"cannot listen on port {port} of {host}: {error.strerror}"
-            raise StartupFailed(f"{what}. HEALTH_PORT names another port, HEALTH_HOST another address.") from error
+            message = f"cannot listen on port {port} of {host}: {error.strerror}"
+            raise StartupFailed(f"{message}. HEALTH_PORT names another port, HEALTH_HOST another address.") from error
         yield listener
 
 
 class _Connection(H11Protocol):
-    """Uvicorn gives up on a connection that is silent after an answer; this one also on those that never finish a request."""
+    """A connection with a timeout in every state. Uvicorn alone closes only connections that are idle after a response."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._limit = self.loop.call_later(REQUEST_READ_TIMEOUT_SECONDS, self._give_up)
+        self._timeout = self.loop.call_later(REQUEST_READ_TIMEOUT_SECONDS, self._close_if_idle)
         if len(self.connections) > MAX_CONNECTIONS:
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._limit.cancel()
+        self._timeout.cancel()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        before = self.cycle
+        previous = self.cycle
         super().handle_events()
-        if self.cycle is not before:
-            self._limit.cancel()
-            self._limit = self.loop.call_later(RESPONSE_TIMEOUT_SECONDS, self.transport.abort)
+        if self.cycle is not previous:
+            self._timeout.cancel()
+            self._timeout = self.loop.call_later(RESPONSE_TIMEOUT_SECONDS, self.transport.abort)
 
     def on_response_complete(self) -> None:
-        self._limit.cancel()
-        self._limit = self.loop.call_later(REQUEST_READ_TIMEOUT_SECONDS, self._give_up)
+        self._timeout.cancel()
+        self._timeout = self.loop.call_later(REQUEST_READ_TIMEOUT_SECONDS, self._close_if_idle)
         super().on_response_complete()
 
-    def _give_up(self) -> None:
+    def _close_if_idle(self) -> None:
         if self.is_idle():
             self.transport.close()
 
     def is_idle(self) -> bool:
-        current: RequestResponseCycle | None = self.cycle  # uvicorn's own type does not say that there may be none yet
+        current: RequestResponseCycle | None = self.cycle  # uvicorn's annotation omits None
         return current is None or current.response_complete
 
-    def gives_up_at(self) -> float:
-        return self._limit.when()
+    def expires_at(self) -> float:
+        return self._timeout.when()
 
     def _make_room(self) -> None:
-        """The ones that sit there longest go: a crowd of idle connections must not keep a poll out."""
-        there = [each for each in self.connections if isinstance(each, _Connection)]
-        idle = sorted((each for each in there if each is not self and each.is_idle()), key=_Connection.gives_up_at)
-        for each in idle[: max(0, len(there) - MAX_CONNECTIONS)]:
-            each.transport.abort()
+        """Close the connections that have been idle longest, so that idle clients cannot block health checks."""
+        connections = [connection for connection in self.connections if isinstance(connection, _Connection)]
+        idle = [connection for connection in connections if connection is not self and connection.is_idle()]
+        idle.sort(key=_Connection.expires_at)
+        for connection in idle[: max(0, len(connections) - MAX_CONNECTIONS)]:
+            connection.transport.abort()
 
 
 class ObservabilityServer(uvicorn.Server):
-    """TERM and INT end it with what is under way answered; unlike uvicorn's own, the process then ends with 0."""
+    """The HTTP server. On TERM and INT it finishes running requests, and the process exits with 0, unlike with uvicorn."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(
@@ -115,7 +120,7 @@ class ObservabilityServer(uvicorn.Server):
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             )
         )
-        # Each malformed request and each upgrade that nobody offers would be a line of the log, at a stranger's will.
+        # Uvicorn logs each malformed request and each unsupported upgrade. Clients could fill the log with them.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
     @contextlib.contextmanager
@@ -123,27 +128,27 @@ class ObservabilityServer(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._stop_at) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def stop(self) -> None:
-        """From any thread. Twice is once."""
+        """Request the end of `serve_on`. Thread-safe and idempotent."""
         self.should_exit = True
 
-    def _stop_at(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stop()
 
     def serve_on(self, listener: socket.socket) -> None:
-        """Returns once it was told to stop and has drained."""
+        """Serve until `stop` is called or a signal arrives, then drain and return."""
         asyncio.run(self.serve([listener]))
 
 
 def format_address(listener: socket.socket) -> str:
-    """As a URL has it."""
-    found: Any = listener.getsockname()
-    host, port = found[0], found[1]
+    """Return the address as a URL."""
+    address: Any = listener.getsockname()
+    host, port = address[0], address[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,23 +1,23 @@
-const every = 5000, patience = 10000;
-const scrolled = () => [...document.querySelectorAll("main .scroll")];
+const intervalMs = 5000, timeoutMs = 10000;
+const scrollBoxes = () => [...document.querySelectorAll("main .scroll")];
 async function update() {
-  const reach = document.getElementById("reach");
+  const connection = document.getElementById("connection");
   try {
-    const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(patience) });
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const main = fresh.querySelector("main");
-    if (!answer.ok || !main) throw new Error("not this page: a proxy's, say");
-    // Where the reader is stays as it is.
-    const places = scrolled().map((each) => each.scrollLeft);
+    const response = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(timeoutMs) });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const main = page.querySelector("main");
+    if (!response.ok || !main) throw new Error("not this page, for example the error page of a proxy");
+    // Keep scroll positions and the expanded table.
+    const positions = scrollBoxes().map((box) => box.scrollLeft);
     const open = document.getElementById("more")?.open;
     document.querySelector("main").replaceWith(main);
-    scrolled().forEach((each, place) => (each.scrollLeft = places[place] ?? 0));
+    scrollBoxes().forEach((box, index) => (box.scrollLeft = positions[index] ?? 0));
     if (open) document.getElementById("more")?.setAttribute("open", "");
-    document.title = fresh.title;
-    reach.textContent = "";
+    document.title = page.title;
+    connection.textContent = "";
   } catch {
-    reach.textContent = "This page cannot be reached any more; the numbers are old.";
+    connection.textContent = "The server cannot be reached; this page is out of date.";
   }
-  setTimeout(update, every);
+  setTimeout(update, intervalMs);
 }
-setTimeout(update, every);
+setTimeout(update, intervalMs);

@@ -1,4 +1,4 @@
-"""The status page: the picture as HTML. Complete without JavaScript, without any request but its own."""
+"""The status page: the snapshot as HTML. It works without JavaScript and loads nothing else."""
 
 from __future__ import annotations
 
@@ -17,36 +17,33 @@ from starlette.responses import HTMLResponse
 
 from analytics_defs.core.events.schema import EVENT_TYPES
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.core.monitoring.health import (
-    DAEMON_HEARTBEAT_TIMEOUT,
-    HealthSnapshot,
-    evaluate_health,
-    lag_seconds,
-    seconds_until_data_loss,
-)
+from analytics_defs.core.monitoring.health import DAEMON_HEARTBEAT_TIMEOUT, HealthSnapshot
+from analytics_defs.core.monitoring.partition_health import PartitionHealth
 from analytics_defs.web import health_json
 
 BATCHES_SHOWN = 10
 PARTITIONS_SHOWN = 16
-"""Those furthest behind; the others are behind a click."""
+"""Partitions that are visible at once. The others can be expanded."""
 CHART_WIDTH, CHART_HEIGHT, GAP = 720, 160, 4
-"""In the units of the drawing, which scales with the window."""
+"""SVG units. The chart scales with the window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One type of events in one hour."""
+    """The events of one type in one hour."""
 
     x: float
     y: float
     width: float
     height: float
     kind: int
-    """Place of the type: its colour."""
+    """Index of the type, which selects the colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class HourBars:
+    """The stacked bars of one hour."""
+
     hour: str
     total: int
     by_type: Mapping[str, int]
@@ -62,100 +59,90 @@ class HourBars:
 
 
 def hours_chart_bars(hours: Mapping[str, Mapping[str, int]]) -> list[HourBars]:
-    """Stacked bars, the highest as high as the drawing. Types beyond the four that are known are drawn as the last."""
-    top = max((sum(each.values()) for each in hours.values()), default=0)
+    """Return stacked bars. The largest hour has the full height. Unknown types share the last colour."""
+    top = max((sum(counts.values()) for counts in hours.values()), default=0)
     step = CHART_WIDTH / max(1, len(hours))
-    drawn = []
-    for place, (hour, by_type) in enumerate(hours.items()):
-        x, y, bars = place * step + GAP / 2, float(CHART_HEIGHT), []
-        for name, count in sorted(by_type.items(), key=_place):
+    chart = []
+    for index, (hour, by_type) in enumerate(hours.items()):
+        x, y, bars = index * step + GAP / 2, float(CHART_HEIGHT), []
+        for name, count in sorted(by_type.items(), key=lambda item: _type_index(item[0])):
             height = CHART_HEIGHT * count / top if top else 0.0
             y -= height
-            bars.append(Bar(round(x, 1), round(y, 1), round(step - GAP, 1), round(height, 1), _place((name, count))))
-        drawn.append(HourBars(hour, sum(by_type.values()), by_type, round(x, 1), round(step - GAP, 1), tuple(bars)))
-    return drawn
+            bars.append(Bar(round(x, 1), round(y, 1), round(step - GAP, 1), round(height, 1), _type_index(name)))
+        chart.append(HourBars(hour, sum(by_type.values()), by_type, round(x, 1), round(step - GAP, 1), tuple(bars)))
+    return chart
 
 
-def _place(counted: tuple[str, int]) -> int:
-    return EVENT_TYPES.index(counted[0]) if counted[0] in EVENT_TYPES else len(EVENT_TYPES)
+def _type_index(name: str) -> int:
+    return EVENT_TYPES.index(name) if name in EVENT_TYPES else len(EVENT_TYPES)
 
 
 UNKNOWN_LOSS_TEXT = (
-    "Kafka tells no retention of the topic (the embedded broker of make dev never does), or it is watched for less than a minute"
+    "Kafka does not report the retention of the topic (the embedded broker of make dev never does), "
+    "or the growth of its log has been measured for less than a minute"
 )
 
 
-def render_status_page(picture: HealthSnapshot, ui_url: str | None) -> HTMLResponse:
-    """Always 200: a person looks at it. What machines need is in /health."""
-    numbers = health_json.metrics_json(picture)
-    hours = hours_chart_bars({hour: numbers["hourlyStatsByType"].get(hour, {}) for hour in numbers["hourlyStats"]}) if numbers else []
+def render_status_page(snapshot: HealthSnapshot, ui_url: str | None) -> HTMLResponse:
+    """Return the page with status 200 in every state of health: it is read by people, `/health` by machines.
+
+    `ui_url` is the address of Dagster's UI, for links to runs.
+    """
+    metrics = health_json.metrics_json(snapshot)
+    hours = hours_chart_bars({hour: metrics["hourlyStatsByType"].get(hour, {}) for hour in metrics["hourlyStats"]}) if metrics else []
+    statistics = snapshot.ledger_statistics.value
+    batches = statistics.batches[:BATCHES_SHOWN] if statistics else ()
+    partitions = _halted_and_furthest_behind_first(snapshot.partitions)
     template, policy = _template()
-    rows = _partitions(picture)
     body = template.render(
-        picture=picture,
-        verdict=evaluate_health(picture),
-        health=health_json.health_json(picture),
-        numbers=numbers,
-        dagster=_dagster(picture),
-        behind=_behind(rows),
-        loss_unknown=UNKNOWN_LOSS_TEXT,
-        partitions={"shown": rows[:PARTITIONS_SHOWN], "more": rows[PARTITIONS_SHOWN:]},
+        snapshot=snapshot,
+        health=health_json.health_json(snapshot),
+        metrics=metrics,
+        dagster=_dagster_card(snapshot),
+        backlog=_backlog_card(partitions),
+        unknown_loss=UNKNOWN_LOSS_TEXT,
+        partitions={"shown": partitions[:PARTITIONS_SHOWN], "more": partitions[PARTITIONS_SHOWN:]},
         hours=hours,
-        top=max((each.total for each in hours), default=0),
+        top=max((hour.total for hour in hours), default=0),
         types=EVENT_TYPES,
         size=(CHART_WIDTH, CHART_HEIGHT),
-        batches=[
-            _line(each, ui_url)
-            for each in (picture.ledger_statistics.value.batches if picture.ledger_statistics.value else ())[:BATCHES_SHOWN]
-        ],
+        batches=[_batch_row(record, ui_url) for record in batches],
     )
     return HTMLResponse(body, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
-def _partitions(picture: HealthSnapshot) -> list[dict[str, Any]]:
-    """Those that wait for a person first, then those furthest behind."""
-    stopped = picture.planning.halted if picture.planning else {}
-    ordered = sorted(picture.lags, key=lambda lag: (lag.topic_partition not in stopped, -lag.offsets, lag.topic_partition))
-    return [
-        {
-            "name": str(lag.topic_partition),
-            "stopped": lag.topic_partition in stopped,
-            "lag": lag.offsets,
-            "age": lag_seconds(lag, picture),
-            "loss": seconds_until_data_loss(lag, picture),
-            "next": lag.next_offset,
-        }
-        for lag in ordered
-    ]
+def _halted_and_furthest_behind_first(partitions: Sequence[PartitionHealth]) -> list[PartitionHealth]:
+    return sorted(partitions, key=lambda partition: (partition.halted_reason is None, -partition.lag, partition.topic_partition))
 
 
-def _behind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All that waits together. `oldest` and `loss` of those partitions where it is known; `loss` None where nothing is ever lost."""
-    behind = [each for each in rows if each["lag"]]
-    ages = [each["age"] for each in behind if each["age"] is not None]
-    losses = [each["loss"] for each in behind if each["loss"] is not None]
+def _backlog_card(partitions: Sequence[PartitionHealth]) -> dict[str, Any]:
+    """Return the worst values over all partitions that are behind. `loss`: None if no loss is foreseen."""
+    behind = [partition for partition in partitions if partition.lag]
+    ages = [partition.lag_seconds for partition in behind if partition.lag_seconds is not None]
+    losses = [partition.seconds_until_data_loss for partition in behind if partition.seconds_until_data_loss is not None]
     loss = min(losses, default=inf)
-    return {"count": len(behind), "oldest": max(ages, default=None if behind or not rows else 0), "loss": None if isinf(loss) else loss}
+    oldest = max(ages, default=None if behind or not partitions else 0)
+    return {"count": len(behind), "oldest": oldest, "loss": None if isinf(loss) else loss}
 
 
-def _dagster(picture: HealthSnapshot) -> dict[str, str]:
-    told = picture.scheduler
-    if told is None:
-        return {"state": "not asked", "status": "", "detail": "no instance is named here"}
-    if not told.ok or told.value is None:
-        return {"state": "unknown", "status": "", "detail": told.error or "no answer yet"}
-    beat = told.value.heartbeat
-    silent = None if beat is None else max(0.0, (picture.taken_at - beat).total_seconds())
-    heard = "its daemon was never heard" if silent is None else f"its daemon was heard {format_duration(silent)} ago"
-    if told.value.sensor_stopped:
-        return {"state": "sensor stopped", "status": "unhealthy", "detail": heard}
-    if silent is None or silent > DAEMON_HEARTBEAT_TIMEOUT.total_seconds():
-        return {"state": "daemon silent", "status": "unhealthy", "detail": heard}
-    return {"state": "running", "status": "healthy", "detail": heard}
+def _dagster_card(snapshot: HealthSnapshot) -> dict[str, str]:
+    result = snapshot.scheduler
+    if result is None:
+        return {"state": "not configured", "status": "", "detail": "DAGSTER_HOME names no instance"}
+    if not result.ok or result.value is None:
+        return {"state": "unknown", "status": "", "detail": result.error or "no answer yet"}
+    heartbeat = result.value.heartbeat
+    age = None if heartbeat is None else max(0.0, (snapshot.taken_at - heartbeat).total_seconds())
+    detail = "no daemon heartbeat yet" if age is None else f"daemon heartbeat {format_duration(age)} ago"
+    if result.value.sensor_stopped:
+        return {"state": "sensor stopped", "status": "unhealthy", "detail": detail}
+    if age is None or age > DAEMON_HEARTBEAT_TIMEOUT.total_seconds():
+        return {"state": "daemon down", "status": "unhealthy", "detail": detail}
+    return {"state": "running", "status": "healthy", "detail": detail}
 
 
 def format_duration(seconds: float | None) -> str:
-    """In the two units that say most: `6.1 s`, `12 min 5 s`, `6 d 23 h`."""
+    """Return a duration in its two largest units: `6.1 s`, `12 min 5 s`, `6 d 23 h`."""
     if seconds is None:
         return "unknown"
     if isinf(seconds):
@@ -166,7 +153,7 @@ def format_duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
     whole = int(seconds)
-    first = next(place for place, (_, size) in enumerate(units) if whole >= size)
+    first = next(index for index, (_, size) in enumerate(units) if whole >= size)
     (name, size), (smaller, smaller_size) = units[first], units[first + 1]
     rest = whole % size // smaller_size
     return f"{whole // size} {name}" + (f" {rest} {smaller}" if rest else "")
@@ -176,7 +163,7 @@ def format_number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _line(record: BatchRecord, ui_url: str | None) -> dict[str, Any]:
+def _batch_row(record: BatchRecord, ui_url: str | None) -> dict[str, Any]:
     tally = record.tally
     return {
         "id": record.batch.id,
@@ -185,12 +172,12 @@ def _line(record: BatchRecord, ui_url: str | None) -> dict[str, Any]:
         "duplicates": tally.duplicates,
         "dead_letters": tally.dead_letters,
         "seconds": record.duration_ms / 1000,
-        "run": f"{ui_url}/runs/{record.batch.run_id}" if ui_url and _is_of_dagster(record.batch.run_id) else None,
+        "run": f"{ui_url}/runs/{record.batch.run_id}" if ui_url and _is_dagster_run(record.batch.run_id) else None,
     }
 
 
-def _is_of_dagster(run_id: str) -> bool:
-    """Commands move records too (`cli-…`, `redrive-…`), and their runs have no page."""
+def _is_dagster_run(run_id: str) -> bool:
+    """Return False for batches of commands (`cli-…`, `redrive-…`): Dagster has no page for them."""
     try:
         UUID(run_id)
     except ValueError:
@@ -200,7 +187,7 @@ def _is_of_dagster(run_id: str) -> bool:
 
 @cache
 def _template() -> tuple[Template, str]:
-    """The template with its style and script in it, and the policy that lets exactly those two through."""
+    """Return the template with inlined style and script, and the security policy that allows exactly those two."""
     folder = files("analytics_defs.web")
     style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("status.css", "status.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,10 +1,11 @@
-"""How long an hour takes to compact and to count, and how much memory:
+"""Benchmark of the time and memory of the compaction and statistics of one hour.
 
     python -m tests.bench.hours make FOLDER 300000
     python -m tests.bench.hours measure FOLDER
 
-Parts are written to the object store of the environment (`make servers`, then its env file) under a bucket of its own, which is removed
-at the end. The ledger is the one in memory: its answers are not what is measured here. One process, as a run is; its peak is its own.
+Parts are written to a temporary bucket in the object store of the environment (`make servers`, then its env file). The
+ledger is in memory, because it is not measured. One process does the work, as in a run, so that its peak is that of a
+run.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MEMORY_MB = 384
 
 
 def make(folder: Path, events: int) -> None:
-    """Parts and the records of their batches, as files. Made once, measured as often as wanted."""
+    """Write parts and the records of their batches as files, for any number of measurements."""
     folder.mkdir(parents=True)
     records = []
     for record, data in parts(events):
@@ -42,13 +43,13 @@ def make(folder: Path, events: int) -> None:
 
 
 def measure(folder: Path) -> None:
-    with hour_of(folder) as (ports, events):
-        bench = partial(duckdb_statistics, MEMORY_MB)
+    with stored_hour(folder) as (ports, events):
+        workspace_factory = partial(duckdb_statistics, MEMORY_MB)
         for name, work in (("compact", compact_hour), ("statistics", compute_hourly_stats)):
             before, started, cpu = peak_mb(), time.monotonic(), time.process_time()
-            work(HOUR, ports, bench)
+            work(HOUR, ports, workspace_factory)
             seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-            print(  # noqa: T201 - its answer
+            print(  # noqa: T201 - the result of this script
                 f"{name}: {events} events in {seconds:.1f} s ({events / seconds:,.0f}/s), {cpu:.1f} s of CPU, "
                 f"peak {peak_mb():.0f} MB ({before:.0f} MB before)",
                 flush=True,
@@ -60,8 +61,8 @@ def peak_mb() -> float:
 
 
 @contextmanager
-def hour_of(folder: Path) -> Iterator[tuple[Ports, int]]:
-    with real_archive() as found:
+def stored_hour(folder: Path) -> Iterator[tuple[Ports, int]]:
+    with real_archive() as archive:
         ledger, workers = MemoryLedger(), ThreadTaskPool(8)
         try:
             events = 0
@@ -70,8 +71,8 @@ def hour_of(folder: Path) -> Iterator[tuple[Ports, int]]:
                 events += record.tally.stored
                 assert ledger.begin_batch(record.batch)
                 assert ledger.close_batch(record)
-                found.port.put([StoredObject(part_key(HOUR, record.batch.id), data, "application/vnd.apache.parquet", {})])
-            yield Ports(MemoryEventLog(), MemoryRecentEvents(), found.port, ledger, SystemClock(), workers), events
+                archive.port.put([StoredObject(part_key(HOUR, record.batch.id), data, "application/vnd.apache.parquet", {})])
+            yield Ports(MemoryEventLog(), MemoryRecentEvents(), archive.port, ledger, SystemClock(), workers), events
         finally:
             workers.close()
 

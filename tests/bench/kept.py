@@ -1,7 +1,7 @@
-"""What an event takes in each tree of the archive: `.venv/bin/python -m tests.bench.kept [events] [events a batch]`.
+"""Bytes of an event under each prefix of the archive: `.venv/bin/python -m tests.bench.kept [events] [events
+per batch]`.
 
-The simulated shop's events of one hour, through the ingest and the compaction themselves, on memory doubles: bytes do not depend on the
-store.
+Ingests and compacts the simulated shop's events of one hour on memory doubles. The sizes do not depend on the store.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ BEGIN = datetime(2024, 1, 15, 10, tzinfo=UTC)
 
 
 def main(events: int = 40_000, in_batch: int = 4_000) -> None:
-    log, archive, ledger, clock = MemoryEventLog(), MemoryObjectStore(), MemoryLedger(), ManualClock(BEGIN)
+    log, object_store, ledger, clock = MemoryEventLog(), MemoryObjectStore(), MemoryLedger(), ManualClock(BEGIN)
     for topic in EVENT_TYPES:
         log.create_topic(topic)
     step = timedelta(hours=1) / (events + 1)
-    ports = Ports(log, MemoryRecentEvents(), archive, ledger, clock, InlineTaskPool())
+    ports = Ports(log, MemoryRecentEvents(), object_store, ledger, clock, InlineTaskPool())
     shop = messages(1, clock.now, CLEAN_MIX)
-    while some := list(islice(shop, min(in_batch, events))):
-        events -= len(some)
-        for message in some:
+    while batch := list(islice(shop, min(in_batch, events))):
+        events -= len(batch)
+        for message in batch:
             log.append(message.topic, 0, message.value, key=message.key, timestamp_ms=int(clock.now().timestamp() * 1000))
             clock.advance(step)
         (plan,) = filter(None, plan_lanes(EVENT_TYPES, PlanningPolicy(), ports).plans)
         execute_plan(plan, ports, IngestOptions("bench", ValidationRules(max_event_bytes=2**20), BatchLimits(max_records=in_batch)))
-    trees = {name: _bytes(archive, prefix) for name, prefix in (("JSON objects", "events/"), ("parts", "parquet/"))}
+    trees = {name: _bytes(object_store, prefix) for name, prefix in (("JSON objects", "events/"), ("parts", "parquet/"))}
     count = ledger.counters()["events"]
     compact_hour(HOUR, ports, partial(duckdb_statistics, 384, 2))
-    trees["archive"] = _bytes(archive, "parquet/")
+    trees["archive"] = _bytes(object_store, "parquet/")
     for name, size in trees.items():
-        print(f"{name}: {size / count:.0f} bytes an event ({count:,} events, {in_batch:,} in a batch)")  # noqa: T201
+        print(f"{name}: {size / count:.0f} bytes per event ({count:,} events, {in_batch:,} per batch)")  # noqa: T201
 
 
-def _bytes(archive: MemoryObjectStore, prefix: str) -> int:
-    return sum(len(blob.body) for key, blob in archive.objects.items() if key.startswith(prefix))
+def _bytes(object_store: MemoryObjectStore, prefix: str) -> int:
+    return sum(len(stored.body) for key, stored in object_store.objects.items() if key.startswith(prefix))
 
 
 if __name__ == "__main__":

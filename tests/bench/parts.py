@@ -1,4 +1,4 @@
-"""Parts of a large hour, made fast: the shapes and sizes of the simulated shop's events, written by the code that writes parts."""
+"""Fast generation of the parts of a large hour. Events have the shapes and sizes of the simulated shop's."""
 
 from __future__ import annotations
 
@@ -26,53 +26,59 @@ WEIGHTS = (2, 14, 1, 3)
 
 
 def parts(events: int, seed: int = 0) -> Iterator[tuple[BatchRecord, bytes]]:
-    """Closed batches of 4,000 events on one partition each in turn, as their records and parts."""
-    chance = random.Random(seed)
+    """Yield record and part of closed batches of 4,000 events. Each batch has one partition, in turn."""
+    rng = random.Random(seed)
     offsets = [0] * 8
     for number in range(-(-events // ROWS)):
         count = min(ROWS, events - number * ROWS)
         partition = number % len(offsets)
         start = offsets[partition]
         offsets[partition] += count
-        at = TopicPartition("ProductUpdated", 0, partition)
+        topic_partition = TopicPartition("ProductUpdated", 0, partition)
         time = BEGIN + timedelta(hours=1, seconds=number)
-        ranges = (Range(at, start, start + count),)
+        ranges = (Range(topic_partition, start, start + count),)
         batch = Batch(batch_id(time, ranges), BatchKind.INGEST, 0, time, ranges, "bench")
-        rows = [_row(chance, at, start + each) for each in range(count)]
+        rows = [_row(rng, topic_partition, start + index) for index in range(count)]
         types: dict[str, int] = {}
         for row in rows:
             types[row[1]] = types.get(row[1], 0) + 1
-        yield BatchRecord(batch, time, (OutcomeCounts(stored=count),), types, {HOUR: types}, {}), _part(rows, batch, at, start)
+        yield BatchRecord(batch, time, (OutcomeCounts(stored=count),), types, {HOUR: types}, {}), _part(rows, batch, start)
 
 
-def _row(chance: random.Random, at: TopicPartition, offset: int) -> tuple[str, str, int, str, str, str]:
-    time = BEGIN + timedelta(microseconds=chance.randrange(3_600_000_000))
-    event_id, product, kind = f"{at.partition:02d}-{offset:012d}-{chance.getrandbits(64):016x}", chance.randrange(PRODUCTS), _kind(chance)
+def _row(rng: random.Random, topic_partition: TopicPartition, offset: int) -> tuple[str, str, int, str, str, str]:
+    time = BEGIN + timedelta(microseconds=rng.randrange(3_600_000_000))
+    event_id, product, kind = (
+        f"{topic_partition.partition:02d}-{offset:012d}-{rng.getrandbits(64):016x}",
+        rng.randrange(PRODUCTS),
+        _kind(rng),
+    )
     product_id, seller_id = f"product-{product:06d}", f"seller-{product % SELLERS:04d}"
     payload: dict[str, object] = {"id": event_id, "timestamp": iso_milliseconds(time), "type": kind, "version": "1.0"}
     body = {
         "id": product_id,
         "name": f"Enamel mug no. {product}, hand-made, dishwasher-safe",
-        "price": chance.randrange(100, 9_999) / 100,
-        "stock": chance.randrange(0, 80),
+        "price": rng.randrange(100, 9_999) / 100,
+        "stock": rng.randrange(0, 80),
         "sellerId": seller_id,
     }
     payload |= {"product": body} if kind.endswith(("Created", "Updated")) else {"productId": product_id, "sellerId": seller_id}
     return event_id, kind, microseconds(time), product_id, seller_id, json.dumps(payload)
 
 
-def _kind(chance: random.Random) -> str:
-    return chance.choices(TYPES, WEIGHTS)[0]
+def _kind(rng: random.Random) -> str:
+    return rng.choices(TYPES, WEIGHTS)[0]
 
 
-def _part(rows: list[tuple[str, str, int, str, str, str]], batch: Batch, at: TopicPartition, start: int) -> bytes:
+def _part(rows: list[tuple[str, str, int, str, str, str]], batch: Batch, start: int) -> bytes:
     ids, kinds, times, products, sellers, payloads = zip(*rows, strict=True)
+    [range_] = batch.ranges
+    topic, partition = range_.topic_partition.topic, range_.topic_partition.partition
     count, created = len(rows), microseconds(batch.time) // 1000
     columns = [
         *(ids, kinds, times, ["1.0"] * count, products, sellers, payloads),
         *(
-            [at.topic] * count,
-            [at.partition] * count,
+            [topic] * count,
+            [partition] * count,
             range(start, start + count),
             [created] * count,
             [batch.id] * count,

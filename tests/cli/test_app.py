@@ -1,4 +1,4 @@
-"""The command line: what it answers, and what its exit codes mean. On memory doubles; setup, check and produce are proven in `adapters`."""
+"""Output and exit codes of the command line, on memory doubles. The tests of `adapters` cover setup and check."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class World:
         self.log.create_topic(TOPIC, 2)
 
     def produce(self, *ids: str) -> None:
-        for each in ids:
-            event = {"id": each, "timestamp": f"{HOUR}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
+        for event_id in ids:
+            event = {"id": event_id, "timestamp": f"{HOUR}:00:00Z", "type": TOPIC, "productId": "p", "sellerId": "s"}
             self.log.append(TOPIC, 0, json.dumps(event).encode())
 
     def run(self, *arguments: str) -> Result:
         return CliRunner().invoke(analytics, arguments, catch_exceptions=False)
 
     def answer(self, *arguments: str, exit_code: int = 0) -> Any:
-        found = self.run(*arguments, "--json")
-        assert found.exit_code == exit_code, found.output
-        return json.loads(found.stdout)
+        result = self.run(*arguments, "--json")
+        assert result.exit_code == exit_code, result.output
+        return json.loads(result.stdout)
 
 
 @pytest.fixture
@@ -74,13 +74,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     for name in setting_names():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KAFKA_TOPICS", TOPIC)
-    found = World()
-    monkeypatch.setattr(wiring, "build_ports", lambda _: found.ports)
-    return found
+    world = World()
+    monkeypatch.setattr(wiring, "build_ports", lambda _: world.ports)
+    return world
 
 
-def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of the program itself."""
+def main_exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the program's entry point and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["analytics", *arguments])
     with pytest.raises(SystemExit) as raised:
         cli.main()
@@ -94,7 +94,7 @@ WRITERS = [
 
 
 @pytest.mark.parametrize("command", WRITERS, ids=lambda command: command[0])
-def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_together(
+def test_a_command_that_writes_is_rejected_if_the_stores_have_different_platform_ids(
     world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     world.produce("a", "b")
@@ -102,17 +102,17 @@ def test_a_command_that_writes_is_refused_with_stores_that_do_not_belong_togethe
     world.produce("c")
     before, bucket = world.ports.ledger.snapshot(), MemoryObjectStore()
     world.ports = replace(world.ports, object_store=bucket)
-    assert ended(monkeypatch, *command) == exit_codes.FINDING
+    assert main_exit_code(monkeypatch, *command) == exit_codes.FINDING
     assert world.ports.ledger.snapshot() == before
     assert bucket.objects == {}
 
 
-def test_lag_shows_each_partition_and_what_waits(world: World) -> None:
+def test_lag_shows_the_lag_of_each_partition(world: World) -> None:
     world.produce("a", "b")
-    found = world.run("lag")
-    assert found.exit_code == 0
-    assert f"{TOPIC}/0" in found.stdout
-    assert [each["lag"] for each in world.answer("lag")["partitions"]] == [2, 0]
+    result = world.run("lag")
+    assert result.exit_code == 0
+    assert f"{TOPIC}/0" in result.stdout
+    assert [partition["lag"] for partition in world.answer("lag")["partitions"]] == [2, 0]
 
 
 def test_lag_over_the_limit_is_a_finding(world: World) -> None:
@@ -121,48 +121,48 @@ def test_lag_over_the_limit_is_a_finding(world: World) -> None:
     assert world.run("lag", "--max", "1").exit_code == exit_codes.FINDING
 
 
-def test_a_partition_that_waits_for_a_person_is_a_finding_and_says_how_to_go_on(world: World) -> None:
+def test_a_halted_partition_is_a_finding_and_names_the_command_that_resumes_it(world: World) -> None:
     world.produce("a")
     world.run("ingest")
     world.log.delete_topic(TOPIC)
     world.log.create_topic(TOPIC, 2)
-    found = world.run("lag")
-    assert found.exit_code == exit_codes.FINDING
-    assert f"analytics accept-recreated-topic {TOPIC}" in found.stdout
+    result = world.run("lag")
+    assert result.exit_code == exit_codes.FINDING
+    assert f"analytics accept-recreated-topic {TOPIC}" in result.stdout
     assert world.run("ingest").exit_code == exit_codes.FINDING
     accepted = world.run("accept-recreated-topic", TOPIC)
-    assert (accepted.exit_code, "generation 1" in accepted.stdout) == (0, True)
+    assert (accepted.exit_code, "incarnation 1" in accepted.stdout) == (0, True)
     assert world.run("lag").exit_code == 0
 
 
-def test_ingest_moves_what_is_there_and_says_what_became_of_it(world: World) -> None:
+def test_ingest_stores_all_records_and_reports_their_outcomes(world: World) -> None:
     world.produce("a", "b", "a")
     world.log.append(TOPIC, 1, b"no event")
     world.log.append(TOPIC, 1, None)
-    found = world.answer("ingest", "--until-idle")
-    assert found == {"batches": 1, "stored": 2, "duplicates": 1, "dead_letters": 1, "tombstones": 1, "gaps": 0, "lost": 0, "stopped": []}
+    result = world.answer("ingest", "--until-idle")
+    assert result == {"batches": 1, "stored": 2, "duplicates": 1, "dead_letters": 1, "tombstones": 1, "gaps": 0, "lost": 0, "halted": []}
     assert sorted(world.recent.items) == ["a", "b"]
     assert world.ledger.snapshot().leases == {}
     assert "0 batches" in world.run("ingest").stdout
 
 
 @pytest.mark.usefixtures("world")
-def test_a_port_that_is_taken_is_refused_and_is_no_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setenv("HEALTH_PORT", str(taken.getsockname()[1]))
-        assert ended(monkeypatch, "serve") == exit_codes.REFUSED
+def test_a_port_in_use_has_the_exit_code_of_a_refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("HEALTH_PORT", str(listener.getsockname()[1]))
+        assert main_exit_code(monkeypatch, "serve") == exit_codes.REFUSED
     assert "cannot listen on port" in capsys.readouterr().err
 
 
-def test_an_audit_that_balances_is_no_finding(world: World) -> None:
+def test_a_balanced_audit_is_not_a_finding(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
     assert world.run("audit", "--hour", HOUR).exit_code == 0
-    found = world.answer("audit", "--hour", HOUR)
-    assert (found["unaccounted"], found["differences"], found["hours"][0]["objects"]) == (0, [], 2)
+    result = world.answer("audit", "--hour", HOUR)
+    assert (result["unaccounted"], result["differences"], result["hours"][0]["objects"]) == (0, [], 2)
 
 
-def test_an_audit_has_the_sum_over_all_partitions(world: World) -> None:
+def test_an_audit_shows_the_sum_over_all_partitions(world: World) -> None:
     world.produce("a", "b", "a")
     world.log.append(TOPIC, 1, b"no event")
     world.run("ingest")
@@ -171,14 +171,14 @@ def test_an_audit_has_the_sum_over_all_partitions(world: World) -> None:
     assert unaccounted == "unaccounted: 0"
 
 
-def test_altered_bytes_are_a_finding_where_they_are_asked_for(world: World) -> None:
+def test_altered_bytes_are_a_finding_of_an_audit_with_the_option_bytes(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
-    blob = world.object_store.objects[event_key(HOUR, "a")]
-    world.object_store.put([replace(blob, body=b"{}")])
+    stored = world.object_store.objects[event_key(HOUR, "a")]
+    world.object_store.put([replace(stored, body=b"{}")])
     assert world.run("audit", "--hour", HOUR).exit_code == 0
-    found = world.run("audit", "--hour", HOUR, "--bytes")
-    assert (found.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in found.stdout) == (exit_codes.FINDING, True)
+    result = world.run("audit", "--hour", HOUR, "--bytes")
+    assert (result.exit_code, "1 JSON objects with other bytes than Parquet, for example a" in result.stdout) == (exit_codes.FINDING, True)
     assert world.run("audit", "--bytes").exit_code == exit_codes.WRONG_USAGE
 
 
@@ -186,30 +186,30 @@ def test_a_partition_without_leader_is_a_finding_of_lag(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
     world.log.make_unavailable(TOPIC, 1)
-    found = world.run("lag")
-    assert (found.exit_code, f"{TOPIC}/1 waits, the others go on" in found.stdout) == (exit_codes.FINDING, True)
-    assert list(world.answer("lag", exit_code=exit_codes.FINDING)["silent"]) == [f"{TOPIC}/1"]
+    result = world.run("lag")
+    assert (result.exit_code, f"{TOPIC}/1 is unavailable, the other partitions continue" in result.stdout) == (exit_codes.FINDING, True)
+    assert list(world.answer("lag", exit_code=exit_codes.FINDING)["unavailable"]) == [f"{TOPIC}/1"]
 
 
 def test_stores_that_disagree_are_a_finding(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
     world.object_store.delete([event_key(HOUR, "a")])
-    found = world.run("audit", "--hour", HOUR)
-    assert found.exit_code == exit_codes.FINDING
-    assert "1 ids without JSON object, for example a" in found.stdout
+    result = world.run("audit", "--hour", HOUR)
+    assert result.exit_code == exit_codes.FINDING
+    assert "1 ids without JSON object, for example a" in result.stdout
 
 
-def test_a_stuck_batch_is_a_finding(world: World) -> None:
+def test_an_abandoned_batch_is_a_finding(world: World) -> None:
     world.produce("a")
-    reached = Range(TopicPartition(TOPIC, 0, 0), 0, 1)
-    taken = NOW - timedelta(minutes=11)
-    stuck = Batch(batch_id(taken, [reached]), BatchKind.INGEST, 0, taken, (reached,), "dead")
-    assert world.ledger.begin_batch(stuck)
-    found = world.run("audit")
-    assert found.exit_code == exit_codes.FINDING
-    assert f"batch {stuck.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in found.stdout
-    assert len(world.answer("audit", exit_code=exit_codes.FINDING)["stuck"]) == 1
+    range_ = Range(TopicPartition(TOPIC, 0, 0), 0, 1)
+    begun_at = NOW - timedelta(minutes=11)
+    batch = Batch(batch_id(begun_at, [range_]), BatchKind.INGEST, 0, begun_at, (range_,), "dead")
+    assert world.ledger.begin_batch(batch)
+    result = world.run("audit")
+    assert result.exit_code == exit_codes.FINDING
+    assert f"batch {batch.id} of {TOPIC}/0[0,1) is pending for 11 minutes" in result.stdout
+    assert len(world.answer("audit", exit_code=exit_codes.FINDING)["abandoned"]) == 1
 
 
 def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
@@ -220,7 +220,7 @@ def test_trace_finds_an_event_by_id_and_by_source(world: World) -> None:
     assert "outcome       stored" in world.run("trace", "a").stdout
 
 
-def test_a_trace_beyond_the_end_of_the_log_says_where_it_ends(world: World) -> None:
+def test_a_trace_beyond_the_end_of_the_log_names_the_end_offset(world: World) -> None:
     world.produce("a")
     world.run("ingest")
     world.produce("b")
@@ -231,52 +231,53 @@ def test_a_trace_beyond_the_end_of_the_log_says_where_it_ends(world: World) -> N
     assert world.answer("trace", f"{TOPIC}/0/2")["detail"] == "the next offset to read is 1"
 
 
-@pytest.mark.parametrize(("what", "hinted"), [(f"{TOPIC}/0", True), ("another/0", False), (f"{TOPIC}/x", False)])
+@pytest.mark.parametrize(("target", "hinted"), [(f"{TOPIC}/0", True), ("another/0", False), (f"{TOPIC}/x", False)])
 def test_a_trace_of_a_partition_asks_for_the_offset(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, hinted: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, hinted: bool
 ) -> None:
     world.produce("a")
     world.run("ingest")
-    assert ended(monkeypatch, "trace", what) == exit_codes.FINDING
-    assert (f"topic/partition/offset, for example {what}/0" in capsys.readouterr().err) is hinted
+    assert main_exit_code(monkeypatch, "trace", target) == exit_codes.FINDING
+    assert (f"topic/partition/offset, for example {target}/0" in capsys.readouterr().err) is hinted
 
 
-def test_a_partition_that_nobody_knows_is_a_finding(world: World) -> None:
-    found = world.run("trace", "orders/7/5")
-    assert (found.exit_code, "unknown_partition" in found.stdout) == (exit_codes.FINDING, True)
+def test_a_trace_of_an_unknown_partition_is_a_finding(world: World) -> None:
+    result = world.run("trace", "orders/7/5")
+    assert (result.exit_code, "unknown_partition" in result.stdout) == (exit_codes.FINDING, True)
 
 
-def test_dead_letters_come_whole_and_only_those_asked_for(world: World) -> None:
+def test_dead_letters_are_complete_and_filtered(world: World) -> None:
     world.log.append(TOPIC, 0, b"\xff[bold]:smile:", key=b"k", headers=(("h", None),))
     world.log.append(TOPIC, 0, b'{"type": "[red]:smile:"}')
     world.run("ingest")
-    found = world.answer("dead-letters", "--reason", "not_utf8")
-    assert base64.b64decode(found["value"]) == b"\xff[bold]:smile:"
-    assert (found["source"], found["headers"], base64.b64decode(found["key"])) == (f"{TOPIC}/0/0", [["h", None]], b"k")
+    result = world.answer("dead-letters", "--reason", "not_utf8")
+    assert base64.b64decode(result["value"]) == b"\xff[bold]:smile:"
+    assert (result["source"], result["headers"], base64.b64decode(result["key"])) == (f"{TOPIC}/0/0", [["h", None]], b"k")
     assert "[red]:smile:" in world.run("dead-letters", "--reason", "unknown_type").stdout
     assert len(world.run("dead-letters", "--json").stdout.splitlines()) == 2
     assert len(world.run("dead-letters", "--json", "--limit", "1").stdout.splitlines()) == 1
 
 
-def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redrive_uses_the_current_settings_and_is_idempotent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_EVENT_BYTES", "1024")
     world.produce("long" * 500)
     world.log.append(TOPIC, 0, b"never")
     world.run("ingest")
     monkeypatch.setenv("MAX_EVENT_BYTES", "4096")
-    found = world.answer("redrive", "--all")
-    assert (found["stored"], found["still_rejected"], found["redriven_before"], len(found["batches"])) == (1, 1, 0, 1)
+    result = world.answer("redrive", "--all")
+    assert (result["stored"], result["still_rejected"], result["redriven_before"], len(result["batches"])) == (1, 1, 0, 1)
     assert "0 stored, 0 duplicates, 1 still rejected, 1 redriven before" in world.run("redrive", "--all").stdout
     assert world.run("audit").exit_code == 0
-    assert "put through again:" in world.run("trace", f"{TOPIC}/0/0").stdout
+    assert "after redrive:" in world.run("trace", f"{TOPIC}/0/0").stdout
     (event_id,) = world.recent.items
     by_id = world.run("trace", event_id).stdout
-    assert by_id.index("stored") < by_id.index("before it was put through again:") < by_id.index("dead_letter")
-    assert [(each["outcome"], each["before"]["outcome"]) for each in [world.answer("trace", event_id)]] == [("stored", "dead_letter")]
+    assert by_id.index("stored") < by_id.index("before redrive:") < by_id.index("dead_letter")
+    trace = world.answer("trace", event_id)
+    assert (trace["outcome"], trace["before"]["outcome"]) == ("stored", "dead_letter")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("redrive",), "--reason, --hour, --batch, or --all"),
         (("produce",), "--rate, --count, or both"),
@@ -289,50 +290,50 @@ def test_redrive_puts_through_what_the_settings_of_today_allow_and_twice_is_once
         (("produce", "--rate", "1", "--broken", "2"), "0<=x<=1"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_is_right(world: World, arguments: tuple[str, ...], said: str) -> None:
-    found = world.run(*arguments)
-    assert found.exit_code == exit_codes.WRONG_USAGE
-    assert said in found.stderr
+def test_wrong_usage_exits_with_2_and_names_the_valid_usage(world: World, arguments: tuple[str, ...], message: str) -> None:
+    result = world.run(*arguments)
+    assert result.exit_code == exit_codes.WRONG_USAGE
+    assert message in result.stderr
 
 
 @pytest.mark.usefixtures("world")
-def test_wrong_settings_end_with_2_and_are_all_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_exit_with_2_and_are_all_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LANES", "0")
     monkeypatch.setenv("HEALTH_PORT", "none")
-    assert ended(monkeypatch, "lag") == exit_codes.WRONG_USAGE
-    said = capsys.readouterr().err
-    assert "LANES=0" in said
-    assert "HEALTH_PORT=none" in said
+    assert main_exit_code(monkeypatch, "lag") == exit_codes.WRONG_USAGE
+    message = capsys.readouterr().err
+    assert "LANES=0" in message
+    assert "HEALTH_PORT=none" in message
 
 
 @pytest.mark.usefixtures("world")
-def test_an_id_that_nobody_knows_is_a_finding_without_traceback(
+def test_a_trace_of_an_unknown_id_is_a_finding_without_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(monkeypatch, "trace", "unknown") == exit_codes.FINDING
+    assert main_exit_code(monkeypatch, "trace", "unknown") == exit_codes.FINDING
     assert capsys.readouterr().err.startswith("error: event 'unknown' is not in RecentEvents")
 
 
-def test_a_fault_ends_with_its_code_its_message_and_its_notes(
+def test_an_error_is_printed_with_its_notes_and_sets_the_exit_code(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = Unavailable("the ledger is down")
-    fault.add_note("also: the archive is down")
+    error = Unavailable("the ledger is down")
+    error.add_note("also: the archive is down")
 
     def down() -> None:
-        raise fault
+        raise error
 
     monkeypatch.setattr(world.ledger, "snapshot", down)
-    assert ended(monkeypatch, "lag") == exit_codes.UNAVAILABLE
+    assert main_exit_code(monkeypatch, "lag") == exit_codes.UNAVAILABLE
     assert capsys.readouterr().err == "error: the ledger is down\nalso: the archive is down\n"
 
 
-def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_exits_without_traceback(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(world.ledger, "snapshot", interrupted)
-    assert ended(monkeypatch, "lag") == exit_codes.INTERRUPTED
+    assert main_exit_code(monkeypatch, "lag") == exit_codes.INTERRUPTED
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -351,17 +352,14 @@ def test_an_interrupt_ends_quietly(world: World, monkeypatch: pytest.MonkeyPatch
         (AnalyticsError, exit_codes.FINDING),
     ],
 )
-def test_every_kind_of_error_has_its_exit_code(error: Callable[[str], AnalyticsError], code: int) -> None:
+def test_every_kind_of_error_has_an_exit_code(error: Callable[[str], AnalyticsError], code: int) -> None:
     assert exit_codes.exit_code(error("message")) == code
 
 
-def test_help_is_quick_because_no_client_library_is_loaded_for_it() -> None:
-    look = "import sys, analytics_defs.cli.app; print([m for m in sys.argv[1:] if m in sys.modules])"
+def test_help_is_fast_because_it_imports_no_client_library() -> None:
+    program = "import sys, analytics_defs.cli.app; print([m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ("boto3", "botocore", "obstore", "confluent_kafka", "pyarrow", "dagster", "pandas")
-    assert subprocess.run([sys.executable, "-c", look, *heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-# Hours.
+    assert subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> None:
@@ -381,12 +379,12 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
         assert "1969-12-31T23" in output.output
 
 
-def test_an_hour_without_events_says_so_and_not_that_it_is_to_be_completed(world: World) -> None:
+def test_an_hour_without_events_is_shown_as_empty_and_not_as_incomplete(world: World) -> None:
     world.produce("a")
     world.run("ingest")
     [*_, empty, full, _] = world.run("compact", "2020-01-01T00", HOUR).stdout.splitlines()
     assert [cell.strip() for cell in empty.split("│")[1:-1]] == ["0", "2020-01-01T00", "0", "none", "no events", "none", "none"]
-    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "made now", "yes", "none", "none"]
+    assert [cell.strip() for cell in full.split("│")[1:-1]] == ["1", HOUR, "1", "created", "yes", "none", "none"]
     assert "archive" in world.run("compact", HOUR).stdout
 
 
@@ -396,16 +394,16 @@ def test_counters_that_differ_from_the_batch_records_are_a_finding(world: World)
     nothing = {"batches": 1, "hours": [HOUR], "counters": [], "archive": [], "expired": [], "adjustments": []}
     assert world.answer("reconcile-counters", "--dry-run") == nothing
     world.ledger._hourly[HOUR, 0]["events"] -= 2
-    (found,) = world.answer("reconcile-counters", "--dry-run", exit_code=1)["counters"]
-    batches = found.pop("batches")
-    assert found == {"lane": 0, "hour": HOUR, "counter": "events", "live": 1, "recorded": 3, "difference": -2}
+    (result,) = world.answer("reconcile-counters", "--dry-run", exit_code=1)["counters"]
+    batches = result.pop("batches")
+    assert result == {"lane": 0, "hour": HOUR, "counter": "events", "live": 1, "recorded": 3, "difference": -2}
     output = world.run("reconcile-counters", "--dry-run")
     assert (output.exit_code, "1 differences in 1 batches and 1 hours" in output.output) == (1, True)
     assert batches[0] in output.output.replace("\n", "")
     assert world.ledger.adjustments() == []
 
 
-def test_counters_are_mended_by_command_once(world: World) -> None:
+def test_counters_are_corrected_once_by_command(world: World) -> None:
     world.produce("a", "b", "c")
     world.run("ingest")
     world.ledger._hourly[HOUR, 0]["events"] -= 2
@@ -419,10 +417,10 @@ def test_counters_are_mended_by_command_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("command", ["compact", "stats", "restore"])
-def test_what_is_no_hour_is_wrong_usage(world: World, command: str) -> None:
-    found = CliRunner().invoke(analytics, [command, "2024-01-15"])
-    assert found.exit_code == 2
-    assert "'2024-01-15' is not an hour: expected for example 2024-01-15T10" in found.output
+def test_an_invalid_hour_is_wrong_usage(world: World, command: str) -> None:
+    result = CliRunner().invoke(analytics, [command, "2024-01-15"])
+    assert result.exit_code == 2
+    assert "'2024-01-15' is not an hour: expected for example 2024-01-15T10" in result.output
     assert world.object_store.objects == {}
 
 
@@ -436,15 +434,15 @@ from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.flows.redrive import StoredDeadLetter
 
 record = Record(Source(TopicPartition("t", 0, 0), 0), 0, None, b"x" * 1000)
-kept = StoredDeadLetter("key", "batch", DeadLetter(record, next(iter(RejectionReason)), "detail"))
+stored = StoredDeadLetter("key", "batch", DeadLetter(record, next(iter(RejectionReason)), "detail"))
 wiring.build_ports = lambda _: None
-dead_letters.redrives.list_dead_letters = lambda *_: itertools.repeat(kept)
+dead_letters.list_dead_letters = lambda *_: itertools.repeat(stored)
 cli.main()
 """
 
 
 @pytest.mark.parametrize("arguments", [("--json", "--limit", "1000000"), ("--limit", "5000")])
-def test_a_reader_that_goes_away_ends_it_quietly_and_is_no_finding(arguments: tuple[str, ...]) -> None:
+def test_a_closed_output_pipe_ends_the_command_without_an_error_message(arguments: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", ENDLESS, "dead-letters", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -458,12 +456,12 @@ def test_a_reader_that_goes_away_ends_it_quietly_and_is_no_finding(arguments: tu
 BAR = """
 from analytics_defs.cli.output import progress_bar
 
-with progress_bar("moved", None) as bar:
+with progress_bar("records", None) as bar:
     bar.advance(bar.task_ids[0], 7)
 """
 
 
-def test_progress_is_drawn_on_a_terminal_only() -> None:
+def test_the_progress_bar_is_drawn_only_on_a_terminal() -> None:
     assert subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True).stderr == ""
 
 
@@ -473,96 +471,97 @@ from analytics_defs.cli import output
 
 output.PROGRESS_LINE_INTERVAL = 0.01
 with output.progress_bar("hours compared", 2) as bar:
-    told = output.progress_callback(bar)
+    progress = output.progress_callback(bar)
     bar.advance(bar.task_ids[0])
-    told("objects compared", 3000, 8550)
+    progress("objects compared", 3000, 8550)
     sys.stdin.read()
 """
 
 
-def test_where_stderr_is_no_terminal_a_long_step_says_in_lines_how_far_it_is() -> None:
+def test_a_long_step_prints_progress_lines_if_stderr_is_not_a_terminal() -> None:
     with subprocess.Popen([sys.executable, "-c", SLOW], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        said = [next(line for line in process.stderr if "3,000" in line), process.stderr.readline()]
+        lines = [next(line for line in process.stderr if "3,000" in line), process.stderr.readline()]
         process.stdin.close()
         assert process.wait(30) == 0
-    assert all(line.startswith("hours compared: 1 of 2, objects compared: 3,000 of 8,550 (after ") for line in said), said
+    assert all(line.startswith("hours compared: 1 of 2, objects compared: 3,000 of 8,550 (after ") for line in lines), lines
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
-        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids asked for: 0 of 2", "hours compared: 0 of 1")),
+        (("audit", "--hour", HOUR), ("files read: 0 of 1", "ids read: 0 of 2", "hours compared: 0 of 1")),
         (("audit", "--hour", HOUR, "--bytes"), ("objects compared: 0 of 2", "hours compared: 0 of 1")),
-        (("repair", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects looked at: 0 of 2", "batches: 0 of 1")),
+        (("repair", "--from", HOUR, "--to", "2024-01-15T11", "--dry-run"), ("objects read: 0 of 2", "batches: 0 of 1")),
         (("reconcile-counters", "--dry-run"), ("hours compared: 0 of 1",)),
         (("ingest", "--until-idle"), ("offsets closed: 0 of 1",)),
         (("compact", HOUR), ("hours: 0 of 1",)),
     ],
 )
-def test_a_long_command_says_what_it_does_and_how_far_it_is(
-    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: tuple[str, ...]
+def test_a_long_command_prints_its_steps_and_their_progress(
+    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    """Each call of a store waits until a line of progress came meanwhile, as a slow store would."""
+    """Delay each store call until a progress line was printed, as with a slow store."""
     world.produce("a", "b")
     world.run("ingest")
     world.produce("c")
     monkeypatch.setattr(output, "PROGRESS_LINE_INTERVAL", 0.001)
-    words, spoken = output._in_words, threading.Condition()
+    format_progress, printed = output._format_progress, threading.Condition()
     lines = list[str]()
 
-    def heard(tasks: Sequence[Task]) -> str:
-        with spoken:
-            lines.append(words(tasks))
-            spoken.notify_all()
+    def record_line(tasks: Sequence[Task]) -> str:
+        with printed:
+            lines.append(format_progress(tasks))
+            printed.notify_all()
             return lines[-1]
 
-    def slow(_: Call, go: Callable[[], Any]) -> Any:
-        with spoken:
-            now = len(lines)
-            if not is_aside():
-                assert spoken.wait_for(lambda: len(lines) > now + 1, 30)
-        return go()
+    def slow(_: Call, perform: Callable[[], Any]) -> Any:
+        with printed:
+            before = len(lines)
+            if shows_progress():
+                assert printed.wait_for(lambda: len(lines) > before + 1, 30)
+        return perform()
 
-    def is_aside() -> bool:
-        return threading.current_thread() is not threading.main_thread() or all(each.name != "progress" for each in threading.enumerate())
+    def shows_progress() -> bool:
+        is_main = threading.current_thread() is threading.main_thread()
+        return is_main and any(thread.name == "progress" for thread in threading.enumerate())
 
-    monkeypatch.setattr(output, "_in_words", heard)
+    monkeypatch.setattr(output, "_format_progress", record_line)
     monkeypatch.setattr(world, "ports", through(world.ports, slow))
-    found = world.run(*arguments)
-    assert found.exit_code == 0, found.output
-    for each in said:
-        assert any(each in line for line in lines), lines
-        assert each in found.stderr
+    result = world.run(*arguments)
+    assert result.exit_code == 0, result.output
+    for text in expected:
+        assert any(text in line for line in lines), lines
+        assert text in result.stderr
 
 
-def test_progress_without_a_total_ends_at_what_there_was() -> None:
-    ours, theirs = pty.openpty()
+def test_progress_without_a_total_ends_with_the_final_count_as_total() -> None:
+    master, terminal = pty.openpty()
     try:
-        subprocess.run([sys.executable, "-c", BAR], stderr=theirs, env=os.environ | {"TERM": "xterm"}, check=True)
-        output = os.read(ours, 100_000).decode()
+        subprocess.run([sys.executable, "-c", BAR], stderr=terminal, env=os.environ | {"TERM": "xterm"}, check=True)
+        output = os.read(master, 100_000).decode()
     finally:
-        os.close(ours)
-        os.close(theirs)
+        os.close(master)
+        os.close(terminal)
     assert output.rindex("7/7") > output.rfind("/?")
 
 
-def test_a_replay_says_first_what_would_change_then_changes_it_and_the_second_time_nothing(world: World) -> None:
+def test_a_dry_run_of_a_repair_shows_its_changes_and_a_second_repair_has_none(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")
     world.object_store.delete([event_key(HOUR, "a")])
-    wanted = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
-    looked = world.answer(*wanted, "--dry-run", exit_code=exit_codes.FINDING)
-    assert looked["counts"]["event_json"] == {"missing": 1, "identical": 1}
+    command = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
+    planned = world.answer(*command, "--dry-run", exit_code=exit_codes.FINDING)
+    assert planned["counts"]["event_json"] == {"missing": 1, "identical": 1}
     assert world.object_store.get(event_key(HOUR, "a")) is None
-    assert event_key(HOUR, "a") in world.run(*wanted).stdout
+    assert event_key(HOUR, "a") in world.run(*command).stdout
     assert world.object_store.get(event_key(HOUR, "a")) is not None
-    assert world.answer(*wanted, "--dry-run")["changes"] == []
+    assert world.answer(*command, "--dry-run")["changes"] == []
     assert world.run("repair", "--from", HOUR, "--to", HOUR).exit_code == exit_codes.WRONG_USAGE
 
 
-def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_done(
+def test_an_interrupted_repair_names_its_changes_and_the_interrupted_batch(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.produce("a", "b")
@@ -574,44 +573,44 @@ def test_a_replay_that_a_store_breaks_off_says_what_was_done_and_what_was_half_d
         raise Unavailable("the bucket does not answer")
 
     monkeypatch.setattr(world.object_store, "put_if", down)
-    wanted = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
-    assert ended(monkeypatch, *wanted) == exit_codes.UNAVAILABLE
+    command = ("repair", "--from", HOUR, "--to", "2024-01-15T11")
+    assert main_exit_code(monkeypatch, *command) == exit_codes.UNAVAILABLE
     output = capsys.readouterr()
     assert key in output.out
-    assert "broken off while batch " in output.err
+    assert "interrupted while batch " in output.err
     assert "error: the bucket does not answer" in output.err
-    assert ended(monkeypatch, *wanted, "--json") == exit_codes.UNAVAILABLE
-    assert json.loads(capsys.readouterr().out)["unfinished"].startswith("batch ")
+    assert main_exit_code(monkeypatch, *command, "--json") == exit_codes.UNAVAILABLE
+    assert json.loads(capsys.readouterr().out)["interrupted_batch"].startswith("batch ")
 
 
-def test_what_is_old_goes_by_command_and_a_dry_run_says_so_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expire_deletes_old_data_and_its_dry_run_lists_it_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.produce("a", "b")
     world.run("ingest")
     world.clock.advance(timedelta(days=91))
     kept = world.run("expire")
-    assert (kept.exit_code, "everything is kept" in kept.stdout) == (0, True)
+    assert (kept.exit_code, "nothing expires" in kept.stdout) == (0, True)
     monkeypatch.setenv("EVENT_JSON_RETENTION", "90d")
-    looked = world.answer("expire", "--dry-run")
-    assert (looked["objects"], [each["hour"] for each in looked["found"]["deleted"]]) == (2, [HOUR])
+    planned = world.answer("expire", "--dry-run")
+    assert (planned["objects"], [deleted["hour"] for deleted in planned["report"]["deleted"]]) == (2, [HOUR])
     assert world.object_store.get(event_key(HOUR, "a")) is not None
     done = world.run("expire")
-    assert (done.exit_code, "gone: 2 objects" in done.stdout) == (0, True)
+    assert (done.exit_code, "deleted: 2 objects" in done.stdout) == (0, True)
     assert world.object_store.get(event_key(HOUR, "a")) is None
     assert world.answer("expire")["objects"] == 0
 
 
-def test_an_hour_that_stays_although_it_is_old_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_hour_that_cannot_be_expired_is_a_finding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.produce("a")
     world.run("ingest")
     world.clock.advance(timedelta(days=91))
     world.produce("unread")
     monkeypatch.setenv("PARQUET_RETENTION", "90d")
-    found = world.run("expire")
-    assert found.exit_code == exit_codes.FINDING
-    assert f"hour {HOUR}: old enough, but not every partition has passed it" in found.stderr
+    result = world.run("expire")
+    assert result.exit_code == exit_codes.FINDING
+    assert f"hour {HOUR}: old enough, but not every partition has passed it" in result.stderr
 
 
-def test_what_retention_took_is_refused_by_command_with_a_clear_error(
+def test_commands_that_need_expired_data_are_refused_with_a_clear_error(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.produce("a")
@@ -620,7 +619,7 @@ def test_what_retention_took_is_refused_by_command_with_a_clear_error(
     monkeypatch.setenv("PARQUET_RETENTION", "90d")
     world.run("expire")
     for command in (("restore", HOUR), ("stats", HOUR), ("repair", "--from", HOUR, "--to", "2024-01-15T11")):
-        assert ended(monkeypatch, *command) == exit_codes.FINDING
-        assert "retention took" in capsys.readouterr().err
+        assert main_exit_code(monkeypatch, *command) == exit_codes.FINDING
+        assert "retention removed" in capsys.readouterr().err
     assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_rows"] == 1
     assert world.answer("reconcile-counters", "--dry-run")["expired"] == [HOUR]

@@ -216,6 +216,7 @@ def test_everything_in_a_record_comes_back_equal(ledger: Ledger) -> None:
         dead_letters_key="dead-letters/x",
         dead_letters_digest="aa",
         duplicates_key="duplicates/x",
+        duplicates_digest="bb",
         steps_ms={"event json": 3, "read": 0},
         duration_ms=9,
         bytes=1,

@@ -1,4 +1,4 @@
-"""What closes have added is summed once, however often records are read; adjustments are numbered by item."""
+"""Batch records are summed once even if they are read again; adjustments are numbered by counter item."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ MINUTES = st.lists(st.integers(0, 300), unique=True, max_size=12)
 
 
 def records(minutes: list[int]) -> list[BatchRecord]:
-    """In the order of their ids, in three lanes."""
-    return [all_stored(batch(Range(ONE, each, each + 1 + each % 7), minute=each, lane=each % 3)) for each in sorted(minutes)]
+    """Return batch records of three lanes, sorted by batch id."""
+    return [all_stored(batch(Range(ONE, minute, minute + 1 + minute % 7), minute=minute, lane=minute % 3)) for minute in sorted(minutes)]
 
 
 @given(MINUTES, MINUTES)
 def test_records_that_are_read_again_are_summed_once(first: list[int], later: list[int]) -> None:
-    found = RecordedCounters()
-    found.add(records(first))
-    since = found.since
-    everything = records(sorted({*first, *later}))
-    found.add(each for each in everything if each.batch.id >= since)
-    known = [each for each in everything if each.batch.id >= since or each in records(first)]
+    recorded = RecordedCounters()
+    recorded.add(records(first))
+    since = recorded.since
+    all_records = records(sorted({*first, *later}))
+    recorded.add(record for record in all_records if record.batch.id >= since)
+    added = [record for record in all_records if record.batch.id >= since or record in records(first)]
     for lane in range(3):
-        of_lane = [each for each in known if each.batch.lane == lane]
-        assert found.counts(CounterItem(lane)) == sum_counters([counter_increments(each) for each in of_lane])
-        assert found.counts(CounterItem(lane, HOUR)) == sum_counters([hourly_increments(each)[HOUR] for each in of_lane])
-        assert found.batches(lane) == len(of_lane)
-    assert found.lanes == sorted({each.batch.lane for each in known})
+        in_lane = [record for record in added if record.batch.lane == lane]
+        assert recorded.counts(CounterItem(lane)) == sum_counters([counter_increments(record) for record in in_lane])
+        assert recorded.counts(CounterItem(lane, HOUR)) == sum_counters([hourly_increments(record)[HOUR] for record in in_lane])
+        assert recorded.batches(lane) == len(in_lane)
+    assert recorded.lanes == sorted({record.batch.lane for record in added})
 
 
 @given(MINUTES.filter(bool))
-def test_reading_goes_on_an_hour_before_the_newest_batch_and_remembers_no_older_ids(minutes: list[int]) -> None:
-    found = RecordedCounters()
-    found.add(records(minutes))
-    edge = TIME + timedelta(minutes=max(minutes)) - LATE_CLOSE_WINDOW
-    assert batch_id(edge - timedelta(milliseconds=1), ()) < found.since < batch_id(edge, ())
-    assert found._seen == {each.batch.id for each in records(minutes) if each.batch.time >= edge}
+def test_incremental_reads_start_an_hour_before_the_newest_batch_and_keep_its_ids(minutes: list[int]) -> None:
+    recorded = RecordedCounters()
+    recorded.add(records(minutes))
+    oldest = TIME + timedelta(minutes=max(minutes)) - LATE_CLOSE_WINDOW
+    assert batch_id(oldest - timedelta(milliseconds=1), ()) < recorded.since < batch_id(oldest, ())
+    assert recorded._seen == {record.batch.id for record in records(minutes) if record.batch.time >= oldest}
 
 
-def test_reading_begins_with_the_first_batch_also_after_all_was_forgotten() -> None:
-    found = RecordedCounters()
-    assert found.since == FIRST_BATCH_ID < batch_id(datetime.min.replace(tzinfo=UTC), ())
-    found.add(records([1]))
-    found.clear()
-    assert (found.since, found.items) == (FIRST_BATCH_ID, [])
-    found.add(records([1]))
-    assert found.items == [CounterItem(1), CounterItem(1, HOUR)]
+def test_reading_starts_at_the_first_batch_initially_and_after_clear() -> None:
+    recorded = RecordedCounters()
+    assert recorded.since == FIRST_BATCH_ID < batch_id(datetime.min.replace(tzinfo=UTC), ())
+    recorded.add(records([1]))
+    recorded.clear()
+    assert (recorded.since, recorded.items) == (FIRST_BATCH_ID, [])
+    recorded.add(records([1]))
+    assert recorded.items == [CounterItem(1), CounterItem(1, HOUR)]
 
 
 def test_adjustments_of_an_item_are_summed_and_the_next_number_follows() -> None:
     lane, hour = CounterItem(0), CounterItem(0, HOUR)
-    made = AdjustmentIndex([Adjustment(lane, 1, {"events": 2}, 5, TIME), Adjustment(lane, 2, {"events": -3, "bytes": 1}, 6, TIME)])
-    assert (made.counts(lane), made.next_number(lane)) == ({"events": -1, "bytes": 1}, 3)
-    assert (made.counts(hour), made.next_number(hour)) == ({}, 1)
+    index = AdjustmentIndex([Adjustment(lane, 1, {"events": 2}, 5, TIME), Adjustment(lane, 2, {"events": -3, "bytes": 1}, 6, TIME)])
+    assert (index.counts(lane), index.next_number(lane)) == ({"events": -1, "bytes": 1}, 3)
+    assert (index.counts(hour), index.next_number(hour)) == ({}, 1)

@@ -25,8 +25,7 @@ from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_h
 from analytics_defs.flows.redrive import DeadLetterFilter, list_dead_letters, redrive_dead_letters
 from analytics_defs.flows.repair import repair_range as repair
 from analytics_defs.flows.retention import apply
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
@@ -143,7 +142,7 @@ def hours_after_retention(scene: Scene) -> None:
     """Refuse hours with expired data, and process later events of these hours."""
     ports = scene.ports
     _expire_history(scene)
-    context = repair.ReplayContext(ports, BENCH, RULES)
+    context = repair.RepairContext(ports, BENCH, RULES)
     for refused in (
         lambda: restore_hour(BEFORE, ports, BENCH),
         lambda: compute_hourly_stats(HOUR, ports, BENCH),

@@ -47,7 +47,7 @@ from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats, compute_product_activity
 from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
 from analytics_defs.flows.redrive import DeadLetterFilter, list_dead_letters, redrive_dead_letters
-from analytics_defs.flows.repair.repair_range import ReplayContext, repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, repair_range
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.setup.preflight import run_preflight
 from analytics_defs.flows.setup.provision import provision
@@ -238,7 +238,7 @@ def hours(scene: Scene) -> None:
 
 def _repair(scene: Scene) -> None:
     """Delete each folder and repair it from Kafka. Then delete from Kafka, and repair from the other stores."""
-    world, context = scene.world, ReplayContext(scene.ports, BENCH, RULES)
+    world, context = scene.world, RepairContext(scene.ports, BENCH, RULES)
     for folder in ("events/", "parquet/", "dead-letters/", "duplicates/"):
         _delete_folder(scene, folder)
         assert repair_range(ALL, context).changed

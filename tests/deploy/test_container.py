@@ -169,7 +169,7 @@ def test_a_program_that_keeps_failing_stops_the_container_with_status_1(scene: S
     container = scene.start()
     assert container.end(40) == 1, container.output
     assert [line for line in scene.journal if line.endswith("ends")] == ["daemon ends", "code ends", "health ends"]
-    assert "gave up: webserver" in container.output
+    assert "supervisor stopped restarting webserver" in container.output
 
 
 def test_the_setup_is_repeated_while_a_store_is_unavailable(scene: Scene) -> None:

@@ -51,19 +51,19 @@ def test_another_process_uses_the_embedded_dynamodb_and_s3(tmp_path: Path, monke
         bucket = uuid.uuid4().hex
         s3 = boto3.client("s3", endpoint_url=settings["MINIO_ENDPOINT"])
         s3.create_bucket(Bucket=bucket)
-        assert bucket in [each["Name"] for each in s3.list_buckets()["Buckets"]]
+        assert bucket in [item["Name"] for item in s3.list_buckets()["Buckets"]]
         assert boto3.client("dynamodb", endpoint_url=settings["DYNAMO_ENDPOINT"]).list_tables()["TableNames"] == []
 
 
-def test_a_taken_port_is_said_in_one_line_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(StartupFailed, match=f"^port {port} is taken: name another with `make dev PORT=...`$"):
+        with pytest.raises(StartupFailed, match=f"^port {port} is in use: choose another with `make dev PORT=...`$"):
             dev.run(tmp_path / "dev", port=port, rate=1)
     assert list((tmp_path / "dev" / "logs").iterdir()) == []
 
 
-def test_the_health_endpoint_gets_its_port_or_another_where_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_health_endpoint_gets_another_port_if_its_own_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
         monkeypatch.setenv("HEALTH_PORT", str(port))

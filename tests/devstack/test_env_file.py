@@ -16,7 +16,7 @@ AWKWARD = {
 }
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_written_settings_are_read_back(tmp_path: Path) -> None:
     env_file.write_env_file(tmp_path / "env", AWKWARD)
     assert env_file.read_env_file(tmp_path / "env") == AWKWARD
 
@@ -24,9 +24,9 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 def test_a_shell_that_sources_the_file_gets_the_same_values(tmp_path: Path) -> None:
     env_file.write_env_file(tmp_path / "env", AWKWARD)
     script = f'set -a; . "{tmp_path}/env"; env -0'
-    answer = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True, env={}, text=True)
-    found = dict(line.split("=", 1) for line in answer.stdout.split("\0") if line)
-    assert {key: found[key] for key in AWKWARD} == AWKWARD
+    process = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True, env={}, text=True)
+    variables = dict(line.split("=", 1) for line in process.stdout.split("\0") if line)
+    assert {key: variables[key] for key in AWKWARD} == AWKWARD
 
 
 def test_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_line_that_is_not_key_equals_value_is_named(tmp_path: Path, line: str)
         env_file.read_env_file(tmp_path / "env")
 
 
-def test_a_name_that_no_shell_accepts_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_an_invalid_variable_name_is_rejected_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'a-b' cannot be the name"):
         env_file.write_env_file(tmp_path / "env", {"a-b": "1"})
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ def test_every_missing_tool_is_named_in_one_line(tmp_path: Path, monkeypatch: py
     _program(tmp_path / "bin", "mvn", "true")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(StartupFailed) as caught:
-        install.everything()
+        install.install_servers()
     message = str(caught.value)
     assert "java, 17 or newer" in message
     assert "apt install golang-go" in message
@@ -32,15 +32,15 @@ def test_every_missing_tool_is_named_in_one_line(tmp_path: Path, monkeypatch: py
     assert "\n" not in message
 
 
-def test_what_is_cached_needs_no_tool_to_build_it(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_servers_need_no_build_tools(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kafka-4.3.1", "dynamodb-local-3.1.0", f"minio-{install.MINIO_VERSION}"):
         (empty_cache / name).mkdir(parents=True)
     _program(tmp_path / "bin", "java", "true")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    install.everything()
+    install.install_servers()
 
 
-def test_a_build_is_kept_and_not_repeated(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_is_cached_and_not_repeated(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "test $1 = version && { echo go version go1.24.0 linux/amd64; exit; }"
     _program(tmp_path / "bin", "go", f'{script}; echo built >> "$XDG_CACHE_HOME/builds"; echo binary > "$GOBIN/minio"')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
@@ -50,16 +50,16 @@ def test_a_build_is_kept_and_not_repeated(tmp_path: Path, empty_cache: Path, mon
     assert (empty_cache.parent / "builds").read_text() == "built\n"
 
 
-def test_a_go_that_is_too_old_fetches_a_newer_one_and_that_one_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _program(tmp_path / "fetched" / "bin", "go", 'echo "$2 by the new one" > "$GOBIN/minio"')
+def test_a_go_that_is_too_old_downloads_a_newer_one_that_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _program(tmp_path / "fetched" / "bin", "go", 'echo "$2 by the new compiler" > "$GOBIN/minio"')
     (tmp_path / "fetched" / "bin" / "go").chmod(0o644)
     script = "test $1 = version && { echo go version go1.19.8 linux/amd64; exit; }"
     _program(tmp_path / "bin", "go", f'{script}; echo \'{{"Dir": "{tmp_path / "fetched"}"}}\'')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
-    assert install.minio_binary().read_text() == "-v by the new one\n"
+    assert install.minio_binary().read_text() == "-v by the new compiler\n"
 
 
-def test_a_failed_build_says_how_it_ended_and_leaves_nothing_half_done(
+def test_a_failed_build_shows_its_output_and_leaves_no_incomplete_files(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _program(tmp_path / "bin", "mvn", "echo the network is down; exit 3")

@@ -29,9 +29,9 @@ def _tiny(key: str, program: str = LISTEN) -> server_group.ServerFactory:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose three servers only listen."""
+    """Yield a folder whose three servers only listen."""
     monkeypatch.setattr(server_group, "SERVER_FACTORIES", {key.lower(): _tiny(key) for key in server_group.ENDPOINTS})
-    monkeypatch.setattr(install, "everything", lambda: None)
+    monkeypatch.setattr(install, "install_servers", lambda: None)
     for key in server_group.ENDPOINTS:
         monkeypatch.delenv(key, raising=False)
     yield tmp_path / ".servers"
@@ -43,7 +43,7 @@ def _processes(folder: Path) -> list[ProcessRecord]:
     return [record for record in records if record is not None and record.is_alive()]
 
 
-def test_servers_run_and_their_settings_are_written(folder: Path) -> None:
+def test_servers_are_started_and_their_settings_written(folder: Path) -> None:
     server_group.start(folder)
     assert len(_processes(folder)) == 3
     settings = env_file.read_env_file(folder / "env")
@@ -51,24 +51,24 @@ def test_servers_run_and_their_settings_are_written(folder: Path) -> None:
     assert all(accepts(int(address.rpartition(":")[2])) for address in settings.values())
 
 
-def test_starting_what_runs_changes_nothing_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_starting_running_servers_changes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server_group.start(folder)
     before = _processes(folder), env_file.read_env_file(folder / "env")
     server_group.start(folder)
     assert (_processes(folder), env_file.read_env_file(folder / "env")) == before
-    assert "the servers already run" in capsys.readouterr().out
+    assert "the servers are already running" in capsys.readouterr().out
 
 
-def test_two_starts_at_the_same_time_start_one_set_of_servers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with ThreadPoolExecutor(2) as both:
-        for start in [both.submit(server_group.start, folder) for _ in range(2)]:
+def test_two_concurrent_starts_start_one_set_of_servers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for start in [pool.submit(server_group.start, folder) for _ in range(2)]:
             start.result()
     output = capsys.readouterr().out
-    assert (output.count("starting"), output.count("already run")) == (3, 1)
+    assert (output.count("starting"), output.count("already running")) == (3, 1)
     assert len(_processes(folder)) == 3
 
 
-def test_stopping_ends_them_all_and_stopping_again_is_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopping_ends_all_servers_and_is_idempotent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server_group.start(folder)
     running = _processes(folder)
     server_group.stop(folder)
@@ -78,7 +78,7 @@ def test_stopping_ends_them_all_and_stopping_again_is_no_error(folder: Path, cap
     assert "no server was running" in capsys.readouterr().out
 
 
-def test_when_one_server_does_not_start_none_is_left_and_its_last_words_are_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_one_server_fails_to_start_all_are_stopped_and_its_log_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(server_group.SERVER_FACTORIES, "minio_endpoint", _tiny("MINIO_ENDPOINT", FAIL))
     with pytest.raises(StartupFailed, match=r"ended while starting(.|\n)*no room left"):
         server_group.start(folder)
@@ -90,20 +90,20 @@ def test_a_missing_tool_fails_before_anything_starts(folder: Path, monkeypatch: 
     def refuse() -> None:
         raise StartupFailed("java is missing")
 
-    monkeypatch.setattr(install, "everything", refuse)
+    monkeypatch.setattr(install, "install_servers", refuse)
     with pytest.raises(StartupFailed, match="java is missing"):
         server_group.start(folder)
     assert _processes(folder) == []
 
 
-def test_a_command_gets_servers_of_its_own_that_end_with_it_and_its_status_is_kept(folder: Path) -> None:
-    look = f'cp {folder}/env {folder.parent}/seen; test -n "$MINIO_ENDPOINT" && exit 7'
-    assert server_group.run_with(folder, ("/bin/sh", "-c", look)) == 7
+def test_a_command_gets_temporary_servers_and_its_exit_status_is_returned(folder: Path) -> None:
+    script = f'cp {folder}/env {folder.parent}/seen; test -n "$MINIO_ENDPOINT" && exit 7'
+    assert server_group.run_with(folder, ("/bin/sh", "-c", script)) == 7
     assert list(env_file.read_env_file(folder.parent / "seen")) == list(server_group.ENDPOINTS)
     assert _processes(folder) == []
 
 
-def test_a_command_uses_the_servers_that_run_and_leaves_them_running(folder: Path) -> None:
+def test_a_command_uses_running_servers_and_does_not_stop_them(folder: Path) -> None:
     server_group.start(folder)
     running = _processes(folder)
     assert (
@@ -115,14 +115,14 @@ def test_a_command_uses_the_servers_that_run_and_leaves_them_running(folder: Pat
     assert _processes(folder) == running
 
 
-def test_servers_named_in_the_environment_are_used_and_none_is_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_in_the_environment_are_used_and_none_is_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in server_group.ENDPOINTS:
         monkeypatch.setenv(key, f"{key.lower()}.example:1")
     assert server_group.run_with(folder, ("/bin/sh", "-c", 'test "$KAFKA_BROKERS" = kafka_brokers.example:1')) == 0
     assert not folder.exists()
 
 
-def test_half_of_the_servers_named_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_set_of_servers_in_the_environment_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BROKERS", "kafka.example:9092")
     with pytest.raises(StartupFailed, match="KAFKA_BROKERS set, but not DYNAMO_ENDPOINT, MINIO_ENDPOINT"):
         server_group.run_with(folder, ("/bin/true",))

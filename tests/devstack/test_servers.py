@@ -1,4 +1,4 @@
-"""The real servers keep port and data over a crash: what the fault tests build on."""
+"""The real servers keep port and data after a crash. The fault tests depend on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analytics_defs.errors import StartupFailed
 pytestmark = pytest.mark.real
 
 
-def test_kafka_is_back_on_its_port_with_its_records_after_a_kill(tmp_path: Path) -> None:
+def test_kafka_keeps_its_port_and_records_after_a_kill(tmp_path: Path) -> None:
     with servers.kafka(tmp_path / "kafka") as kafka:
         brokers: dict[str, str | int | float | bool] = {"bootstrap.servers": kafka.address}
         admin = AdminClient(brokers)
@@ -33,7 +33,7 @@ def test_kafka_is_back_on_its_port_with_its_records_after_a_kill(tmp_path: Path)
         consumer.close()
 
 
-def test_a_durable_dynamodb_is_back_on_its_port_with_its_tables_after_a_kill(tmp_path: Path) -> None:
+def test_a_durable_dynamodb_keeps_its_port_and_tables_after_a_kill(tmp_path: Path) -> None:
     with servers.durable_dynamodb(tmp_path / "dynamodb") as dynamodb:
         session = boto3.Session("fake", "fake", region_name="us-east-1")
         client = session.client("dynamodb", endpoint_url=dynamodb.settings["DYNAMO_ENDPOINT"])
@@ -48,7 +48,7 @@ def test_a_durable_dynamodb_is_back_on_its_port_with_its_tables_after_a_kill(tmp
         assert client.list_tables()["TableNames"] == ["Table"]
 
 
-def test_minio_is_back_on_its_port_with_its_objects_after_a_kill_and_answers_again_after_a_freeze(tmp_path: Path) -> None:
+def test_minio_keeps_its_port_and_objects_after_a_kill_and_resumes_after_a_freeze(tmp_path: Path) -> None:
     with servers.minio(tmp_path / "minio") as minio:
         session = boto3.Session("minio", "minio123", region_name="us-east-1")
         client = session.client("s3", endpoint_url=minio.settings["MINIO_ENDPOINT"])
@@ -62,6 +62,6 @@ def test_minio_is_back_on_its_port_with_its_objects_after_a_kill_and_answers_aga
         assert client.get_object(Bucket="bucket", Key="key")["Body"].read() == b"value"
 
 
-def test_a_server_that_runs_is_not_started_twice(tmp_path: Path) -> None:
-    with servers.minio(tmp_path / "minio") as minio, pytest.raises(StartupFailed, match="already runs"):
+def test_a_running_server_is_not_started_again(tmp_path: Path) -> None:
+    with servers.minio(tmp_path / "minio") as minio, pytest.raises(StartupFailed, match="already running"):
         minio.launch()

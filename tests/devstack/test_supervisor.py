@@ -23,7 +23,7 @@ MARK = "TINY_STACK"
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The value of a variable that every process of this test, however deep, has in its environment."""
+    """Yield the value of an environment variable that all child processes of the test inherit."""
     value = uuid.uuid4().hex
     monkeypatch.setenv(MARK, value)
     yield value
@@ -32,14 +32,14 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def _marked(mark: str) -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes
 
 
 def _start(folder: Path) -> subprocess.Popen[str]:
@@ -69,8 +69,8 @@ def test_a_signal_ends_every_process_and_removes_every_temporary_file(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stack_in_the_background_of_a_script_stops_as_well(tmp_path: Path, mark: str, number: signal.Signals) -> None:
-    """There, a shell starts it with SIGINT ignored."""
+def test_a_stack_in_the_background_of_a_script_stops_on_a_signal(tmp_path: Path, mark: str, number: signal.Signals) -> None:
+    """A shell starts background jobs with SIGINT ignored."""
     script = '"$0" "$1" "$2" & echo $! > "$2.pid"; wait'
     folder = tmp_path / "stack"
     with subprocess.Popen(["/bin/sh", "-c", script, sys.executable, tiny_stack.__file__, str(folder)], stdout=subprocess.DEVNULL) as shell:
@@ -81,7 +81,7 @@ def test_a_stack_in_the_background_of_a_script_stops_as_well(tmp_path: Path, mar
     _assert_nothing_is_left(folder, temporary, mark)
 
 
-def test_what_a_killed_stack_left_running_is_ended_by_the_next_start(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_start_stops_programs_that_a_killed_stack_left_running(tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "GRACE", timedelta(seconds=0.5))
     killed = _start(tmp_path)
     temporary = Path(env_file.read_env_file(tmp_path / "env")["TEMPORARY"])
@@ -94,53 +94,56 @@ def test_what_a_killed_stack_left_running_is_ended_by_the_next_start(tmp_path: P
     _assert_nothing_is_left(tmp_path, temporary, mark)
 
 
-def test_a_second_stack_in_the_same_folder_says_that_one_runs_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_second_stack_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
     with supervisor.supervised(tmp_path) as first:
         first.start("sleeper", ("/bin/sleep", "600"), {})
-        with pytest.raises(StartupFailed, match=f"already runs in {tmp_path}, as process {os.getpid()}"), supervisor.supervised(tmp_path):
-            pytest.fail("two stacks run in one folder")
+        with (
+            pytest.raises(StartupFailed, match=f"already running in {tmp_path}, as process {os.getpid()}"),
+            supervisor.supervised(tmp_path),
+        ):
+            pytest.fail("two stacks are running in one folder")
         record = ProcessRecord.load(tmp_path / "processes" / "sleeper")
         assert record is not None
         assert record.is_alive()
 
 
-def test_a_program_that_ends_by_itself_ends_the_stack_and_its_last_words_are_shown(tmp_path: Path, mark: str) -> None:
-    with supervisor.supervised(tmp_path) as opened:
-        opened.start("sleeper", ("/bin/sleep", "600"), {})
-        opened.start("victim", ("/bin/sh", "-c", "echo out of luck; exit 1"), {})
+def test_a_program_that_ends_by_itself_ends_the_stack_and_its_log_is_shown(tmp_path: Path, mark: str) -> None:
+    with supervisor.supervised(tmp_path) as stack:
+        stack.start("sleeper", ("/bin/sleep", "600"), {})
+        stack.start("victim", ("/bin/sh", "-c", "echo out of luck; exit 1"), {})
         with pytest.raises(StartupFailed, match=r"victim ended by itself.*\n.*out of luck"):
-            opened.watch()
+            stack.watch()
     assert _marked(mark) == []
 
 
 def test_of_programs_of_one_kind_all_but_the_last_may_end_by_themselves(
     tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A worker that somebody kills, to see that its lanes go on elsewhere, takes nothing with it."""
-    with supervisor.supervised(tmp_path) as opened:
+    """Killing one worker of `make dev-celery` does not end the stack."""
+    with supervisor.supervised(tmp_path) as stack:
         for name in ("one", "two"):
-            opened.start(name, ("/bin/sh", "-c", f"until [ -e {tmp_path}/end-{name} ]; do sleep 0.05; done"), {}, kind="worker")
+            stack.start(name, ("/bin/sh", "-c", f"until [ -e {tmp_path}/end-{name} ]; do sleep 0.05; done"), {}, kind="worker")
         (tmp_path / "end-one").touch()
-        opened.wait_until(lambda: "one ended by itself" in capsys.readouterr().out, what="the news", limit=timedelta(seconds=20))
+        stack.wait_until(lambda: "one ended by itself" in capsys.readouterr().out, what="the message", limit=timedelta(seconds=20))
         (tmp_path / "end-two").touch()
         with pytest.raises(StartupFailed, match="two ended by itself"):
-            opened.watch()
+            stack.watch()
     assert _marked(mark) == []
 
 
-def test_a_wait_that_takes_too_long_names_what_it_waited_for(tmp_path: Path) -> None:
-    with supervisor.supervised(tmp_path) as opened, pytest.raises(StartupFailed, match="the moon took longer than 0 s"):
-        opened.wait_until(lambda: False, what="the moon", limit=timedelta())
+def test_a_wait_that_takes_too_long_names_the_condition(tmp_path: Path) -> None:
+    with supervisor.supervised(tmp_path) as stack, pytest.raises(StartupFailed, match="the condition took longer than 0 s"):
+        stack.wait_until(lambda: False, what="the condition", limit=timedelta())
 
 
 def test_a_command_that_fails_is_named_with_its_status(tmp_path: Path) -> None:
-    with supervisor.supervised(tmp_path) as opened, pytest.raises(StartupFailed, match="`/bin/sh -c 'exit 3'` failed with status 3"):
-        opened.run(("/bin/sh", "-c", "exit 3"), {}, limit=timedelta(seconds=20))
+    with supervisor.supervised(tmp_path) as stack, pytest.raises(StartupFailed, match="`/bin/sh -c 'exit 3'` failed with status 3"):
+        stack.run(("/bin/sh", "-c", "exit 3"), {}, limit=timedelta(seconds=20))
 
 
-def test_a_stop_during_a_command_ends_the_command(tmp_path: Path, mark: str) -> None:
-    with supervisor.supervised(tmp_path) as opened:
-        opened.request_stop()
+def test_a_stop_request_during_a_command_ends_the_command(tmp_path: Path, mark: str) -> None:
+    with supervisor.supervised(tmp_path) as stack:
+        stack.request_stop()
         with pytest.raises(supervisor.StopRequested):
-            opened.run(("/bin/sleep", "600"), {}, limit=timedelta(seconds=20))
+            stack.run(("/bin/sleep", "600"), {}, limit=timedelta(seconds=20))
     assert _marked(mark) == []

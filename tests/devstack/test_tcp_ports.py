@@ -5,7 +5,7 @@ import socket
 from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http_status, is_taken
 
 
-def test_a_free_port_can_be_listened_on_and_is_then_taken() -> None:
+def test_a_free_port_is_in_use_after_a_server_listens_on_it() -> None:
     port = free_port()
     assert not is_taken(port)
     assert not accepts(port)
@@ -14,5 +14,5 @@ def test_a_free_port_can_be_listened_on_and_is_then_taken() -> None:
         assert accepts(port)
 
 
-def test_where_nobody_answers_there_is_no_status() -> None:
+def test_there_is_no_status_without_a_server() -> None:
     assert http_status(f"http://{LOOPBACK}:{free_port()}/") is None

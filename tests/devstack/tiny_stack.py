@@ -1,6 +1,6 @@
-"""What `make dev` does, with two tiny programs: `python tiny_stack.py FOLDER`.
+"""A stack like `make dev` with two tiny programs: `python tiny_stack.py FOLDER`.
 
-Each program leaves a temporary file, and has a child that ignores SIGINT and outlives it, as Dagster's code server does.
+Each program creates a temporary file. Each has a child that ignores SIGINT and outlives it, like Dagster's code server.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ PROGRAM = ("/bin/sh", "-c", 'echo x > "$TMPDIR/leftover-$$"; sleep 600 & echo up
 
 def main(folder: Path) -> None:
     supervisor.GRACE = timedelta(seconds=0.5)
-    with supervisor.supervised(folder) as opened:
+    with supervisor.supervised(folder) as stack:
         try:
             for name in ("first", "second"):
-                opened.start(name, PROGRAM, {})
-            up = lambda: all(opened.log(name).read_text() == "up\n" for name in ("first", "second"))  # noqa: E731
-            opened.wait_until(up, what="starting", limit=timedelta(seconds=20))
-            (folder / "env").write_text(f"TEMPORARY={opened.temporary}\n")
-            opened.watch()
+                stack.start(name, PROGRAM, {})
+            up = lambda: all(stack.log(name).read_text() == "up\n" for name in ("first", "second"))  # noqa: E731
+            stack.wait_until(up, what="starting", limit=timedelta(seconds=20))
+            (folder / "env").write_text(f"TEMPORARY={stack.temporary}\n")
+            stack.watch()
         except supervisor.StopRequested:
             sys.stdout.write("stopped\n")
 

@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Polling for the effect of another process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
-    """Returns as soon as `condition` holds; fails the test when it does not within `seconds`."""
+    """Poll until `condition` holds. Fail the test if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"did not come true within {seconds} s"
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         time.sleep(0.02)

@@ -118,7 +118,10 @@ def test_a_partition_without_leader_waits_and_the_others_continue() -> None:
     world.event_log.make_unavailable(TOPIC, 0)
     planning = world.plan()
     assert planning.unavailable.keys() == {world.partition(0)}
-    assert "ProductDeleted/0 waits, the others go on: ProductDeleted/0: leader not available" in planning.unavailable.values()
+    assert (
+        "ProductDeleted/0 is unavailable, the other partitions continue: ProductDeleted/0: leader not available"
+        in planning.unavailable.values()
+    )
     assert [lag.topic_partition for lag in planning.lags] == [world.partition(1)]
     world.settle()
     assert ("e2" in world.recent_events.items, "f2" in world.recent_events.items) == (False, True)
@@ -137,7 +140,7 @@ def test_a_new_topic_waits_until_all_of_its_partitions_are_available() -> None:
     world.event_log.make_unavailable(TOPIC, 1)
     planning = world.plan()
     assert not any(planning.plans)
-    assert "topic ProductDeleted is new to the ledger, and 1 of its partitions do not answer" in planning.notes[0]
+    assert "topic ProductDeleted is new to the ledger, and 1 of its partitions are unavailable" in planning.notes[0]
     with pytest.raises(Unavailable, match="is new to the ledger"):
         execute_plan(plan, world.ports, conduct())
     world.event_log.make_available(TOPIC, 1)

@@ -25,7 +25,7 @@ from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.flows.ingest.read_batch import open_new_topics
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
-from analytics_defs.flows.repair.repair_range import ReplayContext, repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, repair_range
 from analytics_defs.flows.retention.apply import apply_retention
 from analytics_defs.flows.retention.sweep import RetentionContext as ForgetMeans
 from analytics_defs.flows.trace.trace import trace_record
@@ -255,7 +255,7 @@ class Ground:
     def replay(self, name: str) -> Callable[[Door], None]:
         def run(door: Door) -> None:
             # The records are in Kafka: nothing but `look` is asked of the table.
-            means = ReplayContext(through(self._ports(name), door), cast(StatisticsEngineFactory, remembering_table), RULES)
+            means = RepairContext(through(self._ports(name), door), cast(StatisticsEngineFactory, remembering_table), RULES)
             repair_range(REPLAYED, means)
 
         return run
@@ -271,11 +271,11 @@ class Ground:
             for blob in (each for key, each in recovered.object_store.objects.items() if key.startswith("events/")):
                 if (blob.metadata["source"], blob.body) != (str(item.source), self.world.values[item.source]):
                     yield f"{item.source} holds the id, and the object is that of {blob.metadata['source']}: {blob.body!r}"
-            again = repair_range(REPLAYED, ReplayContext(recovered.ports, cast(StatisticsEngineFactory, remembering_table), RULES))
+            again = repair_range(REPLAYED, RepairContext(recovered.ports, cast(StatisticsEngineFactory, remembering_table), RULES))
             if again.conflicts or again.lost:
                 yield f"{again.conflicts} {again.lost}"
         if (
-            last := repair_range(REPLAYED, ReplayContext(recovered.ports, cast(StatisticsEngineFactory, remembering_table), RULES))
+            last := repair_range(REPLAYED, RepairContext(recovered.ports, cast(StatisticsEngineFactory, remembering_table), RULES))
         ).changed:
             yield f"replayed again, it changes {last.changes}"
 

@@ -37,7 +37,7 @@ def ingested() -> Iterator[tuple[World, tuple[str, ...], StoreSnapshot]]:
 
 def run(platform: World, *, write: bool) -> repair.RepairResult:
     rules = wiring.ingest_options(platform.settings, "repair").validation_rules
-    return repair.repair_range(ALL, repair.ReplayContext(platform.ports, wiring.workspace_factory(platform.settings), rules, write))
+    return repair.repair_range(ALL, repair.RepairContext(platform.ports, wiring.workspace_factory(platform.settings), rules, write))
 
 
 def damage(platform: World, prefixes: tuple[str, ...]) -> set[str]:

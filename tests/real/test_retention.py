@@ -17,8 +17,7 @@ from analytics_defs.errors import DataExpired
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.repair import repair_range as repair
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.trace.trace import trace_record
 from tests.real import data, raw_clients, world
 from tests.real.raw_clients import Written
@@ -80,7 +79,7 @@ def test_old_data_is_deleted_and_foreign_objects_and_late_events_stay() -> None:
         platform.assert_consistent()
 
         rules = wiring.ingest_options(platform.settings, "repair").validation_rules
-        context = repair.ReplayContext(platform.ports, wiring.workspace_factory(platform.settings), rules)
+        context = repair.RepairContext(platform.ports, wiring.workspace_factory(platform.settings), rules)
         with pytest.raises(DataExpired, match="retention has removed data of"):
             repair.repair_range(HourRange("2024-01-15T00", "2024-01-17T00"), context)
         clock.advance(MIN_RETENTION)

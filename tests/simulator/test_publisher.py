@@ -1,4 +1,4 @@
-"""`analytics produce`: a steady rate, an exact count, and an end that loses nothing."""
+"""`analytics produce`: a steady rate, an exact count, and a stop that loses no record."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tests.contracts.event_log_fixtures import MockCluster, impatient
 
 
 class Recorder:
-    """Confirms everything at once. `after` is called with the number of all records so far, before each."""
+    """A producer that confirms each record immediately. Calls `before_record` with the number of records so far."""
 
-    def __init__(self, after: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, before_record: Callable[[int], None] = lambda _: None) -> None:
         self.records: list[OutgoingRecord] = []
         self.calls = 0
-        self._after = after
+        self._before_record = before_record
 
     def publish(self, records: Iterable[OutgoingRecord], on_progress: Callable[[int], None]) -> int:
         self.calls += 1
         before = len(self.records)
         for record in records:
-            self._after(len(self.records))
+            self._before_record(len(self.records))
             self.records.append(record)
             on_progress(len(self.records) - before)
         return len(self.records) - before
@@ -44,47 +44,47 @@ class Recorder:
 def ignore(_: int) -> None: ...
 
 
-def faucet(recorder: Recorder) -> LoadGenerator:
+def load_generator(recorder: Recorder) -> LoadGenerator:
     return LoadGenerator(recorder, simulated_records(1, CLEAN_MIX, EVENT_TYPES))
 
 
-def test_a_count_is_reached_exactly_and_at_once_without_a_rate() -> None:
+def test_without_a_rate_a_count_is_published_exactly_in_one_call() -> None:
     recorder = Recorder()
-    opened = faucet(recorder)
-    opened.run(None, 500, ignore)
-    assert (len(recorder.records), recorder.calls, opened.confirmed) == (500, 1, 500)
+    generator = load_generator(recorder)
+    generator.run(None, 500, ignore)
+    assert (len(recorder.records), recorder.calls, generator.confirmed) == (500, 1, 500)
 
 
-def test_a_rate_comes_in_slices_and_ends_at_the_count() -> None:
-    recorder, told = Recorder(), list[int]()
-    opened = faucet(recorder)
-    opened.run(100, 60, told.append)
-    assert (len(recorder.records), opened.confirmed, told[-1]) == (60, 60, 60)
+def test_a_rate_is_published_in_slices_up_to_the_count() -> None:
+    recorder, confirmed = Recorder(), list[int]()
+    generator = load_generator(recorder)
+    generator.run(100, 60, confirmed.append)
+    assert (len(recorder.records), generator.confirmed, confirmed[-1]) == (60, 60, 60)
     assert recorder.calls >= 3
-    assert told == sorted(told)
+    assert confirmed == sorted(confirmed)
 
 
-def test_a_signal_ends_it_after_what_is_under_way_is_confirmed() -> None:
+def test_a_signal_stops_it_after_records_in_flight_are_confirmed() -> None:
     recorder = Recorder(lambda count: os.kill(os.getpid(), signal.SIGTERM) if count == 10 else None)
-    opened, before = faucet(recorder), signal.getsignal(signal.SIGTERM)
-    with opened.stopped_by_signals():
-        opened.run(None, None, ignore)
-    assert (opened.confirmed, signal.getsignal(signal.SIGTERM)) == (len(recorder.records), before)
-    assert 11 <= opened.confirmed < 1_000
+    generator, before = load_generator(recorder), signal.getsignal(signal.SIGTERM)
+    with generator.stopped_by_signals():
+        generator.run(None, None, ignore)
+    assert (generator.confirmed, signal.getsignal(signal.SIGTERM)) == (len(recorder.records), before)
+    assert 11 <= generator.confirmed < 1_000
 
 
-def test_what_was_confirmed_before_a_failure_is_known() -> None:
+def test_the_number_of_records_confirmed_before_a_failure_is_kept() -> None:
     def fail(count: int) -> None:
         if count == 30:
             raise Unavailable("the broker is down")
 
-    opened = faucet(Recorder(fail))
+    generator = load_generator(Recorder(fail))
     with pytest.raises(Unavailable) as raised:
-        opened.run(None, 100, ignore)
-    assert (opened.confirmed, exit_code(raised.value)) == (30, UNAVAILABLE)
+        generator.run(None, 100, ignore)
+    assert (generator.confirmed, exit_code(raised.value)) == (30, UNAVAILABLE)
 
 
-def test_types_go_to_the_topics_in_turn_where_these_are_others() -> None:
+def test_event_types_are_assigned_to_other_topics_in_turn() -> None:
     records = list(islice(simulated_records(1, CLEAN_MIX, ("one", "two")), 500))
     by_topic: dict[str, set[str]] = {}
     for topic, _, value, _ in records:
@@ -92,15 +92,15 @@ def test_types_go_to_the_topics_in_turn_where_these_are_others() -> None:
     assert by_topic == {"one": {EVENT_TYPES[0], EVENT_TYPES[2]}, "two": {EVENT_TYPES[1], EVENT_TYPES[3]}}
 
 
-def test_the_command_publishes_to_the_broker_of_the_settings_and_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_publishes_to_the_broker_and_prints_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = MockCluster()
     topic = cluster.create_topic()
     log = KafkaEventLog(impatient(cluster.brokers))
     monkeypatch.setenv("KAFKA_BROKERS", cluster.brokers)
     monkeypatch.setenv("KAFKA_TOPICS", topic)
     try:
-        ran = CliRunner().invoke(analytics, ["produce", "--count", "300", "--seed", "7", "--broken", "0.1"], catch_exceptions=False)
-        assert (ran.exit_code, ran.stdout) == (0, "300 records confirmed, of seed 7\n")
+        result = CliRunner().invoke(analytics, ["produce", "--count", "300", "--seed", "7", "--broken", "0.1"], catch_exceptions=False)
+        assert (result.exit_code, result.stdout) == (0, "300 records confirmed (seed 7)\n")
         partitions = [TopicPartition(topic, 0, number) for number in log.topics([topic])[topic].partitions]
         assert sum(marks.high_watermark for marks in log.watermarks(partitions).values()) == 300
     finally:

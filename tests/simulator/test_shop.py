@@ -1,4 +1,4 @@
-"""The simulated shop: what it sells to the tests and to the benchmark."""
+"""The simulated shop: its events are deterministic, consistent, and mixed as configured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 
 
 class _Ticking:
-    """A clock that goes on by a second whenever it is looked at."""
+    """A clock that advances by one second at each call."""
 
     def __init__(self) -> None:
         self.now = START
@@ -31,100 +31,100 @@ class _Ticking:
         return self.now
 
 
-def some(shares: TrafficMix, count: int = 5_000, seed: int = 7) -> list[Message]:
-    return list(islice(messages(seed, _Ticking(), shares), count))
+def produce(mix: TrafficMix, count: int = 5_000, seed: int = 7) -> list[Message]:
+    return list(islice(messages(seed, _Ticking(), mix), count))
 
 
-def verdicts(found: list[Message]) -> Iterator[ClassifiedRecord]:
+def classified(records: list[Message]) -> Iterator[ClassifiedRecord]:
     rules = ValidationRules(max_event_bytes=1_000_000)
-    for offset, message in enumerate(found):
+    for offset, message in enumerate(records):
         source = Source(TopicPartition(message.topic, 0, 0), offset)
         yield classify(Record(source, 0, message.key, message.value), rules, START + timedelta(days=1))
 
 
-def test_the_same_seed_and_clock_give_the_same_bytes_and_another_seed_gives_others() -> None:
-    assert some(DEFAULT_MIX) == some(DEFAULT_MIX)
-    assert some(DEFAULT_MIX) != some(DEFAULT_MIX, seed=8)
+def test_the_same_seed_and_clock_give_the_same_bytes() -> None:
+    assert produce(DEFAULT_MIX) == produce(DEFAULT_MIX)
+    assert produce(DEFAULT_MIX) != produce(DEFAULT_MIX, seed=8)
 
 
-def test_a_flawless_shop_sends_distinct_valid_timely_events_in_current_form() -> None:
-    found = some(CLEAN_MIX)
-    judged = list(verdicts(found))
-    events = [each for each in judged if isinstance(each, Event)]
-    assert len(events) == len({event.id for event in events}) == len(found)
+def test_a_clean_mix_has_distinct_valid_timely_events_in_current_form() -> None:
+    records = produce(CLEAN_MIX)
+    events = [record for record in classified(records) if isinstance(record, Event)]
+    assert len(events) == len({event.id for event in events}) == len(records)
     assert all(event.document is None and event.version == "1.0" for event in events)
-    assert [event.time for event in events] == [START + timedelta(seconds=tick) for tick in range(1, len(found) + 1)]
+    assert [event.time for event in events] == [START + timedelta(seconds=tick) for tick in range(1, len(records) + 1)]
     assert all(
-        event.type == message.topic and event.product_id == message.key.decode() for event, message in zip(events, found, strict=True)
+        event.type == message.topic and event.product_id == message.key.decode() for event, message in zip(events, records, strict=True)
     )
 
 
-def test_all_four_types_come_and_an_event_has_about_400_bytes() -> None:
-    found = some(CLEAN_MIX)
-    share = {topic: count / len(found) for topic, count in Counter(message.topic for message in found).items()}
-    assert share.keys() == set(EVENT_TYPES)
-    assert min(share.values()) > 0.02
-    assert 350 < sum(len(message.value) for message in found) / len(found) < 450
+def test_all_four_types_occur_and_an_event_has_about_400_bytes() -> None:
+    records = produce(CLEAN_MIX)
+    ratios = {topic: count / len(records) for topic, count in Counter(record.topic for record in records).items()}
+    assert ratios.keys() == set(EVENT_TYPES)
+    assert min(ratios.values()) > 0.02
+    assert 350 < sum(len(record.value) for record in records) / len(records) < 450
 
 
-def test_the_story_of_each_product_makes_sense() -> None:
-    shelves: dict[str, dict[str, Any]] = {}
-    warned = 0
-    for message in some(CLEAN_MIX):
+def test_the_events_of_each_product_are_consistent() -> None:
+    products: dict[str, dict[str, Any]] = {}
+    warnings = 0
+    for message in produce(CLEAN_MIX):
         event = json.loads(message.value)
         match event["type"]:
             case "ProductCreated":
-                assert event["product"]["id"] not in shelves
-                shelves[event["product"]["id"]] = event["product"]
+                assert event["product"]["id"] not in products
+                products[event["product"]["id"]] = event["product"]
             case "ProductUpdated":
-                before, after = shelves[event["product"]["id"]], event["product"]
+                before, after = products[event["product"]["id"]], event["product"]
                 assert before.items() >= event["previousProduct"].items()
                 assert after["stock"] >= 0
                 assert after["price"] > 0
-                shelves[after["id"]] = after
+                products[after["id"]] = after
             case "ProductDeleted":
-                assert shelves.pop(event["productId"])["sellerId"] == event["sellerId"]
+                assert products.pop(event["productId"])["sellerId"] == event["sellerId"]
             case "LowStockWarning":
-                warned += 1
-                assert shelves[event["productId"]]["stock"] == event["currentStock"] <= event["threshold"] == LOW_STOCK
-    assert warned > 50
+                warnings += 1
+                assert products[event["productId"]]["stock"] == event["currentStock"] <= event["threshold"] == LOW_STOCK
+    assert warnings > 50
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
-def test_legacy_events_come_as_often_as_asked_for(share: float) -> None:
-    judged = list(verdicts(some(TrafficMix(legacy=share, late=0, duplicated=0, broken=0), 2_000)))
-    legacy = [each for each in judged if isinstance(each, Event) and each.document is not None]
-    assert all(isinstance(each, Event) for each in judged)
-    assert len(legacy) / len(judged) == pytest.approx(share, abs=0.04)
-    assert not share or {each.type for each in legacy} == set(EVENT_TYPES)
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0])
+def test_legacy_events_occur_at_the_configured_ratio(ratio: float) -> None:
+    records = list(classified(produce(TrafficMix(legacy=ratio, late=0, duplicated=0, broken=0), 2_000)))
+    legacy = [record for record in records if isinstance(record, Event) and record.document is not None]
+    assert all(isinstance(record, Event) for record in records)
+    assert len(legacy) / len(records) == pytest.approx(ratio, abs=0.04)
+    assert not ratio or {event.type for event in legacy} == set(EVENT_TYPES)
 
 
-@pytest.mark.parametrize("share", [0.2, 1.0])
-def test_repeats_are_the_same_bytes_again(share: float) -> None:
-    found = some(TrafficMix(legacy=0.5, late=0, duplicated=share, broken=0), 2_000)
-    repeats = len(found) - len({message.value for message in found})
-    assert repeats / len(found) == pytest.approx(share, abs=0.04)
+@pytest.mark.parametrize("ratio", [0.2, 1.0])
+def test_duplicates_have_the_bytes_of_an_earlier_event(ratio: float) -> None:
+    records = produce(TrafficMix(legacy=0.5, late=0, duplicated=ratio, broken=0), 2_000)
+    duplicates = len(records) - len({record.value for record in records})
+    assert duplicates / len(records) == pytest.approx(ratio, abs=0.04)
 
 
 def test_late_events_are_late_by_an_hour_to_three_days() -> None:
-    events = [each for each in verdicts(some(TrafficMix(legacy=0, late=1, duplicated=0, broken=0), 500)) if isinstance(each, Event)]
+    records = classified(produce(TrafficMix(legacy=0, late=1, duplicated=0, broken=0), 500))
+    events = [record for record in records if isinstance(record, Event)]
     delays = [START + timedelta(seconds=tick) - event.time for tick, event in enumerate(events, 1)]
     assert min(delays) >= timedelta(hours=1)
     assert timedelta(days=2) < max(delays) <= timedelta(days=3)
 
 
-def test_broken_records_are_rejected_for_every_reason_the_shop_knows() -> None:
-    judged = list(verdicts(some(TrafficMix(legacy=0, late=0, duplicated=0, broken=1), 500)))
-    assert {each.reason for each in judged if isinstance(each, Rejection)} == BROKEN.keys()
-    assert all(isinstance(each, Rejection) for each in judged)
+def test_broken_records_are_rejected_for_every_reason_of_the_shop() -> None:
+    records = list(classified(produce(TrafficMix(legacy=0, late=0, duplicated=0, broken=1), 500)))
+    assert {record.reason for record in records if isinstance(record, Rejection)} == BROKEN.keys()
+    assert all(isinstance(record, Rejection) for record in records)
     assert RejectionReason.TOO_LARGE not in BROKEN
 
 
 @pytest.mark.parametrize("reason", BROKEN)
 @pytest.mark.parametrize("topic", EVENT_TYPES)
-def test_each_way_to_break_an_event_is_rejected_for_its_own_reason(reason: RejectionReason, topic: str) -> None:
-    message = next(each for each in some(CLEAN_MIX, 300) if each.topic == topic)
+def test_each_broken_record_is_rejected_for_its_own_reason(reason: RejectionReason, topic: str) -> None:
+    message = next(record for record in produce(CLEAN_MIX, 300) if record.topic == topic)
     broken = Message(message.topic, message.key, BROKEN[reason](json.loads(message.value)))
-    (verdict,) = verdicts([broken])
-    assert isinstance(verdict, Rejection)
-    assert verdict.reason is reason
+    (rejection,) = classified([broken])
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason is reason

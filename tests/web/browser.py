@@ -1,4 +1,4 @@
-"""A real headless Chromium, spoken to in its own protocol."""
+"""A headless Chromium, controlled by the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -21,63 +21,63 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Page:
-    """One tab. Remembers every request and everything that the page's console was told."""
+    """One tab, with its requests and its console messages."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._number = 0
         self.requested: list[str] = []
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         for domain in ("Page", "Network", "Runtime", "Log"):
-            self.ask(f"{domain}.enable")
+            self.call(f"{domain}.enable")
 
-    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
         self._connection.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            said = json.loads(self._connection.recv(timeout=20))
-            self._note(said)
-            if said.get("id") == self._number:
-                assert "error" not in said, said
-                found: dict[str, Any] = said["result"]
-                return found
+            message = json.loads(self._connection.recv(timeout=20))
+            self._record(message)
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                result: dict[str, Any] = message["result"]
+                return result
 
-    def _note(self, said: dict[str, Any]) -> None:
-        match said.get("method"):
+    def _record(self, message: dict[str, Any]) -> None:
+        match message.get("method"):
             case "Network.requestWillBeSent":
-                self.requested.append(said["params"]["request"]["url"])
+                self.requested.append(message["params"]["request"]["url"])
             case "Log.entryAdded":
-                self.complaints.append(said["params"]["entry"]["text"])
+                self.console_errors.append(message["params"]["entry"]["text"])
             case "Runtime.exceptionThrown":
-                self.complaints.append(str(said["params"]["exceptionDetails"]))
+                self.console_errors.append(str(message["params"]["exceptionDetails"]))
 
-    def go(self, url: str) -> None:
-        self.ask("Page.navigate", url=url)
-        until(lambda: self.says("document.readyState + ' ' + location.href") == f"complete {url}")
+    def navigate(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+        until(lambda: self.evaluate("document.readyState + ' ' + location.href") == f"complete {url}")
 
-    def says(self, expression: str) -> Any:
-        """The value of a JavaScript expression, also where the page itself may run none."""
-        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression. This works even if scripts are disabled for the page."""
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def resize(self, width: int, height: int, *, phone: bool = False) -> None:
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
 
-    def prefer(self, scheme: str) -> None:
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    def set_color_scheme(self, scheme: str) -> None:
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
 
 @contextmanager
 def chromium() -> Iterator[Page]:
-    """In a folder of its own with a short path: a socket's may have 107 characters at most."""
-    with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as folder, _started(Path(folder)) as page:
+    """Start Chromium with a profile in a short path: the path of its socket is limited to 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as folder, _start(Path(folder)) as page:
         yield page
 
 
 @contextmanager
-def _started(folder: Path) -> Iterator[Page]:
+def _start(folder: Path) -> Iterator[Page]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     assert program, "Chromium is not installed (Debian and Ubuntu: apt install chromium)"
     profile = folder / "profile"
@@ -88,7 +88,7 @@ def _started(folder: Path) -> Iterator[Page]:
         port = profile / "DevToolsActivePort"
         until(lambda: port.exists() and len(port.read_text().splitlines()) == 2, seconds=40)
         with urlopen(f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json", timeout=10) as response:
-            [tab] = [each for each in json.load(response) if each["type"] == "page"]
+            [tab] = [target for target in json.load(response) if target["type"] == "page"]
         with connect(tab["webSocketDebuggerUrl"], max_size=None) as connection:
             yield Page(connection)
     finally:

@@ -1,4 +1,4 @@
-"""The always-on job over memory doubles, and any app of ours on a real socket."""
+"""The health endpoint on a real socket, over memory doubles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,8 +15,7 @@ from analytics_defs.adapters.runtime.system import SystemClock
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.core.monitoring.health import SchedulerStatus
-from analytics_defs.flows.health_checks import HealthClients
-from analytics_defs.flows.health_checks import SchedulerProbe as AnyScheduling
+from analytics_defs.flows.health_checks import HealthClients, SchedulerProbe
 from analytics_defs.ports import Ports
 from analytics_defs.web.app import WebContext, make_app
 from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
@@ -24,59 +24,62 @@ from tests.devstack.waiting import until
 from tests.proof.world import TOPIC, World
 
 
-class Retention:
+class FixedRetention:
+    """Implements `RetentionSource` with given settings."""
+
     def __init__(self, **topics: TopicRetention) -> None:
         self.topics = topics
 
     def retention(self, topics: Any) -> Mapping[str, TopicRetention]:
-        return {topic: kept for topic, kept in self.topics.items() if topic in topics}
+        return {topic: retention for topic, retention in self.topics.items() if topic in topics}
 
 
-class Scheduling:
-    """What Dagster's instance says, as a test sets it."""
+class FixedScheduler:
+    """Implements `SchedulerProbe` with a status or an error that a test sets."""
 
-    def __init__(self, says: SchedulerStatus | None) -> None:
-        self.says = says
-        self.fault: Exception | None = None
+    def __init__(self, status: SchedulerStatus | None) -> None:
+        self.status = status
+        self.error: Exception | None = None
 
     def scheduler_status(self) -> SchedulerStatus | None:
-        if self.fault:
-            raise self.fault
-        return self.says
+        if self.error:
+            raise self.error
+        return self.status
 
 
-def doors(ports: Ports, scheduling: AnyScheduling | None = None) -> HealthClients:
-    return HealthClients((TOPIC,), ports, ports.event_log, Retention(**{TOPIC: TopicRetention(timedelta(days=7))}), scheduling)
+def health_clients(ports: Ports, scheduler: SchedulerProbe | None = None) -> HealthClients:
+    retention = FixedRetention(**{TOPIC: TopicRetention(timedelta(days=7))})
+    return HealthClients((TOPIC,), ports, ports.event_log, retention, scheduler)
 
 
 def site(
-    ports: Ports, stall_timeout: timedelta = timedelta(minutes=5), scheduling: AnyScheduling | None = None, instance: str = "test"
+    ports: Ports, stall_timeout: timedelta = timedelta(minutes=5), scheduling: SchedulerProbe | None = None, instance: str = "test"
 ) -> WebContext:
-    watch = HealthMonitor(doors(ports, scheduling), MonitorSettings(PlanningPolicy(), stall_timeout, "1.2.3", instance))
-    return WebContext(watch, ports, "http://dagster.test")
+    settings = MonitorSettings(PlanningPolicy(), stall_timeout, "1.2.3", instance)
+    return WebContext(HealthMonitor(health_clients(ports, scheduling), settings), ports, "http://dagster.test")
 
 
 class Client:
-    """One request, one connection."""
+    """An HTTP client with one connection per request."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port, self.host = port, host
 
-    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+    def get(self, path: str, method: str = "GET", **headers: str) -> Response:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
         try:
             connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()
-            return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+            return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
         finally:
             connection.close()
 
     def health(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.get("/health").json
-        return found
+        body: dict[str, Any] = self.get("/health").json
+        return body
 
 
-class Answer:
+class Response:
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
 
@@ -91,10 +94,10 @@ class Answer:
 
 
 @contextmanager
-def served(site: WebContext, host: str = "127.0.0.1") -> Iterator[Client]:
-    """On a free port, in a thread. Ends with the block, drained."""
+def served(context: WebContext, host: str = "127.0.0.1") -> Iterator[Client]:
+    """Serve on a free port in a thread. At the end of the block, drain and stop."""
     with bind_socket(host, 0) as listener:
-        server = ObservabilityServer(make_app(site))
+        server = ObservabilityServer(make_app(context))
         thread = threading.Thread(target=server.serve_on, args=(listener,))
         thread.start()
         try:
@@ -106,16 +109,16 @@ def served(site: WebContext, host: str = "127.0.0.1") -> Iterator[Client]:
     assert not thread.is_alive()
 
 
-class Running(SystemClock):
-    """Runs on from a moment of a test's own choice, so that no test depends on the time of the day."""
+class OffsetClock(SystemClock):
+    """A running clock that starts at a given time, so that no test depends on the time of day."""
 
     def __init__(self, start: datetime) -> None:
-        self._ahead = start - super().now()
+        self._offset = start - super().now()
 
     def now(self) -> datetime:
-        return super().now() + self._ahead
+        return super().now() + self._offset
 
 
 def real_time(world: World) -> Ports:
-    """The world's ports under a clock that runs."""
-    return Ports(world.event_log, world.recent_events, world.object_store, world.ledger, Running(world.clock.now()), world.ports.task_pool)
+    """Return the world's ports with a running clock."""
+    return replace(world.ports, clock=OffsetClock(world.clock.now()))

@@ -1,4 +1,4 @@
-"""What the watch tells of a world that it looks at seldom, or with difficulty."""
+"""Stalls and lag in the monitor, if it is polled rarely or the ledger is slow."""
 
 from __future__ import annotations
 
@@ -11,91 +11,97 @@ from typing import Any
 import pytest
 
 from analytics_defs.core.ingest.planning import PlanningPolicy
-from analytics_defs.core.monitoring.health import KAFKA, evaluate_health
+from analytics_defs.core.monitoring.health import KAFKA
 from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
 from tests.proof.doors import Call, through
 from tests.proof.world import World, event
-from tests.web.served import doors
+from tests.web.served import health_clients
 
 MINUTES = timedelta(minutes=10)
 
 
 @pytest.fixture
 def world() -> World:
-    found = World()
-    found.create()
-    found.produce(event("a"))
-    found.settle()
-    found.produce(event("waits"))
-    return found
+    world = World()
+    world.create()
+    world.produce(event("a"))
+    world.settle()
+    world.produce(event("waiting"))
+    return world
 
 
 class Scene:
     def __init__(self, world: World) -> None:
-        self.let_ledger = threading.Event()
-        self.let_ledger.set()
+        self.ledger_answers = threading.Event()
+        self.ledger_answers.set()
 
         def door(call: Call, perform: Callable[[], Any]) -> Any:
             if call.port == "ledger":
-                assert self.let_ledger.wait(30)
+                assert self.ledger_answers.wait(30)
             return perform()
 
         ports = through(world.ports, door)
-        self.watch = HealthMonitor(doors(ports, None), MonitorSettings(PlanningPolicy(), timedelta(minutes=5), "1", "one"))
+        settings = MonitorSettings(PlanningPolicy(), timedelta(minutes=5), "1", "one")
+        self.monitor = HealthMonitor(health_clients(ports), settings)
 
-    def look(self) -> None:
-        """Everything that is due is asked and answers, twice: what Kafka says is put beside heads that were read before."""
+    def poll(self) -> None:
+        """Refresh until every probe has answered. Kafka's offsets are combined with checkpoints that were read before them."""
         for _ in range(2):
-            wait(self.watch.refresh(), 10)
-            wait(self.watch.refresh(), 10)
+            wait(self.monitor.refresh(), 10)
+            wait(self.monitor.refresh(), 10)
 
     @property
-    def reasons(self) -> list[str]:
-        return [each for each in evaluate_health(self.watch.snapshot()).reasons if each.startswith("stalled")]
+    def stall_reasons(self) -> list[str]:
+        return [reason for reason in self.monitor.snapshot().status.reasons if reason.startswith("stalled")]
+
+    @property
+    def lags(self) -> list[int]:
+        return [partition.lag for partition in self.monitor.snapshot().partitions]
 
 
 @pytest.fixture
 def scene(world: World) -> Iterator[Scene]:
-    found = Scene(world)
-    found.look()
-    yield found
-    found.let_ledger.set()
+    scene = Scene(world)
+    scene.poll()
+    yield scene
+    scene.ledger_answers.set()
 
 
-def test_what_was_seen_long_ago_is_no_stall_now(world: World, scene: Scene) -> None:
-    assert [lag.offsets for lag in scene.watch.snapshot().lags] == [1]
+def test_time_since_the_last_poll_is_not_a_stall(world: World, scene: Scene) -> None:
+    assert scene.lags == [1]
     world.clock.advance(MINUTES)
-    assert scene.reasons == []
+    assert scene.stall_reasons == []
 
 
-def test_heads_that_moved_between_two_looks_far_apart_are_no_stall(world: World, scene: Scene) -> None:
+def test_checkpoints_that_moved_between_two_rare_polls_are_not_stalled(world: World, scene: Scene) -> None:
     world.settle()
-    world.produce(event("another waits"))
+    world.produce(event("also waiting"))
     world.clock.advance(MINUTES)
-    scene.look()
-    assert [lag.offsets for lag in scene.watch.snapshot().lags] == [1]
-    assert scene.reasons == []
+    scene.poll()
+    assert scene.lags == [1]
+    assert scene.stall_reasons == []
 
 
-def test_a_head_that_stands_where_it_stood_is_stalled_however_seldom_one_looks(world: World, scene: Scene) -> None:
+def test_a_checkpoint_that_did_not_move_is_stalled_however_rare_the_polls(world: World, scene: Scene) -> None:
     world.clock.advance(MINUTES)
-    scene.look()
-    assert [each.partition(" (")[0] for each in scene.reasons] == [
-        "stalled: 1 offsets of ProductDeleted/0 wait, and nothing was committed there for 600s"
+    scene.poll()
+    assert [reason.partition(" (")[0] for reason in scene.stall_reasons] == [
+        "stalled: 1 offsets of ProductDeleted/0 are waiting, and nothing was committed there for 600s"
     ]
 
 
-def test_while_the_ledger_takes_its_time_new_watermarks_are_not_set_against_old_heads(world: World, scene: Scene) -> None:
+def test_new_watermarks_are_not_compared_with_old_checkpoints(world: World, scene: Scene) -> None:
     world.settle()
     world.produce(*(event(f"later {number}") for number in range(50)))
     world.clock.advance(MINUTES)
-    scene.let_ledger.clear()
-    before = scene.watch.snapshot().services[KAFKA].succeeded_at
-    scene.watch.refresh()
-    asked = scene.watch._kafka.refresh()
-    assert asked is not None
-    wait([asked], 10)
-    assert scene.watch.snapshot().services[KAFKA].succeeded_at != before
-    assert scene.watch.snapshot().lags == ()
-    assert scene.reasons == []
-    scene.let_ledger.set()
+    scene.ledger_answers.clear()
+    before = scene.monitor.snapshot().services[KAFKA].succeeded_at
+    scene.monitor.refresh()
+    attempt = scene.monitor._kafka.refresh()
+    assert attempt is not None
+    wait([attempt], 10)
+    assert scene.monitor.snapshot().services[KAFKA].succeeded_at != before
+    assert scene.monitor.snapshot().planning is None
+    assert scene.lags == []
+    assert scene.stall_reasons == []
+    scene.ledger_answers.set()

@@ -1,4 +1,4 @@
-"""The status page: what it shows, as text; and as a real browser has it."""
+"""The status page: its text, and its behaviour in a real browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from analytics_defs.core.events.schema import EVENT_TYPES
-from analytics_defs.core.monitoring.health import HealthSnapshot, ProbeResult, SchedulerStatus
+from analytics_defs.core.monitoring.health import HealthSnapshot, SchedulerStatus
+from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.web.status_page import CHART_HEIGHT, UNKNOWN_LOSS_TEXT, format_duration, hours_chart_bars, render_status_page
 from tests.devstack.waiting import until
 from tests.proof.world import NOW, TOPIC, World, conduct, event
@@ -25,29 +26,29 @@ RUN = "0b1f6bd5-9a7e-4a52-8a5e-6f1c8f2f2f11"
 
 @pytest.fixture
 def world() -> World:
-    found = World()
-    found.create()
-    found.produce(event("a"), event("b"), b"<script>alert(1)</script>", event("c"))
-    found.settle(conduct(RUN))
-    return found
+    world = World()
+    world.create()
+    world.produce(event("a"), event("b"), b"<script>alert(1)</script>", event("c"))
+    world.settle(conduct(RUN))
+    return world
 
 
 @pytest.fixture
 def client(world: World) -> Iterator[Client]:
-    with served(site(real_time(world))) as found:
-        yield found
+    with served(site(real_time(world))) as client:
+        yield client
 
 
-def test_where_nobody_knows_when_records_are_lost_the_page_says_why(client: Client, world: World) -> None:
+def test_an_unknown_time_to_data_loss_is_explained(client: Client, world: World) -> None:
     assert UNKNOWN_LOSS_TEXT not in client.get("/").text
-    world.produce(event("waits"))
+    world.produce(event("waiting"))
     with served(site(real_time(world))) as later:
         text = later.get("/").text
     assert f'title="{UNKNOWN_LOSS_TEXT}">unknown</td>' in text
     assert f"Lost in unknown: {UNKNOWN_LOSS_TEXT}." in text
 
 
-def test_bars_are_stacked_as_high_as_the_drawing_for_the_fullest_hour() -> None:
+def test_the_bars_of_the_largest_hour_have_the_full_height() -> None:
     full, half, empty = hours_chart_bars({"h1": {EVENT_TYPES[1]: 30, EVENT_TYPES[0]: 10}, "h2": {EVENT_TYPES[3]: 20}, "h3": {}})
     assert [bar.kind for bar in full.bars] == [0, 1]
     assert sum(bar.height for bar in full.bars) == CHART_HEIGHT
@@ -58,7 +59,7 @@ def test_bars_are_stacked_as_high_as_the_drawing_for_the_fullest_hour() -> None:
     assert hours_chart_bars({}) == []
 
 
-def test_the_page_has_the_numbers_and_links_to_the_runs_of_dagster(client: Client, world: World) -> None:
+def test_the_page_shows_counters_and_links_to_dagster_runs(client: Client, world: World) -> None:
     world.produce(None)
     world.settle(conduct(f"cli-{RUN}"))
     text = client.get("/").text
@@ -66,7 +67,7 @@ def test_the_page_has_the_numbers_and_links_to_the_runs_of_dagster(client: Clien
     assert re.search(r"not_json</td><td class=\"number\">1<", text)
     records = world.ledger.last_batches(10)
     assert [record.batch.run_id for record in records] == [f"cli-{RUN}", RUN]
-    assert f"<td>{records[0].batch.id}</td>" in text  # a command's: Dagster has no page for it
+    assert f"<td>{records[0].batch.id}</td>" in text  # the batch of a command: Dagster has no page for it
     assert f'<a href="http://dagster.test/runs/{RUN}">{records[1].batch.id}</a>' in text
     assert f"<td>{TOPIC}/0</td>" in text
 
@@ -86,11 +87,11 @@ def test_the_page_has_the_numbers_and_links_to_the_runs_of_dagster(client: Clien
         (604_799, "6 d 23 h"),
     ],
 )
-def test_a_duration_is_told_in_the_units_that_say_most(seconds: float | None, text: str) -> None:
+def test_a_duration_is_shown_in_its_two_largest_units(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_those_that_are_furthest_behind_come_first_and_many_are_a_click_away() -> None:
+def test_the_partitions_furthest_behind_come_first_and_the_rest_is_collapsed() -> None:
     world = World()
     world.create(partitions=40)
     for number in range(40):
@@ -107,32 +108,32 @@ def test_those_that_are_furthest_behind_come_first_and_many_are_a_click_away() -
 
 
 @pytest.mark.parametrize(
-    ("says", "state", "detail"),
+    ("status", "state", "detail"),
     [
-        (SchedulerStatus(sensor_stopped=False, heartbeat=NOW), "running", "its daemon was heard 0 s ago"),
-        (SchedulerStatus(sensor_stopped=True, heartbeat=NOW - timedelta(seconds=30)), "sensor stopped", "its daemon was heard 30 s ago"),
-        (SchedulerStatus(sensor_stopped=False, heartbeat=NOW - timedelta(minutes=5)), "daemon silent", "its daemon was heard 5 min ago"),
-        (SchedulerStatus(sensor_stopped=False, heartbeat=None), "daemon silent", "its daemon was never heard"),
+        (SchedulerStatus(sensor_stopped=False, heartbeat=NOW), "running", "daemon heartbeat 0 s ago"),
+        (SchedulerStatus(sensor_stopped=True, heartbeat=NOW - timedelta(seconds=30)), "sensor stopped", "daemon heartbeat 30 s ago"),
+        (SchedulerStatus(sensor_stopped=False, heartbeat=NOW - timedelta(minutes=5)), "daemon down", "daemon heartbeat 5 min ago"),
+        (SchedulerStatus(sensor_stopped=False, heartbeat=None), "daemon down", "no daemon heartbeat yet"),
     ],
 )
-def test_it_says_how_dagster_is(says: SchedulerStatus, state: str, detail: str) -> None:
-    text = page_of(HealthSnapshot(NOW, timedelta(minutes=5), scheduler=ProbeResult(says, None, 3, 100, NOW)))
+def test_the_dagster_card_shows_sensor_and_daemon(status: SchedulerStatus, state: str, detail: str) -> None:
+    text = page_of(HealthSnapshot(NOW, timedelta(minutes=5), scheduler=ProbeResult(status, None, 3, 100, NOW)))
     assert re.search(rf'Dagster <b class="\w+">{state}</b> <span class="faint">{detail}<', text)
 
 
-def test_it_says_that_dagster_cannot_be_asked_and_why() -> None:
+def test_the_dagster_card_shows_why_the_state_is_unknown() -> None:
     stale = ProbeResult(SchedulerStatus(sensor_stopped=True, heartbeat=NOW), "failed with OperationalError", 3, 100, NOW)
     unknown = page_of(HealthSnapshot(NOW, timedelta(minutes=5), scheduler=stale))
     assert 'Dagster <b class="">unknown</b> <span class="faint">failed with OperationalError<' in unknown
-    assert 'Dagster <b class="">not asked</b>' in page_of(HealthSnapshot(NOW, timedelta(minutes=5)))
+    assert 'Dagster <b class="">not configured</b>' in page_of(HealthSnapshot(NOW, timedelta(minutes=5)))
 
 
-def page_of(picture: HealthSnapshot) -> str:
-    return bytes(render_status_page(picture, None).body).decode()
+def page_of(snapshot: HealthSnapshot) -> str:
+    return bytes(render_status_page(snapshot, None).body).decode()
 
 
-def test_what_comes_from_outside_is_text_and_nothing_else_may_run(world: World) -> None:
-    """A fault's words may hold anything a broker said."""
+def test_external_text_is_escaped_and_no_other_script_may_run(world: World) -> None:
+    """An error message may hold any text of a broker."""
     from analytics_defs.errors import Unavailable
 
     def down(*_: object) -> None:
@@ -142,64 +143,62 @@ def test_what_comes_from_outside_is_text_and_nothing_else_may_run(world: World) 
     ports.object_store.list_keys = down  # type: ignore[method-assign, assignment]
     with served(site(ports)) as client:
         until(lambda: "onerror" in client.get("/").text)
-        found = client.get("/")
-    assert "<img" not in found.text
-    assert "&lt;img src=x onerror=alert(1)&gt;" in found.text
-    policy = found.headers["content-security-policy"]
+        page = client.get("/")
+    assert "<img" not in page.text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page.text
+    policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
 
 
 @pytest.mark.real
-def test_in_a_real_browser_it_updates_itself_asks_nobody_else_and_is_readable_dark_and_on_a_phone(
-    client: Client, world: World, tmp_path: Path
-) -> None:
+def test_in_a_browser_the_page_updates_itself_and_fits_dark_mode_and_a_phone(client: Client, world: World, tmp_path: Path) -> None:
     url = f"http://{client.host}:{client.port}/"
     with chromium() as tab:
         tab.resize(1000, 1200)
-        tab.prefer("light")
-        tab.go(url)
-        assert tab.says("document.getElementById('total').textContent") == "3"
-        assert tab.says("document.querySelectorAll('svg[role=img] g').length") == 24
-        light = tab.says("getComputedStyle(document.body).backgroundColor")
-        tab.prefer("dark")
-        dark = tab.says("getComputedStyle(document.body).backgroundColor")
+        tab.set_color_scheme("light")
+        tab.navigate(url)
+        assert tab.evaluate("document.getElementById('total').textContent") == "3"
+        assert tab.evaluate("document.querySelectorAll('svg[role=img] g').length") == 24
+        light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        tab.set_color_scheme("dark")
+        dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         assert _brightness(light) > 200
         assert _brightness(dark) < 60
-        assert _brightness(tab.says("getComputedStyle(document.body).color")) > 200
+        assert _brightness(tab.evaluate("getComputedStyle(document.body).color")) > 200
 
         world.produce(event("d"))
         world.settle()
-        until(lambda: tab.says("document.getElementById('total').textContent") == "4", seconds=30)
+        until(lambda: tab.evaluate("document.getElementById('total').textContent") == "4", seconds=30)
 
         tab.resize(360, 740, phone=True)
-        assert tab.says("document.documentElement.scrollWidth") <= 360
-        tab.picture(tmp_path / "phone.png")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+        tab.screenshot(tmp_path / "phone.png")
         assert (tmp_path / "phone.png").stat().st_size > 5_000
 
         assert set(tab.requested) <= {url, "data:,"}
-        assert tab.complaints == []
+        assert tab.console_errors == []
 
-        tab.ask("Emulation.setScriptExecutionDisabled", value=True)
-        tab.go(url + "?without")
-        assert tab.says("document.getElementById('total').textContent") == "4"
-        assert tab.says("document.querySelector('main').innerText.includes('not_json')") is True
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)
+        tab.navigate(url + "?without")
+        assert tab.evaluate("document.getElementById('total').textContent") == "4"
+        assert tab.evaluate("document.querySelector('main').innerText.includes('not_json')") is True
 
 
-ITS_OWN = {"bad gateway": (502, b"<main><h1>Bad gateway</h1></main>"), "another page": (200, b"<h1>Log in, please</h1>")}
+PROXY_PAGES = {"bad gateway": (502, b"<main><h1>Bad gateway</h1></main>"), "another page": (200, b"<h1>Log in, please</h1>")}
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Answers with the page, with a page of its own, or never, as it is told."""
+    """A proxy that answers with the page, with an error page, or not at all."""
 
     page = b""
-    mood = "through"
-    free = threading.Event()
+    behaviour = "forward"
+    released = threading.Event()
 
     def do_GET(self) -> None:
-        if self.mood == "never":
-            self.free.wait(60)
-        status, body = ITS_OWN.get(self.mood, (200, self.page))
+        if self.behaviour == "hang":
+            self.released.wait(60)
+        status, body = PROXY_PAGES.get(self.behaviour, (200, self.page))
         self.send_response(status)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.send_header("content-length", str(len(body)))
@@ -211,35 +210,35 @@ class Proxy(BaseHTTPRequestHandler):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("mood", [*ITS_OWN, "never"])
-def test_a_proxy_that_answers_itself_or_never_leaves_the_numbers_there_and_says_that_they_are_old(client: Client, mood: str) -> None:
+@pytest.mark.parametrize("behaviour", [*PROXY_PAGES, "hang"])
+def test_without_an_answer_the_page_keeps_its_content_and_reports_it(client: Client, behaviour: str) -> None:
     wide = "<style>.scroll { width: 200px } .scroll > * { min-width: 900px }</style>"
-    many = b'<details id="more"><summary>1 more</summary></details></main>'
-    Proxy.page = client.get("/").body.replace(b"patience = 10000", b"patience = 500").replace(b"</main>", many)
-    Proxy.mood, Proxy.free = "through", threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server, closing_down(server), chromium() as tab:
-        tab.go(f"http://127.0.0.1:{server.server_address[1]}/")
-        tab.says(f"document.body.insertAdjacentHTML('beforeend', {wide!r}); document.querySelector('.scroll').scrollLeft = 77")
-        tab.says("document.getElementById('more').open = true; window.seen = document.querySelector('main'); 1")
-        until(lambda: tab.says("document.querySelector('main') !== window.seen") is True, seconds=30)
-        assert tab.says("document.querySelector('.scroll').scrollLeft") == 77  # where the reader is stays as it is
-        assert tab.says("document.getElementById('more').open") is True
-        Proxy.mood = mood
-        until(lambda: "cannot be reached" in tab.says("document.getElementById('reach').textContent"), seconds=30)
-        assert tab.says("document.getElementById('total').textContent") == "3"
-        Proxy.mood = "through"
-        until(lambda: tab.says("document.getElementById('reach').textContent") == "", seconds=30)
-        assert tab.says("document.getElementById('total').textContent") == "3"
+    collapsed = b'<details id="more"><summary>1 more</summary></details></main>'
+    Proxy.page = client.get("/").body.replace(b"timeoutMs = 10000", b"timeoutMs = 500").replace(b"</main>", collapsed)
+    Proxy.behaviour, Proxy.released = "forward", threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server, running(server), chromium() as tab:
+        tab.navigate(f"http://127.0.0.1:{server.server_address[1]}/")
+        tab.evaluate(f"document.body.insertAdjacentHTML('beforeend', {wide!r}); document.querySelector('.scroll').scrollLeft = 77")
+        tab.evaluate("document.getElementById('more').open = true; window.seen = document.querySelector('main'); 1")
+        until(lambda: tab.evaluate("document.querySelector('main') !== window.seen") is True, seconds=30)
+        assert tab.evaluate("document.querySelector('.scroll').scrollLeft") == 77  # the scroll position is kept
+        assert tab.evaluate("document.getElementById('more').open") is True
+        Proxy.behaviour = behaviour
+        until(lambda: "cannot be reached" in tab.evaluate("document.getElementById('connection').textContent"), seconds=30)
+        assert tab.evaluate("document.getElementById('total').textContent") == "3"
+        Proxy.behaviour = "forward"
+        until(lambda: tab.evaluate("document.getElementById('connection').textContent") == "", seconds=30)
+        assert tab.evaluate("document.getElementById('total').textContent") == "3"
 
 
 @contextmanager
-def closing_down(server: ThreadingHTTPServer) -> Iterator[None]:
+def running(server: ThreadingHTTPServer) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         yield
     finally:
-        Proxy.free.set()
+        Proxy.released.set()
         server.shutdown()
         thread.join(20)
 

@@ -1,4 +1,4 @@
-"""Exact statistics in SQL: of the rows of an hour, and of products over hours."""
+"""Exact statistics in SQL: for the rows of an hour, and for products over several hours."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.ports import HourCounts, StoredRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ROWS_AT_ONCE = 2_000
-_IN_ORDER = 'us, event_id, topic, partition, "offset"'
+_ROWS_PER_CHUNK = 2_000
+_ROW_ORDER = 'us, event_id, topic, partition, "offset"'
 
-_COUNT = """
+_COUNT_ROWS = """
 SELECT date_part('minute', make_timestamp(epoch_us(timestamp))), event_type, count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp))
 FROM read_parquet($1) GROUP BY ALL
 """
-_DISTINCT = "SELECT count(DISTINCT product_id), count(DISTINCT seller_id) FROM read_parquet($1)"
+_COUNT_DISTINCT = "SELECT count(DISTINCT product_id), count(DISTINCT seller_id) FROM read_parquet($1)"
 
-_SEEN = f"""
+_PRODUCT_STATS = f"""
 WITH events AS (
     SELECT event_id, event_type, product_id, seller_id, epoch_us(timestamp) AS us, topic, partition, "offset",
            CASE WHEN event_type <> 'ProductDeleted' AND json_valid(payload) THEN json_extract_string(payload, [
-               '$.product.price', '$.product.stock', '$.product.quantity', '$.currentStock', '$.quantity']) END AS told
+               '$.product.price', '$.product.stock', '$.product.quantity', '$.currentStock', '$.quantity']) END AS fields
     FROM read_parquet($1)
 ), seen AS (
-    SELECT *, try_cast(told[1] AS DOUBLE) AS price, try_cast(coalesce(told[2], told[3], told[4], told[5]) AS DOUBLE) AS stock FROM events
+    SELECT *, try_cast(fields[1] AS DOUBLE) AS price,
+           try_cast(coalesce(fields[2], fields[3], fields[4], fields[5]) AS DOUBLE) AS stock FROM events
 ), prices AS (
     SELECT product_id, arg_min(price, place) AS first_price, arg_max(price, place) AS last_price,
            count(*) FILTER (before IS NOT NULL AND before <> price) AS price_changes
     FROM (SELECT product_id, price, row_number() OVER timeline AS place, lag(price) OVER timeline AS before
-          FROM seen WHERE price IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY {_IN_ORDER}))
+          FROM seen WHERE price IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY {_ROW_ORDER}))
     GROUP BY product_id
 ), stocks AS (
     SELECT product_id, arg_min(stock, place) AS first_stock, arg_max(stock, place) AS last_stock,
            count(*) FILTER (stock <= 0 AND (before IS NULL OR before > 0)) AS stock_outs
     FROM (SELECT product_id, stock, row_number() OVER timeline AS place, lag(stock) OVER timeline AS before
-          FROM seen WHERE stock IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY {_IN_ORDER}))
+          FROM seen WHERE stock IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY {_ROW_ORDER}))
     GROUP BY product_id
 ), counted AS (
     SELECT product_id, list_sort(list(DISTINCT seller_id) FILTER (seller_id IS NOT NULL)) AS seller_ids, count(*) AS events,
@@ -58,9 +59,9 @@ SELECT counted.product_id, coalesce(seller_ids, []::VARCHAR[]) AS seller_ids, ev
 FROM counted LEFT JOIN prices ON counted.product_id IS NOT DISTINCT FROM prices.product_id
              LEFT JOIN stocks ON counted.product_id IS NOT DISTINCT FROM stocks.product_id
 ORDER BY counted.product_id NULLS FIRST
-"""  # noqa: S608 - made of constants
+"""  # noqa: S608 - only constants
 
-_ACTIVITY = """
+_PRODUCT_ACTIVITY = """
 WITH spans AS (
     SELECT *, list_position($1, filename) AS place FROM read_parquet($1, filename = true)
 ), priced AS (
@@ -100,35 +101,35 @@ FROM read_parquet($1) WHERE $2::VARCHAR IS NULL OR batch_id = $2 ORDER BY batch_
 
 @contextmanager
 def duckdb_statistics(memory_mb: int, threads: int = 2) -> Iterator[DuckDBStatisticsEngine]:
-    """`ports.Calculator` in a temporary folder, which is gone afterwards with everything in it."""
+    """Yield an engine in a temporary folder, which is deleted at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="analytics-") as folder, duckdb_connection(folder, memory_mb, threads) as connection:
         yield DuckDBStatisticsEngine(connection, folder)
 
 
 class DuckDBStatisticsEngine(DuckDBWorkspace):
-    """Implements `ports.Calculator`."""
+    """Implements `ports.StatisticsEngine`."""
 
     def count_rows(self, paths: Sequence[str]) -> HourCounts:
         if not paths:
             return HourCounts({}, 0, 0, None, None)
         with translate_duckdb_errors():
-            found = self.connection.execute(_COUNT, [list(paths)]).fetchall()
-            products, sellers = self.connection.execute(_DISTINCT, [list(paths)]).fetchall()[0]
-        times = [_EPOCH + timedelta(microseconds=us) for *_, first, last in found for us in (first, last)]
-        minutes = {(minute, kind): count for minute, kind, count, _, _ in found}
+            counts = self.connection.execute(_COUNT_ROWS, [list(paths)]).fetchall()
+            products, sellers = self.connection.execute(_COUNT_DISTINCT, [list(paths)]).fetchall()[0]
+        times = [_EPOCH + timedelta(microseconds=us) for *_, first, last in counts for us in (first, last)]
+        minutes = {(minute, event_type): count for minute, event_type, count, _, _ in counts}
         return HourCounts(minutes, products, sellers, min(times, default=None), max(times, default=None))
 
     def write_product_stats(self, paths: Sequence[str], name: str) -> str:
-        return self._written(_SEEN, paths, name)
+        return self._write_query(_PRODUCT_STATS, paths, name)
 
     def write_product_activity(self, paths: Sequence[str], name: str) -> str:
-        return self._written(_ACTIVITY, paths, name)
+        return self._write_query(_PRODUCT_ACTIVITY, paths, name)
 
-    def _written(self, query: str, paths: Sequence[str], name: str) -> str:
+    def _write_query(self, query: str, paths: Sequence[str], name: str) -> str:
         path, schema = self.path(name), statistics.statistics_schema(ProductStats)
         with translate_duckdb_errors(), pq.ParquetWriter(path, schema, compression="zstd") as writer:
             if paths:
-                for group in _even(self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384), schema):
+                for group in _fixed_size_tables(self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384), schema):
                     writer.write_table(group)
         return path
 
@@ -141,14 +142,14 @@ class DuckDBStatisticsEngine(DuckDBWorkspace):
     def top_products(self, path: str, limit: int) -> Sequence[ProductStats]:
         query = "SELECT * FROM read_parquet($1) WHERE product_id IS NOT NULL ORDER BY events DESC, product_id LIMIT $2"
         with translate_duckdb_errors():
-            found = self.connection.execute(query, [path, limit]).fetchall()
-        return [ProductStats(row[0], tuple(row[1]), *row[2:]) for row in found]
+            rows = self.connection.execute(query, [path, limit]).fetchall()
+        return [ProductStats(row[0], tuple(row[1]), *row[2:]) for row in rows]
 
     def read_rows(self, paths: Sequence[str], batch_id: str | None = None) -> Iterator[Sequence[StoredRow]]:
         if not paths:
             return
         with translate_duckdb_errors():
-            reader = self.connection.sql(_ROWS, params=[list(paths), batch_id]).to_arrow_reader(_ROWS_AT_ONCE)
+            reader = self.connection.sql(_ROWS, params=[list(paths), batch_id]).to_arrow_reader(_ROWS_PER_CHUNK)
         for batch in reader:
             yield [
                 StoredRow(
@@ -161,13 +162,13 @@ class DuckDBStatisticsEngine(DuckDBWorkspace):
             ]
 
 
-def _even(batches: pa.RecordBatchReader, schema: pa.Schema, rows: int = 65_536) -> Iterator[pa.Table]:
-    """Tables of so many rows, however the batches were cut: the same rows give the same file."""
-    held = pa.Table.from_batches([], schema)
+def _fixed_size_tables(batches: pa.RecordBatchReader, schema: pa.Schema, rows: int = 65_536) -> Iterator[pa.Table]:
+    """Yield the rows in tables of `rows` rows, independent of the batch sizes. Equal rows then give an equal file."""
+    pending = pa.Table.from_batches([], schema)
     for batch in batches:
-        held = pa.concat_tables([held, pa.Table.from_batches([batch]).cast(schema)])
-        while held.num_rows >= rows:
-            yield held.slice(0, rows).combine_chunks()
-            held = held.slice(rows)
-    if held.num_rows:
-        yield held.combine_chunks()
+        pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).cast(schema)])
+        while pending.num_rows >= rows:
+            yield pending.slice(0, rows).combine_chunks()
+            pending = pending.slice(rows)
+    if pending.num_rows:
+        yield pending.combine_chunks()

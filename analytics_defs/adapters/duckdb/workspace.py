@@ -1,6 +1,6 @@
-"""Hours that are larger than memory: DuckDB sorts and counts in a folder of its own, and spills where its memory ends.
+"""Work on hours that are larger than memory: DuckDB sorts and counts in a temporary folder and spills to disk.
 
-It reads local files and nothing else: no extension is looked for, no network, no store.
+It reads local files only. It installs and loads no extension, and uses no network.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from analytics_defs.errors import InsufficientResources
 from analytics_defs.ports import MergedFile
 
 DIGEST_COLUMNS = tuple(name for name, _, _ in EVENT_COLUMNS if name != "record_timestamp")
-_OURS = (duckdb.ConnectionException, duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.ResourceInUseException)
-"""Errors that say nothing about a file."""
+_RESOURCE_ERRORS = (duckdb.ConnectionException, duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.ResourceInUseException)
+"""Errors that are not caused by a damaged file."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ORDER = 'timestamp, event_id, topic, partition, "offset"'
+_ROW_ORDER = 'timestamp, event_id, topic, partition, "offset"'
 
 
 @contextmanager
 def duckdb_workspace(memory_mb: int, threads: int = 2) -> Iterator[DuckDBWorkspace]:
-    """`ports.Table` in a temporary folder, which is gone afterwards with everything in it."""
+    """Yield a workspace in a temporary folder, which is deleted at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="analytics-") as folder, duckdb_connection(folder, memory_mb, threads) as connection:
         yield DuckDBWorkspace(connection, folder)
 
 
 @contextmanager
 def duckdb_connection(folder: str, memory_mb: int, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory that spills below the folder."""
+    """Yield a connection to an in-memory database that spills into the folder."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_mb}MB",
         "threads": threads,
@@ -51,7 +51,7 @@ def duckdb_connection(folder: str, memory_mb: int, threads: int) -> Iterator[duc
 
 
 class DuckDBWorkspace:
-    """Implements `ports.Table`."""
+    """Implements `ports.ParquetWorkspace`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
         self.connection = connection
@@ -66,28 +66,28 @@ class DuckDBWorkspace:
         return path
 
     def summarize(self, paths: Sequence[str]) -> Mapping[str, RowSummary | None]:
-        ours = [path for path in paths if parquet_files.has_event_schema(path)]
-        return dict.fromkeys(paths) | self._look(ours)
+        readable = [path for path in paths if parquet_files.has_event_schema(path)]
+        return dict.fromkeys(paths) | self._summarize(readable)
 
-    def _look(self, paths: Sequence[str]) -> dict[str, RowSummary | None]:
-        """All at once; where one of them is damaged, by halves."""
+    def _summarize(self, paths: Sequence[str]) -> dict[str, RowSummary | None]:
+        """Summarize all files in one query. If one of them is damaged, search for it by halving."""
         if not paths:
             return {}
         try:
-            return _rows_by_file(self.connection.execute(_SUMMARY, [list(paths)]).fetchall(), paths)
-        except _OURS as error:
-            raise _too_small(error) from error
+            return _summary_by_file(self.connection.execute(_SUMMARY, [list(paths)]).fetchall(), paths)
+        except _RESOURCE_ERRORS as error:
+            raise _to_insufficient_resources(error) from error
         except duckdb.Error:
             if len(paths) == 1:
                 return {paths[0]: None}
             half = len(paths) // 2
-            return self._look(paths[:half]) | self._look(paths[half:])
+            return self._summarize(paths[:half]) | self._summarize(paths[half:])
 
     def merge(self, paths: Sequence[str], name: str, max_bytes: int) -> Sequence[MergedFile]:
         if not paths:
             return []
         names = ", ".join(f'"{column}"' for column, _, _ in EVENT_COLUMNS)
-        query = f"SELECT {names} FROM read_parquet($1) ORDER BY {_ORDER}"  # noqa: S608 - names are constants
+        query = f"SELECT {names} FROM read_parquet($1) ORDER BY {_ROW_ORDER}"  # noqa: S608 - only constants
         with translate_duckdb_errors():
             reader = self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384)
             return list(parquet_files.write_sorted_rows(reader, self.path(name), max_bytes))
@@ -95,17 +95,17 @@ class DuckDBWorkspace:
 
 @contextmanager
 def translate_duckdb_errors() -> Iterator[None]:
-    """DuckDB's errors as ours."""
+    """Raise DuckDB's errors in the block as InsufficientResources."""
     try:
         yield
     except (duckdb.Error, OSError) as error:
-        raise _too_small(error) from error
+        raise _to_insufficient_resources(error) from error
 
 
-def _too_small(error: Exception) -> InsufficientResources:
+def _to_insufficient_resources(error: Exception) -> InsufficientResources:
     return InsufficientResources(
-        f"sorting and counting on this machine failed: {str(error).partition(chr(10))[0]}. Nothing was changed. It takes the memory of "
-        "DUCKDB_MEMORY_LIMIT_MB, and about ten times the size of the hour's Parquet on the disk of TMPDIR."
+        f"sorting and counting on this machine failed: {str(error).partition(chr(10))[0]}. Nothing was changed. It needs the memory of "
+        "DUCKDB_MEMORY_LIMIT_MB, and on the disk of TMPDIR about ten times the size of the hour's Parquet files."
     )
 
 
@@ -123,12 +123,12 @@ WITH seen AS (
 SELECT filename, batch_id, event_type, topic, partition, count(*), min("offset"), max("offset"), min(us), max(us), count(record_timestamp),
        sum(('0x' || digest[1:16])::UBIGINT), sum(('0x' || digest[17:32])::UBIGINT)
 FROM seen GROUP BY ALL ORDER BY ALL
-"""  # noqa: S608 - made of constants
+"""  # noqa: S608 - only constants
 
 
-def _rows_by_file(found: Sequence[tuple[Any, ...]], paths: Sequence[str]) -> dict[str, RowSummary | None]:
+def _summary_by_file(rows: Sequence[tuple[Any, ...]], paths: Sequence[str]) -> dict[str, RowSummary | None]:
     by_file: dict[str, list[RowSummary]] = {path: [] for path in paths}
-    for filename, batch_id, event_type, topic, partition, count, first, last, first_us, last_us, _, high, low in found:
+    for filename, batch_id, event_type, topic, partition, count, first, last, first_us, last_us, _, high, low in rows:
         by_file[filename].append(
             RowSummary(
                 {batch_id: count},
@@ -139,4 +139,4 @@ def _rows_by_file(found: Sequence[tuple[Any, ...]], paths: Sequence[str]) -> dic
                 _EPOCH + timedelta(microseconds=last_us),
             )
         )
-    return {path: merge_summaries(rows) for path, rows in by_file.items()}
+    return {path: merge_summaries(summaries) for path, summaries in by_file.items()}

@@ -48,7 +48,7 @@ _US = timedelta(microseconds=1)
 
 Fields: TypeAlias = Mapping[str, Any]
 """An item's attributes as Python values, by name."""
-V = TypeVar("V")
+_V = TypeVar("_V")
 
 
 # Items and plain values.
@@ -93,7 +93,7 @@ def _value(attribute: AttributeValue) -> Any:
             return content
 
 
-def decode_items(decode: Callable[[Fields], V], item: Item) -> V:
+def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
     """Raises InconsistentState, naming the item, where it is damaged or from another version."""
     try:
         return decode(from_item(item))
@@ -239,7 +239,8 @@ def parse_counters(fields: Fields) -> dict[str, int]:
 
 
 _AS_THEY_ARE = (
-    *("types", "hours", "reasons", "write_event_json", "parts", "dead_letters_key", "dead_letters_digest", "duplicates_key"),
+    *("types", "hours", "reasons", "write_event_json", "parts"),
+    *("dead_letters_key", "dead_letters_digest", "duplicates_key", "duplicates_digest"),
     *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
 )
 

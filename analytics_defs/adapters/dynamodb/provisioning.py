@@ -1,21 +1,20 @@
-"""Creates and checks what the platform needs in DynamoDB: `analytics setup` and `analytics check`.
+"""Setup and checks of the DynamoDB tables, for `analytics setup` and `analytics check`.
 
-Write permissions are checked by requests that DynamoDB refuses. Nothing that exists is changed.
+Write permissions are checked with requests whose condition never holds. Nothing that exists is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import TableSchema, create_tables, table_mismatches
 from analytics_defs.errors import InconsistentState, ResourceMissing
-
-NamedCheck = tuple[str, Callable[[], str]]
+from analytics_defs.ports import NamedCheck
 
 
 class DynamoProvisioner:
-    """The three tables."""
+    """Provisioner of the three tables."""
 
     name = "DynamoDB"
 
@@ -30,49 +29,51 @@ class DynamoProvisioner:
         return create_tables(self._dynamo, self._tables)
 
     def checks(self) -> list[NamedCheck]:
-        return [("tables", self._shapes), ("reading items", self._reading), ("writing items", self._writing)]
+        return [("tables", self._check_tables), ("reading items", self._check_reading), ("writing items", self._check_writing)]
 
-    def _shapes(self) -> str:
-        if faults := table_mismatches(self._dynamo, self._tables):
-            raise ResourceMissing("\n".join(faults))
+    def _check_tables(self) -> str:
+        if mismatches := table_mismatches(self._dynamo, self._tables):
+            raise ResourceMissing("\n".join(mismatches))
         return ", ".join(table.name for table in self._tables)
 
-    def _reading(self) -> str:
+    def _check_reading(self) -> str:
         for table in self._tables:
-            self._dynamo.get(table.name, _nobody(table))
-            self._dynamo.get_many(table.name, [_nobody(table)])
+            self._dynamo.get(table.name, _probe_key(table))
+            self._dynamo.get_many(table.name, [_probe_key(table)])
             if len(table.keys) > 1:
                 list(self._dynamo.query(table.name, "pk = :pk", {":pk": "~check"}))
         return "get, batch get and query"
 
-    def _writing(self) -> str:
-        """Conditions that never hold: the permission is looked at before them."""
+    def _check_writing(self) -> str:
+        """Send one write of each kind. DynamoDB checks the permission first, then the condition, which never holds."""
         for table in self._tables:
             actions = [
-                {"Put": {"TableName": table.name, "Item": _nobody(table, "put"), **_never(table)}},
+                {"Put": {"TableName": table.name, "Item": _probe_key(table, "put"), **_false_condition(table)}},
                 {
                     "Update": {
                         "TableName": table.name,
-                        "Key": _nobody(table, "update"),
+                        "Key": _probe_key(table, "update"),
                         "UpdateExpression": "SET probe = :probe",
-                        **_never(table, True),
+                        **_false_condition(table, with_value=True),
                     }
                 },
-                {"Delete": {"TableName": table.name, "Key": _nobody(table, "delete"), **_never(table)}},
+                {"Delete": {"TableName": table.name, "Key": _probe_key(table, "delete"), **_false_condition(table)}},
             ]
-            refused = self._dynamo.transact(actions)
-            if len(refused) != len(actions):
+            rejected = self._dynamo.transact(actions)
+            if len(rejected) != len(actions):
                 raise InconsistentState(
-                    f"table {table.name} at {self._dynamo.config.describe_endpoint}: a write went through although its condition cannot hold"
+                    f"table {table.name} at {self._dynamo.config.describe_endpoint}: a write succeeded although its condition cannot hold"
                 )
         return "conditional put, update and delete in transactions"
 
 
-def _nobody(table: TableSchema, what: str = "read") -> dict[str, dict[str, str]]:
-    return {name: {"S": f"~check {what}"} for name in table.keys}
+def _probe_key(table: TableSchema, operation: str = "read") -> dict[str, dict[str, str]]:
+    """Return the key of an item that never exists."""
+    return {name: {"S": f"~check {operation}"} for name in table.keys}
 
 
-def _never(table: TableSchema, probe: bool = False) -> dict[str, object]:
+def _false_condition(table: TableSchema, *, with_value: bool = False) -> dict[str, object]:
+    """Return a condition that never holds, with the value `:probe` of an update expression if wanted."""
     key = table.keys[0]
-    values = {"ExpressionAttributeValues": {":probe": {"S": "probe"}}} if probe else {}
+    values = {"ExpressionAttributeValues": {":probe": {"S": "probe"}}} if with_value else {}
     return {"ConditionExpression": f"attribute_exists({key}) AND attribute_not_exists({key})", **values}

@@ -36,7 +36,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
 _CONDITION = "ConditionalCheckFailed"
 _OF_THE_MOMENT = frozenset({"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _Again(Exception):
@@ -163,7 +163,7 @@ class DynamoClient:
         self._patiently(attempt)
         return found
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
+    def _patiently(self, attempt: Callable[[], _T]) -> _T:
         repeats = Retrying(
             stop=stop_after_attempt(self.config.conflict_attempts),
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),

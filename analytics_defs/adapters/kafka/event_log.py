@@ -1,4 +1,7 @@
-"""Kafka as the event log, with confluent-kafka. Generations of topics are ours: Kafka hears the name alone, answers carry them."""
+"""Kafka as the event log, with confluent-kafka.
+
+Kafka knows topics by name only. The incarnation of each result is the one in the request.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from analytics_defs.ports import PartitionWatermarks, ReadResult, TopicDescripti
 
 
 class KafkaEventLog:
-    """The event log. Clients are made on first use, and not before a fork. Used by one thread at a time."""
+    """Implements `ports.EventLog`. Connects on first use, which must come after a fork. Not thread-safe."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
@@ -25,7 +28,7 @@ class KafkaEventLog:
         self._uncommitted = self._reader(committed_only=False)
 
     def close(self) -> None:
-        """Let go of all connections. A later call makes new ones."""
+        """Close all connections. A later call opens new ones."""
         self._committed.close()
         self._uncommitted.close()
         self._group.close()
@@ -41,15 +44,18 @@ class KafkaEventLog:
         return self._admin.available_watermarks(partitions)
 
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
-        """Also raises TopicRecreated where the log ends before a range does, and Unavailable when nothing arrives for the read timeout."""
+        """Read as `ports.EventLog.read` says.
+
+        Raise TopicRecreated if the log ends before a range does. Raise Unavailable if no data arrives within the read timeout.
+        """
         return self._committed.read(ranges, admit)
 
     def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
-        fresh = self._reader(committed_only=True)
+        fresh_reader = self._reader(committed_only=True)
         try:
-            return gaps.explain_gaps(holes, self._uncommitted, fresh, self._admin.cleanup_policies)
+            return gaps.explain_gaps(holes, self._uncommitted, fresh_reader, self._admin.cleanup_policies)
         finally:
-            fresh.close()
+            fresh_reader.close()
 
     def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int | None]:
         return self._group.committed(partitions)
@@ -58,4 +64,4 @@ class KafkaEventLog:
         self._group.commit(offsets)
 
     def _reader(self, *, committed_only: bool) -> KafkaReader:
-        return KafkaReader(self._config, lambda each: self._admin.watermarks([each])[each], committed_only=committed_only)
+        return KafkaReader(self._config, lambda partition: self._admin.watermarks([partition])[partition], committed_only=committed_only)

@@ -1,4 +1,4 @@
-"""Publishing records: every one is confirmed by the broker, or the call fails."""
+"""A producer that returns only after the broker confirmed every record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from analytics_defs.adapters.kafka.client import (
 from analytics_defs.errors import AnalyticsError
 
 OutgoingRecord = tuple[str, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
-"""Topic, key, value, headers. The key decides the partition as in Java's and Node's clients."""
+"""Topic, key, value, headers. The key selects the partition as in the Java and Node clients."""
 
 PRODUCER_POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 0.5
@@ -29,14 +29,14 @@ TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO
 
 
 @dataclass(slots=True)
-class _Outcome:
-    """What the broker said so far of the records of one call."""
+class _DeliveryReport:
+    """The outcomes of the records of one call so far."""
 
     confirmed: int = 0
     refused: tuple[KafkaError, str] | None = None
-    """The first refusal, and the topic of its record."""
+    """The first error, and the topic of its record."""
 
-    def settle(self, error: KafkaError | None, message: Message) -> None:
+    def record(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
             self.confirmed += 1
         elif self.refused is None:
@@ -44,78 +44,81 @@ class _Outcome:
 
 
 class KafkaProducer:
-    """An idempotent producer with one request in flight. Its client is made on first use. Used by one thread at a time.
+    """An idempotent producer with one request in flight. Connects on first use. Not thread-safe.
 
-    With several in flight, a broker that does not lead a new partition yet refuses the first request, takes the second, and confirms
-    the repeated first one as a duplicate of it: 29 records in the log of 30 confirmed ones (measured on Kafka 4.3, once in 1,200 new
-    partitions).
+    With several requests in flight, records of a new partition can be lost. The broker, not leader yet, refuses the first request and
+    accepts the second. It then confirms the retried first request as a duplicate. Measured on Kafka 4.3, once in 1,200 new partitions:
+    30 records confirmed, 29 in the log.
     """
 
     def __init__(self, config: KafkaConfig, compression: str = "zstd") -> None:
-        """`compression`: none, gzip, snappy, lz4 or zstd."""
+        """Accept a `compression` of none, gzip, snappy, lz4 or zstd."""
         self._config = config
         self._compression = compression
-        self._faults = LastClientError()
+        self._background = LastClientError()
         self._client: Producer | None = None
 
     def close(self) -> None:
-        """Let go of the connections. A later call makes new ones."""
+        """Close the connections. A later call opens new ones."""
         self._client = None
 
     def publish(self, records: Iterable[OutgoingRecord], on_progress: Callable[[int], None] = lambda _: None) -> int:
-        """Publish all of them, in order within a key; answers how many: all are confirmed. What is queued is bounded.
+        """Publish all records, in order within a key. Return their number once all are confirmed. The queue is bounded.
 
-        `on_progress` hears now and then how many are confirmed. Raises for the first record that is refused: the message tells how
-        many were confirmed until then, and they stay published. Records that wait then are dropped.
+        Call `on_progress` from time to time with the number of confirmed records. Raise the error of the first refused record; the
+        message has the number of records confirmed before it. Those stay published, queued records are dropped.
         """
-        outcome = _Outcome()
-        self._faults.clear()
+        report = _DeliveryReport()
+        self._background.clear()
         try:
-            with translate_kafka_error(self._config.brokers, "publishing", self._faults):
-                self._publish(records, outcome, on_progress)
-            if outcome.refused:
-                raise self._refused(*outcome.refused, outcome.confirmed)
+            with translate_kafka_error(self._config.brokers, "publishing", self._background):
+                self._publish(records, report, on_progress)
+            if report.refused:
+                raise self._refusal(*report.refused, report.confirmed)
         except BaseException:
-            self._abandon()
+            self._drop_queue()
             raise
-        return outcome.confirmed
+        return report.confirmed
 
-    def _publish(self, records: Iterable[OutgoingRecord], outcome: _Outcome, on_progress: Callable[[int], None]) -> None:
-        client, told = self._producer(), time.monotonic()
+    def _publish(self, records: Iterable[OutgoingRecord], report: _DeliveryReport, on_progress: Callable[[int], None]) -> None:
+        client, last_progress = self._producer(), time.monotonic()
         for count, record in enumerate(records, 1):
-            self._send(client, record, outcome)
+            self._send(client, record, report)
             if count % RECORDS_BETWEEN_POLLS == 0:
-                self._listen(client, 0, outcome)
-            if outcome.refused:
+                self._poll(client, 0, report)
+            if report.refused:
                 return
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                on_progress(outcome.confirmed)
-        while len(client) and not outcome.refused:
-            self._listen(client, PRODUCER_POLL_SECONDS, outcome)
-            on_progress(outcome.confirmed)
+            if time.monotonic() - last_progress > PROGRESS_SECONDS:
+                last_progress = time.monotonic()
+                on_progress(report.confirmed)
+        while len(client) and not report.refused:
+            self._poll(client, PRODUCER_POLL_SECONDS, report)
+            on_progress(report.confirmed)
 
-    def _send(self, client: Producer, record: OutgoingRecord, outcome: _Outcome) -> None:
-        """Queue one record; wait while the queue is full, which the delivery timeout bounds."""
+    def _send(self, client: Producer, record: OutgoingRecord, report: _DeliveryReport) -> None:
+        """Queue one record. Wait while the queue is full: at most the delivery timeout."""
         topic, key, value, headers = record
-        while not outcome.refused:
+        while not report.refused:
             try:
-                client.produce(topic, value, key, headers=list(headers), on_delivery=outcome.settle)
+                client.produce(topic, value, key, headers=list(headers), on_delivery=report.record)
             except BufferError:
-                self._listen(client, PRODUCER_POLL_SECONDS, outcome)
+                self._poll(client, PRODUCER_POLL_SECONDS, report)
             except KafkaException as error:
-                outcome.refused = (error.args[0], topic)
+                report.refused = (error.args[0], topic)
             else:
                 return
 
-    def _listen(self, client: Producer, seconds: float, outcome: _Outcome) -> None:
-        """Hear of deliveries. Refused credentials refuse every record, long before the delivery timeout does."""
+    def _poll(self, client: Producer, seconds: float, report: _DeliveryReport) -> None:
+        """Run delivery callbacks. Refused credentials fail the call at once, long before the delivery timeout."""
         client.poll(seconds)
-        if self._faults.authentication_error and self._faults.last is not None and outcome.refused is None:
-            outcome.refused = (self._faults.last, "any topic")
+        if self._background.is_authorization_error and self._background.error is not None and report.refused is None:
+            report.refused = (self._background.error, "any topic")
 
-    def _abandon(self) -> None:
-        """Drop what waits: it must not reach Kafka after the call that published it. A purge may hit later records too: the client goes."""
+    def _drop_queue(self) -> None:
+        """Drop queued records, so that none reaches Kafka after the call failed.
+
+        The client is dropped too, because a purge may also hit records that are queued later.
+        """
         client, self._client = self._client, None
         if client is not None:
             with suppress(KafkaException):
@@ -135,13 +138,14 @@ class KafkaProducer:
                 "queue.buffering.max.kbytes": 32 * 1024,
                 "topic.metadata.propagation.max.ms": 3_000,
             }
-            self._client = connect_kafka(Producer, settings, self._faults)
+            self._client = connect_kafka(Producer, settings, self._background)
         return self._client
 
-    def _refused(self, error: KafkaError, topic: str, confirmed: int) -> AnalyticsError:
-        doing = f"publishing to {topic}, after {confirmed} confirmed records"
+    def _refusal(self, error: KafkaError, topic: str, confirmed: int) -> AnalyticsError:
+        action = f"publishing to {topic}, after {confirmed} confirmed records"
         if error.code() in TOO_LARGE:
             return AnalyticsError(
-                f"Kafka at {self._config.brokers}: {doing}: {error.str()}. Make the record smaller, or raise the topic's max.message.bytes."
+                f"Kafka at {self._config.brokers}: {action}: {error.str()}. "
+                "Make the record smaller, or raise the topic's max.message.bytes."
             )
-        return kafka_error_to_analytics_error(error, self._config.brokers, doing, self._faults)
+        return kafka_error_to_analytics_error(error, self._config.brokers, action, self._background)

@@ -1,4 +1,4 @@
-"""Reading ranges of offsets with one consumer: by position, never by count, and never past the end of a range."""
+"""Reads of offset ranges with one consumer: by position, never by count, and never past the end of a range."""
 
 from __future__ import annotations
 
@@ -30,78 +30,78 @@ from analytics_defs.errors import AnalyticsError, CorruptRecordBatch, TopicRecre
 from analytics_defs.ports import ReadResult, Watermarks
 
 READER_POLL_SECONDS = 0.05
-"""One wait for messages. Short, so that signals are served and positions are looked at."""
+"""One poll for messages. Short, so that signals are handled and positions are checked."""
 MAX_DRAINED = 1_000
-"""Messages taken from the client's queue at once: its lock and Python's are paid once for all of them."""
-MAX_PLACEMENTS = 3
-"""How often a partition is placed anew because the broker refused an offset that lies inside its log."""
+"""Messages per call that empties the client's queue. One call takes librdkafka's lock and Python's only once for all of them."""
+MAX_REPOSITIONS = 3
+"""How often a partition is assigned again after the broker refused an offset inside its log."""
 OUT_OF_RANGE: Final = frozenset({AUTO_OFFSET_RESET, LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE})
 
 
 class KafkaReader:
-    """A consumer that is told where to read. Made on first use. Used by one thread at a time.
+    """A consumer with explicit assignments. Connects on first use. Not thread-safe.
 
-    What it prefetched stays for the next pass, as long as that goes on where this one stopped. Memory: twice the prefetch at most.
+    Prefetched messages stay for the next read if that one continues at the same offset. Memory: at most twice the prefetch limit.
     """
 
     def __init__(self, config: KafkaConfig, watermarks: Callable[[TopicPartition], Watermarks], *, committed_only: bool) -> None:
         self._config = config
         self._watermarks = watermarks
         self._committed_only = committed_only
-        self._faults = LastClientError()
+        self._background = LastClientError()
         self._client: Consumer | None = None
-        self._taken: deque[Message] = deque()
-        """Taken from the client and not yet given, in the client's order."""
-        self._at: dict[Key, int] = {}
-        """The partitions the client reads, each with the offset from which `_taken` and the client go on."""
+        self._buffer: deque[Message] = deque()
+        """Messages polled from the client and not yet returned, in the client's order."""
+        self._positions: dict[Key, int] = {}
+        """The assigned partitions. `_buffer` and the client continue at these offsets."""
 
     def close(self) -> None:
-        """Let go of the connections. A later pass makes new ones."""
+        """Close the connections. A later read opens new ones."""
         client, self._client = self._client, None
-        self._taken.clear()
-        self._at.clear()
+        self._buffer.clear()
+        self._positions.clear()
         if client is not None:
             client.close()
 
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
-        """See `ports.EventLog.read`."""
-        passage = ReadProgress(ranges)
-        records: dict[TopicPartition, list[Record]] = {each.topic_partition: [] for each in ranges}
-        with closing(self.read_messages(passage)) as messages:
+        """Read as `ports.EventLog.read` says."""
+        progress = ReadProgress(ranges)
+        records: dict[TopicPartition, list[Record]] = {range_.topic_partition: [] for range_ in ranges}
+        with closing(self.read_messages(progress)) as messages:
             for topic_partition, message in messages:
                 record = to_record(topic_partition, message)
                 if not admit(record):
                     break
                 records[topic_partition].append(record)
-        given = tuple(chain.from_iterable(records[each] for each in sorted(records)))
-        return ReadResult(given, passage.ends, tuple(passage.lost), passage.faults)
+        ordered = tuple(chain.from_iterable(records[topic_partition] for topic_partition in sorted(records)))
+        return ReadResult(ordered, progress.ends, tuple(progress.lost), progress.errors)
 
-    def read_messages(self, passage: ReadProgress) -> Generator[tuple[TopicPartition, Message], None, None]:
-        """The records of the open ranges, by partition in the order of offsets, until all ranges are read or end with a fault.
+    def read_messages(self, progress: ReadProgress) -> Generator[tuple[TopicPartition, Message], None, None]:
+        """Yield the records of the open ranges, in offset order within a partition, until every range is read or failed.
 
-        Who stops early gets the last message again in the next pass; it is not counted as read.
-        Raises Unavailable when nothing arrives for the read timeout. After a raise nothing prefetched is kept.
+        If the caller stops early, the last message does not count as read: the next read yields it again.
+        Raise Unavailable if no data arrives within the read timeout. After an error all prefetched messages are dropped.
         """
         try:
-            self._place(passage)
-            while passage.open:
-                self._wait(passage)
-                while self._taken:
-                    message = self._taken[0]
+            self._assign_open_ranges(progress)
+            while progress.open:
+                self._wait(progress)
+                while self._buffer:
+                    message = self._buffer[0]
                     key = (message.topic() or "", message.partition() or 0)
-                    error, offset, whole = message.error(), message.offset() or 0, passage.open.get(key)
+                    error, offset, range_ = message.error(), message.offset() or 0, progress.open.get(key)
                     if error is not None:
-                        self._taken.popleft()
-                        self._event(key, error, offset, passage)
-                    elif whole is None:
-                        self._taken.popleft()
-                    elif offset >= whole.end:
-                        self._reached(key, offset, passage)
+                        self._buffer.popleft()
+                        self._handle_error(key, error, offset, progress)
+                    elif range_ is None:
+                        self._buffer.popleft()
+                    elif offset >= range_.end:
+                        self._advance(key, offset, progress)
                     else:
-                        passage.ends[whole.topic_partition] = self._at[key] = offset
-                        yield whole.topic_partition, message
-                        self._taken.popleft()
-                        self._reached(key, offset + 1, passage)
+                        progress.ends[range_.topic_partition] = self._positions[key] = offset
+                        yield range_.topic_partition, message
+                        self._buffer.popleft()
+                        self._advance(key, offset + 1, progress)
         except GeneratorExit:
             raise
         except BaseException:
@@ -110,144 +110,148 @@ class KafkaReader:
 
     def _consumer(self) -> Consumer:
         if self._client is None:
-            self._client = connect_kafka(Consumer, self._config.consumer(committed_only=self._committed_only), self._faults)
+            self._client = connect_kafka(Consumer, self._config.consumer(committed_only=self._committed_only), self._background)
         return self._client
 
-    def _place(self, passage: ReadProgress) -> None:
-        """Put the client on the open ranges; those that go on where it stands stay as they are."""
-        self._faults.clear()
-        staying = {key for key, whole in passage.open.items() if self._at.get(key) == whole.start}
-        self._set_aside(self._at.keys() - staying)
-        self._assign({key: whole.start for key, whole in passage.open.items() if key not in staying})
+    def _assign_open_ranges(self, progress: ReadProgress) -> None:
+        """Assign the open ranges. Partitions that continue at their position stay assigned, with their prefetched messages."""
+        self._background.clear()
+        unchanged = {key for key, range_ in progress.open.items() if self._positions.get(key) == range_.start}
+        self._unassign(self._positions.keys() - unchanged)
+        self._assign({key: range_.start for key, range_ in progress.open.items() if key not in unchanged})
 
     def _assign(self, positions: Mapping[Key, int]) -> None:
         if positions:
             with self._translated(f"assigning {positions}"):
                 self._consumer().incremental_assign([KafkaPartition(*key, offset) for key, offset in positions.items()])
-            self._at |= positions
+            self._positions |= positions
 
-    def _set_aside(self, keys: Collection[Key]) -> None:
-        """Read these partitions no further. What was prefetched of them is dropped, here and in the client."""
-        gone = self._at.keys() & set(keys)
-        if gone:
-            with self._translated(f"unassigning {gone}"):
-                self._consumer().incremental_unassign([KafkaPartition(*key) for key in gone])
-            self._taken = deque(each for each in self._taken if (each.topic(), each.partition()) not in gone)
-            self._at = {key: offset for key, offset in self._at.items() if key not in gone}
+    def _unassign(self, keys: Collection[Key]) -> None:
+        """Stop reading these partitions. Drop their prefetched messages, here and in the client."""
+        removed = self._positions.keys() & set(keys)
+        if removed:
+            with self._translated(f"unassigning {removed}"):
+                self._consumer().incremental_unassign([KafkaPartition(*key) for key in removed])
+            self._buffer = deque(message for message in self._buffer if (message.topic(), message.partition()) not in removed)
+            self._positions = {key: offset for key, offset in self._positions.items() if key not in removed}
 
-    def _reached(self, key: Key, position: int, passage: ReadProgress) -> None:
-        """Go on from here, or no further: nobody idle asks the broker for more than was wanted."""
-        self._at[key] = position
-        passage.reached(key, position)
-        if key not in passage.open:
-            self._set_aside({key})
+    def _advance(self, key: Key, position: int, progress: ReadProgress) -> None:
+        """Move the partition to `position`. At the end of its range unassign it, so that the client fetches no more than requested."""
+        self._positions[key] = position
+        progress.advance(key, position)
+        if key not in progress.open:
+            self._unassign({key})
 
-    def _wait(self, passage: ReadProgress) -> None:
-        """Until messages arrived, or the client passed over what was left without giving any."""
+    def _wait(self, progress: ReadProgress) -> None:
+        """Wait until messages arrive, or until the client skipped the rest of the ranges because it holds no records."""
         client = self._consumer()
-        patience = self._config.read_timeout.total_seconds()
-        deadline = time.monotonic() + patience
-        while not self._taken and passage.open:
-            with self._translated(f"reading {passage}"):
-                if self._passed_over(client, passage):
-                    deadline = time.monotonic() + patience
+        timeout = self._config.read_timeout.total_seconds()
+        deadline = time.monotonic() + timeout
+        while not self._buffer and progress.open:
+            with self._translated(f"reading {progress}"):
+                if self._skip_offsets_without_records(client, progress):
+                    deadline = time.monotonic() + timeout
                 elif (first := client.poll(READER_POLL_SECONDS)) is not None:
-                    self._taken.append(first)
-                    self._taken.extend(client.consume(MAX_DRAINED, 0))
-                    self._faults.clear()
-                elif self._faults.authentication_error or time.monotonic() > deadline:
-                    raise self._nothing_arrived(passage)
+                    self._buffer.append(first)
+                    self._buffer.extend(client.consume(MAX_DRAINED, 0))
+                    self._background.clear()
+                elif self._background.is_authorization_error or time.monotonic() > deadline:
+                    raise self._no_data_error(progress)
 
-    def _passed_over(self, client: Consumer, passage: ReadProgress) -> bool:
-        """Whether the client moved on over offsets without records: its position follows markers and aborted records, no message tells.
+    def _skip_offsets_without_records(self, client: Consumer, progress: ReadProgress) -> bool:
+        """Advance to the client's positions. Return whether a partition advanced.
 
-        A partition that was just placed has no position until the client gave or passed over something of it.
+        The client reports transaction markers and aborted records by its position only, not by a message. A newly assigned partition
+        has no position until the client returned or skipped one of its offsets.
         """
-        moved = False
-        for each in client.position([KafkaPartition(*key) for key in passage.open]):
-            key = (each.topic, each.partition)
-            if each.offset > self._at[key]:
-                self._reached(key, each.offset, passage)
-                moved = True
-        return moved
+        advanced = False
+        for partition in client.position([KafkaPartition(*key) for key in progress.open]):
+            key = (partition.topic, partition.partition)
+            if partition.offset > self._positions[key]:
+                self._advance(key, partition.offset, progress)
+                advanced = True
+        return advanced
 
-    def _nothing_arrived(self, passage: ReadProgress) -> AnalyticsError:
-        """Raises what the broker says itself, where it says something: that the topic is gone, for one."""
-        fault = self._faults.last
-        if fault is None:
-            stable = {each: self._watermarks(each.topic_partition).last_stable_offset for each in passage.open.values()}
-            held = [f"{each.topic_partition} is stable up to {offset} only" for each, offset in stable.items() if offset < each.end]
-            found = "; ".join([f"nothing arrived for {self._config.read_timeout.total_seconds():g} s", *held])
-            open_transaction = ": a transaction is open" if held else ""
-            return Unavailable(f"Kafka at {self._config.brokers}: reading {passage}: {found}{open_transaction}. The next run reads again.")
-        return kafka_error_to_analytics_error(fault, self._config.brokers, f"reading {passage}")
+    def _no_data_error(self, progress: ReadProgress) -> AnalyticsError:
+        """Return the broker's error if there is one, for example a deleted topic. Else Unavailable, with open transactions."""
+        background = self._background.error
+        if background is not None:
+            return kafka_error_to_analytics_error(background, self._config.brokers, f"reading {progress}")
+        stable = {range_: self._watermarks(range_.topic_partition).last_stable_offset for range_ in progress.open.values()}
+        blocked = [f"{range_.topic_partition} is stable up to {offset} only" for range_, offset in stable.items() if offset < range_.end]
+        reason = "; ".join([f"no data arrived for {self._config.read_timeout.total_seconds():g} s", *blocked])
+        open_transaction = ": a transaction is open" if blocked else ""
+        return Unavailable(f"Kafka at {self._config.brokers}: reading {progress}: {reason}{open_transaction}. The next run reads again.")
 
-    def _event(self, key: Key, error: KafkaError, offset: int, passage: ReadProgress) -> None:
-        """What the client says between records."""
-        whole = passage.open.get(key)
-        if whole is None and key[0]:
-            return  # of a partition that is read no further: too late
-        if whole is None or error.code() not in OUT_OF_RANGE | CORRUPT_DATA_ERRORS | {PARTITION_EOF}:
-            raise kafka_error_to_analytics_error(error, self._config.brokers, f"reading {passage}")
+    def _handle_error(self, key: Key, error: KafkaError, offset: int, progress: ReadProgress) -> None:
+        """Handle an error that the client returned in place of a record."""
+        range_ = progress.open.get(key)
+        if range_ is None and key[0]:
+            return  # of a partition that is no longer read
+        if range_ is None or error.code() not in OUT_OF_RANGE | CORRUPT_DATA_ERRORS | {PARTITION_EOF}:
+            raise kafka_error_to_analytics_error(error, self._config.brokers, f"reading {progress}")
         if error.code() in CORRUPT_DATA_ERRORS:
-            self._damaged(key, error, offset, passage)
+            self._handle_corrupt_batch(key, error, offset, progress)
         elif error.code() == PARTITION_EOF:
-            self._reached(key, max(self._at[key], offset), passage)
-            if key in passage.open:
-                self._check_end(whole)
+            self._advance(key, max(self._positions[key], offset), progress)
+            if key in progress.open:
+                self._check_log_end(range_)
         else:
-            self._out_of_range(key, whole, passage)
+            self._handle_out_of_range(key, range_, progress)
 
-    def _damaged(self, key: Key, error: KafkaError, offset: int, passage: ReadProgress) -> None:
-        """The client skips a damaged record batch and goes on behind it; nothing behind it may be taken before what it held is known."""
-        whole = passage.open[key]
-        if offset >= whole.end:
-            self._reached(key, offset, passage)
+    def _handle_corrupt_batch(self, key: Key, error: KafkaError, offset: int, progress: ReadProgress) -> None:
+        """End the range before the corrupt record batch.
+
+        The client skips the batch and continues after it. No later record may be read until the outcome of the batch is known.
+        """
+        range_ = progress.open[key]
+        if offset >= range_.end:
+            self._advance(key, offset, progress)
             return
-        passage.ended(key, _unreadable(whole, max(offset, passage.ends[whole.topic_partition]), error))
-        self._set_aside({key})
+        progress.fail(key, _corrupt_batch_error(range_, max(offset, progress.ends[range_.topic_partition]), error))
+        self._unassign({key})
 
-    def _check_end(self, whole: Range) -> None:
-        """The client met the end of the log before the end of the range: fine only while the broker says there is more."""
-        high = self._watermarks(whole.topic_partition).high_watermark
-        if high < whole.end:
-            raise _cut_off(whole, high, f"the end of the range planned, {whole.end}")
+    def _check_log_end(self, range_: Range) -> None:
+        """Raise TopicRecreated if the log ends before the range. The client may just be at the end of what it fetched."""
+        high = self._watermarks(range_.topic_partition).high_watermark
+        if high < range_.end:
+            raise _short_log_error(range_, high, f"the end of the range planned, {range_.end}")
 
-    def _out_of_range(self, key: Key, whole: Range, passage: ReadProgress) -> None:
-        """The broker has no such offset: retention was faster, or the log is another one."""
-        position, marks = self._at[key], self._watermarks(whole.topic_partition)
-        if position > marks.high_watermark:
-            raise _cut_off(whole, marks.high_watermark, f"the next offset to read, {position}")
-        self._set_aside({key})
-        start = max(position, min(marks.log_start_offset, whole.end))
+    def _handle_out_of_range(self, key: Key, range_: Range, progress: ReadProgress) -> None:
+        """Continue at the log start offset if retention removed records. Raise TopicRecreated if the log is shorter than expected."""
+        position, watermarks = self._positions[key], self._watermarks(range_.topic_partition)
+        if position > watermarks.high_watermark:
+            raise _short_log_error(range_, watermarks.high_watermark, f"the next offset to read, {position}")
+        self._unassign({key})
+        start = max(position, min(watermarks.log_start_offset, range_.end))
         if start > position:
-            passage.lost.append(Range(whole.topic_partition, position, start))
-            passage.reached(key, start)
-        elif passage.reposition(key) > MAX_PLACEMENTS:
+            progress.lost.append(Range(range_.topic_partition, position, start))
+            progress.advance(key, start)
+        elif progress.count_reposition(key) > MAX_REPOSITIONS:
             raise Unavailable(
-                f"Kafka at {self._config.brokers}: {whole}: the broker refuses offset {position}, although it says that the log "
-                f"has [{marks.log_start_offset}, {marks.high_watermark}). A replica may be behind: the next run reads again."
+                f"Kafka at {self._config.brokers}: {range_}: the broker refuses offset {position}, although it reports the log as "
+                f"[{watermarks.log_start_offset}, {watermarks.high_watermark}). A replica may be behind. The next run reads again."
             )
-        if key in passage.open:
+        if key in progress.open:
             self._assign({key: start})
 
-    def _translated(self, doing: str) -> AbstractContextManager[None]:
-        return translate_kafka_error(self._config.brokers, doing, self._faults)
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return translate_kafka_error(self._config.brokers, action, self._background)
 
 
-def _cut_off(whole: Range, high: int, expected: str) -> TopicRecreated:
-    topic = whole.topic_partition.topic
+def _short_log_error(range_: Range, high: int, expected: str) -> TopicRecreated:
+    topic = range_.topic_partition.topic
     return TopicRecreated(
-        f"{whole.topic_partition}: the log ends at {high}, before {expected}: the topic was created again or its log was cut. "
-        f"Run `analytics accept-recreated-topic {topic}` to read the new one from its start; what was stored stays."
+        f"{range_.topic_partition}: the log ends at {high}, before {expected}: the topic was created again or its log was truncated. "
+        f"Run `analytics accept-recreated-topic {topic}` to read the new log from its start. Stored events stay."
     )
 
 
-def _unreadable(whole: Range, offset: int, error: KafkaError) -> CorruptRecordBatch:
-    topic, partition = whole.topic_partition.topic, whole.topic_partition.partition
+def _corrupt_batch_error(range_: Range, offset: int, error: KafkaError) -> CorruptRecordBatch:
+    topic, partition = range_.topic_partition.topic, range_.topic_partition.partition
     return CorruptRecordBatch(
-        f"{whole.topic_partition}: the record batch at offset {offset} is damaged in Kafka: {error.str()} ({error.name()}). What lies "
-        "before it was read; this partition waits, the others go on. Let another replica lead the partition, or restore the log segment. "
-        f"Where no replica has the batch whole, give it up: remove the records of {topic}, partition {partition}, up to the first offset "
-        "behind it (kafka-delete-records), and with ON_DATA_LOSS=record they are recorded as lost."
+        f"{range_.topic_partition}: the record batch at offset {offset} is damaged in Kafka: {error.str()} ({error.name()}). All records "
+        "before it were read. This partition waits, the others continue. Let another replica lead the partition, or restore the log "
+        f"segment. If no replica has the batch intact, give it up: delete the records of {topic}, partition {partition}, up to the first "
+        "offset behind it (kafka-delete-records). With ON_DATA_LOSS=continue they are recorded as lost."
     )

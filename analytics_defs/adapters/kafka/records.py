@@ -1,4 +1,4 @@
-"""A message of the Kafka client as our record."""
+"""Conversion of a Kafka message into a record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analytics_defs.adapters.kafka.client import logger
 from analytics_defs.core.offsets import Record, Source, TopicPartition
 
 UNREADABLE_HEADERS: Final = (("(headers that are not UTF-8)", None),)
-"""Stands for headers that the client cannot give."""
+"""Replaces headers that the client cannot decode."""
 
 
 def to_record(topic_partition: TopicPartition, message: Message) -> Record:
@@ -25,10 +25,10 @@ def to_record(topic_partition: TopicPartition, message: Message) -> Record:
 
 
 def _headers(topic_partition: TopicPartition, message: Message) -> tuple[tuple[str, bytes | None], ...]:
-    """The binding cannot give headers of which a name is not UTF-8: that must not stop the partition."""
+    """Return the headers. A header name that is not UTF-8, which the client cannot decode, must not halt the partition."""
     try:
         headers = message.headers()
     except SystemError:
-        logger.warning("%s/%s: its headers cannot be read, a name among them is not UTF-8", topic_partition, message.offset())
+        logger.warning("%s/%s: the headers cannot be decoded, because a header name is not UTF-8", topic_partition, message.offset())
         return UNREADABLE_HEADERS
-    return tuple(headers) if headers else ()  # type: ignore[arg-type]  # a consumer gives pairs of name and bytes
+    return tuple(headers) if headers else ()  # type: ignore[arg-type]  # a consumer returns pairs of name and bytes

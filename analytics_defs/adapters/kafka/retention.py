@@ -1,4 +1,4 @@
-"""How long Kafka keeps the records of a topic. Asked seldom: it changes when a person changes it."""
+"""The retention of topics in Kafka, cached because only operators change it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ CACHE_DURATION_MS = 300_000
 
 
 class KafkaRetention:
-    """Implements `flows.health_checks.RetentionSource`, with an answer of the last five minutes. Used by one thread at a time."""
+    """Implements `flows.health_checks.RetentionSource`, with results up to five minutes old. Not thread-safe."""
 
     def __init__(self, config: KafkaConfig, clock: Clock) -> None:
         self._admin = KafkaAdmin(config)
         self._clock = clock
-        self._known: dict[str, TopicRetention | None] = {}
-        self._asked_ms: int | None = None
+        self._cached: dict[str, TopicRetention | None] = {}
+        self._read_ms: int | None = None
 
     def retention(self, topics: Sequence[str]) -> Mapping[str, TopicRetention]:
-        """A broker that does not describe topics, or not to us, is asked again in five minutes like any other."""
+        """Return the retention of the topics whose settings can be read. Unreadable ones are cached too."""
         now = self._clock.elapsed_ms()
-        if self._asked_ms is None or now - self._asked_ms > CACHE_DURATION_MS or not set(topics) <= self._known.keys():
-            found = self._admin.retention(topics)
-            self._known, self._asked_ms = dict.fromkeys(topics) | found, now
-        return {topic: kept for topic in topics if (kept := self._known[topic]) is not None}
+        if self._read_ms is None or now - self._read_ms > CACHE_DURATION_MS or not set(topics) <= self._cached.keys():
+            readable = self._admin.retention(topics)
+            self._cached, self._read_ms = dict.fromkeys(topics) | readable, now
+        return {topic: retention for topic in topics if (retention := self._cached[topic]) is not None}

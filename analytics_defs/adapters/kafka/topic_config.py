@@ -1,4 +1,4 @@
-"""Topics as Kafka describes them, in our words. Pure."""
+"""Conversion of Kafka's topic descriptions and settings into values. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analytics_defs.ports import TopicDescription
 TopicSettings = Mapping[str, ConfigEntry]
 
 NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
-"""What brokers older than topic ids answer."""
+"""The id that brokers without topic ids return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +31,32 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """A topic as it was set up. None where the broker does not tell, or not to us."""
+    """The configuration of a topic. None: the broker does not report the value, or the permission is missing."""
 
     partitions: int
     replication: int
     cleanup_policy: frozenset[str] | None
     retention: timedelta | None
-    """By time; `timedelta.max` for one that keeps everything."""
+    """Retention by time. `timedelta.max`: unlimited."""
     max_message_bytes: int | None
 
 
 def describe_topic(topic: KafkaTopic) -> TopicDescription:
     topic_id = str(topic.topic_id)
-    return TopicDescription(topic.name, tuple(sorted(each.id for each in topic.partitions)), None if topic_id == NO_TOPIC_ID else topic_id)
+    return TopicDescription(
+        topic.name, tuple(sorted(partition.id for partition in topic.partitions)), None if topic_id == NO_TOPIC_ID else topic_id
+    )
 
 
 def cleanup_policy(settings: TopicSettings | None) -> frozenset[str] | None:
     text = _setting(settings, "cleanup.policy")
-    return None if text is None else frozenset(each.strip() for each in text.split(",") if each.strip())
+    return None if text is None else frozenset(policy.strip() for policy in text.split(",") if policy.strip())
 
 
 def topic_retention(settings: TopicSettings) -> TopicRetention:
-    """A topic that is compacted and nothing else loses old values, but no record for its age or the size of its log."""
-    found = cleanup_policy(settings)
-    if found is not None and "delete" not in found:
+    """Return the retention by time and size. A topic that is only compacted deletes no record because of age or log size."""
+    policy = cleanup_policy(settings)
+    if policy is not None and "delete" not in policy:
         return TopicRetention(timedelta.max)
     size = int(_setting(settings, "retention.bytes") or -1)
     return TopicRetention(_retention(settings), size if size >= 0 else None, int(_setting(settings, "segment.bytes") or 0))
@@ -64,7 +66,7 @@ def parse_topic_config(topic: KafkaTopic, settings: TopicSettings | None) -> Top
     max_message_bytes = _setting(settings, "max.message.bytes")
     return TopicConfig(
         partitions=len(topic.partitions),
-        replication=min((len(each.replicas) for each in topic.partitions), default=0),
+        replication=min((len(partition.replicas) for partition in topic.partitions), default=0),
         cleanup_policy=cleanup_policy(settings),
         retention=_retention(settings),
         max_message_bytes=None if max_message_bytes is None else int(max_message_bytes),

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-P = ParamSpec("P")
-T = TypeVar("T")
-S = TypeVar("S", bound="LockedStore")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_S = TypeVar("_S", bound="LockedStore")
 
 
 class LockedStore:
@@ -16,8 +16,8 @@ class LockedStore:
         self.lock = threading.RLock()
 
 
-def atomic(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+def atomic(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[_S, _P], _T]:
+    def locked(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with self.lock:
             return method(self, *args, **kwargs)
 

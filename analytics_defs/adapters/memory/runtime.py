@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -35,5 +35,5 @@ class ManualClock:
 class InlineTaskPool:
     """One job after the other, in the caller's thread."""
 
-    def run_all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+    def run_all(self, jobs: Sequence[Callable[[], _T]]) -> list[_T]:
         return [job() for job in jobs]

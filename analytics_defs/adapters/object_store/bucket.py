@@ -1,4 +1,4 @@
-"""Creating the archive's bucket, which obstore has no request for. boto3 is imported on use: no micro-batch needs it for S3."""
+"""Creation of the bucket with boto3, because obstore has no such request. boto3 is imported on use to keep micro-batches fast."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.literals import BucketLocationConstraintType
 
-_ABSENT = {"404", "NoSuchBucket"}
-_DENIED = {"401", "403", "AccessDenied", "BucketAlreadyExists", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-"""`BucketAlreadyExists`: the name is taken by another account."""
+_MISSING_CODES = {"404", "NoSuchBucket"}
+_DENIED_CODES = {"401", "403", "AccessDenied", "BucketAlreadyExists", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+"""`BucketAlreadyExists`: another account owns a bucket of this name."""
 
 
 def bucket_exists(config: ObjectStoreConfig) -> bool:
-    """Raises AccessDenied where the bucket is somebody else's or the credentials do not fit."""
+    """Return whether the bucket exists. Raise AccessDenied if another account owns it or the credentials are refused."""
     from botocore.exceptions import ClientError
 
-    with _s3(config, "looking for it") as client:
+    with _s3(config, "looking up the bucket") as client:
         try:
             client.head_bucket(Bucket=config.bucket)
         except ClientError as error:
-            if error.response["Error"]["Code"] in _ABSENT:
+            if error.response["Error"]["Code"] in _MISSING_CODES:
                 return False
             raise
     return True
 
 
 def create_bucket(config: ObjectStoreConfig) -> bool:
-    """Whether it was created now; False where it was there. Twice is once."""
+    """Create the bucket if it does not exist. Return whether it was created. Idempotent."""
     if bucket_exists(config):
         return False
-    with _s3(config, "creating it") as client:
+    with _s3(config, "creating the bucket") as client:
         region = cast("BucketLocationConstraintType", client.meta.region_name)
         try:
-            if client.meta.region_name == "us-east-1":  # the one region that S3 refuses to hear named here
+            if client.meta.region_name == "us-east-1":  # S3 refuses a location constraint for this region
                 client.create_bucket(Bucket=config.bucket)
             else:
                 client.create_bucket(Bucket=config.bucket, CreateBucketConfiguration={"LocationConstraint": region})
@@ -49,14 +49,14 @@ def create_bucket(config: ObjectStoreConfig) -> bool:
 
 
 @contextmanager
-def _s3(config: ObjectStoreConfig, doing: str) -> Iterator[S3Client]:
-    """A client for the length of the block; what it raises becomes one of our errors."""
+def _s3(config: ObjectStoreConfig, action: str) -> Iterator[S3Client]:
+    """Yield a client. Raise its errors in the block as AnalyticsError."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     keys = config.keys
-    what = f"{config.endpoint or 'Amazon S3'}, bucket {config.bucket}: {doing} failed"
+    prefix = f"{config.endpoint or 'Amazon S3'}, bucket {config.bucket}: {action} failed"
     client = boto3.client(
         "s3",
         endpoint_url=config.endpoint,
@@ -73,13 +73,17 @@ def _s3(config: ObjectStoreConfig, doing: str) -> Iterator[S3Client]:
     try:
         yield client
     except ClientError as error:
-        code, said = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        if code in _DENIED:
-            raise AccessDenied(f"{what}: {code} {said}. Correct the credentials, their permissions, or ARCHIVE_BUCKET_NAME.") from error
-        raise Unavailable(f"{what}: the store answered {code} {said}. It is safe to try again.") from error
+        code, detail = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        if code in _DENIED_CODES:
+            raise AccessDenied(f"{prefix}: {code} {detail}. Correct the credentials, their permissions, or ARCHIVE_BUCKET_NAME.") from error
+        raise Unavailable(f"{prefix}: the store answered {code} {detail}. It is safe to try again.") from error
     except NoCredentialsError as error:
-        raise AccessDenied(f"{what}: the SDK found no credentials. Give it some, or set MINIO_ENDPOINT for a store of your own.") from error
+        raise AccessDenied(
+            f"{prefix}: the SDK found no credentials. Configure them, or set MINIO_ENDPOINT to use another store."
+        ) from error
     except BotoCoreError as error:
-        raise Unavailable(f"{what}: {error}. Is the store up and reachable from here? It is safe to try again.") from error
+        raise Unavailable(
+            f"{prefix}: {error}. Check that the store is up and reachable from this machine. It is safe to try again."
+        ) from error
     finally:
         client.close()

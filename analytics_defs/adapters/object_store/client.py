@@ -1,4 +1,4 @@
-"""The client of an S3 bucket: where it is, whose keys it uses, how patient it is."""
+"""Configuration of the client for an S3 bucket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ObjectStoreKeys:
-    """Credentials of an S3-compatible store of one's own."""
+    """Credentials of an S3-compatible store."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
@@ -22,31 +22,31 @@ class ObjectStoreKeys:
 
 @dataclass(frozen=True, slots=True)
 class ObjectStoreConfig:
-    """Where the bucket is, and how patient the client is."""
+    """Location of the bucket, timeouts, retries and limits."""
 
     bucket: str
     endpoint: str | None = None
-    """None: Amazon S3 itself."""
+    """None: Amazon S3."""
     region: str | None = None
-    """None: the SDK's own, from its configuration files; us-east-1 where an endpoint is given."""
+    """None: us-east-1 if an endpoint is set, else the region in the SDK's configuration."""
     keys: ObjectStoreKeys | None = None
-    """Only with an endpoint. None: the SDK's own chain of credentials."""
+    """Used only with an endpoint. None: the SDK's credential chain."""
     connect_timeout: timedelta = timedelta(seconds=3)
     request_timeout: timedelta = timedelta(seconds=20)
-    """From the first byte sent to the last one received, so that a store that accepts and never answers is noticed."""
+    """Time from the first byte sent to the last byte received. It detects a store that accepts requests and never answers."""
     max_retries: int = 5
-    """Of one request, with jitter, after connection errors, 429 and 5xx; after timeouts where repeating is harmless."""
+    """Retries of one request, with jitter, after connection errors, 429 and 5xx. After timeouts only if the request is idempotent."""
     max_backoff: timedelta = timedelta(seconds=5)
     retry_within: timedelta = timedelta(seconds=45)
-    """No retry starts later than this after the first try."""
+    """Limit for the start of a retry, counted from the first attempt."""
     max_in_flight: int = 32
-    """Requests of `put` at the same moment, over all callers."""
+    """Concurrent requests of `put`, over all callers."""
     snowball: bool = False
-    """Whether to find out if the store unpacks tars, when many small objects are to be put, and to use it."""
+    """Probe whether the store unpacks tars. If so, write many small objects in tars."""
 
 
 def connect_object_store(config: ObjectStoreConfig) -> S3Store:
-    """Nothing is asked of the store yet."""
+    """Return a client. No request is sent yet."""
     from obstore.store import S3Store
 
     return S3Store(
@@ -59,7 +59,7 @@ def connect_object_store(config: ObjectStoreConfig) -> S3Store:
 
 
 def _s3(config: ObjectStoreConfig) -> S3Config:
-    """Without an endpoint, what the environment says to every AWS client counts; with one, none of it."""
+    """Return the S3 settings. With an endpoint, the AWS variables of the environment are overridden; without one, they apply."""
     if config.endpoint is None:
         return {"region": config.region} if config.region else {}
     return {
@@ -71,7 +71,7 @@ def _s3(config: ObjectStoreConfig) -> S3Config:
 
 
 def _credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
-    """A provider in both cases: keys given directly would be joined with a session token from the environment."""
+    """Return a credential provider. Keys passed directly would be combined with a session token from the environment."""
     keys = config.keys
     if keys is None:
         return _sdk_credentials(config)
@@ -85,15 +85,15 @@ def _credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
 
 
 def _sdk_credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
-    """boto3's chain: environment, profiles, SSO, web identity, containers, instances."""
+    """Return boto3's credential chain: environment, profiles, SSO, web identity, containers, instances."""
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     session = boto3.Session(region_name=config.region)
     if session.get_credentials() is None:
         raise AccessDenied(
-            f"Amazon S3, bucket {config.bucket}: the SDK found no credentials, neither in the environment nor in profiles nor from a role. "
-            "Give it some, or set MINIO_ENDPOINT for a store of your own."
+            f"Amazon S3, bucket {config.bucket}: the SDK found no credentials in the environment, in profiles or from a role. "
+            "Configure them, or set MINIO_ENDPOINT to use another store."
         )
     return Boto3CredentialProvider(session)
 

@@ -1,11 +1,11 @@
-"""Many small objects in one request: MinIO unpacks a tar that is put with `snowball-auto-extract`. An accelerator, never needed.
+"""Uploads of many small objects in one request: MinIO unpacks a tar that is put with `snowball-auto-extract`. Optional, for speed only.
 
-Read in the source of MinIO of 2026-02-12: `untar` (cmd/untar.go) waits for every member before it answers, and the first error of any of
-them makes the answer a refusal, unless the request asks to ignore errors, which ours never does. Members go through the same `PutObject`
-as a PUT of their own, so 200 means as much. After a refusal some members may be there, and others may still come: they are written once
-more, one by one, with the same bytes. Conditions are not looked at, so nothing that must not be written over may go in a tar.
+From the source of MinIO of 2026-02-12: `untar` (cmd/untar.go) waits for every member before it answers. An error of any member makes
+the answer an error, unless the request asks to ignore errors, which is never done here. Members are written by the same `PutObject` as
+single PUTs, so status 200 guarantees as much. After an error some members may exist, and others may still be written. They are then
+written again one by one, with the same bytes. Conditions are ignored, so an object that must not overwrite another never goes in a tar.
 
-Nothing of that is believed of a store before it was seen there, once in each process; see `Unpacking`.
+A store is trusted only after a probe in this process, see `SnowballUpload`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from analytics_defs.adapters.object_store.errors import BucketLocation, is_access_denied, translate_object_store_error
+from analytics_defs.adapters.object_store.errors import BucketLocation, is_rejected, translate_object_store_error
 from analytics_defs.adapters.object_store.tar import MAX_KEY_BYTES, group_into_tars, tar
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import TAR_PROBE, tar_probe_key
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.ports import ObjectStore, StoredObject
@@ -32,129 +33,133 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 PROBE_OBJECT_TTL = timedelta(hours=1)
-"""What a probe wrote that was killed is removed by one that comes so much later."""
+"""Age from which a probe deletes the objects of an interrupted probe."""
 
 
 class SnowballUpload:
-    """What a bucket's store makes of tars. Asks it once, when the first objects are to go in one; a refusal later on ends it for good.
+    """Writes objects in tars if the bucket's store unpacks them. Probes the store once; a later error disables tars for good.
 
-    Tars are tried once each, whatever goes wrong: PUTs of single objects, with the client's whole patience, decide then.
+    A tar is sent once, without retries. If that fails, single PUTs with all of the client's retries write its objects.
     """
 
-    def __init__(self, archive: ObjectStore, impatient: Callable[[], S3Store], where: BucketLocation) -> None:
-        """`impatient`: a client that repeats nothing."""
-        self._archive, self._impatient, self._where = archive, impatient, where
-        self._once = threading.Lock()
-        self._asked = False
-        self._fault: str | None = None
+    def __init__(self, store: ObjectStore, client_without_retries: Callable[[], S3Store], location: BucketLocation) -> None:
+        self._store, self._client, self._location = store, client_without_retries, location
+        self._lock = threading.Lock()
+        self._probed = False
+        self._failure: str | None = None
 
-    def share_out(self, blobs: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], Sequence[StoredObject]]:
-        """Those for a tar each, and those to be put one by one."""
-        if self._fault:
+    def partition(self, blobs: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], Sequence[StoredObject]]:
+        """Return the objects of each tar, and the objects to put one by one. Probe the store if it is not probed yet."""
+        if self._failure:
             return [], blobs
-        packed, others = group_into_tars(blobs)
-        return ([], blobs) if packed and self.unavailable_reason() else (packed, others)
+        tars, singles = group_into_tars(blobs)
+        return ([], blobs) if tars and self.unavailable_reason() else (tars, singles)
 
     def put(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        """In one tar. Answers what is not proven to be there, and has to be put one by one: nothing or everything."""
-        fault = self._fault or self._fault_of(tar(blobs)) or self._fault_at(blobs[-1])
-        if fault is None:
+        """Write the objects in one tar. Return those that must be put one by one: none of them, or all if success is not proven."""
+        failure = self._failure or self._tar_failure(tar(blobs)) or self._last_member_failure(blobs[-1])
+        if failure is None:
             return ()
-        with self._once:
-            if not self._fault:
-                _log.warning("%s: a tar was not unpacked: %s. From here on every object is put by itself.", self._where.of(), fault)
-            self._fault = self._fault or fault
+        with self._lock:
+            if not self._failure:
+                _log.warning(
+                    "%s: a tar was not unpacked: %s. From now on every object is put by itself.", self._location.describe(), failure
+                )
+            self._failure = self._failure or failure
         return blobs
 
     def unavailable_reason(self) -> str | None:
-        """Why small objects are put one by one. None: they go in tars. The first call finds out; it writes, and removes what it wrote."""
-        with self._once:
-            if not self._asked:
-                self._fault = self._probe()
-                self._asked = True
-                how = f"one by one: {self._fault}" if self._fault else "in tars, which the store unpacks"
-                _log.info("%s: small objects are put %s.", self._where.of(), how)
-            return self._fault
+        """Return why small objects are put one by one, None if they go in tars. The first call writes and deletes probe objects."""
+        with self._lock:
+            if not self._probed:
+                self._failure = self._probe()
+                self._probed = True
+                mode = f"one by one: {self._failure}" if self._failure else "in tars, which the store unpacks"
+                _log.info("%s: small objects are put %s.", self._location.describe(), mode)
+            return self._failure
 
     def _probe(self) -> str | None:
-        """Why tars are of no use here. Whatever it writes is removed, as far as the store lets us."""
+        """Return why tars cannot be used, None if they can. Delete everything it wrote, if the store allows that."""
         name = uuid.uuid4().hex
         metadata = {"eventType": "Probe", "source": "topic@1/3/1042", "eventId": "a%2Fb%20c"}
         bodies = (b"", name.encode(), name.encode() * 256)
         blobs = [
-            StoredObject(tar_probe_key(f"{name}/%2E.{number}.json"), body, "application/json", metadata)
+            StoredObject(tar_probe_key(f"{name}/%2E.{number}.json"), body, JSON_CONTENT_TYPE, metadata)
             for number, body in enumerate(bodies)
         ]
         try:
-            return self._fault_of(tar(blobs)) or self._fault_in(blobs) or self._fault_with(blobs[0])
+            return self._tar_failure(tar(blobs)) or self._content_failure(blobs) or self._error_reporting_failure(blobs[0])
         except AnalyticsError as error:
             return str(error)
         finally:
-            self._remove([blob.key for blob in blobs])
-            self._sweep()
+            self._delete([blob.key for blob in blobs])
+            self._delete_old_probes()
 
-    def _fault_of(self, packed: bytes) -> str | None:
-        """Why this tar is not known to be unpacked to its last byte. None: every member is there."""
+    def _tar_failure(self, packed: bytes) -> str | None:
+        """Send the tar. Return why it is not known to be unpacked to its last byte, None if every member exists."""
         key = tar_probe_key(f"{uuid.uuid4().hex}.tar")
         try:
             if self._send(key, packed) != hashlib.md5(packed, usedforsecurity=False).hexdigest():
-                fault = "what it read is not what was sent"
-            elif self._archive.get(key) is not None:
-                fault = "it stored the tar as an object"
+                failure = "the checksum of what it read is wrong"
+            elif self._store.get(key) is not None:
+                failure = "it stored the tar as an object"
             else:
                 return None
         except AnalyticsError as error:
-            fault = str(error)
-        self._remove([key])
-        return fault
+            failure = str(error)
+        self._delete([key])
+        return failure
 
-    def _fault_at(self, last: StoredObject) -> str | None:
-        """A look at one object of each tar: the store may have changed since it was asked, and one that stops early answers no less."""
+    def _last_member_failure(self, last: StoredObject) -> str | None:
+        """Return why the last member of a tar is not stored, None if it is.
+
+        The store may have been replaced since the probe, and one that stops early may still answer 200.
+        """
         try:
-            found = self._archive.head(last.key)
+            info = self._store.head(last.key)
         except AnalyticsError as error:
             return str(error)
-        return None if found and found.bytes == len(last.body) else "its last object is not there"
+        return None if info and info.bytes == len(last.body) else "the last object of the tar does not exist"
 
-    def _fault_in(self, blobs: Sequence[StoredObject]) -> str | None:
-        """The objects read back: bytes, content type, metadata."""
-        found = [self._archive.get_object(blob.key) for blob in blobs]
-        same = found == [replace(blob, metadata={name.lower(): value for name, value in blob.metadata.items()}) for blob in blobs]
-        return None if same else "the objects in it did not become the objects they were"
+    def _content_failure(self, blobs: Sequence[StoredObject]) -> str | None:
+        """Return a failure if bytes, content type or metadata of the stored objects differ."""
+        stored = [self._store.get_object(blob.key) for blob in blobs]
+        expected = [replace(blob, metadata={name.lower(): value for name, value in blob.metadata.items()}) for blob in blobs]
+        return None if stored == expected else "the unpacked objects differ from those in the tar"
 
-    def _fault_with(self, blob: StoredObject) -> str | None:
-        """A store that answers 200 although a member cannot be written must not be trusted: this one's key is too long.
+    def _error_reporting_failure(self, blob: StoredObject) -> str | None:
+        """Return a failure if the store answers 200 although a member cannot be written: here its key is too long.
 
-        It is alone in its tar: after a refusal MinIO may still be writing others, which would come back after they were removed.
+        The member is alone in its tar. After an error MinIO may still write other members, also after their deletion.
         """
-        beyond = replace(blob, key=blob.key + "/x" * MAX_KEY_BYTES)
+        oversized = replace(blob, key=blob.key + "/x" * MAX_KEY_BYTES)
         key = tar_probe_key(f"{uuid.uuid4().hex}.tar")
         try:
-            self._send(key, tar([beyond]))
+            self._send(key, tar([oversized]))
         except AnalyticsError as error:
-            return None if is_access_denied(error) else str(error)
-        self._remove([key])
-        self._remove([beyond.key])
+            return None if is_rejected(error) else str(error)
+        self._delete([key])
+        self._delete([oversized.key])
         return "it answers 200 although one of the objects cannot be written"
 
     def _send(self, key: str, packed: bytes) -> str:
-        """Answers the checksum of what the store has read. Under `key` lies nothing, unless the store stores the tar itself."""
+        """Put the tar. Return the checksum of the bytes that the store read. No object is stored under `key` if the tar is unpacked."""
         import obstore
 
-        with translate_object_store_error(self._where, "unpacking a tar", key):
+        with translate_object_store_error(self._location, "unpacking a tar", key):
             answer = obstore.put(
-                self._impatient(), key, packed, attributes={"snowball-auto-extract": "true"}, mode="overwrite", use_multipart=False
+                self._client(), key, packed, attributes={"snowball-auto-extract": "true"}, mode="overwrite", use_multipart=False
             )
         return (answer["e_tag"] or "").strip('"')
 
-    def _sweep(self) -> None:
+    def _delete_old_probes(self) -> None:
         import obstore
 
-        with suppress(AnalyticsError), translate_object_store_error(self._where, "list", TAR_PROBE):
-            before = datetime.now(UTC) - PROBE_OBJECT_TTL
-            for page in obstore.list(self._impatient(), TAR_PROBE):
-                self._remove([found["path"] for found in page if found["last_modified"] < before])
+        with suppress(AnalyticsError), translate_object_store_error(self._location, "list", TAR_PROBE):
+            limit = datetime.now(UTC) - PROBE_OBJECT_TTL
+            for page in obstore.list(self._client(), TAR_PROBE):
+                self._delete([meta["path"] for meta in page if meta["last_modified"] < limit])
 
-    def _remove(self, keys: Sequence[str]) -> None:
+    def _delete(self, keys: Sequence[str]) -> None:
         with suppress(AnalyticsError):
-            self._archive.delete(keys)
+            self._store.delete(keys)

@@ -1,4 +1,4 @@
-"""The archive in an S3 bucket: Amazon S3, MinIO, or anything else that speaks the S3 API, through obstore."""
+"""The object store in an S3 bucket, with obstore: Amazon S3, MinIO or any other server with the S3 API."""
 
 from __future__ import annotations
 
@@ -20,100 +20,101 @@ if TYPE_CHECKING:
     from obstore import Attributes, PutMode
     from obstore.store import S3Store
 
-_LISTED_AT_ONCE = 1_000
-"""Keys in one answer to a list request (S3's own limit)."""
-_PIECE = 8 * 2**20
-"""Bytes of a file in memory at once, on its way in or out."""
-_RACES = 5
-"""How often a conditional write may lose against an object that is gone when it is read."""
+_LIST_PAGE_KEYS = 1_000
+"""Keys in one page of a list request (the limit of S3)."""
+_CHUNK_BYTES = 8 * 2**20
+"""Bytes of a file in memory at once, during an upload or a download."""
+_MAX_CONFLICTS = 5
+"""Conflicts with other writers after which a conditional write gives up."""
 
 
 class S3ObjectStore:
-    """`ports.Archive` on one bucket. Nothing connects before the first call."""
+    """Implements `ports.ObjectStore` on one bucket. Connects on first use."""
 
     def __init__(self, config: ObjectStoreConfig) -> None:
         self.config = config
-        self._where = BucketLocation(config.endpoint or "Amazon S3", config.bucket)
-        self._writers = ThreadTaskPool(config.max_in_flight, "archive")
-        self._once = threading.Lock()
-        self._unpacking = SnowballUpload(self, self._impatient, self._where) if config.snowball else None
+        self._location = BucketLocation(config.endpoint or "Amazon S3", config.bucket)
+        self._task_pool = ThreadTaskPool(config.max_in_flight, "archive")
+        self._lock = threading.Lock()
+        self._snowball = SnowballUpload(self, self._client_without_retries, self._location) if config.snowball else None
 
     def close(self) -> None:
-        """Waits for the writes under way. Not to be used afterwards; never needed for what was written."""
-        self._writers.close()
+        """Wait for writes in flight. The object cannot be used afterwards. Completed writes do not need this call."""
+        self._task_pool.close()
 
     def put(self, blobs: Sequence[StoredObject]) -> None:
-        """One PUT an object, or one tar many. Objects not begun when one fails are left out.
+        """Write the objects with one PUT each, or in tars. After the first error no further write starts.
 
-        Threads measured better than one event loop here: two thirds of the CPU for a PUT, also beside threads that compute.
+        Threads, not an event loop: measured, they take two thirds of the CPU per PUT, also next to threads that compute.
         """
-        if self._unpacking:
-            packed, blobs = self._unpacking.share_out(blobs)
-            unproven = self._writers.run_all([partial(self._unpacking.put, each) for each in packed])
-            blobs = [*blobs, *(blob for each in unproven for blob in each)]
-        self._writers.run_all([partial(self._put, blob) for blob in blobs])
+        if self._snowball:
+            tars, blobs = self._snowball.partition(blobs)
+            remaining = self._task_pool.run_all([partial(self._snowball.put, members) for members in tars])
+            blobs = [*blobs, *(blob for members in remaining for blob in members)]
+        self._task_pool.run_all([partial(self._put, blob) for blob in blobs])
 
     def _put(self, blob: StoredObject) -> None:
         import obstore
 
-        for last in (False, False, True):
+        for is_last_attempt in (False, False, True):
             try:
-                with translate_object_store_error(self._where, "write", blob.key):
-                    obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
-            except Unavailable as fault:
-                if last or not is_truncated_upload(fault):
+                with translate_object_store_error(self._location, "write", blob.key):
+                    obstore.put(self._client(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
+            except Unavailable as error:
+                if is_last_attempt or not is_truncated_upload(error):
                     raise
             else:
                 return
 
     def snowball_unavailable_reason(self) -> str | None:
-        """Why `put` never puts small objects in tars. None: it does. The first call may write, and removes what it wrote."""
-        return self._unpacking.unavailable_reason() if self._unpacking else "MINIO_SNOWBALL=off, or Amazon S3 itself"
+        """Return why `put` does not use tars, None if it does. The first call may write and delete probe objects."""
+        return self._snowball.unavailable_reason() if self._snowball else "MINIO_SNOWBALL=off, or the store is Amazon S3"
 
     def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        return list(filter(None, self._writers.run_all([partial(self._put_new, blob) for blob in blobs])))
+        return list(filter(None, self._task_pool.run_all([partial(self._put_new, blob) for blob in blobs])))
 
     def put_if_absent(self, blob: StoredObject) -> bytes:
-        held = self._put_new(blob)
-        return held.body if held else blob.body
+        existing = self._put_new(blob)
+        return existing.body if existing else blob.body
 
     def _put_new(self, blob: StoredObject) -> StoredObject | None:
-        """What was there, None where it was written."""
+        """Write the object unless its key exists. Return the existing object, None if it was written."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        for _ in range(_RACES):
+        for _ in range(_MAX_CONFLICTS):
             try:
-                with translate_object_store_error(self._where, "write if absent", blob.key, but=(AlreadyExistsError,)):
-                    obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode="create", use_multipart=False)
+                with translate_object_store_error(self._location, "write if absent", blob.key, passed=(AlreadyExistsError,)):
+                    obstore.put(self._client(), blob.key, blob.body, attributes=_attributes(blob), mode="create", use_multipart=False)
             except AlreadyExistsError:
-                if (held := self.get_object(blob.key)) is not None:
-                    return held
+                if (existing := self.get_object(blob.key)) is not None:
+                    return existing
             else:
                 return None
         raise Unavailable(
-            f"{self._where.of(blob.key)} appears and vanishes: {_RACES} conditional writes were refused, and no object was there"
+            f"{self._location.describe(blob.key)}: {_MAX_CONFLICTS} conditional writes were refused because the object exists, "
+            "but each read found no object"
         )
 
     def get(self, key: str) -> bytes | None:
         import obstore
 
         try:
-            with translate_object_store_error(self._where, "read", key, but=(FileNotFoundError,)):
-                return obstore.get(self._store(), key).bytes().to_bytes()
+            with translate_object_store_error(self._location, "read", key, passed=(FileNotFoundError,)):
+                return obstore.get(self._client(), key).bytes().to_bytes()
         except FileNotFoundError:
             return None
 
     def get_object(self, key: str) -> StoredObject | None:
-        found = self._found(key)
-        return found and found[0]
+        result = self._get_with_etag(key)
+        return result and result[0]
 
     def head(self, key: str) -> ObjectInfo | None:
         import obstore
 
         try:
-            with translate_object_store_error(self._where, "look at", key, but=(FileNotFoundError,)):
-                answer = obstore.get(self._store(), key, options={"head": True})
+            with translate_object_store_error(self._location, "head", key, passed=(FileNotFoundError,)):
+                answer = obstore.get(self._client(), key, options={"head": True})
         except FileNotFoundError:
             return None
         metadata = {name.lower(): value for name, value in answer.attributes.items()}
@@ -121,16 +122,16 @@ class S3ObjectStore:
         return ObjectInfo(answer.meta["size"], metadata)
 
     def download(self, key: str, path: str) -> bool:
-        """One request a piece, each with the client's own limit of time. Into a file beside it first: what lies under `path` is whole."""
+        """Download in one request per chunk, so that the request timeout applies to a chunk. A file at `path` is always complete."""
         import obstore
 
         partial_path = Path(f"{path}.partial")
         try:
-            with translate_object_store_error(self._where, "read", key, but=(FileNotFoundError,)):
-                size = obstore.head(self._store(), key)["size"]
+            with translate_object_store_error(self._location, "read", key, passed=(FileNotFoundError,)):
+                size = obstore.head(self._client(), key)["size"]
                 with partial_path.open("wb") as file:
-                    for start in range(0, size, _PIECE):
-                        file.write(obstore.get_range(self._store(), key, start=start, end=min(size, start + _PIECE)))
+                    for start in range(0, size, _CHUNK_BYTES):
+                        file.write(obstore.get_range(self._client(), key, start=start, end=min(size, start + _CHUNK_BYTES)))
         except FileNotFoundError:
             return False
         partial_path.replace(path)
@@ -139,35 +140,40 @@ class S3ObjectStore:
     def upload(self, key: str, path: str, content_type: str) -> None:
         import obstore
 
-        with translate_object_store_error(self._where, "write", key):
-            obstore.put(self._store(), key, Path(path), attributes={"Content-Type": content_type}, chunk_size=_PIECE, max_concurrency=2)
+        with translate_object_store_error(self._location, "write", key):
+            obstore.put(
+                self._client(), key, Path(path), attributes={"Content-Type": content_type}, chunk_size=_CHUNK_BYTES, max_concurrency=2
+            )
 
     def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        for _ in range(_RACES):
-            held = self._found(blob.key)
-            if not over(held[0].body if held else None):
+        for _ in range(_MAX_CONFLICTS):
+            existing = self._get_with_etag(blob.key)
+            if not over(existing[0].body if existing else None):
                 return False
-            mode: PutMode = {"e_tag": held[1]} if held else "create"
+            mode: PutMode = {"e_tag": existing[1]} if existing else "create"
             try:
                 with translate_object_store_error(
-                    self._where, "conditional write", blob.key, but=(AlreadyExistsError, PreconditionError, FileNotFoundError)
+                    self._location, "conditional write", blob.key, passed=(AlreadyExistsError, PreconditionError, FileNotFoundError)
                 ):
-                    obstore.put(self._store(), blob.key, blob.body, attributes=_attributes(blob), mode=mode, use_multipart=False)
+                    obstore.put(self._client(), blob.key, blob.body, attributes=_attributes(blob), mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 continue
             return True
-        raise Unavailable(f"{self._where.of(blob.key)}: {_RACES} conditional writes were refused, each time because it had just changed")
+        raise Unavailable(
+            f"{self._location.describe(blob.key)}: {_MAX_CONFLICTS} conditional writes were refused, "
+            "each because another writer had just changed the object"
+        )
 
-    def _found(self, key: str) -> tuple[StoredObject, str | None] | None:
-        """The object, and its ETag."""
+    def _get_with_etag(self, key: str) -> tuple[StoredObject, str | None] | None:
+        """Return the object and its ETag, None if it does not exist."""
         import obstore
 
         try:
-            with translate_object_store_error(self._where, "read", key, but=(FileNotFoundError,)):
-                answer = obstore.get(self._store(), key)
+            with translate_object_store_error(self._location, "read", key, passed=(FileNotFoundError,)):
+                answer = obstore.get(self._client(), key)
                 attributes = {name.lower(): value for name, value in answer.attributes.items()}
                 content_type = attributes.pop("content-type", "")
                 return StoredObject(key, answer.bytes().to_bytes(), content_type, attributes), answer.meta["e_tag"]
@@ -178,37 +184,37 @@ class S3ObjectStore:
         import obstore
 
         if keys:
-            with translate_object_store_error(self._where, "delete", *keys):
-                obstore.delete(self._store(), list(keys))
+            with translate_object_store_error(self._location, "delete", *keys):
+                obstore.delete(self._client(), list(keys))
 
     def list_keys(self, prefix: str) -> Iterator[str]:
-        """`prefix` is empty or ends in a slash: object stores list folders."""
+        """Yield the keys. `prefix` must be empty or end with a slash, because obstore lists folders."""
         import obstore
 
         if prefix and not prefix.endswith("/"):
-            raise ValueError(f"{prefix!r}: expected a folder that ends in a slash, or nothing")
-        with translate_object_store_error(self._where, "list", prefix):
-            for page in obstore.list(self._store(), prefix, chunk_size=_LISTED_AT_ONCE):
-                yield from (found["path"] for found in page)
+            raise ValueError(f"{prefix!r}: expected an empty prefix or a folder that ends with a slash")
+        with translate_object_store_error(self._location, "list", prefix):
+            for page in obstore.list(self._client(), prefix, chunk_size=_LIST_PAGE_KEYS):
+                yield from (meta["path"] for meta in page)
 
-    def _store(self) -> S3Store:
-        with self._once:
-            return self._connected
+    def _client(self) -> S3Store:
+        with self._lock:
+            return self._retrying_store
 
-    def _impatient(self) -> S3Store:
-        with self._once:
-            return self._connected_once
+    def _client_without_retries(self) -> S3Store:
+        with self._lock:
+            return self._unretried_store
 
     @cached_property
-    def _connected(self) -> S3Store:
+    def _retrying_store(self) -> S3Store:
         return self._connect(self.config)
 
     @cached_property
-    def _connected_once(self) -> S3Store:
+    def _unretried_store(self) -> S3Store:
         return self._connect(replace(self.config, max_retries=0))
 
     def _connect(self, config: ObjectStoreConfig) -> S3Store:
-        with translate_object_store_error(self._where, "use"):
+        with translate_object_store_error(self._location, "use"):
             return connect_object_store(config)
 
 

@@ -1,4 +1,4 @@
-"""A run's sign of life in the ledger. It helps the sensor to see a dead run; the work never depends on it."""
+"""The heartbeat of a run in the ledger. The sensor uses it to detect dead runs. No safety property depends on it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 class LeaseHeartbeat:
-    """Renews a lease at once and then every few seconds, in a thread, while the block runs; gives it back at the end.
+    """Context manager that renews a lease in a thread, at once and then every few seconds, and releases it at the end.
 
-    A ledger that cannot be reached is logged once, until it can be reached again, and never ends the work.
+    An unavailable ledger never ends the work. It is logged once, and again only after a renewal succeeded in between.
     """
 
     def __init__(self, ledger: Ledger, run_id: str, lane: int, clock: Clock, *, every: timedelta = timedelta(seconds=5)) -> None:
@@ -27,30 +27,30 @@ class LeaseHeartbeat:
         self._lane = lane
         self._clock = clock
         self._every = every
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
         self._failing = False
-        self._thread = threading.Thread(target=self._beat, name=f"lease of {run_id}", daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_stopped, name=f"lease of {run_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._ended.set()
+    def __exit__(self, error_type: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None) -> None:
+        self._stopped.set()
         self._thread.join()
         try:
             self._ledger.release_lease(self._run_id)
-        except AnalyticsError as fault:
-            _log.warning("The lease of run %s was not given back; it expires by itself. %s", self._run_id, fault)
+        except AnalyticsError as error:
+            _log.warning("The lease of run %s was not released; it expires by itself. %s", self._run_id, error)
 
-    def _beat(self) -> None:
+    def _renew_until_stopped(self) -> None:
         while True:
             try:
                 self._ledger.renew_lease(Lease(self._run_id, self._lane, self._clock.now()))
                 self._failing = False
-            except AnalyticsError as fault:
+            except AnalyticsError as error:
                 if not self._failing:
-                    _log.warning("The lease of run %s cannot be renewed; the work goes on. %s", self._run_id, fault)
+                    _log.warning("The lease of run %s cannot be renewed; the run continues. %s", self._run_id, error)
                 self._failing = True
-            if self._ended.wait(self._every.total_seconds()):
+            if self._stopped.wait(self._every.total_seconds()):
                 return

@@ -1,4 +1,4 @@
-"""Who answers at an address: asked over HTTP, for one second."""
+"""A request for the instance of the observability endpoint that listens at an address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BYTES = 4096
 
 
 def url_of(host: str, port: int) -> str:
-    """Where a server that listens on `host` is reached from this machine."""
+    """Return the URL of a server on this machine that listens on `host`."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -22,11 +22,11 @@ def url_of(host: str, port: int) -> str:
 
 
 def running_instance(url: str) -> str | None:
-    """The instance of the always-on job that answers there; None where nobody does, or somebody else."""
+    """Return the id of the instance that answers at the URL, None if no server or another service answers."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health/live", timeout=TIMEOUT_SECONDS) as response:
-            found = json.loads(response.read(MAX_BYTES))
+            body = json.loads(response.read(MAX_BYTES))
     except (OSError, ValueError):
         return None
-    return str(found.get("instance")) if isinstance(found, dict) and found.get("service") == "analytics" else None
+    return str(body.get("instance")) if isinstance(body, dict) and body.get("service") == "analytics" else None

@@ -1,4 +1,4 @@
-"""The machine itself: its clock, threads that work side by side, and Python's collector of cycles."""
+"""The machine: its clock, a pool of threads, and Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 GC_GENERATION0_THRESHOLD = 50_000
-"""New containers between two looks for cycles. Python's own 700 took a quarter of a micro-batch's CPU, this takes next to nothing
-(measured: `python -m bench --only profile`): an event is some fifty containers, none in a cycle, and a batch keeps thousands of events."""
+"""New containers between two garbage collections. With Python's default of 700 they took a quarter of a micro-batch's CPU, with this
+value next to nothing (`python -m bench --only profile`). An event is about fifty containers without cycles, a batch holds thousands."""
 
 
 @contextmanager
 def reduced_gc() -> Iterator[None]:
-    """Python looks for cycles less often for the length of the block, in the whole process. What is in none goes at once, as always."""
+    """Raise the threshold of the garbage collector inside the block, process-wide. Reference counting is unaffected."""
     before = gc.get_threshold()
     gc.set_threshold(GC_GENERATION0_THRESHOLD, *before[1:])
     try:
@@ -29,7 +29,7 @@ def reduced_gc() -> Iterator[None]:
 
 
 class SystemClock:
-    """`ports.Clock` of this machine."""
+    """Implements `ports.Clock`."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -42,9 +42,9 @@ class SystemClock:
 
 
 class ThreadTaskPool:
-    """`ports.Workers` on at most `threads` threads, shared by all callers. No thread starts before the first job.
+    """Implements `ports.TaskPool` with at most `threads` threads, shared by all callers. Threads start with the first job.
 
-    A job must not call `run` of its own workers: it could wait for itself.
+    A job must not call `run_all` of its own pool: it could wait for itself.
     """
 
     def __init__(self, threads: int, name: str = "worker") -> None:
@@ -52,65 +52,68 @@ class ThreadTaskPool:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def close(self) -> None:
-        """Waits for the jobs under way. Not to be used afterwards."""
+        """Wait for running jobs. The pool cannot be used afterwards."""
         self._pool.shutdown()
 
-    def run_all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
-        """Jobs not begun when one fails, or when the caller is interrupted, are left out; those begun are waited for in every case.
+    def run_all(self, jobs: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Run the jobs. After an error, or an interrupt of the caller, start no further job, but wait for those that run.
 
-        So a store that is down costs one round of retries, not one for each job, and nothing goes on behind a caller's back.
+        So a store outage costs one round of retries, not one per job, and no job runs after the call returns.
         """
-        shift = _Shift(jobs)
+        # Not one future per job with `cancel()`: the thread of a failed job starts its next job before the caller can
+        # cancel it, and an interrupt inside `submit` loses a future whose job then runs unnoticed.
+        queue = _JobQueue(jobs)
         try:
-            wait([self._pool.submit(shift.work) for _ in range(min(len(jobs), self._threads))])
+            wait([self._pool.submit(queue.work) for _ in range(min(len(jobs), self._threads))])
         except BaseException:
-            shift.break_off()
+            queue.stop_and_wait()
             raise
-        if shift.failures:
-            raise _first(shift.failures)
-        return [shift.answers[number] for number in range(len(jobs))]
+        if queue.errors:
+            raise _with_notes(queue.errors)
+        return [queue.results[number] for number in range(len(jobs))]
 
 
-class _Shift(Generic[T]):
-    """The jobs of one call, and the threads at work on them."""
+class _JobQueue(Generic[_T]):
+    """The jobs of one call, their results, and the number of threads that work on them."""
 
-    def __init__(self, jobs: Sequence[Callable[[], T]]) -> None:
-        self.answers: dict[int, T] = {}
-        self.failures: list[BaseException] = []
-        self._left = iter(enumerate(jobs))
-        self._at_work = 0
+    def __init__(self, jobs: Sequence[Callable[[], _T]]) -> None:
+        self.results: dict[int, _T] = {}
+        self.errors: list[BaseException] = []
+        """In the order in which they were raised."""
+        self._remaining = iter(enumerate(jobs))
+        self._active_threads = 0
         self._changed = threading.Condition()
 
     def work(self) -> None:
-        """One thread's share. Taking the next of a sequence's iterator is atomic, so every job is begun once."""
+        """Run jobs until none remains. Each job starts once, because advancing the iterator is atomic."""
         with self._changed:
-            self._at_work += 1
+            self._active_threads += 1
         try:
-            for number, job in self._left:
-                self.answers[number] = job()
-        except BaseException as failure:  # noqa: BLE001 (raised by `run`, an interrupt first)
-            self.failures.append(failure)
-            self._leave_out()
+            for number, job in self._remaining:
+                self.results[number] = job()
+        except BaseException as error:  # noqa: BLE001 (raised by `run_all`, an interrupt first)
+            self.errors.append(error)
+            self._drop_remaining()
         finally:
             with self._changed:
-                self._at_work -= 1
+                self._active_threads -= 1
                 self._changed.notify_all()
 
-    def break_off(self) -> None:
-        """Begin nothing more; wait for what was begun. Threads count before they take a job, so none is overlooked."""
-        self._leave_out()
+    def stop_and_wait(self) -> None:
+        """Start no further job. Wait for running ones: a thread counts as active before it gets a job, so none is missed."""
+        self._drop_remaining()
         with self._changed:
-            self._changed.wait_for(lambda: not self._at_work)
+            self._changed.wait_for(lambda: not self._active_threads)
 
-    def _leave_out(self) -> None:
-        for _ in self._left:
+    def _drop_remaining(self) -> None:
+        for _ in self._remaining:
             pass
 
 
-def _first(failures: Sequence[BaseException]) -> BaseException:
-    """The first of these, with the others as notes. One that is no error, such as an interrupt, goes before all errors."""
-    first = next((each for each in failures if not isinstance(each, Exception)), failures[0])
-    for each in failures:
-        if each is not first:
-            first.add_note(f"also: {type(each).__name__}: {each}")
+def _with_notes(errors: Sequence[BaseException]) -> BaseException:
+    """Return the first error with the others as notes. An exception that is no error, such as an interrupt, precedes all errors."""
+    first = next((error for error in errors if not isinstance(error, Exception)), errors[0])
+    for error in errors:
+        if error is not first:
+            first.add_note(f"also: {type(error).__name__}: {error}")
     return first

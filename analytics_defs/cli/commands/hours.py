@@ -1,4 +1,4 @@
-"""`analytics compact`, `stats` and `restore`: what the hourly assets do, for any hour, without Dagster."""
+"""`analytics compact`, `stats` and `restore`: the work of the hourly assets, for any hour, without Dagster."""
 
 from __future__ import annotations
 
@@ -9,74 +9,101 @@ import click
 
 from analytics_defs import wiring
 from analytics_defs.cli.options import hour_arguments, json_option
-from analytics_defs.cli.output import as_json, print_table, progress_bar
+from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
-from analytics_defs.flows.hours import compaction, statistics
-from analytics_defs.flows.hours import restore as restoring
-from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.hours.restore import restore_hour
+from analytics_defs.flows.hours.statistics import StatisticsEngineFactory, compute_hourly_stats
 from analytics_defs.ports import Ports
 
 
-def _each(hours: tuple[str, ...], work: Callable[[str, Ports, StatisticsEngineFactory], Any]) -> list[Any]:
+def _for_each_hour(hours: tuple[str, ...], work: Callable[[str, Ports, StatisticsEngineFactory], Any]) -> list[Any]:
     settings = load_settings()
-    ports, bench, done = wiring.verified_ports(settings), wiring.workspace_factory(settings), list[Any]()
+    ports, workspace_factory, results = wiring.verified_ports(settings), wiring.workspace_factory(settings), list[Any]()
     with progress_bar("hours", len(hours)) as bar:
         for hour in hours:
-            done.append(work(hour, ports, bench))
+            results.append(work(hour, ports, workspace_factory))
             bar.advance(bar.task_ids[0])
-    return done
+    return results
 
 
 @click.command()
 @hour_arguments
 @json_option
-def compact_command(hours: tuple[str, ...], json_wanted: bool) -> None:
-    """One sorted archive for each HOUR (YYYY-MM-DDTHH, UTC), also for hours outside the asset's partitions.
+def compact_command(hours: tuple[str, ...], json_output: bool) -> None:
+    """Merge the Parquet parts of hours into archives. Idempotent.
 
-    Twice is once. What is missing or damaged is rebuilt from the JSON tree, and named. Complete is an hour that every partition's head
-    had passed when this revision was looked at, now or before; late events make another revision.
+    Writes one sorted archive for each HOUR (YYYY-MM-DDTHH, UTC). Also accepts hours outside the partitions of
+    the assets. Missing or damaged files are rebuilt from the JSON objects and listed.
+
+    An hour is complete when every partition has been read past its end. Events that arrive later create another
+    revision.
+
+    \b
+    Example:
+      analytics compact 2024-01-15T10 2024-01-15T11
     """
-    done = _each(hours, compaction.compact_hour)
-    if json_wanted:
-        as_json(done)
+    results = _for_each_hour(hours, compact_hour)
+    if json_output:
+        print_json(results)
         return
     rows = [
         (
-            each.revision.number if each.revision else 0,
-            each.hour,
-            each.revision.rows if each.revision else 0,
-            "none" if each.revision is None else "made now" if each.created else "was there",
-            "no events" if each.revision is None else {True: "yes", False: "not yet", None: "unknown"}[each.complete],
-            ", ".join(each.rebuilt) or "none",
-            ", ".join(each.foreign_objects) or "none",
+            result.revision.number if result.revision else 0,
+            result.hour,
+            result.revision.rows if result.revision else 0,
+            "none" if result.revision is None else "created" if result.created else "up to date",
+            "no events" if result.revision is None else {True: "yes", False: "not yet", None: "unknown"}[result.complete],
+            ", ".join(result.rebuilt) or "none",
+            ", ".join(result.foreign_objects) or "none",
         )
-        for each in done
+        for result in results
     ]
-    print_table("Archive", ("revision", "hour", "events", "archive", "complete", "mended", "foreign files"), rows)
+    print_table("Archive", ("revision", "hour", "events", "archive", "complete", "rebuilt", "foreign objects"), rows)
 
 
 @click.command()
 @hour_arguments
 @json_option
-def stats_command(hours: tuple[str, ...], json_wanted: bool) -> None:
-    """Exact statistics of each HOUR (YYYY-MM-DDTHH, UTC), written under aggregates/. Exit code 1 where the stores disagree."""
-    done = _each(hours, statistics.compute_hourly_stats)
-    if json_wanted:
-        as_json([each.stats for each in done])
+def stats_command(hours: tuple[str, ...], json_output: bool) -> None:
+    """Compute exact statistics of hours.
+
+    Writes them under aggregates/ for each HOUR (YYYY-MM-DDTHH, UTC).
+
+    Exit code 1: the stores disagree about an hour.
+
+    \b
+    Example:
+      analytics stats 2024-01-15T10
+    """
+    results = _for_each_hour(hours, compute_hourly_stats)
+    if json_output:
+        print_json([result.stats for result in results])
         return
     names = ("events", "created", "updated", "deleted", "low_stock", "products", "sellers", "duplicates")
-    rows = [(*(getattr(each.stats, name) for name in names), each.stats.hour) for each in done]
+    rows = [(*(getattr(result.stats, name) for name in names), result.stats.hour) for result in results]
     print_table("Statistics", (*(name.replace("_", " ") for name in names), "hour"), rows)
 
 
 @click.command()
 @hour_arguments
 @json_option
-def restore_command(hours: tuple[str, ...], json_wanted: bool) -> None:
-    """Put the events of each HOUR (YYYY-MM-DDTHH, UTC) back into RecentEvents, over nothing that is there. Twice is once."""
-    done = _each(hours, restoring.restore_hour)
-    if json_wanted:
-        as_json(done)
+def restore_command(hours: tuple[str, ...], json_output: bool) -> None:
+    """Write archived events back into RecentEvents. Idempotent.
+
+    Restores the events of each HOUR (YYYY-MM-DDTHH, UTC). Never overwrites an item.
+
+    \b
+    Example:
+      analytics restore 2024-01-15T10
+    """
+    results = _for_each_hour(hours, restore_hour)
+    if json_output:
+        print_json(results)
         return
-    rows = [(each.restored, each.already_present, each.owned_by_other_sources, each.expired, each.expired_rows, each.hour) for each in done]
-    print_table("Restored", ("restored", "there already", "held by others", "expired", "taken by retention", "hour"), rows)
+    rows = [
+        (result.restored, result.already_present, result.owned_by_other_sources, result.expired, result.expired_rows, result.hour)
+        for result in results
+    ]
+    columns = ("restored", "already present", "owned by other sources", "older than the TTL", "removed by retention", "hour")
+    print_table("Restored", columns, rows)

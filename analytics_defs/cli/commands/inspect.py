@@ -1,4 +1,4 @@
-"""`analytics lag`, `audit` and `trace`: they only read."""
+"""`analytics lag`, `audit` and `trace`: read-only reports."""
 
 from __future__ import annotations
 
@@ -10,133 +10,152 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import hours_option, json_option
-from analytics_defs.cli.output import as_json, print_table, progress_bar, progress_callback
+from analytics_defs.cli.output import print_json, print_table, progress_bar, progress_callback
 from analytics_defs.config import load_settings
 from analytics_defs.core.ingest.planning import PlanningResult
 from analytics_defs.core.json_values import to_json_value
 from analytics_defs.core.ledger import OUTCOMES
 from analytics_defs.errors import NotFound
-from analytics_defs.flows.audit import balance as audits
-from analytics_defs.flows.audit.balance import BalanceAudit
+from analytics_defs.flows.audit.balance import BalanceAudit, audit_offsets
 from analytics_defs.flows.audit.hour import HourAudit, audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
-from analytics_defs.flows.trace.trace import trace_record as trace_what
+from analytics_defs.flows.trace.trace import trace_record
 
 
 @click.command()
-@click.option("--max", "max_lag", type=click.IntRange(0), help="Exit with 1 where a partition is further behind than this.")
+@click.option("--max", "max_lag", type=click.IntRange(0), help="Exit with 1 if a partition has more lag than this.")
 @json_option
-def lag_command(max_lag: int | None, json_wanted: bool) -> None:
-    """How far each partition is behind, what stops, and what an operator moved.
+def lag_command(max_lag: int | None, json_output: bool) -> None:
+    """Show the lag of each partition.
 
-    Counted to the high watermark, also behind an open transaction. Exit code 1 where a partition waits for a person, or does not answer.
+    Also lists halted and unavailable partitions, and group offsets that an operator moved. Lag is counted up to
+    the high watermark, including records of open transactions.
+
+    Exit code 1: a partition is halted until an operator acts, or has no leader.
 
     \b
     Example:
-      analytics lag --max 100000 || page-somebody
+      analytics lag --max 100000 || echo "ingestion is behind"
     """
     settings = load_settings()
     planning = plan_lanes(settings.kafka_topics, settings.planning_policy(), wiring.build_ports(settings))
-    if json_wanted:
-        lags = [to_json_value(each) | {"lag": each.offsets, "held_back": each.transaction_lag} for each in planning.lags]
-        as_json({"partitions": lags, "stopped": planning.halted, "silent": planning.unavailable, "notes": planning.notes})
+    if json_output:
+        partitions = [to_json_value(lag) | {"lag": lag.offsets, "transaction_lag": lag.transaction_lag} for lag in planning.lags]
+        print_json({"partitions": partitions, "halted": planning.halted, "unavailable": planning.unavailable, "notes": planning.notes})
     else:
         _show_lag(planning)
-    behind = max_lag is not None and any(each.offsets > max_lag for each in planning.lags)
+    behind = max_lag is not None and any(lag.offsets > max_lag for lag in planning.lags)
     sys.exit(FINDING if planning.halted or planning.unavailable or behind else 0)
 
 
 def _show_lag(planning: PlanningResult) -> None:
     rows = [
         (
-            str(each.topic_partition),
-            each.offsets,
-            each.transaction_lag,
-            each.next_offset,
-            each.high_watermark,
-            "none" if each.committed is None else each.committed,
+            str(lag.topic_partition),
+            lag.offsets,
+            lag.transaction_lag,
+            lag.next_offset,
+            lag.high_watermark,
+            "none" if lag.committed is None else lag.committed,
         )
-        for each in planning.lags
+        for lag in planning.lags
     ]
-    print_table("Lag", ("partition", "lag", "behind open transactions", "next", "high watermark", "group offset"), rows)
+    print_table("Lag", ("partition", "lag", "transaction lag", "next offset", "high watermark", "group offset"), rows)
     for line in (*planning.notes, *planning.halted.values(), *planning.unavailable.values()):
         click.echo(line)
 
 
 @click.command()
 @hours_option
-@click.option("--bytes", "bytes_wanted", is_flag=True, help="Also read every JSON object of the hours and compare its bytes with Parquet.")
+@click.option("--bytes", "check_bytes", is_flag=True, help="Also read every JSON object of the hours and compare its bytes with Parquet.")
 @json_option
-def audit_command(hours: tuple[str, ...], bytes_wanted: bool, json_wanted: bool) -> None:
-    """The equation of every partition, and whether the counters say the same. Exit code 1 where anything differs, or a batch is stuck.
+def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) -> None:
+    """Check that every closed offset is accounted for. Also compares the event counters.
 
     \b
-    closed offsets = stored + repeats + dead letters + tombstones + explained gaps + lost
+    closed offsets = stored + duplicates + dead letters + tombstones + explained gaps + lost
+
+    Exit code 1: anything differs, or a batch was abandoned.
 
     \b
     Example:
       analytics audit --hour 2024-01-15T10 --hour 2024-01-15T11
     """
-    if bytes_wanted and not hours:
+    if check_bytes and not hours:
         raise click.UsageError("--bytes reads every JSON object: name the hours with --hour")
     settings = load_settings()
     ports = wiring.build_ports(settings)
-    found, compared = audits.audit_offsets(ports), list[HourAudit]()
+    audit, hour_audits = audit_offsets(ports), list[HourAudit]()
     if hours:
         with progress_bar("hours compared", len(hours)) as bar:
-            told = progress_callback(bar)
+            progress = progress_callback(bar)
             for hour in hours:
-                found_here = audit_hour(hour, ports, told)
-                differing = compare_bytes(hour, ports, wiring.workspace_factory(settings), told).findings if bytes_wanted else ()
-                compared.append(replace(found_here, findings=(*found_here.findings, *differing)))
+                hour_audit = audit_hour(hour, ports, progress)
+                if check_bytes:
+                    differences = compare_bytes(hour, ports, wiring.workspace_factory(settings), progress).findings
+                    hour_audit = replace(hour_audit, findings=(*hour_audit.findings, *differences))
+                hour_audits.append(hour_audit)
                 bar.advance(bar.task_ids[0])
-    if json_wanted:
-        heads = [to_json_value(head) | {"unaccounted": head.unaccounted} for head in found.checkpoints]
-        said = {
-            "unaccounted": found.unaccounted,
-            "differences": found.differences,
-            "stuck": found.abandoned_batches,
-            "unreadable": found.unreadable,
-            "pending": found.pending,
-        }
-        as_json({**said, "partitions": heads, "counters": found.counters, "hours": compared})
+    if json_output:
+        print_json(
+            {
+                "unaccounted": audit.unaccounted,
+                "differences": audit.differences,
+                "abandoned": audit.abandoned_batches,
+                "unreadable": audit.unreadable,
+                "pending": audit.pending,
+                "partitions": [to_json_value(checkpoint) | {"unaccounted": checkpoint.unaccounted} for checkpoint in audit.checkpoints],
+                "counters": audit.counters,
+                "hours": hour_audits,
+            }
+        )
     else:
-        _show_audit(found)
-        for each in compared:
-            _show_hour(each)
-        click.echo(f"unaccounted: {found.unaccounted}")
-    sys.exit(0 if found.balanced and all(each.agrees for each in compared) else FINDING)
+        _show_audit(audit)
+        for hour_audit in hour_audits:
+            _show_hour(hour_audit)
+        click.echo(f"unaccounted: {audit.unaccounted}")
+    sys.exit(0 if audit.balanced and all(hour_audit.agrees for hour_audit in hour_audits) else FINDING)
 
 
-def _show_audit(found: BalanceAudit) -> None:
+def _show_audit(audit: BalanceAudit) -> None:
     rows = [
-        (str(head.topic_partition), head.first_offset, head.next_offset, *head.totals.as_dict().values(), head.unaccounted)
-        for head in found.checkpoints
+        (
+            str(checkpoint.topic_partition),
+            checkpoint.first_offset,
+            checkpoint.next_offset,
+            *checkpoint.totals.as_dict().values(),
+            checkpoint.unaccounted,
+        )
+        for checkpoint in audit.checkpoints
     ]
     if rows:
-        closed = sum(head.next_offset - head.first_offset for head in found.checkpoints)
-        rows.append((f"all {len(rows)}: {closed:,} offsets", "", "", *found.totals.as_dict().values(), found.unaccounted))
-    print_table("Equation", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
-    for line in (*found.differences, *found.abandoned_batches, *found.unreadable, *(f"pending: {each}" for each in found.pending)):
+        closed = sum(checkpoint.next_offset - checkpoint.first_offset for checkpoint in audit.checkpoints)
+        rows.append((f"all {len(rows)}: {closed:,} offsets", "", "", *audit.totals.as_dict().values(), audit.unaccounted))
+    print_table("Closed offsets", ("partition", "from", "to", *(name.replace("_", " ") for name in OUTCOMES), "unaccounted"), rows)
+    pending = (f"pending: {batch}" for batch in audit.pending)
+    for line in (*audit.differences, *audit.abandoned_batches, *audit.unreadable, *pending):
         click.echo(line)
 
 
-def _show_hour(found: HourAudit) -> None:
-    rows = [(name.replace("_", " "), value) for name, value in to_json_value(found).items() if isinstance(value, int)]
-    print_table(f"Stores for {found.hour}", ("what", "events"), rows)
-    for line in found.findings:
+def _show_hour(audit: HourAudit) -> None:
+    rows = [(name.replace("_", " "), value) for name, value in to_json_value(audit).items() if isinstance(value, int)]
+    print_table(f"Stores for {audit.hour}", ("count of", "events"), rows)
+    for line in audit.findings:
         click.echo(line)
 
 
 @click.command()
-@click.argument("what")
+@click.argument("target", metavar="SOURCE|ID")
 @json_option
-def trace_command(what: str, json_wanted: bool) -> None:
-    """Where did my event go? WHAT is topic/partition/offset, or an event id of the last 30 days.
+def trace_command(target: str, json_output: bool) -> None:
+    """Show what happened to a record or event.
 
-    Coordinates and reasons, never payloads. Exit code 1 where nothing is known of it.
+    A record is named by its source (topic/partition/offset), an event of the last 30 days by its id. Prints
+    locations and reasons, never payloads.
+
+    Exit code 1: the record or event is not known.
 
     \b
     Examples:
@@ -145,23 +164,23 @@ def trace_command(what: str, json_wanted: bool) -> None:
     """
     settings = load_settings()
     try:
-        found = trace_what(what, wiring.build_ports(settings))
-    except NotFound as fault:
-        if what.rpartition("/")[0] in settings.kafka_topics and what.rpartition("/")[2].isdecimal():
-            fault.add_note(f"{what} looks like a partition. A record has an offset too: topic/partition/offset, for example {what}/0.")
+        trace = trace_record(target, wiring.build_ports(settings))
+    except NotFound as error:
+        if target.rpartition("/")[0] in settings.kafka_topics and target.rpartition("/")[2].isdecimal():
+            error.add_note(f"{target} looks like a partition. A record has an offset too: topic/partition/offset, for example {target}/0.")
         raise
-    if json_wanted:
-        as_json(found)
+    if json_output:
+        print_json(trace)
     else:
-        _show_trace(found, "")
-    sys.exit(FINDING if found.outcome is RecordOutcome.UNKNOWN_PARTITION else 0)
+        _show_trace(trace, "")
+    sys.exit(FINDING if trace.outcome is RecordOutcome.UNKNOWN_PARTITION else 0)
 
 
-def _show_trace(found: Trace, indent: str) -> None:
-    for name, value in to_json_value(found).items():
+def _show_trace(trace: Trace, indent: str) -> None:
+    for name, value in to_json_value(trace).items():
         if value and name not in ("redrive", "before"):
             click.echo(f"{indent}{name.replace('_', ' '):13} {value}")
-    for title, other in (("put through again:", found.redrive), ("before it was put through again:", found.before)):
-        if other:
+    for title, related in (("after redrive:", trace.redrive), ("before redrive:", trace.before)):
+        if related:
             click.echo(f"{indent}{title}")
-            _show_trace(other, indent + "  ")
+            _show_trace(related, indent + "  ")

@@ -1,4 +1,4 @@
-"""`analytics expire`: what is older than its age leaves the archive."""
+"""`analytics expire`: delete archived data that is older than its retention setting."""
 
 from __future__ import annotations
 
@@ -9,55 +9,56 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import json_option
-from analytics_defs.cli.output import as_json, print_table, progress_bar
+from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Report what would be deleted, and change nothing.")
 @json_option
-def expire_command(dry_run: bool, json_wanted: bool) -> None:
-    """Remove from the archive what is older than EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION say.
+def expire_command(dry_run: bool, json_output: bool) -> None:
+    """Delete archived data older than its retention.
 
-    Ages count from batch time, an hour's from its newest batch. An hour is frozen in the ledger first; then what the ledger knows as
-    old is deleted, by name. The ledger and the counters stay. What is gone does not come back: look with --dry-run first. Exit code 1
-    where an hour is old enough and stays; it is named, with the reason.
+    The settings are EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION. The age of data is the
+    age of its batch, and the age of an hour is that of its newest batch. An hour is first marked as expired in
+    the ledger. Then the files that the ledger lists are deleted. The ledger and the counters are kept. Deleted
+    data cannot be recovered: use --dry-run first.
+
+    Exit code 1: an hour is old enough but cannot be expired yet. The hour and the reason are printed.
 
     \b
     Example:
       EVENT_JSON_RETENTION=90d analytics expire --dry-run
     """
-    settings, found = load_settings(), RetentionReport()
-    means = RetentionContext(
+    settings, report = load_settings(), RetentionReport()
+    context = RetentionContext(
         wiring.verified_ports(settings), wiring.workspace_factory(settings), settings.retention_policy(), write=not dry_run
     )
     try:
         with progress_bar("objects", None) as bar:
-            apply_retention(means, found, lambda objects: bar.advance(bar.task_ids[0], objects))
+            apply_retention(context, report, lambda objects: bar.advance(bar.task_ids[0], objects))
     finally:
-        if json_wanted:
-            as_json({"dry_run": dry_run, "objects": found.objects, "bytes": found.bytes, "found": found})
+        if json_output:
+            print_json({"dry_run": dry_run, "objects": report.objects, "bytes": report.bytes, "report": report})
         else:
-            _show(found, dry_run, bool(means.policy))
-    sys.exit(FINDING if found.skipped_hours else 0)
+            _show(report, dry_run, bool(context.policy))
+    sys.exit(FINDING if report.skipped_hours else 0)
 
 
-def _show(found: RetentionReport, dry_run: bool, anything_goes: bool) -> None:
-    if not anything_goes:
-        click.echo("everything is kept: none of EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION is set")
+def _show(report: RetentionReport, dry_run: bool, is_enabled: bool) -> None:
+    if not is_enabled:
+        click.echo("nothing expires: none of EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION is set")
         return
-    title = "Would go" if dry_run else "Gone"
-    if found.deleted:
-        print_table(
-            title, ("objects", "bytes", "tree", "hour"), [(each.objects, each.bytes, each.tree, each.hour) for each in found.deleted]
-        )
-    for line in found.skipped_hours:
-        click.echo(line, err=True)
-    for key in found.foreign_keys:
-        click.echo(f"{key}: nobody here wrote it; it is left alone", err=True)
-    if found.foreign_count > len(found.foreign_keys):
-        click.echo(f"{found.foreign_count - len(found.foreign_keys)} more foreign objects are counted, and not named", err=True)
-    click.echo(f"{title.lower()}: {found.objects:,} objects, {found.bytes:,} bytes")
+    title = "Would be deleted" if dry_run else "Deleted"
+    if report.deleted:
+        rows = [(deleted.objects, deleted.bytes, deleted.tree, deleted.hour) for deleted in report.deleted]
+        print_table(title, ("objects", "bytes", "tree", "hour"), rows)
+    for message in report.skipped_hours:
+        click.echo(message, err=True)
+    for key in report.foreign_keys:
+        click.echo(f"{key}: foreign object, not written by this platform; it is kept", err=True)
+    if report.foreign_count > len(report.foreign_keys):
+        click.echo(f"{report.foreign_count - len(report.foreign_keys)} more foreign objects are counted but not listed", err=True)
+    click.echo(f"{title.lower()}: {report.objects:,} objects, {report.bytes:,} bytes")

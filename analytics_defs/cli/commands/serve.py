@@ -1,4 +1,4 @@
-"""`analytics serve`: the always-on job as a process of its own."""
+"""`analytics serve`: the health endpoint as a process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from analytics_defs.config import has_dagster_instance, load_settings
 
 @click.command()
 def serve_command() -> None:
-    """Answer /health, /metrics, /trace and the status page on HEALTH_HOST and HEALTH_PORT, until TERM or INT.
+    """Serve the health endpoint and the status page.
 
-    Reads only. It starts, and answers, whether Kafka, the stores and Dagster are up or not: that is what it is for.
+    Answers /health, /metrics and /trace on HEALTH_HOST and HEALTH_PORT until SIGTERM or SIGINT. Reads only.
+    Starts and answers even while Kafka, the stores and Dagster are down.
 
     \b
     Example:
@@ -30,10 +31,10 @@ def serve_command() -> None:
         from analytics_defs.web.app import make_app
 
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        site = wiring.web_context(
+        context = wiring.web_context(
             settings, f"{socket.gethostname()}-{os.getpid()}", DagsterInstanceProbe() if has_dagster_instance() else None
         )
         click.echo(f"listening on {server.format_address(listener)}", err=True)
-        site.monitor.refresh()  # so that the first poll finds answers
-        server.ObservabilityServer(make_app(site)).serve_on(listener)
+        context.monitor.refresh()  # the first request then finds results
+        server.ObservabilityServer(make_app(context)).serve_on(listener)
     click.echo("stopped", err=True)

@@ -1,4 +1,6 @@
-"""`analytics setup` and `analytics check`: before the first record."""
+"""`analytics setup` and `analytics check`: prepare and verify Kafka and the stores before the first record is
+read.
+"""
 
 from __future__ import annotations
 
@@ -10,62 +12,90 @@ import click
 from analytics_defs import wiring
 from analytics_defs.cli.exit_codes import REFUSED, UNAVAILABLE
 from analytics_defs.cli.options import json_option
-from analytics_defs.cli.output import as_json, print_table, progress_bar
+from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.errors import AnalyticsError
-from analytics_defs.flows.setup import preflight as checks
-from analytics_defs.flows.setup import provision as setups
 from analytics_defs.flows.setup.platform_identity import StoreIdentityCheck
+from analytics_defs.flows.setup.preflight import run_preflight
+from analytics_defs.flows.setup.provision import provision
+from analytics_defs.ports import Checkable
 
 
 @click.command()
 @click.option("--topics/--no-topics", default=True, show_default=True, help="Create missing topics.")
-@click.option("--partitions", type=click.IntRange(1), default=4, show_default=True, help="Of a topic that is created.")
-@click.option("--replication", type=int, default=-1, show_default=True, help="Of a topic that is created; -1: the broker's default.")
+@click.option("--partitions", type=click.IntRange(1), default=4, show_default=True, help="Number of partitions of a new topic.")
+@click.option(
+    "--replication", type=int, default=-1, show_default=True, help="Replication factor of a new topic. -1 uses the broker's default."
+)
 @json_option
-def setup_command(topics: bool, partitions: int, replication: int, json_wanted: bool) -> None:
-    """Create what is missing (topics, tables with TTL, bucket) and validate what exists. Twice is once.
+def setup_command(topics: bool, partitions: int, replication: int, json_output: bool) -> None:
+    """Create missing topics, tables and the bucket. Validate those that exist. Idempotent.
 
-    Topics that may not be created from here are named, and no failure: they are read once somebody made them.
+    If this client may not create topics, the missing topics are listed. That is not an error: ingestion reads
+    them once they exist.
+
+    Exit code 3: a service is unavailable. Exit code 4: a permission is missing, or a table or bucket has
+    another shape.
+
+    \b
+    Example:
+      analytics setup --partitions 12 --replication 3
     """
     with (
-        wiring.provisioners(load_settings(), wiring.NewTopicOptions(topics, partitions, replication)) as grounds,
+        wiring.provisioners(load_settings(), wiring.NewTopicOptions(topics, partitions, replication)) as provisioners,
         progress_bar("prepared", 3) as bar,
     ):
-        found = setups.provision(grounds, lambda _: bar.advance(bar.task_ids[0]))
-    if json_wanted:
-        as_json([{"ground": each.provisioner, "done": each.done, "fault": each.fault and str(each.fault)} for each in found])
+        results = provision(provisioners, lambda _: bar.advance(bar.task_ids[0]))
+    if json_output:
+        print_json(
+            [{"provisioner": result.provisioner, "done": result.done, "fault": result.fault and str(result.fault)} for result in results]
+        )
     else:
-        for each in found:
-            click.echo(f"{each.provisioner}: {each.fault or '; '.join(each.done) or 'all was there'}", err=bool(each.fault))
-    _exit_for(each.fault for each in found)
+        for result in results:
+            outcome = result.fault or "; ".join(result.done) or "nothing to create"
+            click.echo(f"{result.provisioner}: {outcome}", err=bool(result.fault))
+    _exit_for(result.fault for result in results)
 
 
 @click.command()
 @json_option
-def check_command(json_wanted: bool) -> None:
-    """Prove every connection, permission and setting before the first record is read.
+def check_command(json_output: bool) -> None:
+    """Verify connections, permissions and settings. Changes nothing.
 
-    Changes nothing: writes are proven by requests that the store refuses, and by an object under staging/ that is removed again.
+    Use it before the first record is read. Write permissions are verified with requests that the store must
+    reject, and with one object under staging/ that is deleted again.
+
+    Exit code 3: a service is unavailable. Exit code 4: a permission is missing, or a topic, table or bucket is
+    missing.
+
+    \b
+    Example:
+      analytics check --json
     """
     settings = load_settings()
-    with wiring.provisioners(settings) as grounds, progress_bar("proven", None) as bar:
-        proofs = checks.run_preflight([*grounds, StoreIdentityCheck(wiring.build_ports(settings))], lambda _: bar.advance(bar.task_ids[0]))
-    if json_wanted:
-        as_json(
+    with wiring.provisioners(settings) as provisioners, progress_bar("checks passed", None) as bar:
+        subjects: list[Checkable] = [*provisioners, StoreIdentityCheck(wiring.build_ports(settings))]
+        results = run_preflight(subjects, lambda _: bar.advance(bar.task_ids[0]))
+    if json_output:
+        print_json(
             [
-                {"ground": each.subject, "question": each.check, "found": str(each.fault or each.finding), "ok": each.passed}
-                for each in proofs
+                {
+                    "subject": result.subject,
+                    "check": result.check,
+                    "result": str(result.fault or result.finding),
+                    "ok": result.passed,
+                }
+                for result in results
             ]
         )
     else:
-        rows = [("ok" if each.passed else "FAILS", each.subject, each.check, each.fault or each.finding) for each in proofs]
-        print_table("Check", ("", "where", "what", "found"), rows)
-    _exit_for(each.fault for each in proofs)
+        rows = [("ok" if result.passed else "FAILED", result.subject, result.check, result.fault or result.finding) for result in results]
+        print_table("Check", ("", "subject", "check", "result"), rows)
+    _exit_for(result.fault for result in results)
 
 
-def _exit_for(faults: Iterable[AnalyticsError | None]) -> None:
-    """3 where trying again may help, 4 where somebody has to change something."""
-    found = [fault for fault in faults if fault is not None]
-    if found:
-        sys.exit(UNAVAILABLE if all(fault.retryable for fault in found) else REFUSED)
+def _exit_for(outcomes: Iterable[AnalyticsError | None]) -> None:
+    """Exit with 3 if a retry may help, and with 4 if an operator has to change something."""
+    faults = [fault for fault in outcomes if fault is not None]
+    if faults:
+        sys.exit(UNAVAILABLE if all(fault.retryable for fault in faults) else REFUSED)

@@ -1,20 +1,20 @@
-"""`analytics worker`: executes Dagster's runs on as many machines as there are."""
+"""`analytics worker`: a Celery worker that executes Dagster runs."""
 
 from __future__ import annotations
 
 import click
 
-SLOTS_OPTION = 4
+DEFAULT_SLOTS = 4
 
 
 @click.command()
-@click.option("--slots", type=click.IntRange(min=1), default=SLOTS_OPTION, show_default=True, help="Runs at a time, a process each.")
-@click.option("--name", default="worker", show_default=True, help="Before @ and the host's name; no two workers may have the same.")
+@click.option("--slots", type=click.IntRange(min=1), default=DEFAULT_SLOTS, show_default=True, help="Concurrent runs, one process each.")
+@click.option("--name", default="worker", show_default=True, help="Name before @hostname. Must be unique among all workers.")
 def worker_command(slots: int, name: str) -> None:
-    """Execute runs that Dagster's Celery launcher hands out, until TERM; those under way end first.
+    """Execute Dagster runs from the Celery queue.
 
-    DAGSTER_HOME names the folder of the same dagster.yaml as the daemon's (deploy/celery/dagster.yaml), and the settings are those of the
-    other services.
+    Stops on SIGTERM, after the runs in progress have ended. DAGSTER_HOME is the folder of the dagster.yaml that
+    the daemon uses (deploy/celery/dagster.yaml). All other settings are those of the other services.
 
     \b
     Example:
@@ -26,7 +26,7 @@ def worker_command(slots: int, name: str) -> None:
         raise click.UsageError(f"{missing.name} is not installed: pip install 'analytics-defs[celery]'") from missing
     from analytics_defs.config import has_dagster_instance, load_settings
 
-    load_settings()  # wrong ones are reported now, and not by every run
+    load_settings()  # report invalid settings now, once, instead of in every run
     if not has_dagster_instance():
         raise click.UsageError("DAGSTER_HOME is not set: expected the folder of the dagster.yaml that the daemon reads")
     run_worker(name, slots)

@@ -1,4 +1,4 @@
-"""JSON with Decimal numbers: the form in which readers of the recent events table get an event."""
+"""JSON with Decimal numbers: the form in which readers of the RecentEvents table get an event."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""What a record is: an event, a rejection with its reason, or a tombstone. A bad record is a value here, never an error.
+r"""Classification of records: event, rejection with its reason, or tombstone. A bad record is a value, never an error.
 
-What becomes of unusual JSON, here and in the stores (the archive always holds the record's own bytes):
+Result for unusual JSON, here and in the stores (the bucket always holds the record's original bytes):
 
-| in the record                                  | verdict                                                               |
+| in the record                                  | result                                                                |
 |------------------------------------------------|-----------------------------------------------------------------------|
 | unknown fields, null or `""` in unread fields  | event, kept                                                           |
-| numbers of any length or exponent              | event; beyond DynamoDB's 38 digits or range its item holds a pointer  |
-| nesting to 128 levels                          | event; deeper than DynamoDB's 32 its item holds a pointer             |
-| more than 400 KB by DynamoDB's size formula    | event; its item holds a pointer                                       |
-| the empty string as a key                      | event; where DynamoDB refuses it its item holds a pointer             |
+| numbers of any length or exponent              | event; a pointer in DynamoDB if beyond its 38 digits or its range     |
+| nesting to 128 levels                          | event; a pointer in DynamoDB if deeper than its 32 levels             |
+| more than 400 KB by DynamoDB's size formula    | event; a pointer in DynamoDB                                          |
+| the empty string as a key                      | event; a pointer in DynamoDB if DynamoDB rejects the key              |
 | ids with any characters, up to 2,048 bytes     | event                                                                 |
 | an empty id                                    | `schema`                                                              |
 | an id over 2,048 bytes of UTF-8                | `id_too_long`                                                         |
@@ -16,7 +16,7 @@ What becomes of unusual JSON, here and in the stores (the archive always holds t
 | `NaN`, `Infinity`, a byte order mark           | `not_json`                                                            |
 | a key twice in one object, at any depth        | `duplicate_key`                                                       |
 | nesting deeper than 128 levels                 | `nested_too_deep`                                                     |
-| half a surrogate pair (`\\ud800`) anywhere      | `lone_surrogate`                                                      |
+| half a surrogate pair (`\ud800`) anywhere       | `lone_surrogate`                                                      |
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ MAX_ID_BYTES = 2048
 """Bytes of UTF-8 in a DynamoDB partition key (AWS, "Quotas in Amazon DynamoDB")."""
 
 LEGACY_NAMESPACE = uuid.UUID("b1001660-82b4-4e47-9cb9-3a9c3c588cbf")
-"""The namespace of the ids given to legacy events. Never changes: the same record must get the same id for ever."""
+"""UUID namespace of the ids of legacy events. It must never change: a record must always get the same id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationRules:
-    """What a record must keep to. They apply when a batch is staged, and never again: a retry reads the staged verdicts."""
+    """Limits for records, applied when a batch is staged. A retry reads the staged classification and does not apply them again."""
 
     max_event_bytes: int
-    """Of a record's value."""
+    """Maximum size of a record's value."""
     max_future_skew: timedelta = timedelta(hours=24)
 
 
@@ -55,41 +55,41 @@ class Event:
 
     record: Record
     id: str
-    """Not empty, at most `MAX_TRACE_ID_BYTES` of UTF-8, any characters. A legacy event's is `legacy_id` of its source."""
+    """1 to `MAX_ID_BYTES` bytes of UTF-8, any characters. For a legacy event: `legacy_id` of its source."""
     type: str
-    """One of `EVENT_TYPES`. The topic it came by need not have the same name."""
+    """One of `EVENT_TYPES`. The topic of the record may have another name."""
     timestamp: str
-    """As the event had it: ISO-8601, ASCII, at most 64 characters."""
+    """The original text: ISO 8601, ASCII, at most 64 characters."""
     time: datetime
-    """The same instant, aware UTC, cut off at microseconds."""
+    """The same instant in UTC, truncated to microseconds."""
     hour: str
     """The UTC hour of `time`: `2024-01-15T10`."""
     version: str
-    """As the event had it; "1.0" where it had none. "1" marks the legacy form."""
+    """The original text, or "1.0" if the event has none. "1" means the legacy form."""
     product_id: str | None
     seller_id: str | None
     document: bytes | None
-    """A legacy event in current form, as deterministic UTF-8 JSON text. None: the record's own bytes are in current form."""
+    """A legacy event upcast to the current form, as deterministic UTF-8 JSON. None if the record is in the current form."""
 
     @property
     def data(self) -> bytes:
-        """The event in current form, as UTF-8 JSON text."""
+        """Return the event in the current form, as UTF-8 JSON."""
         return self.document if self.document is not None else self.record.value or b""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A record that is not an event: it goes to the dead letters with its payload as it came."""
+    """A record that is not an event. It becomes a dead letter with its original payload."""
 
     record: Record
     reason: RejectionReason
     detail: str
-    """Field path, expected, found. Bounded, and never the whole payload."""
+    """Field path, expected, found. At most `MAX_DETAIL_LENGTH` characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A record with a null value: counted, nothing stored."""
+    """A record without a value. It is counted, and nothing is stored."""
 
     record: Record
 
@@ -98,17 +98,17 @@ ClassifiedRecord: TypeAlias = Event | Rejection | Tombstone
 
 
 def classify(record: Record, rules: ValidationRules, now: datetime) -> ClassifiedRecord:
-    """What `record` is at `now` (aware). Never raises, whatever its bytes; the same arguments give the same verdict."""
+    """Return the record as an event, a rejection or a tombstone. Deterministic; never raises, for any bytes."""
     if record.value is None:
         return Tombstone(record)
     try:
         return _event(record, record.value, rules, now)
-    except InvalidEvent as fault:
-        return Rejection(record, fault.reason, fault.detail)
+    except InvalidEvent as error:
+        return Rejection(record, error.reason, error.detail)
 
 
 def legacy_id(source: Source) -> str:
-    """The id of the legacy event at `source`: UUIDv5 of `topic/partition/offset`, so the same record always gets the same."""
+    """Return the id of the legacy event at `source`: UUIDv5 of `topic/partition/offset`, hence stable."""
     return str(uuid.uuid5(LEGACY_NAMESPACE, str(source)))
 
 
@@ -144,8 +144,8 @@ def _document(value: bytes, max_bytes: int) -> JsonObject:
         raise InvalidEvent(RejectionReason.TOO_LARGE, f"expected at most {max_bytes} bytes, found {len(value)}")
     try:
         text = value.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        raise InvalidEvent(RejectionReason.NOT_UTF8, f"expected UTF-8, found at byte {fault.start}: {fault.reason}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(RejectionReason.NOT_UTF8, f"expected UTF-8, found at byte {error.start}: {error.reason}") from None
     document = strict_json.parse(text)
     if not isinstance(document, dict):
         raise InvalidEvent(RejectionReason.NOT_AN_OBJECT, f"expected an object, found {describe(document)}")
@@ -155,8 +155,8 @@ def _document(value: bytes, max_bytes: int) -> JsonObject:
 def _time(timestamp: str, latest: datetime) -> datetime:
     try:
         time = parse_timestamp(timestamp)
-    except NotATimestamp as fault:
-        raise InvalidEvent(RejectionReason.SCHEMA, f"timestamp: expected {fault}, found {describe(timestamp)}") from None
+    except NotATimestamp as error:
+        raise InvalidEvent(RejectionReason.SCHEMA, f"timestamp: expected {error}, found {describe(timestamp)}") from None
     if time > latest:
         raise InvalidEvent(
             RejectionReason.TIMESTAMP_IN_FUTURE, f"timestamp: expected at most {latest.isoformat()}, found {describe(timestamp)}"

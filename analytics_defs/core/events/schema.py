@@ -1,7 +1,7 @@
-"""The shapes of events, and the way from the legacy form to the current one.
+"""Schemas of the four event types, and the upcast from the legacy form to the current form.
 
-The fields the platform reads are checked here, strictly: a string is never taken for a number, nor a bool. All other fields are
-kept as they came, unread.
+The fields that the platform reads are validated strictly: a string or a bool is never accepted as a number.
+All other fields are kept unchanged and unread.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class _Shape(BaseModel):
 
 
 class EventSchema(_Shape):
-    """The current form: what every event says of itself."""
+    """Fields of every event in the current form."""
 
     id: Annotated[str, Field(min_length=1)]
     timestamp: str
     version: str = "1.0"
 
     def product_and_seller_id(self) -> tuple[str, str | None]:
-        """Product id and seller id."""
+        """Return product id and seller id."""
         raise NotImplementedError
 
 
@@ -77,7 +77,7 @@ class _LowStock(_UpcastLowStock):
 
 
 class _Legacy(_Shape):
-    """What only the legacy form has; the rest is checked after the upcast."""
+    """Fields of the legacy form only. The other fields are validated after the upcast."""
 
     occurred_at: str
 
@@ -111,32 +111,36 @@ EVENT_TYPES = tuple(_CURRENT)
 
 
 def type_of(document: JsonObject) -> str:
-    """The event's type, one of `EVENT_TYPES`. Raises NotAnEvent: `schema` where there is none, `unknown_type`."""
-    found = document.get("type")
-    if isinstance(found, str) and found in _CURRENT:
-        return found
-    reason = RejectionReason.UNKNOWN_TYPE if isinstance(found, str) else RejectionReason.SCHEMA
-    what = describe(found) if "type" in document else "nothing"
-    raise InvalidEvent(reason, f"type: expected one of {', '.join(EVENT_TYPES)}, found {what}")
+    """Return the event type, one of `EVENT_TYPES`.
+
+    Raises InvalidEvent: `unknown_type` for any other string, `schema` if `type` is missing or no string.
+    """
+    event_type = document.get("type")
+    if isinstance(event_type, str) and event_type in _CURRENT:
+        return event_type
+    reason = RejectionReason.UNKNOWN_TYPE if isinstance(event_type, str) else RejectionReason.SCHEMA
+    description = describe(event_type) if "type" in document else "nothing"
+    raise InvalidEvent(reason, f"type: expected one of {', '.join(EVENT_TYPES)}, found {description}")
 
 
 def is_legacy(document: JsonObject) -> bool:
-    """Version "1" with neither `id` nor `timestamp`: so an upcast document, which has both, is in current form."""
+    """Return True for version "1" without `id` and `timestamp`. An upcast document has both, so it is in the current form."""
     return document.get("version") == "1" and "id" not in document and "timestamp" not in document
 
 
 def parse_event_schema(document: JsonObject, event_type: str) -> EventSchema:
-    """What an event in current form says. Raises NotAnEvent: `schema`."""
-    return _check(_CURRENT[event_type], document)
+    """Validate an event in the current form. Raises InvalidEvent: `schema`."""
+    return _validate(_CURRENT[event_type], document)
 
 
 def upcast(document: JsonObject, event_type: str, event_id: str) -> tuple[JsonObject, EventSchema]:
-    """An event in legacy form as one in current form, and what it says. Raises NotAnEvent: `schema`.
+    """Convert a legacy event to the current form. Raises InvalidEvent: `schema`.
 
-    Fields are added, none is changed or dropped: `id`; `timestamp` = `occurredAt`; `stock` and `currentStock` = `quantity`;
-    a product's `sellerId` and a deleted product's id from where the legacy form has them. `version` stays "1".
+    Fields are added, none is changed or removed: `id`, `timestamp` = `occurredAt`, `stock` and `currentStock` =
+    `quantity`. A missing `product.sellerId`, or the ids of a deleted product, are copied from the place
+    where the legacy form has them. `version` stays "1".
     """
-    _check(_LEGACY[event_type], document)
+    _validate(_LEGACY[event_type], document)
     current: JsonObject = {"id": event_id, "timestamp": document["occurredAt"], **document}
     product = document.get("product")
     if event_type == "LowStockWarning":
@@ -147,7 +151,7 @@ def upcast(document: JsonObject, event_type: str, event_id: str) -> tuple[JsonOb
     elif isinstance(product, dict):
         seller = _known(sellerId=document.get("sellerId"))
         current["product"] = {**seller, "stock": product["quantity"], **product}
-    return current, _check(_UPCAST[event_type], current)
+    return current, _validate(_UPCAST[event_type], current)
 
 
 def _known(**fields: Json) -> JsonObject:
@@ -157,12 +161,12 @@ def _known(**fields: Json) -> JsonObject:
 _S = TypeVar("_S", bound=_Shape)
 
 
-def _check(shape: type[_S], document: JsonObject) -> _S:
+def _validate(shape: type[_S], document: JsonObject) -> _S:
     try:
         return shape.model_validate(document)
-    except ValidationError as fault:
-        problems = fault.errors(include_url=False, include_context=False)
-        raise InvalidEvent(RejectionReason.SCHEMA, "; ".join(map(_in_words, problems))) from None
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        raise InvalidEvent(RejectionReason.SCHEMA, "; ".join(map(_message, problems))) from None
 
 
 _EXPECTED = {
@@ -173,7 +177,7 @@ _EXPECTED = {
 }
 
 
-def _in_words(problem: ErrorDetails) -> str:
+def _message(problem: ErrorDetails) -> str:
     path = ".".join(str(step) for step in problem["loc"])
     if problem["type"] == "missing":
         return f"{path}: required, and missing"

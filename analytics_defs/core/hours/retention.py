@@ -1,6 +1,6 @@
-"""How old what retention takes has to be: ages, and what each of them counts. Values only.
+"""Retention periods of stored data.
 
-Age counts from batch time, never from an event's own time or an object's: a late event is as old as its batch.
+Age counts from the batch time, never from the time of an event or an object. A late event is as old as its batch.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from datetime import datetime, timedelta
 from analytics_defs.core.storage.object_keys import batch_time
 
 MIN_RETENTION = timedelta(days=31)
-"""The shortest age. For 30 days DynamoDB's items point to JSON objects, and Parquet restores them; a day more for clocks that differ."""
+"""The shortest period. For 30 days, RecentEvents items point to JSON objects and are restored from Parquet.
+One more day covers clock skew."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How long after its batch's time each kind is kept. None: for ever."""
+    """Retention period of each kind of data, counted from the batch time. None: unlimited."""
 
     event_json: timedelta | None = None
-    """JSON objects, one for each event."""
+    """JSON objects of events."""
     parquet: timedelta | None = None
-    """Parts and archives of hours."""
+    """Parts and hour archives."""
     dead_letters: timedelta | None = None
-    """Files of dead letters, and of repeats."""
+    """Files of dead letters and of duplicates."""
 
     def __post_init__(self) -> None:
-        if any(age < MIN_RETENTION for age in (self.event_json, self.parquet, self.dead_letters) if age is not None):
-            raise ValueError(f"{self}: expected ages of at least {MIN_RETENTION.days} days: until then the stores need each other")
+        periods = (self.event_json, self.parquet, self.dead_letters)
+        if any(period < MIN_RETENTION for period in periods if period is not None):
+            raise ValueError(f"{self}: expected at least {MIN_RETENTION.days} days: until then the stores are restored from each other")
 
     def __bool__(self) -> bool:
         return not (self.event_json is None and self.parquet is None and self.dead_letters is None)
@@ -36,18 +38,19 @@ class RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterExpiry:
-    """Files of dead letters and repeats of batches up to this batch time are gone, or go."""
+    """Expiry of the files of dead letters and duplicates: written before the files are deleted."""
 
     expired_through: datetime
+    """Files of batches up to this batch time are deleted, or are being deleted."""
     expired_at: datetime
-    """When it was noted."""
+    """When this entry was written."""
 
 
-def expiry_cutoff(now: datetime, age: timedelta, pending: Iterable[datetime]) -> datetime:
-    """Batches up to this time are old enough. Nothing goes that is not older than every pending batch."""
-    return min([now - age, *(time - timedelta(milliseconds=1) for time in pending)])
+def expiry_cutoff(now: datetime, period: timedelta, pending: Iterable[datetime]) -> datetime:
+    """Return the latest batch time that is expired. It is before the time of every pending batch."""
+    return min([now - period, *(time - timedelta(milliseconds=1) for time in pending)])
 
 
 def newest_batch_time(batches: Iterable[str]) -> datetime | None:
-    """The time of the newest of these batches: an hour is as old as that."""
+    """Return the latest time of these batches, which is the age of their hour. None if there are no batches."""
     return max(map(batch_time, batches), default=None)

@@ -1,4 +1,4 @@
-"""One archived hour: its revisions in the ledger, and the marker `_SUCCESS.json` that readers without our code follow. Values only."""
+"""Revisions of an hour archive in the ledger, and the manifest `_SUCCESS.json` for readers outside this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HALF = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """One Parquet file of a compacted hour."""
+    """One Parquet file of an hour archive."""
 
     key: str
     rows: int
@@ -23,14 +23,15 @@ class ArchiveFile:
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """What a set of rows amounts to, in whichever order and in however many files they lie."""
+    """Totals of a set of rows, independent of their order and of the number of files."""
 
     by_batch: Mapping[str, int] = field(default_factory=dict)
     digest: str = "0" * 32
-    """Of all columns but `record_timestamp`, which a rebuild from the JSON tree does not know. In any order; for accidents, not foes."""
+    """Order-independent digest of all columns but `record_timestamp`, which a rebuild from JSON objects does not know.
+    It detects accidents, not attacks."""
     types: Mapping[str, int] = field(default_factory=dict)
     offsets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """First and last offset by topic-partition, both included."""
+    """First and last offset by topic-partition, both inclusive."""
     first: datetime | None = None
     last: datetime | None = None
 
@@ -40,7 +41,7 @@ class RowSummary:
 
 
 def merge_summaries(parts: Iterable[RowSummary]) -> RowSummary:
-    """Several sets of rows as one."""
+    """Return the totals of several disjoint sets of rows."""
     by_batch: dict[str, int] = {}
     types: dict[str, int] = {}
     offsets: dict[str, tuple[int, int]] = {}
@@ -56,108 +57,113 @@ def merge_summaries(parts: Iterable[RowSummary]) -> RowSummary:
     return RowSummary(by_batch, digest, types, offsets, min(times, default=None), max(times, default=None))
 
 
-def _sums(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return {name: one.get(name, 0) + other.get(name, 0) for name in sorted({*one, *other})}
+def _sums(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
+    return {name: left.get(name, 0) + right.get(name, 0) for name in sorted({*left, *right})}
 
 
 def row_digest(high: int, low: int) -> str:
-    """Of the sums of the halves of the rows' own digests."""
+    """Return the digest of a set of rows: sums of the high and the low 64 bits of the digests of its rows."""
     return f"{high % _HALF:016x}{low % _HALF:016x}"
 
 
-def _digest_sum(one: str, other: str) -> str:
-    return row_digest(int(one[:16], 16) + int(other[:16], 16), int(one[16:], 16) + int(other[16:], 16))
+def _digest_sum(left: str, right: str) -> str:
+    return row_digest(int(left[:16], 16) + int(right[:16], 16), int(left[16:], 16) + int(right[16:], 16))
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiredData:
-    """What retention took of an hour, or is taking: noted before anything is deleted. Such an hour is frozen: late events add to it."""
+    """Data of an hour that retention removed or is removing. It is recorded before anything is deleted.
+
+    Late events still add to an expired hour.
+    """
 
     expired_batches: tuple[str, ...] = ()
-    """Batches whose rows are in no Parquet any more, sorted."""
+    """Batches whose rows are no longer in any Parquet file, sorted."""
     expired_rows: int = 0
-    """How many rows those were."""
+    """Number of rows of those batches."""
     rows_expired_at: datetime | None = None
-    """When rows were taken last."""
+    """When rows last expired."""
     event_json_expired_through: datetime | None = None
-    """JSON objects of batches up to this batch time are gone, or go."""
+    """JSON objects of batches up to this batch time are deleted, or are being deleted."""
     event_json_expired_at: datetime | None = None
-    """When objects were taken last."""
+    """When JSON objects last expired."""
 
     def __bool__(self) -> bool:
         return bool(self.expired_batches) or self.event_json_expired_through is not None
 
     def has_expired_event_json_of(self, batch_time: datetime) -> bool:
-        """Whether the JSON objects of a batch of this time are among what was taken."""
+        """Return True if the JSON objects of a batch of this time are expired."""
         return self.event_json_expired_through is not None and batch_time <= self.event_json_expired_through
 
     def __str__(self) -> str:
-        said = []
+        removed = []
         if self.rows_expired_at:
-            said.append(
-                f"the Parquet of {self.expired_rows} events in {len(self.expired_batches)} batches on {self.rows_expired_at:%Y-%m-%dT%H:%MZ}"
-            )
+            batches = f"{self.expired_rows} events in {len(self.expired_batches)} batches"
+            removed.append(f"the Parquet of {batches} on {_to_minute(self.rows_expired_at)}")
         if self.event_json_expired_at and self.event_json_expired_through:
-            said.append(
-                f"the JSON objects of batches up to {self.event_json_expired_through:%Y-%m-%dT%H:%MZ} on {self.event_json_expired_at:%Y-%m-%dT%H:%MZ}"
-            )
-        return f"retention took {' and '.join(said) or 'nothing'}"
+            through = _to_minute(self.event_json_expired_through)
+            removed.append(f"the JSON objects of batches up to {through} on {_to_minute(self.event_json_expired_at)}")
+        return f"retention removed {' and '.join(removed) or 'nothing'}"
+
+
+def _to_minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%MZ}"
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRevision:
-    """What an hour's archive is from this revision on: written once, under the next number, by whoever is first. Never changed."""
+    """Content of an hour archive. A revision is immutable; the first executor to write the next number wins."""
 
     hour: str
     number: int
-    """1 for the first."""
+    """1 for the first revision."""
     files: tuple[ArchiveFile, ...]
     batches: tuple[str, ...]
-    """Every batch whose rows are in the files, sorted. A later revision holds at least these, unless retention took them."""
+    """All batches whose rows are in the files, sorted. Later revisions contain them too, unless they expire."""
     rows: int
     digest: str
-    """See `Rows.digest`."""
+    """See `RowSummary.digest`."""
     types: Mapping[str, int]
     offsets: Mapping[str, tuple[int, int]]
     first: datetime | None
-    """None: there is no row."""
+    """Earliest event time. None if there are no rows."""
     last: datetime | None
     time: datetime
-    """When it was made."""
+    """When the revision was made."""
     added: int
-    """Rows more than the revision before."""
+    """Number of rows minus the number of the previous revision."""
     rebuilt: int = 0
-    """Rows that came from the JSON tree, because the file that should have held them was missing or damaged."""
+    """Rows that were rebuilt from JSON objects because their Parquet file was missing or damaged."""
     expired: ExpiredData = ExpiredData()
 
     @property
     def known_batches(self) -> frozenset[str]:
-        """Batches that have no part of their own any more: their rows are in the files, or retention took them."""
+        """Return all batches whose parts no longer count: their rows are in the files, or expired."""
         return frozenset((*self.batches, *self.expired.expired_batches))
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(each.key for each in self.files)
+        return tuple(file.key for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class RevisionOrigin:
-    """How a revision came about."""
+    """When a revision was made, and from what."""
 
     time: datetime
     rebuilt: int = 0
-    """See `Revision.rebuilt`."""
+    """See `ArchiveRevision.rebuilt`."""
 
 
 def next_revision(
-    before: ArchiveRevision | None, hour: str, files: Sequence[ArchiveFile], rows: RowSummary, made: RevisionOrigin
+    previous: ArchiveRevision | None, hour: str, files: Sequence[ArchiveFile], rows: RowSummary, origin: RevisionOrigin
 ) -> ArchiveRevision:
-    """The revision after `before`. `rows` is what the files hold, at least one row."""
+    """Return the revision after `previous`. `rows` describes the content of `files`, at least one row."""
     if rows.first is None or rows.last is None:
-        raise ValueError(f"{hour}: an archive without a row")
+        raise ValueError(f"{hour}: expected at least one row in the archive, found none")
     return ArchiveRevision(
         hour=hour,
-        number=next_number(before),
+        number=next_number(previous),
         files=tuple(files),
         batches=tuple(sorted(rows.by_batch)),
         rows=rows.count,
@@ -166,39 +172,55 @@ def next_revision(
         offsets=rows.offsets,
         first=rows.first,
         last=rows.last,
-        time=made.time,
-        added=rows.count - (before.rows if before else 0),
-        rebuilt=made.rebuilt,
-        expired=before.expired if before else ExpiredData(),
+        time=origin.time,
+        added=rows.count - (previous.rows if previous else 0),
+        rebuilt=origin.rebuilt,
+        expired=previous.expired if previous else ExpiredData(),
     )
 
 
-def with_expired_rows(before: ArchiveRevision, at: datetime) -> ArchiveRevision:
-    """The revision after `before` that has none of its files: retention takes them."""
-    taken = replace(
-        before.expired, expired_batches=tuple(sorted(before.known_batches)), expired_rows=before.expired.expired_rows + before.rows, rows_expired_at=at
-    )  # fmt: skip
-    none = RowSummary()
-    return ArchiveRevision(
-        before.hour, before.number + 1, (), (), 0, none.digest, {}, {}, None, None, time=at, added=-before.rows, expired=taken
-    )  # fmt: skip
+def with_expired_rows(previous: ArchiveRevision, at: datetime) -> ArchiveRevision:
+    """Return the revision after `previous` without any file: all rows of the hour expire."""
+    expired = replace(
+        previous.expired,
+        expired_batches=tuple(sorted(previous.known_batches)),
+        expired_rows=previous.expired.expired_rows + previous.rows,
+        rows_expired_at=at,
+    )
+    return replace(
+        previous,
+        number=previous.number + 1,
+        files=(),
+        batches=(),
+        rows=0,
+        digest=RowSummary().digest,
+        types={},
+        offsets={},
+        first=None,
+        last=None,
+        time=at,
+        added=-previous.rows,
+        rebuilt=0,
+        expired=expired,
+    )
 
 
-def with_expired_event_json(before: ArchiveRevision, through: datetime, at: datetime) -> ArchiveRevision:
-    """The revision after `before`, of the same files, whose JSON objects of batches up to that time retention takes."""
-    taken = replace(before.expired, event_json_expired_through=through, event_json_expired_at=at)
-    return replace(before, number=before.number + 1, time=at, added=0, rebuilt=0, expired=taken)
+def with_expired_event_json(previous: ArchiveRevision, through: datetime, at: datetime) -> ArchiveRevision:
+    """Return the revision after `previous` with the same files: JSON objects of batches up to `through` expire."""
+    expired = replace(previous.expired, event_json_expired_through=through, event_json_expired_at=at)
+    return replace(previous, number=previous.number + 1, time=at, added=0, rebuilt=0, expired=expired)
 
 
-def next_number(before: ArchiveRevision | None) -> int:
-    return before.number + 1 if before else 1
+def next_number(previous: ArchiveRevision | None) -> int:
+    return previous.number + 1 if previous else 1
 
 
-def same_content(one: ArchiveRevision, other: ArchiveRevision) -> bool:
-    """Whether two executors made the same revision, at whatever time."""
-    return replace(one, time=other.time) == other
+def same_content(left: ArchiveRevision, right: ArchiveRevision) -> bool:
+    """Return True if the revisions differ at most in their time. Two executors may make the same revision."""
+    return replace(left, time=right.time) == right
 
 
 def end_of_hour(hour: str) -> datetime:
+    """Return the start of the next hour. Raises ValueError if the text is not an hour."""
     hour_path(hour)
     return datetime.fromisoformat(f"{hour}:00+00:00") + timedelta(hours=1)

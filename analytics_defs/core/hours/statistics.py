@@ -1,152 +1,108 @@
-"""Exact statistics of an hour and of a day: what the files hold. Values and schemas only; pyarrow is imported on use."""
+"""Exact statistics of an hour and of a day. pyarrow is imported on use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 STATUSES = {"ProductCreated": "created", "ProductUpdated": "updated", "ProductDeleted": "deleted", "LowStockWarning": "low_stock"}
-"""Product status by event type, as columns of statistics."""
+"""Product status by event type. The statuses are also column names."""
 
 
 @dataclass(frozen=True, slots=True)
 class HourStats:
-    """One hour, from every closed batch. The columns of `aggregates/hourly`."""
+    """Statistics of one hour over all closed batches: a row of `aggregates/hourly`."""
 
-    hour: str
-    events: int
-    created: int
-    updated: int
-    deleted: int
-    low_stock: int
-    products: int
-    """Distinct ids."""
-    sellers: int
-    duplicates: int
-    """Events that were sent again, of batches cut in this hour: a repeat has no hour of its own."""
-    first_event: datetime | None
-    last_event: datetime | None
-    revision: int
-    """Of the archive; 0 where there is none yet."""
-    batches: int
-    """Closed batches with events of the hour."""
+    hour: Annotated[str, "UTC hour of the events' own timestamps"]
+    events: Annotated[int, "distinct stored events"]
+    created: Annotated[int, "ProductCreated"]
+    updated: Annotated[int, "ProductUpdated"]
+    deleted: Annotated[int, "ProductDeleted"]
+    low_stock: Annotated[int, "LowStockWarning"]
+    products: Annotated[int, "distinct product ids"]
+    sellers: Annotated[int, "distinct seller ids"]
+    duplicates: Annotated[int, "duplicates in batches of this hour's batch time"]
+    first_event: Annotated[datetime | None, "earliest timestamp, null without events"]
+    last_event: Annotated[datetime | None, "latest timestamp, null without events"]
+    revision: Annotated[int, "revision of the hour archive, 0 if there is none yet"]
+    batches: Annotated[int, "closed batches with events of the hour"]
 
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """The columns of `aggregates/hourly_minutes`."""
+    """Number of events of one type in one minute: a row of `aggregates/hourly_minutes`."""
 
-    minute: datetime
-    event_type: str
-    events: int
+    minute: Annotated[datetime, "start of the minute, UTC"]
+    event_type: Annotated[str, "type of the events"]
+    events: Annotated[int, "events of the type in the minute"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProductStats:
-    """One product in an hour or in a day. The columns of `aggregates/hourly_products` and `aggregates/product_activity`."""
+    """One product in an hour or a day: a row of `aggregates/hourly_products` or `aggregates/product_activity`."""
 
-    product_id: str | None
-    """None: events that name no product."""
-    seller_ids: tuple[str, ...]
-    """Sorted."""
-    events: int
-    created: int
-    updated: int
-    deleted: int
-    low_stock: int
-    first_price: float | None
-    last_price: float | None
-    price_changes: int
-    """Prices that differ from the one seen before in the same span."""
-    first_stock: float | None
-    last_stock: float | None
-    stock_outs: int
-    """How often the stock was seen at 0 or below, and had not been so before in the same span."""
-
-    net_stock_change: float | None
-    """Last stock seen less the first one seen in the span; None where none was seen."""
+    product_id: Annotated[str | None, "null: events without a product"]
+    seller_ids: Annotated[tuple[str, ...], "sellers in events of the product, sorted"]
+    events: Annotated[int, "events of the product"]
+    created: Annotated[int, "ProductCreated"]
+    updated: Annotated[int, "ProductUpdated"]
+    deleted: Annotated[int, "ProductDeleted"]
+    low_stock: Annotated[int, "LowStockWarning"]
+    first_price: Annotated[float | None, "first price in the period"]
+    last_price: Annotated[float | None, "last price in the period"]
+    price_changes: Annotated[int, "prices that differ from the previous one in the period"]
+    first_stock: Annotated[float | None, "first stock in the period"]
+    last_stock: Annotated[float | None, "last stock in the period"]
+    stock_outs: Annotated[int, "times the stock became 0 or below, including a first value of 0 or below"]
+    net_stock_change: Annotated[float | None, "last stock minus first stock, null without a stock"]
 
 
 @dataclass(frozen=True, slots=True)
 class DayStats:
-    """One day, from its hours. The columns of `aggregates/daily`."""
+    """Statistics of one day, computed from its hours: a row of `aggregates/daily`."""
 
-    day: str
-    events: int
-    created: int
-    updated: int
-    deleted: int
-    low_stock: int
-    products: int
-    sellers: int
-    duplicates: int
-    first_event: datetime | None
-    last_event: datetime | None
-    hours: int
-    """Hours of the day that have statistics with events."""
+    day: Annotated[str, "UTC day"]
+    events: Annotated[int, "distinct stored events"]
+    created: Annotated[int, "ProductCreated"]
+    updated: Annotated[int, "ProductUpdated"]
+    deleted: Annotated[int, "ProductDeleted"]
+    low_stock: Annotated[int, "LowStockWarning"]
+    products: Annotated[int, "distinct product ids"]
+    sellers: Annotated[int, "distinct seller ids"]
+    duplicates: Annotated[int, "duplicates in batches of this day's batch time"]
+    first_event: Annotated[datetime | None, "earliest timestamp, null without events"]
+    last_event: Annotated[datetime | None, "latest timestamp, null without events"]
+    hours: Annotated[int, "hours with events"]
+
+
+_KINDS: dict[Any, str] = {
+    str: "string",
+    str | None: "string",
+    int: "int64",
+    float | None: "float64",
+    datetime: "timestamp",
+    datetime | None: "timestamp",
+    tuple[str, ...]: "list",
+}
+
+
+def _columns(row: type) -> tuple[tuple[str, str, str], ...]:
+    hints = ((name, *get_args(hint)) for name, hint in get_type_hints(row, include_extras=True).items())
+    return tuple((name, _KINDS[type_], meaning) for name, type_, meaning in hints)
 
 
 STATISTICS_COLUMNS: dict[type, tuple[tuple[str, str, str], ...]] = {
-    HourStats: (
-        ("hour", "string", "UTC hour of the events' own timestamps"),
-        ("events", "int64", "distinct stored events"),
-        ("created", "int64", "ProductCreated"),
-        ("updated", "int64", "ProductUpdated"),
-        ("deleted", "int64", "ProductDeleted"),
-        ("low_stock", "int64", "LowStockWarning"),
-        ("products", "int64", "distinct product ids"),
-        ("sellers", "int64", "distinct seller ids"),
-        ("duplicates", "int64", "events sent again, of batches cut in this hour"),
-        ("first_event", "timestamp", "earliest timestamp, null where there is none"),
-        ("last_event", "timestamp", "latest timestamp, null where there is none"),
-        ("revision", "int64", "of the hour's archive, 0 without one"),
-        ("batches", "int64", "closed batches with events of the hour"),
-    ),
-    Minute: (
-        ("minute", "timestamp", "start of the minute, UTC"),
-        ("event_type", "string", "type of the events"),
-        ("events", "int64", "events of the type in the minute"),
-    ),
-    ProductStats: (
-        ("product_id", "string", "null: events that name no product"),
-        ("seller_ids", "list", "sellers named with it, sorted"),
-        ("events", "int64", "events of the product"),
-        ("created", "int64", "ProductCreated"),
-        ("updated", "int64", "ProductUpdated"),
-        ("deleted", "int64", "ProductDeleted"),
-        ("low_stock", "int64", "LowStockWarning"),
-        ("first_price", "float64", "first price seen"),
-        ("last_price", "float64", "last price seen"),
-        ("price_changes", "int64", "prices that differ from the one seen before"),
-        ("first_stock", "float64", "first stock seen"),
-        ("last_stock", "float64", "last stock seen"),
-        ("stock_outs", "int64", "times the stock came to 0 or below"),
-        ("net_stock_change", "float64", "last stock seen less the first"),
-    ),
-    DayStats: (
-        ("day", "string", "UTC day"),
-        ("events", "int64", "distinct stored events"),
-        ("created", "int64", "ProductCreated"),
-        ("updated", "int64", "ProductUpdated"),
-        ("deleted", "int64", "ProductDeleted"),
-        ("low_stock", "int64", "LowStockWarning"),
-        ("products", "int64", "distinct product ids"),
-        ("sellers", "int64", "distinct seller ids"),
-        ("duplicates", "int64", "events sent again, of batches cut on this day"),
-        ("first_event", "timestamp", "earliest timestamp"),
-        ("last_event", "timestamp", "latest timestamp"),
-        ("hours", "int64", "hours with events"),
-    ),
+    row: _columns(row) for row in (HourStats, Minute, ProductStats, DayStats)
 }
-"""Name, kind and meaning, in the order of the files."""
+"""Name, kind and meaning of each column by class of the rows, in the order of the files."""
 
 
-def statistics_schema(kind: type) -> pa.Schema:
+def statistics_schema(row: type) -> pa.Schema:
     import pyarrow as pa
 
     types = {
@@ -156,39 +112,36 @@ def statistics_schema(kind: type) -> pa.Schema:
         "timestamp": pa.timestamp("us", "UTC"),
         "list": pa.list_(pa.string()),
     }
-    return pa.schema([pa.field(name, types[arrow]) for name, arrow, _ in STATISTICS_COLUMNS[kind]])
+    return pa.schema([pa.field(name, types[kind]) for name, kind, _ in STATISTICS_COLUMNS[row]])
 
 
-def to_parquet(kind: type, rows: Sequence[Any]) -> bytes:
-    """A Parquet file of values of one of these classes. The same values give the same bytes."""
+def to_parquet(row: type, values: Sequence[Any]) -> bytes:
+    """Return a Parquet file of these values, all of class `row`. Deterministic."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [each.name for each in fields(kind)]
-    arrays = [
-        pa.array([_plain(getattr(row, name)) for row in rows], field.type)
-        for name, field in zip(names, statistics_schema(kind), strict=True)
-    ]
+    schema = statistics_schema(row)
+    arrays = [pa.array([_to_arrow(getattr(value, column.name)) for value in values], column.type) for column in schema]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=statistics_schema(kind)), sink, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
-def _plain(value: Any) -> Any:
+def _to_arrow(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def from_parquet(kind: type, data: bytes) -> list[Any]:
-    """The values in such a file."""
+def from_parquet(row: type, data: bytes) -> list[Any]:
+    """Return the values of class `row` in a file that `to_parquet` wrote."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.read_table(pa.BufferReader(data))
-    return [kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}) for row in table.to_pylist()]
+    return [row(**{name: tuple(cell) if isinstance(cell, list) else cell for name, cell in cells.items()}) for cells in table.to_pylist()]
 
 
 def hours_of_day(day: str) -> list[str]:
-    """The 24 UTC hours of `YYYY-MM-DD`. Raises ValueError where it is no day."""
+    """Return the 24 UTC hours of `YYYY-MM-DD`. Raises ValueError for any other text."""
     if len(day) != 10:
         raise ValueError(f"{day!r} is not a day: expected for example 2024-01-15")
     begin = date.fromisoformat(day)
@@ -200,7 +153,7 @@ def day_of(hour: str) -> str:
 
 
 def day_stats(day: str, hours: Sequence[HourStats], products: int, sellers: int) -> DayStats:
-    """From the hours of the day; `products` and `sellers` are distinct over all of them."""
+    """Add up the hours of a day. `products` and `sellers` are distinct over the whole day, so they are not sums."""
 
     def total(name: str) -> int:
         return sum(getattr(hour, name) for hour in hours)
@@ -223,6 +176,6 @@ def day_stats(day: str, hours: Sequence[HourStats], products: int, sellers: int)
 
 
 def minutes_of(hour: str, counts: Mapping[tuple[int, str], int]) -> list[Minute]:
-    """From events by minute of the hour and type."""
+    """Convert event counts by (minute of the hour, event type) to sorted rows."""
     begin = datetime.fromisoformat(f"{hour}:00+00:00")
-    return [Minute(begin + timedelta(minutes=minute), kind, count) for (minute, kind), count in sorted(counts.items())]
+    return [Minute(begin + timedelta(minutes=minute), event_type, count) for (minute, event_type), count in sorted(counts.items())]

@@ -1,4 +1,4 @@
-"""Where one batch ends, and what a staging file says of it."""
+"""Building of a batch up to its limits, and the content of its staging file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 
 MAX_RANGES_PER_BATCH = 24
 MAX_HOURS_PER_BATCH = 24
-"""Two actions a range (head, range record), two an hour (counters, mark), three more (record, pending entry, totals): 99 of the 100
-that one DynamoDB transaction holds."""
+"""A closing transaction has 2 actions for each range (checkpoint, range record), 2 for each hour (counters, hour entry)
+and 3 more (batch record, pending entry, totals): 99 of the 100 that DynamoDB allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What cuts a batch. One record always fits, whatever its size."""
+    """Limits of one batch. The first record is always admitted, even if it exceeds a limit."""
 
     max_records: int = 10_000
     max_bytes: int = 16 * 1024 * 1024
@@ -25,108 +25,120 @@ class BatchLimits:
     max_ranges: int = MAX_RANGES_PER_BATCH
     max_hours: int = MAX_HOURS_PER_BATCH
     max_uncovered_ranges: int = 4_000
-    """Runs of offsets without a record: each stands in the batch record, and an item holds 400 KB."""
+    """Ranges of offsets without a record. Each is stored in the batch record, and an item holds at most 400 KB."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagedBatch:
-    """Everything a batch is made of. Once its staging file exists, the batch is a function of this value and of nothing else."""
+    """Content of the staging file. Once that file exists, the batch is a pure function of this value."""
 
     records: tuple[ClassifiedRecord, ...]
     """Sorted by source."""
     gaps: tuple[Gap, ...] = ()
     lost: tuple[Range, ...] = ()
     write_event_json: bool = True
-    """Whether one JSON object is written for each event: settings that change later do not change a batch."""
+    """True if one JSON object is written for each event. It is staged so that a later change of the setting has no effect."""
 
     @property
     def events(self) -> tuple[Event, ...]:
-        return tuple(each for each in self.records if isinstance(each, Event))
+        return tuple(record for record in self.records if isinstance(record, Event))
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
-        return tuple(each for each in self.records if isinstance(each, Rejection))
+        return tuple(record for record in self.records if isinstance(record, Rejection))
 
     @property
     def tombstones(self) -> tuple[Source, ...]:
-        return tuple(each.record.source for each in self.records if isinstance(each, Tombstone))
+        return tuple(record.record.source for record in self.records if isinstance(record, Tombstone))
 
 
 @dataclass(slots=True)
 class BatchBuilder:
-    """Collects judged records until a limit refuses one. `admit` is handed to `EventLog.read`."""
+    """Classifies and collects records until a limit is reached. `EventLog.read` calls `admit` for each record."""
 
     limits: BatchLimits
     classify: Callable[[Record], ClassifiedRecord]
     starts: dict[TopicPartition, int]
-    """The next offset expected of each partition."""
+    """The next expected offset of each partition. `admit` advances it."""
     records: list[ClassifiedRecord] = field(default_factory=list)
     bytes: int = 0
     uncovered: int = 0
+    """Number of ranges without a record so far."""
     hours: set[str] = field(default_factory=set)
 
     def admit(self, record: Record) -> bool:
-        """False: this record opens the next batch."""
-        verdict = self.classify(record)
-        hours = {verdict.hour} - self.hours if isinstance(verdict, Event) else set()
-        hole = record.source.offset != self.starts[record.source.topic_partition]
+        """Add the record, or return False if it exceeds a limit and belongs to the next batch."""
+        classified = self.classify(record)
+        new_hours = {classified.hour} - self.hours if isinstance(classified, Event) else set()
+        has_gap = record.source.offset != self.starts[record.source.topic_partition]
         if self.records and (
             len(self.records) >= self.limits.max_records
             or self.bytes + record.size > self.limits.max_bytes
-            or len(self.hours) + len(hours) > self.limits.max_hours
-            or self.uncovered + hole > self.limits.max_uncovered_ranges
+            or len(self.hours) + len(new_hours) > self.limits.max_hours
+            or self.uncovered + has_gap > self.limits.max_uncovered_ranges
         ):
             return False
-        self.records.append(verdict)
+        self.records.append(classified)
         self.bytes += record.size
-        self.uncovered += hole
-        self.hours |= hours
+        self.uncovered += has_gap
+        self.hours |= new_hours
         self.starts[record.source.topic_partition] = record.source.offset + 1
         return True
 
     def sorted(self) -> tuple[ClassifiedRecord, ...]:
-        return tuple(sorted(self.records, key=lambda verdict: verdict.record.source))
+        """Return the records sorted by source."""
+        return tuple(sorted(self.records, key=lambda classified: classified.record.source))
+
+
+def covered_ranges(staged: StagedBatch) -> list[Range]:
+    """Return the ranges of all records, gaps and lost offsets, unsorted."""
+    records = [single_offset_range(classified.record.source) for classified in staged.records]
+    return [*records, *(gap.range for gap in staged.gaps), *staged.lost]
 
 
 def uncovered_ranges(ranges: Sequence[Range], covered: Iterable[Range]) -> tuple[Range, ...]:
-    """The parts of the ranges that nothing in `covered` covers, sorted. `covered` may come in any order."""
+    """Return the parts of `ranges` that are not in `covered`, in order. `covered` may be unsorted and may overlap."""
     by_partition: dict[TopicPartition, list[Range]] = {}
-    for each in sorted(covered):
-        by_partition.setdefault(each.topic_partition, []).append(each)
-    return tuple(hole for whole in ranges for hole in _holes_of(whole, by_partition.get(whole.topic_partition, [])))
+    for range_ in sorted(covered):
+        by_partition.setdefault(range_.topic_partition, []).append(range_)
+    return tuple(hole for range_ in ranges for hole in _holes(range_, by_partition.get(range_.topic_partition, [])))
 
 
-def _holes_of(whole: Range, covered: Sequence[Range]) -> Iterator[Range]:
-    position = whole.start
-    for each in covered:
-        if each.start > position:
-            yield Range(whole.topic_partition, position, min(each.start, whole.end))
-        position = max(position, each.end)
-    if position < whole.end:
-        yield Range(whole.topic_partition, position, whole.end)
+def _holes(range_: Range, covered: Sequence[Range]) -> Iterator[Range]:
+    position = range_.start
+    for part in covered:
+        if part.start > position:
+            yield Range(range_.topic_partition, position, min(part.start, range_.end))
+        position = max(position, part.end)
+    if position < range_.end:
+        yield Range(range_.topic_partition, position, range_.end)
 
 
 def foreign_sources(staged: StagedBatch, batch: Batch) -> list[str]:
-    """What a staging file holds and its batch does not: sources, gaps and lost ranges."""
+    """Return the records, gaps and lost ranges in the staging file that are outside the batch."""
     if batch.kind is BatchKind.REDRIVE:
-        mine = set(batch.redriven_sources)
-        return [str(each.record.source) for each in staged.records if each.record.source not in mine]
-    whole = {each.topic_partition: each for each in batch.ranges}
-    held = [*(single_offset_range(each.record.source) for each in staged.records), *(gap.range for gap in staged.gaps), *staged.lost]
-    return [str(each) for each in held if not (own := whole.get(each.topic_partition)) or each.start < own.start or each.end > own.end]
+        expected = set(batch.redriven_sources)
+        sources = [classified.record.source for classified in staged.records]
+        return [str(source) for source in sources if source not in expected]
+    by_partition = {range_.topic_partition: range_ for range_ in batch.ranges}
+    return [str(part) for part in covered_ranges(staged) if not _is_inside(part, by_partition.get(part.topic_partition))]
+
+
+def _is_inside(part: Range, range_: Range | None) -> bool:
+    return range_ is not None and range_.start <= part.start and part.end <= range_.end
 
 
 def single_offset_range(source: Source) -> Range:
-    """The range that holds this source alone."""
+    """Return the range that contains only this source."""
     return Range(source.topic_partition, source.offset, source.offset + 1)
 
 
 def deduplicate(events: Sequence[Event]) -> tuple[tuple[Event, ...], dict[Source, Source]]:
-    """The first event of each id, in the order given; and for each later one the source of its first."""
+    """Return the first event of each id, in order, and for each later event the source of the first one."""
     first: dict[str, Event] = {}
     later: dict[Source, Source] = {}
     for event in events:
-        holder = first.setdefault(event.id, event)
-        if holder is not event:
-            later[event.record.source] = holder.record.source
+        owner = first.setdefault(event.id, event)
+        if owner is not event:
+            later[event.record.source] = owner.record.source
     return tuple(first.values()), later

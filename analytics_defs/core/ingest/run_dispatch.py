@@ -1,4 +1,4 @@
-"""Which lanes start a run now. Pure: the sensor asks Dagster and the ledger, this decides."""
+"""Decisions of the sensor: which lanes start a run, and which runs are dead. Pure functions of Dagster's and the ledger's state."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAX_BACKOFF = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class LaneRun:
-    """A run of a lane that Dagster calls unfinished."""
+    """A run of a lane with an unfinished status in Dagster."""
 
     run_id: str
     lane: int
     launched_at: datetime | None
-    """When it left Dagster's queue, or was created without ever coming there; None while it waits there."""
+    """When it left Dagster's queue, or when it was created if it was not queued. None while it is queued."""
     began_at: datetime | None = None
-    """When its process began to execute it; None while it waits for one, in a launcher's own queue perhaps."""
+    """When a process began to execute it. None while it waits for a process, for example in the launcher's queue."""
 
     @property
     def state(self) -> str:
-        """What its lane waits for."""
+        """Return a description of what the lane waits for."""
         if self.began_at:
             return f"run {self.run_id} is in flight"
         if self.launched_at:
@@ -36,7 +36,7 @@ class LaneRun:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Runs that were asked for from the same start."""
+    """Earlier runs that were requested for the same start offsets."""
 
     count: int
     last_ended_at: datetime | None
@@ -44,7 +44,7 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """Start a run for this plan."""
+    """Decision to start a run for this plan."""
 
     plan: Plan
     attempt: int
@@ -56,7 +56,7 @@ class StartRun:
 
 @dataclass(frozen=True, slots=True)
 class HoldLane:
-    """Start nothing in this lane now, and why."""
+    """Decision not to start a run in this lane now, with the reason."""
 
     lane: int
     why: str
@@ -64,59 +64,67 @@ class HoldLane:
 
 @dataclass(frozen=True, slots=True)
 class LeaseObservation:
-    """How long a run shows nothing new."""
+    """Time since when the lease of a run is unchanged."""
 
     since: datetime
-    """By the clock of whoever looks."""
+    """Time of the first observation of this lease, by the sensor's clock."""
     renewed_at: datetime | None
-    """What its lease said then, by the clock of its own machine, which may be another one. None: it had none."""
+    """Renewal time in the lease, by the clock of the run's worker. None if the run had no lease."""
 
 
 def observe_leases(
     runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, LeaseObservation], now: datetime
 ) -> dict[str, LeaseObservation]:
-    """Of each run that began. `known`: what this said at the tick before.
+    """Return an observation for each run that began. `known`: the result of the previous tick.
 
-    A run is silent from the moment that is noticed: clocks differ, and one that ends gives its lease back before its status says so.
+    Lease age is measured with the sensor's clock, because the clocks of workers differ. A finishing run releases
+    its lease before Dagster shows it as finished, so a missing lease must also persist for a while.
     """
     begun = [run.run_id for run in runs if run.began_at]
-    seen = {run_id: LeaseObservation(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in begun}
-    return {
-        run_id: known[run_id] if run_id in known and known[run_id].renewed_at == each.renewed_at else each for run_id, each in seen.items()
-    }
+    current = {run_id: LeaseObservation(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in begun}
+    unchanged = {run_id for run_id in begun if run_id in known and known[run_id].renewed_at == current[run_id].renewed_at}
+    return {run_id: known[run_id] if run_id in unchanged else observation for run_id, observation in current.items()}
 
 
-def dead_runs(runs: Sequence[LaneRun], silent: Mapping[str, LeaseObservation], start_timeout: timedelta, now: datetime) -> dict[str, str]:
-    """Why, by run: it was silent for longer than a lease lasts, or was launched and did not begin in time, whatever its status says."""
+def dead_runs(
+    runs: Sequence[LaneRun], observations: Mapping[str, LeaseObservation], start_timeout: timedelta, now: datetime
+) -> dict[str, str]:
+    """Return a message for each dead run, by run id.
+
+    A run is dead if its lease is unchanged for longer than `LEASE_DURATION`, or if it was launched and did not begin
+    within `start_timeout`. Its status in Dagster is ignored.
+    """
     unbegun = [run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout]
-    gone = [run_id for run_id, silence in silent.items() if now - silence.since > LEASE_DURATION]
+    without_heartbeat = [run_id for run_id, observation in observations.items() if now - observation.since > LEASE_DURATION]
     seconds = f"{start_timeout.total_seconds():g} s (RUN_START_TIMEOUT)"
-    return dict.fromkeys(unbegun, _UNBEGUN.format(seconds=seconds)) | dict.fromkeys(gone, _GONE)
+    return dict.fromkeys(unbegun, _NOT_BEGUN.format(seconds=seconds)) | dict.fromkeys(without_heartbeat, _NO_HEARTBEAT)
 
 
-_GONE = "This run shows no sign of life: its process is gone. What it had closed stays closed; the sensor asks again for the rest."
-_UNBEGUN = (
-    "This run was launched, and no process began it within {seconds}: there are no workers, fewer slots than lanes, or what was to start "
-    "it is lost. Nothing was changed; the sensor asks again. Where starting takes longer, raise RUN_START_TIMEOUT."
+_NO_HEARTBEAT = (
+    "This run has no heartbeat: its process is gone. The batches that it closed stay closed. The sensor starts another run for the rest."
+)
+_NOT_BEGUN = (
+    "This run was launched, and no process began it within {seconds}: there are no workers, fewer slots than lanes, or the launcher's "
+    "message is lost. Nothing was changed. The sensor starts another run. If starting takes longer, raise RUN_START_TIMEOUT."
 )
 
 
 def backoff(attempt: int) -> timedelta:
-    """How long the attempt with this number waits after the one before it: 5 s, doubled each time, at most 5 minutes."""
+    """Return the pause before this attempt, counted from 1: 5 s, doubled with each attempt, at most 5 minutes."""
     doublings: int = 2 ** min(attempt - 1, 10)
     return min(MIN_BACKOFF * doublings, MAX_BACKOFF)
 
 
 def dispatch(plan: Plan, attempts: Attempts, now: datetime) -> StartRun | HoldLane:
-    """For a lane that is free and has something to do."""
+    """Decide for a lane that has work and no run."""
     if attempts.count and attempts.last_ended_at is not None:
-        again_at = attempts.last_ended_at + backoff(attempts.count)
-        if now < again_at:
-            return HoldLane(plan.lane, f"attempt {attempts.count + 1} waits until {again_at:%H:%M:%S}Z")
+        next_at = attempts.last_ended_at + backoff(attempts.count)
+        if now < next_at:
+            return HoldLane(plan.lane, f"attempt {attempts.count + 1} waits until {next_at:%H:%M:%S}Z")
     return StartRun(plan, attempts.count)
 
 
-def should_wait_for_more(plan: Plan, first_seen: datetime | None, now: datetime, max_wait: timedelta, worth: int) -> bool:
-    """Whether a small plan may wait for more: it is below `worth` offsets, has nothing to mend, and has not waited `max_wait` yet."""
-    small = plan.offsets < worth and not plan.pending_batch_ids and not plan.recommit
-    return small and max_wait > timedelta(0) and (first_seen is None or now - first_seen < max_wait)
+def should_wait_for_more(plan: Plan, first_seen: datetime | None, now: datetime, max_wait: timedelta, min_offsets: int) -> bool:
+    """Return True for a plan below `min_offsets`, without pending batches or commits, that is younger than `max_wait`."""
+    is_small = plan.offsets < min_offsets and not plan.pending_batch_ids and not plan.recommit
+    return is_small and max_wait > timedelta(0) and (first_seen is None or now - first_seen < max_wait)

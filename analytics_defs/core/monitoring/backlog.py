@@ -1,4 +1,7 @@
-"""What waits to be read: since when, how fast it grows, and how long the broker keeps it. Values and pure functions only."""
+"""Waiting records of a partition: their age, the growth of the log, and the time until retention removes them. Pure.
+
+A record is waiting while it is in Kafka and not in a closed batch.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,22 @@ from analytics_defs.core.ingest.planning import PartitionLag
 from analytics_defs.core.offsets import TopicPartition
 
 RATE_WINDOW = timedelta(seconds=60)
-"""A pace is measured over so long at least."""
+"""Minimum time between the two readings that a growth rate is computed from."""
 RECORD_OVERHEAD_BYTES = 70
-"""Bytes that Kafka adds to a record at most, when it is alone in its record batch."""
+"""Maximum bytes that Kafka adds to a record, reached when the record is alone in its record batch."""
 UNLIMITED = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class TopicRetention:
-    """How long the broker keeps the records of a topic."""
+    """Retention settings of a topic."""
 
     age: timedelta | None
-    """None where it does not tell; `timedelta.max`: however old."""
+    """`retention.ms`. None: the broker does not report it. `timedelta.max`: records are kept at any age."""
     size: int | None = None
-    """Bytes of one partition's log; None: however large."""
+    """`retention.bytes`, for the log of one partition. None: unlimited."""
     segment: int = 0
-    """Bytes of one segment: only whole ones are removed."""
+    """`segment.bytes`. Retention removes whole segments only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,126 +36,131 @@ class OldestRecord:
     """The first record at or after an offset."""
 
     position: int
+    """The offset at which the search started."""
     since: datetime | None
-    """The record's own timestamp. None where it carries none, or no record can be read there."""
+    """The record's timestamp. None: it carries none, or no record could be read."""
     size: int = 0
-    """Bytes of its key, value and headers."""
+    """Bytes of key, value and headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What Kafka tells of that which waits."""
+    """The oldest waiting record of each partition, and the retention that will remove it."""
 
     oldest: Mapping[TopicPartition, OldestRecord] = field(default_factory=dict)
-    """Of the partitions that are behind, as far as they were looked at."""
-    kept: Mapping[str, TopicRetention] = field(default_factory=dict)
-    """By topic, where the broker tells."""
+    """Partitions that are behind, except those that were never read."""
+    retention: Mapping[str, TopicRetention] = field(default_factory=dict)
+    """By topic. A topic is missing if the broker does not report its settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class StalledSince:
-    """A head that stands still although something waits behind it."""
+    """A checkpoint that has not moved although records are waiting after it."""
 
-    next: int
+    next_offset: int
     since: datetime
 
 
 def track_stalls(
-    before: Mapping[TopicPartition, StalledSince], lags: Sequence[PartitionLag], now: datetime
+    previous: Mapping[TopicPartition, StalledSince], lags: Sequence[PartitionLag], now: datetime
 ) -> dict[TopicPartition, StalledSince]:
-    """Since when each head stands where it stands, of those where something waits.
+    """Return the time of the last movement of each checkpoint that has waiting records.
 
-    It remembers within one process only: after a restart the time counts from then.
+    The state is kept in memory: after a restart of the process, the time counts from the first reading.
     """
-    found = {}
+    stalls = {}
     for lag in lags:
-        known = before.get(lag.topic_partition)
+        known = previous.get(lag.topic_partition)
         if lag.offsets:
-            found[lag.topic_partition] = (
-                known if known is not None and known.next == lag.next_offset else StalledSince(lag.next_offset, now)
-            )
-    return found
+            unmoved = known is not None and known.next_offset == lag.next_offset
+            stalls[lag.topic_partition] = known if known is not None and unmoved else StalledSince(lag.next_offset, now)
+    return stalls
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthRate:
-    """How fast the logs grow: measured between two looks, at least `RATE_WINDOW` apart."""
+    """The growth of each log between two readings that are at least `RATE_WINDOW` apart."""
 
     at: datetime
-    """The newer look."""
-    highs: Mapping[TopicPartition, int]
-    """Its high watermarks."""
+    """Time of the newer reading."""
+    high_watermarks: Mapping[TopicPartition, int]
+    """Of the newer reading."""
     by_partition: Mapping[TopicPartition, float] = field(default_factory=dict)
-    """Offsets a second; empty until there were two looks."""
+    """Offsets per second. Empty until there are two readings."""
 
 
-def track_growth(before: GrowthRate | None, lags: Sequence[PartitionLag], now: datetime) -> GrowthRate:
-    highs = {lag.topic_partition: lag.high_watermark for lag in lags}
-    if before is None:
-        return GrowthRate(now, highs)
-    if now - before.at < RATE_WINDOW:
-        return before
-    seconds = (now - before.at).total_seconds()
-    grown = {each: max(0, high - before.highs[each]) / seconds for each, high in highs.items() if each in before.highs}
-    return GrowthRate(now, highs, grown)
+def track_growth(previous: GrowthRate | None, lags: Sequence[PartitionLag], now: datetime) -> GrowthRate:
+    """Return the new rate, or `previous` unchanged if `RATE_WINDOW` has not passed since then."""
+    high_watermarks = {lag.topic_partition: lag.high_watermark for lag in lags}
+    if previous is None:
+        return GrowthRate(now, high_watermarks)
+    if now - previous.at < RATE_WINDOW:
+        return previous
+    seconds = (now - previous.at).total_seconds()
+    rates = {
+        topic_partition: max(0, high - previous.high_watermarks[topic_partition]) / seconds
+        for topic_partition, high in high_watermarks.items()
+        if topic_partition in previous.high_watermarks
+    }
+    return GrowthRate(now, high_watermarks, rates)
 
 
 def next_readable_offset(lag: PartitionLag) -> int:
-    """The oldest offset that waits and is still there."""
+    """Return the oldest waiting offset that retention has not removed."""
     return max(lag.next_offset, lag.log_start_offset)
 
 
-def age_seconds(lag: PartitionLag, waiting: Backlog | None, at: datetime) -> float | None:
-    """Age of the oldest record that waits. 0 where nothing waits; None where it is not known."""
+def age_seconds(lag: PartitionLag, backlog: Backlog | None, at: datetime) -> float | None:
+    """Return the age of the oldest waiting record: 0 if none is waiting, None if it is not known."""
     if not lag.offsets:
         return 0.0
-    found = waiting.oldest.get(lag.topic_partition) if waiting else None
-    return max(0.0, (at - found.since).total_seconds()) if found is not None and found.since else None
+    oldest = backlog.oldest.get(lag.topic_partition) if backlog else None
+    return max(0.0, (at - oldest.since).total_seconds()) if oldest is not None and oldest.since else None
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """What decides when a log is too large."""
+class PartitionGrowth:
+    """The inputs that decide when a log exceeds `retention.bytes`."""
 
-    pace: float | None
-    """Offsets a second; None while it is not known."""
+    offsets_per_second: float | None
+    """None: not known yet."""
     record_bytes: float | None
-    """Of a record as its producer made it, without what Kafka adds; None while it is not known."""
+    """Mean size of a record without Kafka's overhead. None: not known yet."""
 
 
-def estimate_seconds_until_data_loss(lag: PartitionLag, waiting: Backlog | None, growth: Growth, at: datetime) -> float | None:
-    """Until retention removes the oldest record that waits: by its age or by the size of its log, whichever comes first.
+def estimate_seconds_until_data_loss(lag: PartitionLag, backlog: Backlog | None, growth: PartitionGrowth, at: datetime) -> float | None:
+    """Return the time until retention removes the oldest waiting record, by its age or by the size of its log.
 
-    Infinite where nothing waits or the topic keeps everything; None where it is not known.
+    The shorter of the two counts. Infinite if nothing is waiting or the topic keeps everything. None if it is not known.
     """
     if not lag.offsets:
         return UNLIMITED
-    kept = waiting.kept.get(lag.topic_partition.topic) if waiting else None
-    if waiting is None or kept is None or kept.age is None:
+    retention = backlog.retention.get(lag.topic_partition.topic) if backlog else None
+    if retention is None or retention.age is None:
         return None
-    age = age_seconds(lag, waiting, at)
-    if kept.age == timedelta.max:
+    age = age_seconds(lag, backlog, at)
+    if retention.age == timedelta.max:
         by_age: float | None = UNLIMITED
     else:
-        by_age = None if age is None else kept.age.total_seconds() - age
-    by_size = _seconds_by_size(lag, kept, growth)
+        by_age = None if age is None else retention.age.total_seconds() - age
+    by_size = _seconds_until_size_limit(lag, retention, growth)
     return None if by_age is None or by_size is None else min(by_age, by_size)
 
 
-def _seconds_by_size(lag: PartitionLag, kept: TopicRetention, growth: Growth) -> float | None:
-    """At the earliest, at the pace of now.
+def _seconds_until_size_limit(lag: PartitionLag, retention: TopicRetention, growth: PartitionGrowth) -> float | None:
+    """Return a lower bound at the current growth rate.
 
-    The broker tells the limit, and no client of ours asks it for a log's size. But what is in the log now has room in it, but for
-    the segment that is full and about to go; and so have records enough of the size of those read lately, which compression only
-    makes more. The larger of the two is sure.
+    The size of a log cannot be queried. Its capacity in records is therefore estimated as the larger of two lower bounds:
+    the current number of offsets less one segment, and `retention.bytes` divided by the size of a recent record.
+    Compression only increases the second one.
     """
-    if kept.size is None:
+    if retention.size is None:
         return UNLIMITED
-    if growth.pace is None:
+    if growth.offsets_per_second is None:
         return None
-    held = (lag.high_watermark - lag.log_start_offset) * kept.size / max(1, kept.size + kept.segment)
-    fit = kept.size / (growth.record_bytes + RECORD_OVERHEAD_BYTES) if growth.record_bytes is not None else 0.0
+    held = (lag.high_watermark - lag.log_start_offset) * retention.size / max(1, retention.size + retention.segment)
+    fit = retention.size / (growth.record_bytes + RECORD_OVERHEAD_BYTES) if growth.record_bytes is not None else 0.0
     room = max(held, fit) - (lag.high_watermark - next_readable_offset(lag))
     if room <= 0:
         return 0.0
-    return room / growth.pace if growth.pace else UNLIMITED
+    return room / growth.offsets_per_second if growth.offsets_per_second else UNLIMITED

@@ -1,4 +1,4 @@
-"""When the always-on job is started as a run of Dagster, and when that run ends. Pure."""
+"""When the health endpoint is started as a Dagster run, and when that run ends. Pure."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ from datetime import datetime, timedelta
 from analytics_defs.core.monitoring.health import SchedulerStatus
 
 START_TIMEOUT = timedelta(seconds=60)
-"""A run that was asked for has so long before another one is."""
+"""Time for the first requested run to answer before another run is requested."""
 MAX_WAIT = timedelta(minutes=10)
+"""Upper limit of the start timeout, which doubles with each failed attempt."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=60)
-"""Without a heartbeat of the daemon for so long nobody would restart the run, or stop it: it ends itself."""
+"""Without the daemon, nothing restarts or stops the run. The run then ends itself after this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartAttempt:
-    """The place is taken by the run that was asked for, whatever its status says: until it answers, or its time is over."""
+    """The newest request for a run, kept in the cursor of the sensor.
+
+    Until that run answers or its time is over, no other run is requested. The status of the run in Dagster does not matter.
+    """
 
     requested_at: datetime | None = None
-    """None: nothing was asked for since the endpoint last answered."""
+    """None: nothing was requested since the endpoint last answered."""
     attempts: int = 0
+    """Requests since the endpoint last answered."""
 
     @classmethod
     def parse(cls, text: str | None) -> StartAttempt:
-        found = json.loads(text) if text else {}
-        asked_at = found.get("asked_at")
-        return cls(datetime.fromisoformat(asked_at) if asked_at else None, found.get("attempts", 0))
+        stored = json.loads(text) if text else {}
+        requested_at = stored.get("requested_at")
+        return cls(datetime.fromisoformat(requested_at) if requested_at else None, stored.get("attempts", 0))
 
     def __str__(self) -> str:
-        return json.dumps({"asked_at": self.requested_at and self.requested_at.isoformat(), "attempts": self.attempts})
+        return json.dumps({"requested_at": self.requested_at and self.requested_at.isoformat(), "attempts": self.attempts})
 
     def ends_at(self) -> datetime | None:
-        """Doubles with each attempt that never answered."""
+        """Return when the next run may be requested. The timeout doubles with each attempt, up to `MAX_WAIT`."""
         if self.requested_at is None:
             return None
-        doubled: timedelta = START_TIMEOUT * 2 ** min(self.attempts - 1, 10)
-        return self.requested_at + min(doubled, MAX_WAIT)
+        timeout: timedelta = START_TIMEOUT * 2 ** min(self.attempts - 1, 10)
+        return self.requested_at + min(timeout, MAX_WAIT)
 
     def with_attempt(self, now: datetime) -> StartAttempt:
         return StartAttempt(now, self.attempts + 1)
@@ -45,24 +50,25 @@ class StartAttempt:
 
 @dataclass(frozen=True, slots=True)
 class KeeperStatus:
-    """What a run of the endpoint knows of those who keep it."""
+    """State of the sensor and the daemon that keep this run alive."""
 
     sensor_stopped: bool
     heartbeat_at: datetime
-    """When the daemon's newest heartbeat was, or the run's start."""
+    """Newest heartbeat of the daemon, or the start of the run if that is later."""
 
 
-def with_heartbeat(before: KeeperStatus, found: SchedulerStatus | None) -> KeeperStatus:
-    """`found` is None where the instance did not answer: then nothing was heard."""
-    if found is None:
-        return before
-    return KeeperStatus(found.sensor_stopped, max(before.heartbeat_at, found.heartbeat) if found.heartbeat else before.heartbeat_at)
+def with_heartbeat(previous: KeeperStatus, scheduler: SchedulerStatus | None) -> KeeperStatus:
+    """Return the status after one more reading. `scheduler` is None if Dagster's instance did not answer."""
+    if scheduler is None:
+        return previous
+    newest = max(previous.heartbeat_at, scheduler.heartbeat) if scheduler.heartbeat else previous.heartbeat_at
+    return KeeperStatus(scheduler.sensor_stopped, newest)
 
 
-def stop_reason(signs: KeeperStatus, now: datetime) -> str | None:
-    """Why the run ends now, or None."""
-    if signs.sensor_stopped:
+def stop_reason(keeper: KeeperStatus, now: datetime) -> str | None:
+    """Return why the run has to end now, or None."""
+    if keeper.sensor_stopped:
         return "its sensor was stopped"
-    if now - signs.heartbeat_at > HEARTBEAT_TIMEOUT:
-        return f"Dagster's daemon gave no sign of life for {(now - signs.heartbeat_at).total_seconds():.0f} s"
+    if now - keeper.heartbeat_at > HEARTBEAT_TIMEOUT:
+        return f"Dagster's daemon has sent no heartbeat for {(now - keeper.heartbeat_at).total_seconds():.0f} s"
     return None

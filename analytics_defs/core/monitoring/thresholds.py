@@ -1,4 +1,4 @@
-"""Vital signs of ingest, judged: lag, freshness, share of dead letters. Pure: numbers in, a verdict with its numbers out."""
+"""Health checks of ingest against thresholds: lag, freshness, ratio of dead letters. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analytics_defs.core.offsets import TopicPartition
 
 @dataclass(frozen=True, slots=True)
 class AlertThresholds:
-    """From where on a sign is bad."""
+    """Largest values with which a check passes."""
 
     max_lag: int = 100_000
     max_commit_age: timedelta = timedelta(minutes=10)
@@ -22,61 +22,68 @@ class AlertThresholds:
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """One verdict."""
+    """Result of one check."""
 
     passed: bool
     description: str
-    """One sentence, with what was found and where the bound is."""
+    """One sentence with the measured value and the threshold."""
     metadata: Mapping[str, int | float | str]
 
 
-def check_lag(lags: Sequence[PartitionLag], bounds: AlertThresholds, silent: Collection[TopicPartition] = ()) -> CheckOutcome:
-    """Records behind, to the high watermark, over all partitions. Not well while one of them does not answer: nobody knows."""
-    behind = sum(each.offsets for each in lags)
-    worst = max(lags, key=lambda each: each.offsets, default=None)
-    where = f"; most in {worst.topic_partition}: {worst.offsets}" if worst and worst.offsets else ""
-    unknown = f"; not known of {', '.join(map(str, silent))}: no answer" if silent else ""
-    return CheckOutcome(
-        behind <= bounds.max_lag and not silent,
-        f"{behind} records behind, expected at most {bounds.max_lag} (MAX_LAG){where}{unknown}",
-        {"lag": behind, "partitions behind": sum(each.offsets > 0 for each in lags), "partitions without answer": len(silent)},
-    )
+def check_lag(lags: Sequence[PartitionLag], thresholds: AlertThresholds, unavailable: Collection[TopicPartition] = ()) -> CheckOutcome:
+    """Compare the records up to the high watermarks of all partitions with MAX_LAG.
 
-
-def check_freshness(lags: Sequence[PartitionLag], last: BatchRecord | None, now: datetime, bounds: AlertThresholds) -> CheckOutcome:
-    """Whether something is committed while there is something to commit. A quiet topic is no stale one.
-
-    What an open transaction holds back nobody can commit.
+    An unavailable partition fails the check, because its lag is not known.
     """
-    waiting = sum(each.offsets - each.transaction_lag for each in lags)
-    if not waiting:
-        return CheckOutcome(True, "nothing waits", {"waiting": 0})
-    if last is None:
-        return CheckOutcome(True, f"{waiting} records wait for the first batch", {"waiting": waiting})
-    silent = now - last.closed_at
+    behind = sum(lag.offsets for lag in lags)
+    worst = max(lags, key=lambda lag: lag.offsets, default=None)
+    where = f"; most in {worst.topic_partition}: {worst.offsets}" if worst and worst.offsets else ""
+    unknown = f"; unknown for {', '.join(map(str, unavailable))}: not available" if unavailable else ""
     return CheckOutcome(
-        silent <= bounds.max_commit_age,
-        f"{waiting} records wait; the last batch closed {silent.total_seconds():.0f} s ago, expected within "
-        f"{bounds.max_commit_age.total_seconds():.0f} s (MAX_COMMIT_AGE)",
-        {"waiting": waiting, "seconds since the last batch": round(silent.total_seconds(), 1), "last batch": last.batch.id},
+        behind <= thresholds.max_lag and not unavailable,
+        f"{behind} records behind, expected at most {thresholds.max_lag} (MAX_LAG){where}{unknown}",
+        {
+            "lag": behind,
+            "partitions behind": sum(lag.offsets > 0 for lag in lags),
+            "partitions unavailable": len(unavailable),
+        },
     )
 
 
-def check_dead_letter_ratio(batches: Sequence[BatchRecord], bounds: AlertThresholds) -> CheckOutcome:
-    """Share of dead letters in what these batches read."""
+def check_freshness(lags: Sequence[PartitionLag], last: BatchRecord | None, now: datetime, thresholds: AlertThresholds) -> CheckOutcome:
+    """Compare the age of the last commit with MAX_COMMIT_AGE, if records are waiting.
+
+    Records behind an open transaction do not count: they cannot be committed. A topic without new records passes.
+    """
+    waiting = sum(lag.offsets - lag.transaction_lag for lag in lags)
+    if not waiting:
+        return CheckOutcome(True, "no records are waiting", {"waiting": 0})
+    if last is None:
+        return CheckOutcome(True, f"{waiting} records are waiting for the first batch", {"waiting": waiting})
+    age = now - last.closed_at
+    return CheckOutcome(
+        age <= thresholds.max_commit_age,
+        f"{waiting} records are waiting; the last batch closed {age.total_seconds():.0f} s ago, expected within "
+        f"{thresholds.max_commit_age.total_seconds():.0f} s (MAX_COMMIT_AGE)",
+        {"waiting": waiting, "seconds since the last batch": round(age.total_seconds(), 1), "last batch": last.batch.id},
+    )
+
+
+def check_dead_letter_ratio(batches: Sequence[BatchRecord], thresholds: AlertThresholds) -> CheckOutcome:
+    """Compare the ratio of dead letters in these batches with MAX_DEAD_LETTER_RATIO."""
     tally = sum((record.tally for record in batches), OutcomeCounts())
     read = tally.stored + tally.duplicates + tally.dead_letters
-    share = tally.dead_letters / read if read else 0.0
+    ratio = tally.dead_letters / read if read else 0.0
     reasons: dict[str, int] = {}
     for record in batches:
         for reason, count in record.reasons.items():
             reasons[reason] = reasons.get(reason, 0) + count
     return CheckOutcome(
-        share <= bounds.max_dead_letter_ratio,
-        f"{tally.dead_letters} of {read} records of the last {len(batches)} batches are dead letters ({share:.2%}), expected at most "
-        f"{bounds.max_dead_letter_ratio:.2%} (MAX_DEAD_LETTER_RATIO)",
+        ratio <= thresholds.max_dead_letter_ratio,
+        f"{tally.dead_letters} of {read} records of the last {len(batches)} batches are dead letters ({ratio:.2%}), expected at most "
+        f"{thresholds.max_dead_letter_ratio:.2%} (MAX_DEAD_LETTER_RATIO)",
         {
-            "share": round(share, 6),
+            "ratio": round(ratio, 6),
             "dead letters": tally.dead_letters,
             **{f"reason {name}": count for name, count in sorted(reasons.items())},
         },

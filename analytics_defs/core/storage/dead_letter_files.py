@@ -1,9 +1,8 @@
-"""Lines of the dead-letter and repeat files: one JSON object a line, keys sorted, the same bytes for the same values."""
+"""Files of dead letters and duplicates: NDJSON with sorted keys, deterministic bytes."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,24 +11,25 @@ from typing import Any
 from analytics_defs.core.events.event import Event, Rejection
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Record, Source
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.errors import InconsistentState
 
 DEAD_LETTER_COLUMNS = (
     ("source", "string", "topic/partition/offset of the record"),
-    ("timestampMs", "int", "the record's own time, null where it has none"),
-    ("key", "string", "base64, null where it has none"),
+    ("timestampMs", "int", "the record's own timestamp, -1 if it has none"),
+    ("key", "string", "base64, null if it has none"),
     ("value", "string", "base64: the record's bytes"),
-    ("valueText", "string", "the same as text, where it is UTF-8"),
+    ("valueText", "string", "the same as text, if it is UTF-8"),
     ("headers", "list", "pairs of name and base64"),
-    ("reason", "string", "why it is no event, in one word"),
-    ("detail", "string", "where in it the fault lies"),
+    ("reason", "string", "reason of the rejection"),
+    ("detail", "string", "field path, expected, found"),
 )
-"""Fields of a dead letter: name, type, what it is."""
+"""Name, type and meaning of each field of a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A rejected record as it is kept: whole, so that it can be put through again without Kafka."""
+    """A rejected record as stored: complete, so that a redrive does not need Kafka."""
 
     record: Record
     reason: str
@@ -38,7 +38,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """An event whose id another source holds."""
+    """An event whose id another source owns."""
 
     source: Source
     event_id: str
@@ -46,62 +46,63 @@ class Duplicate:
 
 
 def encode_dead_letters(rejections: Sequence[Rejection]) -> bytes:
-    """`source, timestampMs, key, value (base64), valueText where it is UTF-8, headers, reason, detail`; one line a rejection."""
-    return b"".join(_line(_dead_letter(each)) for each in rejections)
+    """Return one line for each rejection, with the fields of `DEAD_LETTER_COLUMNS`."""
+    return b"".join(_line(_dead_letter(rejection)) for rejection in rejections)
 
 
-def encode_duplicates(repeats: Sequence[tuple[Event, Source]]) -> bytes:
-    """`source, eventId, heldBy`; one line a repeat."""
+def encode_duplicates(duplicates: Sequence[tuple[Event, Source]]) -> bytes:
+    """Return one line for each duplicate and the source that owns its id: `source`, `eventId`, `originalSource`."""
     return b"".join(
-        _line({"source": str(event.record.source), "eventId": event.id, "originalSource": str(holder)}) for event, holder in repeats
+        _line({"source": str(event.record.source), "eventId": event.id, "originalSource": str(owner)}) for event, owner in duplicates
     )
 
 
-def file_sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def read_dead_letters(record: BatchRecord, data: bytes | None) -> list[DeadLetter]:
-    """The dead letters of a closed batch, from what its file holds now. `data`: None where the file is gone.
+    """Return the dead letters of a closed batch. `data`: content of its file now, None if the file is missing.
 
-    Raises InconsistentState, naming the file, what was expected and what was found, where it is not the file that the batch wrote. A record
-    without a digest is of an older version: then every source must lie in the batch's ranges, once.
+    Raises InconsistentState if it is not the file that the batch wrote. A record of an older version has no digest;
+    then each line must have a distinct source inside the batch's ranges.
     """
     key = record.dead_letters_key
     if key is None:
         return []
-    expected, found = record.dead_letters_digest, None if data is None else file_sha256(data)
+    expected, found = record.dead_letters_digest, None if data is None else sha256_hex(data)
     if data is None or expected not in (None, found):
-        noted = f"a file of SHA-256 {expected}" if expected else "a file"
-        raise _not_as_written(record, noted, f"SHA-256 {found}" if found else "no object")
-    lines = parse_dead_letters(data, key)
-    sources = [each.record.source for each in lines]
-    inside = {each for each in sources if any(one.holds(each) for one in record.batch.ranges)}
-    if len(inside) != len(sources):
-        strangers = sorted({str(each) for each in sources if each not in inside or sources.count(each) > 1})
-        raise _not_as_written(record, f"sources of {', '.join(map(str, record.batch.ranges))}, each once", ", ".join(strangers))
-    return lines
+        description = f"a file of SHA-256 {expected}" if expected else "a file"
+        raise _not_as_written(record, description, f"SHA-256 {found}" if found else "no object")
+    letters = parse_dead_letters(data, key)
+    if wrong := _wrong_sources([letter.record.source for letter in letters], record):
+        raise _not_as_written(record, f"sources of {', '.join(map(str, record.batch.ranges))}, each once", ", ".join(wrong))
+    return letters
+
+
+def _wrong_sources(sources: Sequence[Source], record: BatchRecord) -> list[str]:
+    """Return the sources that are outside the batch's ranges or that occur twice."""
+    inside = {source for source in sources if any(range_.holds(source) for range_ in record.batch.ranges)}
+    if len(inside) == len(sources):
+        return []
+    return sorted({str(source) for source in sources if source not in inside or sources.count(source) > 1})
 
 
 def _not_as_written(record: BatchRecord, expected: str, found: str) -> InconsistentState:
     return InconsistentState(
         f"{record.dead_letters_key} is not the file that batch {record.batch.id} wrote: expected {expected}, found {found}. "
-        "Restore the object from the bucket's versions or backup; nothing was changed."
+        "Restore the object from the bucket's versions or backup. Nothing was changed."
     )
 
 
-def parse_dead_letters(data: bytes, where: str) -> list[DeadLetter]:
-    """Raises InconsistentState, naming `where` and the line, where a line was altered."""
-    return [_parsed(line, f"{where} line {number}") for number, line in enumerate(data.split(b"\n"), 1) if line]
+def parse_dead_letters(data: bytes, name: str) -> list[DeadLetter]:
+    """Parse a dead-letter file. Raises InconsistentState, with `name` and line number, for an invalid line."""
+    return [_parse_dead_letter(line, f"{name} line {number}") for number, line in enumerate(data.split(b"\n"), 1) if line]
 
 
-def parse_duplicates(data: bytes, where: str) -> list[Duplicate]:
-    """Raises InconsistentState, naming `where`, where a line was altered."""
+def parse_duplicates(data: bytes, name: str) -> list[Duplicate]:
+    """Parse a duplicates file. Raises InconsistentState, with `name`, for an invalid line."""
     try:
         lines = [json.loads(line) for line in data.split(b"\n") if line]
         return [Duplicate(Source.parse(line["source"]), line["eventId"], Source.parse(line["originalSource"])) for line in lines]
     except (ValueError, KeyError, TypeError) as error:
-        raise InconsistentState(f"{where} is not a duplicates file: {error}. Restore the object; nothing was changed.") from error
+        raise InconsistentState(f"{name} is not a duplicates file: {error}. Restore the object. Nothing was changed.") from error
 
 
 def _dead_letter(rejection: Rejection) -> dict[str, Any]:
@@ -118,18 +119,18 @@ def _dead_letter(rejection: Rejection) -> dict[str, Any]:
     try:
         line["valueText"] = (record.value or b"").decode()
     except UnicodeDecodeError:
-        pass  # the base64 form is the value; text is for people, where it is text
+        pass  # `value` holds the bytes; `valueText` is only for human readers
     return line
 
 
-def _parsed(line: bytes, where: str) -> DeadLetter:
+def _parse_dead_letter(line: bytes, name: str) -> DeadLetter:
     try:
-        found = json.loads(line)
-        headers = tuple((name, _bytes(value)) for name, value in found["headers"])
-        record = Record(Source.parse(found["source"]), found["timestampMs"], _bytes(found["key"]), _bytes(found["value"]), headers)
-        return DeadLetter(record, found["reason"], found["detail"])
+        fields = json.loads(line)
+        headers = tuple((header, _bytes(value)) for header, value in fields["headers"])
+        record = Record(Source.parse(fields["source"]), fields["timestampMs"], _bytes(fields["key"]), _bytes(fields["value"]), headers)
+        return DeadLetter(record, fields["reason"], fields["detail"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InconsistentState(f"{where} is no dead letter: {error}. Restore the object; nothing was changed.") from error
+        raise InconsistentState(f"{name} is not a dead letter: {error}. Restore the object. Nothing was changed.") from error
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

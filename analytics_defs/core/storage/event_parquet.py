@@ -1,4 +1,4 @@
-"""The one Arrow schema of parts and archives. pyarrow is imported on use: definitions load without it."""
+"""The Arrow schema of parts and hour archives. pyarrow is imported on use, so that definitions load without it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ EVENT_COLUMNS = (
     ("event_id", "string", "the event's id"),
     ("event_type", "string", "ProductCreated, ProductUpdated, ProductDeleted or LowStockWarning"),
     ("timestamp", "timestamp[us, UTC]", "the event's own time"),
-    ("version", "string", "of the event's form"),
-    ("product_id", "string", "null where the event names none"),
-    ("seller_id", "string", "null where the event names none"),
+    ("version", "string", "version of the event's form"),
+    ("product_id", "string", "null if the event has none"),
+    ("seller_id", "string", "null if the event has none"),
     ("payload", "string", "the original JSON text"),
-    ("topic", "string", "Kafka topic, with @generation once it was created again"),
+    ("topic", "string", "Kafka topic, with @incarnation if it was recreated"),
     ("partition", "int32", "Kafka partition"),
     ("offset", "int64", "Kafka offset"),
-    ("record_timestamp", "timestamp[ms, UTC]", "the record's own timestamp, null where the broker has none"),
+    ("record_timestamp", "timestamp[ms, UTC]", "the record's own timestamp, null if it has none"),
     ("batch_id", "string", "the batch that stored it"),
-    ("created_at", "timestamp[ms, UTC]", "the batch's time"),
+    ("created_at", "timestamp[ms, UTC]", "batch time"),
 )
-"""Name, Arrow type and meaning, in the order of the file."""
+"""Name, Arrow type and meaning of each column, in the order of the file."""
 
 
 def event_schema() -> pa.Schema:
@@ -47,12 +47,12 @@ def event_schema() -> pa.Schema:
 
 
 def encode_part(batch_id: str, batch_time: datetime, events: Sequence[Event]) -> bytes:
-    """One Parquet file of these events of a batch, in their order. The same events give the same bytes with one pyarrow version."""
+    """Return a Parquet file of events of one batch, in the order given. Deterministic for one pyarrow version."""
     return encode_rows([Row(event, batch_id, batch_time) for event in events])
 
 
 class Row(NamedTuple):
-    """An event, and the batch that stored it."""
+    """An event and the batch that stored it."""
 
     event: Event
     batch_id: str
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 def encode_rows(rows: Sequence[Row]) -> bytes:
-    """One Parquet file of events that may be of several batches."""
+    """Return a Parquet file of events that may belong to several batches."""
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -70,7 +70,7 @@ def encode_rows(rows: Sequence[Row]) -> bytes:
 
 
 def writer(sink: Any) -> pq.ParquetWriter:
-    """How every file of ours is written."""
+    """Return a writer with the schema and the encoding of all event files."""
     import pyarrow.parquet as pq
 
     return pq.ParquetWriter(sink, event_schema(), compression="zstd", use_dictionary=["event_type", "version", "topic", "batch_id"])
@@ -102,38 +102,36 @@ def _table(rows: Sequence[Row]) -> pa.Table:
 
 
 def _array(column: list[Any], field: pa.Field) -> pa.Array:
-    """Times come as integers, payloads as UTF-8 bytes that were checked before: neither is decoded in Python."""
+    """Convert a column. Times are integers and payloads are validated UTF-8, so that Python decodes neither."""
     import pyarrow as pa
 
     raw = pa.int64() if pa.types.is_timestamp(field.type) else pa.binary() if field.name == "payload" else field.type
     return pa.array(column, raw).cast(field.type)
 
 
-def event_id_at(data: bytes, source: Source, where: str) -> str | None:
-    """The id of the event of this source in a file of ours, None where it has no such row. Raises InconsistentState like `rows`."""
+def event_id_at(data: bytes, source: Source, key: str) -> str | None:
+    """Return the event id of this source, None if the file has no such row. Raises InconsistentState as `read_rows` does."""
     name = qualified_topic_name(source.topic_partition.topic, source.topic_partition.incarnation)
-    wanted = [("topic", "==", name), ("partition", "==", source.topic_partition.partition), ("offset", "==", source.offset)]
-    found = read_rows(data, ("event_id",), where, wanted)
-    return found[0]["event_id"] if found else None
+    filters = [("topic", "==", name), ("partition", "==", source.topic_partition.partition), ("offset", "==", source.offset)]
+    rows = read_rows(data, ("event_id",), key, filters)
+    return rows[0]["event_id"] if rows else None
 
 
-def read_rows(
-    data: bytes, columns: Sequence[str], where: str, wanted: Sequence[tuple[str, str, Any]] | None = None
-) -> list[dict[str, Any]]:
-    """These columns of a file of ours, row by row; only rows that fit `wanted`, in pyarrow's form.
+def read_rows(data: bytes, columns: Sequence[str], key: str, filters: Sequence[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Return these columns of an event file, one dict for each row that matches `filters` (pyarrow's format).
 
-    Raises InconsistentState, naming `where`, where the bytes are no Parquet file of ours.
+    Raises InconsistentState, naming `key`, if the bytes are not an event file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=wanted)
+        table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=filters)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        why = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise InconsistentState(
-            f"{where} is no Parquet file of ours: {why}. Materialize event_archive for its hour, or run `analytics compact`: it is rebuilt "
-            "from the JSON tree, which the message then says."
+            f"{key} is not a Parquet file of events: {reason}. Materialize event_archive for its hour, or run `analytics compact`. "
+            "Both rebuild the file from JSON objects and report it."
         ) from error
-    found: list[dict[str, Any]] = table.to_pylist()
-    return found
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

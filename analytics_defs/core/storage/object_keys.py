@@ -1,20 +1,19 @@
-"""Every name that is written anywhere: object keys, their metadata, hours, batch ids. Pure functions of events and batches.
+"""Names in the bucket: object keys, object metadata, hours and batch ids. Pure functions of events and batches.
 
-    events/2024/01/15/10/<event id>.json             <event id>~<hash of the source>.json where an older event has that name
-    parquet/year=2024/month=01/day=15/hour=10/<batch id>.parquet · archive-<revision>-<digest>-<file>.parquet · _SUCCESS.json
-    dead-letters/2024/01/15/10/<batch id>.ndjson     the hour is that of the batch's own time
-    duplicates/2024/01/15/10/<batch id>.ndjson          the same
+    events/2024/01/15/10/<event id>.json             or <event id>~<hash of the source>.json if an older event has that name
+    parquet/year=2024/month=01/day=15/hour=10/       <batch id>.parquet, archive-<revision>-<digest>-<file>.parquet, _SUCCESS.json
+    dead-letters/2024/01/15/10/<batch id>.ndjson     hour of the batch time
+    duplicates/2024/01/15/10/<batch id>.ndjson       hour of the batch time
     staging/<batch id>
-    unpacking/<name>                                 while a store is asked whether it unpacks tars
+    unpacking/<name>                                 while MinIO is tested for its support of tar uploads
     aggregates/<asset>/year=2024/month=01/day=15/hour=10/<asset>.parquet
-    platform/id                                    whose archive this is
+    platform/id                                      platform id of the bucket
 
-An hour is `2024-01-15T10`, always UTC. Keys are ASCII; no segment of one is longer than `MAX_SEGMENT_BYTES`.
+An hour is `2024-01-15T10`, always in UTC. Keys are ASCII. No path segment is longer than `MAX_SEGMENT_BYTES`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -23,26 +22,27 @@ from urllib.parse import quote, unquote
 
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Range, Source
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.timestamps import hour_of, iso_milliseconds
 
 MAX_SEGMENT_BYTES = 255
-"""Of one path segment: MinIO keeps objects in a file system and refuses longer ones (measured)."""
+"""Maximum length of a path segment. MinIO stores objects in a file system and rejects longer segments (measured)."""
 MAX_METADATA_BYTES = 2048
-"""Of an object's own metadata, names and values together (Amazon S3, "Working with object metadata")."""
+"""Maximum size of an object's metadata, names and values together (Amazon S3, "Working with object metadata")."""
 
 EVENTS, PARQUET, DEAD_LETTERS, DUPLICATES, STAGING = "events/", "parquet/", "dead-letters/", "duplicates/", "staging/"
 AGGREGATES, TAR_PROBE = "aggregates/", "unpacking/"
 PLATFORM_ID_KEY = "platform/id"
-"""Its ledger's id, and who put it."""
+"""Key of the object that holds the platform id."""
 
 RECORD_TIMESTAMP = "recordTimestamp"
 
 _JSON, _PARQUET, _NDJSON = ".json", ".parquet", ".ndjson"
 _ARCHIVE = "archive-"
 _HASHED = "~"
-"""Stands before a hash. The encoding never lets it through, so no id can look like the hash of another."""
+"""Prefix of a hash. `_name` escapes this character, so no id can look like the hash of another id."""
 _READABLE = 120
-"""Characters of a hashed name that stay readable."""
+"""Characters of a long id that are kept in front of its hash."""
 _MAX_METADATA_ID = 1024
 
 _HOUR = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
@@ -52,16 +52,16 @@ _BATCH_ID = re.compile(r"([0-9]{8}T[0-9]{6})([0-9]{3})Z-[0-9a-f]{12}")
 
 
 def batch_id(time: datetime, ranges: Iterable[Range]) -> str:
-    """`20240115T103000123Z-` and 12 hex digits of a hash of the ranges, in whichever order they come. Sorts by time.
+    """Return `20240115T103000123Z-` and 12 hex digits of a hash of the ranges. Ids sort by time.
 
-    `time` is aware; what it has below a millisecond does not count.
+    The order of the ranges is ignored. `time` is aware and truncated to milliseconds.
     """
-    digest = _digest("\n".join(map(_exact, sorted(ranges))))[:12]
+    digest = _digest("\n".join(map(_range_text, sorted(ranges))))[:12]
     return f"{re.sub('[-:.]', '', iso_milliseconds(time))}-{digest}"
 
 
 def batch_time(batch_id: str) -> datetime:
-    """The time in a batch id, to the millisecond. Raises ValueError where the text is no batch id."""
+    """Return the time in a batch id. Raises ValueError for any other text."""
     match = _BATCH_ID.fullmatch(batch_id)
     if match is None:
         raise ValueError(f"{batch_id!r} is not a batch id: expected for example 20240115T103000123Z-0123456789ab")
@@ -69,17 +69,20 @@ def batch_time(batch_id: str) -> datetime:
 
 
 def hour_path(hour: str) -> str:
-    """`2024/01/15/10`. Raises ValueError where the text is no hour."""
+    """Return `2024/01/15/10`. Raises ValueError if the text is not an hour."""
     return "/".join(_hour_parts(hour))
 
 
 def hive_path(hour: str) -> str:
-    """`year=2024/month=01/day=15/hour=10`, as Hive, Spark, DuckDB and Athena read it. Raises ValueError where the text is no hour."""
+    """Return `year=2024/month=01/day=15/hour=10`, the layout of Hive, Spark, DuckDB and Athena.
+
+    Raises ValueError if the text is not an hour.
+    """
     return "year={}/month={}/day={}/hour={}".format(*_hour_parts(hour))
 
 
 def hour_of_key(path: str) -> str | None:
-    """The hour that a key or prefix of any of the trees lies under, None where it lies under none."""
+    """Return the hour in a key or prefix, None if it has none."""
     match = _HOUR_PATH.search(path)
     return None if match is None else "{}-{}-{}T{}".format(*match.groups())
 
@@ -89,25 +92,32 @@ def event_json_dir(hour: str) -> str:
 
 
 def event_key(hour: str, event_id: str) -> str:
-    """One event's JSON object. Two ids never share a key, also not on a store that unescapes, or hides names such as `.x` and `_x`."""
+    """Return the key of an event's JSON object. Ids never share a key.
+
+    This holds even if a store unescapes keys. Names never begin with `.` or `_`, because some tools hide those.
+    """
     return f"{event_json_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(_JSON))}{_JSON}"
 
 
 def reused_id_event_key(hour: str, event_id: str, source: Source) -> str:
-    """Where the object of an event lies whose `event_key` is held by another one of the same id, from before that id was free again."""
+    """Return the key for an event whose `event_key` belongs to an older event.
+
+    That happens if an id is used again after the deduplication window.
+    """
     suffix = f"{_HASHED}{_digest(str(source))[:32]}{_JSON}"
     return f"{event_json_dir(hour)}{_name(event_id, MAX_SEGMENT_BYTES - len(suffix))}{suffix}"
 
 
 def event_id_of_key(key: str) -> str | None:
-    """The id in an `event_key`, None where the key holds a hash: then the object's content or the table tells it."""
+    """Return the id in an `event_key`. None if the key holds a hash: then read the id from the object or from RecentEvents."""
     return _id_of(key.rpartition("/")[2].removesuffix(_JSON))
 
 
 def event_metadata(event: Event, batch_id: str) -> dict[str, str]:
-    """Metadata of an event's object: ASCII, below `MAX_METADATA_BYTES`. `eventId` is percent-encoded, read it with `metadata_event_id`.
+    """Return the metadata of an event's object: ASCII, at most `MAX_METADATA_BYTES`.
 
-    `recordTimestamp` (milliseconds, Kafka's) is left out where the record has none; objects of older versions are without it.
+    `eventId` is percent-encoded; decode it with `metadata_event_id`. `recordTimestamp` (Kafka's, in milliseconds)
+    is omitted if the record has none. Objects of older versions do not have it either.
     """
     timestamp_ms = event.record.timestamp_ms
     return {
@@ -121,7 +131,7 @@ def event_metadata(event: Event, batch_id: str) -> dict[str, str]:
 
 
 def metadata_record_timestamp(metadata: Mapping[str, str]) -> int:
-    """Of metadata whose names are in lower case; -1 where it is not known."""
+    """Return `recordTimestamp` from metadata with lower-case names. -1 if it is missing or invalid."""
     try:
         return max(-1, int(metadata.get(RECORD_TIMESTAMP.lower(), "-1")))
     except ValueError:
@@ -129,18 +139,18 @@ def metadata_record_timestamp(metadata: Mapping[str, str]) -> int:
 
 
 def metadata_event_id(value: str) -> str | None:
-    """The id in `event_metadata`'s `eventId`, None where it was so long that only its hash is there."""
+    """Return the id in the metadata value `eventId`. None if the id was so long that only its hash is stored."""
     return _id_of(value)
 
 
 def candidate_event_keys(hour: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Where the object with this metadata (names in lower case) may lie in the hour; nowhere where it is none of ours."""
+    """Return the keys that an object with this metadata (lower-case names) may have. Empty for a foreign object."""
     try:
         name, source = metadata["eventid"], Source.parse(metadata["source"])
     except (KeyError, ValueError):
         return ()
     event_id = _id_of(name)
-    if event_id is None:  # so long that key and metadata hold the same hash of it
+    if event_id is None:  # a long id: key and metadata hold the same hash
         return f"{event_json_dir(hour)}{name}{_JSON}", f"{event_json_dir(hour)}{name}{_HASHED}{_digest(str(source))[:32]}{_JSON}"
     return event_key(hour, event_id), reused_id_event_key(hour, event_id, source)
 
@@ -154,27 +164,30 @@ def part_key(hour: str, batch_id: str) -> str:
 
 
 def batch_id_of_part_key(key: str) -> str | None:
-    """The batch that wrote this part, None where the key is no part's: an archive file, `_SUCCESS.json`, a stranger."""
+    """Return the batch that wrote this part. None for an archive file, the manifest or a foreign object."""
     return _batch_of(key, _PARQUET)
 
 
 def archive_key(hour: str, revision: int, inputs: Iterable[str], file: int = 0) -> str:
-    """A file of a compacted hour, named by what went into it, in whichever order: the same inputs write the same key again.
+    """Return the key of a file of an hour archive: the same inputs in any order give the same key.
 
-    The revision it is made for stands in the name: whoever sees a later one knows that this file will never count again.
+    The name contains the revision. Once a later revision exists, this file never becomes current again.
     """
     digest = _digest("\n".join(sorted(inputs)))[:32]
     return f"{parquet_dir(hour)}{_ARCHIVE}{revision:06d}-{digest}-{file:04d}{_PARQUET}"
 
 
 def revision_of_archive_key(key: str) -> int | None:
-    """The revision that this archive file was made for, None where the key is a part's, a marker's or a stranger's."""
+    """Return the revision of this archive file. None for a part, a manifest or a foreign object."""
     match = _ARCHIVE_NAME.fullmatch(key.rpartition("/")[2])
     return int(match[1]) if match else None
 
 
 def aggregate_key(asset: str, period: str) -> str:
-    """A file of statistics: `aggregates/<asset>/year=…/month=…/day=…[/hour=…]/<asset>.parquet`. `period` is an hour or a day."""
+    """Return the key of a statistics file: `aggregates/<asset>/year=…/month=…/day=…[/hour=…]/<asset>.parquet`.
+
+    `period` is an hour or a day.
+    """
     day, _, hour = period.partition("T")
     path = hive_path(f"{day}T{hour or '00'}")
     return f"{AGGREGATES}{asset}/{path if hour else path.rpartition('/')[0]}/{asset}{_PARQUET}"
@@ -189,12 +202,12 @@ def dead_letters_key(batch_id: str) -> str:
 
 
 def dead_letters_dir(hour: str | None = None) -> str:
-    """Where the dead letters of batches of this hour lie; of all hours without one."""
+    """Return the prefix of the dead-letter files of batches of this hour, or of all hours."""
     return DEAD_LETTERS if hour is None else f"{DEAD_LETTERS}{hour_path(hour)}/"
 
 
 def batch_id_of_ndjson_key(key: str) -> str | None:
-    """The batch that wrote this file, None where the key is a stranger's."""
+    """Return the batch that wrote this file. None for a foreign object."""
     return _batch_of(key, _NDJSON)
 
 
@@ -210,9 +223,9 @@ def tar_probe_key(name: str) -> str:
     return f"{TAR_PROBE}{name}"
 
 
-def _exact(each: Range) -> str:
-    partition = each.topic_partition
-    return f"{partition.topic}@{partition.incarnation}/{partition.partition}:{each.start}-{each.end}"
+def _range_text(range_: Range) -> str:
+    partition = range_.topic_partition
+    return f"{partition.topic}@{partition.incarnation}/{partition.partition}:{range_.start}-{range_.end}"
 
 
 def _hour_of_batch(batch_id: str) -> str:
@@ -242,7 +255,10 @@ def _exists(year: int, month: int, day: int, hour: int) -> bool:
 
 
 def _name(event_id: str, limit: int) -> str:
-    """The id percent-encoded, at most `limit` characters. Letters, digits, `-`, `_` and `.` stay, the last two not in front."""
+    """Percent-encode the id. An id longer than `limit` becomes its first characters and a hash.
+
+    Letters, digits and `-` are kept; `_` and `.` are escaped only at the start.
+    """
     encoded = quote(event_id, safe="").replace(_HASHED, "%7E")
     if encoded.startswith((".", "_")):
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
@@ -256,4 +272,4 @@ def _id_of(name: str) -> str | None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_hex(text.encode())

@@ -1,8 +1,7 @@
-"""The staging file: raw records with their verdicts, as Arrow IPC. The same value gives the same bytes with one pyarrow version."""
+"""Encoding of the staging file: raw records with their classification, as Arrow IPC. Deterministic for one pyarrow version."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,21 +17,17 @@ _FORMAT = "1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def sha256_hex(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def encode(staged: StagedBatch) -> bytes:
-    """One row a record, in the order of sources; gaps and lost ranges in the schema's metadata."""
+    """Return one row for each record, in the order given; gaps and lost ranges are in the schema's metadata."""
     import pyarrow as pa
 
-    head = {
+    header = {
         "format": _FORMAT,
         "write_event_json": staged.write_event_json,
         "gaps": [[str(gap.range.topic_partition), gap.range.start, gap.range.end, str(gap.reason)] for gap in staged.gaps],
         "lost": [[str(lost.topic_partition), lost.start, lost.end] for lost in staged.lost],
     }
-    schema = pa.schema(_fields(pa), metadata={"staged": json.dumps(head)})
+    schema = pa.schema(_fields(pa), metadata={"staged": json.dumps(header)})
     columns = zip(*map(_row, staged.records), strict=True) if staged.records else [[] for _ in schema]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
     sink = pa.BufferOutputStream()
@@ -41,26 +36,26 @@ def encode(staged: StagedBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes, where: str) -> StagedBatch:
-    """Raises InconsistentState where the bytes are no staging file; `where` names it."""
+def decode(data: bytes, key: str) -> StagedBatch:
+    """Return the staged batch. Raises InconsistentState, naming `key`, if the bytes are not a staging file."""
     import pyarrow as pa
 
     try:
         table = pa.ipc.open_stream(data).read_all()
-        head = json.loads(table.schema.metadata[b"staged"])
-        if head["format"] != _FORMAT:
-            raise ValueError(f"format {head['format']}, expected {_FORMAT}")
+        header = json.loads(table.schema.metadata[b"staged"])
+        if header["format"] != _FORMAT:
+            raise ValueError(f"format {header['format']}, expected {_FORMAT}")
         rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
         return StagedBatch(
-            tuple(_verdict(*row) for row in rows),
-            tuple(Gap(Range(TopicPartition.parse(name), start, end), GapReason(reason)) for name, start, end, reason in head["gaps"]),
-            tuple(Range(TopicPartition.parse(name), start, end) for name, start, end in head["lost"]),
-            head["write_event_json"],
+            tuple(_classified(*row) for row in rows),
+            tuple(Gap(Range(TopicPartition.parse(name), start, end), GapReason(reason)) for name, start, end, reason in header["gaps"]),
+            tuple(Range(TopicPartition.parse(name), start, end) for name, start, end in header["lost"]),
+            header["write_event_json"],
         )
     except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
         raise InconsistentState(
-            f"{where} is damaged or from another version: {error}. The batch stays pending, and its partitions wait; restore the object, "
-            "or finish the batch with the version that wrote it."
+            f"{key} is damaged or from another version: {error}. The batch stays pending and its partitions wait. "
+            "Restore the object, or finish the batch with the version that wrote it."
         ) from error
 
 
@@ -72,7 +67,7 @@ def _fields(pa: Any) -> list[tuple[str, Any]]:
         ("key", pa.binary()),
         ("value", pa.binary()),
         ("headers", pa.list_(header)),
-        ("verdict", pa.string()),
+        ("outcome", pa.string()),
         ("id", pa.string()),
         ("type", pa.string()),
         ("timestamp", pa.string()),
@@ -87,8 +82,8 @@ def _fields(pa: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _row(verdict: ClassifiedRecord) -> tuple[Any, ...]:
-    record = verdict.record
+def _row(classified: ClassifiedRecord) -> tuple[Any, ...]:
+    record = classified.record
     raw = (
         str(record.source),
         record.timestamp_ms,
@@ -96,12 +91,12 @@ def _row(verdict: ClassifiedRecord) -> tuple[Any, ...]:
         record.value,
         [{"name": name, "value": value} for name, value in record.headers],
     )
-    match verdict:
+    match classified:
         case Event(id=id, type=type, timestamp=timestamp, time=time, hour=hour):
             return (
                 *raw,
                 *("event", id, type, timestamp, microseconds(time), hour),
-                *(verdict.version, verdict.product_id, verdict.seller_id, verdict.document, None, None),
+                *(classified.version, classified.product_id, classified.seller_id, classified.document, None, None),
             )
         case Rejection(reason=reason, detail=detail):
             return (*raw, "rejection", *(None,) * 9, str(reason), detail)
@@ -109,23 +104,23 @@ def _row(verdict: ClassifiedRecord) -> tuple[Any, ...]:
             return (*raw, "tombstone", *(None,) * 11)
 
 
-def _verdict(*row: Any) -> ClassifiedRecord:
-    source, timestamp_ms, key, value, headers, verdict, *rest = row
-    record = Record(Source.parse(source), timestamp_ms, key, value, tuple((each["name"], each["value"]) for each in headers))
-    id, type, timestamp, time_us, hour, version, product_id, seller_id, document, reason, detail = rest
-    if verdict == "event":
+def _classified(*row: Any) -> ClassifiedRecord:
+    source, timestamp_ms, key, value, headers, outcome, *columns = row
+    record = Record(Source.parse(source), timestamp_ms, key, value, tuple((header["name"], header["value"]) for header in headers))
+    id, type, timestamp, time_us, hour, version, product_id, seller_id, document, reason, detail = columns
+    if outcome == "event":
         return Event(record, id, type, timestamp, from_microseconds(time_us), hour, version, product_id, seller_id, document)
-    if verdict == "rejection":
+    if outcome == "rejection":
         return Rejection(record, RejectionReason(reason), detail)
-    if verdict == "tombstone":
+    if outcome == "tombstone":
         return Tombstone(record)
-    raise ValueError(f"verdict {verdict!r}")
+    raise ValueError(f"outcome {outcome!r}")
 
 
 def microseconds(time: datetime) -> int:
-    """Exact: a float of seconds loses microseconds far from 1970."""
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    """Return microseconds since 1970 as an exact integer: a float of seconds loses microseconds in distant years."""
+    elapsed = time - _EPOCH
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
 
 def from_microseconds(value: int) -> datetime:

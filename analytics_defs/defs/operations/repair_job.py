@@ -5,9 +5,9 @@
 import dagster as dg
 from pydantic import Field
 
-from analytics_defs.core.repair import parse_replay_range
+from analytics_defs.core.repair import parse_repair_range
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
-from analytics_defs.flows.repair.repair_range import RepairResult, ReplayContext, repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult, repair_range
 
 
 class RepairConfig(dg.Config):
@@ -43,13 +43,13 @@ def repair_metadata(found: RepairResult) -> dict[str, dg.MetadataValue]:
 def repair_range_op(context: dg.OpExecutionContext, config: RepairConfig, platform: dg.ResourceParam[Platform]) -> dg.Output[None]:
     """Fails where records contradict the ledger, or something is in no store any more; the rest is done then, and told in the log."""
     try:
-        wanted = parse_replay_range(config.first, config.end)
+        wanted = parse_repair_range(config.first, config.end)
     except ValueError as fault:
         raise dg.Failure(description=str(fault), allow_retries=False) from fault
     found = RepairResult()
     try:
         with as_dagster_failures():
-            means = ReplayContext(
+            means = RepairContext(
                 platform.verified_ports(),
                 platform.workspace_factory(),
                 platform.ingest_options(context.run.run_id).validation_rules,

@@ -8,8 +8,7 @@ from analytics_defs.config import is_retention_enabled_at_load
 from analytics_defs.defs.hours.hourly_assets import HOURLY_POOL
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 
 RETENTION_JOB = "apply_retention"
 

@@ -1,4 +1,4 @@
-"""Does the account balance? Two reads for the equation of every topic-partition. `flows.audit.hour` asks whether the stores agree."""
+"""Audit of the ledger's balance: every offset has one outcome, and the counters equal the checkpoints. `audit.hour` audits the stores."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from analytics_defs.ports import Ports
 
 MAX_AUDIT_READS = 100
 ABANDONED_AFTER = timedelta(minutes=10)
-"""A batch pending for so long, whose run shows no sign of life, is a finding. A batch takes seconds."""
+"""A batch that is pending longer, and whose run has no heartbeat, is a finding. A batch takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class BalanceAudit:
-    """The equation of every topic-partition, and whether heads and counters say the same."""
+    """The outcome counts of every topic-partition, and their differences from the counters."""
 
     checkpoints: tuple[Checkpoint, ...]
     counters: dict[str, int]
     pending: tuple[str, ...]
-    """Batches taken and not closed: work in progress, not yet in any count."""
+    """Ids of batches that are begun and not closed. They are in no count yet."""
     differences: tuple[str, ...]
-    """Counters that do not equal the sum over the heads. Empty, or somebody has to look."""
+    """Counters that do not equal the sum over the checkpoints. Each needs an operator."""
     abandoned_batches: tuple[str, ...] = ()
-    """Batches of `pending` that nobody works on: their ids may be claimed, and no count has them. Empty, or somebody has to look."""
+    """Pending batches without a running executor. Their events may be stored, and no count has them."""
     unreadable: tuple[str, ...] = ()
-    """Items of the ledger that cannot be read: what they say is in none of the sums."""
+    """Items of the ledger that cannot be read. They are in none of the sums."""
 
     @property
     def totals(self) -> OutcomeCounts:
-        return sum((head.totals for head in self.checkpoints), OutcomeCounts())
+        return sum((checkpoint.totals for checkpoint in self.checkpoints), OutcomeCounts())
 
     @property
     def unaccounted(self) -> int:
-        return sum(abs(head.unaccounted) for head in self.checkpoints)
+        return sum(abs(checkpoint.unaccounted) for checkpoint in self.checkpoints)
 
     @property
     def balanced(self) -> bool:
@@ -61,7 +61,7 @@ def audit_offsets(ports: Ports, readings: int = MAX_AUDIT_READS) -> BalanceAudit
         if before.checkpoints != after.checkpoints:
             raise Conflict("a batch closed while the counters were read")
         audit = _audit(after, counters, ports.clock.now())
-        if audit.differences and last_shortfall != (shortfall := _missing(audit)):
+        if audit.differences and last_shortfall != (shortfall := _shortfall(audit)):
             last_shortfall = shortfall
             raise Conflict("the counters differ from the checkpoints for the first time")
         return audit
@@ -70,36 +70,36 @@ def audit_offsets(ports: Ports, readings: int = MAX_AUDIT_READS) -> BalanceAudit
     return retry_on_conflict(attempt, readings, error)
 
 
-def _audit(after: LedgerSnapshot, counters: dict[str, int], now: datetime) -> BalanceAudit:
-    heads = tuple(head for _, head in sorted(after.checkpoints.items()) if head.topic_partition != REDRIVE_CHECKPOINT)
+def _audit(snapshot: LedgerSnapshot, counters: dict[str, int], now: datetime) -> BalanceAudit:
+    checkpoints = tuple(checkpoint for partition, checkpoint in sorted(snapshot.checkpoints.items()) if partition != REDRIVE_CHECKPOINT)
     differences = tuple(
-        f"{name}: {counters.get(name, 0)} in the counters, {count} over the heads"
-        for name, count in _summed(heads).items()
+        f"{name}: {counters.get(name, 0)} in the counters, {count} over the checkpoints"
+        for name, count in _expected_counters(checkpoints).items()
         if counters.get(name, 0) != count
     )
-    stuck = tuple(_stuck(batch, now) for _, batch in sorted(after.pending.items()) if _abandoned(batch, after, now))
-    return BalanceAudit(heads, counters, tuple(sorted(after.pending)), differences, stuck, tuple(after.unreadable.values()))
+    abandoned = tuple(_description(batch, now) for _, batch in sorted(snapshot.pending.items()) if _is_abandoned(batch, snapshot, now))
+    return BalanceAudit(checkpoints, counters, tuple(sorted(snapshot.pending)), differences, abandoned, tuple(snapshot.unreadable.values()))
 
 
-def _summed(heads: Sequence[Checkpoint]) -> dict[str, int]:
-    """The heads' totals under the names of the counters."""
-    totals = sum((head.totals for head in heads), OutcomeCounts()).as_dict()
+def _expected_counters(checkpoints: Sequence[Checkpoint]) -> dict[str, int]:
+    """Return the totals of the checkpoints by counter name."""
+    totals = sum((checkpoint.totals for checkpoint in checkpoints), OutcomeCounts()).as_dict()
     return {"events": totals.pop("stored")} | totals
 
 
-def _missing(found: BalanceAudit) -> dict[str, int]:
-    """By how much each counter falls short: the same however many batches closed between two readings."""
-    return {name: count - found.counters.get(name, 0) for name, count in _summed(found.checkpoints).items()}
+def _shortfall(audit: BalanceAudit) -> dict[str, int]:
+    """Return by how much each counter is too low. Batches that close between two attempts do not change it."""
+    return {name: count - audit.counters.get(name, 0) for name, count in _expected_counters(audit.checkpoints).items()}
 
 
-def _abandoned(batch: Batch, snapshot: LedgerSnapshot, now: datetime) -> bool:
+def _is_abandoned(batch: Batch, snapshot: LedgerSnapshot, now: datetime) -> bool:
     lease = snapshot.leases.get(batch.run_id)
     return now - batch.time > ABANDONED_AFTER and (lease is None or now - lease.renewed_at >= LEASE_DURATION)
 
 
-def _stuck(batch: Batch, now: datetime) -> str:
+def _description(batch: Batch, now: datetime) -> str:
     minutes = int((now - batch.time).total_seconds() // 60)
     return (
-        f"batch {batch.id} of {', '.join(map(str, batch.ranges))} is pending for {minutes} minutes, and its run {batch.run_id} shows "
-        "no sign of life: its events may be stored, and no count has them. `analytics ingest` finishes it, or says what it waits for."
+        f"batch {batch.id} of {', '.join(map(str, batch.ranges))} is pending for {minutes} minutes, and its run {batch.run_id} has no "
+        "heartbeat: its events may be stored, and no count has them. `analytics ingest` finishes it, or reports what it waits for."
     )

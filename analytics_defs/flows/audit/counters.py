@@ -1,8 +1,9 @@
-"""The live counters against the archive, closed batch by closed batch, and their mending.
+"""Reconciliation of the live counters: compare them with the batch records and the archive, then adjust them.
 
-records of closed batches ──► each counter item, at one moment, against their sum ──► rows by batch against the records ──► adjustments
+    records of closed batches ──► sum by counter item ──► compare with the live item ──► compare rows by batch ──► adjustments
+    ledger                                                 aggregates table               archive                  aggregates table
 
-Ingest goes on meanwhile. `compare` only reads.
+Ingest continues meanwhile. `compare_counters` only reads.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from datetime import datetime
 from itertools import groupby
 
 from analytics_defs.core.counter_adjustments import (
+    BATCHES_COUNTER,
     FIRST_BATCH_ID,
-    MAX_BATCHES_NAMED,
     Adjustment,
     AdjustmentIndex,
     CounterItem,
@@ -37,24 +38,24 @@ from analytics_defs.ports import MAX_TRANSACT_READS, Ports
 
 MAX_COUNTER_READS = 10
 
-CounterName = Mapping[CounterItem, Mapping[str, int]]
+CountersByItem = Mapping[CounterItem, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class CounterDifference:
-    """A counter item that is not the sum of its lane's batch records, at one moment."""
+    """A counter item that is not the sum of the batch records of its lane. All values are of one moment."""
 
     target: CounterItem
     live: Mapping[str, int]
-    """The counters that differ, with the adjustments that were made; and no others."""
+    """The live values of the counters that differ, earlier adjustments included."""
     recorded: Mapping[str, int]
-    """The same counters, from the records."""
+    """The values of the same counters by the batch records."""
     over_batches: int
-    """Closed batches of the lane at that moment."""
+    """The number of closed batches of the lane."""
     number: int
-    """Of the adjustment that would mend it."""
+    """The number of the adjustment that would correct it."""
     batches: tuple[str, ...]
-    """Of an hour: those of the lane that changed it, sorted."""
+    """Ids of the batches of the lane that added to the hour, sorted. Empty for the totals of a lane."""
 
     @property
     def difference(self) -> dict[str, int]:
@@ -66,7 +67,7 @@ class CounterDifference:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveDifference:
-    """One batch of which an hour's archive holds other rows than its record says."""
+    """A batch with another number of rows in the archive of an hour than in its record."""
 
     hour: str
     batch: str
@@ -76,65 +77,68 @@ class ArchiveDifference:
 
 @dataclass(frozen=True, slots=True)
 class CounterComparison:
+    """The differences between counters, batch records and archive."""
+
     batches: int
+    """The number of batch records that were read."""
     hours: tuple[str, ...]
-    """Those whose archive was read."""
+    """Hours whose archive was read."""
     counters: tuple[CounterDifference, ...]
     archive: tuple[ArchiveDifference, ...]
     expired_hours: tuple[str, ...] = ()
-    """Hours whose rows retention took: neither compared with the archive nor mended."""
+    """Hours whose rows retention deleted. They are not compared with the archive and not adjusted."""
 
     @property
     def agrees(self) -> bool:
         return not self.counters and not self.archive
 
 
-def compare_counters(ports: Ports, bench: WorkspaceFactory, done: Callable[[int, int], None]) -> CounterComparison:
-    """`done` hears how many hours of how many were read, first that it is none.
+def compare_counters(ports: Ports, workspace_factory: WorkspaceFactory, progress: Callable[[int, int], None]) -> CounterComparison:
+    """Compare every counter item with the batch records, and every hour's archive with its batch records.
 
-    Raises Superseded where a lane's count of batches fits its records at no moment and the lane is not idle, Contradiction where a file
-    of a closed batch is missing or damaged.
+    `progress(done, total)` is called with numbers of hours, first with `done` 0. Raises Superseded if a lane's number of batches never
+    equals its number of records while batches close, InconsistentState if a file of a closed batch is missing or damaged.
     """
     recorded = RecordedCounters()
     recorded.add(ports.ledger.batch_records_from(FIRST_BATCH_ID))
     counters = tuple(_counter_differences(recorded, ports))
     hours = sorted({item.hour for item in recorded.items if item.hour})
-    archive, frozen = list[ArchiveDifference](), list[str]()
-    done(0, len(hours))
+    archive, expired = list[ArchiveDifference](), list[str]()
+    progress(0, len(hours))
     for number, hour in enumerate(hours, 1):
         try:
-            archive += _archive_differences(hour, ports, bench)
+            archive += _archive_differences(hour, ports, workspace_factory)
         except DataExpired:
-            frozen.append(hour)
-        done(number, len(hours))
-    read = tuple(hour for hour in hours if hour not in set(frozen))
-    return CounterComparison(sum(map(recorded.batches, recorded.lanes)), read, counters, tuple(archive), tuple(frozen))
+            expired.append(hour)
+        progress(number, len(hours))
+    compared = tuple(hour for hour in hours if hour not in expired)
+    return CounterComparison(sum(map(recorded.batches, recorded.lanes)), compared, counters, tuple(archive), tuple(expired))
 
 
-def apply_adjustments(found: CounterComparison, ports: Ports) -> list[Adjustment]:
-    """One adjustment for each counter item that differs, once, whatever closes meanwhile: from then on counters are the sum of the records.
+def apply_adjustments(comparison: CounterComparison, ports: Ports) -> list[Adjustment]:
+    """Write one adjustment for each counter item that differs, so that it equals the sum of the batch records.
 
-    Frozen hours are left as they are: nothing but the records is left to say what their counters should be.
-
-    Raises InconsistentState where archive and records differ, before anything is written: mended counters would hide it. Raises Superseded
-    where somebody else adjusted an item since it was compared: that one is left alone, those before it are mended.
+    Batches may close meanwhile: they change both sides alike. Expired hours are left as they are, because only the records remain as
+    evidence. Raises InconsistentState, before anything is written, if archive and records differ: adjusted counters would hide it.
+    Raises Superseded if an item was adjusted by another process since it was compared. That item is left alone; earlier ones are adjusted.
     """
-    if found.archive:
-        named = ", ".join(f"{each.hour} {each.batch}" for each in found.archive[:3])
+    if comparison.archive:
+        examples = ", ".join(f"{difference.hour} {difference.batch}" for difference in comparison.archive[:3])
         raise InconsistentState(
-            f"{len(found.archive)} batches have other rows in the archive than in their records ({named}): no counter was adjusted. "
-            "Bring the archive back first, `analytics audit --hour` names the events; then apply again."
+            f"{len(comparison.archive)} batches have other rows in the archive than in their records ({examples}): no counter was "
+            "adjusted. Repair the archive first: `analytics audit --hour` names the events. Then reconcile again."
         )
     made = list[Adjustment]()
-    for each in found.counters:
-        if each.target.hour in found.expired_hours:
+    for difference in comparison.counters:
+        if difference.target.hour in comparison.expired_hours:
             continue
-        ours = each.adjustment(whole_milliseconds(ports.clock.now()))
-        if ports.ledger.put_adjustment(ours) != ours:
+        adjustment = difference.adjustment(whole_milliseconds(ports.clock.now()))
+        if ports.ledger.put_adjustment(adjustment) != adjustment:
             raise Superseded(
-                f"{ours.target}: somebody else made adjustment {ours.number}; {len(made)} items were adjusted here. Compare again."
+                f"{adjustment.target}: another process made adjustment {adjustment.number}; {len(made)} items were adjusted by this one. "
+                "Compare again."
             )
-        made.append(ours)
+        made.append(adjustment)
     return made
 
 
@@ -142,28 +146,28 @@ def _counter_differences(recorded: RecordedCounters, ports: Ports) -> Iterator[C
     adjusted = AdjustmentIndex(ports.ledger.adjustments())
     items = sorted({*recorded.items, *ports.ledger.counter_items()})
     for lane, of_lane in groupby(items, lambda item: item.lane):
-        moments = _Moments(CounterItem(lane), adjusted, recorded, ports)
+        lane_counters = _LaneCounters(CounterItem(lane), adjusted, recorded, ports)
         hours = [item for item in of_lane if item.hour]
         for start in range(0, max(1, len(hours)), MAX_TRANSACT_READS - 1):
-            counted = moments.read(hours[start : start + MAX_TRANSACT_READS - 1])
+            counted = lane_counters.read(hours[start : start + MAX_TRANSACT_READS - 1])
             for item in sorted(counted if start == 0 else counted.keys() - {CounterItem(lane)}):
                 yield from _difference(item, counted[item], adjusted, recorded, ports)
 
 
-class _Moments:
-    """Moments at which a lane's counters hold exactly the batches whose records were read.
+class _LaneCounters:
+    """Reads of a lane's counters at moments when they contain exactly the batches whose records were read.
 
-    The totals of the lane say how many they hold. The records are read before: each of them is then in the counters, so the number alone
-    proves that there are no others.
+    The totals of the lane contain the number of batches. Every record that was read before is in the counters. Equal numbers therefore
+    prove that the counters contain no other batch.
     """
 
     def __init__(self, lane: CounterItem, adjusted: AdjustmentIndex, recorded: RecordedCounters, ports: Ports) -> None:
         self._lane, self._ports, self._recorded = lane, ports, recorded
-        self._adjusted = adjusted.counts(lane).get(MAX_BATCHES_NAMED, 0)
+        self._adjusted = adjusted.counts(lane).get(BATCHES_COUNTER, 0)
         self._idle: Mapping[str, int] | None = None
-        """The lane's totals while nothing closed, where the number of batches in them is wrong."""
+        """The lane's totals while no batch closed, if their number of batches is wrong. None until then."""
 
-    def read(self, hours: Sequence[CounterItem]) -> CounterName:
+    def read(self, hours: Sequence[CounterItem]) -> CountersByItem:
         items = [self._lane, *hours]
         for _ in range(MAX_COUNTER_READS):
             counted = self._ports.ledger.read_counters_atomically(items)
@@ -173,21 +177,22 @@ class _Moments:
         return self._while_idle(items)
 
     def _fits(self, totals: Mapping[str, int]) -> bool:
-        return totals == self._idle or totals.get(MAX_BATCHES_NAMED, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
+        return totals == self._idle or totals.get(BATCHES_COUNTER, 0) + self._adjusted == self._recorded.batches(self._lane.lane)
 
-    def _while_idle(self, items: Sequence[CounterItem]) -> CounterName:
-        """The number of batches is itself what differs, or a record came late: all of them are read, and nothing may close meanwhile.
+    def _while_idle(self, items: Sequence[CounterItem]) -> CountersByItem:
+        """Read all records and the counters while no batch closes. Used if the number of batches itself is wrong, or a record came late.
 
-        Weaker than a number that fits: a close that is done, and whose record DynamoDB's query does not show yet, is missed.
+        Weaker than equal numbers: it misses a closed batch whose record DynamoDB's query does not return yet.
         """
         before = self._ports.ledger.read_counters_atomically(items)
         self._recorded.clear()
         self._recorded.add(self._ports.ledger.batch_records_from(FIRST_BATCH_ID))
-        pending = sorted(each.id for each in self._ports.ledger.snapshot().pending.values() if each.lane == self._lane.lane)
+        pending = sorted(batch.id for batch in self._ports.ledger.snapshot().pending.values() if batch.lane == self._lane.lane)
         counted = self._ports.ledger.read_counters_atomically(items)
         if not self._fits(counted[self._lane]):
             if pending or counted != before:
-                held, records = counted[self._lane].get(MAX_BATCHES_NAMED, 0) + self._adjusted, self._recorded.batches(self._lane.lane)
+                held = counted[self._lane].get(BATCHES_COUNTER, 0) + self._adjusted
+                records = self._recorded.batches(self._lane.lane)
                 raise Superseded(
                     f"{self._lane}: its counters hold {held} batches, and there are {records} records, while batches are closed "
                     f"(pending: {', '.join(pending) or 'none'}). Nothing was changed. "
@@ -218,13 +223,13 @@ def _batches(item: CounterItem, ports: Ports) -> list[str]:
     return sorted(batch for batch, record in records.items() if record.batch.lane == item.lane)
 
 
-def _archive_differences(hour: str, ports: Ports, bench: WorkspaceFactory) -> list[ArchiveDifference]:
-    def read(account: HourFiles) -> list[ArchiveDifference]:
-        require_all_rows(account)
-        with bench() as table:
-            paths = download_verified(account, table, ports)
-            archived = merge_summaries(rows for rows in table.summarize(paths).values() if rows is not None).by_batch
-        recorded = expected_rows(hour, batch_records(account.batches, ports))
+def _archive_differences(hour: str, ports: Ports, workspace_factory: WorkspaceFactory) -> list[ArchiveDifference]:
+    def read(files: HourFiles) -> list[ArchiveDifference]:
+        require_all_rows(files)
+        with workspace_factory() as workspace:
+            paths = download_verified(files, workspace, ports)
+            archived = merge_summaries(rows for rows in workspace.summarize(paths).values() if rows is not None).by_batch
+        recorded = expected_rows(hour, batch_records(files.batches, ports))
         return [
             ArchiveDifference(hour, batch, archived.get(batch, 0), recorded.get(batch, 0))
             for batch in sorted({*archived, *recorded})

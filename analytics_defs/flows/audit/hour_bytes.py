@@ -1,4 +1,4 @@
-"""Do the JSON objects of an hour hold the bytes that its Parquet holds? One read for each event: asked for, never on the way."""
+"""Audit of the bytes of an hour's JSON objects against Parquet. It reads every object, so it runs only on request."""
 
 from __future__ import annotations
 
@@ -15,57 +15,61 @@ from analytics_defs.flows.stored.event_json import event_json_object
 from analytics_defs.flows.stored.hour_files import HourFiles, download_verified, retry_on_compaction
 from analytics_defs.ports import Ports, StoredRow
 
-COMPARED_AT_ONCE = 100
-"""Objects in memory together."""
+COMPARE_CHUNK_ROWS = 100
+"""Objects in memory at once."""
 MAX_EXAMPLES_PER_DIFFERENCE = 5
 
 
 @dataclass(slots=True)
 class BytesAudit:
-    """What a comparison of one hour found. Objects that are not there are the business of `audit_hour`."""
+    """Differences of one hour. Missing objects are left to `audit_hour`."""
 
     hour: str
     compared: int = 0
     other_bytes: list[str] = field(default_factory=list)
-    """Ids whose object is not the payload in Parquet, byte for byte."""
+    """Ids whose object differs from the payload in Parquet."""
     other_origin: list[str] = field(default_factory=list)
-    """Ids whose object has those bytes, and metadata that name another source or batch."""
+    """Ids whose object has the payload, and metadata of another source or batch."""
 
     @property
     def findings(self) -> tuple[str, ...]:
-        said = (("other bytes than Parquet", self.other_bytes), ("another source or batch in its metadata", self.other_origin))
+        differences = (("other bytes than Parquet", self.other_bytes), ("another source or batch in its metadata", self.other_origin))
         return tuple(
-            f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:MAX_EXAMPLES_PER_DIFFERENCE])}" for what, ids in said if ids
+            f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:MAX_EXAMPLES_PER_DIFFERENCE])}"
+            for what, ids in differences
+            if ids
         )
 
 
-def compare_bytes(hour: str, ports: Ports, bench: StatisticsEngineFactory, told: ProgressCallback = no_progress) -> BytesAudit:
-    """Reads every file and every object of the hour. Raises InconsistentState where Parquet itself is damaged."""
-    return retry_on_compaction(hour, ports, lambda account: _compare(account, ports, bench, told))
+def compare_bytes(
+    hour: str, ports: Ports, workspace_factory: StatisticsEngineFactory, progress: ProgressCallback = no_progress
+) -> BytesAudit:
+    """Compare every existing JSON object of the hour with its row. Raises InconsistentState if a Parquet file is damaged."""
+    return retry_on_compaction(hour, ports, lambda files: _compare(files, ports, workspace_factory, progress))
 
 
-def _compare(account: HourFiles, ports: Ports, bench: StatisticsEngineFactory, told: ProgressCallback) -> BytesAudit:
-    found = BytesAudit(account.hour)
-    with bench() as table:
-        paths = download_verified(account, table, ports)
-        done, of = 0, merge_summaries(rows for rows in table.summarize(paths).values() if rows is not None).count
-        for rows in table.read_rows(paths):
-            for start in range(0, len(rows), COMPARED_AT_ONCE):
-                told("objects compared", done, of)
-                some = rows[start : start + COMPARED_AT_ONCE]
-                _compare_some(some, found, ports)
-                done += len(some)
-    return found
+def _compare(files: HourFiles, ports: Ports, workspace_factory: StatisticsEngineFactory, progress: ProgressCallback) -> BytesAudit:
+    audit = BytesAudit(files.hour)
+    with workspace_factory() as workspace:
+        paths = download_verified(files, workspace, ports)
+        done, total = 0, merge_summaries(rows for rows in workspace.summarize(paths).values() if rows is not None).count
+        for rows in workspace.read_rows(paths):
+            for start in range(0, len(rows), COMPARE_CHUNK_ROWS):
+                progress("objects compared", done, total)
+                chunk = rows[start : start + COMPARE_CHUNK_ROWS]
+                _compare_chunk(chunk, audit, ports)
+                done += len(chunk)
+    return audit
 
 
-def _compare_some(rows: Sequence[StoredRow], found: BytesAudit, ports: Ports) -> None:
-    events = [event_of(row, found.hour) for row in rows]
-    looks = [partial(event_json_object, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
-    for event, row, (_, blob) in zip(events, rows, ports.task_pool.run_all(looks), strict=True):
+def _compare_chunk(rows: Sequence[StoredRow], audit: BytesAudit, ports: Ports) -> None:
+    events = [event_of(row, audit.hour) for row in rows]
+    reads = [partial(event_json_object, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
+    for event, row, (_, blob) in zip(events, rows, ports.task_pool.run_all(reads), strict=True):
         if blob is None:
             continue
-        found.compared += 1
+        audit.compared += 1
         if blob.body != row.payload:
-            found.other_bytes.append(event.id)
+            audit.other_bytes.append(event.id)
         elif (blob.metadata.get("source"), blob.metadata.get("batch")) != (str(row.source), row.batch_id):
-            found.other_origin.append(event.id)
+            audit.other_origin.append(event.id)

@@ -1,4 +1,4 @@
-"""Whether the stores agree, hour by hour, over the hours that ingest touched lately."""
+"""Comparison of the stores for the hours that ingest changed recently."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from analytics_defs.ports import Ports
 LAST_HOURS, LAST_BATCHES = 24, 50
 MAX_HOURS_COMPARED = 48
 MAX_EVENTS_COMPARED_BY_ID = 20_000
-"""Events of an hour that is compared id by id; a larger one by its counts. `analytics audit --hour` compares any by id."""
+"""An hour with more events is compared by counts only. `analytics audit --hour` compares every hour id by id."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreMismatch:
-    """What differs in one hour, with both numbers and the batches."""
+    """One difference in one hour."""
 
     hour: str
     finding: str
@@ -26,28 +26,32 @@ class StoreMismatch:
 
 @dataclass(frozen=True, slots=True)
 class StoreComparison:
+    """The compared hours and their differences."""
+
     by_id: tuple[str, ...]
-    """Hours compared id by id: DynamoDB, JSON, Parquet, counters."""
+    """Hours whose DynamoDB items, JSON objects, Parquet rows and counters were compared id by id."""
     by_counts: tuple[str, ...]
+    """Hours whose record, archive and counter totals were compared."""
     mismatches: tuple[StoreMismatch, ...]
 
 
 def compare_stores(ports: Ports) -> StoreComparison:
-    """The last day's hours, and those that the newest batches added to, newest first."""
-    by_id, by_counts, found = list[str](), list[str](), list[StoreMismatch]()
-    for hour, events in _touched(ports):
+    """Compare the hours of the last day and the hours that the newest batches added to, newest first."""
+    by_id, by_counts, mismatches = list[str](), list[str](), list[StoreMismatch]()
+    for hour, events in _recent_event_counts(ports):
         if events <= MAX_EVENTS_COMPARED_BY_ID:
             audited = audit_hour(hour, ports)
             by_id.append(hour)
-            found += [StoreMismatch(hour, finding, audited.batches) for finding in audited.findings]
+            mismatches += [StoreMismatch(hour, finding, audited.batches) for finding in audited.findings]
         else:
             by_counts.append(hour)
-            account = hour_files(hour, ports)
-            found += [StoreMismatch(hour, finding, account.batches) for finding in _by_counts(account, ports)]
-    return StoreComparison(tuple(by_id), tuple(by_counts), tuple(found))
+            files = hour_files(hour, ports)
+            mismatches += [StoreMismatch(hour, finding, files.batches) for finding in _compare_counts(files, ports)]
+    return StoreComparison(tuple(by_id), tuple(by_counts), tuple(mismatches))
 
 
-def _touched(ports: Ports) -> list[tuple[str, int]]:
+def _recent_event_counts(ports: Ports) -> list[tuple[str, int]]:
+    """Return hours and their numbers of events by the live counters, newest first."""
     day = recent_hours(ports.clock.now(), LAST_HOURS)
     counted = dict(ports.ledger.hourly_counters(day[0], "9999-12-31T23"))
     late = {hour for record in ports.ledger.last_batches(LAST_BATCHES) for hour in record.hours} - counted.keys()
@@ -57,13 +61,14 @@ def _touched(ports: Ports) -> list[tuple[str, int]]:
     return [(hour, counts.get("events", 0)) for hour, counts in sorted(counted.items(), reverse=True)[:MAX_HOURS_COMPARED]]
 
 
-def _by_counts(account: HourFiles, ports: Ports) -> list[str]:
-    """Batch records, the archive's revision and the live counter, unless a batch closed meanwhile."""
-    recorded = expected_rows(account.hour, batch_records(account.batches, ports))
+def _compare_counts(files: HourFiles, ports: Ports) -> list[str]:
+    """Compare batch records, the archive's revision and the live counter. A batch that closes meanwhile is no difference."""
+    recorded = expected_rows(files.hour, batch_records(files.batches, ports))
     total, findings = sum(recorded.values()), list[str]()
-    counter = live_counters(account.hour, ports, lambda counts: counts.get("events", 0) == total).get("events", 0)
-    if account.revision and (archived := sum(recorded[batch] for batch in account.revision.batches)) != account.revision.rows:
-        findings.append(f"{account.revision.rows} rows in revision {account.revision.number}, {archived} in the records of its batches")
-    if counter != total and len(ports.ledger.batches_of_hour(account.hour)) == len(account.batches):
-        findings.append(f"{counter} events in the counters, {total} in the records of {len(account.batches)} batches")
+    counter = live_counters(files.hour, ports, lambda counts: counts.get("events", 0) == total).get("events", 0)
+    revision = files.revision
+    if revision and (archived := sum(recorded[batch] for batch in revision.batches)) != revision.rows:
+        findings.append(f"{revision.rows} rows in revision {revision.number}, {archived} in the records of its batches")
+    if counter != total and len(ports.ledger.batches_of_hour(files.hour)) == len(files.batches):
+        findings.append(f"{counter} events in the counters, {total} in the records of {len(files.batches)} batches")
     return findings

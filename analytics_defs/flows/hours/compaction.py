@@ -32,6 +32,7 @@ from analytics_defs.core.hours.revision import (
     next_revision,
     same_content,
 )
+from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import archive_key, batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
 from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.hours.manifest import was_complete, write_manifest
@@ -50,7 +51,6 @@ from analytics_defs.flows.stored.rows_from_json import rows_from_json
 from analytics_defs.ports import ParquetWorkspace, Ports
 
 MAX_FILE_BYTES = 512 * 2**20
-_PARQUET = "application/vnd.apache.parquet"
 
 
 class WorkspaceFactory(Protocol):
@@ -199,7 +199,7 @@ def _merge_and_upload(
     archive_files = []
     for index, file in enumerate(merged):
         key = archive_key(files.hour, number, rows.inputs, index)
-        ports.object_store.upload(key, file.path, _PARQUET)
+        ports.object_store.upload(key, file.path, PARQUET_CONTENT_TYPE)
         archive_files.append(ArchiveFile(key, file.rows, file.bytes, file.sha256))
     return archive_files, summary
 

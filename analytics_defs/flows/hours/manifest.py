@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analytics_defs.core.hours.manifest import manifest_bytes, may_replace_manifest, parse_manifest
 from analytics_defs.core.hours.revision import ArchiveRevision
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import manifest_key
 from analytics_defs.ports import Ports, StoredObject
 
@@ -11,7 +12,7 @@ from analytics_defs.ports import Ports, StoredObject
 def write_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
     """Write `_SUCCESS.json` by a conditional put. Return False if a later revision has written its manifest."""
     key = manifest_key(revision.hour)
-    manifest = StoredObject(key, manifest_bytes(revision, complete), "application/json", {})
+    manifest = StoredObject(key, manifest_bytes(revision, complete), JSON_CONTENT_TYPE, {})
     return ports.object_store.put_if(manifest, lambda current: may_replace_manifest(current, revision.number, complete, key))
 
 

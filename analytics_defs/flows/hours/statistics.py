@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from analytics_defs.core.hours import statistics
 from analytics_defs.core.hours.revision import end_of_hour
 from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, hour_path
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState, Superseded
@@ -37,9 +38,8 @@ from analytics_defs.ports import HourCounts, Ports, StatisticsEngine, StoredObje
 
 TOP_PRODUCTS_LIMIT = 20
 HOURLY, MINUTES, PRODUCTS, DAILY, ACTIVITY = "hourly", "hourly_minutes", "hourly_products", "daily", "product_activity"
-PARQUET = "application/vnd.apache.parquet"
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class StatisticsEngineFactory(Protocol):
@@ -106,11 +106,11 @@ def _hourly(files: HourFiles, ports: Ports, engine_factory: StatisticsEngineFact
         stats = _hour_stats(files, counts, _duplicates_in(hour, ports))
         minutes = statistics.minutes_of(hour, counts.minutes)
         keys = tuple(aggregate_key(name, hour) for name in (HOURLY, MINUTES, PRODUCTS))
-        hourly = StoredObject(keys[0], statistics.to_parquet(HourStats, [stats]), PARQUET, {})
+        hourly = StoredObject(keys[0], statistics.to_parquet(HourStats, [stats]), PARQUET_CONTENT_TYPE, {})
         if not ports.object_store.put_if(hourly, lambda current: _may_replace(current, stats, files, ports)):
             raise ConcurrentCompaction(f"hour {hour}: another executor wrote newer statistics")
         _put(MINUTES, hour, statistics.to_parquet(Minute, minutes), ports)
-        ports.object_store.upload(keys[2], products, PARQUET)
+        ports.object_store.upload(keys[2], products, PARQUET_CONTENT_TYPE)
         if ports.object_store.get(hourly.key) != hourly.body:
             raise ConcurrentCompaction(f"hour {hour}: another executor wrote statistics at the same time, and files of both may be mixed")
         return HourlyResult(stats, tuple(minutes), tuple(engine.top_products(products, TOP_PRODUCTS_LIMIT)), keys)
@@ -191,14 +191,14 @@ def compute_daily_stats(day: str, ports: Ports, engine_factory: StatisticsEngine
     return _retry_on_changed_hours(day, ports, lambda hours: _daily(day, hours, ports, engine_factory))
 
 
-def _retry_on_changed_hours(day: str, ports: Ports, write: Callable[[list[HourStats]], T]) -> T:
+def _retry_on_changed_hours(day: str, ports: Ports, write: Callable[[list[HourStats]], _T]) -> _T:
     """Return `write(statistics of the hours)`. If these changed during the call, call it again with the new ones.
 
     Otherwise a zombie executor could leave an older day over a newer one.
     Raises Superseded if they change during `MAX_HOUR_READS` calls.
     """
 
-    def attempt() -> T:
+    def attempt() -> _T:
         hours = _hours_of(day, ports)
         result = write(hours)
         if _hours_of(day, ports) != hours:
@@ -232,7 +232,7 @@ def _activity(day: str, ports: Ports, engine_factory: StatisticsEngineFactory) -
         path = engine.write_product_activity(_product_files(day, engine, ports), "activity")
         products, sellers = engine.count_products_and_sellers(path)
         top_products = tuple(engine.top_products(path, TOP_PRODUCTS_LIMIT))
-        ports.object_store.upload(key, path, PARQUET)
+        ports.object_store.upload(key, path, PARQUET_CONTENT_TYPE)
     return ActivityResult(day, products, sellers, top_products, (key,))
 
 
@@ -266,4 +266,4 @@ def _outdated_hours(day: str, hours: Sequence[HourStats], ports: Ports) -> list[
 
 
 def _put(name: str, period: str, data: bytes, ports: Ports) -> None:
-    ports.object_store.put([StoredObject(aggregate_key(name, period), data, PARQUET, {})])
+    ports.object_store.put([StoredObject(aggregate_key(name, period), data, PARQUET_CONTENT_TYPE, {})])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from analytics_defs.core.ingest.batch_builder import StagedBatch, foreign_sources
 from analytics_defs.core.ledger import Batch
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import staging_file
+from analytics_defs.core.storage.content_types import ARROW_STREAM_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import InconsistentState, PartitionHalted
 from analytics_defs.flows.ingest.options import IngestOptions
@@ -32,10 +34,10 @@ def stage_batch(batch: Batch, fresh: StagedBatch | None, ports: Ports, options: 
             fresh = fresh or reread_batch(batch, ports, options)
             _require_closable(batch, fresh, ports)
             encoded = staging_file.encode(fresh)
-            data = ports.object_store.put_if_absent(StoredObject(key, encoded, "application/vnd.apache.arrow.stream", {}))
+            data = ports.object_store.put_if_absent(StoredObject(key, encoded, ARROW_STREAM_CONTENT_TYPE, {}))
             fresh = fresh if data == encoded else None
         staged = fresh or _require_own_records(batch, staging_file.decode(data, key), key)
-        if not ports.ledger.mark_staged(batch.id, staging_file.sha256_hex(data)):
+        if not ports.ledger.mark_staged(batch.id, sha256_hex(data)):
             ports.object_store.delete([key])
             return None
         return staged

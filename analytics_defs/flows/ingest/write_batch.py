@@ -10,7 +10,9 @@ from analytics_defs.core.ingest.batch_accounting import WriteResult
 from analytics_defs.core.ingest.batch_builder import StagedBatch, deduplicate
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files, event_parquet
+from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE, PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import dead_letters_key, duplicates_key, part_key
 from analytics_defs.flows.ingest.timings import Stopwatch
 from analytics_defs.flows.stored.event_json import put_event_json
@@ -37,6 +39,7 @@ def claim_and_write(batch: Batch, staged: StagedBatch, ports: Ports, stopwatch: 
         next((key for key in digests if key == dead_letters_key(batch.id)), None),
         next((key for key in digests if key == duplicates_key(batch.id)), None),
         digests.get(dead_letters_key(batch.id)),
+        digests.get(duplicates_key(batch.id)),
     )
 
 
@@ -65,7 +68,7 @@ def _parts(batch: Batch, claimed: Sequence[Event]) -> list[EncodedFile]:
 
     def encode(hour: str) -> StoredObject:
         body = event_parquet.encode_part(batch.id, batch.time, events_by_hour[hour])
-        return StoredObject(part_key(hour, batch.id), body, "application/vnd.apache.parquet", {})
+        return StoredObject(part_key(hour, batch.id), body, PARQUET_CONTENT_TYPE, {})
 
     return [(part_key(hour, batch.id), partial(encode, hour)) for hour in sorted(events_by_hour)]
 
@@ -81,14 +84,14 @@ def _duplicates(batch: Batch, staged: StagedBatch, owners: Mapping[Source, Sourc
 
 
 def _ndjson(key: str, encode: Callable[[], bytes]) -> EncodedFile:
-    return key, lambda: StoredObject(key, encode(), "application/x-ndjson", {})
+    return key, lambda: StoredObject(key, encode(), NDJSON_CONTENT_TYPE, {})
 
 
 def _write_file(encode: Callable[[], StoredObject], ports: Ports, stopwatch: Stopwatch) -> str:
     """Encode and put one file. Return its SHA-256."""
     with stopwatch("encode"):
         blob = encode()
-        digest = dead_letter_files.file_sha256(blob.body)
+        digest = sha256_hex(blob.body)
     with stopwatch("files"):
         ports.object_store.put([blob])
     return digest

@@ -1,4 +1,4 @@
-"""Where the stores contradict one another about a batch, and none of them decides."""
+"""Detection of conflicts about a batch: Kafka, Parquet and JSON objects contradict each other, and no copy can decide."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from analytics_defs.ports import StoredObject
 
 @dataclass(frozen=True, slots=True)
 class SurvivingCopies:
-    """What is left of one batch, by source."""
+    """The surviving copies of one batch, by source."""
 
     events: Mapping[Source, Event]
-    """Each as the first store has it that is believed."""
+    """The copies that a repair writes: from Kafka, else from Parquet, else from the JSON objects."""
     rows: Mapping[Source, Event]
-    """In Parquet."""
+    """Rows in Parquet."""
     bodies: Mapping[Source, StoredObject]
     """JSON objects."""
     records: Mapping[Source, ClassifiedRecord]
-    """From Kafka, as it is now."""
+    """Records that Kafka still holds."""
 
 
-def require_no_conflicts(batch: Batch, seen: SurvivingCopies, is_proven: Callable[[str], bool]) -> None:
-    """Raises InconsistentState where Parquet and object agree on other bytes than Kafka's, or differ without Kafka.
+def require_no_conflicts(batch: Batch, copies: SurvivingCopies, is_proven: Callable[[str], bool]) -> None:
+    """Raise InconsistentState if the copies of an event contradict each other and no third copy decides.
 
-    Also where Kafka has another event than Parquet. Rows of an archive are proven by the digest of its revision; an object that is no
-    such event any more proves nothing. `is_proven` answers for an hour.
+    Conflicts: Kafka holds another event than Parquet. Parquet and JSON object agree on other bytes than Kafka. Parquet and JSON object
+    differ, Kafka has lost the record, and the rows of the hour are not proven. A JSON object that is not this event proves nothing.
+    `is_proven(hour)` is true if the digest of an archive revision covers the rows.
     """
-    for source, there in seen.rows.items():
-        now = seen.records.get(source)
-        if now is not None and not (isinstance(now, Event) and (now.id, now.hour) == (there.id, there.hour)):
-            said = f"event {now.id} of hour {now.hour}" if isinstance(now, Event) else "no event"
+    for source, row in copies.rows.items():
+        record = copies.records.get(source)
+        if record is not None and not (isinstance(record, Event) and (record.id, record.hour) == (row.id, row.hour)):
+            in_kafka = f"event {record.id} of hour {record.hour}" if isinstance(record, Event) else "no event"
             raise InconsistentState(
-                f"batch {batch.id}: {source} is event {there.id} of hour {there.hour} in Parquet, and {said} in Kafka. Is "
-                "the topic another one by now, or was the part altered? Nothing of this batch was changed."
+                f"batch {batch.id}: {source} is event {row.id} of hour {row.hour} in Parquet, and {in_kafka} in Kafka. Was the topic "
+                "recreated, or was the part altered? Nothing of this batch was changed."
             )
-    for source in seen.rows.keys() & seen.bodies.keys():
-        event, row, body = seen.events[source], seen.rows[source].record.value, seen.bodies[source].body
-        if source in seen.records:
-            wrong = row == body != event.record.value
+    for source in copies.rows.keys() & copies.bodies.keys():
+        event, payload, body = copies.events[source], copies.rows[source].record.value, copies.bodies[source].body
+        if source in copies.records:
+            is_conflict = payload == body != event.record.value
         else:
-            wrong = row != body and _is_event(body, event, batch) and not is_proven(event.hour)
-        if wrong:
+            is_conflict = payload != body and _is_same_event(body, event, batch) and not is_proven(event.hour)
+        if is_conflict:
             raise InconsistentState(
-                f"batch {batch.id}: {source} has {len(row or b'')} bytes in Parquet, {len(body)} in its object and "
-                f"{len(event.record.value or b'')} where it is read from; they are not the same, and no third store decides. "
+                f"batch {batch.id}: {source} has {len(payload or b'')} bytes in Parquet, {len(body)} in its JSON object and "
+                f"{len(event.record.value or b'')} in the copy that would be written. They are not the same, and no third store decides. "
                 "Nothing of this batch was changed."
             )
 
 
-def _is_event(body: bytes, event: Event, batch: Batch) -> bool:
-    """Whether these bytes are such an event, of the same id and hour."""
-    again = classify(Record(event.record.source, -1, None, body), ACCEPT_ALL_RULES, batch.time)
-    return isinstance(again, Event) and (again.id, again.hour) == (event.id, event.hour)
+def _is_same_event(body: bytes, event: Event, batch: Batch) -> bool:
+    """Return whether these bytes are an event with the same id and hour."""
+    record = classify(Record(event.record.source, -1, None, body), ACCEPT_ALL_RULES, batch.time)
+    return isinstance(record, Event) and (record.id, record.hour) == (event.id, event.hour)

@@ -1,4 +1,4 @@
-"""The stores as a dry run would have left them by now: what it puts back stays in memory, where later batches of the range find it."""
+"""Overlay for dry runs: the stores as a repair would leave them. Writes stay in memory, where later batches of the range read them."""
 
 from __future__ import annotations
 
@@ -13,72 +13,72 @@ from analytics_defs.ports import RECENT_EVENTS_TTL, ClaimResult, ObjectInfo, Obj
 
 MAX_OVERLAY_ITEMS = 200_000
 MAX_OVERLAY_BYTES = 64 * 2**20
-"""Of dead letters. Beyond these a dry run may call lost what the replay itself brings back: memory is bounded first."""
+"""Bytes of dead letters. Above these two bounds a dry run may report data as lost that the repair itself restores."""
 
 
 def dry_run_overlay(ports: Ports) -> Ports:
-    """Reads go through; nothing is written to any store."""
-    return replace(ports, recent_events=_RecentAhead(ports.recent_events), object_store=_ArchiveAhead(ports.object_store))
+    """Return ports that read from the stores and keep writes in memory."""
+    return replace(ports, recent_events=_RecentEventsOverlay(ports.recent_events), object_store=_ObjectStoreOverlay(ports.object_store))
 
 
-class _RecentAhead:
-    """Who would hold an id. That decides whether a later event of the id is a repeat."""
+class _RecentEventsOverlay:
+    """Owners of event ids, with the claims of the dry run. Owners decide whether a later event is a duplicate."""
 
-    def __init__(self, under: RecentEvents) -> None:
-        self._under = under
+    def __init__(self, store: RecentEvents) -> None:
+        self._store = store
         self._items: dict[str, StoredEvent] = {}
 
     def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         time, ttl = iso_milliseconds(batch_time), int((batch_time + RECENT_EVENTS_TTL).timestamp())
-        for each in events if len(self._items) < MAX_OVERLAY_ITEMS else ():
-            self._items[each.id] = StoredEvent(each.id, each.type, each.timestamp, each.record.source, time, ttl, None)
+        for event in events if len(self._items) < MAX_OVERLAY_ITEMS else ():
+            self._items[event.id] = StoredEvent(event.id, event.type, event.timestamp, event.record.source, time, ttl, None)
         return ClaimResult({}, frozenset())
 
     def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
-        return {each: self._items[each] for each in ids if each in self._items} | dict(self._under.get_items(ids))
+        return {event_id: self._items[event_id] for event_id in ids if event_id in self._items} | dict(self._store.get_items(ids))
 
     def needs_pointer(self, event: Event, batch_time: datetime) -> bool:
-        return self._under.needs_pointer(event, batch_time)
+        return self._store.needs_pointer(event, batch_time)
 
 
-class _ArchiveAhead:
-    """Of what it would write, dead letters alone are kept: the redrives of a batch need them."""
+class _ObjectStoreOverlay:
+    """Objects, with the dead letters of the dry run. No other written object is read again by a repair."""
 
-    def __init__(self, under: ObjectStore) -> None:
-        self._under = under
-        self._letters: dict[str, bytes] = {}
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._dead_letters: dict[str, bytes] = {}
 
     def put(self, blobs: Sequence[StoredObject]) -> None:
         for blob in blobs:
-            if blob.key.startswith(DEAD_LETTERS) and sum(map(len, self._letters.values())) + len(blob.body) <= MAX_OVERLAY_BYTES:
-                self._letters[blob.key] = blob.body
+            if blob.key.startswith(DEAD_LETTERS) and sum(map(len, self._dead_letters.values())) + len(blob.body) <= MAX_OVERLAY_BYTES:
+                self._dead_letters[blob.key] = blob.body
 
     def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        return [found for blob in blobs if (found := self._under.get_object(blob.key))]
+        return [existing for blob in blobs if (existing := self._store.get_object(blob.key))]
 
     def put_if_absent(self, blob: StoredObject) -> bytes:
         return blob.body
 
     def get(self, key: str) -> bytes | None:
-        return self._letters[key] if key in self._letters else self._under.get(key)
+        return self._dead_letters[key] if key in self._dead_letters else self._store.get(key)
 
     def get_object(self, key: str) -> StoredObject | None:
-        return self._under.get_object(key)
+        return self._store.get_object(key)
 
     def head(self, key: str) -> ObjectInfo | None:
-        return self._under.head(key)
+        return self._store.head(key)
 
     def download(self, key: str, path: str) -> bool:
-        return self._under.download(key, path)
+        return self._store.download(key, path)
 
     def upload(self, key: str, path: str, content_type: str) -> None:
         pass
 
     def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
-        return over(self._under.get(blob.key))
+        return over(self._store.get(blob.key))
 
     def delete(self, keys: Sequence[str]) -> None:
         pass
 
     def list_keys(self, prefix: str) -> Iterator[str]:
-        return self._under.list_keys(prefix)
+        return self._store.list_keys(prefix)

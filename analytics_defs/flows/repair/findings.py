@@ -1,4 +1,4 @@
-"""What one batch of a replay has, and what it lacks."""
+"""Findings of the comparison of one batch: the state of every item, object and file, and the data that is lost."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from analytics_defs.core.repair import ComparisonResult, StoreKind
 
 @dataclass(slots=True)
 class Findings:
-    notes: list[tuple[StoreKind, ComparisonResult, str]] = field(default_factory=list)
-    """By object, file or item: how it was found, and its key."""
-    lost: list[str] = field(default_factory=list)
-    """What no store holds any more, in words."""
+    """Findings of one batch."""
 
-    def note(self, store: StoreKind, state: ComparisonResult, key: str) -> None:
-        self.notes.append((store, state, key))
+    notes: list[tuple[StoreKind, ComparisonResult, str]] = field(default_factory=list)
+    """The state and the key of each item, object or file."""
+    lost: list[str] = field(default_factory=list)
+    """Sentences about data that no store holds any more."""
+
+    def note(self, store: StoreKind, result: ComparisonResult, key: str) -> None:
+        self.notes.append((store, result, key))

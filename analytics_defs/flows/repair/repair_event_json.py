@@ -1,4 +1,4 @@
-"""The JSON objects of one batch: where each belongs, what lies there, and which of them is somebody else's."""
+"""Repair of the JSON objects of one batch: the key of each, the object that is there, and the objects that belong to other batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from analytics_defs.core.events.event import Event
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, StoreKind
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_metadata
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
 from analytics_defs.flows.progress import ProgressCallback
@@ -18,79 +19,78 @@ from analytics_defs.ports import Ports, StoredEvent, StoredObject
 
 
 class EventJsonRepair:
-    """First `look`, then `compare`."""
+    """Comparison of the JSON objects of one batch. Call `read` first, then `compare`."""
 
     def __init__(self, record: BatchRecord, ports: Ports, findings: Findings) -> None:
         self.record, self._ports, self._findings = record, ports, findings
         self.differing: list[tuple[StoredObject, bytes | None]] = []
-        """Each with what its key held instead."""
-        self.pointed: dict[Source, StoredObject] = {}
-        """Objects that are there only where an item cannot hold its event."""
+        """The objects to write, with the bytes that their key holds now."""
+        self.only_if_pointed: dict[Source, StoredObject] = {}
+        """Objects to write only if the item of the event has to point to its object."""
         self._keys: dict[Source, str] = {}
-        """Where the object of each event belongs."""
-        self._there: dict[str, StoredObject] = {}
-        """What lay under these keys: asked once, so that nobody's object comes in between unseen."""
+        """The object key of each event."""
+        self._objects: dict[str, StoredObject] = {}
+        """The objects at these keys. They are read once: a later object of another batch must not be overwritten unseen."""
         self._foreign = set[str]()
-        """Keys that another batch wrote over."""
+        """Keys whose object belongs to another batch."""
 
-    def inspect(self, events: Sequence[Event], items: Mapping[str, StoredEvent], told: ProgressCallback) -> dict[Source, StoredObject]:
-        """Objects of these events, as far as they are there and name this batch and source."""
-        looks = [partial(event_json_object, each, self.record.batch.time, self._ports) for each in events]
-        places = list[tuple[Event, tuple[str, StoredObject | None]]]()
+    def read(self, events: Sequence[Event], items: Mapping[str, StoredEvent], progress: ProgressCallback) -> dict[Source, StoredObject]:
+        """Return the existing objects of these events whose metadata name this batch and the event's source."""
+        reads = [partial(event_json_object, event, self.record.batch.time, self._ports) for event in events]
+        answers = list[tuple[str, StoredObject | None]]()
         for start in range(0, len(events), CLAIM_CHUNK_EVENTS):
-            told("objects looked at", start, len(events))
-            places += zip(
-                events[start : start + CLAIM_CHUNK_EVENTS],
-                self._ports.task_pool.run_all(looks[start : start + CLAIM_CHUNK_EVENTS]),
-                strict=True,
-            )
-        self._keys = {each.record.source: key for each, (key, _) in places}
-        found = [(each, blob) for each, (_, blob) in places if blob]
-        self._there = {blob.key: blob for _, blob in found}
-        self._foreign = {blob.key for each, blob in found if self._is_foreign(blob, items.get(each.id))}
+            progress("objects read", start, len(events))
+            answers += self._ports.task_pool.run_all(reads[start : start + CLAIM_CHUNK_EVENTS])
+        self._keys = {event.record.source: key for event, (key, _) in zip(events, answers, strict=True)}
+        existing = [(event, blob) for event, (_, blob) in zip(events, answers, strict=True) if blob]
+        self._objects = {blob.key: blob for _, blob in existing}
+        self._foreign = {blob.key for event, blob in existing if self._is_foreign(blob, items.get(event.id))}
         return {
-            each.record.source: blob
-            for each, blob in found
-            if (blob.metadata.get("batch"), blob.metadata.get("source")) == (self.record.batch.id, str(each.record.source))
+            event.record.source: blob
+            for event, blob in existing
+            if (blob.metadata.get("batch"), blob.metadata.get("source")) == (self.record.batch.id, str(event.record.source))
         }
 
     def _is_foreign(self, blob: StoredObject, item: StoredEvent | None) -> bool:
-        """The id came again when it was not remembered any more, or its item was lost, and the object is the other one's.
+        """Return whether the object belongs to another batch that stored the same id: a younger batch, or the batch that owns the id.
 
-        Asked for its entry first: a batch that is closed meanwhile has its record then.
+        The pending entry is read before the record: a batch that closes in between then has its record.
         """
-        batch, ledger = blob.metadata.get("batch", ""), self._ports.ledger
-        is_theirs = batch > self.record.batch.id or (item is not None and str(item.source) == blob.metadata.get("source"))
-        return batch != self.record.batch.id and is_theirs and bool(ledger.pending_batch(batch) or ledger.batch_record(batch))
+        batch_id, ledger = blob.metadata.get("batch", ""), self._ports.ledger
+        owns_id = batch_id > self.record.batch.id or (item is not None and str(item.source) == blob.metadata.get("source"))
+        return batch_id != self.record.batch.id and owns_id and bool(ledger.pending_batch(batch_id) or ledger.batch_record(batch_id))
 
     def compare(self, stored: Sequence[Event], items: Mapping[str, StoredEvent]) -> None:
-        """With what the stored events make."""
+        """Compare the existing objects with those that the batch wrote for these events."""
         for event in stored:
             source = event.record.source
             key = self._keys[source]
             if key in self._foreign:
                 continue
-            blob = StoredObject(key, event.record.value or b"", "application/json", event_metadata(event, self.record.batch.id))
-            if not self.record.write_event_json and not self._points(event, items.get(event.id)):
-                self.pointed[source] = blob
+            blob = StoredObject(key, event.record.value or b"", JSON_CONTENT_TYPE, event_metadata(event, self.record.batch.id))
+            if not self.record.write_event_json and not self._needs_object(event, items.get(event.id)):
+                self.only_if_pointed[source] = blob
                 continue
-            there = self._there.get(key)
-            same = there and there.body == blob.body and _same_metadata(there.metadata, blob.metadata)
+            existing = self._objects.get(key)
+            is_same = existing and existing.body == blob.body and _same_metadata(existing.metadata, blob.metadata)
             self._findings.note(
                 StoreKind.OBJECT,
-                ComparisonResult.IDENTICAL if same else ComparisonResult.DIFFERENT if there else ComparisonResult.MISSING,
+                ComparisonResult.IDENTICAL if is_same else ComparisonResult.DIFFERENT if existing else ComparisonResult.MISSING,
                 key,
             )
-            self.differing += [] if same else [(blob, there.body if there else None)]
+            self.differing += [] if is_same else [(blob, existing.body if existing else None)]
 
-    def _points(self, event: Event, item: StoredEvent | None) -> bool:
+    def _needs_object(self, event: Event, item: StoredEvent | None) -> bool:
         if item is not None and item.source == event.record.source and item.data is None:
             return True
         return self._ports.recent_events.needs_pointer(event, self.record.batch.time)
 
 
-def _same_metadata(there: Mapping[str, str], expected: Mapping[str, str]) -> bool:
-    """Objects of older versions do not carry the record's timestamp, and where Kafka has lost the record nobody else knows it."""
-    one, other = dict(there), {name.lower(): each for name, each in expected.items()}
-    times = {one.pop(RECORD_TIMESTAMP.lower(), None), other.pop(RECORD_TIMESTAMP.lower(), None)}
-    return one == other and len(times - {None}) <= 1
+def _same_metadata(existing: Mapping[str, str], expected: Mapping[str, str]) -> bool:
+    """Compare metadata, ignoring a record timestamp that only one side has.
+
+    Objects of older versions do not carry it. If Kafka has lost the record, the timestamp cannot be found elsewhere.
+    """
+    held, wanted = dict(existing), {name.lower(): value for name, value in expected.items()}
+    timestamps = {held.pop(RECORD_TIMESTAMP.lower(), None), wanted.pop(RECORD_TIMESTAMP.lower(), None)}
+    return held == wanted and len(timestamps - {None}) <= 1

@@ -1,71 +1,75 @@
-"""The files of one batch, made anew: its dead letters, its repeats, its parts."""
+"""Repair of the files of one batch: dead letters, duplicates and Parquet parts, encoded again and compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from analytics_defs.core.events.event import Event, Rejection
+from analytics_defs.core.events.event import Rejection
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, EventOutcomes, StoreKind
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files
+from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE
 from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.repair.findings import Findings
 from analytics_defs.ports import Ports, StoredObject
 
-_NDJSON = "application/x-ndjson"
-
 
 class FileRepair:
-    """Asked for one after the other; what is not as it has to be is in `differing`."""
+    """Comparison of the files of one batch. Each call adds to `findings`, and to `differing` if the file has to be written."""
 
     def __init__(self, record: BatchRecord, ports: Ports, findings: Findings) -> None:
         self._record, self._ports, self._findings = record, ports, findings
         self.differing: list[StoredObject] = []
-        """As they have to be."""
+        """The files to write."""
 
-    def dead_letters(self, rejections: Sequence[Rejection], partly: bool) -> None:
-        """Raises InconsistentState where Kafka's records make another file than the digest in the ledger says."""
+    def compare_dead_letters(self, rejections: Sequence[Rejection], is_partial: bool) -> None:
+        """Compare the dead-letter file. `is_partial`: Kafka has lost records of the batch.
+
+        Raises InconsistentState if the records in Kafka do not make the file whose digest is in the ledger.
+        """
         record, key = self._record, self._record.dead_letters_key
-        made = dead_letter_files.encode_dead_letters(rejections)
-        complete = len(rejections) == record.tally.dead_letters
-        if not partly and (not complete or (key and record.dead_letters_digest not in (None, dead_letter_files.file_sha256(made)))):
+        rebuilt = dead_letter_files.encode_dead_letters(rejections)
+        digest = sha256_hex(rebuilt)
+        is_complete = len(rejections) == record.tally.dead_letters
+        if not is_partial and (not is_complete or (key and record.dead_letters_digest not in (None, digest))):
             raise InconsistentState(
-                f"batch {record.batch.id}: its records in Kafka make {len(rejections)} dead letters of SHA-256 "
-                f"{dead_letter_files.file_sha256(made)}; the ledger has {record.tally.dead_letters} of "
-                f"{record.dead_letters_digest}. Nothing of this batch was changed."
+                f"batch {record.batch.id}: its records in Kafka make {len(rejections)} dead letters of SHA-256 {digest}; the ledger has "
+                f"{record.tally.dead_letters} of {record.dead_letters_digest}. Nothing of this batch was changed."
             )
         if key is None:
             return
         held = self._ports.object_store.get(key)
-        noted = record.dead_letters_digest or (dead_letter_files.file_sha256(made) if complete else None)
-        if held is not None and noted in (None, dead_letter_files.file_sha256(held)):
+        expected = record.dead_letters_digest or (digest if is_complete else None)
+        if held is not None and expected in (None, sha256_hex(held)):
             self._findings.note(StoreKind.DEAD_LETTERS, ComparisonResult.IDENTICAL, key)
-        elif complete and noted == dead_letter_files.file_sha256(made):
-            self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, made, _NDJSON, {}))
+        elif is_complete and expected == digest:
+            self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, rebuilt, NDJSON_CONTENT_TYPE, {}))
         else:
             self._findings.lost.append(
-                f"batch {record.batch.id}: its {record.tally.dead_letters} dead letters in {key} are altered or gone, and Kafka does not "
-                "have their records any more. Restore the object from the bucket's versions."
+                f"batch {record.batch.id}: its {record.tally.dead_letters} dead letters in {key} are altered or missing, and Kafka does "
+                "not have their records any more. Restore the object from the bucket's versions."
             )
 
-    def duplicates(self, events: Mapping[Source, Event], became: EventOutcomes) -> None:
+    def compare_duplicates(self, outcomes: EventOutcomes) -> None:
+        """Compare the duplicates file by its digest. It is written only if the rebuilt file has the recorded digest."""
         record, key = self._record, self._record.duplicates_key
         if key is None:
             return
         held = self._ports.object_store.get(key)
-        pairs = [(events[each], holder) for each, holder in sorted(became.duplicates.items()) if holder and each in events]
-        if len(pairs) == record.tally.duplicates:
-            self.compare(StoreKind.DUPLICATES, held, StoredObject(key, dead_letter_files.encode_duplicates(pairs), _NDJSON, {}))
-        elif became.lines_agree:
+        if held is not None and sha256_hex(held) == record.duplicates_digest:
             self._findings.note(StoreKind.DUPLICATES, ComparisonResult.IDENTICAL, key)
+        elif outcomes.duplicates_file is not None:
+            self.compare(StoreKind.DUPLICATES, held, StoredObject(key, outcomes.duplicates_file, NDJSON_CONTENT_TYPE, {}))
         else:
             self._findings.lost.append(
-                f"batch {record.batch.id}: {record.tally.duplicates - len(pairs)} of the {record.tally.duplicates} repeats in {key} are altered "
-                "or gone, and no store has their records, or who held their ids, any more."
+                f"batch {record.batch.id}: its {record.tally.duplicates} duplicates in {key} are altered or missing: the file does not "
+                f"have SHA-256 {record.duplicates_digest}, and Kafka and the stores do not suffice to rebuild it. Restore the object from "
+                "the bucket's versions."
             )
 
     def compare(self, store: StoreKind, held: bytes | None, blob: StoredObject) -> None:
+        """Compare the bytes that a key holds, None if it holds none, with those that the batch wrote."""
         if held == blob.body:
             self._findings.note(store, ComparisonResult.IDENTICAL, blob.key)
             return

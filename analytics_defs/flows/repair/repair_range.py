@@ -1,10 +1,11 @@
-"""Bring a past range back to what its batches recorded. Nothing is claimed anew; no head, no counter, no group offset moves.
+"""Repair of a past range: bring the stores back to what the closed batches of the range recorded.
 
-    closed batches of the range ──► what is left of one ──► what it has to have ──► compare ──► put back what is missing or different
-    ledger                          Kafka, Parquet, JSON    its record decides      stores      items, objects, files; at last archives
+    closed batches of the range ──► surviving copies ──► expected contents ──► compare ──► write what is missing or different
+    ledger                          Kafka, Parquet, JSON  batch record         stores      items, objects, files; then archives
 
-Batch by batch, oldest first, each whole. It may end anywhere, and be repeated: every write is what the batch itself wrote. A part whose
-rows are in the hour's archive stays gone; an archive that is damaged is compacted again, once the batches are back.
+A repair claims no new id and moves no checkpoint, no counter and no group offset. Batches are repaired one by one, oldest first. A repair
+can stop anywhere and run again: every write is what the batch itself wrote. A part whose rows are in the archive of its hour is not
+restored. A damaged archive is compacted again after its batches are repaired.
 """
 
 from __future__ import annotations
@@ -35,146 +36,148 @@ from analytics_defs.flows.stored.hour_files import MAX_HOUR_READS, ConcurrentCom
 from analytics_defs.ports import Ports
 
 MAX_CHANGES_NAMED = 1_000
-"""Changes that a report names; it counts them all."""
+"""The number of changes that a result names. It counts all of them."""
 BATCHES_PER_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class RepairChange:
-    """One thing that is not as its batch left it."""
+    """One item, object or file that is not as its batch wrote it."""
 
     batch: str
     store: StoreKind
     state: ComparisonResult
     key: str
-    """Of the object; of an item its id."""
+    """The object key, or the event id of an item."""
 
 
 @dataclass(slots=True)
 class RepairResult:
-    """What a replay found, and put back unless it only looked."""
+    """What a repair found, and wrote unless it was a dry run."""
 
     batches: int = 0
     counts: Counter[tuple[StoreKind, ComparisonResult]] = field(default_factory=Counter)
     changes: list[RepairChange] = field(default_factory=list)
-    """The first `NAMED` of them."""
+    """The first `MAX_CHANGES_NAMED` changes."""
     conflicts: list[str] = field(default_factory=list)
-    """Batches of which nothing was changed, and why."""
+    """Batches that were not changed, and why."""
     lost: list[str] = field(default_factory=list)
-    """What no store holds any more. The rest was done."""
+    """Data that no store holds any more. The rest of its batch was repaired."""
     skipped_batches: list[str] = field(default_factory=list)
-    """Batches that are not closed yet: whoever works on them finishes them."""
+    """Pending batches. Ingest finishes them."""
     interrupted_batch: str | None = None
-    """What was being put back when it broke off: some of it may be back."""
+    """The batch or hour that was being written when an error was raised. It may be partly repaired."""
 
     @property
     def changed(self) -> int:
-        return sum(count for (_, state), count in self.counts.items() if state is not ComparisonResult.IDENTICAL)
+        return sum(count for (_, result), count in self.counts.items() if result is not ComparisonResult.IDENTICAL)
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayContext:
-    """What a replay works with."""
+class RepairContext:
+    """The ports and options of a repair."""
 
     ports: Ports
     workspace_factory: StatisticsEngineFactory
     rules: ValidationRules
-    """For batches of versions that did not keep theirs."""
+    """Rules for batches of older versions, which did not record their own."""
     write: bool = True
-    """False: only look."""
+    """False for a dry run."""
     progress: ProgressCallback = no_progress
-    """Hears of the steps within a batch."""
+    """Called for the steps within a batch."""
 
 
 def repair_range(
     wanted: Range | HourRange,
-    means: ReplayContext,
-    report: RepairResult | None = None,
+    context: RepairContext,
+    result: RepairResult | None = None,
     on_batch: Callable[[str], None] = lambda _: None,
-    counted: Callable[[int], None] = lambda _: None,
+    on_count: Callable[[int], None] = lambda _: None,
 ) -> RepairResult:
-    """`report` is filled on the way: who hands one in sees what was done before this raised.
+    """Repair every closed batch of the range. Idempotent.
 
-    `on_batch` hears each batch that is done, `counted` first how many there are.
+    `result` is filled on the way, so that a caller can show it after an error. `on_count` is called first, with the number of batches,
+    then `on_batch` with the id of each batch that is done.
 
-    Raises DataExpired where retention took anything of the range, before anything is changed; TakenOver where an hour is compacted again and
-    again meanwhile: what was put back stays.
+    Raises DataExpired, before anything is changed, if retention has deleted data of the range. Raises Superseded if an hour is compacted
+    again and again meanwhile; completed repairs stay.
     """
-    report = report or RepairResult()
-    counted(require_not_expired(batches_in(wanted, means.ports), means.ports))
-    means = means if means.write else replace(means, ports=dry_run_overlay(means.ports))
-    pending, done = pending_batches_in(wanted, means), set[str]()
-    with HourArchives(means.ports, means.workspace_factory) as archives:
-        hours = _Hours(archives, means, report)
-        later = list[str]()
-        for batch_id, is_last in _once_more(batches_in(wanted, means.ports), later):
+    result = result or RepairResult()
+    on_count(require_not_expired(batches_in(wanted, context.ports), context.ports))
+    context = context if context.write else replace(context, ports=dry_run_overlay(context.ports))
+    pending, done = pending_batches_in(wanted, context), set[str]()
+    with HourArchives(context.ports, context.workspace_factory) as archives:
+        hours = _HourComparison(archives, context, result)
+        postponed = list[str]()
+        for batch_id, is_last in _with_postponed(batches_in(wanted, context.ports), postponed):
             try:
-                is_done = _replayed(batch_id, hours, means, report, is_last)
+                is_done = _repair_batch(batch_id, hours, context, result, is_last)
             except InconsistentState as error:
-                report.conflicts.append(str(error))
+                result.conflicts.append(str(error))
                 is_done = True
             if not is_done:
-                later.append(batch_id)
+                postponed.append(batch_id)
                 continue
-            report.batches += 1
+            result.batches += 1
             done |= {batch_id} & pending.keys()
             on_batch(batch_id)
-    for hour in sorted(hours.damaged) if means.write else ():
-        report.interrupted_batch = f"hour {hour}"
+    for hour in sorted(hours.damaged) if context.write else ():
+        result.interrupted_batch = f"hour {hour}"
         try:
-            compact_hour(hour, means.ports, means.workspace_factory)
+            compact_hour(hour, context.ports, context.workspace_factory)
         except InconsistentState as error:
-            report.lost.append(str(error))
-        report.interrupted_batch = None
-    pending |= pending_batches_in(wanted, means)
-    report.skipped_batches += [f"batch {each}: {pending[each]}" for each in sorted(pending.keys() - done)]
-    return report
+            result.lost.append(str(error))
+        result.interrupted_batch = None
+    pending |= pending_batches_in(wanted, context)
+    result.skipped_batches += [f"batch {batch_id}: {pending[batch_id]}" for batch_id in sorted(pending.keys() - done)]
+    return result
 
 
-def _once_more(ids: Iterator[str], later: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Those that were put off come again when all the others are done, and are then done as far as can be."""
-    yield from ((each, False) for each in ids)
-    yield from ((each, True) for each in later)
+def _with_postponed(batch_ids: Iterator[str], postponed: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Yield each batch with False, then each postponed batch with True. The caller adds to `postponed` meanwhile."""
+    yield from ((batch_id, False) for batch_id in batch_ids)
+    yield from ((batch_id, True) for batch_id in postponed)
 
 
-# Which batches.
+# Selection of batches.
 
 
-def pending_batches_in(wanted: Range | HourRange, means: ReplayContext) -> dict[str, str]:
-    """Batches of the range that are taken and not closed, with what is said of them."""
-    found = {}
-    for batch in means.ports.ledger.snapshot().pending.values():
-        what = f"pending, with {', '.join(map(str, batch.ranges))}"
+def pending_batches_in(wanted: Range | HourRange, context: RepairContext) -> dict[str, str]:
+    """Return the pending batches that may belong to the range, with a description of each."""
+    descriptions = {}
+    for batch in context.ports.ledger.snapshot().pending.values():
+        pending = f"pending, with {', '.join(map(str, batch.ranges))}"
         if isinstance(wanted, Range):
-            if _touches(batch, wanted):
-                found[batch.id] = f"{what}. Passed over; replay again when it is closed"
-        elif hour_of(batch.time + means.rules.max_future_skew) >= wanted.first:
-            found[batch.id] = f"{what}; it may hold events of these hours. Passed over; replay again when it is closed"
-    return found
+            if _overlaps(batch, wanted):
+                descriptions[batch.id] = f"{pending}. Skipped; repair again when it is closed"
+        elif hour_of(batch.time + context.rules.max_future_skew) >= wanted.first:
+            descriptions[batch.id] = f"{pending}; it may hold events of these hours. Skipped; repair again when it is closed"
+    return descriptions
 
 
-def _touches(batch: Batch, wanted: Range) -> bool:
-    ranges = any(
-        each.topic_partition == wanted.topic_partition and each.start < wanted.end and wanted.start < each.end for each in batch.ranges
+def _overlaps(batch: Batch, wanted: Range) -> bool:
+    has_offsets = any(
+        range_.topic_partition == wanted.topic_partition and range_.start < wanted.end and wanted.start < range_.end
+        for range_ in batch.ranges
     )
-    return ranges or any(map(wanted.holds, batch.redriven_sources))
+    return has_offsets or any(map(wanted.holds, batch.redriven_sources))
 
 
 def batches_in(wanted: Range | HourRange, ports: Ports) -> Iterator[str]:
-    """Closed batches of the range, oldest first; after each batch the redrives of its dead letters, where offsets were named."""
+    """Yield the ids of the closed batches of the range, oldest first. In a range of offsets, each is followed by its redrives."""
     if isinstance(wanted, HourRange):
-        yield from _of_hours(wanted, ports)
+        yield from _batches_of_hours(wanted, ports)
         return
-    at, done = wanted.start, set[str]()
-    while found := ports.ledger.closed_ranges_after(wanted.topic_partition, at, BATCHES_PER_PAGE):
-        for each in found:
-            if each.range.start >= wanted.end:
+    start, yielded = wanted.start, set[str]()
+    while closed_ranges := ports.ledger.closed_ranges_after(wanted.topic_partition, start, BATCHES_PER_PAGE):
+        for closed in closed_ranges:
+            if closed.range.start >= wanted.end:
                 return
-            yield each.batch_id
-            again = _redrives_of(each.batch_id, ports) - done
-            done |= again
-            yield from sorted(again)
-        at = found[-1].range.end
+            yield closed.batch_id
+            redrives = _redrives_of(closed.batch_id, ports) - yielded
+            yielded |= redrives
+            yield from sorted(redrives)
+        start = closed_ranges[-1].range.end
 
 
 def _redrives_of(batch_id: str, ports: Ports) -> set[str]:
@@ -182,85 +185,85 @@ def _redrives_of(batch_id: str, ports: Ports) -> set[str]:
     if record is None or record.dead_letters_key is None:
         return set()
     try:
-        kept = dead_letter_files.read_dead_letters(record, ports.object_store.get(record.dead_letters_key))
+        dead_letters = dead_letter_files.read_dead_letters(record, ports.object_store.get(record.dead_letters_key))
     except InconsistentState:
-        return set()  # it was said of the batch itself
-    return set(ports.ledger.redriven_by([each.record.source for each in kept]).values())
+        return set()  # the comparison of the batch itself reports its dead-letter file
+    return set(ports.ledger.redriven_by([letter.record.source for letter in dead_letters]).values())
 
 
-def _of_hours(wanted: HourRange, ports: Ports) -> Iterator[str]:
-    last = wanted.end
-    ids = {
-        batch for hour in ports.ledger.hourly_counters(wanted.first, last) if hour < last for batch in ports.ledger.batches_of_hour(hour)
-    }
+def _batches_of_hours(wanted: HourRange, ports: Ports) -> Iterator[str]:
+    counters = ports.ledger.hourly_counters(wanted.first, wanted.end)
+    batch_ids = {batch_id for hour in counters if hour < wanted.end for batch_id in ports.ledger.batches_of_hour(hour)}
     day, today = date.fromisoformat(wanted.first[:10]), ports.clock.now().date()
-    while day <= min(today, date.fromisoformat(last[:10])):
-        ids |= {each.batch.id for each in ports.ledger.batches_of_day(day.isoformat()) if wanted.first <= hour_of(each.batch.time) < last}
+    while day <= min(today, date.fromisoformat(wanted.end[:10])):
+        records = ports.ledger.batches_of_day(day.isoformat())
+        batch_ids |= {record.batch.id for record in records if wanted.first <= hour_of(record.batch.time) < wanted.end}
         day += timedelta(days=1)
-    yield from sorted(ids)
+    yield from sorted(batch_ids)
 
 
-# One batch.
+# Repair of one batch.
 
 
-def _replayed(batch_id: str, hours: _Hours, means: ReplayContext, report: RepairResult, is_last: bool) -> bool:
-    """Looked at again where an hour of it is compacted meanwhile. False, and nothing was done: the items of other batches may decide it."""
-    record = means.ports.ledger.batch_record(batch_id)
+def _repair_batch(batch_id: str, hours: _HourComparison, context: RepairContext, result: RepairResult, is_last: bool) -> bool:
+    """Repair one batch. Start again if one of its hours is compacted meanwhile.
+
+    Return False, with nothing changed, if an outcome is undecided and the batch can be postponed: the items of other batches, once they
+    are restored, may prove it.
+    """
+    record = context.ports.ledger.batch_record(batch_id)
     if record is None:
         raise InconsistentState(f"batch {batch_id} is closed by a range or an hour of the ledger, and has no record there")
     for _ in range(MAX_HOUR_READS):
         try:
-            found = BatchRepair(record, means.ports, hours.archives, means.rules)
-            found.compare(means.progress)
-            if found.is_undecided and not is_last:
+            batch_repair = BatchRepair(record, context.ports, hours.archives, context.rules)
+            batch_repair.compare(context.progress)
+            if batch_repair.is_undecided and not is_last:
                 return False
-            for revision in found.revisions.values():
-                hours.see(record, revision)
+            for revision in batch_repair.revisions.values():
+                hours.compare(record, revision)
         except ConcurrentCompaction:
             continue
-        _tell(found.findings, record, report)
-        report.interrupted_batch = f"batch {batch_id}"
-        found.repair()
-        report.interrupted_batch = None
+        _add_findings(batch_repair.findings, record, result)
+        result.interrupted_batch = f"batch {batch_id}"
+        batch_repair.repair()
+        result.interrupted_batch = None
         return True
-    raise Superseded(f"batch {batch_id}: its hours were compacted {MAX_HOUR_READS} times while it was looked at. Try again.")
+    raise Superseded(f"batch {batch_id}: its hours were compacted {MAX_HOUR_READS} times while it was compared. Try again.")
 
 
-def _tell(found: Findings, record: BatchRecord, report: RepairResult) -> None:
-    report.lost += found.lost
-    for store, state, key in found.notes:
-        report.counts[store, state] += 1
-        if state is not ComparisonResult.IDENTICAL and len(report.changes) < MAX_CHANGES_NAMED:
-            report.changes.append(RepairChange(record.batch.id, store, state, key))
+def _add_findings(findings: Findings, record: BatchRecord, result: RepairResult) -> None:
+    result.lost += findings.lost
+    for store, state, key in findings.notes:
+        _count(result, RepairChange(record.batch.id, store, state, key))
 
 
-class _Hours:
-    """Archives and markers of the hours that a replay met, each told once."""
+def _count(result: RepairResult, change: RepairChange) -> None:
+    result.counts[change.store, change.state] += 1
+    if change.state is not ComparisonResult.IDENTICAL and len(result.changes) < MAX_CHANGES_NAMED:
+        result.changes.append(change)
 
-    def __init__(self, archives: HourArchives, means: ReplayContext, report: RepairResult) -> None:
-        self.archives, self._means, self._report = archives, means, report
+
+class _HourComparison:
+    """Comparison of the archives and manifests of the hours of a repair. Each revision is compared and counted once."""
+
+    def __init__(self, archives: HourArchives, context: RepairContext, result: RepairResult) -> None:
+        self.archives, self._context, self._result = archives, context, result
         self.damaged = set[str]()
-        """Compacted again at the end, once their batches are back."""
-        self._seen = set[tuple[str, int]]()
+        """Hours to compact again once their batches are repaired."""
+        self._compared = set[tuple[str, int]]()
 
-    def see(self, record: BatchRecord, revision: ArchiveRevision) -> None:
-        """Raises Moved where somebody compacts the hour."""
-        if (revision.hour, revision.number) in self._seen:
+    def compare(self, record: BatchRecord, revision: ArchiveRevision) -> None:
+        """Compare the archive of an hour, and write its manifest again. Raises ConcurrentCompaction."""
+        if (revision.hour, revision.number) in self._compared:
             return
-        is_sound, marked = self.archives.is_sound(revision), compare_manifest(revision, self._means.ports)
-        self._seen.add((revision.hour, revision.number))
-        self._note(
-            record,
-            ComparisonResult.IDENTICAL if is_sound else ComparisonResult.DIFFERENT,
-            next(iter(revision.keys), manifest_key(revision.hour)),
-        )
-        self._note(record, marked, manifest_key(revision.hour))
+        is_sound, manifest = self.archives.is_sound(revision), compare_manifest(revision, self._context.ports)
+        self._compared.add((revision.hour, revision.number))
+        archive = ComparisonResult.IDENTICAL if is_sound else ComparisonResult.DIFFERENT
+        first_key = next(iter(revision.keys), manifest_key(revision.hour))
+        _count(self._result, RepairChange(record.batch.id, StoreKind.ARCHIVE, archive, first_key))
+        _count(self._result, RepairChange(record.batch.id, StoreKind.ARCHIVE, manifest, manifest_key(revision.hour)))
         if not is_sound:
             self.damaged.add(revision.hour)
-        elif marked is not ComparisonResult.IDENTICAL:
-            repair_manifest(revision.hour, self._means.ports)
-
-    def _note(self, record: BatchRecord, state: ComparisonResult, key: str) -> None:
-        self._report.counts[StoreKind.ARCHIVE, state] += 1
-        if state is not ComparisonResult.IDENTICAL and len(self._report.changes) < MAX_CHANGES_NAMED:
-            self._report.changes.append(RepairChange(record.batch.id, StoreKind.ARCHIVE, state, key))
+        elif manifest is not ComparisonResult.IDENTICAL:
+            repair_manifest(revision.hour, self._context.ports)

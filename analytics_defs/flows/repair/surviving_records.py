@@ -1,4 +1,4 @@
-"""What is left of a closed batch: in Kafka, in Parquet, in the JSON tree, in its own files."""
+"""Surviving records of a closed batch: in Kafka, in parts, in hour archives, in JSON objects and in its duplicates file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from analytics_defs.core.hours.revision import ArchiveRevision, merge_summaries
 from analytics_defs.core.ingest.batch_builder import single_offset_range, uncovered_ranges
 from analytics_defs.core.ledger import BatchKind, BatchRecord
 from analytics_defs.core.offsets import Range, Record, Source
-from analytics_defs.core.repair import ComparisonResult, matches_batch
+from analytics_defs.core.repair import ComparisonResult
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files, event_parquet
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.dead_letter_files import Duplicate
 from analytics_defs.core.storage.object_keys import event_json_dir, event_key, manifest_key, metadata_record_timestamp, reused_id_event_key
 from analytics_defs.core.storage.staging_file import microseconds
@@ -34,88 +36,95 @@ from analytics_defs.ports import Ports, StoredObject
 READ_CHUNK_OBJECTS = 500
 """Objects in memory at once."""
 MAX_CACHED_HOURS = 2
-"""Archives on the local disk at once."""
+"""Downloaded archives on the local disk at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class RereadRecords:
+    """The records of a batch, read again."""
+
     records: Mapping[Source, ClassifiedRecord]
     missing: tuple[Range, ...]
     """Offsets that held a record when the batch was closed, and hold none now."""
 
 
 def reread_from_kafka(record: BatchRecord, ports: Ports, rules: ValidationRules) -> RereadRecords:
-    """The batch's records, judged as they were then. Of a redrive: from the dead letters it put through."""
+    """Return the batch's records, classified by the rules that the batch recorded, else by `rules`.
+
+    The records of a redrive come from the dead-letter files that it processed.
+    """
     batch = record.batch
-    by = batch.rules or rules
+    rules = batch.rules or rules
     if batch.kind is BatchKind.REDRIVE:
         try:
-            found = read_batch_dead_letters(batch, ports)
+            dead_letters = read_batch_dead_letters(batch, ports)
         except InconsistentState:
             return RereadRecords({}, tuple(map(single_offset_range, batch.redriven_sources)))
-        return RereadRecords({each.source: classify(each, by, batch.time) for each in found}, ())
-    found = [each for some in batch.ranges for each in _records(some, ports)]
-    covered = [*(gap.range for gap in record.gaps), *record.lost, *record.unaccounted, *map(single_offset_range, record.tombstones)]
+        return RereadRecords({letter.source: classify(letter, rules, batch.time) for letter in dead_letters}, ())
+    records = [kafka_record for range_ in batch.ranges for kafka_record in _read_range(range_, ports)]
+    explained = [*(gap.range for gap in record.gaps), *record.lost, *record.unaccounted, *map(single_offset_range, record.tombstones)]
     return RereadRecords(
-        {each.source: classify(each, by, batch.time) for each in found if each.value is not None},
-        uncovered_ranges(batch.ranges, [*covered, *(single_offset_range(each.source) for each in found)]),
+        {each.source: classify(each, rules, batch.time) for each in records if each.value is not None},
+        uncovered_ranges(batch.ranges, [*explained, *(single_offset_range(each.source) for each in records)]),
     )
 
 
-def _records(wanted: Range, ports: Ports) -> Sequence[Record]:
-    """None where the topic is another one by now, or is gone."""
+def _read_range(range_: Range, ports: Ports) -> Sequence[Record]:
+    """Return the records that Kafka holds. Empty if the topic was recreated or deleted."""
     snapshot = ports.ledger.snapshot()
-    topic = snapshot.topics.get(wanted.topic_partition.topic)
-    if topic is None or topic.incarnation != wanted.topic_partition.incarnation:
+    topic = snapshot.topics.get(range_.topic_partition.topic)
+    if topic is None or topic.incarnation != range_.topic_partition.incarnation:
         return ()
     try:
-        require_same_topics([wanted], snapshot, ports)
-        found = ports.event_log.read([wanted], lambda _: True).records
-        require_same_topics([wanted], snapshot, ports)
+        require_same_topics([range_], snapshot, ports)
+        records = ports.event_log.read([range_], lambda _: True).records
+        require_same_topics([range_], snapshot, ports)
     except (TopicRecreated, ResourceMissing):
         return ()
-    return found
+    return records
 
 
 def read_part_rows(data: bytes, record: BatchRecord, hour: str) -> dict[Source, Event]:
-    """Events in a part, as far as they are this batch's. Nothing where it cannot be read."""
+    """Return the batch's events in a part. Empty if the part cannot be read."""
     try:
         rows = event_parquet.read_rows(
             data, ("payload", "topic", "partition", "offset", "record_timestamp", "batch_id"), record.parts[hour]
         )
     except InconsistentState:
         return {}
-    mine = (row for row in rows if row["batch_id"] == record.batch.id and row["payload"] is not None)
+    batch_rows = (row for row in rows if row["batch_id"] == record.batch.id and row["payload"] is not None)
     events = (
-        _event(Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["payload"].encode(), row["record_timestamp"], record)
-        for row in mine
+        _classify_row(
+            Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["payload"].encode(), row["record_timestamp"], record
+        )
+        for row in batch_rows
     )
-    return _inside(events, record, hour)
+    return _events_of_batch(events, record, hour)
 
 
-def _event(source: Source, payload: bytes, time: datetime | None, record: BatchRecord) -> ClassifiedRecord:
+def _classify_row(source: Source, payload: bytes, time: datetime | None, record: BatchRecord) -> ClassifiedRecord:
     return classify(Record(source, -1 if time is None else microseconds(time) // 1000, None, payload), ACCEPT_ALL_RULES, record.batch.time)
 
 
-def _inside(events: Iterable[ClassifiedRecord], record: BatchRecord, hour: str) -> dict[Source, Event]:
+def _events_of_batch(records: Iterable[ClassifiedRecord], record: BatchRecord, hour: str) -> dict[Source, Event]:
     return {
-        each.record.source: each
-        for each in events
-        if isinstance(each, Event) and each.hour == hour and is_source_of_batch(each.record.source, record)
+        event.record.source: event
+        for event in records
+        if isinstance(event, Event) and event.hour == hour and _is_source_of_batch(event.record.source, record)
     }
 
 
-def is_source_of_batch(source: Source, record: BatchRecord) -> bool:
+def _is_source_of_batch(source: Source, record: BatchRecord) -> bool:
     if record.batch.kind is BatchKind.REDRIVE:
         return source in record.batch.redriven_sources
-    return any(each.holds(source) for each in record.batch.ranges)
+    return any(range_.holds(source) for range_ in record.batch.ranges)
 
 
 class HourArchives:
-    """Compacted hours of a replay, each brought here and proven once. Only a few are kept: batches come in the order of their time."""
+    """Downloaded hour archives, each verified once. Few are kept, because batches come in the order of their time."""
 
-    def __init__(self, ports: Ports, bench: StatisticsEngineFactory) -> None:
-        self._ports, self._bench = ports, bench
+    def __init__(self, ports: Ports, workspace_factory: StatisticsEngineFactory) -> None:
+        self._ports, self._workspace_factory = ports, workspace_factory
         self._open: OrderedDict[str, _ArchivedHour] = OrderedDict()
 
     def __enter__(self) -> HourArchives:
@@ -126,81 +135,85 @@ class HourArchives:
             self._open.popitem()[1].close()
 
     def is_sound(self, revision: ArchiveRevision) -> bool:
-        """Whether its files hold what the ledger says. Raises Moved where a file is gone because somebody compacts."""
-        return self._of(revision).is_sound
+        """Return whether the files hold the rows of the revision. Raises ConcurrentCompaction if a newer revision deleted a file."""
+        return self._archive(revision).is_sound
 
     def rows(self, revision: ArchiveRevision, record: BatchRecord) -> dict[Source, Event]:
-        """The batch's events in the hour, if the archive is sound. Raises Moved as above."""
-        hour = self._of(revision)
-        if not hour.is_sound:
+        """Return the batch's events in the archive. Empty if the archive is damaged. Raises ConcurrentCompaction."""
+        archive = self._archive(revision)
+        if not archive.is_sound:
             return {}
         events = (
             classify(Record(row.source, row.record_timestamp_ms, None, row.payload), ACCEPT_ALL_RULES, record.batch.time)
-            for rows in hour.table.read_rows(hour.paths, record.batch.id)
+            for rows in archive.workspace.read_rows(archive.paths, record.batch.id)
             for row in rows
         )
-        return _inside(events, record, revision.hour)
+        return _events_of_batch(events, record, revision.hour)
 
-    def _of(self, revision: ArchiveRevision) -> _ArchivedHour:
-        found = self._open.pop(revision.hour, None)
-        if found is not None and found.revision.number != revision.number:
-            found.close()
-            found = None
-        found = found or _ArchivedHour(revision, self._ports, self._bench)
-        self._open[revision.hour] = found
+    def _archive(self, revision: ArchiveRevision) -> _ArchivedHour:
+        archive = self._open.pop(revision.hour, None)
+        if archive is not None and archive.revision.number != revision.number:
+            archive.close()
+            archive = None
+        archive = archive or _ArchivedHour(revision, self._ports, self._workspace_factory)
+        self._open[revision.hour] = archive
         if len(self._open) > MAX_CACHED_HOURS:
             self._open.popitem(last=False)[1].close()
-        return found
+        return archive
 
 
 class _ArchivedHour:
-    def __init__(self, revision: ArchiveRevision, ports: Ports, bench: StatisticsEngineFactory) -> None:
+    def __init__(self, revision: ArchiveRevision, ports: Ports, workspace_factory: StatisticsEngineFactory) -> None:
         self.revision = revision
         with ExitStack() as stack:
-            self.table = stack.enter_context(bench())
-            paths = download(revision.keys, self.table, ports)
-            now = ports.ledger.latest_revision(revision.hour)
-            if len(paths) != len(revision.keys) and now and now.number != revision.number:
-                raise ConcurrentCompaction(f"hour {revision.hour}: another executor made revision {now.number}")
+            self.workspace = stack.enter_context(workspace_factory())
+            paths = download(revision.keys, self.workspace, ports)
+            if len(paths) != len(revision.keys):
+                _require_latest(revision, ports)
             self.paths = list(paths.values())
-            seen = [rows for rows in self.table.summarize(self.paths).values() if rows is not None]
-            found = merge_summaries(seen)
-            self.is_sound = len(seen) == len(revision.keys) and (found.count, found.digest) == (revision.rows, revision.digest)
+            readable = [summary for summary in self.workspace.summarize(self.paths).values() if summary is not None]
+            total = merge_summaries(readable)
+            self.is_sound = len(readable) == len(revision.keys) and (total.count, total.digest) == (revision.rows, revision.digest)
             self._stack = stack.pop_all()
 
     def close(self) -> None:
         self._stack.close()
 
 
+def _require_latest(revision: ArchiveRevision, ports: Ports) -> None:
+    latest = ports.ledger.latest_revision(revision.hour)
+    if latest and latest.number != revision.number:
+        raise ConcurrentCompaction(f"hour {revision.hour}: another executor made revision {latest.number}")
+
+
 def compare_manifest(revision: ArchiveRevision, ports: Ports) -> ComparisonResult:
-    """Of `_SUCCESS.json`. Raises Moved where somebody has compacted the hour since."""
+    """Compare the manifest of the hour with the revision. Raises ConcurrentCompaction if the revision is not the latest any more."""
     held = ports.object_store.get(manifest_key(revision.hour))
-    if not _is_to_be_marked(held, revision):
+    if not _is_outdated(held, revision):
         return ComparisonResult.IDENTICAL
-    now = ports.ledger.latest_revision(revision.hour)
-    if now and now.number != revision.number:
-        raise ConcurrentCompaction(f"hour {revision.hour}: another executor made revision {now.number}")
+    _require_latest(revision, ports)
     return ComparisonResult.MISSING if held is None else ComparisonResult.DIFFERENT
 
 
 def repair_manifest(hour: str, ports: Ports) -> None:
-    """Afterwards the marker names the newest revision, or a later one: none of its readers looks for a part that is in any more.
+    """Write the manifest of the latest revision, unless it is there. Its readers then look for no part that the archive contains.
 
-    Whatever a marker names is in the ledger when it is read: what names more than that is no marker. Raises Superseded where somebody
-    writes another one each time.
+    A manifest never names files that the ledger does not know. One that does is invalid and is rewritten. Raises Superseded if the
+    manifest changes before each write.
     """
     key = manifest_key(hour)
     for _ in range(MAX_HOUR_READS):
-        seen, revision = ports.object_store.get(key), ports.ledger.latest_revision(hour)
-        if revision is None or not _is_to_be_marked(seen, revision):
+        held, revision = ports.object_store.get(key), ports.ledger.latest_revision(hour)
+        if revision is None or not _is_outdated(held, revision):
             return
-        blob = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), "application/json", {})
-        if ports.object_store.put_if(blob, partial(operator.eq, seen)):
+        blob = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), JSON_CONTENT_TYPE, {})
+        if ports.object_store.put_if(blob, partial(operator.eq, held)):
             return
-    raise Superseded(f"{key} was written {MAX_HOUR_READS} times while it was looked at. Try again.")
+    raise Superseded(f"{key} was written {MAX_HOUR_READS} times while it was compared. Try again.")
 
 
-def _is_to_be_marked(held: bytes | None, revision: ArchiveRevision) -> bool:
+def _is_outdated(held: bytes | None, revision: ArchiveRevision) -> bool:
+    """Return whether these bytes are not the manifest of the revision. None: there is no manifest."""
     try:
         return held is None or held != manifest_bytes(revision, parse_manifest(held, manifest_key(revision.hour)).complete)
     except InconsistentState:
@@ -208,37 +221,37 @@ def _is_to_be_marked(held: bytes | None, revision: ArchiveRevision) -> bool:
 
 
 def read_event_json_rows(record: BatchRecord, hour: str, ports: Ports) -> dict[Source, Event]:
-    """The batch's events in the JSON tree of an hour, which is read whole: where Kafka and Parquet do not have them."""
-    found: dict[Source, Event] = {}
+    """Return the batch's events in the JSON objects of an hour. Reads every object of the hour."""
+    events: dict[Source, Event] = {}
     keys = ports.object_store.list_keys(event_json_dir(hour))
-    while some := list(islice(keys, READ_CHUNK_OBJECTS)):
-        blobs = ports.task_pool.run_all([partial(ports.object_store.get_object, key) for key in some])
-        found |= _inside(_judged_blobs(blobs, record), record, hour)
-    return found
+    while chunk := list(islice(keys, READ_CHUNK_OBJECTS)):
+        blobs = ports.task_pool.run_all([partial(ports.object_store.get_object, key) for key in chunk])
+        events |= _events_of_batch(_classified_objects(blobs, record), record, hour)
+    return events
 
 
-def _judged_blobs(blobs: Sequence[StoredObject | None], record: BatchRecord) -> Iterator[ClassifiedRecord]:
+def _classified_objects(blobs: Sequence[StoredObject | None], record: BatchRecord) -> Iterator[ClassifiedRecord]:
+    """Yield the events of the objects that name this batch and lie at one of the keys of their event."""
     for blob in blobs:
         if blob is not None and blob.metadata.get("batch") == record.batch.id:
             try:
                 source = Source.parse(blob.metadata.get("source", ""))
             except ValueError:
                 continue
-            time = metadata_record_timestamp(blob.metadata)
-            verdict = classify(Record(source, time, None, blob.body), ACCEPT_ALL_RULES, record.batch.time)
-            if isinstance(verdict, Event) and blob.key in (
-                event_key(verdict.hour, verdict.id),
-                reused_id_event_key(verdict.hour, verdict.id, source),
+            timestamp_ms = metadata_record_timestamp(blob.metadata)
+            event = classify(Record(source, timestamp_ms, None, blob.body), ACCEPT_ALL_RULES, record.batch.time)
+            if isinstance(event, Event) and blob.key in (
+                event_key(event.hour, event.id),
+                reused_id_event_key(event.hour, event.id, source),
             ):
-                yield verdict
+                yield event
 
 
-def read_duplicates(data: bytes | None, record: BatchRecord) -> list[Duplicate] | None:
-    """The lines of the batch's file of repeats; None where they cannot be those it wrote."""
+def read_duplicates(record: BatchRecord, ports: Ports) -> list[Duplicate] | None:
+    """Return the lines of the batch's duplicates file. None if the file does not have the recorded SHA-256."""
     if record.duplicates_key is None:
         return []
-    try:
-        lines = dead_letter_files.parse_duplicates(data or b"", record.duplicates_key)
-    except InconsistentState:
+    data = ports.object_store.get(record.duplicates_key)
+    if data is None or sha256_hex(data) != record.duplicates_digest:
         return None
-    return lines if matches_batch(lines, record) else None
+    return dead_letter_files.parse_duplicates(data, record.duplicates_key)

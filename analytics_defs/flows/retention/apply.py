@@ -1,21 +1,22 @@
-"""Let go of what is older than its age: Parquet and JSON objects hour by hour, dead letters and repeats batch by batch.
+"""Retention: delete data that is older than its retention time. Parquet and JSON objects by hour, dead letters and duplicates by batch.
 
-    walk ──► old enough? ──► whole and sound? ──► freeze ──► delete
-    bucket   ledger          Parquet, counters    ledger     by name, what the ledger knows as old
+    list ──► old enough? ──► complete and sound? ──► mark as expired ──► delete
+    bucket   ledger          Parquet, counters       ledger              by key, only what the ledger knows as old
 
-An hour is as old as the newest batch that added to it. Nothing goes that is younger than a pending batch, nothing of an hour that a
-partition has not passed. Before JSON objects go, the hour's archive is proven to hold every row; before Parquet goes, its statistics are
-written. A process may die between any two lines, or wake up an hour later and go on:
+An hour is as old as the newest batch that added to it. Nothing is deleted that is younger than a pending batch, and nothing of an hour
+that a partition has not read past. Before JSON objects are deleted, the hour's archive is verified to hold every row. Before Parquet is
+deleted, its statistics are written. A run can crash between any two steps, or continue an hour later as a zombie:
 
-| it died, or slept, before | then                                                                                                    |
-|---------------------------|---------------------------------------------------------------------------------------------------------|
-| freeze                    | nothing is gone                                                                                         |
-| delete                    | the hour is frozen, and says so; what is still there goes with the next run                             |
-| the next delete           | what it deletes late can never count again: see below                                                   |
+| crash before    | result                                                                                            |
+|-----------------|---------------------------------------------------------------------------------------------------|
+| mark as expired | nothing is deleted                                                                                |
+| delete          | the hour is marked as expired; the remaining files are deleted by the next run                    |
+| the next delete | the remaining files are deleted by the next run; late deletes reach no data that counts, see below |
 
-Parquet goes by the compactor's own rule: the next revision has no files, and what it does not name is swept. JSON objects go by their
-metadata; where the same id comes again later, its object lies beside the older one's name (`flows.stored.event_json`), which a late delete
-cannot reach. What a late riser writes again is of a batch that was taken: the next run finds it in front of its walk.
+Parquet is deleted by the compactor's own rule: the next revision has no files, and files that it does not name are deleted. JSON objects
+are deleted by their metadata. If the same id is stored again later, its object gets a name with a source hash
+(`flows.stored.event_json`), which a late delete cannot reach. A zombie may re-create a file of an expired batch; it is deleted by the
+next run too.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ from collections.abc import Callable
 from analytics_defs.flows.retention.expire_dead_letters import expire_dead_letters
 from analytics_defs.flows.retention.expire_event_json import expire_event_json
 from analytics_defs.flows.retention.expire_parquet import expire_parquet
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import ExpirySweep, RetentionContext
+from analytics_defs.flows.retention.sweep import ExpirySweep, RetentionContext, RetentionReport
 
 
 def apply_retention(
-    means: RetentionContext, report: RetentionReport | None = None, on_gone: Callable[[int], None] = lambda _: None
+    context: RetentionContext, report: RetentionReport | None = None, on_deleted: Callable[[int], None] = lambda _: None
 ) -> RetentionReport:
-    """`report` is filled on the way: who hands one in sees what went before this raised. `on_gone` hears how many objects went.
+    """Delete what is older than the policy allows. Idempotent, safe after a crash and beside another run.
 
-    May be repeated, may die anywhere, and may run twice at once.
+    `report` is filled on the way, so that a caller can show it after an error. `on_deleted` is called with numbers of deleted objects.
     """
-    report, ages = report or RetentionReport(), means.policy
-    for age, take in ((ages.parquet, expire_parquet), (ages.event_json, expire_event_json), (ages.dead_letters, expire_dead_letters)):
+    report, policy = report or RetentionReport(), context.policy
+    for age, expire in (
+        (policy.parquet, expire_parquet),
+        (policy.event_json, expire_event_json),
+        (policy.dead_letters, expire_dead_letters),
+    ):
         if age is not None:
-            take(ExpirySweep(means, report, on_gone, age))
+            expire(ExpirySweep(context, report, on_deleted, age))
     return report

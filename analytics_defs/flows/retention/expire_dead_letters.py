@@ -1,4 +1,4 @@
-"""Dead letters and repeats: by batch, the file that the record of a closed batch names as its own."""
+"""Expiry of dead letters and duplicates, batch by batch: the files that the records of closed batches name."""
 
 from __future__ import annotations
 
@@ -15,54 +15,58 @@ from analytics_defs.flows.retention.sweep import DELETE_CHUNK_KEYS, ExpirySweep
 from analytics_defs.ports import Ledger
 
 
-def expire_dead_letters(turn: ExpirySweep) -> None:
+def expire_dead_letters(sweep: ExpirySweep) -> None:
     for tree in (DEAD_LETTERS, DUPLICATES):
-        for hour, keys in turn.hours(tree, lambda hour, tree=tree: f"{tree}{hour_path(hour)}/", hour_of(turn.cutoff)):  # type: ignore[misc]
-            _take_letters_of(tree, hour, keys, turn)
+        for hour, keys in sweep.hours(tree, partial(_folder, tree), hour_of(sweep.cutoff)):
+            _expire_hour(tree, hour, keys, sweep)
 
 
-def _take_letters_of(tree: str, hour: str, keys: Iterator[str], turn: ExpirySweep) -> None:
-    """Files that a redrive under way may read again stay until it is closed."""
-    ports, sizes, is_noted = turn.ports, list[int](), False
-    while some := list(islice(keys, DELETE_CHUNK_KEYS)):
-        mine = _old_letters(some, turn)
-        if mine and turn.write and not is_noted:
-            ports.ledger.expire_dead_letters(DeadLetterExpiry(turn.cutoff, turn.now))
-            is_noted = True
-        needed = (
-            {key for batch in ports.ledger.snapshot().require_readable().pending.values() for key in batch.redrive_keys} if mine else set()
-        )
-        mine = [key for key in mine if key not in needed]
-        sizes += turn.object_sizes(mine)
-        if turn.write:
-            ports.object_store.delete(mine)
+def _folder(tree: str, hour: str) -> str:
+    return f"{tree}{hour_path(hour)}/"
+
+
+def _expire_hour(tree: str, hour: str, keys: Iterator[str], sweep: ExpirySweep) -> None:
+    """Delete the expired files of an hour. Files that a pending redrive may read again stay until it is closed."""
+    ports, sizes, is_recorded = sweep.ports, list[int](), False
+    while chunk := list(islice(keys, DELETE_CHUNK_KEYS)):
+        expired = _expired_files(chunk, sweep)
+        if expired and sweep.write and not is_recorded:
+            ports.ledger.expire_dead_letters(DeadLetterExpiry(sweep.cutoff, sweep.now))
+            is_recorded = True
+        needed = set[str]()
+        if expired:
+            pending = ports.ledger.snapshot().require_readable().pending.values()
+            needed = {key for batch in pending for key in batch.redrive_keys}
+        expired = [key for key in expired if key not in needed]
+        sizes += sweep.object_sizes(expired)
+        if sweep.write:
+            ports.object_store.delete(expired)
     if sizes:
-        turn.record_deleted(tree, hour, sizes)
+        sweep.record_deleted(tree, hour, sizes)
 
 
-def _old_letters(keys: Sequence[str], turn: ExpirySweep) -> list[str]:
-    """Those that the record of an old batch names as its own. A file of a batch that is neither closed nor pending is foreign."""
-    mine = list[str]()
-    for key, said in zip(keys, turn.ports.task_pool.run_all([partial(_writer, key, turn.ports.ledger) for key in keys]), strict=True):
-        if isinstance(said, str):
-            turn.report.skipped_hours.append(f"{key} stays: {said}")
-        elif said is None:
-            turn.record_foreign([key])
-        elif isinstance(said, BatchRecord) and said.batch.time <= turn.cutoff:
-            mine.append(key)
-    return mine
+def _expired_files(keys: Sequence[str], sweep: ExpirySweep) -> list[str]:
+    """Return the files that the record of an old batch names. A file of a batch that is neither closed nor pending is foreign."""
+    expired = list[str]()
+    writers = sweep.ports.task_pool.run_all([partial(_writer, key, sweep.ports.ledger) for key in keys])
+    for key, writer in zip(keys, writers, strict=True):
+        if isinstance(writer, InconsistentState):
+            sweep.report.skipped_hours.append(f"{key} stays: {writer}")
+        elif writer is None:
+            sweep.record_foreign([key])
+        elif isinstance(writer, BatchRecord) and writer.batch.time <= sweep.cutoff:
+            expired.append(key)
+    return expired
 
 
-def _writer(key: str, ledger: Ledger) -> BatchRecord | Batch | str | None:
-    """The closed batch whose record names this file, or the pending one that will; why nobody can tell, where its item cannot be read."""
+def _writer(key: str, ledger: Ledger) -> BatchRecord | Batch | InconsistentState | None:
+    """Return the closed batch whose record names this file, the pending batch that may name it, or the error if it cannot be read."""
     batch_id = batch_id_of_ndjson_key(key)
     if batch_id is None:
         return None
     try:
-        pending, record = (
-            ledger.pending_batch(batch_id),
-            ledger.batch_record(batch_id),
-        )  # in this order: one that is closed meanwhile has its record
-    except InconsistentState as fault:
-        return str(fault)
+        pending = ledger.pending_batch(batch_id)  # before the record: a batch that closes in between then has its record
+        record = ledger.batch_record(batch_id)
+    except InconsistentState as error:
+        return error
     return record if record and key in (record.dead_letters_key, record.duplicates_key) else pending

@@ -1,4 +1,4 @@
-"""JSON objects: each by what its own metadata say."""
+"""Expiry of JSON objects, hour by hour. The metadata of an object decide whether it is deleted."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from analytics_defs.core.hours.revision import ArchiveRevision, with_expired_eve
 from analytics_defs.core.storage.object_keys import EVENTS, batch_time, candidate_event_keys, event_json_dir
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.flows.hours.manifest import write_manifest
-from analytics_defs.flows.retention.freezing import mark_expired
-from analytics_defs.flows.retention.sweep import DELETE_CHUNK_KEYS, MAX_EVENT_LEAD, ExpirySweep
+from analytics_defs.flows.retention.sweep import DELETE_CHUNK_KEYS, MAX_EVENT_LEAD, ExpirySweep, mark_expired
 
 
-def expire_event_json(turn: ExpirySweep) -> None:
-    for hour, keys in turn.hours(EVENTS, event_json_dir, hour_of(turn.cutoff + MAX_EVENT_LEAD)):
-        with turn.skip_on_error(hour):
-            _take_objects_of(hour, keys, turn)
+def expire_event_json(sweep: ExpirySweep) -> None:
+    for hour, keys in sweep.hours(EVENTS, event_json_dir, hour_of(sweep.cutoff + MAX_EVENT_LEAD)):
+        with sweep.skip_on_error(hour):
+            _expire_hour(hour, keys, sweep)
 
 
-def _take_objects_of(hour: str, keys: Iterator[str], turn: ExpirySweep) -> None:
-    ports = turn.ports
+def _expire_hour(hour: str, keys: Iterator[str], sweep: ExpirySweep) -> None:
+    ports = sweep.ports
     revision, batches = ports.ledger.latest_revision(hour), ports.ledger.batches_of_hour(hour)
     through = revision.expired.event_json_expired_through if revision else None
-    found = newest_batch_time(batches)
-    if through is None or (found and through < found):
-        through = turn.expirable_through(hour, batches) or through
+    newest = newest_batch_time(batches)
+    if through is None or (newest and through < newest):
+        through = sweep.expirable_through(hour, batches) or through
     if through is None:
         return
-    old = {batch for batch in batches if batch_time(batch) <= min(through, turn.cutoff)}
-    is_frozen, sizes = False, list[int]()
+    old = {batch for batch in batches if batch_time(batch) <= min(through, sweep.cutoff)}
+    is_marked, sizes = False, list[int]()
     try:
-        while some := list(islice(keys, DELETE_CHUNK_KEYS)):
-            mine = _old_objects(hour, some, old, turn)
-            if mine and turn.write:
-                is_frozen = is_frozen or _freeze_objects(hour, through, turn)
-                ports.object_store.delete(list(mine))
-            sizes += mine.values()
+        while chunk := list(islice(keys, DELETE_CHUNK_KEYS)):
+            expired = _old_objects(hour, chunk, old, sweep)
+            if expired and sweep.write:
+                if not is_marked:
+                    _mark_event_json_expired(hour, through, sweep)
+                    is_marked = True
+                ports.object_store.delete(list(expired))
+            sizes += expired.values()
     finally:
         if sizes:
-            turn.record_deleted(EVENTS, hour, sizes)
+            sweep.record_deleted(EVENTS, hour, sizes)
 
 
-def _old_objects(hour: str, keys: Sequence[str], old: set[str], turn: ExpirySweep) -> dict[str, int]:
-    """Objects of these batches, with their sizes: under a name of theirs, and with the metadata that they write."""
-    archive, mine = turn.ports.object_store, dict[str, int]()
-    for key, found in zip(keys, turn.ports.task_pool.run_all([partial(archive.head, key) for key in keys]), strict=True):
-        if found and key not in candidate_event_keys(hour, found.metadata):
-            turn.record_foreign([key])
-        elif found and found.metadata.get("batch") in old:
-            mine[key] = found.bytes
-    return mine
+def _old_objects(hour: str, keys: Sequence[str], old: set[str], sweep: ExpirySweep) -> dict[str, int]:
+    """Return the sizes of the objects that these batches wrote: key and metadata have to fit. Other keys are foreign."""
+    store, sizes = sweep.ports.object_store, dict[str, int]()
+    for key, info in zip(keys, sweep.ports.task_pool.run_all([partial(store.head, key) for key in keys]), strict=True):
+        if info and key not in candidate_event_keys(hour, info.metadata):
+            sweep.record_foreign([key])
+        elif info and info.metadata.get("batch") in old:
+            sizes[key] = info.bytes
+    return sizes
 
 
-def _freeze_objects(hour: str, through: datetime, turn: ExpirySweep) -> bool:
-    def change(found: ArchiveRevision) -> ArchiveRevision | None:
-        if found.expired.event_json_expired_through is not None and found.expired.event_json_expired_through >= through:
+def _mark_event_json_expired(hour: str, through: datetime, sweep: ExpirySweep) -> None:
+    def change(revision: ArchiveRevision) -> ArchiveRevision | None:
+        expired_through = revision.expired.event_json_expired_through
+        if expired_through is not None and expired_through >= through:
             return None
-        turn.require_expirable(found)
-        return with_expired_event_json(found, through, turn.now)
+        sweep.require_expirable(revision)
+        return with_expired_event_json(revision, through, sweep.now)
 
-    revision = mark_expired(hour, change, turn)
-    write_manifest(revision, turn.is_complete(hour), turn.ports)
-    return True
+    write_manifest(mark_expired(hour, change, sweep), sweep.is_complete(hour), sweep.ports)

@@ -16,8 +16,7 @@ from analytics_defs.core.ledger import PlatformId
 from analytics_defs.core.storage.object_keys import PLATFORM_ID_KEY
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import InconsistentState
-from analytics_defs.flows.setup.preflight import NamedCheck
-from analytics_defs.ports import Ports, StoredObject
+from analytics_defs.ports import NamedCheck, Ports, StoredObject
 
 _HINT = "Correct MINIO_ENDPOINT, ARCHIVE_BUCKET_NAME, DYNAMO_ENDPOINT, the region or LEDGER_TABLE_NAME. Nothing was changed."
 _FOREIGN_BUCKET = (

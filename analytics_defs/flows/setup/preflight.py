@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
 
 from analytics_defs.errors import AnalyticsError, ResourceMissing
-
-NamedCheck: TypeAlias = tuple[str, Callable[[], str]]
-"""Name of a check, and the call that returns its finding or raises an AnalyticsError."""
-
-
-class Checkable(Protocol):
-    """A broker or store that can be checked."""
-
-    @property
-    def name(self) -> str:
-        """Kind and address, for display."""
-        ...
-
-    def checks(self) -> Sequence[NamedCheck]:
-        """Return the checks in order. Each is meaningful only if the one before it passed."""
-        ...
+from analytics_defs.ports import Checkable
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from analytics_defs.errors import AnalyticsError
-
-
-class Provisioner(Protocol):
-    """A broker or store that can be provisioned."""
-
-    @property
-    def name(self) -> str:
-        """Kind and address, for display."""
-        ...
-
-    def provision(self) -> Sequence[str]:
-        """Create what is missing. Return one line per action, empty if everything existed.
-
-        Raises ResourceMissing if something exists with another schema.
-        """
-        ...
+from analytics_defs.ports import Provisioner
 
 
 @dataclass(frozen=True, slots=True)

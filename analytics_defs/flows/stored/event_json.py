@@ -10,6 +10,7 @@ from analytics_defs.core.events.event import Event
 from analytics_defs.core.hours.revision import ExpiredData
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import batch_time, event_key, event_metadata, reused_id_event_key
 from analytics_defs.ports import Ports, StoredObject, may_have_been_reused
 
@@ -87,4 +88,4 @@ def _is_expired(metadata: Mapping[str, str] | None, expired: ExpiredData) -> boo
 
 
 def _json_object(event: Event, batch: Batch) -> StoredObject:
-    return StoredObject(event_key(event.hour, event.id), event.record.value or b"", "application/json", event_metadata(event, batch.id))
+    return StoredObject(event_key(event.hour, event.id), event.record.value or b"", JSON_CONTENT_TYPE, event_metadata(event, batch.id))

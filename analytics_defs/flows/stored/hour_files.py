@@ -15,7 +15,7 @@ from analytics_defs.errors import DataExpired, InconsistentState, Superseded, Un
 from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
 from analytics_defs.ports import ParquetWorkspace, Ports
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 MAX_HOUR_READS = 10
 
 
@@ -64,7 +64,7 @@ def hour_files(hour: str, ports: Ports) -> HourFiles:
     return HourFiles(hour, revision, uncompacted)
 
 
-def retry_on_compaction(hour: str, ports: Ports, read: Callable[[HourFiles], T]) -> T:
+def retry_on_compaction(hour: str, ports: Ports, read: Callable[[HourFiles], _T]) -> _T:
     """Return `read(files of the hour)`. If `read` raises ConcurrentCompaction, call it again with the new files.
 
     A compaction replaces and deletes files while they are read. Raises Superseded after `MAX_HOUR_READS` compactions.

@@ -1,4 +1,4 @@
-"""Where retention removed the files that would name a source: what the ledger's numbers still tell."""
+"""Outcome of a record after its files have expired, by the counts that the ledger keeps."""
 
 from __future__ import annotations
 
@@ -17,35 +17,32 @@ def expired_data_of(hour: str, ports: Ports) -> ExpiredData:
     return revision.expired if revision else ExpiredData()
 
 
-def outcome_after_expiry(record: BatchRecord, ports: Ports) -> dict[RecordOutcome, str]:
-    """The outcomes whose files retention removed, with what it removed."""
-    gone: dict[RecordOutcome, str] = {}
+def expired_outcomes(record: BatchRecord, ports: Ports) -> dict[RecordOutcome, str]:
+    """Return the outcomes whose files retention deleted, each with a description of what it deleted."""
+    expired: dict[RecordOutcome, str] = {}
     for hour in record.parts:
-        if record.batch.id in (taken := expired_data_of(hour, ports)).expired_batches:
-            gone[RecordOutcome.STORED] = f"the rows of hour {hour} are gone: {taken}"
-    letters_gone = expired_dead_letters_of(record, ports)
-    for fate, key in ((RecordOutcome.DUPLICATE, record.duplicates_key), (RecordOutcome.DEAD_LETTER, record.dead_letters_key)):
-        if letters_gone and key and ports.object_store.get(key) is None:
-            gone[fate] = f"retention removed {key} on {letters_gone.expired_at:%Y-%m-%dT%H:%MZ}"
-    return gone
+        if record.batch.id in (data := expired_data_of(hour, ports)).expired_batches:
+            expired[RecordOutcome.STORED] = f"the rows of hour {hour} have expired: {data}"
+    expiry = expired_dead_letters_of(record, ports)
+    for outcome, key in ((RecordOutcome.DUPLICATE, record.duplicates_key), (RecordOutcome.DEAD_LETTER, record.dead_letters_key)):
+        if expiry and key and ports.object_store.get(key) is None:
+            expired[outcome] = f"retention removed {key} on {expiry.expired_at:%Y-%m-%dT%H:%MZ}"
+    return expired
 
 
-def counted_outcome(source: Source, record: BatchRecord, gone: Mapping[RecordOutcome, str]) -> Trace:
-    """By the ledger's numbers: as what one of the removed files would name it, where they leave one answer."""
-    whole = zip(record.batch.ranges, record.tallies, strict=True)
-    tally = next((tally for each, tally in whole if record.batch.kind is BatchKind.REDRIVE or each.holds(source)), OutcomeCounts())
+def outcome_by_counts(source: Source, record: BatchRecord, expired: Mapping[RecordOutcome, str]) -> Trace:
+    """Return the outcome if the ledger's counts leave only one of the expired outcomes, otherwise `EXPIRED`."""
+    tallies = zip(record.batch.ranges, record.tallies, strict=True)
+    is_redrive = record.batch.kind is BatchKind.REDRIVE
+    tally = next((tally for range_, tally in tallies if is_redrive or range_.holds(source)), OutcomeCounts())
     counts = {RecordOutcome.STORED: tally.stored, RecordOutcome.DUPLICATE: tally.duplicates, RecordOutcome.DEAD_LETTER: tally.dead_letters}
-    may_be = [fate for fate in gone if counts[fate]]
-    again = next(
-        (
-            RecordOutcome.DUPLICATE if each.outcome == "duplicates" else RecordOutcome.STORED
-            for each in record.redriven
-            if each.source == source
-        ),
-        None,
-    )
-    fate = again or (may_be[0] if len(may_be) == 1 else RecordOutcome.EXPIRED)
-    detail = "; ".join(gone.values())
-    if fate is RecordOutcome.EXPIRED:
-        detail += f". Around it are {' and '.join(f'{counts[each]} {each.value}' for each in may_be)}"
-    return Trace(source, fate, record.batch.id, detail=detail)
+    possible = [outcome for outcome in expired if counts[outcome]]
+    redriven = next((redriven.outcome for redriven in record.redriven if redriven.source == source), None)
+    if redriven:
+        outcome = RecordOutcome.DUPLICATE if redriven == "duplicates" else RecordOutcome.STORED
+    else:
+        outcome = possible[0] if len(possible) == 1 else RecordOutcome.EXPIRED
+    detail = "; ".join(expired.values())
+    if outcome is RecordOutcome.EXPIRED:
+        detail += f". Its range has {' and '.join(f'{counts[candidate]} {candidate.value}' for candidate in possible)}"
+    return Trace(source, outcome, record.batch.id, detail=detail)

@@ -1,4 +1,4 @@
-"""The ledger's word of a source: what it says without any file."""
+"""Outcomes that the ledger proves without any file."""
 
 from __future__ import annotations
 
@@ -12,47 +12,50 @@ MAX_LEDGER_READS = 10
 
 
 def unclosed_offset_outcome(source: Source, ports: Ports) -> Trace | None:
-    """None where the head has passed it."""
-    snapshot = _snapshot(source, ports)
-    if why := snapshot.unreadable_reason(source.topic_partition):
-        raise InconsistentState(why)
-    head = snapshot.checkpoints.get(source.topic_partition)
-    if head is None:
+    """Return the outcome of an offset that no closed batch holds. None if the checkpoint has passed it.
+
+    Raises InconsistentState if an item of the ledger that decides it cannot be read.
+    """
+    snapshot = _consistent_snapshot(source, ports)
+    if reason := snapshot.unreadable_reason(source.topic_partition):
+        raise InconsistentState(reason)
+    checkpoint = snapshot.checkpoints.get(source.topic_partition)
+    if checkpoint is None:
         return Trace(source, RecordOutcome.UNKNOWN_PARTITION, detail="the ledger has no account of this topic-partition")
-    if source.offset < head.first_offset:
-        return Trace(source, RecordOutcome.BEFORE_START, detail=f"the ledger's account of the partition begins at {head.first_offset}")
-    pending = snapshot.pending.get(head.pending_batch_id or "")
-    if pending and any(each.holds(source) for each in pending.ranges):
-        return Trace(
-            source, RecordOutcome.PENDING, pending.id, detail=f"taken by run {pending.run_id} at {pending.time:%Y-%m-%dT%H:%M:%SZ}"
-        )
-    return (
-        Trace(source, RecordOutcome.NOT_READ, detail=f"the next offset to read is {head.next_offset}")
-        if source.offset >= head.next_offset
-        else None
-    )
+    if source.offset < checkpoint.first_offset:
+        detail = f"the ledger's account of the partition begins at {checkpoint.first_offset}"
+        return Trace(source, RecordOutcome.BEFORE_START, detail=detail)
+    pending = snapshot.pending.get(checkpoint.pending_batch_id or "")
+    if pending and any(range_.holds(source) for range_ in pending.ranges):
+        detail = f"begun by run {pending.run_id} at {pending.time:%Y-%m-%dT%H:%M:%SZ}"
+        return Trace(source, RecordOutcome.PENDING, pending.id, detail=detail)
+    if source.offset >= checkpoint.next_offset:
+        return Trace(source, RecordOutcome.NOT_READ, detail=f"the next offset to read is {checkpoint.next_offset}")
+    return None
 
 
-def _snapshot(source: Source, ports: Ports) -> LedgerSnapshot:
-    """Looked at again where a take or a close was seen by half: a head that is pending, without the batch's entry."""
+def _consistent_snapshot(source: Source, ports: Ports) -> LedgerSnapshot:
+    """Return a snapshot that has the entry of the partition's pending batch. A query may see half of a transaction: read again then."""
     snapshot = ports.ledger.snapshot()
     for _ in range(MAX_LEDGER_READS):
-        head = snapshot.checkpoints.get(source.topic_partition)
-        if head is None or head.pending_batch_id is None or head.pending_batch_id in {*snapshot.pending, *snapshot.unreadable}:
+        checkpoint = snapshot.checkpoints.get(source.topic_partition)
+        pending_id = checkpoint.pending_batch_id if checkpoint else None
+        if pending_id is None or pending_id in {*snapshot.pending, *snapshot.unreadable}:
             break
         snapshot = ports.ledger.snapshot()
     return snapshot
 
 
 def outcome_without_file(source: Source, record: BatchRecord) -> Trace | None:
+    """Return the outcome if the batch record itself names the offset: gaps, lost offsets, tombstones, unaccounted offsets."""
     batch_id = record.batch.id
     for gap in record.gaps:
         if gap.range.holds(source):
             return Trace(source, RecordOutcome.GAP, batch_id, detail=str(gap.reason))
-    if any(each.holds(source) for each in record.lost):
+    if any(range_.holds(source) for range_ in record.lost):
         return Trace(source, RecordOutcome.LOST, batch_id, detail="retention removed it before it was read")
     if source in record.tombstones:
         return Trace(source, RecordOutcome.TOMBSTONE, batch_id, detail="null value: counted, nothing stored")
-    if any(each.holds(source) for each in record.unaccounted):
+    if any(range_.holds(source) for range_ in record.unaccounted):
         return Trace(source, RecordOutcome.UNACCOUNTED, batch_id, detail="no record was seen, and no evidence why")
     return None

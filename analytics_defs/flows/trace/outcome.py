@@ -1,4 +1,4 @@
-"""What may have become of a record, and the answer that says so."""
+"""Outcomes of a record, and the answer of a trace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from analytics_defs.core.offsets import Source
 
 
 class RecordOutcome(StrEnum):
+    """What became of a record."""
+
     STORED = "stored"
     DUPLICATE = "duplicate"
     DEAD_LETTER = "dead_letter"
@@ -17,20 +19,20 @@ class RecordOutcome(StrEnum):
     LOST = "lost"
     UNACCOUNTED = "unaccounted"
     EXPIRED = "expired"
-    """Its batch counts it, and retention removed the files that tell as what."""
+    """Its batch counts it, and retention deleted the files that name its outcome."""
     PENDING = "pending"
-    """In a batch that was taken and is not closed yet."""
+    """In a batch that is begun and not closed."""
     NOT_READ = "not_read"
     """At or beyond the next offset to read."""
     BEFORE_START = "before_start"
-    """Before the offset where the ledger's account of the partition begins."""
+    """Before the first offset that the ledger accounts for."""
     UNKNOWN_PARTITION = "unknown_partition"
     """The ledger has no account of this topic-partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Coordinates and reasons, never payloads."""
+    """The outcome of one record, with coordinates and reasons. It never contains payloads."""
 
     source: Source
     outcome: RecordOutcome
@@ -38,14 +40,14 @@ class Trace:
     event_id: str | None = None
     detail: str = ""
     original_source: Source | None = None
-    """Of a repeat: the source that holds its id."""
+    """For a duplicate: the source that owns its id."""
     part: str | None = None
-    """Key of the Parquet file that holds it: its batch's part, or the hour's archive."""
+    """Key of the Parquet file with its row: the part of its batch, or the archive of the hour."""
     event_json: str | None = None
-    """Key of the JSON object, where it is there."""
+    """Key of the JSON object, if the object exists."""
     item: str | None = None
-    """What RecentEvents says: `held`, `expired`, or `held by <source>`."""
+    """State of the id in RecentEvents: `held`, `expired` or `held by <source>`. None if there is no item."""
     redrive: Trace | None = None
-    """Of a dead letter that was put through again: what became of it then."""
+    """For a redriven dead letter: its new outcome."""
     before: Trace | None = None
-    """Where an event was asked for by its id: what its source was before it was put through again."""
+    """For a redriven event that was traced by its id: its rejection."""

@@ -1,4 +1,4 @@
-"""Where did my event go? An answer for every source and for every id that is still known."""
+"""Trace of one record or event: its outcome and the files and items that hold it."""
 
 from __future__ import annotations
 
@@ -12,56 +12,44 @@ from analytics_defs.flows.trace.stored_files import dead_letter_outcome, duplica
 from analytics_defs.ports import Ports
 
 
-def trace_record(what: str, ports: Ports) -> Trace:
-    """By source (`topic/partition/offset`) or by event id. Raises NotFound for an id that RecentEvents does not hold.
+def trace_record(source_or_id: str, ports: Ports) -> Trace:
+    """Trace a source (`topic/partition/offset`) or an event id. Raises NotFound for an id that RecentEvents does not hold.
 
-    An id may look like a source: it is taken for one where the ledger has no account of that topic-partition. Of a source that was not
-    read yet it is said where Kafka's log ends before it, if Kafka answers.
+    Text that looks like a source is read as an event id if the ledger does not know the topic-partition and RecentEvents holds the id.
     """
     try:
-        source = Source.parse(what)
+        source = Source.parse(source_or_id)
     except ValueError:
-        return trace_event(what, ports)
-    told = trace_source(source, ports)
-    if told.outcome is not RecordOutcome.UNKNOWN_PARTITION or not ports.recent_events.get_items([what]):
-        return told
-    return trace_event(what, ports)
-
-
-def _beyond_the_end(told: Trace, ports: Ports) -> Trace:
-    at = told.source.topic_partition
-    try:
-        high = ports.event_log.watermarks([at])[at].high_watermark
-    except AnalyticsError:
-        return told
-    if told.source.offset < high:
-        return told
-    return replace(told, detail=f"Kafka's log of {at} ends at {high} and has no such record yet; {told.detail}")
+        return trace_event(source_or_id, ports)
+    trace = trace_source(source, ports)
+    if trace.outcome is not RecordOutcome.UNKNOWN_PARTITION or not ports.recent_events.get_items([source_or_id]):
+        return trace
+    return trace_event(source_or_id, ports)
 
 
 def trace_event(event_id: str, ports: Ports) -> Trace:
-    """The event as it is now; where its source was rejected first, that stands below, in `before`."""
+    """Trace the event that owns this id now. If it was redriven, `before` is its rejection."""
     item = ports.recent_events.get_items([event_id]).get(event_id)
     if item is None:
         raise NotFound(
             f"event {event_id!r} is not in RecentEvents: it was never stored, or its 30 days are over. "
             "Trace it by its source (topic/partition/offset), or look in the archive's Parquet by event_id."
         )
-    told = trace_source(item.source, ports)
-    return told if told.redrive is None else replace(told.redrive, before=replace(told, redrive=None))
+    trace = trace_source(item.source, ports)
+    return trace if trace.redrive is None else replace(trace.redrive, before=replace(trace, redrive=None))
 
 
 def trace_source(source: Source, ports: Ports) -> Trace:
-    """The ledger's word, and the evidence in the stores."""
-    found = ports.ledger.closed_range_at(source)
-    if found is None:
-        ahead = unclosed_offset_outcome(source, ports)
-        if ahead is not None:
-            return _beyond_the_end(ahead, ports) if ahead.outcome is RecordOutcome.NOT_READ else ahead
-        found = ports.ledger.closed_range_at(source)  # its batch was closed between the two readings
-    record = ports.ledger.batch_record(found.batch_id) if found else None
+    """Trace a source: first by the ledger alone, then by the files of its batch."""
+    closed = ports.ledger.closed_range_at(source)
+    if closed is None:
+        trace = unclosed_offset_outcome(source, ports)
+        if trace is not None:
+            return _with_log_end(trace, ports) if trace.outcome is RecordOutcome.NOT_READ else trace
+        closed = ports.ledger.closed_range_at(source)  # its batch was closed between the two reads
+    record = ports.ledger.batch_record(closed.batch_id) if closed else None
     if record is None:
-        return Trace(source, RecordOutcome.UNACCOUNTED, detail="its head has passed it, and no batch record holds it")
+        return Trace(source, RecordOutcome.UNACCOUNTED, detail="its checkpoint has passed it, and no batch record holds it")
     return (
         outcome_without_file(source, record)
         or dead_letter_outcome(source, record, ports)
@@ -69,3 +57,15 @@ def trace_source(source: Source, ports: Ports) -> Trace:
         or stored_outcome(source, record, ports)
         or unknown_outcome(source, record, ports)
     )
+
+
+def _with_log_end(trace: Trace, ports: Ports) -> Trace:
+    """Add to the detail that Kafka's log ends before the offset. Unchanged if it does not, or if Kafka does not answer."""
+    partition = trace.source.topic_partition
+    try:
+        high = ports.event_log.watermarks([partition])[partition].high_watermark
+    except AnalyticsError:
+        return trace
+    if trace.source.offset < high:
+        return trace
+    return replace(trace, detail=f"Kafka's log of {partition} ends at {high} and has no such record yet; {trace.detail}")

@@ -85,6 +85,7 @@ RECORD: dict[str, st.SearchStrategy[Any]] = {
     "dead_letters_key": st.none() | names,
     "dead_letters_digest": st.none() | names,
     "duplicates_key": st.none() | names,
+    "duplicates_digest": st.none() | names,
     "steps_ms": by_type,
     "duration_ms": counts,
     "bytes": counts,

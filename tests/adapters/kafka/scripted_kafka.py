@@ -1,4 +1,4 @@
-"""Brokers that do not do what they should: as much of Kafka's protocol as it takes to say no, or nothing."""
+"""Misbehaving brokers: the part of Kafka's protocol that is needed to refuse a client, or to never answer it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SASL_AUTHENTICATION_FAILED = 58
 
 @contextmanager
 def broker_that_refuses_credentials() -> Iterator[str]:
-    """Speaks SASL/PLAIN and takes nobody's password. Gives its address."""
+    """Yield the address of a broker that speaks SASL/PLAIN and refuses every password."""
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -30,14 +30,14 @@ def broker_that_refuses_credentials() -> Iterator[str]:
 
 @contextmanager
 def broker_that_never_answers() -> Iterator[str]:
-    """Accepts connections and is silent. Gives its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
+    """Yield the address of a broker that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def broker_that_is_down() -> Iterator[str]:
-    """An address at which nobody listens; the port stays ours."""
+    """Yield an address without a listener. The port stays reserved."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
@@ -48,15 +48,15 @@ class _Refusing(socketserver.StreamRequestHandler):
         while header := self.rfile.read(4):
             request = self.rfile.read(struct.unpack(">i", header)[0])
             api, _, correlation = struct.unpack(">hhi", request[:8])
-            answer = struct.pack(">i", correlation) + _ANSWERS[api]
-            self.wfile.write(struct.pack(">i", len(answer)) + answer)
+            response = struct.pack(">i", correlation) + _RESPONSES[api]
+            self.wfile.write(struct.pack(">i", len(response)) + response)
 
 
 def _supported(api: int, newest: int) -> bytes:
     return struct.pack(">hhhB", api, 0, newest, 0)
 
 
-_ANSWERS = {
+_RESPONSES = {
     API_VERSIONS: struct.pack(">hB", 0, 5)
     + _supported(METADATA, 4)
     + _supported(SASL_HANDSHAKE, 1)
@@ -64,5 +64,5 @@ _ANSWERS = {
     + _supported(SASL_AUTHENTICATE, 0)
     + struct.pack(">iB", 0, 0),
     SASL_HANDSHAKE: struct.pack(">hih", 0, 1, 5) + b"PLAIN",
-    SASL_AUTHENTICATE: struct.pack(">hh", SASL_AUTHENTICATION_FAILED, 6) + b"not us" + struct.pack(">i", 0),
+    SASL_AUTHENTICATE: struct.pack(">hh", SASL_AUTHENTICATION_FAILED, 6) + b"denied" + struct.pack(">i", 0),
 }

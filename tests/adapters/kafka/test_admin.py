@@ -1,4 +1,4 @@
-"""Watermarks of many partitions, with answers made by hand: one leader that is away holds back its own partition only."""
+"""Watermarks of many partitions, with scripted responses: a missing leader affects its own partition only."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import AccessDenied, Unavailable
 from analytics_defs.ports import PartitionWatermarks, Watermarks
 
-ONE, TWO = (TopicPartition("ProductCreated", 2, number) for number in (1, 2))
-AWAY, DENIED = KafkaError.LEADER_NOT_AVAILABLE, KafkaError.TOPIC_AUTHORIZATION_FAILED
+FIRST, SECOND = (TopicPartition("ProductCreated", 2, number) for number in (1, 2))
+NO_LEADER, DENIED = KafkaError.LEADER_NOT_AVAILABLE, KafkaError.TOPIC_AUTHORIZATION_FAILED
 
 
 @dataclass
-class Scripted:
-    """Answers for each partition, one after the other, the last for ever: error codes, or None for the offsets 3, 7 and 9."""
+class ScriptedClient:
+    """Returns the scripted results of each partition in turn, then the last one again: error codes, or None for the offsets 3, 7 and 9."""
 
-    answers: Mapping[int, Sequence[int | None]]
-    asked: list[tuple[int, ...]] = field(default_factory=list)
+    results: Mapping[int, Sequence[int | None]]
+    requests: list[tuple[int, ...]] = field(default_factory=list)
 
     def poll(self, _: float) -> int:
         return 0
 
     def list_offsets(
-        self, asked: Mapping[KafkaPartition, OffsetSpec], *, isolation_level: IsolationLevel, **_: Any
+        self, specs: Mapping[KafkaPartition, OffsetSpec], *, isolation_level: IsolationLevel, **_: Any
     ) -> dict[KafkaPartition, Future[Any]]:
-        self.asked.append(tuple(each.partition for each in asked))
+        self.requests.append(tuple(key.partition for key in specs))
         high = 9 if isolation_level == IsolationLevel.READ_UNCOMMITTED else 7
-        return {each: self._answer(each.partition, 3 if spec is EARLIEST else high) for each, spec in asked.items()}
+        return {key: self._result(key.partition, 3 if spec is EARLIEST else high) for key, spec in specs.items()}
 
-    def _answer(self, partition: int, offset: int) -> Future[Any]:
-        script = self.answers[partition]
-        times = sum(partition in each for each in self.asked)
-        code, future = script[min(times, len(script)) - 1], Future[Any]()
+    def _result(self, partition: int, offset: int) -> Future[Any]:
+        script = self.results[partition]
+        count = sum(partition in request for request in self.requests)
+        code, future = script[min(count, len(script)) - 1], Future[Any]()
         if code is None:
             future.set_result(SimpleNamespace(offset=offset))
         else:
@@ -52,8 +52,8 @@ class Scripted:
         return future
 
 
-class Admin(KafkaAdmin):
-    def __init__(self, script: Scripted) -> None:
+class ScriptedAdmin(KafkaAdmin):
+    def __init__(self, script: ScriptedClient) -> None:
         super().__init__(KafkaConfig("broker:9092", request_timeout=timedelta(milliseconds=400)))
         self._script = script
 
@@ -61,47 +61,47 @@ class Admin(KafkaAdmin):
         return cast(AdminClient, self._script)
 
 
-def survey(**answers: Sequence[int | None]) -> tuple[PartitionWatermarks, Scripted]:
-    script = Scripted({1: answers["one"], 2: answers["two"]})
-    return Admin(script).available_watermarks([ONE, TWO]), script
+def read_watermarks(**results: Sequence[int | None]) -> tuple[PartitionWatermarks, ScriptedClient]:
+    script = ScriptedClient({1: results["first"], 2: results["second"]})
+    return ScriptedAdmin(script).available_watermarks([FIRST, SECOND]), script
 
 
-def test_where_all_answer_nobody_is_silent() -> None:
-    found, _ = survey(one=[None], two=[None])
-    assert found == PartitionWatermarks({ONE: Watermarks(3, 7, 9), TWO: Watermarks(3, 7, 9)}, {})
+def test_if_all_leaders_answer_no_partition_is_unavailable() -> None:
+    result, _ = read_watermarks(first=[None], second=[None])
+    assert result == PartitionWatermarks({FIRST: Watermarks(3, 7, 9), SECOND: Watermarks(3, 7, 9)}, {})
 
 
-def test_a_partition_without_leader_is_named_and_the_others_have_their_watermarks() -> None:
-    found, script = survey(one=[AWAY], two=[None])
-    assert (dict(found.watermarks), list(found.unavailable)) == ({TWO: Watermarks(3, 7, 9)}, [ONE])
-    assert str(found.unavailable[ONE]).startswith("Kafka at broker:9092: reading watermarks of ProductCreated@2/1: ")
-    assert "LEADER_NOT_AVAILABLE" in str(found.unavailable[ONE])
-    assert script.asked[0] == (1, 2)
-    assert set(script.asked[1:-2]) == {(1,)}, "asked again for a while, and only who did not answer"
-    assert script.asked[-2:] == [(2,), (2,)], "and not for the other offsets"
+def test_only_the_partition_without_a_leader_has_an_error() -> None:
+    result, script = read_watermarks(first=[NO_LEADER], second=[None])
+    assert (dict(result.watermarks), list(result.unavailable)) == ({SECOND: Watermarks(3, 7, 9)}, [FIRST])
+    assert str(result.unavailable[FIRST]).startswith("Kafka at broker:9092: reading watermarks of ProductCreated@2/1: ")
+    assert "LEADER_NOT_AVAILABLE" in str(result.unavailable[FIRST])
+    assert script.requests[0] == (1, 2)
+    assert set(script.requests[1:-2]) == {(1,)}, "retried for a while, only for the partition without a result"
+    assert script.requests[-2:] == [(2,), (2,)], "no further offsets are requested for it"
 
 
-@pytest.mark.parametrize("code", [TIMED_OUT, AWAY])
-def test_a_leader_that_is_lost_between_two_questions_makes_its_partition_silent(code: int) -> None:
-    found, _ = survey(one=[None, code], two=[None])
-    assert (list(found.watermarks), list(found.unavailable)) == ([TWO], [ONE])
+@pytest.mark.parametrize("code", [TIMED_OUT, NO_LEADER])
+def test_a_leader_lost_between_two_requests_makes_its_partition_unavailable(code: int) -> None:
+    result, _ = read_watermarks(first=[None, code], second=[None])
+    assert (list(result.watermarks), list(result.unavailable)) == ([SECOND], [FIRST])
 
 
-def test_a_leader_that_moves_is_asked_again() -> None:
-    found, _ = survey(one=[KafkaError.NOT_LEADER_FOR_PARTITION, None], two=[None])
-    assert found.watermarks.keys() == {ONE, TWO}
+def test_a_request_is_retried_when_the_leader_changes() -> None:
+    result, _ = read_watermarks(first=[KafkaError.NOT_LEADER_FOR_PARTITION, None], second=[None])
+    assert result.watermarks.keys() == {FIRST, SECOND}
 
 
-def test_where_nobody_answers_that_is_raised() -> None:
+def test_if_no_leader_answers_the_error_is_raised() -> None:
     with pytest.raises(Unavailable, match="LEADER_NOT_AVAILABLE"):
-        survey(one=[AWAY], two=[AWAY])
+        read_watermarks(first=[NO_LEADER], second=[NO_LEADER])
 
 
-def test_a_refusal_is_raised_whoever_else_answers() -> None:
+def test_a_denied_partition_raises_although_others_answer() -> None:
     with pytest.raises(AccessDenied):
-        survey(one=[DENIED], two=[None])
+        read_watermarks(first=[DENIED], second=[None])
 
 
-def test_who_wants_all_watermarks_gets_the_fault() -> None:
+def test_watermarks_of_all_partitions_raise_the_error_of_one() -> None:
     with pytest.raises(Unavailable, match="ProductCreated@2/1"):
-        Admin(Scripted({1: [AWAY], 2: [None]})).watermarks([ONE, TWO])
+        ScriptedAdmin(ScriptedClient({1: [NO_LEADER], 2: [None]})).watermarks([FIRST, SECOND])

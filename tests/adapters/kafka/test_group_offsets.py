@@ -1,4 +1,4 @@
-"""The group's offsets while somebody else is a member of the group, on librdkafka's mock cluster."""
+"""The group's offsets while the group has members, on librdkafka's mock cluster, and while its coordinator changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.contracts.event_log_fixtures import MockCluster, Written, impatient, 
 from tests.devstack.waiting import until
 
 
-def test_offsets_of_a_group_that_has_members_are_refused_with_what_to_do() -> None:
+def test_a_commit_to_a_group_with_members_is_refused_with_advice() -> None:
     cluster = MockCluster()
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"0")])
@@ -29,7 +29,7 @@ def test_offsets_of_a_group_that_has_members_are_refused_with_what_to_do() -> No
     until(lambda: member.poll(0.05) is not None or bool(member.assignment()))
     try:
         with pytest.raises(
-            ConsumerGroupActive, match=rf"another consumer is a member of group {config.group_id}; stop it or choose another"
+            ConsumerGroupActive, match=rf"another consumer is a member of group {config.group_id}. Stop it or choose another"
         ) as raised:
             log.commit({partition: 1})
         assert not raised.value.retryable
@@ -39,8 +39,8 @@ def test_offsets_of_a_group_that_has_members_are_refused_with_what_to_do() -> No
         cluster.close()
 
 
-class MovingCoordinator:
-    """A client that hears, so many times, that its broker is not the group's coordinator."""
+class ChangingCoordinatorClient:
+    """A client whose first requests fail, because its broker is not the group's coordinator."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
@@ -49,20 +49,20 @@ class MovingCoordinator:
         if self.refusals:
             self.refusals -= 1
             raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
-        return [KafkaPartition(each.topic, each.partition, 7) for each in partitions]
+        return [KafkaPartition(partition.topic, partition.partition, 7) for partition in partitions]
 
     def poll(self, _timeout: float) -> None: ...
 
 
-@pytest.mark.parametrize(("refusals", "answer"), [(2, 7), (100, None)])
-def test_a_coordinator_on_the_move_is_asked_again_for_as_long_as_a_request_may_take(
-    refusals: int, answer: int | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("refusals", "offset"), [(2, 7), (100, None)])
+def test_requests_are_retried_within_the_timeout_while_the_coordinator_changes(
+    refusals: int, offset: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, partition = MovingCoordinator(refusals), TopicPartition("t", 0, 0)
+    client, partition = ChangingCoordinatorClient(refusals), TopicPartition("t", 0, 0)
     monkeypatch.setattr(group_offsets, "connect_kafka", lambda *_: client)
     group = group_offsets.GroupOffsets(KafkaConfig(request_timeout=timedelta(seconds=2)))
-    if answer is None:
+    if offset is None:
         with pytest.raises(Unavailable, match="NOT_COORDINATOR"):
             group.committed([partition])
     else:
-        assert group.committed([partition]) == {partition: answer}
+        assert group.committed([partition]) == {partition: offset}

@@ -1,4 +1,4 @@
-"""Publishing on librdkafka's mock cluster: nothing is lost without a word."""
+"""Publishing on librdkafka's mock cluster: no record is lost without an error."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.contracts.event_log_fixtures import PARTITIONS, MockCluster, impatien
 
 @pytest.fixture
 def cluster() -> Iterator[MockCluster]:
-    found = MockCluster()
-    yield found
-    found.close()
+    cluster = MockCluster()
+    yield cluster
+    cluster.close()
 
 
 def outgoing(topic: str, count: int) -> Iterator[OutgoingRecord]:
@@ -28,29 +28,31 @@ def outgoing(topic: str, count: int) -> Iterator[OutgoingRecord]:
         yield topic, b"key-%d" % (number % 50), b"%d" % number, (("number", b"%d" % number), ("none", None))
 
 
-def test_every_record_is_there_in_the_order_of_its_key_when_publish_returns(cluster: MockCluster) -> None:
-    topic, told = cluster.create_topic(), list[int]()
+def test_after_publish_every_record_is_stored_in_the_order_of_its_key(cluster: MockCluster) -> None:
+    topic, progress = cluster.create_topic(), list[int]()
     producer = KafkaProducer(impatient(cluster.brokers))
-    assert producer.publish(outgoing(topic, 2_000), told.append) == 2_000
+    assert producer.publish(outgoing(topic, 2_000), progress.append) == 2_000
     assert producer.publish([(topic, None, None, ())]) == 1
     producer.close()
     log = KafkaEventLog(impatient(cluster.brokers))
-    marks = log.watermarks([TopicPartition(topic, 0, number) for number in range(PARTITIONS)])
-    records = log.read([Range(each, mark.log_start_offset, mark.high_watermark) for each, mark in marks.items()], bool).records
+    watermarks = log.watermarks([TopicPartition(topic, 0, number) for number in range(PARTITIONS)])
+    records = log.read(
+        [Range(partition, mark.log_start_offset, mark.high_watermark) for partition, mark in watermarks.items()], bool
+    ).records
     log.close()
     assert len(records) == 2_001
-    keyed = [each for each in records if each.key is not None]
-    assert sorted(int(each.value or b"") for each in keyed) == list(range(2_000))
-    assert all(each.headers == (("number", each.value), ("none", None)) for each in keyed)
-    for key in {each.key for each in keyed}:
-        mine = [each for each in keyed if each.key == key]
-        assert len({each.source.topic_partition for each in mine}) == 1
-        assert [int(each.value or b"") for each in mine] == sorted(int(each.value or b"") for each in mine)
-    assert told == sorted(told)
-    assert told[-1] == 2_000
+    keyed = [record for record in records if record.key is not None]
+    assert sorted(int(record.value or b"") for record in keyed) == list(range(2_000))
+    assert all(record.headers == (("number", record.value), ("none", None)) for record in keyed)
+    for key in {record.key for record in keyed}:
+        of_key = [record for record in keyed if record.key == key]
+        assert len({record.source.topic_partition for record in of_key}) == 1
+        assert [int(record.value or b"") for record in of_key] == sorted(int(record.value or b"") for record in of_key)
+    assert progress == sorted(progress)
+    assert progress[-1] == 2_000
 
 
-def test_a_record_that_is_too_large_fails_by_name_and_what_was_published_is_told(cluster: MockCluster) -> None:
+def test_a_record_that_is_too_large_fails_with_topic_and_confirmed_count(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     producer = KafkaProducer(impatient(cluster.brokers))
     producer.publish(outgoing(topic, 1))
@@ -78,7 +80,7 @@ def test_a_broker_that_is_down_fails_within_the_delivery_timeout() -> None:
             producer.publish(outgoing("topic", 500_000))
 
 
-def test_records_that_cannot_be_made_stop_the_publishing_and_the_next_one_is_whole(cluster: MockCluster) -> None:
+def test_an_error_while_generating_records_does_not_affect_the_next_publish(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     producer = KafkaProducer(impatient(cluster.brokers))
 

@@ -1,4 +1,4 @@
-"""What a reading costs and holds, on librdkafka's mock cluster; what no broker gives on request, with messages made by hand."""
+"""Cost and memory of reads on librdkafka's mock cluster. Rare messages are built by hand."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from tests.contracts.event_log_fixtures import MockCluster, Written, impatient, 
 
 @pytest.fixture
 def cluster() -> Iterator[MockCluster]:
-    found = MockCluster()
-    yield found
-    found.close()
+    cluster = MockCluster()
+    yield cluster
+    cluster.close()
 
 
 def first(count: int) -> Callable[[Record], bool]:
-    """Admits so many records."""
+    """Return a function that admits the first `count` records."""
     counter = itertools.count()
     return lambda _: next(counter) < count
 
 
 def write_as_one_batch(cluster: MockCluster, topic: str, written: Sequence[Written]) -> None:
-    """The mock cluster answers a fetch with one batch."""
+    """Write one batch: the mock cluster answers a fetch with one batch."""
     send(Producer({"bootstrap.servers": cluster.brokers, "linger.ms": 50, "logger": quiet}), topic, 0, written)
 
 
-def test_reading_on_from_the_last_ends_asks_no_broker(cluster: MockCluster) -> None:
+def test_continuing_a_read_sends_no_request(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     write_as_one_batch(cluster, topic, [Written(b"%d" % number) for number in range(10)])
     log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
@@ -48,7 +48,7 @@ def test_reading_on_from_the_last_ends_asks_no_broker(cluster: MockCluster) -> N
     log.close()
 
 
-def test_a_reading_that_goes_elsewhere_does_ask_the_broker(cluster: MockCluster) -> None:
+def test_a_read_from_another_offset_sends_a_request(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     write_as_one_batch(cluster, topic, [Written(b"%d" % number) for number in range(10)])
     log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
@@ -59,27 +59,27 @@ def test_a_reading_that_goes_elsewhere_does_ask_the_broker(cluster: MockCluster)
     log.close()
 
 
-def test_what_is_held_is_bounded_whatever_the_backlog(cluster: MockCluster) -> None:
+def test_prefetched_bytes_are_bounded_for_any_backlog(cluster: MockCluster) -> None:
     topic, prefetch = cluster.create_topic(), 256 * 1024
     for _ in range(30):
         write_as_one_batch(cluster, topic, [Written(b"x" * 1_000)] * 100)
     config = replace(impatient(cluster.brokers), prefetch_bytes=prefetch)
     reader = KafkaReader(config, lambda _: Watermarks(0, 0, 0), committed_only=True)
-    whole, most = Range(TopicPartition(topic, 0, 0), 0, 3_000), 0
+    range_, largest = Range(TopicPartition(topic, 0, 0), 0, 3_000), 0
     for start in range(0, 3_000, 50):
-        assert len(reader.read([replace(whole, start=start)], first(50)).records) == 50
-        most = max(most, sum(len(each) for each in reader._taken))
+        assert len(reader.read([replace(range_, start=start)], first(50)).records) == 50
+        largest = max(largest, sum(len(message) for message in reader._buffer))
     reader.close()
-    assert 0 < most <= 2 * prefetch, "the whole backlog is 3 MB"
+    assert 0 < largest <= 2 * prefetch, "the whole backlog is 3 MB"
 
 
-def test_a_record_larger_than_everything_that_bounds_still_comes(cluster: MockCluster) -> None:
+def test_a_record_larger_than_every_limit_is_still_read(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"x" * 900_000), Written(b"small"), Written(b"y" * 900_000)])
     log, partition = KafkaEventLog(replace(impatient(cluster.brokers), prefetch_bytes=64 * 1024)), TopicPartition(topic, 0, 0)
     records = log.read([Range(partition, 0, 3)], first(100)).records
     log.close()
-    assert [len(each.value or b"") for each in records] == [900_000, 5, 900_000]
+    assert [len(record.value or b"") for record in records] == [900_000, 5, 900_000]
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
@@ -91,10 +91,10 @@ def test_records_of_every_codec_are_read(cluster: MockCluster, codec: str) -> No
     log = KafkaEventLog(impatient(cluster.brokers))
     records = log.read([Range(TopicPartition(topic, 0, 1), 7, 500)], first(1_000)).records
     log.close()
-    assert values(records) == [each.value for each in written[7:]]
+    assert values(records) == [record.value for record in written[7:]]
 
 
-def test_a_log_may_be_used_again_after_it_was_closed(cluster: MockCluster) -> None:
+def test_a_closed_log_can_be_used_again(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"%d" % number) for number in range(3)])
     log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
@@ -105,7 +105,7 @@ def test_a_log_may_be_used_again_after_it_was_closed(cluster: MockCluster) -> No
         log.close()
 
 
-def test_a_partition_cannot_be_read_in_two_places_at_once() -> None:
+def test_two_ranges_of_one_partition_are_rejected() -> None:
     partition = TopicPartition("topic", 0, 0)
     with pytest.raises(ValueError, match="one range for each topic-partition"):
         ReadProgress([Range(partition, 0, 1), Range(replace(partition, incarnation=1), 5, 6)])
@@ -117,9 +117,9 @@ def test_a_record_without_a_timestamp_has_minus_one() -> None:
     assert to_record(partition, message) == Record(Source(partition, 7), -1, None, b"v")
 
 
-def test_headers_that_the_client_cannot_decode_do_not_stop_the_partition(caplog: pytest.LogCaptureFixture) -> None:
+def test_headers_that_cannot_be_decoded_do_not_halt_the_partition(caplog: pytest.LogCaptureFixture) -> None:
     class Undecodable:
-        """As the binding behaves when a header's name is not UTF-8."""
+        """A message that behaves like the client's when a header name is not UTF-8."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(Message(topic="topic", partition=0, offset=7, value=b"v", timestamp=(1, 17)), name)

@@ -1,4 +1,4 @@
-"""How long Kafka keeps records: asked seldom, and what is not told is not in the answer."""
+"""The cached retention of topics."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tests.proof.world import NOW
 WEEK = TopicRetention(timedelta(days=7), 2**30, 2**28)
 
 
-class Broker:
-    """Tells the retention of one topic."""
+class FakeAdmin:
+    """Returns the retention of one topic."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.requests = 0
 
     def retention(self, topics: Collection[str]) -> dict[str, TopicRetention]:
-        self.asked += 1
-        return {topic: WEEK for topic in topics if topic == "told"}
+        self.requests += 1
+        return {topic: WEEK for topic in topics if topic == "readable"}
 
 
-def test_an_answer_is_kept_for_five_minutes_and_a_topic_that_is_new_is_asked_for_at_once() -> None:
-    clock, broker = ManualClock(NOW), Broker()
-    found = KafkaRetention(KafkaConfig(), clock)
-    found._admin = broker  # type: ignore[assignment]
-    assert found.retention(["told", "silent"]) == {"told": WEEK}
+def test_results_are_cached_for_five_minutes_and_a_new_topic_is_read_at_once() -> None:
+    clock, admin = ManualClock(NOW), FakeAdmin()
+    retention = KafkaRetention(KafkaConfig(), clock)
+    retention._admin = admin  # type: ignore[assignment]
+    assert retention.retention(["readable", "unreadable"]) == {"readable": WEEK}
     clock.advance(timedelta(milliseconds=CACHE_DURATION_MS))
-    assert found.retention(["told"]) == {"told": WEEK}
-    assert broker.asked == 1
-    assert found.retention(["told", "new"]) == {"told": WEEK}
+    assert retention.retention(["readable"]) == {"readable": WEEK}
+    assert admin.requests == 1
+    assert retention.retention(["readable", "new"]) == {"readable": WEEK}
     clock.advance(timedelta(milliseconds=CACHE_DURATION_MS + 1))
-    found.retention(["told"])
-    assert broker.asked == 3
+    retention.retention(["readable"])
+    assert admin.requests == 3

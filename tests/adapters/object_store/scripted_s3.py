@@ -1,4 +1,4 @@
-"""An S3 server that answers what a test says: for faults that no real store produces on demand."""
+"""An S3 server with scripted responses, for errors that no real store produces on demand."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Answer:
 
     @classmethod
     def error(cls, status: int, code: str) -> Answer:
-        return cls(status, f"<Error><Code>{code}</Code><Message>as the test says</Message></Error>".encode())
+        return cls(status, f"<Error><Code>{code}</Code><Message>scripted</Message></Error>".encode())
 
 
 @dataclass(slots=True)
 class ScriptedS3:
-    """`answer` is called for each request, in the server's threads; None means no answer until the server ends."""
+    """A running server. `answer` is called for each request in the server's threads. None: no response until the server ends."""
 
     answer: Callable[[Request], Answer | None]
     requests: list[Request] = field(default_factory=list)
@@ -49,18 +49,18 @@ def scripted_s3(answer: Callable[[Request], Answer | None]) -> Iterator[Scripted
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             script.requests.append(request)
-            found = script.answer(request)
-            if found is None:
+            answer = script.answer(request)
+            if answer is None:
                 script.ended.wait()
                 self.close_connection = True
                 return
-            self.send_response(found.status)
+            self.send_response(answer.status)
             self.send_header("ETag", '"0"')
             self.send_header("Last-Modified", "Mon, 15 Jan 2024 10:30:00 GMT")
-            if found.status != 304:
-                self.send_header("Content-Length", str(len(found.body)))
+            if answer.status != 304:
+                self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
-            self.wfile.write(found.body)
+            self.wfile.write(answer.body)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = serve  # noqa: N815 (the names http.server looks for)
 
@@ -81,18 +81,18 @@ def scripted_s3(answer: Callable[[Request], Answer | None]) -> Iterator[Scripted
 
 
 @dataclass(slots=True)
-class Crowd:
-    """Counts how many requests are inside it at the same moment."""
+class ConcurrencyCounter:
+    """Counts concurrent requests."""
 
-    largest: int = 0
-    _inside: int = 0
+    maximum: int = 0
+    _current: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, _: Request) -> Answer:
         with self._lock:
-            self._inside += 1
-            self.largest = max(self.largest, self._inside)
-        time.sleep(0.01)  # the time a store takes; nothing waits for it
+            self._current += 1
+            self.maximum = max(self.maximum, self._current)
+        time.sleep(0.01)  # the duration of a request; no test waits for it
         with self._lock:
-            self._inside -= 1
+            self._current -= 1
         return Answer()

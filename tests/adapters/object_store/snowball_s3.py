@@ -1,4 +1,4 @@
-"""A store that unpacks tars as MinIO does, or does it badly: moto's, with somebody before it who unpacks."""
+"""A store that unpacks tars as MinIO does, or with errors: moto behind an application that unpacks."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from analytics_defs.ports import StoredObject
 from tests.contracts.object_store_fixtures import ArchiveUnderTest, look, moto_endpoint
 from tests.real.proxy import Answer
 
-MARK = "x-amz-meta-snowball-auto-extract"
+SNOWBALL_HEADER = "x-amz-meta-snowball-auto-extract"
 _RECORD, _METADATA = "minio.metadata.", "x-amz-meta-"
 
 
 def members(packed: bytes) -> list[StoredObject]:
-    """What a tar holds, read with the standard library."""
-    found = []
+    """Return the objects in a tar, read with the standard library."""
+    blobs = []
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for info in archive:
             file = archive.extractfile(info)
             assert file is not None
             records = {name.removeprefix(_RECORD).lower(): value for name, value in info.pax_headers.items() if name.startswith(_RECORD)}
             metadata = {name.removeprefix(_METADATA): value for name, value in records.items() if name.startswith(_METADATA)}
-            found.append(StoredObject(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
-    return found
+            blobs.append(StoredObject(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
+    return blobs
 
 
 Behaviour = Callable[["Unpacker", bytes], Answer]
@@ -45,29 +45,29 @@ Behaviour = Callable[["Unpacker", bytes], Answer]
 
 @dataclass(slots=True)
 class Unpacker:
-    """Stands before a server. `behave` decides what becomes of a tar; whatever is no tar passes."""
+    """WSGI application in front of a server. `behave` handles tars; other requests are passed on."""
 
     app: App
     behave: Behaviour
     single: S3ObjectStore | None = None
-    """Puts what was unpacked, into the same bucket."""
+    """Writes unpacked objects into the same bucket."""
     tars: list[list[StoredObject]] = field(default_factory=list)
-    """Those that came."""
+    """Members of the received tars."""
     tar_key: str = ""
-    """Where the last of them was put."""
+    """Key of the last tar."""
     puts: list[str] = field(default_factory=list)
-    """Keys of single PUTs that came."""
+    """Keys of received single PUTs."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         key = environ["PATH_INFO"].partition("/")[2].partition("/")[2]
-        if f"HTTP_{MARK.upper().replace('-', '_')}" not in environ:
+        if f"HTTP_{SNOWBALL_HEADER.upper().replace('-', '_')}" not in environ:
             self.puts += [key] if key and environ["REQUEST_METHOD"] == "PUT" else []
             return self.app(environ, start_response)
         packed = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         self.tars.append(members(packed))
         self.tar_key = key
         answer = self.behave(self, packed)
-        start_response(f"{answer.status} as the test says", [*answer.headers.items(), ("Content-Length", str(len(answer.body)))])
+        start_response(f"{answer.status} scripted", [*answer.headers.items(), ("Content-Length", str(len(answer.body)))])
         return [answer.body]
 
     def write(self, blobs: list[StoredObject]) -> None:
@@ -75,15 +75,15 @@ class Unpacker:
         self.single.put(blobs)
 
 
-def unpacked(packed: bytes) -> Answer:
+def success(packed: bytes) -> Answer:
     return Answer(200, {"ETag": f'"{hashlib.md5(packed, usedforsecurity=False).hexdigest()}"'})
 
 
-def whole(store: Unpacker, packed: bytes) -> Answer:
-    """As MinIO: everything, or a refusal after what went well."""
-    found = members(packed)
-    store.write([blob for blob in found if len(blob.key) <= 1024])
-    return unpacked(packed) if all(len(blob.key) <= 1024 for blob in found) else refusal(400, "KeyTooLongError")
+def unpack_all(store: Unpacker, packed: bytes) -> Answer:
+    """Unpack as MinIO does: everything, or an error after the valid members are written."""
+    blobs = members(packed)
+    store.write([blob for blob in blobs if len(blob.key) <= 1024])
+    return success(packed) if all(len(blob.key) <= 1024 for blob in blobs) else refusal(400, "KeyTooLongError")
 
 
 def refusal(status: int, code: str) -> Answer:
@@ -91,30 +91,30 @@ def refusal(status: int, code: str) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class UnpackingArchive:
+class UnpackingStore:
     port: S3ObjectStore
     store: Unpacker
-    scheduler_status: Callable[[], dict[str, StoredObject]]
+    stored_objects: Callable[[], dict[str, StoredObject]]
 
 
 @contextmanager
-def unpacking_archive(behave: Behaviour = whole) -> Iterator[UnpackingArchive]:
-    """The adapter, told to find out about tars, before such a store. The bucket is gone with the store."""
-    with moto_endpoint() as plain, _before(DomainDispatcherApplication(create_backend_app), behave) as (store, endpoint):
+def unpacking_store(behave: Behaviour = unpack_all) -> Iterator[UnpackingStore]:
+    """Yield the adapter, with tars enabled, on such a store. The bucket is deleted with the store."""
+    with moto_endpoint() as plain, _unpacker_in_front_of(DomainDispatcherApplication(create_backend_app), behave) as (store, endpoint):
         direct = ObjectStoreConfig(f"unpacking-{uuid.uuid4().hex[:12]}", plain, keys=ObjectStoreKeys("fake", "fake"))
         create_bucket(direct)
         store.single = S3ObjectStore(direct)
         archive = S3ObjectStore(replace(direct, endpoint=endpoint, snowball=True))
         try:
-            yield UnpackingArchive(archive, store, lambda: look(direct))
+            yield UnpackingStore(archive, store, lambda: look(direct))
         finally:
             archive.close()
             store.single.close()
 
 
 @contextmanager
-def _before(app: App, behave: Behaviour) -> Iterator[tuple[Unpacker, str]]:
-    """moto's backends are the process's: what is written to one of its servers is in all of them."""
+def _unpacker_in_front_of(app: App, behave: Behaviour) -> Iterator[tuple[Unpacker, str]]:
+    """Yield the application and its endpoint. All moto servers of a process share their data."""
     store = Unpacker(app, behave)
     server = make_server("127.0.0.1", 0, store, threaded=True, request_handler=MotoRequestHandler)
     serving = threading.Thread(target=server.serve_forever, daemon=True)
@@ -129,5 +129,5 @@ def _before(app: App, behave: Behaviour) -> Iterator[tuple[Unpacker, str]]:
 
 @contextmanager
 def unpacking_contract() -> Iterator[ArchiveUnderTest]:
-    with unpacking_archive() as found:
-        yield ArchiveUnderTest(found.port, found.scheduler_status)
+    with unpacking_store() as unpacking:
+        yield ArchiveUnderTest(unpacking.port, unpacking.stored_objects)

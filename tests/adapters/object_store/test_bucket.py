@@ -1,4 +1,4 @@
-"""Looking for the bucket, and making it."""
+"""Lookup and creation of the bucket."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.contracts.object_store_fixtures import moto_endpoint, s3_client
 @pytest.fixture
 def config() -> Iterator[ObjectStoreConfig]:
     with moto_endpoint() as endpoint:
-        yield ObjectStoreConfig("our-bucket", endpoint, keys=ObjectStoreKeys("fake", "fake"))
+        yield ObjectStoreConfig("test-bucket", endpoint, keys=ObjectStoreKeys("fake", "fake"))
 
 
-def test_a_bucket_is_made_once(config: ObjectStoreConfig) -> None:
+def test_a_bucket_is_created_once(config: ObjectStoreConfig) -> None:
     config = replace(config, bucket="made-once")
     assert not bucket_exists(config)
     assert [create_bucket(config), create_bucket(config)] == [True, False]
     assert bucket_exists(config)
 
 
-def test_a_bucket_is_made_in_the_region_of_the_settings(config: ObjectStoreConfig) -> None:
+def test_a_bucket_is_created_in_the_configured_region(config: ObjectStoreConfig) -> None:
     config = replace(config, bucket="made-elsewhere", region="eu-central-1")
     create_bucket(config)
     with s3_client(config) as s3:
@@ -35,15 +35,15 @@ def test_a_bucket_is_made_in_the_region_of_the_settings(config: ObjectStoreConfi
 
 
 @pytest.mark.parametrize(("answer", "expected"), [(Answer(403), AccessDenied), (Answer(503), Unavailable), (Answer(400), Unavailable)])
-def test_what_the_store_refuses_is_no_missing_bucket(answer: Answer, expected: type[AnalyticsError]) -> None:
+def test_a_refused_request_is_not_a_missing_bucket(answer: Answer, expected: type[AnalyticsError]) -> None:
     with scripted_s3(lambda _: answer) as s3:
-        config = ObjectStoreConfig("our-bucket", s3.endpoint, keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)
-        with pytest.raises(expected, match="bucket our-bucket") as raised:
+        config = ObjectStoreConfig("test-bucket", s3.endpoint, keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)
+        with pytest.raises(expected, match="bucket test-bucket") as raised:
             create_bucket(config)
         assert "s3cr3t" not in f"{raised.value}{raised.value.__cause__}"
 
 
 def test_a_store_that_is_down_is_unavailable_and_named() -> None:
-    config = ObjectStoreConfig("our-bucket", "http://127.0.0.1:1", keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)
-    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1, bucket our-bucket: looking for it failed"):
+    config = ObjectStoreConfig("test-bucket", "http://127.0.0.1:1", keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)
+    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1, bucket test-bucket: looking up the bucket failed"):
         bucket_exists(config)

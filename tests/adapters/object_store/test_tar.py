@@ -1,4 +1,4 @@
-"""Which objects go in a tar, and that they are in it as they are."""
+"""Selection of objects for tars, and the content of tars."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def blob(key: str = "events/1.json", body: bytes = b"{}", content_type: str = "a
 
 
 @given(st.lists(BLOBS, max_size=20))
-def test_a_tar_holds_every_object_as_it_is(blobs: list[StoredObject]) -> None:
+def test_a_tar_contains_every_object_unchanged(blobs: list[StoredObject]) -> None:
     assert members(tar(blobs)) == blobs
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, MAX_MEMBER_BYTES])
-def test_objects_of_every_size_are_whole_in_a_tar(size: int) -> None:
+def test_objects_of_every_size_are_complete_in_a_tar(size: int) -> None:
     blobs = [blob(f"events/{number}.json", os.urandom(size)) for number in range(3)]
     assert members(tar(blobs)) == blobs
 
 
 def test_the_length_of_a_record_counts_its_own_digits() -> None:
-    """Around 10, 100 and 1,000 bytes a record's length takes one digit more."""
+    """Around 10, 100 and 1,000 bytes, the length of a record has one more digit."""
     blobs = [blob(f"events/{size}.json", a="x" * size) for size in [*range(1, 110), *range(930, 1_010)]]
     assert members(tar(blobs)) == blobs
 
@@ -70,24 +70,24 @@ def test_the_object_of_every_id_fits(event_id: str) -> None:
     ],
     ids=lambda odd: f"{odd.key[:20]!r} {odd.content_type!r} {dict(odd.metadata)}",
 )
-def test_what_could_come_out_of_a_tar_as_something_else_does_not_fit(odd: StoredObject) -> None:
+def test_an_object_that_a_tar_could_change_does_not_fit(odd: StoredObject) -> None:
     assert not fits(odd)
-    packed, others = group_into_tars([odd, *(blob(f"events/{number}.json") for number in range(MIN_MEMBERS))])
-    assert others == [odd]
-    assert len(packed) == 1
+    tars, singles = group_into_tars([odd, *(blob(f"events/{number}.json") for number in range(MIN_MEMBERS))])
+    assert singles == [odd]
+    assert len(tars) == 1
 
 
 SIZES = st.lists(st.sampled_from([0, 1, 400, 5_000, MAX_MEMBER_BYTES, MAX_MEMBER_BYTES + 1]), max_size=400)
 
 
 @given(SIZES)
-def test_every_object_is_in_one_tar_or_put_by_itself_and_no_tar_is_large(sizes: list[int]) -> None:
+def test_every_object_is_in_one_small_tar_or_put_by_itself(sizes: list[int]) -> None:
     blobs = [blob(f"events/{number}.json", bytes(size)) for number, size in enumerate(sizes)]
-    packed, others = group_into_tars(blobs)
-    assert sorted(each.key for lot in [*packed, others] for each in lot) == sorted(each.key for each in blobs)
-    assert all(MIN_MEMBERS <= len(lot) <= MAX_MEMBERS and len(tar(lot)) <= MAX_TAR_BYTES + 2 * 512 for lot in packed)
+    tars, singles = group_into_tars(blobs)
+    assert sorted(member.key for group in [*tars, singles] for member in group) == sorted(member.key for member in blobs)
+    assert all(MIN_MEMBERS <= len(group) <= MAX_MEMBERS and len(tar(group)) <= MAX_TAR_BYTES + 2 * 512 for group in tars)
 
 
-def test_what_fits_no_more_begins_another_tar() -> None:
-    packed, others = group_into_tars([blob(f"events/{number}.json") for number in range(2 * MAX_MEMBERS + 1)])
-    assert ([len(lot) for lot in packed], len(others)) == ([MAX_MEMBERS, MAX_MEMBERS], 1)
+def test_a_full_tar_is_followed_by_another() -> None:
+    tars, singles = group_into_tars([blob(f"events/{number}.json") for number in range(2 * MAX_MEMBERS + 1)])
+    assert ([len(group) for group in tars], len(singles)) == ([MAX_MEMBERS, MAX_MEMBERS], 1)

@@ -1,4 +1,4 @@
-"""What the tests of events share: records, documents, and strategies for JSON as strange as RFC 8259 allows."""
+"""Records, documents and JSON strategies for tests of events."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ RULES = ValidationRules(max_event_bytes=1_000_000, max_future_skew=timedelta(hou
 SOURCE = Source(TopicPartition("ProductCreated", 0, 3), 1042)
 
 reproducibly = settings(derandomize=True, database=None, deadline=None, max_examples=200)
-"""The same examples in every run, and nothing left on disk."""
+"""Uses the same examples in every run and writes nothing to disk."""
 
 PRODUCT = {"id": "product-7", "name": "Enamel mug", "price": 12.5, "stock": 40, "sellerId": "seller-ito"}
-_HEAD = {"id": "event-1", "timestamp": "2024-01-15T10:30:00.123Z", "version": "1.0"}
-CREATED: dict[str, Any] = {**_HEAD, "type": "ProductCreated", "product": PRODUCT}
-UPDATED: dict[str, Any] = {**_HEAD, "type": "ProductUpdated", "product": PRODUCT, "previousProduct": PRODUCT}
-DELETED: dict[str, Any] = {**_HEAD, "type": "ProductDeleted", "productId": "product-7", "sellerId": "seller-ito"}
+_COMMON = {"id": "event-1", "timestamp": "2024-01-15T10:30:00.123Z", "version": "1.0"}
+CREATED: dict[str, Any] = {**_COMMON, "type": "ProductCreated", "product": PRODUCT}
+UPDATED: dict[str, Any] = {**_COMMON, "type": "ProductUpdated", "product": PRODUCT, "previousProduct": PRODUCT}
+DELETED: dict[str, Any] = {**_COMMON, "type": "ProductDeleted", "productId": "product-7", "sellerId": "seller-ito"}
 LOW_STOCK: dict[str, Any] = {
-    **_HEAD,
+    **_COMMON,
     "type": "LowStockWarning",
     "productId": "product-7",
     "productName": "Enamel mug",
@@ -44,30 +44,30 @@ def text(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def judged(value: bytes | None) -> ClassifiedRecord:
+def classified(value: bytes | None) -> ClassifiedRecord:
     return classify(record(value), RULES, NOW)
 
 
 def event(document: object) -> Event:
-    """The event that this document, or these bytes, are. Fails where it is none."""
-    verdict = judged(document if isinstance(document, bytes) else text(document))
-    assert isinstance(verdict, Event), verdict
-    return verdict
+    """Return the event of a document or of bytes. Fails if it is not an event."""
+    result = classified(document if isinstance(document, bytes) else text(document))
+    assert isinstance(result, Event), result
+    return result
 
 
 def rejection(value: object) -> Rejection:
-    """The rejection of this document, or these bytes. Fails where it is none."""
-    verdict = judged(value if isinstance(value, bytes) else text(value))
-    assert isinstance(verdict, Rejection), verdict
-    return verdict
+    """Return the rejection of a document or of bytes. Fails if it is not rejected."""
+    result = classified(value if isinstance(value, bytes) else text(value))
+    assert isinstance(result, Rejection), result
+    return result
 
 
-def stamped(timestamp: object) -> dict[str, Any]:
+def with_timestamp(timestamp: object) -> dict[str, Any]:
     return CREATED | {"timestamp": timestamp}
 
 
 def with_extra(raw: str) -> bytes:
-    """A valid event with one more field, `extra`, whose value is this JSON text."""
+    """Return a valid event with an additional field `extra` of this JSON text."""
     return text(CREATED)[:-1] + b',"extra":' + raw.encode() + b"}"
 
 
@@ -80,10 +80,10 @@ numbers = st.builds(
     _number,
     st.sampled_from(["", "-"]),
     st.integers(min_value=0, max_value=10**45),
-    st.just("") | digits.map(lambda found: f".{found}"),
+    st.just("") | digits.map(lambda fraction: f".{fraction}"),
     st.just("") | st.builds("{}{}{}".format, st.sampled_from(["e", "E"]), st.sampled_from(["", "+", "-"]), st.integers(0, 200)),
 )
-"""JSON numbers as text: inside and outside of what DynamoDB holds."""
+"""JSON numbers as text, inside and outside of the range of DynamoDB."""
 
 strings = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -100,8 +100,8 @@ json_texts = st.recursive(
     st.sampled_from(["null", "true", "false"])
     | numbers
     | strings.map(json.dumps)
-    | strings.map(lambda each: json.dumps(each, ensure_ascii=False)),
+    | strings.map(lambda string: json.dumps(string, ensure_ascii=False)),
     lambda inner: st.lists(inner, max_size=5).map(_array) | st.dictionaries(strings, inner, max_size=5).map(_object),
     max_leaves=20,
 )
-"""Any JSON text without a key twice and without half a surrogate pair."""
+"""Any JSON text without duplicate keys and without lone surrogates."""

@@ -1,4 +1,4 @@
-"""What is an event, what is not, and why."""
+"""Classification of records into events, rejections and tombstones."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ from tests.core.events.made_events import (
     NOW,
     PRODUCT,
     UPDATED,
+    classified,
     event,
     json_texts,
-    judged,
     record,
     rejection,
     reproducibly,
-    stamped,
     text,
     with_extra,
+    with_timestamp,
 )
 
 
 @pytest.mark.parametrize("document", CURRENT, ids=lambda document: document["type"])
-def test_each_type_in_current_form_is_an_event(document: dict[str, Any]) -> None:
-    found = event(document)
-    assert (found.id, found.type, found.version) == ("event-1", document["type"], "1.0")
-    assert (found.product_id, found.seller_id) == ("product-7", "seller-ito")
-    assert (found.timestamp, found.hour) == ("2024-01-15T10:30:00.123Z", "2024-01-15T10")
-    assert found.time == datetime(2024, 1, 15, 10, 30, 0, 123_000, UTC)
+def test_each_type_in_the_current_form_is_an_event(document: dict[str, Any]) -> None:
+    classified_event = event(document)
+    assert (classified_event.id, classified_event.type, classified_event.version) == ("event-1", document["type"], "1.0")
+    assert (classified_event.product_id, classified_event.seller_id) == ("product-7", "seller-ito")
+    assert (classified_event.timestamp, classified_event.hour) == ("2024-01-15T10:30:00.123Z", "2024-01-15T10")
+    assert classified_event.time == datetime(2024, 1, 15, 10, 30, 0, 123_000, UTC)
 
 
-def test_an_event_in_current_form_is_its_own_bytes_whatever_they_look_like() -> None:
+def test_data_of_an_event_in_the_current_form_is_the_records_bytes() -> None:
     raw = b'\n{ "unknown" : {"\\u00e9": 1.10} , ' + text(CREATED)[1:] + b"\t"
-    found = event(raw)
-    assert found.document is None
-    assert found.data == raw
+    classified_event = event(raw)
+    assert classified_event.document is None
+    assert classified_event.data == raw
 
 
 def test_a_null_value_is_a_tombstone_and_an_empty_one_is_not() -> None:
-    assert judged(None) == Tombstone(record(None))
+    assert classified(None) == Tombstone(record(None))
     assert rejection(b"").reason is RejectionReason.NOT_JSON
 
 
-def test_the_version_is_1_0_when_absent_and_whatever_the_event_says_otherwise() -> None:
+def test_the_version_is_1_0_if_absent_and_any_text_otherwise() -> None:
     without = {name: value for name, value in CREATED.items() if name != "version"}
     assert event(without).version == "1.0"
     assert event(CREATED | {"version": "2.1-beta"}).version == "2.1-beta"
 
 
-def test_the_topic_need_not_be_named_as_the_type() -> None:
+def test_the_topic_may_have_another_name_than_the_type() -> None:
     assert event(DELETED).record.source.topic_partition.topic == "ProductCreated"
 
 
-def test_what_may_be_left_out_may_also_be_null() -> None:
+def test_an_optional_field_may_be_null() -> None:
     assert event(UPDATED | {"previousProduct": None}).type == "ProductUpdated"
 
 
@@ -81,11 +81,11 @@ MISSING = [
 def test_a_missing_field_is_named_with_its_path(document: dict[str, Any], path: str) -> None:
     *parents, name = path.split(".")
     changed = json.loads(json.dumps(document))
-    holder = changed[parents[0]] if parents else changed
-    del holder[name]
-    found = rejection(changed)
-    assert found.reason is RejectionReason.SCHEMA
-    assert found.detail.startswith(f"{path}: ")
+    parent = changed[parents[0]] if parents else changed
+    del parent[name]
+    rejected = rejection(changed)
+    assert rejected.reason is RejectionReason.SCHEMA
+    assert rejected.detail.startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -109,22 +109,22 @@ def test_a_missing_field_is_named_with_its_path(document: dict[str, Any], path: 
         ({}, "type: expected one of ProductCreated, ProductUpdated, ProductDeleted, LowStockWarning, found nothing"),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_named_with_what_was_expected_and_found(document: dict[str, Any], detail: str) -> None:
+def test_a_field_of_the_wrong_type_is_named_with_expected_and_found(document: dict[str, Any], detail: str) -> None:
     assert rejection(document) == Rejection(record(text(document)), RejectionReason.SCHEMA, detail)
 
 
-def test_all_faults_of_a_shape_are_told_at_once() -> None:
-    found = rejection(CREATED | {"product": PRODUCT | {"name": 1, "price": "2"}})
-    assert found.detail == 'product.name: expected a string, found the number 1; product.price: expected a number, found the string "2"'
+def test_all_schema_faults_are_in_the_detail() -> None:
+    rejected = rejection(CREATED | {"product": PRODUCT | {"name": 1, "price": "2"}})
+    assert rejected.detail == 'product.name: expected a string, found the number 1; product.price: expected a number, found the string "2"'
 
 
-@pytest.mark.parametrize("found", ["ProductViewed", "productcreated", "", " ProductCreated"])
-def test_a_type_that_is_none_of_the_four_is_unknown(found: str) -> None:
-    assert rejection(CREATED | {"type": found}).reason is RejectionReason.UNKNOWN_TYPE
+@pytest.mark.parametrize("event_type", ["ProductViewed", "productcreated", "", " ProductCreated"])
+def test_any_other_type_is_unknown(event_type: str) -> None:
+    assert rejection(CREATED | {"type": event_type}).reason is RejectionReason.UNKNOWN_TYPE
 
 
 @pytest.mark.parametrize("price", ["-0", "0.10", "1e400", "1E-131", "9" * 39, "1" + "0" * 1_000, "9" * 100_000, "1e" + "9" * 30])
-def test_any_json_number_is_a_number(price: str) -> None:
+def test_any_json_number_is_a_valid_price(price: str) -> None:
     raw = text(CREATED).replace(b"12.5", price.encode())
     assert event(raw).data == raw
 
@@ -166,12 +166,12 @@ def test_any_json_number_is_a_number(price: str) -> None:
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else value,
 )
-def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: bytes, reason: RejectionReason) -> None:
-    found = rejection(value)
-    assert found.reason is reason
-    assert found.record.value == value
-    assert 0 < len(found.detail) <= MAX_DETAIL_LENGTH
-    found.detail.encode("utf-8")
+def test_an_invalid_record_is_rejected_with_its_reason_and_unchanged_bytes(value: bytes, reason: RejectionReason) -> None:
+    rejected = rejection(value)
+    assert rejected.reason is reason
+    assert rejected.record.value == value
+    assert 0 < len(rejected.detail) <= MAX_DETAIL_LENGTH
+    rejected.detail.encode("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -187,24 +187,24 @@ def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: 
     ],
     ids=lambda extra: extra[:20],
 )
-def test_what_looks_strange_but_is_json_is_kept(extra: str) -> None:
+def test_unusual_valid_json_is_kept_unchanged(extra: str) -> None:
     raw = with_extra(extra)
     assert event(raw).data == raw
 
 
 @pytest.mark.parametrize(
-    "found", ["a/b", "..", ".", " ", "a%2Fb", "日本", "\x00", "😀" * 512, "a" * 2048], ids=lambda found: repr(found[:8])
+    "event_id", ["a/b", "..", ".", " ", "a%2Fb", "日本", "\x00", "😀" * 512, "a" * 2048], ids=lambda event_id: repr(event_id[:8])
 )
-def test_an_id_may_hold_any_characters_up_to_the_length_of_a_dynamodb_key(found: str) -> None:
-    assert event(CREATED | {"id": found}).id == found
+def test_an_id_may_hold_any_characters_up_to_the_length_of_a_dynamodb_key(event_id: str) -> None:
+    assert event(CREATED | {"id": event_id}).id == event_id
 
 
-@pytest.mark.parametrize("found", ["a" * 2049, "é" * 1025, "a" * 3_000])
-def test_an_id_longer_than_a_dynamodb_key_is_too_long(found: str) -> None:
-    assert rejection(CREATED | {"id": found}).reason is RejectionReason.ID_TOO_LONG
+@pytest.mark.parametrize("event_id", ["a" * 2049, "é" * 1025, "a" * 3_000])
+def test_an_id_longer_than_a_dynamodb_key_is_too_long(event_id: str) -> None:
+    assert rejection(CREATED | {"id": event_id}).reason is RejectionReason.ID_TOO_LONG
 
 
-def test_size_is_the_values_own_and_the_limit_is_still_an_event() -> None:
+def test_a_value_of_exactly_the_maximum_size_is_an_event() -> None:
     rules = ValidationRules(max_event_bytes=len(text(CREATED)))
     assert isinstance(classify(record(text(CREATED)), rules, NOW), Event)
     assert classify(record(text(CREATED) + b" "), rules, NOW) == Rejection(
@@ -214,23 +214,23 @@ def test_size_is_the_values_own_and_the_limit_is_still_an_event() -> None:
     )
 
 
-def test_the_future_begins_after_the_allowed_skew() -> None:
-    assert event(stamped("2024-01-16T12:00:00Z")).hour == "2024-01-16T12"
-    assert rejection(stamped("2024-01-16T12:00:00.000001Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
-    assert rejection(stamped("2999-01-01T00:00:00Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
-    assert rejection(stamped("9999-12-31T23:59:59-12:00")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
+def test_a_timestamp_beyond_the_allowed_skew_is_in_the_future() -> None:
+    assert event(with_timestamp("2024-01-16T12:00:00Z")).hour == "2024-01-16T12"
+    assert rejection(with_timestamp("2024-01-16T12:00:00.000001Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
+    assert rejection(with_timestamp("2999-01-01T00:00:00Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
+    assert rejection(with_timestamp("9999-12-31T23:59:59-12:00")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
 
 
 def test_an_old_event_belongs_to_its_own_hour() -> None:
-    assert event(stamped("1969-07-20T20:17:40Z")).hour == "1969-07-20T20"
-    assert event(stamped("0001-01-01T00:00:00Z")).hour == "0001-01-01T00"
+    assert event(with_timestamp("1969-07-20T20:17:40Z")).hour == "1969-07-20T20"
+    assert event(with_timestamp("0001-01-01T00:00:00Z")).hour == "0001-01-01T00"
 
 
-@pytest.mark.parametrize("found", ["0001-01-01T00:00:00+05:30", "yesterday", "", "1705314600", 1_705_314_600, None])
-def test_what_is_no_timestamp_is_a_fault_of_the_schema(found: object) -> None:
-    verdict = rejection(stamped(found))
-    assert verdict.reason is RejectionReason.SCHEMA
-    assert verdict.detail.startswith("timestamp: expected ")
+@pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00+05:30", "yesterday", "", "1705314600", 1_705_314_600, None])
+def test_an_invalid_timestamp_is_rejected_as_a_schema_fault(timestamp: object) -> None:
+    rejected = rejection(with_timestamp(timestamp))
+    assert rejected.reason is RejectionReason.SCHEMA
+    assert rejected.detail.startswith("timestamp: expected ")
 
 
 @pytest.fixture(params=["Pacific/Kiritimati", "America/St_Johns", "UTC"])
@@ -247,28 +247,28 @@ def zone(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("zone")
-def test_the_hour_is_utc_whatever_the_machines_zone() -> None:
-    assert event(stamped("2024-01-15T00:30:00")).hour == "2024-01-15T00"
-    assert event(stamped("2024-01-15T00:30:00+01:00")).hour == "2024-01-14T23"
+def test_the_hour_is_utc_in_any_time_zone_of_the_machine() -> None:
+    assert event(with_timestamp("2024-01-15T00:30:00")).hour == "2024-01-15T00"
+    assert event(with_timestamp("2024-01-15T00:30:00+01:00")).hour == "2024-01-14T23"
 
 
-def test_the_same_record_is_judged_the_same_at_the_same_time() -> None:
-    assert judged(text(CREATED)) == judged(text(CREATED))
+def test_classification_is_deterministic() -> None:
+    assert classified(text(CREATED)) == classified(text(CREATED))
 
 
-def test_how_deep_the_caller_stands_changes_no_verdict() -> None:
+def test_the_depth_of_the_callers_stack_does_not_change_the_result() -> None:
     nested = with_extra("[" * 127 + "]" * 127)
 
     def from_below(levels: int) -> object:
-        return from_below(levels - 1) if levels else judged(nested)
+        return from_below(levels - 1) if levels else classified(nested)
 
-    assert from_below(500) == judged(nested)
+    assert from_below(500) == classified(nested)
 
 
 @reproducibly
 @given(st.binary() | st.text().map(str.encode))
-def test_no_bytes_whatever_raise(value: bytes) -> None:
-    assert isinstance(judged(value), Rejection)
+def test_no_bytes_raise(value: bytes) -> None:
+    assert isinstance(classified(value), Rejection)
 
 
 @reproducibly
@@ -276,20 +276,20 @@ def test_no_bytes_whatever_raise(value: bytes) -> None:
 def test_no_mutation_of_an_event_raises_and_its_bytes_are_kept(document: dict[str, Any], data: st.DataObject) -> None:
     raw = bytearray(text(document))
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(raw) - 1))
-        raw[place : place + data.draw(st.integers(0, 3))] = data.draw(
+        position = data.draw(st.integers(0, len(raw) - 1))
+        raw[position : position + data.draw(st.integers(0, 3))] = data.draw(
             st.binary(max_size=3) | st.sampled_from([b"NaN", b"1e999", b"[", b"}", b"\\ud800"])
         )
-    assert judged(bytes(raw)).record.value == bytes(raw)
+    assert classified(bytes(raw)).record.value == bytes(raw)
 
 
 @reproducibly
 @given(st.sampled_from(CURRENT), st.data())
-def test_any_json_in_any_field_ends_as_an_event_or_a_rejection_that_names_it(document: dict[str, Any], data: st.DataObject) -> None:
+def test_any_json_in_a_field_gives_an_event_or_a_rejection_that_names_the_field(document: dict[str, Any], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(document)))
     raw = text({**document, name: "HERE"}).replace(b'"HERE"', data.draw(json_texts).encode())
-    verdict = judged(raw)
-    assert verdict.record.value == raw
-    if isinstance(verdict, Rejection):
-        assert verdict.detail.startswith(name)
-        assert len(verdict.detail) <= MAX_DETAIL_LENGTH
+    result = classified(raw)
+    assert result.record.value == raw
+    if isinstance(result, Rejection):
+        assert result.detail.startswith(name)
+        assert len(result.detail) <= MAX_DETAIL_LENGTH

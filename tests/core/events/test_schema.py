@@ -1,4 +1,4 @@
-"""The legacy form, and what it becomes."""
+"""Validation and upcast of the legacy form."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PRODUCT = {
     "createdAt": "2023-11-02T08:00:00Z",
     "updatedAt": "2024-01-15T10:30:00.123Z",
 }
-_HEAD = {"version": "1", "occurredAt": "2024-01-15T10:30:00.123Z", "sellerId": "seller-ito"}
-CREATED: dict[str, Any] = {**_HEAD, "type": "ProductCreated", "product": _PRODUCT}
-UPDATED: dict[str, Any] = {**_HEAD, "type": "ProductUpdated", "product": _PRODUCT, "changes": {"quantity": {"from": 41, "to": 40}}}
-DELETED: dict[str, Any] = {**_HEAD, "type": "ProductDeleted", "productId": "product-7"}
+_COMMON = {"version": "1", "occurredAt": "2024-01-15T10:30:00.123Z", "sellerId": "seller-ito"}
+CREATED: dict[str, Any] = {**_COMMON, "type": "ProductCreated", "product": _PRODUCT}
+UPDATED: dict[str, Any] = {**_COMMON, "type": "ProductUpdated", "product": _PRODUCT, "changes": {"quantity": {"from": 41, "to": 40}}}
+DELETED: dict[str, Any] = {**_COMMON, "type": "ProductDeleted", "productId": "product-7"}
 LOW_STOCK: dict[str, Any] = {
-    **_HEAD,
+    **_COMMON,
     "type": "LowStockWarning",
     "productId": "product-7",
     "quantity": 3,
@@ -42,28 +42,28 @@ ID = legacy_id(SOURCE)
 
 
 def upcast(document: dict[str, Any]) -> dict[str, Any]:
-    found = event(document)
-    assert found.document is not None
-    upcast: dict[str, Any] = json.loads(found.document)
+    legacy_event = event(document)
+    assert legacy_event.document is not None
+    upcast: dict[str, Any] = json.loads(legacy_event.document)
     return upcast
 
 
 @pytest.mark.parametrize("document", LEGACY, ids=lambda document: document["type"])
-def test_each_type_in_legacy_form_is_an_event(document: dict[str, Any]) -> None:
-    found = event(document)
-    assert (found.id, found.type, found.version) == (ID, document["type"], "1")
-    assert (found.product_id, found.seller_id) == ("product-7", "seller-ito")
-    assert (found.timestamp, found.hour) == ("2024-01-15T10:30:00.123Z", "2024-01-15T10")
+def test_each_type_in_the_legacy_form_is_an_event(document: dict[str, Any]) -> None:
+    legacy_event = event(document)
+    assert (legacy_event.id, legacy_event.type, legacy_event.version) == (ID, document["type"], "1")
+    assert (legacy_event.product_id, legacy_event.seller_id) == ("product-7", "seller-ito")
+    assert (legacy_event.timestamp, legacy_event.hour) == ("2024-01-15T10:30:00.123Z", "2024-01-15T10")
 
 
 @pytest.mark.parametrize("document", LEGACY, ids=lambda document: document["type"])
-def test_the_records_own_bytes_stay_beside_the_upcast_document(document: dict[str, Any]) -> None:
-    found = event(document)
-    assert found.record.value == text(document)
-    assert found.data == found.document != found.record.value
+def test_the_original_bytes_are_kept_beside_the_upcast_document(document: dict[str, Any]) -> None:
+    legacy_event = event(document)
+    assert legacy_event.record.value == text(document)
+    assert legacy_event.data == legacy_event.document != legacy_event.record.value
 
 
-def test_the_upcast_adds_what_the_current_form_has_and_drops_nothing() -> None:
+def test_the_upcast_adds_fields_and_removes_none() -> None:
     added = {"id": ID, "timestamp": "2024-01-15T10:30:00.123Z"}
     assert upcast(CREATED) == CREATED | added | {"product": _PRODUCT | {"stock": 40}}
     assert upcast(UPDATED) == UPDATED | added | {"product": _PRODUCT | {"stock": 40}}
@@ -72,13 +72,18 @@ def test_the_upcast_adds_what_the_current_form_has_and_drops_nothing() -> None:
 
 
 @pytest.mark.parametrize("document", [CREATED, UPDATED, DELETED], ids=lambda document: document["type"])
-def test_an_upcast_document_is_an_event_in_current_form(document: dict[str, Any]) -> None:
-    again = event(event(document).data)
-    assert again.document is None
-    assert (again.id, again.hour, again.product_id, again.seller_id) == (ID, "2024-01-15T10", "product-7", "seller-ito")
+def test_an_upcast_document_is_an_event_in_the_current_form(document: dict[str, Any]) -> None:
+    upcast_event = event(event(document).data)
+    assert upcast_event.document is None
+    assert (upcast_event.id, upcast_event.hour, upcast_event.product_id, upcast_event.seller_id) == (
+        ID,
+        "2024-01-15T10",
+        "product-7",
+        "seller-ito",
+    )
 
 
-def test_numbers_and_texts_go_through_the_upcast_unaltered() -> None:
+def test_the_upcast_keeps_numbers_and_texts_unchanged() -> None:
     raw = text(CREATED | {"note": "HERE"}).replace(b"12.5", b"12.50").replace(b'"HERE"', rb'["\u00e9\n\"\\/", 1e400, -0, 0.1e-500]')
     assert b'"price":12.50' in event(raw).data
     assert '"note":["é\\n\\"\\\\/",1e400,-0,0.1e-500]'.encode() in event(raw).data
@@ -86,40 +91,44 @@ def test_numbers_and_texts_go_through_the_upcast_unaltered() -> None:
 
 @reproducibly
 @given(json_texts)
-def test_any_json_goes_through_the_upcast_equal_by_value(extra: str) -> None:
-    found = event(text(CREATED)[:-1] + b',"extra":' + extra.encode() + b"}")
+def test_the_upcast_keeps_any_json_equal_by_value(extra: str) -> None:
+    legacy_event = event(text(CREATED)[:-1] + b',"extra":' + extra.encode() + b"}")
 
     product = _PRODUCT | {"price": "12.5", "quantity": "40", "stock": "40"}
-    assert _read(found.data) == _read(found.record.value or b"") | {"id": ID, "timestamp": _HEAD["occurredAt"], "product": product}
+    assert _read(legacy_event.data) == _read(legacy_event.record.value or b"") | {
+        "id": ID,
+        "timestamp": _COMMON["occurredAt"],
+        "product": product,
+    }
 
 
 def _read(raw: bytes) -> dict[str, Any]:
-    """With numbers as they are written."""
-    found: dict[str, Any] = json.loads(raw, parse_int=str, parse_float=str)
-    return found
+    """Parse JSON with numbers as text."""
+    document: dict[str, Any] = json.loads(raw, parse_int=str, parse_float=str)
+    return document
 
 
-def test_the_same_record_always_gets_the_same_id_and_another_one_never() -> None:
-    elsewhere = [
+def test_legacy_ids_are_stable_and_distinct() -> None:
+    other_sources = [
         Source(TopicPartition("ProductCreated", 0, 3), 1043),
         Source(TopicPartition("ProductCreated", 0, 4), 1042),
         Source(TopicPartition("ProductCreated", 1, 3), 1042),
         Source(TopicPartition("ProductDeleted", 0, 3), 1042),
     ]
-    ids = {legacy_id(source) for source in elsewhere}
+    ids = {legacy_id(source) for source in other_sources}
     assert len(ids | {ID}) == 5
     assert UUID(ID).version == 5
     assert ID == "40a1c80c-ba04-587a-a085-154625af8a04"
 
 
-def test_an_unusual_legacy_event_is_completed_from_what_it_has() -> None:
+def test_missing_ids_of_a_legacy_event_are_copied_from_its_other_fields() -> None:
     without_seller = {name: value for name, value in _PRODUCT.items() if name != "sellerId"}
     assert event(CREATED | {"product": without_seller}).seller_id == "seller-ito"
     assert upcast(CREATED | {"product": without_seller})["product"]["sellerId"] == "seller-ito"
     whole_product = {name: value for name, value in DELETED.items() if name not in {"productId", "sellerId"}} | {"product": _PRODUCT}
     assert (event(whole_product).product_id, event(whole_product).seller_id) == ("product-7", "seller-ito")
-    nobody = {name: value for name, value in LOW_STOCK.items() if name != "sellerId"}
-    assert event(nobody).seller_id is None
+    without_any_seller = {name: value for name, value in LOW_STOCK.items() if name != "sellerId"}
+    assert event(without_any_seller).seller_id is None
 
 
 @pytest.mark.parametrize(
@@ -130,13 +139,13 @@ def test_an_unusual_legacy_event_is_completed_from_what_it_has() -> None:
         (CREATED | {"product": {**_PRODUCT, "name": None}}, "product.name: expected a string, found null"),
         (CREATED | {"product": None}, "product: expected an object, found null"),
         (LOW_STOCK | {"quantity": None}, "quantity: expected a number, found null"),
-        ({**_HEAD, "type": "ProductDeleted"}, "productId: required, and missing"),
+        ({**_COMMON, "type": "ProductDeleted"}, "productId: required, and missing"),
         ({"version": "1", "type": "ProductDeleted", "productId": "p"}, "occurredAt: required, and missing"),
     ],
 )
-def test_a_fault_is_named_as_the_legacy_form_names_the_field(document: dict[str, Any], detail: str) -> None:
-    found = rejection(document)
-    assert (found.reason, found.detail) == (RejectionReason.SCHEMA, detail)
+def test_a_fault_is_reported_with_the_legacy_field_name(document: dict[str, Any], detail: str) -> None:
+    rejected = rejection(document)
+    assert (rejected.reason, rejected.detail) == (RejectionReason.SCHEMA, detail)
 
 
 def test_only_version_1_without_id_and_timestamp_is_the_legacy_form() -> None:
@@ -145,12 +154,12 @@ def test_only_version_1_without_id_and_timestamp_is_the_legacy_form() -> None:
     assert rejection(CREATED | {"timestamp": "2024-01-15T10:30:00Z"}).detail.startswith("id: required")
 
 
-def test_a_legacy_event_keeps_to_the_same_rules() -> None:
+def test_a_legacy_event_follows_the_same_timestamp_rules() -> None:
     assert rejection(CREATED | {"occurredAt": "2999-01-01T00:00:00Z"}).reason is RejectionReason.TIMESTAMP_IN_FUTURE
     assert rejection(CREATED | {"occurredAt": "soon"}).reason is RejectionReason.SCHEMA
 
 
-def test_the_document_is_the_same_bytes_every_time() -> None:
+def test_the_upcast_document_is_deterministic() -> None:
     first, second = (classify(record(text(UPDATED)), RULES, NOW) for _ in range(2))
     assert isinstance(first, Event)
     assert first == second

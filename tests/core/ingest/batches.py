@@ -1,4 +1,4 @@
-"""What the tests of batches share: records of one partition, their verdicts, and a batch around them."""
+"""Classified records, batches and batch records for tests."""
 
 from __future__ import annotations
 
@@ -23,40 +23,48 @@ def source(offset: int, at: TopicPartition = AT) -> Source:
     return Source(at, offset)
 
 
-def verdict(offset: int, value: bytes | None, at: TopicPartition = AT, rules: ValidationRules = RULES, **fields: Any) -> ClassifiedRecord:
-    known: dict[str, Any] = {"timestamp_ms": TIMESTAMP_MS, "key": b"k", "value": value}
-    return classify(Record(source(offset, at), **(known | fields)), rules, NOW)
+def classified(
+    offset: int, value: bytes | None, at: TopicPartition = AT, rules: ValidationRules = RULES, **fields: Any
+) -> ClassifiedRecord:
+    defaults: dict[str, Any] = {"timestamp_ms": TIMESTAMP_MS, "key": b"k", "value": value}
+    return classify(Record(source(offset, at), **(defaults | fields)), rules, NOW)
 
 
 def event(offset: int, event_id: str = "", at: TopicPartition = AT, **fields: Any) -> Event:
-    found = verdict(offset, text(DELETED | {"id": event_id or f"event {offset}"} | fields), at)
-    assert isinstance(found, Event), found
-    return found
+    result = classified(offset, text(DELETED | {"id": event_id or f"event {offset}"} | fields), at)
+    assert isinstance(result, Event), result
+    return result
 
 
 def rejection(offset: int, at: TopicPartition = AT) -> Rejection:
-    found = verdict(offset, BROKEN, at)
-    assert isinstance(found, Rejection)
-    return found
+    result = classified(offset, BROKEN, at)
+    assert isinstance(result, Rejection)
+    return result
 
 
 def tombstone(offset: int, at: TopicPartition = AT) -> Tombstone:
-    found = verdict(offset, None, at)
-    assert isinstance(found, Tombstone)
-    return found
+    result = classified(offset, None, at)
+    assert isinstance(result, Tombstone)
+    return result
 
 
 def batch(*ranges: Range, time: datetime = NOW, **fields: Any) -> Batch:
-    known: dict[str, Any] = {"id": "batch", "kind": BatchKind.INGEST, "lane": 0, "time": time, "ranges": ranges, "run_id": "run"}
-    return Batch(**(known | fields))
+    defaults: dict[str, Any] = {"id": "batch", "kind": BatchKind.INGEST, "lane": 0, "time": time, "ranges": ranges, "run_id": "run"}
+    return Batch(**(defaults | fields))
 
 
 def redrive(events: Sequence[Event], reasons: Sequence[str]) -> Batch:
-    turn = Range(TopicPartition("~redrive", 0, 0), 0, 1)
+    range_ = Range(TopicPartition("~redrive", 0, 0), 0, 1)
     return batch(
-        turn, kind=BatchKind.REDRIVE, lane=-1, redriven_sources=tuple(each.record.source for each in events), redrive_reasons=tuple(reasons)
+        range_,
+        kind=BatchKind.REDRIVE,
+        lane=-1,
+        redriven_sources=tuple(event.record.source for event in events),
+        redrive_reasons=tuple(reasons),
     )
 
 
-def accounted(of: Batch, staged: StagedBatch, repeats: dict[Source, Source] | None = None, closed_at: datetime = NOW) -> BatchRecord:
-    return build_batch_record(of, staged, WriteResult(repeats or {}, {}, None, None), BatchTimings(closed_at, duration_ms=7))
+def batch_record(
+    for_batch: Batch, staged: StagedBatch, duplicates: dict[Source, Source] | None = None, closed_at: datetime = NOW
+) -> BatchRecord:
+    return build_batch_record(for_batch, staged, WriteResult(duplicates or {}, {}, None, None), BatchTimings(closed_at, duration_ms=7))

@@ -1,4 +1,4 @@
-"""From verdicts and claims to the account of a batch: one outcome for each offset, and every counter from that."""
+"""Batch records have one outcome for each offset, and all counters are derived from them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from analytics_defs.core.ledger import Gap, GapReason, OutcomeCounts, RedrivenRe
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import NOW, reproducibly
-from tests.core.ingest.batches import AT, BESIDE, accounted, batch, event, redrive, rejection, source, tombstone, verdict
+from tests.core.ingest.batches import AT, BESIDE, batch, batch_record, classified, event, redrive, rejection, source, tombstone
 
 ELEVEN = "2024-01-15T11:00:00Z"
 
 
-def test_every_kind_of_offset_has_its_place_in_the_account() -> None:
+def test_every_outcome_is_counted_in_the_batch_record() -> None:
     staged = StagedBatch(
         (event(0), event(1, "x"), event(2, "x"), rejection(3), tombstone(4), event(0, at=BESIDE, timestamp=ELEVEN)),
         gaps=(Gap(Range(AT, 5, 8), GapReason.ABORTED),),
         lost=(Range(AT, 8, 10),),
     )
-    record = accounted(batch(Range(AT, 0, 11), Range(BESIDE, 0, 1)), staged, {source(2): source(1)})
+    record = batch_record(batch(Range(AT, 0, 11), Range(BESIDE, 0, 1)), staged, {source(2): source(1)})
     assert record.tallies == (OutcomeCounts(2, 1, 1, 1, 3, 2), OutcomeCounts(stored=1))
     assert record.unaccounted == (Range(AT, 10, 11),)
     assert record.tombstones == (source(4),)
@@ -43,24 +43,24 @@ def test_every_kind_of_offset_has_its_place_in_the_account() -> None:
 
 @reproducibly
 @given(st.lists(st.sampled_from(["event", "duplicate", "rejection", "tombstone", "gap", "lost", "nothing"]), max_size=30))
-def test_the_outcomes_of_a_range_and_what_is_unaccounted_are_its_length(kinds: list[str]) -> None:
-    verdicts: list[ClassifiedRecord] = []
+def test_outcomes_and_unaccounted_offsets_add_up_to_the_length_of_the_range(kinds: list[str]) -> None:
+    records: list[ClassifiedRecord] = []
     gaps, lost = [], []
-    repeats: dict[Source, Source] = {}
+    duplicates: dict[Source, Source] = {}
     for offset, kind in enumerate(kinds):
         match kind:
             case "event" | "duplicate":
-                verdicts.append(event(offset))
-                repeats |= {source(offset): source(99)} if kind == "duplicate" else {}
+                records.append(event(offset))
+                duplicates |= {source(offset): source(99)} if kind == "duplicate" else {}
             case "rejection":
-                verdicts.append(rejection(offset))
+                records.append(rejection(offset))
             case "tombstone":
-                verdicts.append(tombstone(offset))
+                records.append(tombstone(offset))
             case "gap":
                 gaps.append(Gap(single_offset_range(source(offset)), GapReason.CONTROL))
             case "lost":
                 lost.append(single_offset_range(source(offset)))
-    record = accounted(batch(Range(AT, 0, len(kinds))), StagedBatch(tuple(verdicts), tuple(gaps), tuple(lost)), repeats)
+    record = batch_record(batch(Range(AT, 0, len(kinds))), StagedBatch(tuple(records), tuple(gaps), tuple(lost)), duplicates)
     assert record.tally.total + sum(map(len, record.unaccounted)) == len(kinds)
     assert record.tally == OutcomeCounts(*(kinds.count(kind) for kind in ("event", "duplicate", "rejection", "tombstone", "gap", "lost")))
     assert sum(map(len, record.unaccounted)) == kinds.count("nothing")
@@ -76,14 +76,14 @@ def test_the_outcomes_of_a_range_and_what_is_unaccounted_are_its_length(kinds: l
         pytest.param(StagedBatch((event(0),), lost=(Range(BESIDE, 0, 1),)), id="lost offsets of another partition"),
     ],
 )
-def test_a_staging_file_that_does_not_fit_its_batch_is_a_contradiction(staged: StagedBatch) -> None:
-    with pytest.raises(InconsistentState, match="does not fit ProductDeleted/3"):
-        accounted(batch(Range(AT, 0, 3)), staged)
+def test_a_staging_file_that_does_not_match_its_batch_raises(staged: StagedBatch) -> None:
+    with pytest.raises(InconsistentState, match="does not match ProductDeleted/3"):
+        batch_record(batch(Range(AT, 0, 3)), staged)
 
 
-def test_totals_name_every_counter_and_leave_zeros_out() -> None:
+def test_counter_increments_have_every_counter_and_no_zeros() -> None:
     staged = StagedBatch((event(0), event(1), rejection(2), tombstone(3)))
-    record = accounted(batch(Range(AT, 0, 5)), staged, {source(1): source(0)}, NOW)
+    record = batch_record(batch(Range(AT, 0, 5)), staged, {source(1): source(0)}, NOW)
     counts = counter_increments(record)
     assert counts == {
         "events": 1,
@@ -94,25 +94,25 @@ def test_totals_name_every_counter_and_leave_zeros_out() -> None:
         "tombstones": 1,
         "unaccounted": 1,
         "batches": 1,
-        "bytes": sum(each.record.size for each in staged.records),
+        "bytes": sum(classified_record.record.size for classified_record in staged.records),
         "duration_ms": 7,
         "record_to_close_ms": record.record_to_close_ms,
     }
 
 
-def test_hours_count_events_and_types() -> None:
-    record = accounted(batch(Range(AT, 0, 2)), StagedBatch((event(0), event(1, timestamp=ELEVEN))))
+def test_hourly_increments_count_events_and_types() -> None:
+    record = batch_record(batch(Range(AT, 0, 2)), StagedBatch((event(0), event(1, timestamp=ELEVEN))))
     assert hourly_increments(record) == {hour: {"events": 1, "type.ProductDeleted": 1} for hour in ("2024-01-15T10", "2024-01-15T11")}
 
 
-def test_heads_move_by_what_their_ranges_hold() -> None:
-    record = accounted(batch(Range(AT, 0, 2), Range(BESIDE, 0, 1)), StagedBatch((event(0), rejection(1), event(0, at=BESIDE))))
+def test_checkpoint_changes_are_the_outcomes_of_their_ranges() -> None:
+    record = batch_record(batch(Range(AT, 0, 2), Range(BESIDE, 0, 1)), StagedBatch((event(0), rejection(1), event(0, at=BESIDE))))
     assert checkpoint_changes(record) == {AT: OutcomeCounts(stored=1, dead_letters=1), BESIDE: OutcomeCounts(stored=1)}
 
 
-def test_a_redriven_record_leaves_the_dead_letters_and_counts_under_its_new_outcome() -> None:
+def test_a_redriven_record_moves_from_dead_letters_to_its_new_outcome() -> None:
     events = (event(3), event(7, "x"), event(1, at=BESIDE))
-    record = accounted(redrive(events, ["too_large", "schema", "schema"]), StagedBatch(events), {source(7): source(0)})
+    record = batch_record(redrive(events, ["too_large", "schema", "schema"]), StagedBatch(events), {source(7): source(0)})
     assert record.redriven == (
         RedrivenRecord(source(3), "too_large", "stored"),
         RedrivenRecord(source(7), "schema", "duplicates"),
@@ -132,17 +132,17 @@ def test_a_redriven_record_leaves_the_dead_letters_and_counts_under_its_new_outc
     }
 
 
-def test_the_way_from_record_to_close_is_summed_over_stored_events_that_carry_a_time() -> None:
+def test_latency_is_summed_over_stored_events_with_a_record_timestamp() -> None:
     closed_at = NOW + timedelta(seconds=10)
-    of_now = int(NOW.timestamp() * 1000)
+    now_ms = int(NOW.timestamp() * 1000)
     value = event(0).record.value
-    verdicts = [
-        verdict(0, value, timestamp_ms=of_now),
-        verdict(1, value, timestamp_ms=-1),
-        verdict(2, value, timestamp_ms=of_now + 60_000),
-        verdict(3, value, timestamp_ms=of_now),
+    records = [
+        classified(0, value, timestamp_ms=now_ms),
+        classified(1, value, timestamp_ms=-1),
+        classified(2, value, timestamp_ms=now_ms + 60_000),
+        classified(3, value, timestamp_ms=now_ms),
     ]
-    record = accounted(batch(Range(AT, 0, 4)), StagedBatch(tuple(verdicts)), {source(3): source(0)}, closed_at)
+    record = batch_record(batch(Range(AT, 0, 4)), StagedBatch(tuple(records)), {source(3): source(0)}, closed_at)
     assert record.record_to_close_ms == 10_000
 
 
@@ -150,5 +150,5 @@ def test_counters_of_several_lanes_are_added_by_name() -> None:
     assert sum_counters([{"events": 1, "duplicates": 2}, {"events": 3}, {}]) == {"events": 4, "duplicates": 2}
 
 
-def test_recent_hours_are_utc_hours_up_to_now() -> None:
+def test_recent_hours_end_with_the_current_utc_hour() -> None:
     assert recent_hours(NOW, 3) == ["2024-01-15T10", "2024-01-15T11", "2024-01-15T12"]

@@ -51,7 +51,7 @@ def test_lag_warns_with_the_number_the_bound_and_the_worst_partition(instance: d
 def test_freshness_warns_only_while_something_waits(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(2)
-    assert signs(platform)["freshness"] == (True, "2 records wait for the first batch")
+    assert signs(platform)["freshness"] == (True, "2 records are waiting for the first batch")
     platform.run(instance)
     platform.produce(3, start=2)
     platform.clock.advance(timedelta(minutes=9))
@@ -59,9 +59,9 @@ def test_freshness_warns_only_while_something_waits(instance: dg.DagsterInstance
     platform.clock.advance(timedelta(minutes=2))
     well, said = signs(platform)["freshness"]
     assert not well
-    assert said == "3 records wait; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
+    assert said == "3 records are waiting; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
     platform.run(instance)
-    assert signs(platform)["freshness"] == (True, "nothing waits")
+    assert signs(platform)["freshness"] == (True, "no records are waiting")
 
 
 def test_what_an_open_transaction_holds_back_is_no_silence(instance: dg.DagsterInstance) -> None:

@@ -361,9 +361,9 @@ def test_a_partition_without_leader_is_said_and_holds_back_neither_its_lane_nor_
     assert [each["topic_partition"] for each in request.run_config["ops"]["ingest_events"]["config"]["ranges"]] == [f"{TOPIC}/1"]
     assert materialized(tick) == {HOUR: 10}
     (lag,) = (each for each in tick.asset_events if isinstance(each, dg.AssetCheckEvaluation) and each.check_name == "lag")
-    assert (lag.passed, lag.metadata["partitions without answer"].value) == (False, 1)
+    assert (lag.passed, lag.metadata["partitions unavailable"].value) == (False, 1)
     started(instance, request)
-    assert f"{TOPIC}/0 waits, the others go on" in str(platform.tick(instance).skip_reason)
+    assert f"{TOPIC}/0 is unavailable, the other partitions continue" in str(platform.tick(instance).skip_reason)
 
 
 def test_group_offsets_that_an_operator_moved_are_mended_and_said(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:

@@ -1,4 +1,4 @@
-"""Whatever counter was changed, it is found, and mended once, while batches close and others mend as well."""
+"""Every changed counter is found and adjusted once, while batches close and other processes adjust too."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LANE, LANE_HOUR, LANE_EARLIER = CounterItem(0), CounterItem(0, HOUR), CounterIte
 
 
 def a_world() -> World:
-    """Two batches: events of two hours, a repeat, a dead letter, a tombstone."""
+    """Two batches: events of two hours, a duplicate, a dead letter, a tombstone."""
     world = World()
     world.create()
     world.produce(event("a"), event("b"), b"{", None)
@@ -47,7 +47,7 @@ def compared(world: World, ports: Ports | None = None) -> CounterComparison:
 
 
 def item(ledger: MemoryLedger, of: CounterItem) -> dict[str, int]:
-    """The counters themselves, to be changed as no close would."""
+    """Return the ledger's own mutable counters of an item."""
     return ledger._hourly.setdefault((of.hour, of.lane), {}) if of.hour else ledger._totals.setdefault(of.lane, {})
 
 
@@ -55,8 +55,8 @@ def corrupt(ledger: MemoryLedger, of: CounterItem, **changes: int) -> None:
     item(ledger, of).update({name: item(ledger, of).get(name, 0) + change for name, change in changes.items()})
 
 
-def as_recorded(ledger: MemoryLedger) -> bool:
-    """Whether all that readers see is the sum of the records."""
+def equals_records(ledger: MemoryLedger) -> bool:
+    """Return whether all counters that readers see are the sum of the batch records."""
     records = list(ledger._records.values())
     hours = Counter(
         (hour, name) for record in records for hour, counts in hourly_increments(record).items() for name in Counter(counts).elements()
@@ -68,8 +68,9 @@ def as_recorded(ledger: MemoryLedger) -> bool:
 
 
 class Meddling:
-    """A ledger where something happens before each call and between any two records, as `meddle` says. It tells the readings apart:
-    records come one by one, each as the ledger is by then, and only those after the last one, as DynamoDB's query does it.
+    """A ledger that calls `meddle` before each call and between any two records.
+
+    Batch records are read one by one, as by DynamoDB's paged query: each page shows the ledger of that moment, after the last record.
     """
 
     READS = ("read_counters_atomically", "counter_items", "adjustments", "snapshot", "batch_record", "latest_revision", "batches_of_hour")
@@ -85,7 +86,7 @@ class Meddling:
         last = batch_id
         while True:
             self._meddle("batch_records_from")
-            record = next((each for each in self._ledger.batch_records_from(last) if each.batch.id != last), None)
+            record = next((record for record in self._ledger.batch_records_from(last) if record.batch.id != last), None)
             if record is None:
                 return
             self.records_read += 1
@@ -93,7 +94,7 @@ class Meddling:
             last = record.batch.id
 
     def __getattr__(self, name: str) -> Any:
-        assert name in self._known, f"{name}: not a reading"
+        assert name in self._known, f"{name} is not a read"
         self._meddle(name)
         return getattr(self._ledger, name)
 
@@ -102,21 +103,21 @@ def ports_of(world: World, ledger: object) -> Ports:
     return replace(world.ports, ledger=ledger)  # type: ignore[arg-type]
 
 
-# What is compared.
+# Comparison.
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_counters_that_nobody_changed_agree_and_nothing_is_written(compacted: bool) -> None:
+def test_unchanged_counters_agree_and_nothing_is_written(compacted: bool) -> None:
     world = a_world()
     if compacted:
         compact_hour(HOUR, world.ports, memory_workspace)
     before = dict(world.object_store.objects)
-    heard = list[tuple[int, int]]()
+    progress = list[tuple[int, int]]()
     found = compare_counters(
-        ports_of(world, Meddling(world.ledger, lambda _: None)), memory_workspace, lambda done, of: heard.append((done, of))
+        ports_of(world, Meddling(world.ledger, lambda _: None)), memory_workspace, lambda done, total: progress.append((done, total))
     )
     assert found == CounterComparison(2, (EARLIER, HOUR), (), ())
-    assert heard == [(0, 2), (1, 2), (2, 2)]
+    assert progress == [(0, 2), (1, 2), (2, 2)]
     assert world.object_store.objects == before
 
 
@@ -132,7 +133,7 @@ CHANGES = st.dictionaries(
 
 @settings(max_examples=40, deadline=None)
 @given(CHANGES)
-def test_every_changed_counter_is_found_by_its_number_and_mended_by_it(changes: dict[tuple[CounterItem, str], int]) -> None:
+def test_every_changed_counter_is_found_and_adjusted_by_its_difference(changes: dict[tuple[CounterItem, str], int]) -> None:
     world = World(object_store=WORLD.object_store, ledger=MemoryLedger(), clock=WORLD.clock)
     world.ledger.__dict__.update({name: value.copy() for name, value in WORLD.ledger.__dict__.items() if isinstance(value, dict)})
     world.ledger._totals = {lane: dict(counts) for lane, counts in WORLD.ledger._totals.items()}
@@ -140,10 +141,10 @@ def test_every_changed_counter_is_found_by_its_number_and_mended_by_it(changes: 
     for (of, name), change in changes.items():
         corrupt(world.ledger, of, **{name: change})
     found = compared(world)
-    assert {(each.target, name): change for each in found.counters for name, change in each.difference.items()} == changes
+    assert {(difference.target, name): change for difference in found.counters for name, change in difference.difference.items()} == changes
     made = apply_adjustments(found, world.ports)
-    assert {(each.target, name): -change for each in made for name, change in each.counts.items()} == changes
-    assert as_recorded(world.ledger)
+    assert {(adjustment.target, name): -change for adjustment in made for name, change in adjustment.counts.items()} == changes
+    assert equals_records(world.ledger)
     assert compared(world).agrees
     assert apply_adjustments(compared(world), world.ports) == []
 
@@ -162,16 +163,16 @@ def test_a_changed_hour_names_its_lane_and_its_batches() -> None:
     assert found.batches == (lanes[1],)
 
 
-def test_more_hours_than_one_reading_holds_are_all_compared() -> None:
+def test_more_hours_than_fit_in_one_read_are_all_compared() -> None:
     world = World()
     hours = [f"2024-01-{day:02d}T{hour:02d}" for day in (1, 2) for hour in range(24)]
     assert len(hours) > MAX_TRANSACT_READS
     for hour in hours:
         corrupt(world.ledger, CounterItem(0, hour), events=1)
-    assert [each.target.hour for each in compared(world).counters] == hours
+    assert [difference.target.hour for difference in compared(world).counters] == hours
 
 
-def test_a_batch_whose_part_holds_other_rows_than_its_record_is_named_and_no_counter_is_adjusted() -> None:
+def test_no_counter_is_adjusted_if_a_part_has_other_rows_than_its_record() -> None:
     world = a_world()
     (batch_id,) = world.ledger.batches_of_hour(HOUR)
     world.ledger._records[batch_id] = replace(world.ledger._records[batch_id], hours={HOUR: {"ProductDeleted": 3}})
@@ -191,11 +192,11 @@ def test_a_lost_part_is_an_error_that_names_it() -> None:
         compared(world)
 
 
-# Meanwhile.
+# Concurrent closes.
 
 
 def closing(world: World, when: str, times: int) -> Meddling:
-    """A ledger where a batch closes before each of so many calls."""
+    """Return a ledger in which a batch closes before each of the first `times` calls of this method."""
     left = iter(range(times))
 
     def close_one(call: str) -> None:
@@ -207,21 +208,21 @@ def closing(world: World, when: str, times: int) -> Meddling:
 
 
 @pytest.mark.parametrize("call", ["batch_records_from", "adjustments", "counter_items", "read_counters_atomically"])
-def test_batches_that_close_between_the_readings_are_no_difference(call: str) -> None:
+def test_batches_that_close_between_two_reads_are_no_difference(call: str) -> None:
     world = a_world()
     corrupt(world.ledger, LANE_HOUR, events=5)
     ledger = closing(world, call, 5)
     found = compared(world, ports_of(world, ledger))
-    assert [(each.target, each.difference) for each in found.counters] == [(LANE_HOUR, {"events": 5})]
+    assert [(difference.target, difference.difference) for difference in found.counters] == [(LANE_HOUR, {"events": 5})]
     assert found.batches == len(world.ledger._records) > 2
 
 
-def test_records_are_not_all_read_again_because_a_batch_closed() -> None:
+def test_a_closed_batch_does_not_make_all_records_be_read_again() -> None:
     world = a_world()
     for number in range(50):
-        taken = no_events(number, minute=-3000 + number)
-        assert world.ledger.begin_batch(taken)
-        assert world.ledger.close_batch(repeats_only(taken))
+        begun = no_events(number, minute=-3000 + number)
+        assert world.ledger.begin_batch(begun)
+        assert world.ledger.close_batch(duplicates_only(begun))
     ledger = closing(world, "read_counters_atomically", 3)
     assert compared(world, ports_of(world, ledger)).agrees
     assert ledger.read_from[0] == FIRST_BATCH_ID
@@ -233,11 +234,11 @@ def no_events(offset: int, minute: float) -> Batch:
     return batch(Range(TopicPartition("Quiet", 0, 0), offset, offset + 1), minute=minute)
 
 
-def repeats_only(taken: Batch) -> BatchRecord:
-    return all_stored(taken, tallies=(OutcomeCounts(duplicates=1),), types={}, hours={})
+def duplicates_only(begun: Batch) -> BatchRecord:
+    return all_stored(begun, tallies=(OutcomeCounts(duplicates=1),), types={}, hours={})
 
 
-def test_a_batch_that_closes_days_after_it_was_taken_is_no_difference() -> None:
+def test_a_batch_that_closes_days_after_it_was_begun_is_no_difference() -> None:
     world = a_world()
     late = no_events(0, minute=-9000)
     world.ledger.begin_batch(late)
@@ -246,24 +247,26 @@ def test_a_batch_that_closes_days_after_it_was_taken_is_no_difference() -> None:
     def close_it(call: str) -> None:
         calls.append(call)
         if call == "read_counters_atomically" and calls.count(call) == 1:
-            assert world.ledger.close_batch(repeats_only(late))
+            assert world.ledger.close_batch(duplicates_only(late))
 
     assert compared(world, ports_of(world, Meddling(world.ledger, close_it))).agrees
     assert calls.count("read_counters_atomically") > MAX_COUNTER_READS
 
 
-def test_a_number_of_batches_that_is_wrong_is_found_while_the_lane_is_idle_and_from_then_on_meanwhile() -> None:
+def test_a_wrong_number_of_batches_is_found_and_adjusted_in_an_idle_lane() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=-1, events=2)
     found = compared(world)
-    assert [(each.target, each.difference, each.over_batches) for each in found.counters] == [(LANE, {"batches": -1, "events": 2}, 2)]
-    assert [each.counts for each in apply_adjustments(found, world.ports)] == [{"batches": 1, "events": -2}]
+    assert [(difference.target, difference.difference, difference.over_batches) for difference in found.counters] == [
+        (LANE, {"batches": -1, "events": 2}, 2)
+    ]
+    assert [adjustment.counts for adjustment in apply_adjustments(found, world.ports)] == [{"batches": 1, "events": -2}]
     ledger = closing(world, "read_counters_atomically", 3)
     assert compared(world, ports_of(world, ledger)).agrees
     assert FIRST_BATCH_ID not in ledger.read_from[1:]
 
 
-def test_all_records_are_read_again_once_where_the_number_of_batches_is_wrong() -> None:
+def test_a_wrong_number_of_batches_makes_all_records_be_read_once_more() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=1)
     for hour in range(3 * MAX_TRANSACT_READS):
@@ -273,15 +276,15 @@ def test_all_records_are_read_again_once_where_the_number_of_batches_is_wrong() 
     assert ledger.read_from.count(FIRST_BATCH_ID) == 2
 
 
-def test_a_wrong_number_of_batches_beside_a_pending_batch_is_an_error_that_says_what_to_do() -> None:
+def test_a_wrong_number_of_batches_beside_a_pending_batch_is_an_error() -> None:
     world = a_world()
     corrupt(world.ledger, LANE, batches=1)
     pending = no_events(0, minute=0)
     world.ledger.begin_batch(pending)
     with pytest.raises(Superseded, match=rf"lane 0: its counters hold 3 batches, and there are 2 records.*{pending.id}.*Stop the sensor"):
         compared(world)
-    world.ledger.close_batch(repeats_only(pending))
-    assert [each.difference for each in compared(world).counters] == [{"batches": 1}]
+    world.ledger.close_batch(duplicates_only(pending))
+    assert [difference.difference for difference in compared(world).counters] == [{"batches": 1}]
 
 
 def test_a_wrong_number_of_batches_while_batches_close_is_an_error() -> None:
@@ -291,19 +294,19 @@ def test_a_wrong_number_of_batches_while_batches_close_is_an_error() -> None:
         compared(world, ports_of(world, closing(world, "read_counters_atomically", MAX_COUNTER_READS + 2)))
 
 
-def test_counters_that_were_lost_altogether_are_made_again() -> None:
+def test_lost_counters_are_restored() -> None:
     world = a_world()
     world.ledger._totals.clear()
     world.ledger._hourly.clear()
     assert len(apply_adjustments(compared(world), world.ports)) == 3
-    assert as_recorded(world.ledger)
+    assert equals_records(world.ledger)
     world.produce(event("late"))
     world.settle()
-    assert as_recorded(world.ledger)
+    assert equals_records(world.ledger)
     assert compared(world).agrees
 
 
-# Once.
+# Idempotence.
 
 
 def test_a_comparison_that_is_applied_twice_adjusts_once() -> None:
@@ -312,19 +315,19 @@ def test_a_comparison_that_is_applied_twice_adjusts_once() -> None:
     found = compared(world)
     made = apply_adjustments(found, world.ports)
     world.clock.advance(SECOND)
-    with pytest.raises(Superseded, match=r"lane 0: somebody else made adjustment 1; 0 items were adjusted here"):
+    with pytest.raises(Superseded, match=r"lane 0: another process made adjustment 1; 0 items were adjusted by this one"):
         apply_adjustments(found, world.ports)
     assert world.ledger.adjustments() == made
-    assert as_recorded(world.ledger)
+    assert equals_records(world.ledger)
 
 
-def test_what_goes_wrong_after_an_adjustment_is_adjusted_by_the_next_one() -> None:
+def test_a_later_error_is_corrected_by_the_next_adjustment() -> None:
     world = a_world()
     for number, change in enumerate((5, -3, 4), 1):
         corrupt(world.ledger, LANE_HOUR, events=change)
         (made,) = apply_adjustments(compared(world), world.ports)
         assert (made.number, made.counts) == (number, {"events": -change})
-    assert as_recorded(world.ledger)
+    assert equals_records(world.ledger)
 
 
 CORRUPTIONS = st.dictionaries(
@@ -336,24 +339,24 @@ CORRUPTIONS = st.dictionaries(
 
 @settings(max_examples=30, deadline=None)
 @given(st.data(), CORRUPTIONS)
-def test_closes_and_rivals_at_any_moment_leave_each_counter_mended_exactly_once(
+def test_closes_and_rivals_at_any_moment_leave_each_counter_adjusted_once(
     data: st.DataObject, corruptions: dict[tuple[CounterItem, str], int]
 ) -> None:
     world, busy = a_world(), [False]
     for (of, name), change in corruptions.items():
         corrupt(world.ledger, of, **{name: change})
-    happenings = iter(data.draw(st.lists(st.sampled_from(["", "", "", "close", "close earlier", "rival"]), max_size=25)))
+    interruptions = iter(data.draw(st.lists(st.sampled_from(["", "", "", "close", "close earlier", "rival"]), max_size=25)))
 
     def meddle(_: str) -> None:
-        if busy[0] or not (happening := next(happenings, "")):
+        if busy[0] or not (interruption := next(interruptions, "")):
             return
         busy[0] = True
-        if happening == "rival":
+        if interruption == "rival":
             world.clock.advance(SECOND)
             apply_adjustments(compared(world), world.ports)
         else:
             number = len(world.values)
-            world.produce(event(f"late-{number}", f"{EARLIER if happening == 'close earlier' else HOUR}:30:00Z"))
+            world.produce(event(f"late-{number}", f"{EARLIER if interruption == 'close earlier' else HOUR}:30:00Z"))
             world.settle()
         busy[0] = False
 
@@ -364,9 +367,9 @@ def test_closes_and_rivals_at_any_moment_leave_each_counter_mended_exactly_once(
         except Superseded:
             continue
     apply_adjustments(compared(world), world.ports)
-    assert as_recorded(world.ledger)
+    assert equals_records(world.ledger)
     adjusted = Counter[tuple[CounterItem, str]]()
-    for each in world.ledger.adjustments():
-        assert each.number == 1, "nothing was to be mended a second time"
-        adjusted.update({(each.target, name): -count for name, count in each.counts.items()})
+    for adjustment in world.ledger.adjustments():
+        assert adjustment.number == 1, "no item needs a second adjustment"
+        adjusted.update({(adjustment.target, name): -count for name, count in adjustment.counts.items()})
     assert adjusted == corruptions

@@ -1,4 +1,4 @@
-"""Comparing and mending on DynamoDB's own items, while batches close: step by step on moto, side by side on a real server."""
+"""Comparison and adjustment of DynamoDB's counter items while batches close: step by step on moto, in parallel on a real server."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def produce(world: World, number: int) -> None:
     world.settle()
 
 
-def must_be_mended(world: World) -> None:
+def assert_adjusted_once(world: World) -> None:
     records = world.ledger.last_batches(999)
     assert len(records) == BATCHES
-    assert Counter(world.ledger.counters()) == Counter(sum_counters([counter_increments(each) for each in records]))
+    assert Counter(world.ledger.counters()) == Counter(sum_counters([counter_increments(record) for record in records]))
     assert Counter(world.ledger.hourly_counters(HOUR, HOUR)[HOUR]) == Counter(
-        sum_counters([hourly_increments(each)[HOUR] for each in records])
+        sum_counters([hourly_increments(record)[HOUR] for record in records])
     )
-    assert [(each.target, each.number, each.counts) for each in world.ledger.adjustments()] == [
+    assert [(adjustment.target, adjustment.number, adjustment.counts) for adjustment in world.ledger.adjustments()] == [
         (LANE, 1, {"events": -3}),
         (LANE_HOUR, 1, {"events": 2}),
     ]
@@ -66,10 +66,10 @@ def compared(world: World, ledger: Any = None) -> CounterComparison:
 
 
 def differences(found: CounterComparison) -> dict[CounterItem, dict[str, int]]:
-    return {each.target: each.difference for each in found.counters}
+    return {difference.target: difference.difference for difference in found.counters}
 
 
-def test_counters_are_mended_between_closes() -> None:
+def test_counters_are_adjusted_between_closes() -> None:
     with LEDGERS["moto"]() as ledger:
         world = a_world(ledger)
         left = iter(range(1, BATCHES))
@@ -82,11 +82,11 @@ def test_counters_are_mended_between_closes() -> None:
         found = compared(world, meddling)
         assert differences(found) == {LANE: {"events": 3}, LANE_HOUR: {"events": -2}}
         apply_adjustments(found, ports_of(world, meddling))
-        must_be_mended(world)
+        assert_adjusted_once(world)
 
 
 @pytest.mark.real
-def test_counters_are_mended_while_another_thread_closes() -> None:
+def test_counters_are_adjusted_while_another_thread_closes_batches() -> None:
     with LEDGERS["real"]() as ledger, ThreadPoolExecutor(1) as threads:
         world = a_world(ledger)
         writer = threads.submit(close_the_others, world)
@@ -96,7 +96,7 @@ def test_counters_are_mended_while_another_thread_closes() -> None:
             found = compared(world)
         apply_adjustments(found, world.ports)
         writer.result()
-        must_be_mended(world)
+        assert_adjusted_once(world)
 
 
 def close_the_others(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The audit finds every disagreement that is planted, and none where there is none."""
+"""The audits find every planted difference, and no other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analytics_defs.core.storage.object_keys import dead_letters_key, duplicates
 from analytics_defs.errors import InconsistentState, Unavailable
 from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
-from analytics_defs.flows.audit.recent_hours import _by_counts
+from analytics_defs.flows.audit.recent_hours import _compare_counts
 from analytics_defs.flows.hours.statistics import compute_hourly_stats
 from analytics_defs.flows.stored.hour_files import hour_files
 from analytics_defs.ports import Ports
@@ -35,7 +35,7 @@ def a_world() -> World:
     return world
 
 
-def test_an_hour_that_agrees_has_no_findings() -> None:
+def test_consistent_stores_have_no_findings() -> None:
     audited = audit_hour(HOUR, a_world().ports)
     assert audited.agrees
     assert (audited.recorded, audited.counted, audited.parquet, audited.parquet_distinct, audited.objects, audited.items) == (3,) * 6
@@ -46,7 +46,7 @@ def test_an_hour_without_events_agrees() -> None:
     assert audit_hour("2024-01-15T23", a_world().ports).agrees
 
 
-def lose_an_item(world: World) -> None:
+def delete_an_item(world: World) -> None:
     del world.recent_events.items["b"]
 
 
@@ -54,28 +54,35 @@ def give_an_item_to_another_source(world: World) -> None:
     world.recent_events.items["b"] = replace(world.recent_events.items["b"], source=world.source(4))
 
 
-def lose_an_object(world: World) -> None:
+def delete_an_object(world: World) -> None:
     del world.object_store.objects[event_key(HOUR, "b")]
 
 
 def add_an_object(world: World) -> None:
     blob = world.object_store.objects[event_key(HOUR, "b")]
-    world.object_store.put([replace(blob, key=event_key(HOUR, "stranger"))])
+    world.object_store.put([replace(blob, key=event_key(HOUR, "foreign"))])
 
 
-def lose_a_part(world: World) -> None:
+def delete_a_part(world: World) -> None:
     (first, _) = world.ledger.batches_of_hour(HOUR)
     del world.object_store.objects[part_key(HOUR, first)]
 
 
 def copy_a_part_over_another(world: World) -> None:
-    first, second = (part_key(HOUR, each) for each in world.ledger.batches_of_hour(HOUR))
+    first, second = (part_key(HOUR, batch_id) for batch_id in world.ledger.batches_of_hour(HOUR))
     world.object_store.put([replace(world.object_store.objects[first], key=second)])
 
 
-def lose_the_duplicates(world: World) -> None:
+def delete_the_duplicates(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
     del world.object_store.objects[duplicates_key(second)]
+
+
+def alter_the_duplicates(world: World) -> None:
+    (_, second) = world.ledger.batches_of_hour(HOUR)
+    blob = world.object_store.objects[duplicates_key(second)]
+    world.object_store.put([replace(blob, body=blob.body.replace(b"ProductDeleted/0/0", b"ProductDeleted/0/1"))])
+    assert world.object_store.objects[duplicates_key(second)] != blob
 
 
 def double_the_duplicates(world: World) -> None:
@@ -87,26 +94,27 @@ def double_the_duplicates(world: World) -> None:
 @pytest.mark.parametrize(
     ("plant", "finding"),
     [
-        (lose_the_duplicates, "0 duplicates in duplicates/2024/01/15/12/"),
+        (alter_the_duplicates, "1 duplicates in duplicates/2024/01/15/12/"),
+        (delete_the_duplicates, "0 duplicates in duplicates/2024/01/15/12/"),
         (double_the_duplicates, "2 duplicates in duplicates/2024/01/15/12/"),
-        (lose_an_item, "1 ids not held by RecentEvents under their source, for example b"),
+        (delete_an_item, "1 ids not held by RecentEvents under their source, for example b"),
         (give_an_item_to_another_source, "1 ids not held by RecentEvents under their source, for example b"),
-        (lose_an_object, "1 ids without JSON object, for example b"),
-        (add_an_object, "1 ids JSON objects without row, for example stranger"),
-        (lose_a_part, "0 rows in parquet/"),
+        (delete_an_object, "1 ids without JSON object, for example b"),
+        (add_an_object, "1 ids JSON objects without row, for example foreign"),
+        (delete_a_part, "0 rows in parquet/"),
         (copy_a_part_over_another, "2 ids stored twice within 29 days, for example a, b"),
     ],
 )
-def test_a_planted_disagreement_is_found(plant: Callable[[World], None], finding: str) -> None:
+def test_a_planted_difference_is_found(plant: Callable[[World], None], finding: str) -> None:
     world = a_world()
     plant(world)
     audited = audit_hour(HOUR, world.ports)
     assert not audited.agrees
-    assert any(finding in each for each in audited.findings), audited.findings
+    assert any(finding in line for line in audited.findings), audited.findings
 
 
 def a_world_with_dead_letters() -> World:
-    """One batch with an event and two dead letters, one with a dead letter only."""
+    """One batch with an event and two dead letters, one batch with only a dead letter."""
     world = World()
     world.create()
     world.produce(event("a"), b"broken", b"also broken")
@@ -118,22 +126,23 @@ def a_world_with_dead_letters() -> World:
     return world
 
 
-def test_dead_letters_that_are_gone_are_found_in_the_hour_of_the_events_and_in_that_of_the_batch() -> None:
+def test_missing_dead_letters_are_found_by_event_hour_and_by_batch_hour() -> None:
     world = a_world_with_dead_letters()
     second, first = (record.batch.id for record in world.ledger.last_batches(2))
     world.object_store.delete([dead_letters_key(first), dead_letters_key(second)])
     of_first, of_second = (
-        f"batch {each}: 0 dead letters in {dead_letters_key(each)}, {count} in its record" for each, count in ((first, 2), (second, 1))
+        f"batch {batch_id}: 0 dead letters in {dead_letters_key(batch_id)}, {count} in its record"
+        for batch_id, count in ((first, 2), (second, 1))
     )
     assert audit_hour(HOUR, world.ports).findings == (of_first,)
     assert audit_hour("2024-01-15T12", world.ports).findings == (of_first, of_second)
 
 
-def test_dead_letters_altered_in_place_are_found_by_their_digest() -> None:
+def test_altered_dead_letters_are_found_by_their_digest() -> None:
     world = a_world_with_dead_letters()
     (first,) = world.ledger.batches_of_hour(HOUR)
     blob = world.object_store.objects[dead_letters_key(first)]
-    world.object_store.put([replace(blob, body=blob.body.replace(b"broken", b"mended"))])
+    world.object_store.put([replace(blob, body=blob.body.replace(b"broken", b"edited"))])
     (finding,) = audit_hour(HOUR, world.ports).findings
     assert f"batch {first}: 2 dead letters in {blob.key} as recorded, but their SHA-256 is" in finding
 
@@ -148,7 +157,7 @@ def test_a_damaged_part_is_named() -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["still there", "deleted by TTL"])
-def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
+def test_items_past_their_ttl_are_no_difference(deleted: bool) -> None:
     world = a_world()
     world.clock.advance(timedelta(days=30))
     if deleted:
@@ -159,28 +168,28 @@ def test_items_past_their_ttl_are_no_disagreement(deleted: bool) -> None:
 
 
 def a_world_of_two_settings() -> World:
-    """Three events with objects, one of a batch that wrote none."""
+    """Three events with JSON objects, and one of a batch that wrote no JSON objects."""
     world = a_world()
     world.produce(event("d"))
     world.settle(conduct(write_event_json=False))
     return world
 
 
-def test_a_batch_that_wrote_no_objects_needs_none() -> None:
+def test_a_batch_that_wrote_no_json_objects_needs_none() -> None:
     audited = audit_hour(HOUR, a_world_of_two_settings().ports)
     assert (audited.objects, audited.parquet_distinct, audited.findings) == (3, 4, ())
 
 
 @pytest.mark.parametrize(
-    ("plant", "finding"), [(lose_an_object, "1 ids without JSON object"), (add_an_object, "1 ids JSON objects without row")]
+    ("plant", "finding"), [(delete_an_object, "1 ids without JSON object"), (add_an_object, "1 ids JSON objects without row")]
 )
-def test_beside_a_batch_that_wrote_no_objects_those_of_the_others_are_compared(plant: Callable[[World], None], finding: str) -> None:
+def test_json_objects_of_the_other_batches_are_still_compared(plant: Callable[[World], None], finding: str) -> None:
     world = a_world_of_two_settings()
     plant(world)
-    assert any(finding in each for each in audit_hour(HOUR, world.ports).findings)
+    assert any(finding in line for line in audit_hour(HOUR, world.ports).findings)
 
 
-def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were() -> None:
+def test_a_pointer_item_needs_its_json_object_under_any_settings() -> None:
     world = World(recent_events=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("small"))
@@ -191,7 +200,7 @@ def test_an_item_that_points_to_its_object_needs_it_whatever_the_settings_were()
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example large",)
 
 
-def test_where_no_batch_wrote_objects_they_are_not_compared() -> None:
+def test_without_any_written_json_objects_none_are_compared() -> None:
     world = World()
     world.create()
     world.produce(event("d"))
@@ -200,8 +209,8 @@ def test_where_no_batch_wrote_objects_they_are_not_compared() -> None:
     assert (audited.objects, audited.agrees) == (None, True)
 
 
-def test_a_batch_in_the_air_is_no_disagreement() -> None:
-    """Its item and object are there, its row counts from the close on."""
+def test_a_pending_batch_is_no_difference() -> None:
+    """Its item and object exist already. Its row counts once the batch is closed."""
     world = a_world()
     world.produce(event("d"))
     with pytest.raises(Crashed):
@@ -212,36 +221,36 @@ def test_a_batch_in_the_air_is_no_disagreement() -> None:
     assert audit_offsets(world.ports).balanced
 
 
-def a_world_whose_run_died() -> World:
-    """A batch of the run `dead` is pending, its ids are claimed."""
+def a_world_whose_run_crashed() -> World:
+    """Return a world with a pending batch of the run `crashed`, whose ids are claimed."""
     world = World()
     world.create()
     world.produce(event("a"), event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("dead"), ports=through(world.ports, failing_at("put")))
+        world.run(by=conduct("crashed"), ports=through(world.ports, failing_at("put")))
     assert "a" in world.recent_events.items
     return world
 
 
-def test_a_batch_pending_for_more_than_ten_minutes_without_a_sign_of_life_is_a_finding() -> None:
-    world = a_world_whose_run_died()
+def test_a_batch_pending_for_ten_minutes_without_a_heartbeat_is_a_finding() -> None:
+    world = a_world_whose_run_crashed()
     (pending,) = world.ledger.snapshot().pending
     world.clock.advance(timedelta(minutes=10))
     assert audit_offsets(world.ports).balanced
     world.clock.advance(timedelta(minutes=1))
     audited = audit_offsets(world.ports)
-    (said,) = audited.abandoned_batches
-    assert said.startswith(f"batch {pending} of ProductDeleted/0[0,2) is pending for 11 minutes, and its run dead shows no sign of life")
-    assert "`analytics ingest` finishes it" in said
+    (finding,) = audited.abandoned_batches
+    assert finding.startswith(f"batch {pending} of ProductDeleted/0[0,2) is pending for 11 minutes, and its run crashed has no heartbeat")
+    assert "`analytics ingest` finishes it" in finding
     assert (audited.differences, audited.unaccounted, audited.balanced) == ((), 0, False)
     world.settle()
     assert (audit_offsets(world.ports).abandoned_batches, audit_offsets(world.ports).balanced) == ((), True)
 
 
-def test_a_batch_is_not_stuck_while_its_run_shows_a_sign_of_life() -> None:
-    world = a_world_whose_run_died()
+def test_a_batch_is_not_abandoned_while_its_run_has_a_heartbeat() -> None:
+    world = a_world_whose_run_crashed()
     world.clock.advance(timedelta(minutes=11))
-    world.ledger.renew_lease(Lease("dead", 0, world.clock.now() - timedelta(seconds=59)))
+    world.ledger.renew_lease(Lease("crashed", 0, world.clock.now() - timedelta(seconds=59)))
     assert audit_offsets(world.ports).balanced
     world.clock.advance(timedelta(seconds=1))
     assert not audit_offsets(world.ports).balanced
@@ -252,18 +261,18 @@ class MiscountingLedger(MemoryLedger):
         return {**super().counters(), "duplicates": 7}
 
 
-def test_counters_that_are_not_the_sum_over_the_heads_are_a_difference() -> None:
+def test_counters_that_do_not_equal_the_checkpoints_are_a_difference() -> None:
     world = World(ledger=MiscountingLedger())
     world.create()
     world.produce(event("a"))
     world.settle()
     audited = audit_offsets(world.ports)
-    assert audited.differences == ("duplicates: 7 in the counters, 0 over the heads",)
+    assert audited.differences == ("duplicates: 7 in the counters, 0 over the checkpoints",)
     assert not audited.balanced
 
 
 class UnreadableLedger(MemoryLedger):
-    """Heads and counters agree; after the damage an item of the topic cannot be read."""
+    """Checkpoints and counters agree. After the damage an item of the topic cannot be read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,7 +282,7 @@ class UnreadableLedger(MemoryLedger):
         return replace(super().snapshot(), unreadable=self.damage)
 
 
-def test_an_account_of_which_an_item_cannot_be_read_is_not_called_balanced() -> None:
+def test_a_ledger_with_an_unreadable_item_is_not_balanced() -> None:
     ledger = UnreadableLedger()
     world = World(ledger=ledger)
     world.create()
@@ -287,7 +296,7 @@ def test_an_account_of_which_an_item_cannot_be_read_is_not_called_balanced() -> 
 
 
 class BusyLedger(MemoryLedger):
-    """A batch closes whenever the counters are read."""
+    """A ledger in which a batch closes before each of the first `times` reads of the counters."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -314,20 +323,20 @@ def busy(times: int) -> World:
     return world
 
 
-def test_counters_are_read_again_where_a_batch_closed_meanwhile() -> None:
+def test_counters_are_read_again_if_a_batch_closed_meanwhile() -> None:
     world = busy(3)
     assert audit_offsets(world.ports).balanced
     assert world.ledger.counters()["events"] == 3
     assert problems(world) == []
 
 
-def test_an_audit_that_never_finds_a_quiet_moment_says_so() -> None:
+def test_an_audit_beside_constant_closes_fails_with_instructions() -> None:
     with pytest.raises(Unavailable, match="audit again when ingest is quieter"):
         audit_offsets(busy(1_000).ports)
 
 
 class LateCounters(MemoryLedger):
-    """DynamoDB shows a transaction item by item: the heads are moved, and for a moment the counters are not."""
+    """A ledger as DynamoDB shows it during a transaction: the checkpoints are moved, the counters are not moved yet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -338,8 +347,7 @@ class LateCounters(MemoryLedger):
         return super().counters() if found is None else found
 
 
-def test_a_close_that_the_counters_show_a_moment_later_is_no_difference() -> None:
-    """Breaks: the audit tells the truth; a transaction that happens meanwhile may be seen by half."""
+def test_a_half_visible_close_is_no_difference() -> None:
     ledger = LateCounters()
     world = World(ledger=ledger)
     world.create()
@@ -353,7 +361,7 @@ def test_a_close_that_the_counters_show_a_moment_later_is_no_difference() -> Non
 
 
 class LateHours(MemoryLedger):
-    """The same of the counters of hours."""
+    """A ledger that shows the hourly counters of a close one read later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -365,16 +373,15 @@ class LateHours(MemoryLedger):
 
 
 @pytest.mark.parametrize(
-    "look",
+    "read",
     [
         lambda ports: audit_hour(HOUR, ports).findings,
-        lambda ports: tuple(_by_counts(hour_files(HOUR, ports), ports)),
+        lambda ports: tuple(_compare_counts(hour_files(HOUR, ports), ports)),
         lambda ports: compute_hourly_stats(HOUR, ports, partial(duckdb_statistics, 128, 1)).stats.events - 2,
     ],
     ids=["audit", "check", "statistics"],
 )
-def test_a_close_that_the_counters_of_an_hour_show_a_moment_later_is_no_difference(look: Callable[[Ports], object]) -> None:
-    """Breaks: the same."""
+def test_a_close_that_the_hourly_counters_show_later_is_no_difference(read: Callable[[Ports], object]) -> None:
     ledger = LateHours()
     world = World(ledger=ledger)
     world.create()
@@ -384,4 +391,4 @@ def test_a_close_that_the_counters_of_an_hour_show_a_moment_later_is_no_differen
     world.produce(event("b"))
     world.settle()
     ledger.late = before
-    assert not look(world.ports)
+    assert not read(world.ports)

@@ -1,4 +1,4 @@
-"""The deep audit finds an object with altered bytes, which the listing of keys cannot show."""
+"""The audit of bytes finds altered objects, which the listing of keys cannot show."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BENCH = partial(duckdb_statistics, 128, 1)
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_objects_as_they_were_written_have_the_bytes_of_parquet(compacted: bool) -> None:
+def test_unchanged_objects_have_the_bytes_of_parquet(compacted: bool) -> None:
     world = a_world()
     if compacted:
         compact_hour(HOUR, world.ports, BENCH)
@@ -28,7 +28,7 @@ def test_objects_as_they_were_written_have_the_bytes_of_parquet(compacted: bool)
     assert (found.compared, found.findings) == (3, ())
 
 
-def test_an_object_with_other_bytes_is_found_and_the_audit_by_ids_does_not_see_it() -> None:
+def test_altered_bytes_are_found_here_and_not_by_the_audit_of_ids() -> None:
     world = a_world()
     blob = world.object_store.objects[event_key(HOUR, "b")]
     world.object_store.put([replace(blob, body=blob.body.replace(b"p1", b"p2"))])
@@ -37,7 +37,7 @@ def test_an_object_with_other_bytes_is_found_and_the_audit_by_ids_does_not_see_i
 
 
 @pytest.mark.parametrize("name", ["source", "batch"])
-def test_an_object_that_names_another_origin_is_found(name: str) -> None:
+def test_an_object_with_another_source_or_batch_is_found(name: str) -> None:
     world = a_world()
     blob = world.object_store.objects[event_key(HOUR, "b")]
     world.object_store.put([replace(blob, metadata={**blob.metadata, name: "another"})])
@@ -46,7 +46,7 @@ def test_an_object_that_names_another_origin_is_found(name: str) -> None:
     )
 
 
-def test_of_an_id_stored_again_each_row_is_compared_with_its_own_object() -> None:
+def test_each_row_of_a_reused_id_is_compared_with_its_own_object() -> None:
     world = World()
     world.create()
     for note in ("first", "second"):
@@ -57,7 +57,7 @@ def test_of_an_id_stored_again_each_row_is_compared_with_its_own_object() -> Non
     assert (found.compared, found.findings) == (2, ())
 
 
-def test_an_object_that_is_gone_is_left_to_the_audit_by_ids() -> None:
+def test_a_missing_object_is_left_to_the_audit_of_ids() -> None:
     world = a_world()
     world.object_store.delete([event_key(HOUR, "b")])
     found = compare_bytes(HOUR, world.ports, BENCH)

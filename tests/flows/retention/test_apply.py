@@ -1,4 +1,4 @@
-"""Retention deletes what is old, closed and ours, and nothing else, whatever dies, sleeps, comes late or runs twice."""
+"""Retention deletes old data of closed batches and nothing else, despite crashes, zombies, late events and concurrent runs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,15 @@ from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory, compute_daily_stats, compute_hourly_stats
 from analytics_defs.flows.ingest.execute_plan import execute_plan
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
-from analytics_defs.flows.repair.repair_range import ReplayContext as ReplayMeans
-from analytics_defs.flows.repair.repair_range import repair_range
+from analytics_defs.flows.repair.repair_range import RepairContext, repair_range
 from analytics_defs.flows.retention import expire_parquet
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.report import RetentionReport
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import RECENT_EVENTS_TTL, Ports, StoredObject
 from tests.flows.hours.test_statistics import BENCH
-from tests.flows.repair.test_repair_range import a_world_with_an_id_that_came_again
+from tests.flows.repair.test_repair_range import a_world_with_a_reused_id
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores
 from tests.proof.archived import remembering_table, rows_by_ledger
@@ -54,7 +52,7 @@ from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
 
 NEXT = "2024-01-15T11"
-OBJECTS, PARQUET, LETTERS = (
+EVENT_JSON, PARQUET, DEAD_LETTERS = (
     RetentionPolicy(event_json=MIN_RETENTION),
     RetentionPolicy(parquet=MIN_RETENTION),
     RetentionPolicy(dead_letters=MIN_RETENTION),
@@ -78,7 +76,7 @@ STRICT = ValidationRules(max_event_bytes=300)
 
 
 def a_world(compacted: bool = False) -> World:
-    """Three batches: events of two hours, dead letters, a repeat, a tombstone."""
+    """Three batches: events of two hours, a dead letter, a duplicate, a tombstone."""
     world = World()
     world.create()
     world.produce(event("a"), event("n", "2024-01-15T11:00:00Z"), event("big", padding="." * 400), None)
@@ -96,20 +94,20 @@ def grow_old(world: World, by: timedelta = MIN_RETENTION + timedelta(hours=1)) -
     world.clock.advance(by)
 
 
-def run(world: World, ages: RetentionPolicy = ALL, ports: Ports | None = None, write: bool = True) -> RetentionReport:
-    return apply_retention(RetentionContext(ports or world.ports, BENCH, ages, write))
+def run(world: World, policy: RetentionPolicy = ALL, ports: Ports | None = None, write: bool = True) -> RetentionReport:
+    return apply_retention(RetentionContext(ports or world.ports, BENCH, policy, write))
 
 
-SWIFT = cast(StatisticsEngineFactory, remembering_table)
+FAST_WORKSPACE = cast(StatisticsEngineFactory, remembering_table)
 
 
-def run_swiftly(world: World, ages: RetentionPolicy, ports: Ports | None = None) -> RetentionReport:
-    return apply_retention(RetentionContext(ports or world.ports, SWIFT, ages))
+def run_fast(world: World, policy: RetentionPolicy, ports: Ports | None = None) -> RetentionReport:
+    return apply_retention(RetentionContext(ports or world.ports, FAST_WORKSPACE, policy))
 
 
 @pytest.fixture
 def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of hundreds of runs. Statistics take a database each, and touch nothing of the hour's files."""
+    """Skip the statistics, for tests with hundreds of runs. They start a database and do not change the hour's files."""
     monkeypatch.setattr(expire_parquet, "compute_hourly_stats", lambda *_: None)
 
 
@@ -121,41 +119,41 @@ def contents(world: World) -> tuple[Any, ...]:
     return dict(world.object_store.objects), dict(world.recent_events.items), world.ledger.snapshot(), world.ledger.counters()
 
 
-def came_late(world: World, *ids: str, timestamp: str = "2024-01-15T10:45:00Z", **fields: Any) -> None:
-    world.produce(*(event(each, timestamp, **fields) for each in ids))
+def ingest_late(world: World, *ids: str, timestamp: str = "2024-01-15T10:45:00Z", **fields: Any) -> None:
+    world.produce(*(event(event_id, timestamp, **fields) for event_id in ids))
     world.settle()
 
 
 def produce_now(world: World, value: bytes, partition: int = 0) -> Source:
-    """A record whose own time is now: Kafka's heads before it have passed every hour before."""
-    at = world.source(
+    """Append a record with the current time. A checkpoint before it has passed every earlier hour."""
+    source = world.source(
         world.event_log.append("ProductDeleted", partition, value, timestamp_ms=int(world.clock.now().timestamp() * 1000)), partition
     )
-    world.values[at] = value
-    return at
+    world.values[source] = value
+    return source
 
 
 def seen(world: World) -> Stores:
     return Stores(world.recent_events, world.object_store, world.ledger, world.values)
 
 
-def balanced(world: World) -> None:
-    """What nobody may see moved: the equation, and the stores' agreement."""
+def assert_consistent(world: World) -> None:
+    """Check that all offsets are accounted for and that the stores agree."""
     assert audit_offsets(world.ports).balanced
     assert [audit_hour(hour, world.ports).findings for hour in (HOUR, NEXT)] == [(), ()]
     assert compare_stores(world.ports).mismatches == ()
 
 
-# What goes, and what stays.
+# What is deleted, and what stays.
 
 
-def test_the_shortest_age_is_longer_than_items_point_to_objects() -> None:
+def test_the_minimum_retention_is_longer_than_the_ttl_of_items() -> None:
     assert MIN_RETENTION > RECENT_EVENTS_TTL
     with pytest.raises(ValueError, match="at least 31 days"):
         RetentionPolicy(event_json=MIN_RETENTION - timedelta(seconds=1))
 
 
-def test_nothing_goes_where_nothing_is_set() -> None:
+def test_an_empty_policy_deletes_nothing() -> None:
     world = a_world()
     grow_old(world, timedelta(days=4000))
     before = contents(world)
@@ -164,7 +162,7 @@ def test_nothing_goes_where_nothing_is_set() -> None:
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_what_is_old_goes_and_the_ledger_and_the_counters_stay(compacted: bool) -> None:
+def test_old_data_is_deleted_and_ledger_and_counters_stay(compacted: bool) -> None:
     world = a_world(compacted)
     grow_old(world)
     snapshot, counters = world.ledger.snapshot(), world.ledger.counters()
@@ -173,135 +171,134 @@ def test_what_is_old_goes_and_the_ledger_and_the_counters_stay(compacted: bool) 
     left = [key for key in keys(world) if not key.startswith("aggregates/")]
     assert left == [manifest_key(HOUR), manifest_key(NEXT)]
     assert (world.ledger.snapshot(), world.ledger.counters()) == (snapshot, counters)
-    assert {(each.tree, each.hour): each.objects for each in done.deleted if each.tree != "parquet"} == {
+    assert {(deletion.tree, deletion.hour): deletion.objects for deletion in done.deleted if deletion.tree != "parquet"} == {
         ("events", HOUR): 3,
         ("events", NEXT): 1,
         ("dead-letters", "2024-01-15T12"): 1,
         ("duplicates", "2024-01-15T12"): 1,
     }
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_bytes_are_those_of_the_objects_that_went() -> None:
+def test_the_report_counts_the_bytes_of_deleted_objects() -> None:
     world = a_world()
     grow_old(world)
     sizes = sum(len(blob.body) for key, blob in world.object_store.objects.items() if key.startswith("events/"))
-    assert run(world, OBJECTS).bytes == sizes
+    assert run(world, EVENT_JSON).bytes == sizes
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS])
-def test_each_kind_has_its_own_age(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS])
+def test_each_kind_of_data_has_its_own_retention_time(policy: RetentionPolicy) -> None:
     world = a_world()
     for hour in (HOUR, NEXT):
         compact_hour(hour, world.ports, BENCH)
     grow_old(world)
     before = set(keys(world))
-    run(world, ages)
-    gone = before - set(keys(world))
-    trees = {key.partition("/")[0] for key in gone}
-    assert trees == {OBJECTS: {"events"}, PARQUET: {"parquet"}, LETTERS: {"dead-letters", "duplicates"}}[ages]
-    balanced(world)
+    run(world, policy)
+    trees = {key.partition("/")[0] for key in before - set(keys(world))}
+    assert trees == {EVENT_JSON: {"events"}, PARQUET: {"parquet"}, DEAD_LETTERS: {"dead-letters", "duplicates"}}[policy]
+    assert_consistent(world)
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
-def test_twice_is_once(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
+def test_retention_is_idempotent(policy: RetentionPolicy) -> None:
     world = a_world()
     grow_old(world)
-    run(world, ages)
+    run(world, policy)
     before, revisions = contents(world), [world.ledger.latest_revision(hour) for hour in (HOUR, NEXT)]
-    again = run(world, ages)
+    again = run(world, policy)
     assert (again.deleted, again.skipped_hours) == ([], [])
     assert contents(world) == before
     assert [world.ledger.latest_revision(hour) for hour in (HOUR, NEXT)] == revisions
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
-def test_a_dry_run_says_what_would_go_and_changes_nothing(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
+def test_a_dry_run_reports_what_would_be_deleted_and_changes_nothing(policy: RetentionPolicy) -> None:
     world = a_world(compacted=True)
     compact_hour(HOUR, world.ports, BENCH)
     compact_hour(NEXT, world.ports, BENCH)
     grow_old(world)
     before, called = contents(world), set[str]()
 
-    def look(call: Call, perform: Callable[[], Any]) -> Any:
+    def record_call(call: Call, perform: Callable[[], Any]) -> Any:
         called.add(call.method)
         return perform()
 
-    looked = run(world, ages, through(world.ports, look), write=False)
+    dry = run(world, policy, through(world.ports, record_call), write=False)
     assert not called & WRITES
     assert contents(world) == before
-    assert looked == run(world, ages)
-    assert looked.objects > 0
+    assert dry == run(world, policy)
+    assert dry.objects > 0
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS])
-def test_a_moment_too_young_stays_whole(ages: RetentionPolicy) -> None:
-    """The newest batch counts, to the millisecond."""
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS])
+def test_an_hour_one_millisecond_too_young_is_kept(policy: RetentionPolicy) -> None:
+    """The newest batch decides."""
     world = a_world()
     newest = max(record.batch.time for record in world.ledger.batch_records_from(""))
     world.clock.time = newest + MIN_RETENTION - timedelta(milliseconds=1)
     before = contents(world)
-    if ages is not LETTERS:
-        assert [each.hour for each in run(world, ages).deleted] == [NEXT]
+    if policy is not DEAD_LETTERS:
+        assert [deletion.hour for deletion in run(world, policy).deleted] == [NEXT]
         assert world.ledger.latest_revision(HOUR) is None
         assert {key: blob for key, blob in world.object_store.objects.items() if HOUR[-2:] in key.split("/")[4]} == {
             key: blob for key, blob in before[0].items() if HOUR[-2:] in key.split("/")[4]
         }
         world.clock.advance(timedelta(milliseconds=1))
-        assert [each.hour for each in run(world, ages).deleted] == [HOUR]
+        assert [deletion.hour for deletion in run(world, policy).deleted] == [HOUR]
     else:
-        dead = [record.batch.time for record in world.ledger.batch_records_from("") if record.dead_letters_key or record.duplicates_key]
-        world.clock.time = min(dead) + MIN_RETENTION - timedelta(milliseconds=1)
-        assert run(world, ages).deleted == []
+        times = [record.batch.time for record in world.ledger.batch_records_from("") if record.dead_letters_key or record.duplicates_key]
+        world.clock.time = min(times) + MIN_RETENTION - timedelta(milliseconds=1)
+        assert run(world, policy).deleted == []
         assert contents(world) == before
         world.clock.advance(timedelta(milliseconds=1))
-        assert [each.tree for each in run(world, ages).deleted] == ["dead-letters"]
+        assert [deletion.tree for deletion in run(world, policy).deleted] == ["dead-letters"]
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
-def test_an_hour_that_a_late_event_keeps_young_waits_for_it(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET])
+def test_an_hour_with_a_young_late_event_is_kept(policy: RetentionPolicy) -> None:
     world = a_world()
     grow_old(world)
-    came_late(world, "late")
+    ingest_late(world, "late")
     before = {key for key in keys(world) if "/10/" in key or "hour=10" in key}
-    assert {each.hour for each in run(world, ages).deleted} == {NEXT}
+    assert {deletion.hour for deletion in run(world, policy).deleted} == {NEXT}
     assert before <= set(keys(world))
     grow_old(world)
-    assert {each.hour for each in run(world, ages).deleted} == {HOUR}
+    assert {deletion.hour for deletion in run(world, policy).deleted} == {HOUR}
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
-def test_an_hour_that_a_late_event_makes_young_while_it_is_looked_at_is_not_frozen(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET])
+def test_an_hour_that_becomes_young_during_the_run_is_not_marked_expired(policy: RetentionPolicy) -> None:
     world = a_world(compacted=True)
     grow_old(world)
-    before, came = set(keys(world, event_json_dir(HOUR))), False
+    before, is_ingested = set(keys(world, event_json_dir(HOUR))), False
 
-    def meddle(call: Call, perform: Callable[[], Any]) -> Any:
-        nonlocal came
-        if call.method == "batches_of_hour" and call.args == (HOUR,) and not came:
-            came, batches = True, perform()
-            came_late(world, "late")
+    def ingest_once(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal is_ingested
+        if call.method == "batches_of_hour" and call.args == (HOUR,) and not is_ingested:
+            is_ingested, batches = True, perform()
+            ingest_late(world, "late")
             return batches
         return perform()
 
-    done = run(world, ages, through(world.ports, meddle))
-    assert ({each.hour for each in done.deleted}, len(done.skipped_hours)) == ({NEXT}, 1)
+    done = run(world, policy, through(world.ports, ingest_once))
+    assert ({deletion.hour for deletion in done.deleted}, len(done.skipped_hours)) == ({NEXT}, 1)
     assert f"hour {HOUR}: batch {world.ledger.batches_of_hour(HOUR)[-1]} added to it meanwhile" in done.skipped_hours[0]
     revision = world.ledger.latest_revision(HOUR)
     assert revision
     assert not revision.expired
     assert before <= set(keys(world, event_json_dir(HOUR)))
-    balanced(world)
+    assert_consistent(world)
 
 
 # Late events.
 
 
-def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
+def test_a_late_event_in_an_expired_hour_expires_by_its_own_batch_time() -> None:
     world = a_world()
     grow_old(world)
     run(world)
-    came_late(world, "late")
+    ingest_late(world, "late")
     source = world.recent_events.items["late"].source
     late = {event_key(HOUR, "late"), reused_id_event_key(HOUR, "late", source)}
     assert late <= set(keys(world))
@@ -311,11 +308,11 @@ def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
     assert compacted.revision
     assert (compacted.revision.rows, compacted.revision.expired.expired_rows, len(compacted.revision.expired.expired_batches)) == (1, 3, 3)
     assert late <= set(keys(world))
-    balanced(world)
-    said = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
-    assert (said["rows"], said["expired"]["rows"], len(said["batches"])) == (1, 3, 4)
+    assert_consistent(world)
+    manifest = json.loads(world.object_store.objects[manifest_key(HOUR)].body)
+    assert (manifest["rows"], manifest["expired"]["rows"], len(manifest["batches"])) == (1, 3, 4)
     grow_old(world)
-    assert {(each.tree, each.hour) for each in run(world).deleted} == {("events", HOUR), ("parquet", HOUR)}
+    assert {(deletion.tree, deletion.hour) for deletion in run(world).deleted} == {("events", HOUR), ("parquet", HOUR)}
     assert keys(world, event_json_dir(HOUR)) == []
     assert keys(world, parquet_dir(HOUR)) == [manifest_key(HOUR)]
     revision = world.ledger.latest_revision(HOUR)
@@ -325,14 +322,14 @@ def test_a_late_event_adds_to_a_frozen_hour_and_goes_at_its_own_age() -> None:
         4,
         tuple(world.ledger.batches_of_hour(HOUR)),
     )
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_a_late_event_that_lies_under_both_names_is_rebuilt_as_one_row() -> None:
+def test_a_late_event_with_two_objects_is_rebuilt_as_one_row() -> None:
     world = a_world()
     grow_old(world)
-    run(world, OBJECTS)
-    came_late(world, "late", "other")
+    run(world, EVENT_JSON)
+    ingest_late(world, "late", "other")
     late = world.ledger.batches_of_hour(HOUR)[-1]
     assert len([key for key in keys(world, event_json_dir(HOUR)) if world.object_store.objects[key].metadata["batch"] == late]) == 4
     expected = rows_by_ledger(seen(world), HOUR)
@@ -341,14 +338,14 @@ def test_a_late_event_that_lies_under_both_names_is_rebuilt_as_one_row() -> None
     assert done.revision
     assert (done.revision.rows, done.revision.rebuilt) == (5, 2)
     assert rows_by_ledger(seen(world), HOUR) == expected
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_one_late_event_under_two_names_does_not_stand_for_another_that_is_gone() -> None:
+def test_two_objects_of_one_late_event_do_not_replace_a_missing_event() -> None:
     world = a_world()
     grow_old(world)
-    run(world, OBJECTS)
-    came_late(world, "late", "other")
+    run(world, EVENT_JSON)
+    ingest_late(world, "late", "other")
     late = world.ledger.batches_of_hour(HOUR)[-1]
     lost = [key for key in keys(world, event_json_dir(HOUR)) if key.rpartition("/")[2].startswith("other")]
     world.object_store.delete([part_key(HOUR, late), *lost])
@@ -356,49 +353,49 @@ def test_one_late_event_under_two_names_does_not_stand_for_another_that_is_gone(
         compact_hour(HOUR, world.ports, BENCH)
 
 
-def test_late_parts_are_added_to_the_archive_where_only_objects_went() -> None:
+def test_late_parts_are_compacted_after_only_json_objects_expired() -> None:
     world = a_world()
     grow_old(world)
-    run(world, OBJECTS)
-    came_late(world, "late")
+    run(world, EVENT_JSON)
+    ingest_late(world, "late")
     done = compact_hour(HOUR, world.ports, BENCH)
     assert done.revision
     assert (done.revision.rows, done.revision.expired.expired_batches) == (4, ())
     assert done.revision.expired.has_expired_event_json_of(batch_time(done.revision.batches[2]))
     assert not done.revision.expired.has_expired_event_json_of(batch_time(done.revision.batches[3]))
     assert compute_hourly_stats(HOUR, world.ports, BENCH).stats.events == 4
-    balanced(world)
+    assert_consistent(world)
 
 
 @pytest.mark.usefixtures("without_statistics")
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
-def test_a_late_event_between_any_two_calls_is_stored_and_stays(ages: RetentionPolicy) -> None:
-    """Of an id that was in the hour before, and of a new one, too large for its item."""
-    calls = _calls(ages)
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
+def test_late_events_between_any_two_calls_are_stored_and_stay(policy: RetentionPolicy) -> None:
+    """One reuses an id of the hour. The other has a new id, and is too large for its item."""
+    calls = _calls(policy)
     assert calls > 10
     for number in range(calls):
         world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
         world = _old_world(world)
-        came, left = False, number
+        is_ingested, left = False, number
 
         def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a door
-            nonlocal came, left
-            if left == 0 and not came:
-                came = True
-                came_late(world, "a", "large", payload="late")
+            nonlocal is_ingested, left
+            if left == 0 and not is_ingested:
+                is_ingested = True
+                ingest_late(world, "a", "large", payload="late")
             left -= 1
             return perform()
 
-        done = run_swiftly(world, ages, through(world.ports, meddle))
-        assert came, number
-        _late_is_whole(world, f"{number} {done.skipped_hours}")
-        run_swiftly(world, ages)
-        _late_is_whole(world, f"{number} afterwards")
-        balanced(world)
-        for each in (HOUR, NEXT):
-            compact_hour(each, world.ports, SWIFT)
-        _late_is_whole(world, f"{number} compacted")
-        balanced(world)
+        done = run_fast(world, policy, through(world.ports, meddle))
+        assert is_ingested, number
+        _assert_late_events_stored(world, f"{number} {done.skipped_hours}")
+        run_fast(world, policy)
+        _assert_late_events_stored(world, f"{number} afterwards")
+        assert_consistent(world)
+        for hour in (HOUR, NEXT):
+            compact_hour(hour, world.ports, FAST_WORKSPACE)
+        _assert_late_events_stored(world, f"{number} compacted")
+        assert_consistent(world)
 
 
 def _old_world(world: World | None = None) -> World:
@@ -412,7 +409,7 @@ def _old_world(world: World | None = None) -> World:
     return world
 
 
-def _calls(ages: RetentionPolicy) -> int:
+def _calls(policy: RetentionPolicy) -> int:
     calls = 0
 
     def count(call: Call, perform: Callable[[], Any]) -> Any:  # noqa: ARG001 - a door
@@ -421,124 +418,124 @@ def _calls(ages: RetentionPolicy) -> int:
         return perform()
 
     world = _old_world()
-    run_swiftly(world, ages, through(world.ports, count))
+    run_fast(world, policy, through(world.ports, count))
     return calls
 
 
-def _late_is_whole(world: World, when: str) -> None:
-    """Item, object and row of both late events."""
+def _assert_late_events_stored(world: World, when: str) -> None:
+    """Check the item, the JSON object and the row of both late events."""
     for event_id in ("a", "large"):
         source = world.recent_events.items[event_id].source
         assert b"late" in (world.values[source] or b""), when
         beside, plain = (
             world.object_store.get_object(key) for key in (reused_id_event_key(HOUR, event_id, source), event_key(HOUR, event_id))
         )
-        mine = [blob for blob in (beside, plain) if blob and blob.metadata["source"] == str(source)]
-        assert mine, f"{when}: the object of {event_id} is gone"
-        assert {blob.body for blob in mine} == {world.values[source]}, when
-        told = trace_record(str(source), world.ports)
-        assert (told.outcome, told.part is not None, told.event_json is not None) == (RecordOutcome.STORED, True, True), when
+        blobs = [blob for blob in (beside, plain) if blob and blob.metadata["source"] == str(source)]
+        assert blobs, f"{when}: the object of {event_id} is missing"
+        assert {blob.body for blob in blobs} == {world.values[source]}, when
+        trace = trace_record(str(source), world.ports)
+        assert (trace.outcome, trace.part is not None, trace.event_json is not None) == (RecordOutcome.STORED, True, True), when
     large = world.object_store.get(event_key(HOUR, "large"))
-    assert large == world.values[world.recent_events.items["large"].source], f"{when}: the item points to it"
+    assert large == world.values[world.recent_events.items["large"].source], f"{when}: the item points to this object"
 
 
-# Crashes, and two at once.
+# Crashes and concurrent runs.
 
 
 @pytest.mark.usefixtures("without_statistics")
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
 @pytest.mark.parametrize("effect", [False, True], ids=["before", "after"])
-def test_a_crash_at_any_call_is_gone_on_with_by_the_next_run(ages: RetentionPolicy, effect: bool) -> None:
+def test_the_next_run_completes_a_run_that_crashed_at_any_call(policy: RetentionPolicy, effect: bool) -> None:
     world = _old_world()
-    run_swiftly(world, ages)
+    run_fast(world, policy)
     expected = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
-    for number in range(_calls(ages)):
+    for number in range(_calls(policy)):
         world = _old_world()
         with pytest.raises(Crashed):
-            run_swiftly(world, ages, through(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
-        balanced(world)
-        assert run_swiftly(world, ages).skipped_hours == [], number
+            run_fast(world, policy, through(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
+        assert_consistent(world)
+        assert run_fast(world, policy).skipped_hours == [], number
         found = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
         assert found == expected, number
-        balanced(world)
+        assert_consistent(world)
 
 
 @pytest.mark.usefixtures("without_statistics")
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
-def test_a_second_run_between_any_two_calls_does_no_harm(ages: RetentionPolicy) -> None:
-    for number in range(_calls(ages)):
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
+def test_a_second_run_between_any_two_calls_is_harmless(policy: RetentionPolicy) -> None:
+    for number in range(_calls(policy)):
         world, left = _old_world(), number
 
         def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a door
             nonlocal left
             left -= 1
             if left == -1:
-                run_swiftly(world, ages)
+                run_fast(world, policy)
             return perform()
 
-        run_swiftly(world, ages, through(world.ports, meddle))
+        run_fast(world, policy, through(world.ports, meddle))
         assert left < 0
-        run_swiftly(world, ages)
+        run_fast(world, policy)
         wanted = _old_world()
-        run_swiftly(wanted, ages)
+        run_fast(wanted, policy)
         assert keys(world) == keys(wanted), number
         revision = world.ledger.latest_revision(HOUR)
         assert revision is None or revision.number <= 4
-        balanced(world)
+        assert_consistent(world)
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
-def test_a_store_that_fails_ends_the_run_and_what_went_is_told(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
+def test_a_store_failure_ends_the_run_and_the_next_run_completes_it(policy: RetentionPolicy) -> None:
     world, report = _old_world(), RetentionReport()
     ports = through(world.ports, failing("delete", effect=True, fault=lambda _: Unavailable("down")))
     with pytest.raises(Unavailable):
-        apply_retention(RetentionContext(ports, BENCH, ages), report)
+        apply_retention(RetentionContext(ports, BENCH, policy), report)
     assert report.skipped_hours == []
-    run(world, ages)
-    balanced(world)
+    run(world, policy)
+    assert_consistent(world)
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS, ALL])
-def test_what_a_late_riser_writes_again_goes_with_the_next_run(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
+def test_files_that_a_zombie_writes_again_are_deleted_by_the_next_run(policy: RetentionPolicy) -> None:
     world = a_world()
     before = dict(world.object_store.objects)
     grow_old(world)
-    run(world, ages)
+    run(world, policy)
     after = dict(world.object_store.objects)
-    came_back = {key: blob for key, blob in before.items() if key not in after and (ages.parquet or not key.startswith("parquet/"))}
-    assert came_back
-    world.object_store.put(list(came_back.values()))
-    assert run(world, ages).objects == len(came_back)
+    rewritten = {key: blob for key, blob in before.items() if key not in after and (policy.parquet or not key.startswith("parquet/"))}
+    assert rewritten
+    world.object_store.put(list(rewritten.values()))
+    assert run(world, policy).objects == len(rewritten)
     assert set(world.object_store.objects) == set(after)
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_a_retention_that_sleeps_over_its_delete_cannot_reach_an_id_that_came_again() -> None:
-    """It looked at the old object, another one removed that, and then the id is stored anew under the plain name."""
+def test_a_late_delete_of_a_zombie_cannot_delete_a_reused_id() -> None:
+    """The zombie reads the old object. Another run deletes it. Then the id is stored again under the plain key."""
     world = _old_world()
-    source, slept = [world.source(0)], False
+    source, is_delayed = [world.source(0)], False
 
-    def sleep(call: Call, perform: Callable[[], Any]) -> Any:
-        nonlocal slept
-        if call.method == "delete" and event_key(HOUR, "a") in call.args[0] and not slept:
-            slept = True
-            run(world, OBJECTS)
+    def delay(call: Call, perform: Callable[[], Any]) -> Any:
+        nonlocal is_delayed
+        if call.method == "delete" and event_key(HOUR, "a") in call.args[0] and not is_delayed:
+            is_delayed = True
+            run(world, EVENT_JSON)
             assert world.object_store.get(event_key(HOUR, "a")) is None
             source[0] = world.produce(event("a", payload="late"))
             world.settle()
             assert world.object_store.objects[event_key(HOUR, "a")].metadata["source"] == str(source[0])
         return perform()
 
-    run(world, OBJECTS, through(world.ports, sleep))
-    assert slept
+    run(world, EVENT_JSON, through(world.ports, delay))
+    assert is_delayed
     assert world.object_store.get(event_key(HOUR, "a")) is None
     assert world.object_store.get(reused_id_event_key(HOUR, "a", source[0])) == world.values[source[0]]
     assert trace_record(str(source[0]), world.ports).event_json == reused_id_event_key(HOUR, "a", source[0])
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_whoever_sleeps_over_a_delete() -> None:
-    """Taken hours after retention began its turn, it finds the plain name free; somebody who saw the older object still means to delete."""
+def test_a_batch_beside_a_marking_keeps_its_object_after_a_late_delete() -> None:
+    """The batch finds the plain key free and writes it. A zombie that read the older object still deletes that key."""
     world = _old_world()
     late = list[Actor]()
 
@@ -547,11 +544,11 @@ def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_who
             world.clock.advance(timedelta(hours=2))
             source = produce_now(world, event("a", payload="late"))
             late.append(Actor(lambda door: execute_plan(world.plan().plans[0], through(world.ports, door), conduct("late"))))
-            _let(late[0], "put_many_if_absent")
+            _run_until(late[0], "put_many_if_absent")
             assert world.recent_events.items["a"].source == source
         return perform()
 
-    done = run(world, OBJECTS, through(world.ports, meanwhile))
+    done = run(world, EVENT_JSON, through(world.ports, meanwhile))
     (actor,), source = late, world.recent_events.items["a"].source
     assert (done.skipped_hours, world.object_store.get(event_key(HOUR, "a"))) == ([], None)
     actor.step()
@@ -560,52 +557,52 @@ def test_a_batch_that_was_on_its_way_before_the_freeze_keeps_its_object_from_who
     world.object_store.delete([event_key(HOUR, "a")])
     assert trace_record(str(source), world.ports).event_json == reused_id_event_key(HOUR, "a", source)
     assert world.object_store.get(reused_id_event_key(HOUR, "a", source)) == world.values[source]
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_the_object_that_an_item_points_to_stays_where_its_id_came_again_in_a_frozen_hour() -> None:
-    """The hour is frozen, and its objects are still there: the late event finds the older one under its name."""
+def test_the_object_of_a_pointer_item_in_an_expired_hour_is_kept() -> None:
+    """The hour is marked as expired and its objects still exist: the late event finds the older object at its key."""
     world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("b"))
     world.settle()
     grow_old(world)
 
-    def dies_between(call: Call, perform: Callable[[], Any]) -> Any:
+    def crash_before_delete(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "delete" and call.args[0][0].startswith("events/"):
             raise Crashed
         return perform()
 
     with pytest.raises(Crashed):
-        run(world, OBJECTS, through(world.ports, dies_between))
+        run(world, EVENT_JSON, through(world.ports, crash_before_delete))
     source = world.produce(event("large", payload="late"))
     world.settle()
     assert world.object_store.get(reused_id_event_key(HOUR, "large", source)) == world.values[source]
-    done = run(world, OBJECTS)
+    done = run(world, EVENT_JSON)
     assert (done.objects, done.skipped_hours) == (1, [])
     assert world.object_store.get(event_key(HOUR, "large")) == world.values[source]
-    balanced(world)
+    assert_consistent(world)
 
 
-def _let(actor: Actor, method: str) -> None:
-    """It goes on to its next call of this method."""
+def _run_until(actor: Actor, method: str) -> None:
+    """Run the actor up to its next call of this method."""
     while actor.call is not None and actor.call.method != method:
         actor.step()
     assert actor.call
 
 
-# What must not go.
+# What must not be deleted.
 
 
-def test_foreign_objects_are_named_and_left_alone() -> None:
+def test_foreign_objects_are_reported_and_left_alone() -> None:
     world = a_world()
     closed = world.ledger.batches_of_hour(HOUR)[0]
-    ours = world.object_store.objects[event_key(HOUR, "a")]
+    original = world.object_store.objects[event_key(HOUR, "a")]
     foreign = [
         StoredObject("events/README.txt", b"hello", "text/plain", {}),
         StoredObject(f"{event_json_dir(HOUR)}notes.json", b"{}", "application/json", {}),
-        StoredObject(f"{event_json_dir(HOUR)}copy.json", ours.body, "application/json", ours.metadata),
-        StoredObject(f"{event_json_dir(HOUR)}deeper/a.json", ours.body, "application/json", ours.metadata),
+        StoredObject(f"{event_json_dir(HOUR)}copy.json", original.body, "application/json", original.metadata),
+        StoredObject(f"{event_json_dir(HOUR)}deeper/a.json", original.body, "application/json", original.metadata),
         StoredObject(event_key(HOUR, "b"), b"altered", "application/json", {}),
         StoredObject(f"{parquet_dir(HOUR)}notes.parquet", b"PAR1", "application/octet-stream", {}),
         StoredObject(f"{parquet_dir(HOUR)}backup/{closed}.parquet", b"PAR1", "application/octet-stream", {}),
@@ -621,7 +618,7 @@ def test_foreign_objects_are_named_and_left_alone() -> None:
     assert [world.object_store.objects.get(blob.key) for blob in foreign] == foreign
 
 
-def test_nothing_goes_that_is_younger_than_a_pending_batch() -> None:
+def test_nothing_younger_than_a_pending_batch_is_deleted() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
@@ -638,10 +635,10 @@ def test_nothing_goes_that_is_younger_than_a_pending_batch() -> None:
     world.settle()
     assert stuck in world.ledger.batches_of_hour(HOUR)
     assert run(world).objects == 2
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_a_younger_batch_waits_for_a_pending_one_and_an_older_one_goes() -> None:
+def test_a_pending_batch_keeps_younger_data_and_not_older_data() -> None:
     world = World()
     world.create(partitions=2)
     world.produce(event("older", "2024-01-15T09:00:00Z"))
@@ -659,18 +656,18 @@ def test_a_younger_batch_waits_for_a_pending_one_and_an_older_one_goes() -> None
     plan = world.plan().plans[0]
     assert plan
     execute_plan(
-        replace(plan, pending_batch_ids=(), ranges=tuple(each for each in plan.ranges if each.topic_partition.partition == 0)),
+        replace(plan, pending_batch_ids=(), ranges=tuple(range_ for range_ in plan.ranges if range_.topic_partition.partition == 0)),
         world.ports,
         conduct(),
     )
     assert len(world.ledger.snapshot().pending) == 1
     grow_old(world)
     done = run(world, PARQUET)
-    assert [each.hour for each in done.deleted] == ["2024-01-15T09"]
+    assert [deletion.hour for deletion in done.deleted] == ["2024-01-15T09"]
     assert world.object_store.get(part_key("2024-01-15T08", world.ledger.batches_of_hour("2024-01-15T08")[0])) is not None
 
 
-def test_an_hour_that_a_partition_has_not_passed_waits_and_is_named() -> None:
+def test_an_hour_that_a_partition_has_not_passed_is_kept_and_reported() -> None:
     world = a_world()
     grow_old(world)
     world.produce(event("unread"))
@@ -681,83 +678,83 @@ def test_an_hour_that_a_partition_has_not_passed_waits_and_is_named() -> None:
     assert any(f"hour {HOUR}: old enough, but not every partition" in line for line in done.skipped_hours)
 
 
-def test_without_kafka_nothing_that_needs_it_goes() -> None:
+def test_without_kafka_only_dead_letters_and_duplicates_are_deleted() -> None:
     world = a_world()
     grow_old(world)
     world.produce(event("unread"))
     world.event_log.make_unavailable("ProductDeleted", 0)
     done = run(world)
-    assert {each.tree for each in done.deleted} == {"dead-letters", "duplicates"}
+    assert {deletion.tree for deletion in done.deleted} == {"dead-letters", "duplicates"}
     assert any("Kafka does not answer" in line for line in done.skipped_hours)
 
 
-def test_a_topic_that_is_gone_keeps_nothing() -> None:
+def test_a_deleted_topic_holds_nothing_back() -> None:
     world = a_world()
     grow_old(world)
     world.event_log.delete_topic("ProductDeleted")
     done = run(world)
     assert done.skipped_hours == []
-    assert {each.tree for each in done.deleted} == {"events", "parquet", "dead-letters", "duplicates"}
+    assert {deletion.tree for deletion in done.deleted} == {"events", "parquet", "dead-letters", "duplicates"}
 
 
-def test_objects_stay_where_parquet_is_damaged_and_they_make_it_whole_first() -> None:
+def test_damaged_parquet_is_rebuilt_before_its_json_objects_are_deleted() -> None:
     world = a_world(compacted=True)
     grow_old(world)
     for key in keys(world, parquet_dir(HOUR)):
         if key.endswith(".parquet"):
             world.object_store.objects[key] = replace(world.object_store.objects[key], body=b"damaged")
-    run(world, OBJECTS)
+    run(world, EVENT_JSON)
     revision = world.ledger.latest_revision(HOUR)
     assert revision
     assert (revision.rows, keys(world, event_json_dir(HOUR))) == (3, [])
     assert compute_hourly_stats(HOUR, world.ports, BENCH).stats.events == 3
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET])
-def test_an_hour_that_is_too_large_for_this_machine_keeps_no_other_one(ages: RetentionPolicy) -> None:
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET])
+def test_an_hour_too_large_for_this_machine_does_not_hold_back_others(policy: RetentionPolicy) -> None:
     world, opened = a_world(), 0
     grow_old(world)
 
     @contextmanager
-    def too_small_at_first() -> Iterator[Any]:
+    def failing_at_first() -> Iterator[Any]:
         nonlocal opened
         opened += 1
         if opened == 1:
             raise InsufficientResources("sorting and counting on this machine failed: Out of Memory Error")
-        with BENCH() as table:
-            yield table
+        with BENCH() as workspace:
+            yield workspace
 
-    done = apply_retention(RetentionContext(world.ports, too_small_at_first, ages))
-    assert {each.hour for each in done.deleted} == {NEXT}
+    done = apply_retention(RetentionContext(world.ports, failing_at_first, policy))
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert done.skipped_hours == [f"hour {HOUR}: sorting and counting on this machine failed: Out of Memory Error"]
-    assert {each.hour for each in run(world, ages).deleted} == {HOUR}
+    assert {deletion.hour for deletion in run(world, policy).deleted} == {HOUR}
 
 
-def test_an_hour_that_cannot_be_made_whole_keeps_all_that_is_left() -> None:
+def test_an_hour_that_cannot_be_rebuilt_is_kept() -> None:
     world = a_world()
     grow_old(world)
     world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]), event_key(HOUR, "a")])
     before = {key: blob for key, blob in world.object_store.objects.items() if "/10/" in key or "hour=10" in key}
     done = run(world, RetentionPolicy(MIN_RETENTION, MIN_RETENTION))
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert [("does not hold their events" in line) for line in done.skipped_hours] == [True, True]
     assert before.items() <= world.object_store.objects.items()
     assert world.ledger.latest_revision(HOUR) is None
 
 
-def test_parquet_stays_where_its_statistics_cannot_be_written() -> None:
+def test_parquet_is_kept_if_its_statistics_cannot_be_written() -> None:
     world = a_world()
     grow_old(world)
     world.ledger._hourly[HOUR, 0]["type.ProductDeleted"] += 1
     done = run(world, PARQUET)
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert "the live counters say" in done.skipped_hours[0]
     revision = world.ledger.latest_revision(HOUR)
     assert revision
     assert not revision.expired
 
 
-def test_statistics_are_there_before_parquet_goes() -> None:
+def test_statistics_are_written_before_parquet_is_deleted() -> None:
     world = a_world()
     grow_old(world)
     run(world, PARQUET)
@@ -765,24 +762,24 @@ def test_statistics_are_there_before_parquet_goes() -> None:
     assert (stats.stats.events, stats.stale_hours, stats.expired_hours) == (4, (), ())
 
 
-def test_statistics_keep_their_repeats_when_the_files_of_repeats_are_gone() -> None:
-    """Counted again after a late event, or by the retention of Parquet, which may come long after that of dead letters."""
+def test_statistics_keep_their_duplicates_after_duplicates_files_expired() -> None:
+    """They are computed again after a late event, and by the later expiry of Parquet."""
     world = a_world()
-    at = "2024-01-15T12"
-    came_late(world, "noon", timestamp=f"{at}:00:00Z")
-    assert compute_hourly_stats(at, world.ports, BENCH).stats.duplicates == 1
+    noon = "2024-01-15T12"
+    ingest_late(world, "noon", timestamp=f"{noon}:00:00Z")
+    assert compute_hourly_stats(noon, world.ports, BENCH).stats.duplicates == 1
     grow_old(world)
-    assert "duplicates" in {each.tree for each in run(world, LETTERS).deleted}
-    came_late(world, "late", timestamp=f"{at}:30:00Z")
-    stats = compute_hourly_stats(at, world.ports, BENCH).stats
+    assert "duplicates" in {deletion.tree for deletion in run(world, DEAD_LETTERS).deleted}
+    ingest_late(world, "late", timestamp=f"{noon}:30:00Z")
+    stats = compute_hourly_stats(noon, world.ports, BENCH).stats
     assert (stats.events, stats.duplicates) == (2, 1)
     grow_old(world)
     run(world, PARQUET)
     assert compute_daily_stats("2024-01-15", world.ports, BENCH).stats.duplicates == 1
 
 
-def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
-    world, older, beside = a_world_with_an_id_that_came_again()
+def test_two_objects_of_one_id_expire_each_by_its_own_batch() -> None:
+    world, older, beside = a_world_with_a_reused_id()
     assert set(keys(world, event_json_dir(HOUR))) == {older, beside}
     world.clock.advance(timedelta(days=3))
     assert run(world).deleted == []
@@ -791,10 +788,10 @@ def test_the_older_of_two_objects_of_one_id_goes_alone() -> None:
     assert keys(world, event_json_dir(HOUR)) != []
     run(world)
     assert keys(world, event_json_dir(HOUR)) == []
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_an_object_that_an_item_points_to_is_there_as_long_as_the_item() -> None:
+def test_the_object_of_a_pointer_item_lives_as_long_as_the_item() -> None:
     world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("a"))
@@ -804,10 +801,10 @@ def test_an_object_that_an_item_points_to_is_there_as_long_as_the_item() -> None
     assert run(world).deleted == []
     assert world.object_store.get(event_key(HOUR, "large")) is not None
     world.clock.advance(timedelta(days=1, seconds=1))
-    assert ("events", HOUR) in {(each.tree, each.hour) for each in run(world).deleted}
+    assert ("events", HOUR) in {(deletion.tree, deletion.hour) for deletion in run(world).deleted}
 
 
-def test_a_file_whose_record_cannot_be_read_stays_and_keeps_no_other_one() -> None:
+def test_a_file_with_an_unreadable_record_is_kept_and_holds_back_no_other() -> None:
     world = a_world()
     (first,) = [record.batch.id for record in world.ledger.batch_records_from("") if record.dead_letters_key]
     grow_old(world)
@@ -817,23 +814,23 @@ def test_a_file_whose_record_cannot_be_read_stays_and_keeps_no_other_one() -> No
             raise InconsistentState(f"batch {first}: its item cannot be read")
         return perform()
 
-    done = run(world, LETTERS, through(world.ports, unreadable))
-    assert [each.tree for each in done.deleted] == ["duplicates"]
+    done = run(world, DEAD_LETTERS, through(world.ports, unreadable))
+    assert [deletion.tree for deletion in done.deleted] == ["duplicates"]
     assert done.skipped_hours == [f"dead-letters/2024/01/15/12/{first}.ndjson stays: batch {first}: its item cannot be read"]
     assert done.foreign_keys == []
-    assert [each.tree for each in run(world, LETTERS).deleted] == ["dead-letters"]
+    assert [deletion.tree for deletion in run(world, DEAD_LETTERS).deleted] == ["dead-letters"]
 
 
-# What others say of it.
+# Other flows after retention.
 
 
-def test_statistics_of_a_frozen_hour_are_refused_and_the_stored_ones_stay() -> None:
+def test_statistics_of_an_expired_hour_are_refused_and_the_stored_ones_stay() -> None:
     world = a_world()
     grow_old(world)
     run(world)
-    came_late(world, "late")
+    ingest_late(world, "late")
     before = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("aggregates/")}
-    message = f"hour {HOUR} has expired data: retention took the Parquet of 3 events in 3 batches on 2024-02-15"
+    message = f"hour {HOUR} has expired data: retention removed the Parquet of 3 events in 3 batches on 2024-02-15"
     with pytest.raises(DataExpired, match=message):
         compute_hourly_stats(HOUR, world.ports, BENCH)
     compact_hour(HOUR, world.ports, BENCH)
@@ -844,30 +841,30 @@ def test_statistics_of_a_frozen_hour_are_refused_and_the_stored_ones_stay() -> N
     assert (day.stats.events, day.stale_hours, day.expired_hours) == (4, (), (HOUR,))
 
 
-def test_restore_says_that_an_hour_was_taken_and_restores_what_came_later() -> None:
+def test_restore_reports_an_expired_hour_and_restores_late_events() -> None:
     world = a_world()
     grow_old(world)
     run(world)
     with pytest.raises(DataExpired, match="No row is left to restore; nothing was changed"):
         restore_hour(HOUR, world.ports, BENCH)
-    came_late(world, "late")
+    ingest_late(world, "late")
     del world.recent_events.items["late"]
     done = restore_hour(HOUR, world.ports, BENCH)
     assert (done.restored, done.expired_rows, done.events) == (1, 3, 4)
     assert "late" in world.recent_events.items
 
 
-@pytest.mark.parametrize("ages", [OBJECTS, PARQUET, LETTERS])
+@pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS])
 @pytest.mark.parametrize("write", [False, True])
-def test_a_replay_of_what_retention_took_is_refused_before_anything_is_changed(ages: RetentionPolicy, write: bool) -> None:
+def test_a_repair_of_expired_data_is_refused_before_anything_is_changed(policy: RetentionPolicy, write: bool) -> None:
     world = a_world()
     grow_old(world)
-    run(world, ages)
-    came_late(world, "late", timestamp="2024-01-15T13:00:00Z")
+    run(world, policy)
+    ingest_late(world, "late", timestamp="2024-01-15T13:00:00Z")
     before = contents(world)
-    means = ReplayMeans(world.ports, BENCH, RULES, write)
+    context = RepairContext(world.ports, BENCH, RULES, write)
     with pytest.raises(DataExpired, match=r"retention has removed data of \d batches of this range.*Nothing was changed"):
-        repair_range(HourRange(HOUR, "2024-01-15T14"), means)
+        repair_range(HourRange(HOUR, "2024-01-15T14"), context)
     assert contents(world) == before
     world.object_store.delete(
         [event_key("2024-01-15T13", "late"), reused_id_event_key("2024-01-15T13", "late", world.recent_events.items["late"].source)]
@@ -875,28 +872,28 @@ def test_a_replay_of_what_retention_took_is_refused_before_anything_is_changed(a
     (late,) = world.ledger.batches_of_hour("2024-01-15T13")
     record = world.ledger.batch_record(late)
     assert record
-    done = repair_range(record.batch.ranges[0], means)
+    done = repair_range(record.batch.ranges[0], context)
     assert (done.batches, done.changed, done.lost) == (1, 1, [])
 
 
-def test_a_late_batch_of_a_frozen_hour_can_be_replayed() -> None:
+def test_a_late_batch_of_an_expired_hour_can_be_repaired() -> None:
     world = a_world()
     grow_old(world)
     run(world)
-    came_late(world, "late")
+    ingest_late(world, "late")
     compact_hour(HOUR, world.ports, BENCH)
     before = contents(world)
     (late,) = set(world.ledger.batches_of_hour(HOUR)) - set(world.ledger.latest_revision(HOUR).expired.expired_batches)  # type: ignore[union-attr]
     record = world.ledger.batch_record(late)
     assert record
     world.object_store.delete(keys(world, event_json_dir(HOUR)))
-    done = repair_range(record.batch.ranges[0], ReplayMeans(world.ports, BENCH, RULES))
+    done = repair_range(record.batch.ranges[0], RepairContext(world.ports, BENCH, RULES))
     assert (done.changed, done.lost, done.conflicts) == (1, [], [])
     assert trace_record("late", world.ports).event_json is not None
     assert set(world.object_store.objects) <= set(before[0])
 
 
-def test_recompute_names_frozen_hours_and_leaves_them_as_they_are() -> None:
+def test_reconciliation_names_expired_hours_and_does_not_adjust_them() -> None:
     world = a_world()
     grow_old(world)
     run(world)
@@ -906,39 +903,39 @@ def test_recompute_names_frozen_hours_and_leaves_them_as_they_are() -> None:
     world.ledger._hourly["2024-02-15T10", 0]["events"] += 2
     found = compare_counters(world.ports, BENCH, lambda *_: None)
     assert (found.expired_hours, found.hours, found.archive) == ((HOUR, NEXT), ("2024-02-15T10",), ())
-    assert {each.target.hour for each in found.counters} == {HOUR, "2024-02-15T10"}
-    assert [each.target.hour for each in apply_adjustments(found, world.ports)] == ["2024-02-15T10"]
-    assert [each.target.hour for each in compare_counters(world.ports, BENCH, lambda *_: None).counters] == [HOUR]
+    assert {difference.target.hour for difference in found.counters} == {HOUR, "2024-02-15T10"}
+    assert [adjustment.target.hour for adjustment in apply_adjustments(found, world.ports)] == ["2024-02-15T10"]
+    assert [difference.target.hour for difference in compare_counters(world.ports, BENCH, lambda *_: None).counters] == [HOUR]
 
 
-def test_where_only_objects_went_everything_is_counted_as_before() -> None:
+def test_after_only_json_objects_expired_all_rows_are_still_counted() -> None:
     world = a_world()
     grow_old(world)
-    run(world, OBJECTS)
+    run(world, EVENT_JSON)
     assert compare_counters(world.ports, BENCH, lambda *_: None).expired_hours == ()
     assert compute_hourly_stats(HOUR, world.ports, BENCH).stats.events == 3
     assert compare_bytes(HOUR, world.ports, BENCH).compared == 0
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_an_archive_that_is_damaged_after_its_objects_went_says_why_it_cannot_be_rebuilt() -> None:
+def test_a_damaged_archive_without_json_objects_cannot_be_rebuilt() -> None:
     world = a_world()
     grow_old(world)
-    run(world, OBJECTS)
+    run(world, EVENT_JSON)
     (key,) = world.ledger.latest_revision(HOUR).keys  # type: ignore[union-attr]
     world.object_store.objects[key] = replace(world.object_store.objects[key], body=b"damaged")
-    with pytest.raises(InconsistentState, match="retention took the JSON objects of batches up to 2024-01-15T12:00Z"):
+    with pytest.raises(InconsistentState, match="retention removed the JSON objects of batches up to 2024-01-15T12:00Z"):
         compact_hour(HOUR, world.ports, BENCH)
 
 
-def test_the_audit_still_finds_what_is_missing_of_a_frozen_hour() -> None:
+def test_the_audit_finds_missing_late_data_of_an_expired_hour() -> None:
     world = a_world()
     grow_old(world)
     run(world)
     found = audit_hour(HOUR, world.ports)
     assert (found.expired_rows, found.recorded, found.counted, found.parquet, found.agrees) == (3, 3, 3, 0, True)
-    assert found.expiry.startswith("retention took the Parquet of 3 events")
-    came_late(world, "late", "other")
+    assert found.expiry.startswith("retention removed the Parquet of 3 events")
+    ingest_late(world, "late", "other")
     world.object_store.delete([key for key in keys(world, event_json_dir(HOUR)) if key.rpartition("/")[2].startswith("late")])
     (late,) = set(world.ledger.batches_of_hour(HOUR)) - set(world.ledger.latest_revision(HOUR).expired.expired_batches)  # type: ignore[union-attr]
     assert audit_hour(HOUR, world.ports).findings == ("1 ids without JSON object, for example late",)
@@ -949,21 +946,21 @@ def test_the_audit_still_finds_what_is_missing_of_a_frozen_hour() -> None:
 # Traces.
 
 
-def test_a_trace_says_that_the_object_was_removed() -> None:
+def test_a_trace_reports_an_expired_json_object() -> None:
     world = a_world()
     grow_old(world)
-    run(world, OBJECTS)
-    told = trace_record(f"{world.source(0)}", world.ports)
-    assert (told.outcome, told.event_json) == (RecordOutcome.STORED, None)
-    assert told.detail == f"stored in hour {HOUR}; its JSON object was removed by retention on 2024-02-15T13:00Z"
+    run(world, EVENT_JSON)
+    trace = trace_record(f"{world.source(0)}", world.ports)
+    assert (trace.outcome, trace.event_json) == (RecordOutcome.STORED, None)
+    assert trace.detail == f"stored in hour {HOUR}; its JSON object was removed by retention on 2024-02-15T13:00Z"
 
 
-def test_a_trace_says_what_is_left_to_say_when_everything_went() -> None:
+def test_a_trace_of_expired_files_uses_the_counts_of_the_ledger() -> None:
     world = a_world()
     grow_old(world)
     run(world)
-    fates = [trace_record(str(world.source(offset)), world.ports) for offset in range(7)]
-    assert [each.outcome for each in fates] == [
+    traces = [trace_record(str(world.source(offset)), world.ports) for offset in range(7)]
+    assert [trace.outcome for trace in traces] == [
         RecordOutcome.EXPIRED,
         RecordOutcome.EXPIRED,
         RecordOutcome.EXPIRED,
@@ -972,27 +969,27 @@ def test_a_trace_says_what_is_left_to_say_when_everything_went() -> None:
         RecordOutcome.EXPIRED,
         RecordOutcome.STORED,
     ]
-    assert "Around it are 2 stored and 1 dead_letter" in fates[0].detail
-    assert "the rows of hour 2024-01-15T10 are gone: retention took the Parquet of 3 events" in fates[6].detail
+    assert "Its range has 2 stored and 1 dead_letter" in traces[0].detail
+    assert "the rows of hour 2024-01-15T10 have expired: retention removed the Parquet of 3 events" in traces[6].detail
 
 
-def test_what_files_are_left_decide_a_trace() -> None:
+def test_a_trace_uses_the_files_that_have_not_expired() -> None:
     world = a_world()
     grow_old(world)
     run(world, PARQUET)
-    fates = [trace_record(str(world.source(offset)), world.ports).outcome for offset in range(7)]
+    outcomes = [trace_record(str(world.source(offset)), world.ports).outcome for offset in range(7)]
     stored = RecordOutcome.STORED
-    assert fates == [stored, stored, RecordOutcome.DEAD_LETTER, RecordOutcome.TOMBSTONE, stored, RecordOutcome.DUPLICATE, stored]
+    assert outcomes == [stored, stored, RecordOutcome.DEAD_LETTER, RecordOutcome.TOMBSTONE, stored, RecordOutcome.DUPLICATE, stored]
 
 
 # Dead letters.
 
 
-def test_dead_letters_that_are_gone_are_refused_by_name_and_nothing_is_taken() -> None:
+def test_a_redrive_of_expired_dead_letters_is_refused() -> None:
     world = a_world()
     (batch,) = [record.batch.id for record in world.ledger.batch_records_from("") if record.dead_letters_key]
     grow_old(world)
-    run(world, LETTERS)
+    run(world, DEAD_LETTERS)
     before = contents(world)
     for selection in (
         DeadLetterFilter(batch_id=batch),
@@ -1005,29 +1002,29 @@ def test_dead_letters_that_are_gone_are_refused_by_name_and_nothing_is_taken() -
     assert contents(world) == before
 
 
-def test_a_dead_letter_that_is_missing_otherwise_is_still_a_contradiction() -> None:
+def test_dead_letters_that_are_missing_without_expiry_are_an_error() -> None:
     world = a_world()
     (record,) = [record for record in world.ledger.batch_records_from("") if record.dead_letters_key]
     world.object_store.delete([record.dead_letters_key or ""])
     with pytest.raises(InconsistentState):
         redrive_dead_letters(DeadLetterFilter(batch_id=record.batch.id), world.ports, conduct("redrive"))
-    assert any("0 dead letters" in each for each in audit_hour(HOUR, world.ports).findings)
+    assert any("0 dead letters" in finding for finding in audit_hour(HOUR, world.ports).findings)
 
 
-def test_what_was_redriven_before_is_traced_to_its_new_outcome() -> None:
+def test_a_redriven_record_is_traced_to_its_new_outcome_after_expiry() -> None:
     world = a_world()
     world.clock.advance(timedelta(seconds=1))
     assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored == 1
     grow_old(world)
     run(world)
-    told = trace_record(str(world.source(2)), world.ports)
-    assert told.outcome is RecordOutcome.DEAD_LETTER
-    assert told.redrive
-    assert told.redrive.outcome is RecordOutcome.STORED
-    balanced(world)
+    trace = trace_record(str(world.source(2)), world.ports)
+    assert trace.outcome is RecordOutcome.DEAD_LETTER
+    assert trace.redrive
+    assert trace.redrive.outcome is RecordOutcome.STORED
+    assert_consistent(world)
 
 
-def test_files_that_a_redrive_under_way_needs_stay_until_it_is_closed() -> None:
+def test_files_of_a_pending_redrive_are_kept_until_it_is_closed() -> None:
     world = a_world()
     grow_old(world)
     with pytest.raises(Crashed):
@@ -1036,31 +1033,31 @@ def test_files_that_a_redrive_under_way_needs_stay_until_it_is_closed() -> None:
         )
     (pending,) = world.ledger.snapshot().pending.values()
     assert pending.staged is None
-    run(world, LETTERS)
+    run(world, DEAD_LETTERS)
     assert all(world.object_store.get(key) is not None for key in pending.redrive_keys)
     done = redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("again"))
     assert done.already_redriven == 1
     assert [item for item in world.recent_events.items if item == "big"] == ["big"]
     grow_old(world, timedelta(seconds=1))
-    run(world, LETTERS)
+    run(world, DEAD_LETTERS)
     assert keys(world, "dead-letters/") == []
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_a_redrive_that_was_taken_after_its_letters_went_closes_with_none_of_them() -> None:
-    """It slept between reading the letters and its take, and died after that."""
+def test_a_redrive_begun_after_its_dead_letters_expired_closes_without_them() -> None:
+    """The dead letters expire between the read and the begin of the redrive, which then crashes."""
     world = a_world()
     grow_old(world)
 
-    def sleep(call: Call, perform: Callable[[], Any]) -> Any:
+    def expire_before_begin(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "begin_batch":
-            run(world, LETTERS)
+            run(world, DEAD_LETTERS)
             perform()
             raise Crashed
         return perform()
 
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, sleep), conduct("slept"))
+        redrive_dead_letters(DeadLetterFilter(), through(world.ports, expire_before_begin), conduct("crashed"))
     assert keys(world, "dead-letters/") == []
     assert len(world.ledger.snapshot().pending) == 1
     counters = world.ledger.counters()
@@ -1070,19 +1067,19 @@ def test_a_redrive_that_was_taken_after_its_letters_went_closes_with_none_of_the
         name: count for name, count in counters.items() if "batches" not in name and "ms" not in name
     }
     assert trace_record(str(world.source(2)), world.ports).outcome is RecordOutcome.DEAD_LETTER
-    balanced(world)
+    assert_consistent(world)
 
 
-def test_a_marker_that_somebody_damaged_keeps_its_hour() -> None:
+def test_an_hour_with_a_damaged_manifest_is_kept() -> None:
     world = a_world(compacted=True)
     grow_old(world)
     world.object_store.objects[manifest_key(HOUR)] = replace(world.object_store.objects[manifest_key(HOUR)], body=b"{}")
     done = run(world, PARQUET)
-    assert {each.hour for each in done.deleted} == {NEXT}
+    assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert "is not a valid manifest" in done.skipped_hours[0]
 
 
-def test_an_hour_that_moves_all_the_time_waits() -> None:
+def test_an_hour_whose_archive_changes_constantly_is_kept() -> None:
     world = _old_world()
 
     def revise_first(call: Call, perform: Callable[[], Any]) -> Any:
@@ -1094,15 +1091,15 @@ def test_an_hour_that_moves_all_the_time_waits() -> None:
 
     done = run(world, PARQUET, through(world.ports, revise_first))
     assert done.deleted == []
-    assert any("moved 10 times" in line for line in done.skipped_hours)
+    assert any("changed 10 times" in line for line in done.skipped_hours)
     assert Superseded.retryable
 
 
-def test_an_age_that_was_raised_counts_for_what_comes_back() -> None:
+def test_a_longer_retention_time_applies_to_objects_written_again() -> None:
     world = a_world()
     before = dict(world.object_store.objects)
     grow_old(world)
-    run(world, OBJECTS)
+    run(world, EVENT_JSON)
     world.object_store.put([before[event_key(HOUR, "a")]])
     assert run(world, RetentionPolicy(event_json=MIN_RETENTION + timedelta(hours=2))).deleted == []
-    assert run(world, OBJECTS).objects == 1
+    assert run(world, EVENT_JSON).objects == 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, Unavailable
-from analytics_defs.flows.setup.preflight import CheckResult, NamedCheck, run_preflight
+from analytics_defs.flows.setup.preflight import CheckResult, run_preflight
 from analytics_defs.flows.setup.provision import ProvisionResult, provision
+from analytics_defs.ports import NamedCheck
 
 
 def raising(fault: AnalyticsError) -> Callable[[], str]:

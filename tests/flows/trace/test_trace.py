@@ -1,4 +1,4 @@
-"""Where did my event go: an answer for every source, and for every id that is still known."""
+"""A trace answers for every source, and for every event id that RecentEvents holds."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def a_world(**settings: Any) -> World:
         (5, RecordOutcome.NOT_READ, "Kafka's log of ProductDeleted/0 ends at 5 and has no such record yet; the next offset to read is 5"),
     ],
 )
-def test_every_source_has_a_fate(offset: int, outcome: RecordOutcome, detail: str) -> None:
+def test_every_source_has_an_outcome(offset: int, outcome: RecordOutcome, detail: str) -> None:
     world = a_world()
-    told = trace_record(f"ProductDeleted/0/{offset}", world.ports)
-    assert (told.outcome, told.detail[: len(detail)]) == (outcome, detail)
-    assert (told.batch_id is None) == (outcome is RecordOutcome.NOT_READ)
+    trace = trace_record(f"ProductDeleted/0/{offset}", world.ports)
+    assert (trace.outcome, trace.detail[: len(detail)]) == (outcome, detail)
+    assert (trace.batch_id is None) == (outcome is RecordOutcome.NOT_READ)
 
 
-def test_a_stored_event_leads_to_its_part_object_and_item() -> None:
+def test_the_trace_of_a_stored_event_names_its_part_object_and_item() -> None:
     world = a_world()
-    told = trace_record("a", world.ports)
-    assert told.batch_id is not None
-    assert (told.source, told.event_id) == (world.source(0), "a")
-    assert (told.part, told.event_json, told.item) == (part_key(HOUR, told.batch_id), event_key(HOUR, "a"), "held")
+    trace = trace_record("a", world.ports)
+    assert trace.batch_id is not None
+    assert (trace.source, trace.event_id) == (world.source(0), "a")
+    assert (trace.part, trace.event_json, trace.item) == (part_key(HOUR, trace.batch_id), event_key(HOUR, "a"), "held")
 
 
-def test_an_event_without_object_says_so() -> None:
+def test_the_trace_of_an_event_without_json_object_names_none() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
@@ -78,12 +78,12 @@ def test_an_item_past_its_ttl_is_expired() -> None:
     assert trace_record("ProductDeleted/0/0", world.ports).item is None
 
 
-def test_an_id_that_nobody_holds_is_not_found() -> None:
+def test_an_unknown_id_is_not_found() -> None:
     with pytest.raises(NotFound, match="event 'unknown' is not in RecentEvents"):
         trace_record("unknown", a_world().ports)
 
 
-def test_a_partition_nobody_read_is_unknown() -> None:
+def test_a_partition_that_was_never_read_is_unknown() -> None:
     assert trace_record("ProductDeleted/7/0", a_world().ports).outcome is RecordOutcome.UNKNOWN_PARTITION
 
 
@@ -92,14 +92,14 @@ def test_an_id_that_looks_like_a_source_is_found() -> None:
     world.create()
     world.produce(event("orders/7/5"), event("ProductDeleted/0/2"), BROKEN)
     world.settle()
-    told = trace_record("orders/7/5", world.ports)
-    assert (told.outcome, told.source, told.event_id) == (RecordOutcome.STORED, world.source(0), "orders/7/5")
+    trace = trace_record("orders/7/5", world.ports)
+    assert (trace.outcome, trace.source, trace.event_id) == (RecordOutcome.STORED, world.source(0), "orders/7/5")
     assert trace_record("ProductDeleted/0/2", world.ports).outcome is RecordOutcome.DEAD_LETTER
     assert trace_record("orders/7/6", world.ports).outcome is RecordOutcome.UNKNOWN_PARTITION
 
 
 def a_redriven_world() -> World:
-    """One event, too large at first."""
+    """One event that was too large for the first rules, redriven under the default rules."""
     world = World()
     world.create()
     world.produce(event("a", padding="." * 400))
@@ -109,30 +109,30 @@ def a_redriven_world() -> World:
     return world
 
 
-def test_an_event_that_was_put_through_again_is_what_it_is_now_and_its_rejection_stands_below() -> None:
+def test_the_trace_of_a_redriven_event_contains_its_rejection() -> None:
     world = a_redriven_world()
-    told = trace_record("a", world.ports)
-    assert (told.outcome, told.item, told.redrive) == (RecordOutcome.STORED, "held", None)
-    assert told.before is not None
-    assert (told.before.outcome, told.before.source, told.before.redrive) == (RecordOutcome.DEAD_LETTER, world.source(0), None)
-    assert told.before.detail.startswith("too_large")
+    trace = trace_record("a", world.ports)
+    assert (trace.outcome, trace.item, trace.redrive) == (RecordOutcome.STORED, "held", None)
+    assert trace.before is not None
+    assert (trace.before.outcome, trace.before.source, trace.before.redrive) == (RecordOutcome.DEAD_LETTER, world.source(0), None)
+    assert trace.before.detail.startswith("too_large")
     by_source = trace_record(str(world.source(0)), world.ports)
-    assert (by_source.outcome, by_source.redrive) == (RecordOutcome.DEAD_LETTER, replace(told, before=None))
+    assert (by_source.outcome, by_source.redrive) == (RecordOutcome.DEAD_LETTER, replace(trace, before=None))
 
 
 @pytest.mark.parametrize("method", ["begin_batch", "mark_staged", "claim", "put"])
-def test_a_record_in_the_air_is_pending_and_the_run_is_named(method: str) -> None:
+def test_a_record_of_a_pending_batch_is_pending_and_its_run_is_named(method: str) -> None:
     world = a_world()
     world.produce(event("b"))
     with pytest.raises(Crashed):
         world.run(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
-    told = trace_record("ProductDeleted/0/5", world.ports)
-    assert (told.outcome, told.detail) == (RecordOutcome.PENDING, "taken by run run 7 at 2024-01-15T12:00:02Z")
+    trace = trace_record("ProductDeleted/0/5", world.ports)
+    assert (trace.outcome, trace.detail) == (RecordOutcome.PENDING, "begun by run run 7 at 2024-01-15T12:00:02Z")
     assert trace_record("ProductDeleted/0/6", world.ports).outcome is RecordOutcome.NOT_READ
 
 
 class InterruptedLedger(MemoryLedger):
-    """Somebody works between the first look for a closed range and whatever comes next."""
+    """A ledger in which `work` runs once after the first read of a closed range."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,27 +154,27 @@ def test_a_batch_that_closes_during_the_trace_is_found() -> None:
     assert trace_record("ProductDeleted/0/5", world.ports).outcome is RecordOutcome.STORED
 
 
-class ForgetfulLedger(MemoryLedger):
+class LedgerWithoutClosedRanges(MemoryLedger):
     def closed_range_at(self, source: Source) -> None:  # noqa: ARG002 - the port's signature
         return None
 
 
-def test_what_the_head_has_passed_and_no_record_holds_is_unaccounted() -> None:
-    assert trace_record("ProductDeleted/0/0", a_world(ledger=ForgetfulLedger()).ports).outcome is RecordOutcome.UNACCOUNTED
+def test_an_offset_before_the_checkpoint_without_a_record_is_unaccounted() -> None:
+    assert trace_record("ProductDeleted/0/0", a_world(ledger=LedgerWithoutClosedRanges()).ports).outcome is RecordOutcome.UNACCOUNTED
 
 
-def test_a_record_whose_files_were_altered_is_unaccounted() -> None:
+def test_a_record_whose_files_are_missing_is_unaccounted() -> None:
     world = a_world()
-    told = trace_record("ProductDeleted/0/2", world.ports)
-    assert told.batch_id is not None
+    trace = trace_record("ProductDeleted/0/2", world.ports)
+    assert trace.batch_id is not None
     for key in [key for key in world.object_store.objects if key.startswith("dead-letters/")]:
         del world.object_store.objects[key]
-    told = trace_record("ProductDeleted/0/2", world.ports)
-    assert told.outcome is RecordOutcome.UNACCOUNTED
-    assert "none of its files names it" in told.detail
+    trace = trace_record("ProductDeleted/0/2", world.ports)
+    assert trace.outcome is RecordOutcome.UNACCOUNTED
+    assert "none of its files names it" in trace.detail
 
 
-def alter_letters(world: World, old: bytes, new: bytes) -> None:
+def alter_dead_letters(world: World, old: bytes, new: bytes) -> None:
     (key,) = (key for key in world.object_store.objects if key.startswith("dead-letters/"))
     blob = world.object_store.objects[key]
     assert old in blob.body
@@ -184,54 +184,53 @@ def alter_letters(world: World, old: bytes, new: bytes) -> None:
 @pytest.mark.parametrize(
     ("old", "new"), [(b"ProductDeleted/0/2", b"ProductDeleted/0/0"), (b"not_json", b"made_up"), (b'"source"', b"source")]
 )
-def test_a_dead_letter_file_that_was_altered_is_no_evidence_and_the_answer_says_so(old: bytes, new: bytes) -> None:
+def test_an_altered_dead_letter_file_is_no_evidence(old: bytes, new: bytes) -> None:
     world = a_world()
-    alter_letters(world, old, new)
-    told = trace_record("ProductDeleted/0/2", world.ports)
-    assert told.outcome is RecordOutcome.UNACCOUNTED
-    assert "is not the file that batch" in told.detail
+    alter_dead_letters(world, old, new)
+    trace = trace_record("ProductDeleted/0/2", world.ports)
+    assert trace.outcome is RecordOutcome.UNACCOUNTED
+    assert "is not the file that batch" in trace.detail
     assert [trace_record(f"ProductDeleted/0/{offset}", world.ports).outcome for offset in (0, 1)] == [
         RecordOutcome.STORED,
         RecordOutcome.DUPLICATE,
     ]
 
 
-def test_an_event_that_was_put_through_again_is_found_although_its_dead_letter_file_was_altered_later() -> None:
+def test_a_redriven_event_is_found_although_its_dead_letter_file_was_altered() -> None:
     world = a_redriven_world()
-    alter_letters(world, b"too_large", b"made_up")
-    told = trace_record("a", world.ports)
-    assert (told.outcome, told.item) == (RecordOutcome.STORED, "held")
-    assert told.before is not None
-    assert told.before.outcome is RecordOutcome.DEAD_LETTER
-    assert "it was put through again" in told.before.detail
+    alter_dead_letters(world, b"too_large", b"made_up")
+    trace = trace_record("a", world.ports)
+    assert (trace.outcome, trace.item) == (RecordOutcome.STORED, "held")
+    assert trace.before is not None
+    assert trace.before.outcome is RecordOutcome.DEAD_LETTER
+    assert "it was redriven" in trace.before.detail
 
 
 @pytest.mark.parametrize("before", ["latest_revision", "get"])
 def test_an_event_whose_hour_is_compacted_during_the_trace_is_found(before: str) -> None:
-    """Breaks: trace tells the truth between any two calls."""
     world = a_world()
     work = [lambda: compact_hour(HOUR, world.ports, memory_workspace)]
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def compact_once(call: Call, perform: Callable[[], Any]) -> Any:
         if work and call.method == before and (before == "latest_revision" or call.args[0].startswith("parquet/")):
             work.pop()()
         return perform()
 
-    told = trace_record("ProductDeleted/0/0", through(world.ports, door))
+    trace = trace_record("ProductDeleted/0/0", through(world.ports, compact_once))
     assert work == []
-    assert told.outcome is RecordOutcome.STORED
-    assert told.part is not None
+    assert trace.outcome is RecordOutcome.STORED
+    assert trace.part is not None
 
 
 class HalfSeenLedger(MemoryLedger):
-    """A close that happens during the query: the head is read before it, the pending entry after it."""
+    """A batch closes during the query: the checkpoint is read before the close, the pending entries after it."""
 
     def snapshot(self) -> LedgerSnapshot:
         return replace(super().snapshot(), pending={})
 
 
-def test_a_batch_whose_close_is_seen_by_half_is_not_called_unread() -> None:
-    """Breaks: trace tells the truth; a snapshot may see a transaction by half."""
+def test_a_batch_whose_close_is_half_visible_is_not_reported_as_unread() -> None:
+    """A query may see half of a transaction."""
 
     class Closing(HalfSeenLedger):
         work: Callable[[], object] | None = None
