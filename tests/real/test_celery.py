@@ -251,7 +251,7 @@ def copy_the_run(database: Postgres, count: int) -> None:
     values = ", ".join(unique.get(name, name) for name in columns)
     series = f"generate_series(1, {count}) AS n"
     database.execute(f"INSERT INTO runs ({', '.join(columns)}) SELECT {values} FROM (SELECT * FROM runs LIMIT 1) AS one, {series}")  # noqa: S608
-    tag = "CASE key WHEN 'analytics/plan' THEN md5('heads' || n) WHEN 'dagster/run_key' THEN md5('heads' || n) || '#0' ELSE value END"
+    tag = "CASE key WHEN 'analytics/plan' THEN md5('plan' || n) WHEN 'dagster/run_key' THEN md5('plan' || n) || '#0' ELSE value END"
     tags = f"SELECT 'old-' || n, key, {tag} FROM (SELECT * FROM run_tags) AS one, {series}"  # noqa: S608
     database.execute(f"INSERT INTO run_tags (run_id, key, value) {tags}")
     database.execute("ANALYZE")

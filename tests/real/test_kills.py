@@ -149,7 +149,7 @@ class KillDuringRequest:
 
 TRANSACTIONS = {
     "begin": (b'"#first":"first"', 1),
-    "mark staged": (b'"#staged":"staged"', 1),
+    "mark": (b'"#staged":"staged"', 1),
     "first claim": (b":forgotten", 1),
     "middle claim": (b":forgotten", 3),
     "close": (b'"Delete"', 1),
