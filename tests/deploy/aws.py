@@ -1,4 +1,4 @@
-"""DynamoDB and S3 on one embedded server that writes down which IAM actions its requests need, and policies read as what they allow."""
+"""DynamoDB and S3 on an embedded server that records the IAM rights of each request, and a parser of IAM policies."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from analytics_defs.devstack.moto_patches import patch_transactions, serialize_r
 from analytics_defs.devstack.tcp_ports import LOOPBACK
 
 BUCKET = "event-archive"
-"""Its default name, as the policies have it: whoever calls it otherwise replaces it there."""
+"""The default name of the bucket, which the policies contain. An operator with another bucket replaces it there."""
 Right = tuple[str, str]
-"""An action, and the table, `bucket`, or the folder of the bucket that it is allowed on."""
+"""An action and its resource: a table, `bucket`, or a folder of the bucket."""
 
 _BY_METHOD = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "POST": "s3:PutObject", "DELETE": "s3:DeleteObject"}
 
 
 def of_dynamodb(operation: str, body: dict[str, Any]) -> set[Right]:
-    """Transactions need the rights of their parts, and no other (AWS, "Using IAM with DynamoDB transactions")."""
+    """Return the rights of a request. A transaction needs only those of its actions (AWS, "Using IAM with DynamoDB transactions")."""
     if operation in ("TransactWriteItems", "TransactGetItems"):
-        parts = [(kind, each["TableName"]) for item in body["TransactItems"] for kind, each in item.items()]
-        return {(f"dynamodb:{kind}Item", table) for kind, table in parts}
+        actions = [(kind, action["TableName"]) for item in body["TransactItems"] for kind, action in item.items()]
+        return {(f"dynamodb:{kind}Item", table) for kind, table in actions}
     tables = body["RequestItems"] if "RequestItems" in body else [body["TableName"]]
     return {(f"dynamodb:{operation}", table) for table in tables}
 
 
 def of_s3(method: str, path: str, query: str, body: bytes) -> set[Right]:
-    """By path, as every client here addresses an endpoint of one's own."""
+    """Return the rights of a request that is addressed by path, as all clients address a custom endpoint."""
     _, _, key = unquote(path).strip("/").partition("/")
-    asked = parse_qs(query, keep_blank_values=True)
+    parameters = parse_qs(query, keep_blank_values=True)
     if not key:
-        if method == "POST" and "delete" in asked:
-            keys = [each.text or "" for each in ET.fromstring(body).iter() if each.tag.endswith("Key")]  # noqa: S314 - our own request
-            return {("s3:DeleteObject", _folder(each)) for each in keys}
+        if method == "POST" and "delete" in parameters:
+            keys = [element.text or "" for element in ET.fromstring(body).iter() if element.tag.endswith("Key")]  # noqa: S314 - our request
+            return {("s3:DeleteObject", _folder(key)) for key in keys}
         return {("s3:CreateBucket" if method == "PUT" else "s3:ListBucket", "bucket")}
-    if method == "DELETE" and "uploadId" in asked:
+    if method == "DELETE" and "uploadId" in parameters:
         return {("s3:AbortMultipartUpload", _folder(key))}
     return {(_BY_METHOD[method], _folder(key))}
 
@@ -58,23 +58,24 @@ def _folder(key: str) -> str:
 
 @dataclass
 class Cloud:
-    """Thread-safe as far as moto is: one request at a time."""
+    """The embedded server and what it recorded. Thread-safe, because moto handles one request at a time."""
 
     endpoint: str = ""
-    seen: set[Right] = field(default_factory=set)
+    rights: set[Right] = field(default_factory=set)
+    """Rights that the requests needed."""
     called: set[str] = field(default_factory=set)
-    """Methods of the ports, as `ledger.take`: filled by whoever makes the ports."""
+    """Called methods of ports, such as `ledger.begin_batch`. Filled by `RecordedStore`."""
     refuse: Callable[[str, str], bool] = lambda *_: False
-    """Requests that get a 400 instead of an answer, by method and query."""
+    """Called with method and query of each request. True: the request is answered with 400."""
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What is asked for within the block is somebody else's doing, and not written down."""
-        before, self.seen, self.called = (self.seen, self.called), set(), set()
+    def unrecorded(self) -> Iterator[None]:
+        """Do not record requests and calls within the block. They are made for another role."""
+        before, self.rights, self.called = (self.rights, self.called), set(), set()
         try:
             yield
         finally:
-            self.seen, self.called = before
+            self.rights, self.called = before
 
     def app(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         def recording(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -82,9 +83,9 @@ class Cloud:
             environ["wsgi.input"] = BytesIO(body)
             target, query = environ.get("HTTP_X_AMZ_TARGET", ""), environ["QUERY_STRING"]
             if target.startswith("DynamoDB_"):
-                self.seen.update(of_dynamodb(target.rpartition(".")[2], json.loads(body)))
+                self.rights.update(of_dynamodb(target.rpartition(".")[2], json.loads(body)))
             else:
-                self.seen.update(of_s3(environ["REQUEST_METHOD"], environ["PATH_INFO"], query, body))
+                self.rights.update(of_s3(environ["REQUEST_METHOD"], environ["PATH_INFO"], query, body))
             if self.refuse(environ["REQUEST_METHOD"], query):
                 start_response("400 Bad Request", [("Content-Length", "0")])
                 return []
@@ -94,41 +95,41 @@ class Cloud:
 
 
 @contextmanager
-def cloud() -> Iterator[Cloud]:
+def started_cloud() -> Iterator[Cloud]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     patch_transactions()
-    moto_api_backend.reset()  # its stores are the process's
-    found = Cloud()
-    app = serialize_requests(found.app(DomainDispatcherApplication(create_backend_app)))
+    moto_api_backend.reset()  # moto keeps its state in global variables
+    cloud = Cloud()
+    app = serialize_requests(cloud.app(DomainDispatcherApplication(create_backend_app)))
     server = make_server(LOOPBACK, 0, app, threaded=True, request_handler=MotoRequestHandler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    found.endpoint = f"http://{LOOPBACK}:{server.server_port}"
+    cloud.endpoint = f"http://{LOOPBACK}:{server.server_port}"
     try:
-        yield found
+        yield cloud
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def rights(policy: Path) -> set[Right]:
-    """All that a policy of ours allows. Raises ValueError on what it does not know: conditions, wildcards, other services."""
-    found = set[Right]()
+def allowed_rights(policy: Path) -> set[Right]:
+    """Return all rights that the policy allows. Raise ValueError for conditions, wildcards and other services."""
+    allowed = set[Right]()
     for statement in json.loads(policy.read_text(encoding="utf-8"))["Statement"]:
         if statement.keys() - {"Sid", "Effect", "Action", "Resource"} or statement["Effect"] != "Allow":
             raise ValueError(f"{policy.name}: {statement['Sid']} is more than actions allowed on resources")
-        found |= {(action, _place(resource)) for action in statement["Action"] for resource in statement["Resource"]}
-    if wild := [action for action, _ in found if "*" in action]:
-        raise ValueError(f"{policy.name}: {wild} are wildcards")
-    return found
+        allowed |= {(action, _resource_name(resource)) for action in statement["Action"] for resource in statement["Resource"]}
+    if wildcards := [action for action, _ in allowed if "*" in action]:
+        raise ValueError(f"{policy.name}: {wildcards} are wildcards")
+    return allowed
 
 
-def _place(resource: str) -> str:
+def _resource_name(resource: str) -> str:
     if resource == f"arn:aws:s3:::{BUCKET}":
         return "bucket"
     for start, end in ((f"arn:aws:s3:::{BUCKET}/", "*"), ("arn:aws:dynamodb:REGION:ACCOUNT_ID:table/", "")):
-        place = resource.removeprefix(start).removesuffix(end)
-        if place and resource == start + place + end and "*" not in place:
-            return place
+        name = resource.removeprefix(start).removesuffix(end)
+        if name and resource == start + name + end and "*" not in name:
+            return name
     raise ValueError(f"{resource} is neither a table, the bucket, nor a folder of it")

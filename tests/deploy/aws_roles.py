@@ -1,33 +1,33 @@
-"""Who does what on AWS: the scenes of each policy, and the flows that they play whole."""
+"""The AWS policy of each role: the role's flows, executed on a recorded cloud, and the modules that they cover."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.deploy.aws_forgetting import (
-    by_hand_after_retention,
-    forgetting,
+from tests.deploy.aws_retention import (
+    health_after_parquet_expired,
+    health_after_retention,
     hours_after_retention,
     micro_batches_after_retention,
-    watch_after_parquet_went,
-    watch_after_retention,
+    operator_after_retention,
+    retention,
 )
-from tests.deploy.aws_scenes import Scene, by_hand, hours, interface, micro_batches, run_logs, set_up, ticks, watch
+from tests.deploy.aws_role_flows import Scene, code, health, hours, micro_batches, operator, run_logs, setup, webserver
 
-SCENES: dict[str, tuple[Callable[[Scene], None], ...]] = {
-    "setup": (set_up,),
+ROLE_FLOWS: dict[str, tuple[Callable[[Scene], None], ...]] = {
+    "setup": (setup,),
     "micro-batches": (micro_batches, micro_batches_after_retention),
     "hours": (hours, hours_after_retention, run_logs),
-    "retention": (forgetting,),
-    "code": (ticks,),
-    "webserver": (interface,),
-    "health": (watch, watch_after_retention, watch_after_parquet_went),
-    "operator": (by_hand, by_hand_after_retention),
+    "retention": (retention,),
+    "code": (code,),
+    "webserver": (webserver,),
+    "health": (health, health_after_retention, health_after_parquet_expired),
+    "operator": (operator, operator_after_retention),
 }
-"""By policy: what must be possible under it, and nothing more."""
+"""Functions by policy. The policy must allow exactly the rights that they need."""
 INCLUDED = {"operator": ("micro-batches", "hours")}
-"""Policies, held to scenes of their own, whose rights another one has as well, but for the logs of runs: commands write none."""
-FLOWS = {
+"""Policies whose rights another policy contains too, except for compute logs, which commands do not write."""
+COVERED_MODULES = {
     "micro-batches": (
         "ingest/execute_plan",
         "ingest/read_batch",
@@ -52,4 +52,4 @@ FLOWS = {
     "health": ("health_checks", "trace"),
     "operator": ("redrive", "audit/counters", "ingest/accept_topic", "audit/balance", "audit/hour", "audit/hour_bytes"),
 }
-"""Modules and packages of `flows` whose every call to a store happens in the policy's scenes."""
+"""Modules and packages of `flows`. The functions of the policy must make each of their calls to a store."""

@@ -1,4 +1,4 @@
-"""A real Postgres of its own, native, on a loopback port, for the length of a block."""
+"""A temporary Postgres server on a loopback port, without a container."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from tests.devstack.waiting import until
 
 @dataclass(slots=True)
 class Postgres:
+    """A Postgres server that can be stopped and restarted with the same data."""
+
     address: URL
     programs: Path
     """The folder of `pg_isready`."""
@@ -30,12 +32,12 @@ class Postgres:
     _server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """On the same port and the same data as before."""
+        """Start the server, and wait until it accepts connections. Port and data stay the same after a restart."""
         server = self._server = self.launch()
-        until(lambda: self._answers() or server.poll() is not None)
+        until(lambda: self._is_ready() or server.poll() is not None)
 
-    def _answers(self) -> bool:
-        """Not while it recovers what it had written: it accepts connections then, and refuses each."""
+    def _is_ready(self) -> bool:
+        """Return False also during crash recovery, when the server accepts connections and rejects each one."""
         try:
             create_engine(self.address.set(database="postgres"), poolclass=NullPool).connect().close()
         except OperationalError:
@@ -43,9 +45,9 @@ class Postgres:
         return True
 
     def stop(self) -> None:
-        """Clients are cut off."""
+        """Stop the server. Connections of clients are closed."""
         if self._server is not None:
-            self._server.send_signal(signal.SIGINT)  # its fast shutdown
+            self._server.send_signal(signal.SIGINT)  # fast shutdown
             self._server.wait(30)
 
     @property
@@ -54,7 +56,7 @@ class Postgres:
         return self.address.port
 
     def column(self, query: str) -> list[object]:
-        """The first column of the query's rows."""
+        """Return the first column of the result."""
         with create_engine(self.address, poolclass=NullPool).connect() as connection:
             return list(connection.execute(text(query)).scalars())
 
@@ -70,7 +72,7 @@ class Postgres:
 
 @contextmanager
 def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
-    """Empty, with one user and one database, durable for nobody. Fails the test where Postgres is not installed."""
+    """Start a server with one user and one empty database, without fsync. Fail the test if Postgres is not installed."""
     programs = _programs()
     owner = _owner()
     with tempfile.TemporaryDirectory(prefix="analytics-postgres-") as folder:
@@ -79,7 +81,7 @@ def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
         secret.write_text(password, encoding="utf-8")
         shutil.chown(secret, owner)
         data, port = Path(folder, "data"), free_port()
-        make = [
+        initdb = [
             str(programs / "initdb"),
             "-D",
             str(data),
@@ -93,34 +95,34 @@ def postgres(user: str, password: str, database: str) -> Iterator[Postgres]:
             "UTF8",
             "--no-sync",
         ]
-        subprocess.run(make, check=True, capture_output=True, user=owner, cwd=folder)
+        subprocess.run(initdb, check=True, capture_output=True, user=owner, cwd=folder)
         options = [f"-cport={port}", f"-clisten_addresses={LOOPBACK}", f"-cunix_socket_directories={folder}", "-cfsync=off"]
         command: list[str | Path] = [programs / "postgres", "-D", data, *options]
 
         def launch() -> subprocess.Popen[bytes]:
             return subprocess.Popen(command, stderr=subprocess.DEVNULL, user=owner, cwd=folder)
 
-        found = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs, launch)
+        server = Postgres(URL.create("postgresql+psycopg2", user, password, LOOPBACK, port, database), programs, launch)
         try:
-            found.start()
-            found.create_database(database)
-            yield found
+            server.start()
+            server.create_database(database)
+            yield server
         finally:
-            found.stop()
+            server.stop()
 
 
 def _programs() -> Path:
-    found = [Path(path).parent for name in ("postgres", "initdb") if (path := shutil.which(name))]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    for folder in found:
+    folders = [Path(path).parent for name in ("postgres", "initdb") if (path := shutil.which(name))]
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     pytest.fail("PostgreSQL's initdb and postgres were not found (Debian and Ubuntu: apt install postgresql)", pytrace=False)
 
 
 def _owner() -> str:
-    """Postgres refuses to run as root; its package brings a user for that."""
+    """Return the user that runs the server. Postgres refuses to run as root, and its package creates a user."""
     if os.geteuid() != 0:
         return pwd.getpwuid(os.geteuid()).pw_name
-    names = {each.pw_name for each in pwd.getpwall()}
+    names = {user.pw_name for user in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"

@@ -1,4 +1,4 @@
-"""Programs as a container would run them: with exactly the environment given, in a session of their own, their status kept."""
+"""Programs started as in a container: with exactly the given environment, in a separate session, with their exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM
 
 
 def surroundings(folder: Path, *more: Path) -> dict[str, str]:
-    """What an image has beside its own ENV: a home, a place for temporary files, a PATH with these tests' environment for /opt/venv."""
+    """Return the environment of a container besides ENV: home, temporary folder, and a PATH with the tests' environment as /opt/venv."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     path = os.pathsep.join([*map(str, more), str(VENV), "/usr/local/bin", "/usr/bin", "/bin"])
@@ -26,11 +26,11 @@ def surroundings(folder: Path, *more: Path) -> dict[str, str]:
 
 
 class Program:
-    """Started at once. `status` is None while it runs, negative for a signal."""
+    """A program that is started on construction. `status` is None while it runs, negative after a signal."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        found = shutil.which(command[0], path=environment["PATH"])
-        assert found, f"{command[0]} is not on the PATH that the image would have"
+        executable = shutil.which(command[0], path=environment["PATH"])
+        assert executable, f"{command[0]} is not on the PATH of the image"
         self.command = " ".join(command)
         self.log = log
         self.status: int | None = None
@@ -40,10 +40,10 @@ class Program:
             (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
-        # posix_spawn has no working directory; /app is the folder of these files, and tests run there.
+        # posix_spawn cannot set a working directory. In the image it is /app; here it must be the repository.
         assert Path.cwd() == ROOT
         self.pid = os.posix_spawn(
-            found, [found, *command[1:]], environment, file_actions=files, setsid=True, setsigdef=_DEFAULT_SIGNALS, setsigmask=()
+            executable, [executable, *command[1:]], environment, file_actions=files, setsid=True, setsigdef=_DEFAULT_SIGNALS, setsigmask=()
         )
 
     @property
@@ -58,29 +58,29 @@ class Program:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def end(self, seconds: float) -> int:
-        """Waits for its end; answers its status."""
+        """Wait until the program ends, and return its exit status."""
         until(lambda: not self.running, seconds=seconds)
         assert self.status is not None
         return self.status
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         if self.running:
             os.kill(self.pid, number)
 
     def session(self) -> list[psutil.Process]:
-        """What runs of it: itself, its children, and theirs, whatever groups they made."""
-        return [process for process in psutil.process_iter() if _session(process.pid) == self.pid and _lives(process)]
+        """Return the running processes of the session: the program and all descendants, in any process group."""
+        return [process for process in psutil.process_iter() if _session(process.pid) == self.pid and _is_running(process)]
 
     def kill(self) -> None:
-        """Whatever is left of it."""
+        """Kill all processes of the session."""
         for process in self.session():
             process.kill()
         if self.running:
             self.end(10)
 
 
-def succeeds(command: Sequence[str], environment: Mapping[str, str], log: Path, *, seconds: float) -> None:
-    """Repeats a command, as a health check is repeated, until it ends with 0."""
+def await_success(command: Sequence[str], environment: Mapping[str, str], log: Path, *, seconds: float) -> None:
+    """Repeat the command, as Docker repeats a health check, until its exit status is 0."""
     deadline = time.monotonic() + seconds
     while Program(command, environment, log).end(seconds) != 0:
         assert time.monotonic() < deadline, f"`{' '.join(command)}` did not succeed within {seconds} s:\n{log.read_text()[-2000:]}"
@@ -93,7 +93,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Names of a test's own for everything that `analytics setup` makes on the real servers; gone afterwards."""
+"""Unique names for everything that `analytics setup` creates on the real servers, deleted after the test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDPOINTS = (
 
 
 def endpoints() -> dict[str, str]:
-    """The real servers that the environment names. Fails the test where it names none."""
+    """Return the addresses of the real servers from the environment. Fail the test if one is missing."""
     missing = [name for name in ENDPOINTS if not os.environ.get(name)]
     if missing:
         pytest.fail(f"{', '.join(missing)} not set: tests marked `real` need real servers. Run `make test-real`.", pytrace=False)
@@ -36,8 +36,8 @@ def endpoints() -> dict[str, str]:
 
 
 @contextmanager
-def own_names(servers: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Settings that name topics, group, tables and bucket which nobody else uses."""
+def unique_names(servers: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Yield settings with unique names of topics, group, tables and bucket. Delete all of them after the block."""
     suffix = uuid.uuid4().hex[:12]
     names = {
         "KAFKA_TOPICS": f"deploy-a-{suffix},deploy-b-{suffix}",
@@ -54,17 +54,17 @@ def own_names(servers: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def keys(servers: dict[str, str], bucket: str, prefix: str) -> list[str]:
-    """Every object under a prefix."""
+    """Return the keys of all objects under the prefix."""
     s3 = _s3(servers)
     try:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return [each["Key"] for page in pages for each in page.get("Contents", [])]
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
     finally:
         s3.close()
 
 
 def _remove(servers: dict[str, str], names: dict[str, str]) -> None:
-    """What was made; a test that failed early has made less."""
+    """Delete what exists. A test that failed early has created less."""
     _remove_topics(AdminClient({"bootstrap.servers": servers["KAFKA_BROKERS"], "log_level": 0}), names["KAFKA_TOPICS"].split(","))
     dynamo = _dynamo(servers)
     for table in [name for setting, name in names.items() if setting.endswith("_TABLE_NAME")]:
@@ -72,9 +72,9 @@ def _remove(servers: dict[str, str], names: dict[str, str]) -> None:
             dynamo.delete_table(TableName=table)
     dynamo.close()
     s3, bucket = _s3(servers), names["ARCHIVE_BUCKET_NAME"]
-    if bucket in [each["Name"] for each in s3.list_buckets()["Buckets"]]:
-        for some in _batched(keys(servers, bucket, ""), 1_000):
-            s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in some]})
+    if bucket in [entry["Name"] for entry in s3.list_buckets()["Buckets"]]:
+        for chunk in _batched(keys(servers, bucket, ""), 1_000):
+            s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in chunk]})
         s3.delete_bucket(Bucket=bucket)
     s3.close()
 
@@ -85,9 +85,9 @@ def _batched(names: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _remove_topics(kafka: AdminClient, names: list[str]) -> None:
-    there = [name for name in names if name in kafka.list_topics(timeout=10).topics]
-    for removal in (kafka.delete_topics(there) if there else {}).values():
-        removal.result(10)
+    existing = [name for name in names if name in kafka.list_topics(timeout=10).topics]
+    for future in (kafka.delete_topics(existing) if existing else {}).values():
+        future.result(10)
 
 
 def _dynamo(servers: dict[str, str]) -> DynamoDBClient:

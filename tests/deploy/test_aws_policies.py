@@ -1,4 +1,4 @@
-"""The IAM policies allow exactly what the code asks for: recorded while every flow of a role runs, against a cloud of its own."""
+"""Each IAM policy allows exactly the rights that its role needs. They are recorded while all flows of the role run on moto."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from analytics_defs.adapters.dynamodb.ledger import DynamoLedger
 from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
 from analytics_defs.adapters.object_store.store import S3ObjectStore
-from tests.deploy.aws import Cloud, cloud, of_dynamodb, of_s3, rights
-from tests.deploy.aws_roles import FLOWS, INCLUDED, SCENES
-from tests.deploy.aws_scenes import scene
+from tests.deploy.aws import Cloud, allowed_rights, of_dynamodb, of_s3, started_cloud
+from tests.deploy.aws_role_flows import scene
+from tests.deploy.aws_roles import COVERED_MODULES, INCLUDED, ROLE_FLOWS
 from tests.deploy.files import DEPLOY, ROOT
 
 POLICIES = DEPLOY / "aws/policies"
@@ -24,81 +24,81 @@ READS = {"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query", "s3:GetO
 
 
 @functools.cache
-def played(name: str) -> Cloud:
-    """What the role's scenes asked for."""
-    together = Cloud()
-    for play in SCENES[name]:
-        with cloud() as found, tempfile.TemporaryDirectory() as folder, scene(found, Path(folder)) as ground:
-            found.seen.clear()
-            found.called.clear()
-            play(ground)
-            together.seen |= found.seen
-            together.called |= found.called
-    return together
+def recorded(name: str) -> Cloud:
+    """Execute the flows of the role, and return a cloud with the recorded rights and calls of all of them."""
+    total = Cloud()
+    for flow in ROLE_FLOWS[name]:
+        with started_cloud() as cloud, tempfile.TemporaryDirectory() as folder, scene(cloud, Path(folder)) as platform:
+            cloud.rights.clear()
+            cloud.called.clear()
+            flow(platform)
+            total.rights |= cloud.rights
+            total.called |= cloud.called
+    return total
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_a_policy_allows_what_its_role_asks_for_and_nothing_more(name: str) -> None:
-    included = {each for other in INCLUDED.get(name, ()) for each in rights(POLICIES / f"{other}.json") if each[1] != "compute-logs/"}
-    assert rights(POLICIES / f"{name}.json") == played(name).seen | included
+@pytest.mark.parametrize("name", ROLE_FLOWS)
+def test_a_policy_allows_exactly_the_rights_that_its_role_needs(name: str) -> None:
+    included = {right for policy in INCLUDED.get(name, ()) for right in allowed_rights(POLICIES / f"{policy}.json")}
+    included = {(action, resource) for action, resource in included if resource != "compute-logs/"}
+    assert allowed_rights(POLICIES / f"{name}.json") == recorded(name).rights | included
 
 
 def sources(flow: str) -> list[Path]:
-    """Of a module, or of every module of a package."""
-    at = ROOT / "analytics_defs/flows" / flow
-    return sorted(at.rglob("*.py")) if at.is_dir() else [at.with_suffix(".py")]
+    """Return the file of a module, or all files of a package."""
+    path = ROOT / "analytics_defs/flows" / flow
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_every_call_to_a_store_that_a_roles_flows_have_was_made_while_it_was_watched(name: str) -> None:
-    """Else a rare path would want a right that nobody saw."""
+@pytest.mark.parametrize("name", COVERED_MODULES)
+def test_every_store_call_in_the_flows_of_a_role_is_recorded(name: str) -> None:
+    """Otherwise a rare path could need a right that the policy lacks."""
     stores = {"recent_events": DynamoRecentEvents, "object_store": S3ObjectStore, "ledger": DynamoLedger}
-    text = "".join(source.read_text(encoding="utf-8") for each in FLOWS[name] for source in sources(each))
+    text = "".join(source.read_text(encoding="utf-8") for flow in COVERED_MODULES[name] for source in sources(flow))
     named = {
         f"{store}.{method}"
         for store, method in re.findall(r"\b(recent_events|object_store|ledger)\.(\w+)", text)
         if hasattr(stores[store], method)
-    } - {"recent_events.needs_pointer", "ledger.unclosable_reason"}  # they make no request
+    } - {"recent_events.needs_pointer", "ledger.unclosable_reason"}  # these make no request
     assert named
-    assert named <= played(name).called
+    assert named <= recorded(name).called
 
 
-def test_every_policy_has_a_role_that_was_watched() -> None:
-    assert {each.stem for each in POLICIES.glob("*.json")} == set(SCENES)
+def test_every_policy_has_a_recorded_role() -> None:
+    assert {policy.stem for policy in POLICIES.glob("*.json")} == set(ROLE_FLOWS)
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_no_policy_reaches_beyond_our_tables_and_folders_of_our_bucket(name: str) -> None:
-    places = {place for _, place in rights(POLICIES / f"{name}.json")}
-    ours = {"events/", "parquet/", "dead-letters/", "duplicates/", "staging/", "aggregates/", "platform/", "compute-logs/"}
-    assert places <= TABLES | ours | {"bucket"}
+@pytest.mark.parametrize("name", ROLE_FLOWS)
+def test_a_policy_names_only_tables_and_bucket_folders_of_the_platform(name: str) -> None:
+    resources = {resource for _, resource in allowed_rights(POLICIES / f"{name}.json")}
+    folders = {"events/", "parquet/", "dead-letters/", "duplicates/", "staging/", "aggregates/", "platform/", "compute-logs/"}
+    assert resources <= TABLES | folders | {"bucket"}
 
 
-def test_the_health_endpoint_may_read_and_nothing_else() -> None:
-    actions = {action for action, _ in rights(POLICIES / "health.json")}
+def test_the_health_endpoint_has_only_read_rights() -> None:
+    actions = {action for action, _ in allowed_rights(POLICIES / "health.json")}
     assert actions <= READS
 
 
-def test_a_micro_batch_may_remove_nothing_that_was_archived_and_no_event() -> None:
-    removes = {(action, place) for action, place in rights(POLICIES / "micro-batches.json") if "Delete" in action}
-    assert removes == {("dynamodb:DeleteItem", "IngestLedger"), ("s3:DeleteObject", "staging/")}
+def test_a_micro_batch_may_delete_only_ledger_items_and_staging_files() -> None:
+    deletions = {(action, resource) for action, resource in allowed_rights(POLICIES / "micro-batches.json") if "Delete" in action}
+    assert deletions == {("dynamodb:DeleteItem", "IngestLedger"), ("s3:DeleteObject", "staging/")}
 
 
-@pytest.mark.parametrize("name", sorted(SCENES.keys() - {"retention"}))
-def test_only_retention_may_remove_json_objects_dead_letters_and_repeats(name: str) -> None:
-    """Who sets no age attaches that policy to nobody. Below `parquet/`, compaction removes what it has merged."""
-    removes = {place for action, place in rights(POLICIES / f"{name}.json") if action == "s3:DeleteObject"}
-    assert removes <= {"staging/", "compute-logs/"} | ({"parquet/"} if name in ("hours", "operator") else set())
+@pytest.mark.parametrize("name", sorted(ROLE_FLOWS.keys() - {"retention"}))
+def test_only_retention_may_delete_json_objects_dead_letters_and_duplicates(name: str) -> None:
+    """An operator without retention settings attaches the retention policy to no role. Compaction deletes merged Parquet files."""
+    folders = {resource for action, resource in allowed_rights(POLICIES / f"{name}.json") if action == "s3:DeleteObject"}
+    assert folders <= {"staging/", "compute-logs/"} | ({"parquet/"} if name in ("hours", "operator") else set())
 
 
-@pytest.mark.parametrize("name", sorted(SCENES.keys() - {"setup"}))
-def test_only_setup_makes_tables_and_buckets(name: str) -> None:
-    assert not {action for action, _ in rights(POLICIES / f"{name}.json") if "Create" in action or "Update" in action} - {
-        "dynamodb:UpdateItem"
-    }
+@pytest.mark.parametrize("name", sorted(ROLE_FLOWS.keys() - {"setup"}))
+def test_only_setup_creates_tables_and_buckets(name: str) -> None:
+    actions = {action for action, _ in allowed_rights(POLICIES / f"{name}.json")}
+    assert not {action for action in actions if "Create" in action or "Update" in action} - {"dynamodb:UpdateItem"}
 
 
-def test_requests_are_read_as_the_rights_that_aws_asks_for() -> None:
+def test_requests_are_translated_to_the_rights_that_aws_requires() -> None:
     actions = [{"Put": {"TableName": "one"}}, {"ConditionCheck": {"TableName": "two"}}]
     assert of_dynamodb("TransactWriteItems", {"TransactItems": actions}) == {
         ("dynamodb:PutItem", "one"),
@@ -117,11 +117,11 @@ def test_requests_are_read_as_the_rights_that_aws_asks_for() -> None:
     [{"Action": ["s3:*"]}, {"Resource": ["*"]}, {"Resource": ["arn:aws:s3:::event-archive/*"]}, {"NotAction": ["s3:GetObject"]}],
     ids=["every action", "every resource", "the whole bucket", "all but one"],
 )
-def test_a_wider_statement_would_be_refused(change: dict[str, object], tmp_path: Path) -> None:
+def test_a_wider_statement_is_rejected(change: dict[str, object], tmp_path: Path) -> None:
     statement = {"Sid": "x", "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::event-archive/events/*"]}
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
-    assert rights(policy) == {("s3:GetObject", "events/")}
+    assert allowed_rights(policy) == {("s3:GetObject", "events/")}
     policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement | change]}))
     with pytest.raises(ValueError, match=r"more than|wildcards|neither"):
-        rights(policy)
+        allowed_rights(policy)

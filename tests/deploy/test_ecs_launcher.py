@@ -1,4 +1,4 @@
-"""What the launcher of deploy/ecs asks AWS for, recorded while it starts, watches and ends a run on moto: its policy allows just that."""
+"""The policy of the ECS launcher allows exactly the requests that are recorded while it starts, monitors and ends a run on moto."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ REGION = "eu-west-1"
 CLIENT: Any = botocore.client.BaseClient
 POLICY = json.loads((ECS / "policies/launcher.json").read_text(encoding="utf-8"))["Statement"]
 IMPLIED = {"iam:PassRole", "ecs:TagResource"}
-"""Asked for by AWS within `RunTask`: for the roles of the definition, and for the tags of the task."""
+"""Rights that AWS checks within `RunTask`: for the roles of the task definition, and for the tags of the task."""
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """Every request of every client, as action and parameters."""
+    """Yield the list of requests of all clients, as action and parameters."""
     for name in environment_of_dagster():
         monkeypatch.setenv(name, compose({})["services"]["code"]["environment"][name])
     for name, value in {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_DEFAULT_REGION": REGION}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ANALYTICS_RUN_TASK_DEFINITION", "analytics-run")
-    made: list[tuple[str, dict[str, Any]]] = []
+    recorded: list[tuple[str, dict[str, Any]]] = []
     original: Callable[..., Any] = CLIENT._make_api_call
 
     def recording(self: Any, operation: str, params: dict[str, Any]) -> Any:
-        made.append((f"{self.meta.service_model.service_name}:{operation}", params))
+        recorded.append((f"{self.meta.service_model.service_name}:{operation}", params))
         return original(self, operation, params)
 
     monkeypatch.setattr(CLIENT, "_make_api_call", recording)
     with mock_aws():
-        yield made
+        yield recorded
 
 
 def daemon_task() -> SimpleNamespace:
-    """A cluster in a network, with the definitions of this folder and the daemon's own task; answers what its metadata endpoint would."""
+    """Create a cluster, the task definitions and a task of the daemon. Return the metadata of this task."""
     ec2, ecs, logs = (boto3.client(name, region_name=REGION) for name in ("ec2", "ecs", "logs"))
     subnet, group = ec2.describe_subnets()["Subnets"][0], ec2.describe_security_groups()["SecurityGroups"][0]
     ecs.create_cluster(clusterName="analytics")
     for name in ("daemon", "run"):
         definition = json.loads((ECS / f"task-definitions/{name}.json").read_text(encoding="utf-8"))
-        definition["containerDefinitions"][0]["memory"] = int(definition["memory"])  # moto asks for it, Fargate does not
+        definition["containerDefinitions"][0]["memory"] = int(definition["memory"])  # moto requires it, Fargate does not
         ecs.register_task_definition(**definition)
     logs.create_log_group(logGroupName="/analytics")
     network = {"awsvpcConfiguration": {"subnets": [subnet["SubnetId"]], "securityGroups": [group["GroupId"]]}}
@@ -64,20 +64,20 @@ def daemon_task() -> SimpleNamespace:
     return SimpleNamespace(cluster=task["clusterArn"], task_arn=task["taskArn"])
 
 
-def a_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
+def add_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
     pointer = ModuleCodePointer("analytics_defs.definitions", "defs", None)
     repository = RepositoryPythonOrigin("python", pointer, "an image", DEFAULT_DAGSTER_ENTRY_POINT)
     run = dg.DagsterRun(job_name="micro_batch", job_code_origin=JobPythonOrigin("micro_batch", repository), tags={"analytics/lane": "0"})
     return instance.add_run(run)
 
 
-def test_the_policy_allows_what_the_launcher_asks_for_and_nothing_more(
+def test_the_policy_allows_exactly_the_requests_of_the_launcher(
     calls: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    own = daemon_task()
-    monkeypatch.setattr("dagster_aws.ecs.launcher.get_current_ecs_task_metadata", lambda: own)
+    metadata = daemon_task()
+    monkeypatch.setattr("dagster_aws.ecs.launcher.get_current_ecs_task_metadata", lambda: metadata)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        run = a_run(instance)
+        run = add_run(instance)
         calls.clear()
         launcher: Any = InstanceRef.from_dir(str(ECS)).run_launcher
         launcher.register_instance(instance)
@@ -86,11 +86,11 @@ def test_the_policy_allows_what_the_launcher_asks_for_and_nothing_more(
         assert launcher.terminate(run.run_id)
         stopped = instance.get_run_by_id(run.run_id)
         assert stopped
-        asked = {action for action, _ in calls}
-        fail_its_container(calls, monkeypatch)
+        requested = {action for action, _ in calls}
+        fail_the_container(calls, monkeypatch)
         assert launcher.check_run_worker_health(stopped).status is WorkerStatus.FAILED
-    asked |= {action for action, _ in calls}
-    assert {action for statement in POLICY for action in statement["Action"]} == asked | IMPLIED
+    requested |= {action for action, _ in calls}
+    assert {action for statement in POLICY for action in statement["Action"]} == requested | IMPLIED
     (started,) = [params for action, params in calls if action == "ecs:RunTask"]
     assert started["taskDefinition"].partition("task-definition/")[2] == "analytics-run:1"
     assert {"key": "analytics/lane", "value": "0"} in started["tags"]
@@ -101,18 +101,18 @@ def test_the_policy_allows_what_the_launcher_asks_for_and_nothing_more(
     assert logs == ("/analytics", "run/run")
 
 
-def fail_its_container(calls: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto's tasks never fail: this one ended by a kill, so that the launcher looks for its last lines."""
+def fail_the_container(calls: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the responses of moto, whose tasks never fail, so that the container was killed. The launcher then reads its log."""
     recording: Callable[..., Any] = CLIENT._make_api_call
 
     def killed(self: Any, operation: str, params: dict[str, Any]) -> Any:
         if operation == "GetLogEvents":
             calls.append(("logs:GetLogEvents", params))
             return {"events": [{"message": "Killed"}]}
-        answer = recording(self, operation, params)
+        response = recording(self, operation, params)
         if operation == "DescribeTasks":
-            for task in answer["tasks"]:
+            for task in response["tasks"]:
                 task |= {"lastStatus": "STOPPED", "containers": [{"name": "run", "exitCode": 137}]}
-        return answer
+        return response
 
     monkeypatch.setattr(CLIENT, "_make_api_call", killed)

@@ -1,4 +1,4 @@
-"""What the Dockerfile and the container's supervisor promise, read from the files."""
+"""The guarantees of the Dockerfile and the supervisor configuration, checked in the files."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ SUPERVISOR.read(DEPLOY / "supervisord.conf")
 PROGRAMS = [section for section in SUPERVISOR.sections() if section.startswith("program:")]
 
 
-def test_whatever_is_copied_is_there_and_in_the_build_context() -> None:
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
-    assert set(IMAGE.copied) == kept
+def test_every_copied_file_exists_and_is_in_the_build_context() -> None:
+    included = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+    assert set(IMAGE.copied) == included
     assert all((ROOT / source).exists() for source in IMAGE.copied)
 
 
-def test_the_python_of_the_image_is_one_that_the_package_supports() -> None:
+def test_the_image_has_the_python_version_of_the_package() -> None:
     version = re.search(r"^ARG PYTHON=(\d+\.\d+)-slim", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert version
     assert f'requires-python = ">={version[1]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert all("${PYTHON}" in stage for stage in IMAGE.stages)
 
 
-def test_it_runs_as_a_user_without_privileges() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     user = IMAGE.user.partition(":")[0]
     assert user.isdigit()
     assert int(user) > 0
     assert any(f"--uid {user} " in line for line in IMAGE.installs)
 
 
-def test_dependencies_are_installed_by_the_constraints_which_pin_every_one_of_them_to_what_is_tested() -> None:
+def test_the_constraints_pin_every_dependency_to_the_tested_version() -> None:
     assert any('--constraint constraints.txt ".[${EXTRAS}]"' in line for line in IMAGE.installs)
     assert "ARG EXTRAS=production,celery\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
@@ -50,12 +50,12 @@ def test_dependencies_are_installed_by_the_constraints_which_pin_every_one_of_th
     assert {name: importlib.metadata.version(name) for name in needed - {"analytics-defs"}}.items() <= pins.items()
 
 
-def test_every_name_in_its_environment_is_a_setting_or_what_dagster_reads() -> None:
+def test_every_environment_variable_is_a_setting_or_a_variable_of_dagster() -> None:
     dagster = {"DAGSTER_HOME", "DAGSTER_WEBSERVER_HOST", "DAGSTER_WEBSERVER_PORT", *environment_of_dagster()}
     assert set(IMAGE.environment) <= {"PATH", "PYTHONUNBUFFERED", *setting_names(), *dagster}
 
 
-def test_a_postgres_needs_no_more_than_its_host_and_password() -> None:
+def test_postgres_needs_only_host_and_password() -> None:
     assert environment_of_dagster() - IMAGE.environment.keys() == {"DAGSTER_POSTGRES_HOST", "DAGSTER_POSTGRES_PASSWORD"}
 
 
@@ -68,7 +68,7 @@ def test_every_program_of_the_container_exists(section: str) -> None:
     assert all(shutil.which(command, path=str(VENV)) for command in commands)
 
 
-def test_the_daemon_is_stopped_first_the_code_server_with_nearly_all_of_the_time_and_the_health_job_last() -> None:
+def test_the_daemon_stops_first_and_the_health_endpoint_last() -> None:
     by_priority = sorted(PROGRAMS, key=lambda section: int(SUPERVISOR[section]["priority"]))
     waits = {section: int(SUPERVISOR[section]["stopwaitsecs"]) for section in by_priority}
     assert (*by_priority[:2], by_priority[-1]) == ("program:health", "program:code", "program:daemon")
@@ -77,7 +77,7 @@ def test_the_daemon_is_stopped_first_the_code_server_with_nearly_all_of_the_time
 
 
 @pytest.mark.parametrize("section", PROGRAMS)
-def test_every_program_is_kept_running_leaves_no_process_and_writes_to_the_containers_output(section: str) -> None:
+def test_every_program_is_restarted_and_logs_to_the_container_output(section: str) -> None:
     program = SUPERVISOR[section]
     assert program["autorestart"] == "true"
     assert program["killasgroup"] == "true"
@@ -85,7 +85,7 @@ def test_every_program_is_kept_running_leaves_no_process_and_writes_to_the_conta
 
 
 def _closure(name: str, extras: frozenset[str], seen: set[str]) -> Iterator[str]:
-    """A distribution and all it needs on this platform, as installed here."""
+    """Yield a distribution and all its installed dependencies on this platform."""
     name = _canonical(name)
     if name in seen:
         return

@@ -1,4 +1,4 @@
-"""The production instance and workspace, as Dagster itself reads them."""
+"""The production instance and workspace, loaded by Dagster."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PRODUCTION = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"
 
 @pytest.fixture
 def instance(monkeypatch: pytest.MonkeyPatch) -> InstanceRef:
-    """Raises where Dagster would refuse the file."""
+    """Load dagster.yaml. Fail if Dagster rejects the file."""
     for name in environment_of_dagster():
         monkeypatch.setenv(name, ENVIRONMENT[name])
     return InstanceRef.from_dir(str(DEPLOY))
 
 
-def test_storage_is_postgres_by_the_driver_that_is_installed(instance: InstanceRef) -> None:
+def test_storage_is_postgres_with_the_installed_driver(instance: InstanceRef) -> None:
     assert instance.storage_data
     assert instance.storage_data.class_name == "DagsterPostgresStorage"
     address = {
@@ -42,13 +42,13 @@ def test_storage_is_postgres_by_the_driver_that_is_installed(instance: InstanceR
     assert pg_url_from_config({"postgres_db": address}) == "postgresql+psycopg2://dagster:dagster@postgres:5432/dagster"
 
 
-def test_runs_wait_in_a_queue_that_is_looked_at_every_second(instance: InstanceRef) -> None:
+def test_the_run_queue_is_polled_every_second(instance: InstanceRef) -> None:
     coordinator = instance.run_coordinator
     assert isinstance(coordinator, QueuedRunCoordinator)
     assert coordinator.dequeue_interval_seconds == 1
 
 
-def test_lost_runs_are_found_and_started_again_but_never_a_micro_batch_or_a_step_that_failed() -> None:
+def test_crashed_runs_are_retried_except_micro_batches_and_failed_steps() -> None:
     assert PRODUCTION["run_monitoring"]["enabled"]
     assert PRODUCTION["run_monitoring"]["max_runtime_seconds"] > 0
     assert PRODUCTION["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
@@ -60,35 +60,35 @@ def test_compute_logs_are_written_to_the_archive_bucket(instance: InstanceRef) -
 
 
 @pytest.mark.parametrize("file", [DEPLOY / "dagster.yaml", ROOT / "dagster.yaml"], ids=["production", "development"])
-def test_ticks_of_every_kind_and_status_are_forgotten_after_days(file: Path) -> None:
+def test_ticks_of_every_kind_and_status_are_purged_after_days(file: Path) -> None:
     retention = yaml.safe_load(file.read_text(encoding="utf-8"))["retention"]
-    for kind, most in (("SENSOR", 14), ("SCHEDULE", 30), ("AUTO_MATERIALIZE", 14)):
-        never = get_default_tick_retention_settings(InstigatorType[kind])
-        assert all(0 < days <= most for days in get_tick_retention_settings(retention[kind.lower()], never).values()), kind
+    for kind, max_days in (("SENSOR", 14), ("SCHEDULE", 30), ("AUTO_MATERIALIZE", 14)):
+        defaults = get_default_tick_retention_settings(InstigatorType[kind])
+        assert all(0 < days <= max_days for days in get_tick_retention_settings(retention[kind.lower()], defaults).values()), kind
 
 
-def test_nobody_is_told_what_runs_here() -> None:
+def test_telemetry_is_disabled() -> None:
     assert PRODUCTION["telemetry"] == {"enabled": False}
 
 
 @pytest.mark.usefixtures("instance")
-def test_the_code_location_has_one_name_in_production_and_development() -> None:
+def test_the_code_location_has_the_same_name_in_production_and_development() -> None:
     (production,) = WorkspaceFileTarget([str(DEPLOY / "workspace.yaml")]).create_origins()
     (development,) = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
-    found = cast("GrpcServerCodeLocationOrigin", production)
-    assert (found.host, found.port) == ("code", 4000)
-    assert found.location_name == development["python_module"]["location_name"]
+    origin = cast("GrpcServerCodeLocationOrigin", production)
+    assert (origin.host, origin.port) == ("code", 4000)
+    assert origin.location_name == development["python_module"]["location_name"]
 
 
-def test_the_instance_of_several_machines_differs_in_who_executes_runs_and_how_they_are_watched_over() -> None:
-    several = yaml.safe_load((DEPLOY / "celery" / "dagster.yaml").read_text(encoding="utf-8"))
-    differing = {key for key in several.keys() | PRODUCTION.keys() if several.get(key) != PRODUCTION.get(key)}
+def test_the_celery_instance_differs_only_in_launcher_monitoring_and_concurrency() -> None:
+    celery = yaml.safe_load((DEPLOY / "celery" / "dagster.yaml").read_text(encoding="utf-8"))
+    differing = {key for key in celery.keys() | PRODUCTION.keys() if celery.get(key) != PRODUCTION.get(key)}
     assert differing == {"run_launcher", "run_monitoring", "concurrency"}
-    assert several["concurrency"] | {"runs": {}} == PRODUCTION["concurrency"] | {"runs": {}}
-    assert several["run_monitoring"].keys() == PRODUCTION["run_monitoring"].keys()
+    assert celery["concurrency"] | {"runs": {}} == PRODUCTION["concurrency"] | {"runs": {}}
+    assert celery["run_monitoring"].keys() == PRODUCTION["run_monitoring"].keys()
 
 
-def test_runs_go_to_celery_by_dagsters_own_launcher_and_are_acknowledged_when_they_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_celery_messages_are_acknowledged_after_the_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in environment_of_dagster("celery/dagster.yaml"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
     launcher = InstanceRef.from_dir(str(DEPLOY / "celery")).run_launcher

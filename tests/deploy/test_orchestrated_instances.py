@@ -1,4 +1,4 @@
-"""The instances of deploy/kubernetes and deploy/ecs, as Dagster itself reads them, with their launchers made."""
+"""The instances of deploy/kubernetes and deploy/ecs, loaded by Dagster with their launchers."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ FOLDERS = ("kubernetes", "ecs")
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the container gets; of the launchers' own names none: most processes read the instance without them."""
-    known = compose({})["services"]["code"]["environment"]
+    """Set the environment of the container without the launchers' variables: most processes load the instance without them."""
+    values = compose({})["services"]["code"]["environment"]
     for name in environment_of_dagster():
-        monkeypatch.setenv(name, known[name])
+        monkeypatch.setenv(name, values[name])
     for name in ("KUBERNETES_NAMESPACE", "ANALYTICS_RUN_TASK_DEFINITION"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_dagster_takes_every_part_of_the_file(folder: str) -> None:
-    found = InstanceRef.from_dir(str(DEPLOY / folder))
-    assert found.storage_data
-    assert found.storage_data.class_name == "DagsterPostgresStorage"
-    assert isinstance(found.run_coordinator, QueuedRunCoordinator)
-    assert isinstance(found.compute_log_manager, ArchiveComputeLogManager)
+def test_dagster_loads_every_part_of_the_instance(folder: str) -> None:
+    instance = InstanceRef.from_dir(str(DEPLOY / folder))
+    assert instance.storage_data
+    assert instance.storage_data.class_name == "DagsterPostgresStorage"
+    assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+    assert isinstance(instance.compute_log_manager, ArchiveComputeLogManager)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_it_is_production_but_for_the_launcher_and_the_watch_over_its_runs(folder: str) -> None:
-    ours = yaml.safe_load((DEPLOY / folder / "dagster.yaml").read_text(encoding="utf-8"))
-    differing = {name for name in ours.keys() | PRODUCTION.keys() if ours.get(name) != PRODUCTION.get(name)}
+def test_the_instance_equals_production_except_for_launcher_and_monitoring(folder: str) -> None:
+    instance = yaml.safe_load((DEPLOY / folder / "dagster.yaml").read_text(encoding="utf-8"))
+    differing = {name for name in instance.keys() | PRODUCTION.keys() if instance.get(name) != PRODUCTION.get(name)}
     assert differing == {"run_launcher", "run_monitoring"}
-    assert {name for name, value in ours["run_monitoring"].items() if value != PRODUCTION["run_monitoring"][name]} == {
+    assert {name for name, value in instance["run_monitoring"].items() if value != PRODUCTION["run_monitoring"][name]} == {
         "start_timeout_seconds"
     }
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_sensor_gives_a_run_up_before_dagster_does(folder: str) -> None:
-    """Else two mechanisms would ask for the lane again at once."""
+def test_the_sensor_gives_up_a_starting_run_before_dagster_does(folder: str) -> None:
+    """Otherwise sensor and run monitoring could both start another run for the lane."""
     timeout = yaml.safe_load((DEPLOY / folder / "dagster.yaml").read_text(encoding="utf-8"))["run_monitoring"]["start_timeout_seconds"]
     if folder == "ecs":
         container = json.loads((DEPLOY / "ecs/task-definitions/code.json").read_text(encoding="utf-8"))["containerDefinitions"][0]
-        settings = {each["name"]: each["value"] for each in container["environment"]}
+        settings = {variable["name"]: variable["value"] for variable in container["environment"]}
     else:
         settings = yaml.safe_load((DEPLOY / "kubernetes/settings.yaml").read_text(encoding="utf-8"))["data"]
     assert settings["RUN_START_TIMEOUT"] == "5m"
@@ -67,13 +67,13 @@ def test_the_sensor_gives_a_run_up_before_dagster_does(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_its_workspace_is_productions(folder: str) -> None:
+def test_the_workspace_equals_the_production_workspace(folder: str) -> None:
     assert (DEPLOY / folder / "workspace.yaml").read_text("utf-8") == (DEPLOY / "workspace.yaml").read_text("utf-8")
     (origin,) = WorkspaceFileTarget([str(DEPLOY / folder / "workspace.yaml")]).create_origins()
     assert origin.location_name == "analytics"
 
 
-def test_the_launcher_of_kubernetes_is_made_from_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kubernetes_launcher_is_created_from_the_instance_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_NAMESPACE", "somewhere")
     monkeypatch.setattr("kubernetes.config.load_incluster_config", lambda: None)
     launcher = InstanceRef.from_dir(str(DEPLOY / "kubernetes")).run_launcher
@@ -91,21 +91,19 @@ def region(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield "eu-west-1"
 
 
-def test_the_launcher_of_ecs_is_made_from_its_file_over_the_definition_of_runs(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ecs_launcher_is_created_with_the_task_definition_of_runs(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
     definition: dict[str, Any] = json.loads((DEPLOY / "ecs/task-definitions/run.json").read_text(encoding="utf-8"))
     boto3.client("ecs", region_name=region).register_task_definition(**definition)
     monkeypatch.setenv("ANALYTICS_RUN_TASK_DEFINITION", definition["family"])
     launcher: Any = InstanceRef.from_dir(str(DEPLOY / "ecs")).run_launcher
     assert isinstance(launcher, EcsRunLauncher)
     assert (launcher.task_definition or "").endswith("task-definition/analytics-run:1")
-    assert launcher.secrets_tags == []  # which would list every secret of the account
+    assert launcher.secrets_tags == []  # otherwise the launcher lists every secret of the account
     assert launcher.run_resources == {"cpu": definition["cpu"], "memory": definition["memory"], "ephemeral_storage": 30}
 
 
 @pytest.mark.usefixtures("region")
-def test_a_definition_without_the_container_of_runs_is_refused_where_the_instance_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_definition_without_the_run_container_is_rejected_at_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = (DEPLOY / "ecs/dagster.yaml").read_text(encoding="utf-8").replace("container_name: run", "container_name: another")
     (tmp_path / "dagster.yaml").write_text(changed, encoding="utf-8")
     definition = json.loads((DEPLOY / "ecs/task-definitions/run.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The definitions, in a process whose installation lacks something when its environment says so."""
+"""The definitions. Importing them fails with a missing library if WITHOUT_A_LIBRARY is set."""
 
 from __future__ import annotations
 

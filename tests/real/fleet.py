@@ -1,6 +1,6 @@
-"""The platform on Celery workers, natively: Redis, Postgres, the code server, the daemon and any number of workers, by deploy/celery.
+"""The platform on Celery workers without containers: Redis, Postgres, code server, daemon and any number of workers.
 
-Each program is a process group of its own, that a test may kill, stop, continue and start again.
+Configured by deploy/celery. Each program is a separate process group that a test can kill, stop, continue and restart.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from tests.deploy.postgres import Postgres, postgres
 from tests.devstack.waiting import until
 
 BIN = Path(sys.executable).parent
-UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+IN_PROGRESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
 
 
 @dataclass(slots=True)
 class Fleet:
+    """The programs of one platform, by name, and the servers that they use."""
+
     folder: Path
     environment: dict[str, str]
-    """Of every program that starts from now on."""
+    """The environment of every program that is started later."""
     redis: NativeServer
     postgres: Postgres
     module: str = "analytics_defs.definitions"
@@ -50,11 +52,11 @@ class Fleet:
     def start(self, name: str, *command: str, **changes: str) -> None:
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
-        whole = self.environment | changes | {"TMPDIR": str(temporary)}
-        self.programs[name] = spawn([str(BIN / command[0]), *command[1:]], log=self.log(name), environment=whole)
+        environment = self.environment | changes | {"TMPDIR": str(temporary)}
+        self.programs[name] = spawn([str(BIN / command[0]), *command[1:]], log=self.log(name), environment=environment)
 
     def start_code(self, **changes: str) -> None:
-        """The code server, which plans: a change of LANES begins here."""
+        """Start the code server. It evaluates the sensor, so a change of LANES in `changes` starts here."""
         port = self.environment["DAGSTER_GRPC_PORT"]
         self.start("code", "dagster", "api", "grpc", "-h", LOOPBACK, "-p", port, "-m", self.module, **changes)
         until(lambda: accepts(int(port)), seconds=60)
@@ -65,7 +67,7 @@ class Fleet:
     def start_worker(self, name: str, slots: int = 4, **changes: str) -> None:
         self.start(name, "analytics", "worker", "--name", name, "--slots", str(slots), **changes)
 
-    def ready(self, *workers: str) -> None:
+    def await_workers(self, *workers: str) -> None:
         for name in workers:
             until(lambda name=name: " ready." in self.log(name).read_text(errors="replace"), seconds=90)  # type: ignore[misc]
 
@@ -73,7 +75,7 @@ class Fleet:
         end_group(self.programs.pop(name))
 
     def kill(self, name: str) -> None:
-        """All processes of a program at once, as when its machine loses power."""
+        """Kill all processes of a program at once, as when its machine loses power."""
         end_group(self.programs.pop(name), first=signal.SIGKILL)
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -95,45 +97,47 @@ class Fleet:
             return list(instance.get_runs(dg.RunsFilter(job_name=MICRO_BATCH_JOB, statuses=list(statuses) or None)))
 
     def executors(self) -> dict[int, dg.DagsterRun]:
-        """Runs that are executed now, by the id of the process that does."""
+        """Return the runs in progress, by the id of the process that executes them."""
         with self.instance() as instance:
-            found: dict[int, dg.DagsterRun] = {}
+            runs_by_pid: dict[int, dg.DagsterRun] = {}
             for run in instance.get_runs(dg.RunsFilter(job_name=MICRO_BATCH_JOB, statuses=[dg.DagsterRunStatus.STARTED])):
-                messages = [each.message for each in instance.all_logs(run.run_id) if "Started process for run" in (each.message or "")]
+                messages = [entry.message for entry in instance.all_logs(run.run_id) if "Started process for run" in (entry.message or "")]
                 pids = [int(pid) for message in messages for pid in re.findall(r"pid: (\d+)", message)]
-                found |= {pid: run for pid in pids if psutil.pid_exists(pid)}
-            return found
+                runs_by_pid |= {pid: run for pid in pids if psutil.pid_exists(pid)}
+            return runs_by_pid
 
     def owner(self, pid: int) -> str | None:
-        """The program that this process belongs to; None where it is gone."""
+        """Return the name of the program that the process belongs to, None if the process ended."""
         return next((name for name, record in self.programs.items() if pid in record.group()), None)
 
-    def story(self, leases: Mapping[str, Lease]) -> str:
-        """What a failed test shows: runs with their last sign of life, and the ends of all logs."""
+    def diagnostics(self, leases: Mapping[str, Lease]) -> str:
+        """Return runs with their last heartbeat, and the last lines of all logs, for a failed test."""
         with self.instance() as instance:
             records = instance.get_run_records(dg.RunsFilter(job_name=MICRO_BATCH_JOB), limit=30)
         lines = []
         for record in records:
             run, lease = record.dagster_run, leases.get(record.dagster_run.run_id)
-            when = f"created {record.create_timestamp:%X}, began {record.start_time}, renewed {lease and lease.renewed_at}"
-            lines.append(f"{run.run_id[:8]} lane {run.tags.get(LANE_TAG)} {run.status.value}, {when}")
+            times = f"created {record.create_timestamp:%X}, started {record.start_time}, heartbeat {lease and lease.renewed_at}"
+            lines.append(f"{run.run_id[:8]} lane {run.tags.get(LANE_TAG)} {run.status.value}, {times}")
         return "\n".join([*lines, *(f"--- {name}\n{last_lines(self.log(name))}" for name in self.programs)])
 
 
 @contextmanager
-def fleet(folder: Path, settings: Settings, **changes: str) -> Iterator[Fleet]:
-    """Redis and Postgres run, and nothing else yet. All programs end with the block."""
+def new_fleet(folder: Path, settings: Settings, **changes: str) -> Iterator[Fleet]:
+    """Start Redis and Postgres, and no other program yet. End all programs after the block."""
     with servers.redis(folder / "redis") as redis, postgres("dagster", "dagster", "dagster") as database:
         home = folder / "home"
         shutil.copytree(DEPLOY / "celery", home)
-        environment = environment_of(settings) | dict(redis.settings) | _dagster(database.address) | {"DAGSTER_HOME": str(home)} | changes
+        environment = (
+            environment_of(settings) | dict(redis.settings) | _dagster_environment(database.address) | {"DAGSTER_HOME": str(home)} | changes
+        )
         before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)  # this process looks at the same instance
-        found = Fleet(folder, environment, redis, database)
+        os.environ.update(environment)  # this process opens the same Dagster instance
+        fleet = Fleet(folder, environment, redis, database)
         try:
-            yield found
+            yield fleet
         finally:
-            found.end_all()
+            fleet.end_all()
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name)
@@ -142,14 +146,15 @@ def fleet(folder: Path, settings: Settings, **changes: str) -> Iterator[Fleet]:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """Those settings in which a world differs from another."""
+    """Return the settings in which test platforms differ, as environment variables."""
     fields = ("kafka_group_id", "recent_events_table_name", "ledger_table_name", "aggregates_table_name", "archive_bucket_name")
-    own = {name: getattr(settings, name) for name in (*fields, "lanes", "max_offsets_per_run", "batch_max_records", "write_event_json")}
-    own["kafka_topics"] = ",".join(settings.kafka_topics)
-    return {name.upper(): str(value) for name, value in own.items()}
+    limits = ("lanes", "max_offsets_per_run", "batch_max_records", "write_event_json")
+    values = {name: getattr(settings, name) for name in (*fields, *limits)}
+    values["kafka_topics"] = ",".join(settings.kafka_topics)
+    return {name.upper(): str(value) for name, value in values.items()}
 
 
-def _dagster(database: URL) -> dict[str, str]:
+def _dagster_environment(database: URL) -> dict[str, str]:
     return {
         "DAGSTER_GRPC_HOST": LOOPBACK,
         "DAGSTER_GRPC_PORT": str(free_port()),

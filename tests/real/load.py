@@ -1,8 +1,8 @@
-"""200 polls of /health a second for 30 s against `analytics serve` on one core, over real servers. A measurement, no test:
+"""A measurement, not a test: 200 requests to /health per second for 30 s. `analytics serve` has one core; the servers are real.
 
 make servers; set -a; . .servers/env; set +a; .venv/bin/python -m tests.real.load measure
 
-Polls are due at fixed times, so a slow answer delays no other's start, and its own delay counts from when it was due.
+Requests have fixed start times, so a slow response does not delay others. Latency is measured from the planned start.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ CONNECTIONS = 16
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def _poll(port: int, due: list[float], took: list[float], statuses: Counter[str]) -> None:
-    """The polls of one connection, one after the other."""
+async def _poll(port: int, starts: list[float], latencies: list[float], statuses: Counter[str]) -> None:
+    """Send the requests of one connection, one after the other."""
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
-    for moment in due:
-        await asyncio.sleep(max(0.0, moment - time.perf_counter()))
+    for start in starts:
+        await asyncio.sleep(max(0.0, start - time.perf_counter()))
         writer.write(REQUEST)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
         await reader.readexactly(length)
-        took.append(time.perf_counter() - moment)
+        latencies.append(time.perf_counter() - start)
         statuses[head[9:12].decode()] += 1
     writer.close()
 
 
 async def fire(port: int, rate: int, seconds: int) -> dict[str, object]:
     start = time.perf_counter() + 0.5
-    due = [start + number / rate for number in range(rate * seconds)]
-    took: list[float] = []
+    starts = [start + number / rate for number in range(rate * seconds)]
+    latencies: list[float] = []
     statuses: Counter[str] = Counter()
-    await asyncio.gather(*(_poll(port, due[each::CONNECTIONS], took, statuses) for each in range(CONNECTIONS)))
-    took.sort()
-    at = {f"p{percent}_ms": round(1000 * took[int(len(took) * percent / 100)], 1) for percent in (50, 95, 99)}
-    return {"answers": len(took), "statuses": dict(statuses), **at, "max_ms": round(1000 * took[-1], 1)}
+    connections = (_poll(port, starts[number::CONNECTIONS], latencies, statuses) for number in range(CONNECTIONS))
+    await asyncio.gather(*connections)
+    latencies.sort()
+    percentiles = {f"p{percent}_ms": round(1000 * latencies[int(len(latencies) * percent / 100)], 1) for percent in (50, 95, 99)}
+    return {"answers": len(latencies), "statuses": dict(statuses), **percentiles, "max_ms": round(1000 * latencies[-1], 1)}
 
 
 @click.group()
@@ -68,31 +69,31 @@ def _fire(port: int, rate: int, seconds: int) -> None:
 
 
 @main.command()
-@click.option("--rate", default=200, show_default=True, help="Polls a second.")
+@click.option("--rate", default=200, show_default=True, help="Requests per second.")
 @click.option("--seconds", default=30, show_default=True)
 def measure(rate: int, seconds: int) -> None:
-    """Serve, poll, and print one line of JSON."""
+    """Start the server, send the requests, and print one line of JSON."""
     calls: Counter[str] = Counter()
 
-    def counted(exchange: Exchange) -> None:
+    def count_and_pass(exchange: Exchange) -> None:
         calls[exchange.operation or f"S3 {exchange.method}"] += 1
-        proxy.passing(exchange)
+        proxy.pass_through(exchange)
 
-    with prepared() as scene, scene.founded() as settings:
+    with prepared() as scene, scene.provisioned() as settings:
         with scene.opened(settings) as stores:
             stores.settle()
         with http_proxy(settings.dynamo_endpoint) as dynamo, http_proxy(settings.minio_endpoint) as bucket:
-            dynamo.rule = bucket.rule = counted
+            dynamo.rule = bucket.rule = count_and_pass
             names = ("kafka_group_id", "recent_events_table_name", "ledger_table_name", "aggregates_table_name", "archive_bucket_name")
-            own = {name.upper(): str(getattr(settings, name)) for name in names} | {"KAFKA_TOPICS": ",".join(settings.kafka_topics)}
-            own |= {"DYNAMO_ENDPOINT": dynamo.url, "MINIO_ENDPOINT": bucket.url, "HEALTH_PORT": str(free_port())}
-            click.echo(json.dumps(_under_load(own, rate, seconds, calls)))
+            changes = {name.upper(): str(getattr(settings, name)) for name in names} | {"KAFKA_TOPICS": ",".join(settings.kafka_topics)}
+            changes |= {"DYNAMO_ENDPOINT": dynamo.url, "MINIO_ENDPOINT": bucket.url, "HEALTH_PORT": str(free_port())}
+            click.echo(json.dumps(_under_load(changes, rate, seconds, calls)))
 
 
-def _under_load(own: dict[str, str], rate: int, seconds: int, calls: Counter[str]) -> dict[str, object]:
-    """The server has one core, everything else the others."""
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | own
-    port = own["HEALTH_PORT"]
+def _under_load(changes: dict[str, str], rate: int, seconds: int, calls: Counter[str]) -> dict[str, object]:
+    """Start the server on one core, send the requests from the others, and return the measurements."""
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | changes
+    port = changes["HEALTH_PORT"]
     with subprocess.Popen(
         [str(Path(sys.executable).with_name("analytics")), "serve"], env=environment, stderr=subprocess.DEVNULL
     ) as server:
@@ -104,8 +105,8 @@ def _under_load(own: dict[str, str], rate: int, seconds: int, calls: Counter[str
             process = psutil.Process(server.pid)
             calls.clear()
             before, cpu = process.memory_info().rss, process.cpu_times()
-            fired = [sys.executable, "-m", "tests.real.load", "fire", port, str(rate), str(seconds)]
-            answers = json.loads(subprocess.run(fired, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout)
+            command = [sys.executable, "-m", "tests.real.load", "fire", port, str(rate), str(seconds)]
+            answers = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout)
             after, spent = process.memory_info().rss, process.cpu_times()
         finally:
             server.terminate()

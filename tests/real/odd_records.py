@@ -1,4 +1,4 @@
-"""Records as strange as producers make them: those that are no events, with the reason; those that are, with what becomes of them."""
+"""Unusual records: dead letters with their rejection reason, and valid events that are hard to store."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def _created(**fields: object) -> bytes:
 
 
 def _raw(event_id: str, extra: str) -> bytes:
-    """With one more field, whose value is this JSON text."""
+    """Return an event with the field `extra`, whose value is this JSON text."""
     return text(_EVENT | {"id": event_id})[:-1] + f',"extra":{extra}}}'.encode()
 
 
 def _nested(levels: int) -> str:
-    """In an event, which is a level itself, `levels` in all."""
+    """Return arrays that make an event nested `levels` deep. The event itself is a level."""
     return "[" * (levels - 1) + "]" * (levels - 1)
 
 
-def _in(hours: float) -> str:
+def _hours_from_now(hours: float) -> str:
     return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
 
 
@@ -46,9 +46,9 @@ REJECTED: dict[str, tuple[RejectionReason, bytes]] = {
     "UTF-16": (RejectionReason.NOT_UTF8, _event().decode().encode("utf-16")),
     "overlong UTF-8": (RejectionReason.NOT_UTF8, b'{"id":"\xc0\xaf"}'),
     "an encoded surrogate": (RejectionReason.NOT_UTF8, b'{"id":"\xed\xa0\x80"}'),
-    "an empty value, which is no tombstone": (RejectionReason.NOT_JSON, b""),
+    "an empty value, not a tombstone": (RejectionReason.NOT_JSON, b""),
     "cut off": (RejectionReason.NOT_JSON, _event()[:-9]),
-    "two texts": (RejectionReason.NOT_JSON, _event() + _event()),
+    "two JSON documents": (RejectionReason.NOT_JSON, _event() + _event()),
     "a byte order mark": (RejectionReason.NOT_JSON, b"\xef\xbb\xbf" + _event()),
     "NaN": (RejectionReason.NOT_JSON, _raw("nan", "NaN")),
     "Infinity": (RejectionReason.NOT_JSON, _raw("inf", "[1,Infinity]")),
@@ -57,9 +57,9 @@ REJECTED: dict[str, tuple[RejectionReason, bytes]] = {
     "a leading zero": (RejectionReason.NOT_JSON, _raw("zero", "012")),
     "a trailing comma": (RejectionReason.NOT_JSON, _event()[:-1] + b",}"),
     "single quotes": (RejectionReason.NOT_JSON, b"{'id': 'x'}"),
-    "a key twice": (RejectionReason.DUPLICATE_KEY, _event()[:-1] + b',"id":"other"}'),
-    "a key twice, deep": (RejectionReason.DUPLICATE_KEY, _raw("dup", '[{"a":{"b":1,"b":1}}]')),
-    "a key twice, once escaped": (RejectionReason.DUPLICATE_KEY, _raw("dup2", r'{"a":1,"\u0061":2}')),
+    "a duplicate key": (RejectionReason.DUPLICATE_KEY, _event()[:-1] + b',"id":"other"}'),
+    "a nested duplicate key": (RejectionReason.DUPLICATE_KEY, _raw("dup", '[{"a":{"b":1,"b":1}}]')),
+    "a duplicate key, once escaped": (RejectionReason.DUPLICATE_KEY, _raw("dup2", r'{"a":1,"\u0061":2}')),
     "129 levels": (RejectionReason.NESTED_TOO_DEEP, _raw("deep", _nested(129))),
     "100,000 levels": (RejectionReason.NESTED_TOO_DEEP, _raw("deeper", "[" * 100_000 + "]" * 100_000)),
     "half a surrogate pair": (RejectionReason.LONE_SURROGATE, _raw("half", r'"\ud83d"')),
@@ -67,16 +67,16 @@ REJECTED: dict[str, tuple[RejectionReason, bytes]] = {
     "half a surrogate pair as an id": (RejectionReason.LONE_SURROGATE, _event(id="@").replace(b'"@"', rb'"\ud83d"')),
     "an array": (RejectionReason.NOT_AN_OBJECT, b"[" + _event() + b"]"),
     "a string": (RejectionReason.NOT_AN_OBJECT, b'"event"'),
-    "null in JSON": (RejectionReason.NOT_AN_OBJECT, b"null"),
-    "another type": (RejectionReason.UNKNOWN_TYPE, _event(type="ProductViewed")),
-    "a type in other case": (RejectionReason.UNKNOWN_TYPE, _event(type="productdeleted")),
+    "JSON null": (RejectionReason.NOT_AN_OBJECT, b"null"),
+    "an unknown type": (RejectionReason.UNKNOWN_TYPE, _event(type="ProductViewed")),
+    "a type in lower case": (RejectionReason.UNKNOWN_TYPE, _event(type="productdeleted")),
     "no type": (RejectionReason.SCHEMA, _without("type")),
     "a type that is a number": (RejectionReason.SCHEMA, _event(type=1)),
     "no id": (RejectionReason.SCHEMA, _without("id")),
     "an empty id": (RejectionReason.SCHEMA, _event(id="")),
     "an id that is a number": (RejectionReason.SCHEMA, _event(id=7)),
     "no timestamp": (RejectionReason.SCHEMA, _without("timestamp")),
-    "a timestamp that is none": (RejectionReason.SCHEMA, _event(timestamp="yesterday")),
+    "an invalid timestamp": (RejectionReason.SCHEMA, _event(timestamp="yesterday")),
     "a timestamp that is a number": (RejectionReason.SCHEMA, _event(timestamp=1_705_314_600)),
     "a day that does not exist": (RejectionReason.SCHEMA, _event(timestamp="2023-02-29T10:00:00Z")),
     "before year 1": (RejectionReason.SCHEMA, _event(timestamp="0001-01-01T00:00:00+01:00")),
@@ -91,10 +91,10 @@ REJECTED: dict[str, tuple[RejectionReason, bytes]] = {
     "legacy without a quantity": (RejectionReason.SCHEMA, text(_LEGACY | {"product": {"id": "p", "name": "n", "price": 1}})),
     "an id of 3 KB": (RejectionReason.ID_TOO_LONG, _event(id="i" * 3072)),
     "an id of 2,049 bytes": (RejectionReason.ID_TOO_LONG, _event(id="é" * 1024 + "e")),
-    "25 hours ahead": (RejectionReason.TIMESTAMP_IN_FUTURE, _event(id="ahead", timestamp=_in(25))),
+    "25 hours ahead": (RejectionReason.TIMESTAMP_IN_FUTURE, _event(id="ahead", timestamp=_hours_from_now(25))),
     "year 9999": (RejectionReason.TIMESTAMP_IN_FUTURE, _event(id="9999", timestamp="9999-12-31T23:59:59.999999-23:59")),
 }
-"""By what is wrong."""
+"""Rejection reason and value, by the defect."""
 
 IDS = (
     *("a/b", "a%2Fb", "a%2fb", "a%252Fb", "..", ".", "../../escape", "/", "//", "a/", "/a", "a//b", "a/./b"),
@@ -103,7 +103,7 @@ IDS = (
     *(".hidden", "_hidden", "-dash", "__pycache__", "con", "xl.meta", "a.json", "a", '"quoted"', "<&>", "${x}", "{0}"),
     *("i" * 2048, "i" * 2047 + "j", "é" * 1024, "/" * 300, "x" * 250, "x" * 251, "x" * 256),
 )
-"""Each is the id of an event of its own, and of an object of its own."""
+"""Each id belongs to a separate event and needs a separate object key."""
 
 TIMESTAMPS = {
     "2024-01-15T10:59:59.999999999Z": datetime(2024, 1, 15, 10, 59, 59, 999_999, UTC),
@@ -118,38 +118,38 @@ TIMESTAMPS = {
     "1969-12-31T23:59:59.000001Z": datetime(1969, 12, 31, 23, 59, 59, 1, UTC),
     "0001-01-02T00:00:00+23:59": datetime(1, 1, 1, 0, 1, tzinfo=UTC),
 }
-"""As an event had it, and the instant it names."""
+"""The instant that each timestamp stands for."""
 
-HELD = {
+STORABLE = {
     "numbers": "[0,-0,0.0,1.0,1.10,100,1e2,1E-2,-1.5e+3,12345678901234567890,0.1,123456789.987654321e-50]",
     "38 digits": "[99999999999999999999999999999999999999,0.12345678901234567890123456789012345678,"
     "1234567890123456789012345678901234567800000]",
     "the largest and the smallest": "[9.9999999999999999999999999999999999999E+125,-1E+125,1E-130,-1E-130]",
     "32 levels": _nested(31),
     "strings": r'["","\u0000\u0001\u001f","\"\\\/\b\f\n\r\t","\ud83d\ude00😀","\u2028\u2029","ü\u0308",null,true,false]',
-    "empty things": '{"a":{},"b":[],"c":"","d":null,"e":[{}],"f":[[]]}',
+    "empty values": '{"a":{},"b":[],"c":"","d":null,"e":[{}],"f":[[]]}',
     "keys": r'{"a.b":1,"#a":2,":a":3,"$":4," ":5,"ü":6,"\u0000":7,"pointer":8,"😀":9,"\u0041":10}',
     "a long key": f'{{"{"k" * 60_000}":1}}',
     "300 KB": f'"{"x" * 300_000}"',
     "1 KB below 400 KB": f'"{"y" * 408_000}"',
 }
-"""JSON that DynamoDB holds: the item's data equals it by value."""
+"""JSON that DynamoDB can hold. The data of the item equals it by value."""
 
-POINTED = {
+POINTER_ONLY = {
     "39 digits": "123456789012345678901234567890123456789",
     "above the largest": "1E+126",
     "below the smallest": "1E-131",
-    "an endless number": "9" * 10_000,
-    "an endless exponent": "1e999999999999",
+    "10,000 digits": "9" * 10_000,
+    "a huge exponent": "1e999999999999",
     "33 levels": _nested(33),
     "128 levels": _nested(128),
     "an empty key": '{"a":{"":1}}',
     "a key of 70 KB": f'{{"{"k" * 70_000}":1}}',
     "500 KB": f'"{"z" * 500_000}"',
     "900 KB": f'"{"ß" * 450_000}"',
-    "small numbers that grow": "[" + ",".join(["1"] * 150_000) + "]",
+    "small numbers that take more space in DynamoDB": "[" + ",".join(["1"] * 150_000) + "]",
 }
-"""JSON that DynamoDB cannot hold: the item points to the object."""
+"""JSON that DynamoDB cannot hold. The item points to the JSON object."""
 
 LEGACY = {
     "created": text(_LEGACY | {"product": _LEGACY_PRODUCT, "extra": {"kept": 1.10}}),
@@ -161,13 +161,13 @@ LEGACY = {
 ACCEPTED: dict[str, bytes] = {
     **{f"id {number}: {event_id[:40]!a}": _event(id=event_id) for number, event_id in enumerate(IDS)},
     **{f"timestamp {timestamp}": _event(id=f"at {timestamp}", timestamp=timestamp) for timestamp in TIMESTAMPS},
-    **{f"held {name}": _raw(name, extra) for name, extra in HELD.items()},
-    **{f"pointed {name}": _raw(name, extra) for name, extra in POINTED.items()},
+    **{f"storable {name}": _raw(name, extra) for name, extra in STORABLE.items()},
+    **{f"pointer only {name}": _raw(name, extra) for name, extra in POINTER_ONLY.items()},
     "an empty key at the top": _event(id="empty key")[:-1] + b',"":1}',
     "white space": b" \r\n\t" + _event(id="white").replace(b",", b" ,\n") + b"\n",
-    "everything escaped": b'{"id":"\\u0065scaped","\\u0074ype":"ProductDeleted","timestamp":"2024-01-15T10:30:00Z",'
+    "escaped keys and values": b'{"id":"\\u0065scaped","\\u0074ype":"ProductDeleted","timestamp":"2024-01-15T10:30:00Z",'
     b'"productId":"\\/","sellerId":""}',
-    "almost a day ahead": _event(id="tomorrow", timestamp=_in(23.5)),
-    "null in unread fields": _event(id="nulls", version="2.0", name=None, tags=[None]),
+    "almost a day ahead": _event(id="tomorrow", timestamp=_hours_from_now(23.5)),
+    "null in ignored fields": _event(id="nulls", version="2.0", name=None, tags=[None]),
 }
-"""Events in current form, by what is odd about them."""
+"""Events in current form, by their peculiarity."""

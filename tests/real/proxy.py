@@ -1,9 +1,9 @@
-"""Stands before a real server and misbehaves on request: refuses, hangs, answers 503, loses an answer.
+"""Proxies for real servers with faults on request: they refuse, hang, answer 503, or drop a response.
 
 with http_proxy(endpoint) as proxy:
-    proxy.url                   # to be used instead of `endpoint`
-    proxy.rule = unavailable    # from the next request on
-    proxy.refuse()              # nothing listens any more; `proxy.listen()` ends that
+    proxy.url                   # use this instead of `endpoint`
+    proxy.rule = answer_503     # from the next request on
+    proxy.refuse()              # connections are refused until `proxy.listen()`
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port
-from tests.real import plain
+from tests.real import raw_clients
 
 Serve = Callable[[socket.socket, "Listener"], None]
 
 
 class Listener:
-    """A loopback port, and a thread for each connection. The port stays this one's own, also while nobody listens there."""
+    """A loopback port with a thread for each connection. The port stays bound while connections are refused."""
 
     def __init__(self, serve: Serve) -> None:
         self.port = free_port()
@@ -41,7 +41,7 @@ class Listener:
         self._start(self._accept, self._socket)
 
     def refuse(self) -> None:
-        """Connections are ended, new ones are refused."""
+        """Close all connections and refuse new ones."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._socket.close()
@@ -49,22 +49,22 @@ class Listener:
         self.drop()
 
     def drop(self) -> None:
-        """End the connections there are, those that hang too."""
+        """Close all open connections, including those that hang."""
         with self._changed:
-            for each in self._connections:
+            for connection in self._connections:
                 with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.refuse()
         self._socket.close()
-        for each in self._threads:
-            each.join(plain.PATIENCE_SECONDS)
-            assert not each.is_alive(), "a connection did not end"
+        for thread in self._threads:
+            thread.join(raw_clients.TIMEOUT_SECONDS)
+            assert not thread.is_alive(), "a connection did not end"
 
     @contextmanager
-    def kept(self, connection: socket.socket) -> Iterator[None]:
-        """The connection is one of those that `drop` ends."""
+    def tracked(self, connection: socket.socket) -> Iterator[None]:
+        """Let `drop` close the connection while the block runs, and close it after the block."""
         with self._changed:
             self._connections.add(connection)
         try:
@@ -89,7 +89,7 @@ class Listener:
             self._start(self._handle, connection)
 
     def _handle(self, connection: socket.socket) -> None:
-        with self.kept(connection), suppress(OSError, http.client.HTTPException):
+        with self.tracked(connection), suppress(OSError, http.client.HTTPException):
             self._serve(connection, self)
 
     def _start(self, target: Callable[[socket.socket], None], argument: socket.socket) -> None:
@@ -103,40 +103,41 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """An HTTP response."""
+
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     def encoded(self, method: str) -> bytes:
-        kept = {
-            name: value for name, value in self.headers.items() if name.lower() not in ("content-length", "transfer-encoding", "connection")
-        }
+        replaced = ("content-length", "transfer-encoding", "connection")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in replaced}
         length = self.headers.get("Content-Length", "0") if method == "HEAD" else str(len(self.body))
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"]
-        lines += [f"{name}: {value}" for name, value in (kept | {"Content-Length": length}).items()]
+        lines += [f"{name}: {value}" for name, value in (headers | {"Content-Length": length}).items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
 
 
 class HungUp(OSError):
-    """The connection ends here, without an answer."""
+    """Raised to close the connection without a response."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request, not passed on yet, and what a rule may do with it."""
+    """A request that was not forwarded yet, and the actions that a rule can choose from."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     """Names in lower case."""
     raw: bytes
-    """Head and body, as they came."""
+    """Head and body as received."""
     client: socket.socket
     upstream: socket.socket
 
     @property
     def operation(self) -> str:
-        """What DynamoDB is asked, for example `TransactWriteItems`; empty elsewhere."""
+        """Return the operation of DynamoDB, for example `TransactWriteItems`. Empty for other services."""
         return self.headers.get("x-amz-target", "").rpartition(".")[2]
 
     @property
@@ -144,7 +145,7 @@ class Exchange:
         return self.raw.partition(b"\r\n\r\n")[2]
 
     def forward(self) -> Answer:
-        """Pass it on whole and wait for the server's answer, which nobody else has seen yet."""
+        """Forward the whole request and return the server's response. Nothing is sent to the client."""
         self.upstream.sendall(self.raw)
         response = http.client.HTTPResponse(self.upstream, method=self.method)
         response.begin()
@@ -152,7 +153,7 @@ class Exchange:
             return Answer(response.status, dict(response.getheaders()), response.read())
 
     def forward_half(self) -> None:
-        """The server gets the first half of it, and then sees the connection end."""
+        """Forward the first half of the request, then close the connection to the server."""
         self.upstream.sendall(self.raw[: len(self.raw) // 2])
         self.upstream.shutdown(socket.SHUT_RDWR)
 
@@ -160,13 +161,13 @@ class Exchange:
         self.client.sendall(answer.encoded(self.method))
 
     def answer_half(self, answer: Answer) -> None:
-        """The client gets the first half of it, and then nothing."""
+        """Send the first half of the response, then nothing more."""
         encoded = answer.encoded(self.method)
         self.client.sendall(encoded[: len(encoded) // 2])
         self.hang()
 
     def hang(self) -> None:
-        """Nothing happens until the client gives up, or the proxy drops its connections."""
+        """Wait until the client or the proxy closes the connection, without a response."""
         while self.client.recv(65536):
             pass
         raise HungUp
@@ -179,43 +180,43 @@ class Rule(Protocol):
     def __call__(self, exchange: Exchange, /) -> None: ...
 
 
-def passing(exchange: Exchange) -> None:
+def pass_through(exchange: Exchange) -> None:
     exchange.answer(exchange.forward())
 
 
-def hanging(exchange: Exchange) -> None:
+def never_answer(exchange: Exchange) -> None:
     exchange.hang()
 
 
-def stopping_midway(exchange: Exchange) -> None:
-    """It is done, and half of the answer arrives."""
+def stop_within_response(exchange: Exchange) -> None:
+    """Forward the request, and send only half of the response."""
     exchange.answer_half(exchange.forward())
 
 
-def unavailable(exchange: Exchange) -> None:
+def answer_503(exchange: Exchange) -> None:
     exchange.answer(Answer(503, {"Content-Type": "text/plain"}, b"try later"))
 
 
-def throttling_dynamo(exchange: Exchange) -> None:
+def throttle_dynamodb(exchange: Exchange) -> None:
     exchange.answer(dynamo_fault("ThrottlingException", message="Rate of requests exceeds the allowed throughput."))
 
 
-def slow_down(exchange: Exchange) -> None:
-    """S3's word for throttling."""
+def answer_slow_down(exchange: Exchange) -> None:
+    """Answer with S3's error for throttling."""
     body = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
     exchange.answer(Answer(503, {"Content-Type": "application/xml"}, body))
 
 
-def losing_answers() -> Rule:
-    """Every request is done, and the answer to it is lost the first time."""
+def lose_first_responses() -> Rule:
+    """Return a rule that forwards every request and drops the first response to it."""
     seen: set[bytes] = set()
 
     def rule(exchange: Exchange) -> None:
-        answer, told = exchange.forward(), exchange.body or exchange.raw
-        if told in seen or not told:
+        answer, request = exchange.forward(), exchange.body or exchange.raw
+        if request in seen or not request:
             exchange.answer(answer)
             return
-        seen.add(told)
+        seen.add(request)
         exchange.hang_up()
 
     return rule
@@ -227,13 +228,13 @@ def dynamo_fault(code: str, **fields: object) -> Answer:
 
 
 class HttpProxy:
-    """Every request goes by `rule`, from any number of threads."""
+    """A proxy that handles every request by `rule`. Thread-safe."""
 
     def __init__(self, endpoint: str) -> None:
         address = urlsplit(endpoint)
         assert address.scheme == "http", f"{endpoint}: only a server that speaks plain HTTP can be disturbed"
         self._upstream = (address.hostname or LOOPBACK, address.port or 80)
-        self._rule: Rule = passing
+        self._rule: Rule = pass_through
         self._listener = Listener(self._serve)
         self.url = f"http://{LOOPBACK}:{self._listener.port}"
         self.listen, self.refuse, self.close = self._listener.listen, self._listener.refuse, self._listener.close
@@ -244,14 +245,14 @@ class HttpProxy:
 
     @rule.setter
     def rule(self, rule: Rule) -> None:
-        """For requests from now on; those that hang are dropped."""
+        """Set the rule for new requests, and close open connections."""
         self._rule = rule
         self._listener.drop()
 
     def _serve(self, client: socket.socket, listener: Listener) -> None:
         upstream = socket.create_connection(self._upstream)
-        with listener.kept(upstream), client.makefile("rb") as reader:
-            while head := _head(reader.readline):
+        with listener.tracked(upstream), client.makefile("rb") as reader:
+            while head := _read_head(reader.readline):
                 method, path, _ = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
                 lines = [line.partition(b":") for line in head.split(b"\r\n")[1:] if line]
                 headers = {name.decode().lower(): value.decode("latin-1").strip() for name, _, value in lines}
@@ -261,8 +262,8 @@ class HttpProxy:
                 self._rule(Exchange(method, path, headers, raw, client, upstream))
 
 
-def _head(read_line: Callable[[], bytes]) -> bytes:
-    """Empty where the client has no more to say."""
+def _read_head(read_line: Callable[[], bytes]) -> bytes:
+    """Return request line and headers. Empty if the client closed the connection."""
     head = b""
     while line := read_line():
         head += line
@@ -285,51 +286,53 @@ def http_proxy(endpoint: object) -> Iterator[HttpProxy]:
 
 
 class KafkaProxy:
-    """One broker behind another port. The broker tells its clients where it is reached: those answers are changed on their way."""
+    """A proxy for a single broker. It replaces the advertised address of the broker in responses with its own."""
 
     def __init__(self) -> None:
-        brokers = list(plain.admin().list_topics(timeout=plain.PATIENCE_SECONDS).brokers.values())
+        brokers = list(raw_clients.admin().list_topics(timeout=raw_clients.TIMEOUT_SECONDS).brokers.values())
         assert len(brokers) == 1, f"{len(brokers)} brokers: only a single one can be disturbed"
         host, port = str(brokers[0].host), brokers[0].port
         self._upstream = (host, port)
         self._listener = Listener(self._serve)
-        self._told = host.encode() + struct.pack(">i", port)
-        self._telling = host.encode() + struct.pack(">i", self._listener.port)
+        self._advertised_address = host.encode() + struct.pack(">i", port)
+        self._proxy_address = host.encode() + struct.pack(">i", self._listener.port)
         self.brokers = f"{LOOPBACK}:{self._listener.port}"
-        self.silent = False
-        """Whether connections are accepted, and nothing is ever answered."""
-        self.largest_answer: int | None = None
-        """Of an answer with more bytes than this the first half is passed on, and then nothing more."""
+        self.unresponsive = False
+        """True: connections are accepted, and no request is answered."""
+        self.max_response_bytes: int | None = None
+        """Of the first larger response only the first half is forwarded, and nothing after it."""
         self.listen, self.refuse, self.close = self._listener.listen, self._listener.refuse, self._listener.close
 
-    def behave(self) -> None:
-        self.silent, self.largest_answer = False, None
+    def restore(self) -> None:
+        """Remove all faults and close open connections."""
+        self.unresponsive, self.max_response_bytes = False, None
         self._listener.drop()
 
     def _serve(self, client: socket.socket, listener: Listener) -> None:
         upstream = socket.create_connection(self._upstream)
-        with listener.kept(upstream):
-            back = threading.Thread(target=self._answers, args=(upstream, client), daemon=True)
-            back.start()
+        with listener.tracked(upstream):
+            responses = threading.Thread(target=self._forward_responses, args=(upstream, client), daemon=True)
+            responses.start()
             try:
                 while data := client.recv(65536):
-                    if not self.silent:
+                    if not self.unresponsive:
                         upstream.sendall(data)
             finally:
                 with suppress(OSError):
                     upstream.shutdown(socket.SHUT_RDWR)
-                back.join()
+                responses.join()
 
-    def _answers(self, upstream: socket.socket, client: socket.socket) -> None:
-        """Whole answers: a length of four bytes, and so many more."""
+    def _forward_responses(self, upstream: socket.socket, client: socket.socket) -> None:
+        """Forward whole responses: a length of four bytes, and as many bytes."""
         with suppress(OSError), upstream.makefile("rb") as reader:
             while len(length := reader.read(4)) == 4:
-                answer = length + reader.read(struct.unpack(">i", length)[0]).replace(self._told, self._telling)
-                if self.silent:
+                body = reader.read(struct.unpack(">i", length)[0])
+                response = length + body.replace(self._advertised_address, self._proxy_address)
+                if self.unresponsive:
                     continue
-                if self.largest_answer is not None and len(answer) > self.largest_answer:
-                    self.silent, answer = True, answer[: len(answer) // 2]
-                client.sendall(answer)
+                if self.max_response_bytes is not None and len(response) > self.max_response_bytes:
+                    self.unresponsive, response = True, response[: len(response) // 2]
+                client.sendall(response)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The endpoint before real servers that stop, refuse, or accept and never answer: right within a second, and well again by itself."""
+"""The health endpoint while real servers refuse connections or never answer. It responds within a second and recovers by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from analytics_defs import wiring
 from analytics_defs.config import Settings
 from tests.devstack.waiting import until
-from tests.real import data, plain, proxy, world
+from tests.real import data, proxy, raw_clients, world
 from tests.real.proxy import Exchange, HttpProxy, KafkaProxy, http_proxy, kafka_proxy
 from tests.real.scene import Scene, prepared
 from tests.web.served import Client, served
@@ -23,65 +23,65 @@ from tests.web.served import Client, served
 pytestmark = pytest.mark.real
 
 ALL = ("kafka", "dynamodb", "s3")
-NOTICED_WITHIN_SECONDS = 10
+DETECTION_TIMEOUT_SECONDS = 10
 READS = {"GET", "HEAD", "Query", "GetItem", "BatchGetItem"}
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    with prepared() as found:
-        yield found
+    with prepared() as scene:
+        yield scene
 
 
 @dataclass(slots=True)
-class Watched:
-    """The endpoint over real servers, each behind a proxy."""
+class ServedEndpoint:
+    """The endpoint on real servers, each behind a proxy."""
 
     client: Client
     kafka: KafkaProxy
     dynamodb: HttpProxy
     s3: HttpProxy
     settings: Settings
-    asked: list[str] = field(default_factory=list)
-    """What went over the wire to the stores."""
+    requests: list[str] = field(default_factory=list)
+    """Operations of DynamoDB and HTTP methods of requests to S3, in order."""
 
-    def passing(self, exchange: Exchange) -> None:
-        self.asked.append(exchange.operation or exchange.method)
-        proxy.passing(exchange)
+    def record_and_pass(self, exchange: Exchange) -> None:
+        self.requests.append(exchange.operation or exchange.method)
+        proxy.pass_through(exchange)
 
     def disturb(self, server: str, fault: str) -> None:
         if fault == "refuses":
             getattr(self, server).refuse()
         elif server == "kafka":
-            self.kafka.silent = True
+            self.kafka.unresponsive = True
         else:
-            getattr(self, server).rule = proxy.hanging
+            getattr(self, server).rule = proxy.never_answer
 
-    def mend(self, server: str, fault: str) -> None:
+    def restore(self, server: str, fault: str) -> None:
         if fault == "refuses":
             getattr(self, server).listen()
         elif server == "kafka":
-            self.kafka.behave()
+            self.kafka.restore()
         else:
-            getattr(self, server).rule = self.passing
+            getattr(self, server).rule = self.record_and_pass
 
-    def polled(self) -> tuple[int, Mapping[str, Any]]:
-        """One poll, which must not take a second."""
+    def poll(self) -> tuple[int, Mapping[str, Any]]:
+        """Return HTTP status and JSON of /health. Fail if the response takes a second."""
         started = time.monotonic()
-        found = self.client.get("/health")
+        response = self.client.get("/health")
         assert time.monotonic() - started < 1
-        assert found.status == (200 if found.json["status"] == "healthy" else 503)
+        assert response.status == (200 if response.json["status"] == "healthy" else 503)
         assert self.client.get("/health/live").status == 200
-        return found.status, found.json
+        return response.status, response.json
 
     def statuses(self) -> dict[str, str]:
-        return {name: each["status"] for name, each in self.polled()[1]["services"].items()}
+        return {name: service["status"] for name, service in self.poll()[1]["services"].items()}
 
 
 @contextmanager
-def watched(scene: Scene, ingested: bool = True) -> Iterator[Watched]:
+def served_endpoint(scene: Scene, ingested: bool = True) -> Iterator[ServedEndpoint]:
     with (
-        scene.founded() as direct,
+        scene.provisioned() as direct,
         http_proxy(direct.dynamo_endpoint) as dynamodb,
         http_proxy(direct.minio_endpoint) as s3,
         kafka_proxy() as kafka,
@@ -91,72 +91,72 @@ def watched(scene: Scene, ingested: bool = True) -> Iterator[Watched]:
                 stores.settle()
         through = {"dynamo_endpoint": dynamodb.url, "minio_endpoint": s3.url, "kafka_brokers": kafka.brokers}
         with served(wiring.web_context(direct.model_copy(update=through), "test", None)) as client:
-            found = Watched(client, kafka, dynamodb, s3, direct)
-            dynamodb.rule = s3.rule = found.passing
-            until(lambda: client.get("/health").status == 200)  # clients are made, libraries are loaded
-            yield found
+            endpoint = ServedEndpoint(client, kafka, dynamodb, s3, direct)
+            dynamodb.rule = s3.rule = endpoint.record_and_pass
+            until(lambda: client.get("/health").status == 200)  # now clients are created and libraries are loaded
+            yield endpoint
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])
-@pytest.mark.parametrize("servers", [*((each,) for each in ALL), ALL], ids="+".join)
-def test_an_outage_is_told_within_a_second_by_name_and_is_over_when_it_is(
+@pytest.mark.parametrize("servers", [*((server,) for server in ALL), ALL], ids="+".join)
+def test_an_outage_is_reported_within_a_second_until_the_server_is_back(
     scene: Scene, servers: tuple[str, ...], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analytics_defs.web.monitor.SERVICE_PROBE_TTL", timedelta(seconds=1))
-    with watched(scene) as site:
-        for each in servers:
-            site.disturb(each, fault)
+    with served_endpoint(scene) as endpoint:
+        for server in servers:
+            endpoint.disturb(server, fault)
         expected = {name: "unhealthy" if name in servers else "healthy" for name in ALL}
-        until(lambda: site.statuses() == expected, seconds=NOTICED_WITHIN_SECONDS)
-        status, told = site.polled()
-        assert status == site.client.get("/health/ready").status == 503
-        assert {reason.partition(":")[0] for reason in told["reasons"]} == set(servers)
-        assert all(told["services"][each]["error"] for each in servers)
-        assert told["metrics"]["totalEvents"] == 88  # what was known is still told, with its age
-        for each in servers:
-            site.mend(each, fault)
-        until(lambda: site.polled()[0] == 200, seconds=NOTICED_WITHIN_SECONDS)
+        until(lambda: endpoint.statuses() == expected, seconds=DETECTION_TIMEOUT_SECONDS)
+        status, health = endpoint.poll()
+        assert status == endpoint.client.get("/health/ready").status == 503
+        assert {reason.partition(":")[0] for reason in health["reasons"]} == set(servers)
+        assert all(health["services"][server]["error"] for server in servers)
+        assert health["metrics"]["totalEvents"] == 88  # cached statistics are still returned, with their age
+        for server in servers:
+            endpoint.restore(server, fault)
+        until(lambda: endpoint.poll()[0] == 200, seconds=DETECTION_TIMEOUT_SECONDS)
 
 
-def test_no_request_writes_or_creates_anything_and_many_cost_few_calls(scene: Scene) -> None:
+def test_requests_only_read_and_many_requests_cost_few_store_calls(scene: Scene) -> None:
     paths = ("/", "/health", "/health/ready", "/health/live", "/metrics", "/metrics?format=openmetrics", "/openapi.json", "/nowhere")
-    with watched(scene) as site:
+    with served_endpoint(scene) as endpoint:
         traces = (f"/trace/{scene.topics[0]}/0/0", "/trace/event/event-1", "/trace/event/nowhere", f"/trace/{scene.topics[1]}/0/17")
         for path in (*paths, *traces):
             for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
-                site.client.get(path, method)
-        until(lambda: site.client.get(traces[0]).status == 200)
-        before, started = len(site.asked), time.monotonic()
+                endpoint.client.get(path, method)
+        until(lambda: endpoint.client.get(traces[0]).status == 200)
+        before, started = len(endpoint.requests), time.monotonic()
         while time.monotonic() - started < 4:
-            assert site.polled()[0] == 200
-        assert (len(site.asked) - before) / 4 <= 4
-        assert set(site.asked) <= READS, Counter(site.asked)
+            assert endpoint.poll()[0] == 200
+        assert (len(endpoint.requests) - before) / 4 <= 4
+        assert set(endpoint.requests) <= READS, Counter(endpoint.requests)
 
 
-def samples(site: Watched, series: str) -> int:
-    return site.client.get("/metrics?format=prometheus").text.count(f"{series}{{")
+def count_samples(endpoint: ServedEndpoint, series: str) -> int:
+    return endpoint.client.get("/metrics?format=prometheus").text.count(f"{series}{{")
 
 
-def test_the_numbers_are_those_of_kafka_and_the_stores_themselves(scene: Scene) -> None:
-    """Counted here with clients of the test's own, not with ours."""
-    with watched(scene, ingested=False) as site:
+def test_the_numbers_equal_counts_of_kafka_and_the_stores(scene: Scene) -> None:
+    """The expected numbers are counted with the raw clients, not with the adapters."""
+    with served_endpoint(scene, ingested=False) as endpoint:
         written = len(data.mixture(*scene.topics))
-        until(lambda: site.polled()[1]["services"]["kafka"]["lag"] == written)
+        until(lambda: endpoint.poll()[1]["services"]["kafka"]["lag"] == written)
         for series in ("lag_seconds", "seconds_until_data_loss"):
-            until(lambda name=series: samples(site, f"analytics_partition_{name}") == 3)  # type: ignore[misc]
-        with world.opened(site.settings) as stores:
+            until(lambda name=series: count_samples(endpoint, f"analytics_partition_{name}") == 3)  # type: ignore[misc]
+        with world.opened(endpoint.settings) as stores:
             stores.settle()
-        until(lambda: site.polled()[1]["services"]["kafka"]["lag"] == 0)
-        until(lambda: site.client.get("/metrics").json["processing"]["batches"] > 1)
-        metrics = site.client.get("/metrics").json
-        items = plain.items(site.settings.recent_events_table_name)
+        until(lambda: endpoint.poll()[1]["services"]["kafka"]["lag"] == 0)
+        until(lambda: endpoint.client.get("/metrics").json["processing"]["batches"] > 1)
+        metrics = endpoint.client.get("/metrics").json
+        items = raw_clients.items(endpoint.settings.recent_events_table_name)
         assert metrics["totalEvents"] == len(items)
         assert {name: count for name, count in metrics["eventsByType"].items() if count} == Counter(
             item["eventType"]["S"] for item in items
         )
         accounted = sum(metrics[name] for name in ("totalEvents", "duplicates", "deadLetters", "tombstones", "gaps", "lost", "unaccounted"))
         assert accounted == written
-        letters = b"".join(each.body for each in plain.objects(site.settings.archive_bucket_name, "dead-letters/").values())
-        assert metrics["deadLetters"] == letters.count(b"\n")
-        groups = plain.group_offsets(site.settings.kafka_group_id, scene.topics)
-        assert sum(offset or 0 for offset in groups.values()) == written
+        dead_letter_files = raw_clients.objects(endpoint.settings.archive_bucket_name, "dead-letters/").values()
+        assert metrics["deadLetters"] == sum(file.body.count(b"\n") for file in dead_letter_files)
+        offsets = raw_clients.group_offsets(endpoint.settings.kafka_group_id, scene.topics)
+        assert sum(offset or 0 for offset in offsets.values()) == written

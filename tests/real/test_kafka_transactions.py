@@ -1,4 +1,4 @@
-"""What only Apache Kafka does: transactions by the hundred, compaction, retention in the middle of a reading, members of the group."""
+"""Behaviour that needs Apache Kafka: many transactions, compaction, retention during a read, members of the group."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, 
 from tests.devstack.waiting import until
 
 NOW = 0
-"""As a timestamp, to the producer. Segments are rolled by the records' own time."""
+"""The timestamp that makes the producer use its clock. Kafka rolls segments by the timestamps of records."""
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture
 def broker() -> Iterator[RealBroker]:
-    with real_broker() as found:
-        yield found
+    with real_broker() as broker:
+        yield broker
 
 
 def numbered(count: int, first: int = 0) -> list[Written]:
     return [Written(b"%d" % number) for number in range(first, first + count)]
 
 
-def everything(record: Record) -> bool:
+def admit_all(record: Record) -> bool:
     return bool(record)
 
 
-def holes(whole: Range, reading: ReadResult) -> list[Range]:
-    """The offsets of the range without a record, in runs."""
-    borders = [whole.start - 1, *(each.source.offset for each in reading.records), whole.end]
-    return [Range(whole.topic_partition, one + 1, other) for one, other in pairwise(borders) if other > one + 1]
+def holes(whole: Range, result: ReadResult) -> list[Range]:
+    """Return the ranges of consecutive offsets without a record."""
+    offsets = [whole.start - 1, *(record.source.offset for record in result.records), whole.end]
+    return [Range(whole.topic_partition, before + 1, after) for before, after in pairwise(offsets) if after > before + 1]
 
 
-def balance(whole: Range, reading: ReadResult, gaps: Sequence[Gap]) -> None:
-    """Every offset of the range has exactly one outcome."""
-    outcomes = [each.source.offset for each in reading.records]
+def assert_balanced(whole: Range, result: ReadResult, gaps: Sequence[Gap]) -> None:
+    """Fail unless every offset of the range is a record or in exactly one gap."""
+    outcomes = [record.source.offset for record in result.records]
     outcomes += [offset for gap in gaps for offset in range(gap.range.start, gap.range.end)]
     assert sorted(outcomes) == list(range(whole.start, whole.end))
 
 
-def test_hundreds_of_small_transactions_are_read_and_explained_to_the_last_marker(broker: RealBroker) -> None:
+def test_every_marker_of_a_hundred_small_transactions_is_explained(broker: RealBroker) -> None:
     topic, producer = broker.create_topic(), broker.transactional()
     partition, expected = TopicPartition(topic, 0, 0), list[bytes]()
     for number in range(120):
@@ -67,37 +67,37 @@ def test_hundreds_of_small_transactions_are_read_and_explained_to_the_last_marke
             producer.abort_transaction()
     until(lambda: broker.port.watermarks([partition])[partition].last_stable_offset == 360)
     whole = Range(partition, 0, 360)
-    reading = broker.port.read([whole], everything)
-    gaps = broker.port.explain_gaps(holes(whole, reading))
-    assert values(reading.records) == expected
-    assert sum(len(each.range) for each in gaps if each.reason is GapReason.ABORTED) == 24
-    balance(whole, reading, gaps)
+    result = broker.port.read([whole], admit_all)
+    gaps = broker.port.explain_gaps(holes(whole, result))
+    assert values(result.records) == expected
+    assert sum(len(gap.range) for gap in gaps if gap.reason is GapReason.ABORTED) == 24
+    assert_balanced(whole, result, gaps)
 
 
-def test_markers_of_two_producers_side_by_side_are_one_explained_gap(broker: RealBroker) -> None:
+def test_adjacent_markers_of_two_producers_are_one_explained_gap(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
-    one, other = broker.begin(topic, 0, numbered(2)), broker.begin(topic, 0, numbered(2, first=2))
-    one.end(commit=True)
-    other.end(commit=False)
+    first, second = broker.begin(topic, 0, numbered(2)), broker.begin(topic, 0, numbered(2, first=2))
+    first.end(commit=True)
+    second.end(commit=False)
     whole = Range(partition, 0, 6)
-    reading = broker.port.read([whole], everything)
-    assert values(reading.records) == [b"0", b"1"]
-    assert broker.port.explain_gaps(holes(whole, reading)) == (
+    result = broker.port.read([whole], admit_all)
+    assert values(result.records) == [b"0", b"1"]
+    assert broker.port.explain_gaps(holes(whole, result)) == (
         Gap(Range(partition, 2, 4), GapReason.ABORTED),
         Gap(Range(partition, 4, 6), GapReason.CONTROL),
     )
 
 
-def test_a_long_aborted_transaction_costs_no_more_than_its_offsets(broker: RealBroker) -> None:
+def test_a_long_aborted_transaction_is_two_gaps(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     broker.begin(topic, 0, [Written(b"x" * 100)] * 20_000).end(commit=False)
     broker.write(topic, 0, numbered(1))
     whole = Range(partition, 0, 20_002)
-    reading = broker.port.read([whole], everything)
-    assert values(reading.records) == [b"0"]
-    assert broker.port.explain_gaps(holes(whole, reading)) == (
+    result = broker.port.read([whole], admit_all)
+    assert values(result.records) == [b"0"]
+    assert broker.port.explain_gaps(holes(whole, result)) == (
         Gap(Range(partition, 0, 20_000), GapReason.ABORTED),
         Gap(Range(partition, 20_000, 20_001), GapReason.CONTROL),
     )
@@ -110,11 +110,11 @@ def test_compressed_transactions_are_read_from_any_offset(broker: RealBroker, co
     broker.begin(topic, 0, numbered(100)).end(commit=True)
     broker.begin(topic, 0, numbered(100, first=500)).end(commit=False)
     broker.begin(topic, 0, numbered(100, first=202)).end(commit=True)
-    reading = broker.port.read([Range(TopicPartition(topic, 0, 0), 57, 303)], everything)
-    assert values(reading.records) == [b"%d" % number for number in [*range(57, 100), *range(202, 302)]]
+    result = broker.port.read([Range(TopicPartition(topic, 0, 0), 57, 303)], admit_all)
+    assert values(result.records) == [b"%d" % number for number in [*range(57, 100), *range(202, 302)]]
 
 
-def test_offsets_that_compaction_removed_are_explained_by_the_topics_policy(broker: RealBroker) -> None:
+def test_offsets_that_compaction_removed_are_explained_by_the_cleanup_policy(broker: RealBroker) -> None:
     topic = broker.create_topic(
         **{"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "100"}
     )
@@ -125,17 +125,17 @@ def test_offsets_that_compaction_removed_are_explained_by_the_topics_policy(brok
 
     def compacted() -> bool:
         broker.write(topic, 0, [Written(b"roll", b"roll", timestamp_ms=NOW)])
-        return len(broker.port.read([whole], everything).records) < 10
+        return len(broker.port.read([whole], admit_all).records) < 10
 
     until(compacted, seconds=60)
-    reading = broker.port.read([whole], everything)
-    assert reading.ends == {partition: 30}
-    gaps = broker.port.explain_gaps(holes(whole, reading))
-    assert {each.reason for each in gaps} == {GapReason.COMPACTED}
-    balance(whole, reading, gaps)
+    result = broker.port.read([whole], admit_all)
+    assert result.ends == {partition: 30}
+    gaps = broker.port.explain_gaps(holes(whole, result))
+    assert {gap.reason for gap in gaps} == {GapReason.COMPACTED}
+    assert_balanced(whole, result, gaps)
 
 
-def test_retention_in_the_middle_of_a_reading_leaves_no_offset_without_an_outcome(broker: RealBroker) -> None:
+def test_retention_during_a_read_leaves_no_offset_without_an_outcome(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     for _ in range(20):
@@ -147,51 +147,51 @@ def test_retention_in_the_middle_of_a_reading_leaves_no_offset_without_an_outcom
         return True
 
     log = KafkaEventLog(replace(impatient(real_brokers()), prefetch_bytes=64 * 1024))
-    reading = log.read([Range(partition, 0, 2_000)], admit)
+    result = log.read([Range(partition, 0, 2_000)], admit)
     log.close()
-    assert [each.end for each in reading.lost] == [1_500]
-    assert reading.lost[0].start >= 51
-    read = [each.source.offset for each in reading.records]
-    assert read == [*range(reading.lost[0].start), *range(1_500, 2_000)]
+    assert [range_.end for range_ in result.lost] == [1_500]
+    assert result.lost[0].start >= 51
+    read = [record.source.offset for record in result.records]
+    assert read == [*range(result.lost[0].start), *range(1_500, 2_000)]
 
 
-def test_what_retention_removed_before_it_could_be_explained_is_read_again(broker: RealBroker) -> None:
+def test_gaps_that_retention_removed_before_the_explanation_require_another_read(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     broker.begin(topic, 0, numbered(5)).end(commit=False)
     broker.write(topic, 0, numbered(5))
-    assert broker.port.read([Range(partition, 0, 8)], everything).ends == {partition: 8}
+    assert broker.port.read([Range(partition, 0, 8)], admit_all).ends == {partition: 8}
     broker.retain_from(topic, 0, 7)
     with pytest.raises(Unavailable, match="read again"):
         broker.port.explain_gaps([Range(partition, 0, 6)])
-    assert broker.port.read([Range(partition, 0, 8)], everything).lost == (Range(partition, 0, 7),)
+    assert broker.port.read([Range(partition, 0, 8)], admit_all).lost == (Range(partition, 0, 7),)
 
 
-def test_a_topic_that_is_created_again_while_it_is_read_is_noticed(broker: RealBroker) -> None:
+def test_a_topic_that_is_recreated_between_two_reads_is_detected(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     broker.write(topic, 0, numbered(10))
-    assert broker.port.read([Range(partition, 0, 5)], everything).ends == {partition: 5}
+    assert broker.port.read([Range(partition, 0, 5)], admit_all).ends == {partition: 5}
     broker.recreate(topic)
     broker.write(topic, 0, numbered(2))
     with pytest.raises(TopicRecreated, match=rf"{topic}/0: the log ends at 2"):
-        broker.port.read([Range(partition, 5, 10)], everything)
+        broker.port.read([Range(partition, 5, 10)], admit_all)
 
 
-def test_a_topic_that_is_deleted_is_missing_and_nothing_hangs(broker: RealBroker) -> None:
+def test_reading_a_deleted_topic_raises_resource_missing(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     broker.write(topic, 0, numbered(10))
-    assert broker.port.read([Range(partition, 0, 5)], everything).ends == {partition: 5}
+    assert broker.port.read([Range(partition, 0, 5)], admit_all).ends == {partition: 5}
     broker.delete(topic)
     with pytest.raises(ResourceMissing, match=topic):
-        broker.port.read([Range(partition, 5, 10)], everything)
+        broker.port.read([Range(partition, 5, 10)], admit_all)
     with pytest.raises(ResourceMissing, match=topic):
         broker.port.watermarks([partition])
     assert broker.port.topics([topic]) == {}
 
 
-def test_offsets_that_somebody_else_moved_are_seen_and_can_be_moved_back(broker: RealBroker) -> None:
+def test_offsets_that_an_operator_moved_are_read_and_can_be_committed_again(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     broker.write(topic, 0, numbered(10))
@@ -204,7 +204,7 @@ def test_offsets_that_somebody_else_moved_are_seen_and_can_be_moved_back(broker:
     operator.close()
 
 
-def test_a_commit_is_refused_while_somebody_is_a_member_of_the_group(broker: RealBroker) -> None:
+def test_a_commit_is_refused_while_the_group_has_a_member(broker: RealBroker) -> None:
     topic = broker.create_topic()
     partition = TopicPartition(topic, 0, 0)
     broker.write(topic, 0, numbered(10))
@@ -220,13 +220,13 @@ def test_a_commit_is_refused_while_somebody_is_a_member_of_the_group(broker: Rea
     assert broker.port.committed([partition]) == {partition: 7}
 
 
-def test_commits_are_checked_partition_by_partition(broker: RealBroker) -> None:
+def test_a_commit_names_the_partition_that_is_missing(broker: RealBroker) -> None:
     topic = broker.create_topic()
     with pytest.raises(ResourceMissing, match="never-created/0: 3"):
         broker.port.commit({TopicPartition(topic, 0, 0): 7, TopicPartition("never-created", 0, 0): 3})
 
 
-def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: RealBroker) -> None:
+def test_topics_are_created_once_and_described_with_their_configuration(broker: RealBroker) -> None:
     a_week = timedelta(days=7)
     existing, admin = (
         broker.create_topic(
@@ -239,13 +239,13 @@ def test_topics_are_created_once_and_described_as_they_were_asked_for(broker: Re
     broker.adopt(created.name)
     until(lambda: created.name in admin.topics([created.name]))
     assert admin.create_topics([created]) == []
-    shapes = admin.describe([created.name, existing, "never-created"])
-    kept = admin.retention([created.name, existing, "never-created"])
+    descriptions = admin.describe([created.name, existing, "never-created"])
+    retention = admin.retention([created.name, existing, "never-created"])
     admin.close()
-    assert set(shapes) == {created.name, existing}
-    assert (shapes[created.name].partitions, shapes[created.name].replication) == (3, 1)
-    assert shapes[created.name].cleanup_policy == frozenset({"compact"})
-    assert shapes[created.name].retention == timedelta.max
-    assert (shapes[existing].partitions, shapes[existing].cleanup_policy) == (PARTITIONS, frozenset({"delete"}))
-    assert shapes[existing].retention == a_week
-    assert kept == {created.name: TopicRetention(timedelta.max), existing: TopicRetention(a_week, 5_000_000, 1_048_576)}
+    assert set(descriptions) == {created.name, existing}
+    assert (descriptions[created.name].partitions, descriptions[created.name].replication) == (3, 1)
+    assert descriptions[created.name].cleanup_policy == frozenset({"compact"})
+    assert descriptions[created.name].retention == timedelta.max
+    assert (descriptions[existing].partitions, descriptions[existing].cleanup_policy) == (PARTITIONS, frozenset({"delete"}))
+    assert descriptions[existing].retention == a_week
+    assert retention == {created.name: TopicRetention(timedelta.max), existing: TopicRetention(a_week, 5_000_000, 1_048_576)}

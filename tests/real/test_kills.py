@@ -1,4 +1,4 @@
-"""SIGKILL of a run's own process, at every boundary of a batch's life and within its steps; then recovery, compared byte for byte."""
+"""SIGKILL of the process of a run before, within and after every step of a batch. After recovery the stores are compared byte for byte."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from analytics_defs.core.storage.object_keys import TAR_PROBE
-from tests.real import doomed, plain
-from tests.real.doomed import Boundary, Mission
-from tests.real.proxy import Exchange, http_proxy, passing
+from tests.real import killable_run, raw_clients
+from tests.real.killable_run import Boundary, RunSpec
+from tests.real.proxy import Exchange, http_proxy, pass_through
 from tests.real.scene import Scene, last_hours, prepared
 
 pytestmark = pytest.mark.real
@@ -33,11 +33,11 @@ CALLS = [
     ("object_store.put parquet", 1),
     ("object_store.put parquet", 2),
     ("object_store.put dead-letters", 1),
-    ("object_store.put repeats", 1),
+    ("object_store.put duplicates", 1),
     ("ledger.close_batch", 1),
     ("event_log.commit", 1),
     ("object_store.delete staging", 1),
-    # of the second batch
+    # the second batch
     ("ledger.begin_batch", 2),
     ("recent_events.claim", 5),
     ("ledger.close_batch", 2),
@@ -48,55 +48,55 @@ BOUNDARIES = [
     *(Boundary(call, number, "after") for call, number in CALLS),
     *(Boundary(call, number, "within") for call in ("recent_events.claim", "object_store.put events") for number in (1, 3)),
 ]
-RETRY_FAILS_TOO = "00000000-0000-4000-8000-000000000002"
+RETRY_RUN_ID = "00000000-0000-4000-8000-000000000002"
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
-    with prepared() as found:
-        yield found
+    with prepared() as scene:
+        yield scene
 
 
 @pytest.fixture(scope="module")
-def new_events() -> Iterator[Scene]:
-    with prepared(last_hours()) as found:
-        yield found
+def young_events() -> Iterator[Scene]:
+    with prepared(last_hours()) as scene:
+        yield scene
 
 
-def die(mission: Mission) -> None:
-    """Run to the mission's boundary, and see that it was the boundary that ended the process."""
-    with doomed.launched(mission) as process:
+def run_until_killed(spec: RunSpec) -> None:
+    """Launch the run, and fail unless it kills itself at its boundary."""
+    with killable_run.launched(spec) as process:
         process.join(60)
-        assert process.exitcode == -signal.SIGKILL, mission.output.read_text()
-    assert mission.mark.read_text() == str(mission.boundary)
+        assert process.exitcode == -signal.SIGKILL, spec.output.read_text()
+    assert spec.boundary_file.read_text() == str(spec.boundary)
 
 
-def recover(scene: Scene, mission: Mission, besides: str | None = None) -> None:
-    """A run of the same plan, then whatever the sensor still finds to do, then the dead run again, as one that was only late."""
-    with scene.opened(mission.settings) as world:
+def recover(scene: Scene, spec: RunSpec, ignored_folder: str | None = None) -> None:
+    """Run the same plan and all later plans, then the killed run again as a zombie executor. Compare the stores."""
+    with scene.opened(spec.settings) as world:
         world.run(scene.plan, "retry")
         world.settle()
-        assert world.run(scene.plan, mission.run_id).closed == []
+        assert world.run(scene.plan, spec.run_id).closed == []
         world.settle()
-        scene.assert_whole(world, besides)
+        scene.assert_same_as_undisturbed(world, ignored_folder)
 
 
-def die_and_recover(scene: Scene, boundary: Boundary, folder: Path, besides: str | None = None) -> None:
-    with scene.founded() as settings:
-        mission = Mission(settings, scene.plan, scene.now, folder, boundary=boundary)
-        die(mission)
-        recover(scene, mission, besides)
+def kill_and_recover(scene: Scene, boundary: Boundary, folder: Path, ignored_folder: str | None = None) -> None:
+    with scene.provisioned() as settings:
+        spec = RunSpec(settings, scene.plan, scene.now, folder, boundary=boundary)
+        run_until_killed(spec)
+        recover(scene, spec, ignored_folder)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES, ids=str)
-def test_a_run_that_is_killed_at_a_boundary_leaves_no_trace_after_recovery(scene: Scene, boundary: Boundary, tmp_path: Path) -> None:
-    die_and_recover(scene, boundary, tmp_path)
+def test_a_run_killed_at_a_boundary_leaves_no_trace_after_recovery(scene: Scene, boundary: Boundary, tmp_path: Path) -> None:
+    kill_and_recover(scene, boundary, tmp_path)
 
 
 @pytest.mark.parametrize("boundary", [Boundary("object_store.put events", 3, moment) for moment in ("before", "within", "after")], ids=str)
-def test_a_run_that_is_killed_between_tars_leaves_no_trace_after_recovery(new_events: Scene, boundary: Boundary, tmp_path: Path) -> None:
-    """Another thread may just ask the store whether it unpacks tars: what it wrote for that goes with a question an hour later."""
-    die_and_recover(new_events, boundary, tmp_path, TAR_PROBE)
+def test_a_run_killed_between_tars_leaves_no_trace_after_recovery(young_events: Scene, boundary: Boundary, tmp_path: Path) -> None:
+    """Another thread may be probing whether the store unpacks tars. A probe an hour later deletes the objects of an older one."""
+    kill_and_recover(young_events, boundary, tmp_path, TAR_PROBE)
 
 
 @pytest.mark.parametrize(
@@ -110,32 +110,35 @@ def test_a_run_that_is_killed_between_tars_leaves_no_trace_after_recovery(new_ev
     ],
     ids=str,
 )
-def test_a_run_whose_retry_is_killed_too_leaves_no_trace_after_recovery(
+def test_a_run_whose_retry_is_also_killed_leaves_no_trace_after_recovery(
     scene: Scene, first: Boundary, second: Boundary, tmp_path: Path
 ) -> None:
-    with scene.founded() as settings:
-        mission = Mission(settings, scene.plan, scene.now, tmp_path, boundary=first)
-        die(mission)
-        die(Mission(settings, scene.plan, scene.now, tmp_path, RETRY_FAILS_TOO, second))
-        recover(scene, mission)
+    with scene.provisioned() as settings:
+        spec = RunSpec(settings, scene.plan, scene.now, tmp_path, boundary=first)
+        run_until_killed(spec)
+        run_until_killed(RunSpec(settings, scene.plan, scene.now, tmp_path, RETRY_RUN_ID, second))
+        recover(scene, spec)
 
 
-class Assassin:
-    """A rule of a proxy: kills the process while its n-th such request is in flight."""
+class KillDuringRequest:
+    """A rule of a proxy that kills the process while its n-th matching request is in flight."""
 
-    def __init__(self, marks: bytes, number: int, *, done: bool) -> None:
-        """`marks`: what the request contains. `done`: the server did it, and only the answer is lost; else it sees half of it."""
-        self._marks, self._left, self._done = marks, number, done
+    def __init__(self, content: bytes, number: int, *, executed: bool) -> None:
+        """Match requests that contain `content`.
+
+        If `executed`, the server receives the whole request and only the response is lost. Otherwise it receives the first half.
+        """
+        self._content, self._requests_left, self._executed = content, number, executed
         self.pid: int | None = None
         self.killed = False
 
     def __call__(self, exchange: Exchange) -> None:
-        self._left -= self._marks in exchange.raw
-        if self._left or self.killed or self._marks not in exchange.raw:
-            passing(exchange)
+        self._requests_left -= self._content in exchange.raw
+        if self._requests_left or self.killed or self._content not in exchange.raw:
+            pass_through(exchange)
             return
         self.killed = True
-        if self._done:
+        if self._executed:
             exchange.forward()
         else:
             exchange.forward_half()
@@ -153,56 +156,53 @@ TRANSACTIONS = {
 }
 
 
-@pytest.mark.parametrize("done", [True, False], ids=["done", "half sent"])
+@pytest.mark.parametrize("executed", [True, False], ids=["executed", "half sent"])
 @pytest.mark.parametrize("transaction", TRANSACTIONS)
-def test_a_run_that_is_killed_while_a_transaction_is_in_flight_leaves_no_trace_after_recovery(
-    scene: Scene, transaction: str, done: bool, tmp_path: Path
+def test_a_run_killed_during_a_transaction_leaves_no_trace_after_recovery(
+    scene: Scene, transaction: str, executed: bool, tmp_path: Path
 ) -> None:
-    assassin = Assassin(*TRANSACTIONS[transaction], done=done)
-    with scene.founded() as settings, http_proxy(settings.dynamo_endpoint) as proxy:
-        proxy.rule = assassin
+    rule = KillDuringRequest(*TRANSACTIONS[transaction], executed=executed)
+    with scene.provisioned() as settings, http_proxy(settings.dynamo_endpoint) as proxy:
+        proxy.rule = rule
         through = settings.model_copy(update={"dynamo_endpoint": proxy.url})
-        mission = Mission(through, scene.plan, scene.now, tmp_path)
-        killed_in_flight(mission, assassin)
-        recover(scene, Mission(settings, scene.plan, scene.now, tmp_path))
+        run_until_killed_by(rule, RunSpec(through, scene.plan, scene.now, tmp_path))
+        recover(scene, RunSpec(settings, scene.plan, scene.now, tmp_path))
 
 
-@pytest.mark.parametrize("done", [True, False], ids=["done", "half sent"])
+@pytest.mark.parametrize("executed", [True, False], ids=["executed", "half sent"])
 @pytest.mark.parametrize(("tree", "number"), [("staging", 1), ("events", 1), ("events", 40), ("parquet", 2)])
-def test_a_run_that_is_killed_while_an_object_is_in_flight_leaves_no_trace_after_recovery(
-    scene: Scene, tree: str, number: int, done: bool, tmp_path: Path
+def test_a_run_killed_during_an_upload_leaves_no_trace_after_recovery(
+    scene: Scene, tree: str, number: int, executed: bool, tmp_path: Path
 ) -> None:
-    with scene.founded() as settings, http_proxy(settings.minio_endpoint) as proxy:
-        assassin = Assassin(f"PUT /{settings.archive_bucket_name}/{tree}/".encode(), number, done=done)
-        proxy.rule = assassin
+    with scene.provisioned() as settings, http_proxy(settings.minio_endpoint) as proxy:
+        rule = KillDuringRequest(f"PUT /{settings.archive_bucket_name}/{tree}/".encode(), number, executed=executed)
+        proxy.rule = rule
         through = settings.model_copy(update={"minio_endpoint": proxy.url, "minio_snowball": "off"})
-        mission = Mission(through, scene.plan, scene.now, tmp_path)
-        killed_in_flight(mission, assassin)
-        recover(scene, Mission(settings, scene.plan, scene.now, tmp_path))
+        run_until_killed_by(rule, RunSpec(through, scene.plan, scene.now, tmp_path))
+        recover(scene, RunSpec(settings, scene.plan, scene.now, tmp_path))
 
 
-@pytest.mark.parametrize("done", [True, False], ids=["done", "half sent"])
+@pytest.mark.parametrize("executed", [True, False], ids=["executed", "half sent"])
 @pytest.mark.parametrize("number", [1, 2, 3, 5], ids=["probe", "impossible probe", "first tar", "third tar"])
-def test_a_run_that_is_killed_while_a_tar_is_in_flight_leaves_no_trace_after_recovery_but_the_probe_s_own(
-    new_events: Scene, number: int, done: bool, tmp_path: Path
+def test_a_run_killed_during_a_tar_leaves_at_most_objects_of_the_probe(
+    young_events: Scene, number: int, executed: bool, tmp_path: Path
 ) -> None:
-    scene = new_events
-    with scene.founded() as settings, http_proxy(settings.minio_endpoint) as proxy:
-        assassin = Assassin(f"PUT /{settings.archive_bucket_name}/unpacking/".encode(), number, done=done)
-        proxy.rule = assassin
+    scene = young_events
+    with scene.provisioned() as settings, http_proxy(settings.minio_endpoint) as proxy:
+        rule = KillDuringRequest(f"PUT /{settings.archive_bucket_name}/{TAR_PROBE}".encode(), number, executed=executed)
+        proxy.rule = rule
         through = settings.model_copy(update={"minio_endpoint": proxy.url})
-        mission = Mission(through, scene.plan, scene.now, tmp_path)
-        killed_in_flight(mission, assassin)
-        left = plain.keys(settings.archive_bucket_name, "unpacking/")
-        assert len(left) <= 3 * (number <= 2), left
-        for key in left:
-            plain.s3().delete_object(Bucket=settings.archive_bucket_name, Key=key)
-        recover(scene, Mission(settings, scene.plan, scene.now, tmp_path))
+        run_until_killed_by(rule, RunSpec(through, scene.plan, scene.now, tmp_path))
+        probe_keys = raw_clients.keys(settings.archive_bucket_name, TAR_PROBE)
+        assert len(probe_keys) <= 3 * (number <= 2), probe_keys
+        for key in probe_keys:
+            raw_clients.s3().delete_object(Bucket=settings.archive_bucket_name, Key=key)
+        recover(scene, RunSpec(settings, scene.plan, scene.now, tmp_path))
 
 
-def killed_in_flight(mission: Mission, assassin: Assassin) -> None:
-    with doomed.launched(mission) as process:
-        assassin.pid = process.pid
+def run_until_killed_by(rule: KillDuringRequest, spec: RunSpec) -> None:
+    with killable_run.launched(spec) as process:
+        rule.pid = process.pid
         process.join(60)
-        assert process.exitcode == -signal.SIGKILL, mission.output.read_text()
-    assert assassin.killed
+        assert process.exitcode == -signal.SIGKILL, spec.output.read_text()
+    assert rule.killed

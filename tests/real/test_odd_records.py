@@ -1,10 +1,11 @@
-"""Every record that is no event, and every event that is hard to hold, in one batch on the real stores: all accounted for, none altered."""
+"""Every kind of dead letter and every event that is hard to store, in one batch on the real stores."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,9 +17,9 @@ from boto3.dynamodb.types import TypeDeserializer
 
 from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.ledger import BatchRecord
-from tests.real import plain
-from tests.real.odd_records import ACCEPTED, IDS, LEGACY, MAX_EVENT_BYTES, POINTED, REJECTED, TIMESTAMPS
-from tests.real.plain import Object, Written
+from tests.real import raw_clients
+from tests.real.odd_records import ACCEPTED, IDS, LEGACY, MAX_EVENT_BYTES, POINTER_ONLY, REJECTED, TIMESTAMPS
+from tests.real.raw_clients import Object, Written
 from tests.real.world import World, new_world
 
 pytestmark = pytest.mark.real
@@ -29,51 +30,51 @@ TOMBSTONES = 3
 
 @dataclass(frozen=True)
 class Ingested:
-    """The world after its one batch, and what was produced, by source."""
+    """The platform after its only batch, and the produced records."""
 
     world: World
     batch: BatchRecord
     sources: dict[str, str]
-    """By the name of the record."""
+    """The source of each record, by its name in `odd_records`."""
     objects: dict[str, Object]
-    """The JSON objects, by their source."""
+    """The JSON objects, by source."""
     keys: dict[str, str]
-    """Their keys, likewise."""
+    """The keys of the JSON objects, by source."""
 
 
 @pytest.fixture(scope="module")
 def ingested() -> Iterator[Ingested]:
     values = {name: value for name, (_, value) in REJECTED.items()} | ACCEPTED | LEGACY
-    with plain.topics(1) as (topic,), new_world([topic], max_event_bytes=MAX_EVENT_BYTES) as world:
+    with raw_clients.topics(1) as (topic,), new_world([topic], max_event_bytes=MAX_EVENT_BYTES) as world:
         records = [Written(topic, 0, value, KEY, HEADERS) for value in values.values()]
-        plain.produce([*records, *[Written(topic, 0, None, key) for key in (None, b"", b"key")]])
+        raw_clients.produce([*records, *[Written(topic, 0, None, key) for key in (None, b"", b"key")]])
         (batch,) = world.settle()
-        objects = plain.objects(world.bucket, "events/")
-        by_source = {each.metadata["source"]: (key, each) for key, each in objects.items()}
-        assert len(by_source) == len(objects)
+        objects = raw_clients.objects(world.bucket, "events/")
+        keys = {stored.metadata["source"]: key for key, stored in objects.items()}
+        assert len(keys) == len(objects)
         yield Ingested(
             world,
             batch,
             {name: f"{topic}/0/{offset}" for offset, name in enumerate(values)},
-            {source: each for source, (_, each) in by_source.items()},
-            {source: key for source, (key, _) in by_source.items()},
+            {source: objects[key] for source, key in keys.items()},
+            keys,
         )
 
 
-def test_the_batch_goes_on_and_every_record_is_accounted_for(ingested: Ingested) -> None:
+def test_every_record_is_accounted_for(ingested: Ingested) -> None:
     tally = ingested.batch.tally
     assert (tally.stored, tally.dead_letters, tally.tombstones) == (len(ACCEPTED) + len(LEGACY), len(REJECTED), TOMBSTONES)
     assert (tally.duplicates, tally.gaps, tally.lost, ingested.batch.unaccounted) == (0, 0, 0, ())
-    ingested.world.assert_sound()
+    ingested.world.assert_consistent()
 
 
-def test_every_reason_there_is_was_tried() -> None:
+def test_the_records_cover_every_rejection_reason() -> None:
     assert {reason for reason, _ in REJECTED.values()} == set(RejectionReason)
 
 
-def test_a_dead_letter_names_the_reason_and_keeps_the_record_byte_for_byte(ingested: Ingested) -> None:
+def test_a_dead_letter_has_the_reason_and_the_original_record(ingested: Ingested) -> None:
     assert ingested.batch.dead_letters_key is not None
-    file = plain.get(ingested.world.bucket, ingested.batch.dead_letters_key)
+    file = raw_clients.get(ingested.world.bucket, ingested.batch.dead_letters_key)
     assert file.content_type == "application/x-ndjson"
     lines = {line["source"]: line for line in map(json.loads, file.body.splitlines())}
     assert len(lines) == len(REJECTED)
@@ -85,22 +86,22 @@ def test_a_dead_letter_names_the_reason_and_keeps_the_record_byte_for_byte(inges
         assert [(header, content and base64.b64decode(content)) for header, content in line["headers"]] == list(HEADERS)
         assert 0 < len(line["detail"]) <= 300, name
         assert line.get("valueText", "").encode() in (value, b""), name
-    assert ingested.batch.reasons == {reason: sum(each is reason for each, _ in REJECTED.values()) for reason in RejectionReason}
+    assert ingested.batch.reasons == dict(Counter(reason for reason, _ in REJECTED.values()))
 
 
-def test_an_object_holds_the_original_bytes(ingested: Ingested) -> None:
+def test_a_json_object_holds_the_original_bytes(ingested: Ingested) -> None:
     assert len(ingested.objects) == len(ACCEPTED) + len(LEGACY)
     for name, value in (ACCEPTED | LEGACY).items():
-        found = ingested.objects[ingested.sources[name]]
-        assert (found.body, found.content_type) == (value, "application/json"), name
-        assert found.metadata["batch"] == ingested.batch.batch.id
-        assert found.metadata.keys() == {"eventtype", "timestamp", "eventid", "source", "batch", "recordtimestamp"}
+        stored = ingested.objects[ingested.sources[name]]
+        assert (stored.body, stored.content_type) == (value, "application/json"), name
+        assert stored.metadata["batch"] == ingested.batch.batch.id
+        assert stored.metadata.keys() == {"eventtype", "timestamp", "eventid", "source", "batch", "recordtimestamp"}
 
 
 def test_the_parquet_parts_hold_the_original_text_and_the_instant(ingested: Ingested) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for key in ingested.batch.parts.values():
-        table = pq.read_table(io.BytesIO(plain.get(ingested.world.bucket, key).body))
+        table = pq.read_table(io.BytesIO(raw_clients.get(ingested.world.bucket, key).body))
         rows |= {f"{row['topic']}/{row['partition']}/{row['offset']}": row for row in table.to_pylist()}
     assert len(rows) == len(ACCEPTED) + len(LEGACY)
     for name, value in (ACCEPTED | LEGACY).items():
@@ -110,51 +111,52 @@ def test_the_parquet_parts_hold_the_original_text_and_the_instant(ingested: Inge
 
 
 def decoded(value: bytes) -> Any:
-    """Independent of the platform's own reader: numbers exact, whatever their length."""
+    """Decode JSON with exact numbers of any length, without the parser of the platform."""
     return json.loads(value, parse_float=Decimal, parse_int=Decimal)
 
 
 def item(ingested: Ingested, event_id: str) -> dict[str, Any]:
-    """As any client of DynamoDB reads it."""
-    found = plain.item(ingested.world.settings.recent_events_table_name, event_id)
-    assert found is not None, event_id
-    return {name: TypeDeserializer().deserialize(value) for name, value in found.items()}
+    """Return the item of RecentEvents as boto3 decodes it."""
+    wire_item = raw_clients.item(ingested.world.settings.recent_events_table_name, event_id)
+    assert wire_item is not None, event_id
+    return {name: TypeDeserializer().deserialize(value) for name, value in wire_item.items()}
 
 
 def test_an_item_equals_its_event_by_value_or_points_to_its_object(ingested: Ingested) -> None:
     for name, value in ACCEPTED.items():
         source, document = ingested.sources[name], decoded(value)
-        found = item(ingested, document["id"])
-        assert (found["source"], found["eventId"], found["timestamp"]) == (source, document["id"], document["timestamp"]), name
-        if name.removeprefix("pointed ") in POINTED or name == "an empty key at the top":
-            assert found["data"] == {"pointer": ingested.keys[source]}, name
+        stored = item(ingested, document["id"])
+        assert (stored["source"], stored["eventId"], stored["timestamp"]) == (source, document["id"], document["timestamp"]), name
+        if name.removeprefix("pointer only ") in POINTER_ONLY or name == "an empty key at the top":
+            assert stored["data"] == {"pointer": ingested.keys[source]}, name
         else:
-            assert found["data"] == document, name
+            assert stored["data"] == document, name
 
 
-def test_a_legacy_event_keeps_its_fields_and_gets_those_of_the_current_form(ingested: Ingested) -> None:
+def test_a_legacy_event_keeps_its_fields_and_gets_the_fields_of_the_current_form(ingested: Ingested) -> None:
     for name, value in LEGACY.items():
         document = decoded(value)
-        (event_id,) = (each.metadata["eventid"] for source, each in ingested.objects.items() if source == ingested.sources[name])
-        found = item(ingested, event_id)["data"]
-        assert {key: found[key] for key in document.keys() - {"product"}} == {key: document[key] for key in document.keys() - {"product"}}
-        assert (found["id"], found["timestamp"]) == (event_id, document["occurredAt"])
+        event_id = ingested.objects[ingested.sources[name]].metadata["eventid"]
+        stored = item(ingested, event_id)["data"]
+        kept = document.keys() - {"product"}
+        assert {key: stored[key] for key in kept} == {key: document[key] for key in kept}
+        assert (stored["id"], stored["timestamp"]) == (event_id, document["occurredAt"])
         if "product" in document:
-            assert found["product"] == document["product"] | {"stock": document["product"]["quantity"]}
+            assert stored["product"] == document["product"] | {"stock": document["product"]["quantity"]}
         if "quantity" in document:
-            assert found["currentStock"] == document["quantity"]
+            assert stored["currentStock"] == document["quantity"]
 
 
-def test_every_id_has_an_item_and_an_object_of_its_own(ingested: Ingested) -> None:
-    """Ids that differ only by case, by percent-encoding or by Unicode normalisation, too."""
+def test_every_id_has_a_separate_item_and_object(ingested: Ingested) -> None:
+    """Some ids differ only by case, percent-encoding or Unicode normalization."""
     table = ingested.world.settings.recent_events_table_name
-    named = {each["id"]["S"]: each["source"]["S"] for each in plain.items(table)}
+    sources = {wire_item["id"]["S"]: wire_item["source"]["S"] for wire_item in raw_clients.items(table)}
     keys = set()
     for number, event_id in enumerate(IDS):
         source = ingested.sources[f"id {number}: {event_id[:40]!a}"]
-        assert named[event_id] == source
+        assert sources[event_id] == source
         key = ingested.keys[source]
-        assert decoded(plain.get(ingested.world.bucket, key).body)["id"] == event_id
+        assert decoded(raw_clients.get(ingested.world.bucket, key).body)["id"] == event_id
         assert key.startswith("events/2024/01/15/10/")
         assert key.isascii()
         assert max(map(len, key.split("/"))) <= 255

@@ -1,4 +1,4 @@
-"""`dagster dev` as a user starts it, and what its UI asks over GraphQL."""
+"""`dagster dev` as a user starts it, and the GraphQL requests of its UI."""
 
 from __future__ import annotations
 
@@ -28,47 +28,47 @@ REPOSITORY = {"repositoryLocationName": "analytics", "repositoryName": "__reposi
 class UserInterface:
     url: str
 
-    def ask(self, query: str, **variables: Any) -> Any:
+    def query(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            found = json.load(answer)
-        assert "errors" not in found, found
-        return found["data"]
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            result = json.load(response)
+        assert "errors" not in result, result
+        return result["data"]
 
     def stop_sensor(self, name: str) -> None:
         selector = REPOSITORY | {"sensorName": name}
-        found = self.ask("query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }", s=selector)
-        self.ask("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=found["sensorOrError"]["id"])
+        result = self.query("query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }", s=selector)
+        self.query("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=result["sensorOrError"]["id"])
 
     def launch_backfill(self, asset: str, partitions: list[str]) -> str:
         params = {"assetSelection": [{"path": [asset]}], "partitionNames": partitions}
         query = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
             __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
-        found = self.ask(query, p=params)["launchPartitionBackfill"]
-        assert found["__typename"] == "LaunchBackfillSuccess", found
-        return str(found["backfillId"])
+        result = self.query(query, p=params)["launchPartitionBackfill"]
+        assert result["__typename"] == "LaunchBackfillSuccess", result
+        return str(result["backfillId"])
 
     def cancel_backfill(self, backfill: str) -> None:
-        self.ask("mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }", id=backfill)
+        self.query("mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }", id=backfill)
 
     def backfill_status(self, backfill: str) -> str:
         query = "query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
-        return str(self.ask(query, id=backfill)["partitionBackfillOrError"]["status"])
+        return str(self.query(query, id=backfill)["partitionBackfillOrError"]["status"])
 
     def runs_of(self, backfill: str) -> list[dict[str, Any]]:
         query = "query($f: RunsFilter!) { runsOrError(filter: $f, limit: 200) { ... on Runs { results { id status } } } }"
-        found = self.ask(query, f={"tags": [{"key": "dagster/backfill", "value": backfill}]})
-        return list(found["runsOrError"]["results"])
+        result = self.query(query, f={"tags": [{"key": "dagster/backfill", "value": backfill}]})
+        return list(result["runsOrError"]["results"])
 
     def materialized(self, asset: str) -> int:
         query = "query($k: AssetKeyInput!) { assetNodeOrError(assetKey: $k) { ... on AssetNode { partitionStats { numMaterialized } } } }"
-        return int(self.ask(query, k={"path": [asset]})["assetNodeOrError"]["partitionStats"]["numMaterialized"])
+        return int(self.query(query, k={"path": [asset]})["assetNodeOrError"]["partitionStats"]["numMaterialized"])
 
 
 @contextmanager
 def dagster_dev(settings: Settings, folder: Path) -> Iterator[UserInterface]:
-    """Serving; ended with everything it started. Its output is in `folder`."""
+    """Start `dagster dev` and wait until it serves. End it with all its processes after the block. Its output is in `folder`."""
     home, port = folder / "home", free_port()
     home.mkdir()
     shutil.copy(ROOT / "dagster.yaml", home)

@@ -1,4 +1,4 @@
-"""A platform of a test's own on the real servers: tables, bucket and group with names of their own, gone afterwards."""
+"""A platform for a single test on the real servers. Its tables, bucket and group have unique names and are deleted afterwards."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
 from analytics_defs.flows.ingest.execute_plan import ExecutionReport, execute_plan
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Clock, Ports
-from tests.real import plain
+from tests.real import raw_clients
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the clients wait and how often they repeat, as changes of their configurations."""
+class ClientTimeouts:
+    """Timeouts and retry limits of the clients, as changes of their configurations."""
 
     dynamo: Mapping[str, Any] = field(default_factory=dict)
-    archive: Mapping[str, Any] = field(default_factory=dict)
+    object_store: Mapping[str, Any] = field(default_factory=dict)
     kafka: Mapping[str, Any] = field(default_factory=dict)
 
 
-LITTLE = Patience(
+SHORT_TIMEOUTS = ClientTimeouts(
     dynamo={"connect_timeout": timedelta(seconds=1), "read_timeout": timedelta(seconds=1), "attempts": 2, "conflict_attempts": 3},
-    archive={
+    object_store={
         "connect_timeout": timedelta(seconds=1),
         "request_timeout": timedelta(seconds=1),
         "max_retries": 2,
@@ -52,11 +52,13 @@ LITTLE = Patience(
     },
     kafka={"request_timeout": timedelta(seconds=2), "read_timeout": timedelta(seconds=2)},
 )
-"""Enough for servers on this machine; what never answers is given up within seconds."""
+"""Short enough to give up a server that never answers within seconds. Enough for servers on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
+    """The settings of a test platform and its open ports."""
+
     settings: Settings
     ports: Ports
 
@@ -65,13 +67,14 @@ class World:
         return self.settings.archive_bucket_name
 
     def whole_plan(self) -> Plan:
-        """All that is in the topics, from offset 0, whatever the ledger says."""
-        marks = self.ports.event_log.watermarks(self.partitions())
-        return Plan(0, tuple(Range(each, 0, mark.high_watermark) for each, mark in sorted(marks.items()) if mark.high_watermark))
+        """Return a plan over everything in the topics, from offset 0. The checkpoints are not read."""
+        watermarks = self.ports.event_log.watermarks(self.partitions())
+        ends = {partition: marks.high_watermark for partition, marks in sorted(watermarks.items())}
+        return Plan(0, tuple(Range(partition, 0, end) for partition, end in ends.items() if end))
 
     def partitions(self) -> list[TopicPartition]:
-        found = self.ports.event_log.topics(self.settings.kafka_topics)
-        return [TopicPartition(name, 0, number) for name, topic in sorted(found.items()) for number in topic.partitions]
+        topics = self.ports.event_log.topics(self.settings.kafka_topics)
+        return [TopicPartition(name, 0, number) for name, topic in sorted(topics.items()) for number in topic.partitions]
 
     def plan(self) -> PlanningResult:
         return plan_lanes(self.settings.kafka_topics, self.settings.planning_policy(), self.ports)
@@ -80,7 +83,7 @@ class World:
         return execute_plan(plan, self.ports, wiring.ingest_options(self.settings, run_id))
 
     def settle(self, run_id: str = "recovery") -> list[BatchRecord]:
-        """Run every lane until nothing is left to do, and sweep. Answers what was closed."""
+        """Run every lane until no plan is left, then delete stale staging files. Return the batches that were closed."""
         closed: list[BatchRecord] = []
         plans: list[Plan] = []
         for _ in range(20):
@@ -92,21 +95,21 @@ class World:
                 closed += self.run(plan, run_id).closed
         raise AssertionError(f"not settled after 20 rounds: {plans}")
 
-    def assert_sound(self) -> None:
-        """Nothing is unaccounted, counters agree with heads, nothing is pending or staged, and the stores agree in every hour."""
-        found = audit_offsets(self.ports)
-        assert (found.unaccounted, found.differences, found.pending) == (0, (), ())
-        assert plain.keys(self.bucket, "staging/") == []
+    def assert_consistent(self) -> None:
+        """Fail if an offset is unaccounted, a batch is pending or staged, or counters, checkpoints and stores differ."""
+        audit = audit_offsets(self.ports)
+        assert (audit.unaccounted, audit.differences, audit.pending) == (0, (), ())
+        assert raw_clients.keys(self.bucket, "staging/") == []
         for hour in self.ports.ledger.hourly_counters("0000", "9999"):
             assert audit_hour(hour, self.ports).findings == ()
 
     def lag(self) -> int:
-        return sum(each.offsets for each in self.plan().lags)
+        return sum(lag.offsets for lag in self.plan().lags)
 
 
 def new_settings(topics: Sequence[str], **changes: Any) -> Settings:
-    """The environment's servers, with names of a world's own."""
-    plain.require_servers()
+    """Return settings for the servers of the environment, with unique names for group, tables and bucket."""
+    raw_clients.require_servers()
     suffix = uuid.uuid4().hex[:10]
     names = {
         "kafka_topics": tuple(topics),
@@ -120,8 +123,8 @@ def new_settings(topics: Sequence[str], **changes: Any) -> Settings:
 
 
 @contextmanager
-def founded(settings: Settings) -> Iterator[Settings]:
-    """Tables and bucket are there for the length of the block."""
+def provisioned(settings: Settings) -> Iterator[Settings]:
+    """Create tables and bucket, and delete them and the consumer group after the block."""
     dynamo = DynamoClient(wiring.dynamo_config(settings))
     try:
         create_tables(dynamo, expected_tables(settings.recent_events_table_name, _ledger_tables(settings)))
@@ -129,34 +132,34 @@ def founded(settings: Settings) -> Iterator[Settings]:
         yield settings
     finally:
         dynamo.close()
-        plain.remove_tables(settings)
-        plain.remove_bucket(settings.archive_bucket_name)
-        plain.remove_group(settings.kafka_group_id)
+        raw_clients.remove_tables(settings)
+        raw_clients.remove_bucket(settings.archive_bucket_name)
+        raw_clients.remove_group(settings.kafka_group_id)
 
 
 @contextmanager
-def opened(settings: Settings, clock: Clock | None = None, patience: Patience | None = None) -> Iterator[World]:
-    """Ports as production wires them, closed afterwards."""
-    patience = patience or Patience()
-    dynamo = DynamoClient(replace(wiring.dynamo_config(settings), **patience.dynamo))
-    archive = S3ObjectStore(replace(wiring.object_store_config(settings), **patience.archive))
-    log = KafkaEventLog(replace(wiring.kafka_config(settings), **patience.kafka))
-    workers = ThreadTaskPool(settings.write_threads)
-    recent = DynamoRecentEvents(dynamo, settings.recent_events_table_name)
+def opened(settings: Settings, clock: Clock | None = None, timeouts: ClientTimeouts | None = None) -> Iterator[World]:
+    """Yield ports as production wires them, and close them after the block."""
+    timeouts = timeouts or ClientTimeouts()
+    dynamo = DynamoClient(replace(wiring.dynamo_config(settings), **timeouts.dynamo))
+    object_store = S3ObjectStore(replace(wiring.object_store_config(settings), **timeouts.object_store))
+    event_log = KafkaEventLog(replace(wiring.kafka_config(settings), **timeouts.kafka))
+    task_pool = ThreadTaskPool(settings.write_threads)
+    recent_events = DynamoRecentEvents(dynamo, settings.recent_events_table_name)
     ledger = DynamoLedger(dynamo, _ledger_tables(settings))
     try:
         tables = (settings.recent_events_table_name, settings.aggregates_table_name)
-        yield World(settings, Ports(log, recent, archive, ledger, clock or SystemClock(), workers, tables))
+        yield World(settings, Ports(event_log, recent_events, object_store, ledger, clock or SystemClock(), task_pool, tables))
     finally:
-        workers.close()
-        log.close()
-        archive.close()
+        task_pool.close()
+        event_log.close()
+        object_store.close()
         dynamo.close()
 
 
 @contextmanager
-def new_world(topics: Sequence[str], clock: Clock | None = None, patience: Patience | None = None, **changes: Any) -> Iterator[World]:
-    with founded(new_settings(topics, **changes)) as settings, opened(settings, clock, patience) as world:
+def new_world(topics: Sequence[str], clock: Clock | None = None, timeouts: ClientTimeouts | None = None, **changes: Any) -> Iterator[World]:
+    with provisioned(new_settings(topics, **changes)) as settings, opened(settings, clock, timeouts) as world:
         yield world
 
 
@@ -165,5 +168,5 @@ def _ledger_tables(settings: Settings) -> LedgerTables:
 
 
 def this_second() -> datetime:
-    """A batch clock that stands still: real enough for what expires, whole for what is compared."""
+    """Return now without microseconds, for a batch clock that does not move. TTLs stay valid, and stored times compare equal."""
     return datetime.now(UTC).replace(microsecond=0)

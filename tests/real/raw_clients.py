@@ -1,4 +1,4 @@
-"""What the servers hold, seen with plain clients: nothing here goes through the platform's own adapters."""
+"""The content of the servers, read with the clients of their vendors. Nothing here uses the adapters of the platform."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
     from analytics_defs.config import Settings
 
-PATIENCE_SECONDS = 20.0
-_AT_ONCE = 8
+TIMEOUT_SECONDS = 20.0
+_CONCURRENCY = 8
 _quiet = logging.getLogger("analytics.tests.kafka")
-_NEEDED = ("KAFKA_BROKERS", "DYNAMO_ENDPOINT", "MINIO_ENDPOINT")
+_REQUIRED = ("KAFKA_BROKERS", "DYNAMO_ENDPOINT", "MINIO_ENDPOINT")
 
 
 def require_servers() -> None:
-    """Fails, in one line, where the environment does not name all servers."""
-    missing = [name for name in _NEEDED if not os.environ.get(name)]
+    """Fail with a one-line message if the environment does not name all servers."""
+    missing = [name for name in _REQUIRED if not os.environ.get(name)]
     assert not missing, f"{', '.join(missing)} not set: tests marked `real` need real servers. Run `make test-real`."
 
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object of the bucket, whole."""
+    """An object of the bucket with its body and metadata."""
 
     body: bytes
     content_type: str
     metadata: Mapping[str, str]
-    """Names in lower case, as S3 keeps them."""
+    """Names in lower case, as S3 stores them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,12 @@ def _producer() -> Producer:
 
 @contextmanager
 def topics(*partitions: int) -> Iterator[tuple[str, ...]]:
-    """Topics of these numbers of partitions, in the order of their names, gone afterwards."""
+    """Create a topic for each number of partitions. Yield their names in this order, and delete the topics after the block."""
     suffix = uuid.uuid4().hex[:10]
-    new = [NewTopic(f"real-{suffix}-{number}", each, 1) for number, each in enumerate(partitions)]
-    for future in admin().create_topics(new, operation_timeout=PATIENCE_SECONDS).values():
-        future.result(PATIENCE_SECONDS)
-    names = tuple(each.topic for each in new)
+    new = [NewTopic(f"real-{suffix}-{number}", count, 1) for number, count in enumerate(partitions)]
+    for future in admin().create_topics(new, operation_timeout=TIMEOUT_SECONDS).values():
+        future.result(TIMEOUT_SECONDS)
+    names = tuple(topic.topic for topic in new)
     try:
         yield names
     finally:
@@ -93,38 +93,41 @@ def topics(*partitions: int) -> Iterator[tuple[str, ...]]:
 
 
 def remove_topics(names: Sequence[str]) -> None:
-    for future in admin().delete_topics(list(names), operation_timeout=PATIENCE_SECONDS).values():
-        future.result(PATIENCE_SECONDS)
+    for future in admin().delete_topics(list(names), operation_timeout=TIMEOUT_SECONDS).values():
+        future.result(TIMEOUT_SECONDS)
 
 
 def produce(records: Sequence[Written]) -> None:
-    """In this order within a partition. All are there when this returns."""
+    """Produce the records, in this order within a partition. All are in the log when this returns."""
     refused: list[KafkaError] = []
-    for each in records:
+    for record in records:
         _producer().produce(
-            each.topic,
-            each.value,
-            each.key,
-            each.partition,
-            headers=list(each.headers),
+            record.topic,
+            record.value,
+            record.key,
+            record.partition,
+            headers=list(record.headers),
             on_delivery=lambda error, _: refused.append(error) if error else None,
         )
-    assert not _producer().flush(PATIENCE_SECONDS)
+    assert not _producer().flush(TIMEOUT_SECONDS)
     assert not refused, refused[0]
 
 
 def group_offsets(group: str, names: Sequence[str]) -> dict[str, int | None]:
-    """By `topic/partition`; None where the group has no offset."""
-    found = admin().list_topics(timeout=PATIENCE_SECONDS).topics
-    asked = [TopicPartition(name, number) for name in names for number in found[name].partitions]
-    request = ConsumerGroupTopicPartitions(group, asked)
-    answer = admin().list_consumer_group_offsets([request])[group].result(PATIENCE_SECONDS)
-    return {f"{each.topic}/{each.partition}": each.offset if each.offset >= 0 else None for each in answer.topic_partitions}
+    """Return the committed offset by `topic/partition`, None if the group has no offset."""
+    topics_by_name = admin().list_topics(timeout=TIMEOUT_SECONDS).topics
+    partitions = [TopicPartition(name, number) for name in names for number in topics_by_name[name].partitions]
+    request = ConsumerGroupTopicPartitions(group, partitions)
+    response = admin().list_consumer_group_offsets([request])[group].result(TIMEOUT_SECONDS)
+    return {
+        f"{committed.topic}/{committed.partition}": committed.offset if committed.offset >= 0 else None
+        for committed in response.topic_partitions
+    }
 
 
 def remove_group(group: str) -> None:
     for future in admin().delete_consumer_groups([group]).values():
-        future.exception(PATIENCE_SECONDS)  # the group is there only where something was committed
+        future.exception(TIMEOUT_SECONDS)  # the group exists only if an offset was committed
 
 
 # DynamoDB.
@@ -143,15 +146,15 @@ def dynamo() -> DynamoDBClient:
 
 
 def items(table: str) -> list[dict[str, Any]]:
-    """Every item, in the form that travels."""
+    """Return every item in DynamoDB's wire format."""
     pages = dynamo().get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
     return [item for page in pages for item in page["Items"]]
 
 
 def item(table: str, event_id: str) -> dict[str, Any] | None:
-    """The recent event of this id, in the form that travels."""
-    found: dict[str, Any] | None = dynamo().get_item(TableName=table, Key={"id": {"S": event_id}}, ConsistentRead=True).get("Item")
-    return found
+    """Return the item of RecentEvents with this id in DynamoDB's wire format."""
+    response = dynamo().get_item(TableName=table, Key={"id": {"S": event_id}}, ConsistentRead=True)
+    return response.get("Item")
 
 
 def remove_tables(settings: Settings) -> None:
@@ -159,7 +162,7 @@ def remove_tables(settings: Settings) -> None:
         try:
             dynamo().delete_table(TableName=table)
         except dynamo().exceptions.ResourceNotFoundException:
-            pass  # setting up broke off before this one
+            pass  # the setup failed before it created this table
 
 
 # The object store.
@@ -174,33 +177,33 @@ def s3() -> S3Client:
         region_name="us-east-1",
         aws_access_key_id=os.environ.get("MINIO_ACCESS_KEY", "minio"),
         aws_secret_access_key=os.environ.get("MINIO_SECRET_KEY", "minio123"),
-        config=Config(max_pool_connections=_AT_ONCE, s3={"addressing_style": "path"}),
+        config=Config(max_pool_connections=_CONCURRENCY, s3={"addressing_style": "path"}),
     )
 
 
 def keys(bucket: str, prefix: str = "") -> list[str]:
     pages = s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [each["Key"] for page in pages for each in page.get("Contents", [])]
+    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
 def get(bucket: str, key: str) -> Object:
-    answer = s3().get_object(Bucket=bucket, Key=key)
-    with answer["Body"] as body:
-        return Object(body.read(), answer["ContentType"], {name.lower(): value for name, value in answer["Metadata"].items()})
+    response = s3().get_object(Bucket=bucket, Key=key)
+    with response["Body"] as body:
+        return Object(body.read(), response["ContentType"], {name.lower(): value for name, value in response["Metadata"].items()})
 
 
 def objects(bucket: str, prefix: str = "") -> dict[str, Object]:
-    """Every object below the prefix, whole."""
-    found = keys(bucket, prefix)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(found, pool.map(lambda key: get(bucket, key), found), strict=True))
+    """Return every object below the prefix, by key."""
+    names = keys(bucket, prefix)
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
+        return dict(zip(names, pool.map(lambda key: get(bucket, key), names), strict=True))
 
 
 def remove_bucket(bucket: str) -> None:
     try:
-        found = keys(bucket)
-        for start in range(0, len(found), 1000):
-            s3().delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in found[start : start + 1000]]})
+        names = keys(bucket)
+        for start in range(0, len(names), 1000):
+            s3().delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in names[start : start + 1000]]})
         s3().delete_bucket(Bucket=bucket)
     except s3().exceptions.NoSuchBucket:
-        pass  # setting up broke off before this one
+        pass  # the setup failed before it created the bucket

@@ -1,4 +1,4 @@
-"""What each role does, on a recorded cloud: every flow it can run, with the crashes, repeats and damages that make it ask for more."""
+"""The flows of each role on a recorded cloud, with the crashes, duplicates and damage that lead to rare requests."""
 
 from __future__ import annotations
 
@@ -66,26 +66,26 @@ STRICT = ValidationRules(max_event_bytes=300)
 BEFORE = "2024-01-15T09"
 ALL = HourRange("2024-01-15T09", "2024-01-15T13")
 DEEP: Any = json.loads("[" * 40 + "]" * 40)
-"""DynamoDB holds 32 levels: the item points to its object."""
+"""DynamoDB allows 32 levels, so the item is a pointer to the JSON object."""
 SETTINGS = {"archive_bucket_name": BUCKET, "kafka_topics": (TOPIC,), "minio_snowball": "off"}
-"""Nothing is asked for below `unpacking/` on Amazon S3 itself: only an endpoint of one's own, as the cloud here has, is tried for it."""
+"""Tars are off: Amazon S3 is never probed for them, but the custom endpoint here would be."""
 
 
-class Noted:
-    """A store whose methods are written down where they are called."""
+class RecordedStore:
+    """A store that records the names of its called methods in the cloud."""
 
     def __init__(self, store: object, name: str, cloud: Cloud) -> None:
-        self._store, self._name, self._noting = store, name, cloud
+        self._store, self._name, self._cloud = store, name, cloud
 
     def __getattr__(self, method: str) -> Any:
         if not method.startswith("_"):
-            self._noting.called.add(f"{self._name}.{method}")
+            self._cloud.called.add(f"{self._name}.{method}")
         return getattr(self._store, method)
 
 
 @dataclass
 class Scene:
-    """A platform of production's adapters on the cloud, and Kafka in memory."""
+    """A platform with the production adapters on the cloud, and Kafka in memory."""
 
     cloud: Cloud
     folder: Path
@@ -96,11 +96,11 @@ class Scene:
         return Settings(dynamo_endpoint=self.cloud.endpoint, minio_endpoint=self.cloud.endpoint, **SETTINGS)  # type: ignore[arg-type]
 
     @cached_property
-    def grounds(self) -> tuple[DynamoProvisioner, BucketProvisioner]:
+    def provisioners(self) -> tuple[DynamoProvisioner, BucketProvisioner]:
         tables = expected_tables(self.settings.recent_events_table_name, self.tables)
-        found = DynamoProvisioner(self.dynamo, tables), BucketProvisioner(wiring.object_store_config(self.settings))
-        self.closing.append(found[1].close)
-        return found
+        bucket = BucketProvisioner(wiring.object_store_config(self.settings))
+        self.closing.append(bucket.close)
+        return DynamoProvisioner(self.dynamo, tables), bucket
 
     @cached_property
     def tables(self) -> LedgerTables:
@@ -108,37 +108,38 @@ class Scene:
 
     @cached_property
     def dynamo(self) -> DynamoClient:
-        found = DynamoClient(wiring.dynamo_config(self.settings))
-        self.closing.append(found.close)
-        return found
+        client = DynamoClient(wiring.dynamo_config(self.settings))
+        self.closing.append(client.close)
+        return client
 
     @cached_property
     def world(self) -> World:
-        """Empty, with its one topic of two partitions."""
-        archive = S3ObjectStore(wiring.object_store_config(self.settings))
-        self.closing.append(archive.close)
-        recent = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
-        made: Any = World
-        stores = {"recent_events": recent, "object_store": archive, "ledger": DynamoLedger(self.dynamo, self.tables)}
-        world: World = made(**{name: Noted(store, name, self.cloud) for name, store in stores.items()})
+        """Return a platform with empty stores and one topic with two partitions."""
+        object_store = S3ObjectStore(wiring.object_store_config(self.settings))
+        self.closing.append(object_store.close)
+        recent_events = DynamoRecentEvents(self.dynamo, self.settings.recent_events_table_name)
+        world_class: Any = World
+        ledger = DynamoLedger(self.dynamo, self.tables)
+        stores = {"recent_events": recent_events, "object_store": object_store, "ledger": ledger}
+        world: World = world_class(**{name: RecordedStore(store, name, self.cloud) for name, store in stores.items()})
         world.create(partitions=2)
         return world
 
     @property
     def ports(self) -> Ports:
-        """With threads, as in production."""
+        """Return the ports with a thread pool, as in production."""
         return replace(self.world.ports, task_pool=ThreadTaskPool(4))
 
     @cached_property
     def platform(self) -> MemoryPlatform:
-        """What Dagster's definitions reach, on the same stores."""
-        found = MemoryPlatform()
-        found.log, found.clock = self.world.event_log, Eventful(self.world.clock.now())
-        found._ports, found._settings = replace(self.world.ports, clock=found.clock), self.settings
-        return found
+        """Return the resource of the Dagster definitions, on the same stores."""
+        platform = MemoryPlatform()
+        platform.log, platform.clock = self.world.event_log, Eventful(self.world.clock.now())
+        platform._ports, platform._settings = replace(self.world.ports, clock=platform.clock), self.settings
+        return platform
 
-    def history(self) -> None:
-        """Batches of two hours: a legacy event, repeats, dead letters, a tombstone, an item that points to its object."""
+    def ingest_history(self) -> None:
+        """Ingest two hours: a legacy event, duplicates, dead letters, a tombstone, and an item that is a pointer."""
         world = self.world
         world.produce(event("a"), event("b", f"{BEFORE}:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
         world.produce(event("a", payload="other"), legacy_event(), event("deep", padding=DEEP), partition=1)
@@ -147,65 +148,65 @@ class Scene:
         world.settle(conduct(limits=BatchLimits(max_records=2)))
 
     def close(self) -> None:
-        for each in self.closing:
-            each()
+        for close in self.closing:
+            close()
 
 
 @contextmanager
 def scene(cloud: Cloud, folder: Path) -> Iterator[Scene]:
-    """Tables and bucket are there."""
-    found = Scene(cloud, folder)
+    """Create tables and bucket, and yield the platform."""
+    scene = Scene(cloud, folder)
     try:
-        assert all(each.fault is None for each in provision(found.grounds))
-        yield found
+        assert all(result.fault is None for result in provision(scene.provisioners))
+        yield scene
     finally:
-        found.close()
+        scene.close()
 
 
-def set_up(scene: Scene) -> None:
-    """From nothing, and once more where all is there."""
-    with scene.cloud.aside():
+def setup(scene: Scene) -> None:
+    """Create everything, then run the setup again when everything exists."""
+    with scene.cloud.unrecorded():
         for table in expected_tables("RecentEvents", scene.tables):
             scene.dynamo.call("delete_table", [], TableName=table.name)
         with s3_client(wiring.object_store_config(scene.settings)) as s3:
             s3.delete_bucket(Bucket=BUCKET)
     for _ in range(2):
-        assert all(each.fault is None for each in provision(scene.grounds))
+        assert all(result.fault is None for result in provision(scene.provisioners))
 
 
 def micro_batches(scene: Scene) -> None:
     world = scene.world
-    scene.history()
+    scene.ingest_history()
     with dg.DagsterInstance.ephemeral() as instance:
         for name in ("e", "f"):
             world.produce(event(name), event(name))
             assert scene.platform.run(instance).success
-    _crashes_everywhere(world)
+    _crash_at_every_call(world)
     world.produce(event("closed by another"))
     world.run(ports=through(world.ports, _closed_by_another))
     world.clock.advance(timedelta(days=30))
-    world.produce(event("a", payload="after its item was forgotten"))
+    world.produce(event("a", payload="after its item expired"))
     world.settle()
     assert audit_offsets(world.ports).unaccounted == 0
 
 
-def _crashes_everywhere(world: World) -> None:
-    """At every call of an executor, before and after it took effect; another one goes on."""
-    at = 0
+def _crash_at_every_call(world: World) -> None:
+    """Crash an executor at each of its calls, before or after the effect. Each time another executor finishes the batch."""
+    number = 0
     while True:
-        world.produce(event(f"x{at}"), event("a", payload=f"{at}"), b"{")
+        world.produce(event(f"x{number}"), event("a", payload=f"{number}"), b"{")
         try:
-            world.run(ports=through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+            world.run(ports=through(world.ports, failing(number, number % 2 == 0, lambda _: Crashed())))
         except Crashed:
             world.settle()
-            at += 1
+            number += 1
             continue
         break
-    assert at > 10
+    assert number > 10
 
 
 def _closed_by_another(call: Call, perform: Callable[[], Any]) -> Any:
-    """Somebody else closes each batch a moment earlier."""
+    """Close each batch twice, as if another executor closed it a moment earlier."""
     if call.method == "close_batch":
         assert perform()
     return perform()
@@ -213,8 +214,8 @@ def _closed_by_another(call: Call, perform: Callable[[], Any]) -> Any:
 
 def hours(scene: Scene) -> None:
     world, ports = scene.world, scene.ports
-    with scene.cloud.aside():
-        scene.history()
+    with scene.cloud.unrecorded():
+        scene.ingest_history()
         assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored
     verify_stores(ports)
     for hour in (BEFORE, HOUR):
@@ -222,7 +223,7 @@ def hours(scene: Scene) -> None:
         compute_hourly_stats(hour, ports, BENCH)
     compute_daily_stats(HOUR[:10], ports, BENCH)
     compute_product_activity(HOUR[:10], ports, BENCH)
-    with scene.cloud.aside():
+    with scene.cloud.unrecorded():
         world.produce(event("late"), event("later"))
         world.settle()
         world.object_store.delete([part_key(HOUR, batch) for batch in world.ledger.batches_of_hour(HOUR)])
@@ -231,32 +232,32 @@ def hours(scene: Scene) -> None:
     assert compact_hour(HOUR, ports, memory_workspace).rebuilt
     restore_hour(HOUR, ports, BENCH)
     compare_stores(ports)
-    _replays(scene)
-    uploads_that_break_off(scene)
+    _repair(scene)
+    aborted_uploads(scene)
 
 
-def _replays(scene: Scene) -> None:
-    """Everything is lost, one tree after the other, and comes back: from Kafka, and from the other stores where retention took it."""
-    world, means = scene.world, RepairContext(scene.ports, BENCH, RULES)
-    for tree in ("events/", "parquet/", "dead-letters/", "duplicates/"):
-        _lose(scene, tree)
-        assert repair_range(ALL, means).changed
-    repair_range(ALL, replace(means, write=False))
-    assert repair_range(Range(world.partition(), 0, 5), means).batches
+def _repair(scene: Scene) -> None:
+    """Delete each folder and repair it from Kafka. Then delete from Kafka, and repair from the other stores."""
+    world, context = scene.world, RepairContext(scene.ports, BENCH, RULES)
+    for folder in ("events/", "parquet/", "dead-letters/", "duplicates/"):
+        _delete_folder(scene, folder)
+        assert repair_range(ALL, context).changed
+    repair_range(ALL, replace(context, write=False))
+    assert repair_range(Range(world.partition(), 0, 5), context).batches
     world.event_log.retain_from(TOPIC, 0, 5)
-    for tree in ("parquet/", "duplicates/"):
-        _lose(scene, tree)
-        repair_range(ALL, means)
-    assert repair_range(ALL, means).batches
+    for folder in ("parquet/", "duplicates/"):
+        _delete_folder(scene, folder)
+        repair_range(ALL, context)
+    assert repair_range(ALL, context).batches
 
 
-def _lose(scene: Scene, tree: str) -> None:
-    with scene.cloud.aside():
-        scene.world.object_store.delete(list(scene.world.object_store.list_keys(tree)))
+def _delete_folder(scene: Scene, folder: str) -> None:
+    with scene.cloud.unrecorded():
+        scene.world.object_store.delete(list(scene.world.object_store.list_keys(folder)))
 
 
-def uploads_that_break_off(scene: Scene) -> None:
-    """Larger than one piece; the second piece is refused, then all are taken."""
+def aborted_uploads(scene: Scene) -> None:
+    """Upload a file of several parts. At first the second part is rejected, which aborts the upload."""
     file = scene.folder / "large"
     file.write_bytes(b"." * 15 * 2**20)
     for key in ("parquet/large", "aggregates/large"):
@@ -268,24 +269,24 @@ def uploads_that_break_off(scene: Scene) -> None:
 
 
 def run_logs(scene: Scene) -> None:
-    """Write the compute logs of a run, and delete them as `purge_old_runs` does."""
+    """Write the compute logs of a run, and delete them, as `purge_old_runs` does."""
     with _instance(scene) as instance:
 
         @dg.job(executor_def=dg.in_process_executor)
-        def speaking() -> None:
-            dg.op(name="speak")(lambda: print("said"))()  # noqa: T201
+        def printing() -> None:
+            dg.op(name="print")(lambda: print("a line"))()  # noqa: T201
 
-        done = speaking.execute_in_process(instance=instance)
-        purge_runs._delete_run(instance, done.dagster_run)
-        assert instance.get_run_by_id(done.run_id) is None
+        result = printing.execute_in_process(instance=instance)
+        purge_runs._delete_run(instance, result.dagster_run)
+        assert instance.get_run_by_id(result.run_id) is None
 
 
-def ticks(scene: Scene) -> None:
-    """The code server: sensors, and what a tick logs."""
-    with scene.cloud.aside():
-        scene.history()
+def code(scene: Scene) -> None:
+    """Evaluate the sensor and write the log of a tick, as the code server does."""
+    with scene.cloud.unrecorded():
+        scene.ingest_history()
         scene.world.ledger.renew_lease(Lease("a run", 0, scene.world.clock.now()))
-        scene.world.produce(event("waits"))
+        scene.world.produce(event("waiting"))
     with _instance(scene) as instance:
         first = scene.platform.tick(instance)
         assert first.run_requests
@@ -295,13 +296,13 @@ def ticks(scene: Scene) -> None:
             _write(stream, "a tick's log")
 
 
-def interface(scene: Scene) -> None:
-    """The webserver shows what runs and ticks printed."""
+def webserver(scene: Scene) -> None:
+    """Read the compute logs of runs and ticks, as the webserver does."""
     key = ["a run", "compute_logs", "step"]
     with _instance(scene) as instance:
         logs = instance.compute_log_manager
-        with scene.cloud.aside(), logs.open_log_stream(key, ComputeIOType.STDERR) as stream:
-            _write(stream, "said")
+        with scene.cloud.unrecorded(), logs.open_log_stream(key, ComputeIOType.STDERR) as stream:
+            _write(stream, "a line")
         for name in ("step", "none"):
             logs.get_log_data_for_type([*key[:2], name], ComputeIOType.STDERR, 0, None)
         logs.get_log_metadata(key)
@@ -309,42 +310,42 @@ def interface(scene: Scene) -> None:
         assert list(logs.get_log_keys_for_log_key_prefix(key[:2], ComputeIOType.STDERR))
 
 
-def watch(scene: Scene) -> None:
-    """The health endpoint: checks, figures, and the trace of every record and id in every state."""
+def health(scene: Scene) -> None:
+    """Probe the stores, read the statistics, and trace records and ids in every state, as the health endpoint does."""
     world = scene.world
-    with scene.cloud.aside():
-        scene.history()
+    with scene.cloud.unrecorded():
+        scene.ingest_history()
         redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
         compact_hour(HOUR, scene.ports, memory_workspace)
         world.produce(event("pending"))
         with pytest.raises(Crashed):
             world.run(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
         world.produce(event("not read yet"))
-    doors = HealthClients((TOPIC,), scene.ports, world.event_log, None)  # type: ignore[arg-type]
-    probe_dynamodb(doors)
-    probe_object_store(doors)
-    read_ledger_statistics(doors)
-    for what in [*map(str, world.values), *"abcd", "big", "deep", "pending"]:
-        trace_record(what, scene.ports)
+    clients = HealthClients((TOPIC,), scene.ports, world.event_log, None)  # type: ignore[arg-type]
+    probe_dynamodb(clients)
+    probe_object_store(clients)
+    read_ledger_statistics(clients)
+    for source_or_id in [*map(str, world.values), *"abcd", "big", "deep", "pending"]:
+        trace_record(source_or_id, scene.ports)
 
 
-def by_hand(scene: Scene) -> None:
-    """What an operator's commands do beyond what runs do."""
+def operator(scene: Scene) -> None:
+    """Execute the flows of the operator's commands that runs do not execute."""
     world, ports = scene.world, scene.ports
-    with scene.cloud.aside():
-        scene.history()
-    assert all(each.passed for each in run_preflight(scene.grounds[:2]))
+    with scene.cloud.unrecorded():
+        scene.ingest_history()
+    assert all(result.passed for result in run_preflight(scene.provisioners))
     list(list_dead_letters(DeadLetterFilter(), ports))
     with pytest.raises(Crashed):
         redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing("claim", True, lambda _: Crashed())), conduct("redrive"))
     redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
-    with scene.cloud.aside():
+    with scene.cloud.unrecorded():
         compact_hour(HOUR, ports, memory_workspace)
     compare_bytes(HOUR, ports, BENCH)
     audit_offsets(ports)
     audit_hour(HOUR, ports)
     for _ in range(2):
-        with scene.cloud.aside():
+        with scene.cloud.unrecorded():
             corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]
         assert apply_adjustments(compare_counters(ports, memory_workspace, lambda *_: None), ports)
     world.create_again(partitions=2)
@@ -352,18 +353,18 @@ def by_hand(scene: Scene) -> None:
 
 
 def _write(stream: Any, text: str) -> None:
-    """Dagster opens text, and says bytes."""
+    """Write text. Dagster declares a binary stream and opens a text stream."""
     stream.write(text)
 
 
 @contextmanager
 def _instance(scene: Scene) -> Iterator[dg.DagsterInstance]:
-    """SQLite, with production's compute logs, by the environment's settings."""
-    production = {
+    """Yield an instance with SQLite and the production compute logs, configured by the environment."""
+    compute_logs = {
         "module": "analytics_defs.defs.runtime.compute_logs",
         "class": "ArchiveComputeLogManager",
     }
-    (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": production}), encoding="utf-8")
+    (scene.folder / "dagster.yaml").write_text(json.dumps({"compute_logs": compute_logs}), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIO_ENDPOINT", scene.cloud.endpoint)
         patch.setenv("ARCHIVE_BUCKET_NAME", BUCKET)

@@ -1,4 +1,4 @@
-"""What retention does on a recorded cloud, and what every other role does with the hours that it froze."""
+"""Retention on a recorded cloud, and the flows of every other role with expired hours."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats
 from analytics_defs.flows.redrive import DeadLetterFilter, list_dead_letters, redrive_dead_letters
-from analytics_defs.flows.repair import repair_range as replaying
+from analytics_defs.flows.repair import repair_range as repair
 from analytics_defs.flows.retention import apply
 from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
-from tests.deploy.aws_scenes import ALL, BEFORE, STRICT, Scene, uploads_that_break_off
+from tests.deploy.aws_role_flows import ALL, BEFORE, STRICT, Scene, aborted_uploads
 from tests.flows.hours.test_statistics import BENCH
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, TOPIC, conduct, event
 
-OBJECTS, PARQUET, LETTERS, EVERYTHING = (
+EVENT_JSON, PARQUET, DEAD_LETTERS, EVERYTHING = (
     RetentionPolicy(event_json=MIN_RETENTION),
     RetentionPolicy(parquet=MIN_RETENTION),
     RetentionPolicy(dead_letters=MIN_RETENTION),
@@ -43,78 +43,78 @@ OBJECTS, PARQUET, LETTERS, EVERYTHING = (
 OLD = MIN_RETENTION + timedelta(hours=1)
 CRASHES = (
     *((PARQUET, method) for method in ("put", "put_revision", "put_if", "delete")),
-    *((OBJECTS, method) for method in ("put_revision", "put_if", "delete")),
-    *((LETTERS, method) for method in ("expire_dead_letters", "delete")),
+    *((EVENT_JSON, method) for method in ("put_revision", "put_if", "delete")),
+    *((DEAD_LETTERS, method) for method in ("expire_dead_letters", "delete")),
 )
-"""Each kind's calls that change something."""
+"""Calls that change data, with a policy that leads to them."""
 
 
-def forgetting(scene: Scene) -> None:
-    """All is old enough: one hour as its batches left it, and damaged, one compacted. Then late events, and what a zombie writes again."""
+def retention(scene: Scene) -> None:
+    """Expire a damaged hour and a compacted hour, with a crash at each call. Then expire late events and files of a zombie executor."""
     world = scene.world
-    with scene.cloud.aside():
-        scene.history()
+    with scene.cloud.unrecorded():
+        scene.ingest_history()
         compact_hour(BEFORE, scene.ports, memory_workspace)
         before = [blob for key in world.object_store.list_keys("") if (blob := world.object_store.get_object(key))]
         world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0])])
         world.clock.advance(OLD)
     verify_stores(scene.ports)
-    assert _forget(scene, write=False).objects
-    for ages, method in CRASHES:
+    assert _expire(scene, write=False).objects
+    for policy, method in CRASHES:
         for effect in (False, True):
             with pytest.raises(Crashed):
-                _forget(scene, ages, through(world.ports, failing(method, effect, lambda _: Crashed())))
-    assert _forget(scene).skipped_hours == []
-    _forget_what_comes_later(scene, before)
+                _expire(scene, policy, through(world.ports, failing(method, effect, lambda _: Crashed())))
+    assert _expire(scene).skipped_hours == []
+    _expire_later_data(scene, before)
     assert {key.partition("/")[2] for key in world.object_store.list_keys("parquet/") if "_SUCCESS" not in key} == {"foreign"}
-    assert not [key for tree in ("events/", "dead-letters/", "duplicates/") for key in world.object_store.list_keys(tree)]
-    uploads_that_break_off(scene)
+    assert not [key for folder in ("events/", "dead-letters/", "duplicates/") for key in world.object_store.list_keys(folder)]
+    aborted_uploads(scene)
 
 
-def _forget_what_comes_later(scene: Scene, before: list[StoredObject]) -> None:
-    """A frozen hour's late event, while a batch is pending and after; leftovers of who slept; what nobody here wrote."""
+def _expire_later_data(scene: Scene, before: list[StoredObject]) -> None:
+    """Expire late events of an expired hour, during and after a pending batch, beside files of a zombie and a foreign object."""
     world = scene.world
-    with scene.cloud.aside():
+    with scene.cloud.unrecorded():
         world.object_store.put(
             [*(blob for blob in before if "_SUCCESS" not in blob.key), StoredObject("parquet/foreign", b"", "text/plain", {})]
         )
-        world.produce(event("late"), event("c", payload="came again"), event("large", padding=". " * 200), b"{")
+        world.produce(event("late"), event("c", payload="second time"), event("large", padding=". " * 200), b"{")
         world.settle(conduct(validation_rules=STRICT))
         world.produce(event("pending"))
         with pytest.raises(Crashed):
             world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
-    assert _forget(scene).objects
-    with scene.cloud.aside():
+    assert _expire(scene).objects
+    with scene.cloud.unrecorded():
         world.settle()
         world.clock.advance(OLD)
-    last = _forget(scene)
-    assert {each.tree for each in last.deleted} == {"events", "parquet", "dead-letters"}
+    last = _expire(scene)
+    assert {deleted.tree for deleted in last.deleted} == {"events", "parquet", "dead-letters"}
     assert last.skipped_hours == []
 
 
-def _forget(scene: Scene, ages: RetentionPolicy = EVERYTHING, ports: Ports | None = None, write: bool = True) -> RetentionReport:
-    return apply.apply_retention(RetentionContext(ports or scene.ports, BENCH, ages, write))
+def _expire(scene: Scene, policy: RetentionPolicy = EVERYTHING, ports: Ports | None = None, write: bool = True) -> RetentionReport:
+    return apply.apply_retention(RetentionContext(ports or scene.ports, BENCH, policy, write))
 
 
-def _frozen(scene: Scene, ages: RetentionPolicy = EVERYTHING) -> None:
-    """Somebody else let go of the history; then a late event added to one of its hours."""
+def _expire_history(scene: Scene, policy: RetentionPolicy = EVERYTHING) -> None:
+    """Ingest and expire the history, unrecorded. Then ingest a late event of an expired hour."""
     world = scene.world
-    with scene.cloud.aside():
-        scene.history()
+    with scene.cloud.unrecorded():
+        scene.ingest_history()
         world.clock.advance(OLD)
-        assert _forget(scene, ages).skipped_hours == []
+        assert _expire(scene, policy).skipped_hours == []
         world.produce(event("late"), event("large", padding="." * 400))
         world.settle(conduct(validation_rules=STRICT))
 
 
 def micro_batches_after_retention(scene: Scene) -> None:
-    """Late events of frozen hours; redrives that died before they were staged, with their letters and without."""
+    """Ingest late events of expired hours. Finish redrives that crashed before staging, with and without their dead letters."""
     world = scene.world
-    _frozen(scene)
-    world.produce(event("later"), event("a", payload="came again"), event("old", f"{BEFORE}:00:00Z"))
+    _expire_history(scene)
+    world.produce(event("later"), event("a", payload="second time"), event("old", f"{BEFORE}:00:00Z"))
     world.settle()
-    for door in (failing("put_if_absent", False, lambda _: Crashed()), _letters_go_before_the_take(scene)):
-        with scene.cloud.aside():
+    for door in (failing("put_if_absent", False, lambda _: Crashed()), _expire_dead_letters_before_begin(scene)):
+        with scene.cloud.unrecorded():
             world.produce(event(f"too large {door}", padding="." * 400))
             world.settle(conduct(validation_rules=STRICT))
             world.clock.advance(OLD)
@@ -127,10 +127,10 @@ def micro_batches_after_retention(scene: Scene) -> None:
     assert audit_offsets(world.ports).unaccounted == 0
 
 
-def _letters_go_before_the_take(scene: Scene) -> Callable[[Call, Callable[[], Any]], Any]:
+def _expire_dead_letters_before_begin(scene: Scene) -> Callable[[Call, Callable[[], Any]], Any]:
     def door(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "begin_batch":
-            assert _forget(scene, LETTERS).objects
+            assert _expire(scene, DEAD_LETTERS).objects
             perform()
             raise Crashed
         return perform()
@@ -139,14 +139,14 @@ def _letters_go_before_the_take(scene: Scene) -> Callable[[Call, Callable[[], An
 
 
 def hours_after_retention(scene: Scene) -> None:
-    """What is gone is refused, what came later is worked on."""
+    """Refuse hours with expired data, and process later events of these hours."""
     ports = scene.ports
-    _frozen(scene)
-    means = replaying.RepairContext(ports, BENCH, RULES)
+    _expire_history(scene)
+    context = repair.RepairContext(ports, BENCH, RULES)
     for refused in (
         lambda: restore_hour(BEFORE, ports, BENCH),
         lambda: compute_hourly_stats(HOUR, ports, BENCH),
-        lambda: replaying.repair_range(ALL, means),
+        lambda: repair.repair_range(ALL, context),
     ):
         with pytest.raises(DataExpired):
             refused()
@@ -155,42 +155,42 @@ def hours_after_retention(scene: Scene) -> None:
     assert restore_hour(HOUR, ports, BENCH).expired_rows
     assert compute_daily_stats(HOUR[:10], ports, BENCH).expired_hours
     compare_stores(ports)
-    with scene.cloud.aside():
+    with scene.cloud.unrecorded():
         scene.world.produce(event("young", "2024-02-15T10:00:00Z"))
         scene.world.settle()
         scene.world.object_store.delete(list(scene.world.object_store.list_keys(event_json_dir("2024-02-15T10"))))
-    assert replaying.repair_range(HourRange("2024-02-15T10", "2024-02-15T11"), means).changed
+    assert repair.repair_range(HourRange("2024-02-15T10", "2024-02-15T11"), context).changed
 
 
-def watch_after_retention(scene: Scene) -> None:
-    """Traces where everything is gone, and of what came later."""
-    _frozen(scene)
-    _look_at_all(scene)
+def health_after_retention(scene: Scene) -> None:
+    """Trace expired records and later ones."""
+    _expire_history(scene)
+    _trace_everything(scene)
 
 
-def watch_after_parquet_went(scene: Scene) -> None:
-    _frozen(scene, PARQUET)
-    _look_at_all(scene)
+def health_after_parquet_expired(scene: Scene) -> None:
+    _expire_history(scene, PARQUET)
+    _trace_everything(scene)
 
 
-def _look_at_all(scene: Scene) -> None:
+def _trace_everything(scene: Scene) -> None:
     read_ledger_statistics(HealthClients((TOPIC,), scene.ports, scene.world.event_log, None))  # type: ignore[arg-type]
-    for what in [*map(str, scene.world.values), *"abcd", "late"]:
-        trace_record(what, scene.ports)
+    for source_or_id in [*map(str, scene.world.values), *"abcd", "late"]:
+        trace_record(source_or_id, scene.ports)
 
 
-def by_hand_after_retention(scene: Scene) -> None:
-    """Letters that are gone are refused by name; audits and recompute name frozen hours."""
+def operator_after_retention(scene: Scene) -> None:
+    """Refuse to redrive expired dead letters. Audit hours and counters with expired data."""
     world, ports = scene.world, scene.ports
-    _frozen(scene)
-    gone = next(each.batch.id for each in world.ledger.batch_records_from("2024") if each.dead_letters_key)
-    for selection in (DeadLetterFilter(batch_id=gone), DeadLetterFilter(hour="2024-01-15T12")):
+    _expire_history(scene)
+    expired = next(record.batch.id for record in world.ledger.batch_records_from("2024") if record.dead_letters_key)
+    for selection in (DeadLetterFilter(batch_id=expired), DeadLetterFilter(hour="2024-01-15T12")):
         with pytest.raises(DataExpired):
             redrive_dead_letters(selection, ports, conduct("redrive"))
     assert list(list_dead_letters(DeadLetterFilter(), ports))
     assert redrive_dead_letters(DeadLetterFilter(), ports, conduct("redrive")).stored
     assert audit_hour(HOUR, ports).expiry
     compare_bytes(HOUR, ports, BENCH)
-    found = compare_counters(ports, memory_workspace, lambda *_: None)
-    assert HOUR in found.expired_hours
-    apply_adjustments(found, ports)
+    comparison = compare_counters(ports, memory_workspace, lambda *_: None)
+    assert HOUR in comparison.expired_hours
+    apply_adjustments(comparison, ports)

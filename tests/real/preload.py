@@ -1,4 +1,4 @@
-"""Imported by the fork server, once: everything that a run's process loads, and nothing that connects."""
+"""Everything that the process of a run imports. The fork server imports it once; no connection is opened."""
 
 import boto3
 import botocore.loaders
@@ -13,9 +13,9 @@ from analytics_defs.adapters.object_store import store
 from analytics_defs.adapters.runtime import lease_heartbeat
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB
-from tests.real import doomed
+from tests.real import killable_run
 
-LOADED = (boto3, botocore.loaders, obstore, pyarrow, ledger, recent_events, lease_heartbeat, event_log, store, doomed)
+LOADED = (boto3, botocore.loaders, obstore, pyarrow, ledger, recent_events, lease_heartbeat, event_log, store, killable_run)
 
 with dg.DagsterInstance.ephemeral():
     defs.resolve_job_def(MICRO_BATCH_JOB)
