@@ -141,7 +141,7 @@ def test_expiry_that_cannot_be_switched_on_now_is_told() -> None:
 def test_a_table_that_cannot_be_used_now_is_named_with_its_status(status: str) -> None:
     with scripted(described(status)) as server:
         assert table_mismatches(server.dynamo, [RECENT]) == [
-            f"table recent: {status}, expected ACTIVE. Wait, or look at it in the AWS console."
+            f"table recent: {status}, expected ACTIVE. Wait, or check it in the AWS console."
         ]
 
 
