@@ -24,8 +24,8 @@ from analytics_defs.adapters.dynamodb.client import DynamoConfig, connect_dynamo
 from analytics_defs.adapters.dynamodb.errors import (
     RequestContext,
     RequestRejected,
-    error_code,
     client_error_types,
+    error_code,
     translate_dynamodb_error,
 )
 from analytics_defs.errors import AnalyticsError, Unavailable
