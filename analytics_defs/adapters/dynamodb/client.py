@@ -70,12 +70,12 @@ def connect_dynamodb(config: DynamoConfig) -> DynamoDBClient:
             aws_secret_access_key=config.secret_key,
             config=botocore_config,
         )
-    client.meta.events.register("before-parameter-build.dynamodb.TransactWriteItems", _keep_encoded_body)
+    client.meta.events.register("before-parameter-build.dynamodb.TransactWriteItems", _encode_body)
     client.meta.events.register("before-call.dynamodb.TransactWriteItems", _send_encoded_body)
     return client
 
 
-def _keep_encoded_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+def _encode_body(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
     """Encode the request body and leave botocore an empty list to serialize."""
     context[_BODY] = json.dumps(params, separators=(",", ":"), default=_base64).encode()
     params["TransactItems"] = []
