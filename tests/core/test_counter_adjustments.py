@@ -46,7 +46,7 @@ def test_records_that_are_read_again_are_summed_once(first: list[int], later: li
 
 
 @given(MINUTES.filter(bool))
-def test_reading_goes_on_an_hour_before_the_newest_batch_and_remembers_no_older_ids(minutes: list[int]) -> None:
+def test_incremental_reads_start_an_hour_before_the_newest_batch_and_keep_its_ids(minutes: list[int]) -> None:
     found = RecordedCounters()
     found.add(records(minutes))
     edge = TIME + timedelta(minutes=max(minutes)) - LATE_CLOSE_WINDOW
@@ -54,7 +54,7 @@ def test_reading_goes_on_an_hour_before_the_newest_batch_and_remembers_no_older_
     assert found._seen == {each.batch.id for each in records(minutes) if each.batch.time >= edge}
 
 
-def test_reading_begins_with_the_first_batch_also_after_all_was_forgotten() -> None:
+def test_reading_starts_at_the_first_batch_initially_and_after_clear() -> None:
     found = RecordedCounters()
     assert found.since == FIRST_BATCH_ID < batch_id(datetime.min.replace(tzinfo=UTC), ())
     found.add(records([1]))

@@ -16,7 +16,7 @@ from analytics_defs.core.offsets import Range, Record, Source, TopicPartition, q
         ("~redrive/0", TopicPartition("~redrive", 0, 0)),
     ],
 )
-def test_a_topic_partition_is_written_as_it_is_read(text: str, value: TopicPartition) -> None:
+def test_a_topic_partition_is_formatted_as_it_is_parsed(text: str, value: TopicPartition) -> None:
     assert TopicPartition.parse(text) == value
     assert str(value) == text
 
@@ -24,12 +24,12 @@ def test_a_topic_partition_is_written_as_it_is_read(text: str, value: TopicParti
 @pytest.mark.parametrize(
     "text", ["", "ProductCreated", "/3", "ProductCreated/", "ProductCreated/-1", "ProductCreated@0/1", "a b/1", "a/1/2", "a/\uff11"]
 )
-def test_what_is_no_topic_partition_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_topic_partition_is_rejected_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="for example ProductCreated/3"):
         TopicPartition.parse(text)
 
 
-def test_a_source_is_written_as_it_is_read() -> None:
+def test_a_source_is_formatted_as_it_is_parsed() -> None:
     source = Source(TopicPartition("ProductCreated", 1, 3), 1042)
     assert str(source) == "ProductCreated@1/3/1042"
     assert Source.parse("ProductCreated@1/3/1042") == source
@@ -38,12 +38,12 @@ def test_a_source_is_written_as_it_is_read() -> None:
 @pytest.mark.parametrize(
     "text", ["", "ProductCreated/3", "ProductCreated/3/", "ProductCreated/3/-1", "ProductCreated/3/x", "ProductCreated/3/²"]
 )
-def test_what_is_no_source_is_refused(text: str) -> None:
+def test_an_invalid_source_is_rejected_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="for example ProductCreated/3"):
         Source.parse(text)
 
 
-def test_the_first_life_of_a_topic_has_its_plain_name() -> None:
+def test_the_first_incarnation_of_a_topic_has_the_plain_name() -> None:
     assert (qualified_topic_name("t", 0), qualified_topic_name("t", 1)) == ("t", "t@1")
 
 
@@ -55,17 +55,17 @@ def test_a_range_is_half_open() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, 0), (3, 2)])
-def test_offsets_that_are_no_range_are_refused(start: int, end: int) -> None:
+def test_a_negative_or_reversed_range_is_rejected(start: int, end: int) -> None:
     with pytest.raises(ValueError, match="is not a range of offsets"):
         Range(TopicPartition("t", 0, 0), start, end)
 
 
-def test_sources_sort_by_topic_generation_partition_and_offset_as_a_number() -> None:
+def test_sources_sort_by_topic_incarnation_partition_and_numeric_offset() -> None:
     texts = ["a/0/2", "a/0/10", "a/2/0", "a/10/0", "a@1/0/0", "b/0/0"]
     assert [str(each) for each in sorted(map(Source.parse, reversed(texts)))] == texts
 
 
-def test_the_size_of_a_record_is_what_came_over_the_wire() -> None:
+def test_the_size_of_a_record_counts_key_value_and_headers_in_bytes() -> None:
     source = Source.parse("t/0/0")
     assert Record(source, -1, b"key", b"value", (("näme", b"v"), ("null", None))).size == 3 + 5 + 5 + 1 + 4
     assert Record(source, -1, None, None).size == 0

@@ -171,18 +171,18 @@ def _counters(stores: Stores) -> Iterator[str]:
         yield f"checkpoints miss {unaccounted} offsets, closed batches name {expected['unaccounted']}"
 
 
-def faults_at_rest(stores: Stores, log: MemoryEventLog, live: Mapping[TopicPartition, int]) -> Iterator[str]:
-    """Yield violations of the invariants without a running executor. `live`: the expected checkpoint of each current topic-partition."""
+def faults_at_rest(stores: Stores, log: MemoryEventLog, expected_checkpoints: Mapping[TopicPartition, int]) -> Iterator[str]:
+    """Yield violations of the invariants without a running executor. `expected_checkpoints` covers the current incarnations."""
     yield from faults(stores)
     snapshot = stores.ledger.snapshot()
     if snapshot.pending:
         yield f"pending: {sorted(snapshot.pending)}"
     if staging_files := stores.below("staging/"):
         yield f"staging files remain: {sorted(staging_files)}"
-    for topic_partition, end in live.items():
+    for topic_partition, end in expected_checkpoints.items():
         if snapshot.checkpoint(topic_partition).next_offset != end:
             yield f"{topic_partition}: the checkpoint is at {snapshot.checkpoint(topic_partition).next_offset}, expected {end}"
-    known_partitions = [topic_partition for topic_partition in live if topic_partition in snapshot.checkpoints]
+    known_partitions = [topic_partition for topic_partition in expected_checkpoints if topic_partition in snapshot.checkpoints]
     for topic_partition, committed in log.committed(known_partitions).items():
         if committed != (next_offset := snapshot.checkpoints[topic_partition].next_offset):
             yield f"{topic_partition}: the group's offset is {committed}, the checkpoint's {next_offset}"

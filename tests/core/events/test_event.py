@@ -36,7 +36,7 @@ from tests.core.events.made_events import (
 
 
 @pytest.mark.parametrize("document", CURRENT, ids=lambda document: document["type"])
-def test_each_type_in_current_form_is_an_event(document: dict[str, Any]) -> None:
+def test_each_type_in_the_current_form_is_an_event(document: dict[str, Any]) -> None:
     found = event(document)
     assert (found.id, found.type, found.version) == ("event-1", document["type"], "1.0")
     assert (found.product_id, found.seller_id) == ("product-7", "seller-ito")
@@ -44,7 +44,7 @@ def test_each_type_in_current_form_is_an_event(document: dict[str, Any]) -> None
     assert found.time == datetime(2024, 1, 15, 10, 30, 0, 123_000, UTC)
 
 
-def test_an_event_in_current_form_is_its_own_bytes_whatever_they_look_like() -> None:
+def test_data_of_an_event_in_the_current_form_is_the_records_bytes() -> None:
     raw = b'\n{ "unknown" : {"\\u00e9": 1.10} , ' + text(CREATED)[1:] + b"\t"
     found = event(raw)
     assert found.document is None
@@ -56,17 +56,17 @@ def test_a_null_value_is_a_tombstone_and_an_empty_one_is_not() -> None:
     assert rejection(b"").reason is RejectionReason.NOT_JSON
 
 
-def test_the_version_is_1_0_when_absent_and_whatever_the_event_says_otherwise() -> None:
+def test_the_version_is_1_0_if_absent_and_any_text_otherwise() -> None:
     without = {name: value for name, value in CREATED.items() if name != "version"}
     assert event(without).version == "1.0"
     assert event(CREATED | {"version": "2.1-beta"}).version == "2.1-beta"
 
 
-def test_the_topic_need_not_be_named_as_the_type() -> None:
+def test_the_topic_may_have_another_name_than_the_type() -> None:
     assert event(DELETED).record.source.topic_partition.topic == "ProductCreated"
 
 
-def test_what_may_be_left_out_may_also_be_null() -> None:
+def test_an_optional_field_may_be_null() -> None:
     assert event(UPDATED | {"previousProduct": None}).type == "ProductUpdated"
 
 
@@ -109,22 +109,22 @@ def test_a_missing_field_is_named_with_its_path(document: dict[str, Any], path: 
         ({}, "type: expected one of ProductCreated, ProductUpdated, ProductDeleted, LowStockWarning, found nothing"),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_named_with_what_was_expected_and_found(document: dict[str, Any], detail: str) -> None:
+def test_a_field_of_the_wrong_type_is_named_with_expected_and_found(document: dict[str, Any], detail: str) -> None:
     assert rejection(document) == Rejection(record(text(document)), RejectionReason.SCHEMA, detail)
 
 
-def test_all_faults_of_a_shape_are_told_at_once() -> None:
+def test_all_schema_faults_are_in_the_detail() -> None:
     found = rejection(CREATED | {"product": PRODUCT | {"name": 1, "price": "2"}})
     assert found.detail == 'product.name: expected a string, found the number 1; product.price: expected a number, found the string "2"'
 
 
 @pytest.mark.parametrize("found", ["ProductViewed", "productcreated", "", " ProductCreated"])
-def test_a_type_that_is_none_of_the_four_is_unknown(found: str) -> None:
+def test_any_other_type_is_unknown(found: str) -> None:
     assert rejection(CREATED | {"type": found}).reason is RejectionReason.UNKNOWN_TYPE
 
 
 @pytest.mark.parametrize("price", ["-0", "0.10", "1e400", "1E-131", "9" * 39, "1" + "0" * 1_000, "9" * 100_000, "1e" + "9" * 30])
-def test_any_json_number_is_a_number(price: str) -> None:
+def test_any_json_number_is_a_valid_price(price: str) -> None:
     raw = text(CREATED).replace(b"12.5", price.encode())
     assert event(raw).data == raw
 
@@ -166,7 +166,7 @@ def test_any_json_number_is_a_number(price: str) -> None:
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else value,
 )
-def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: bytes, reason: RejectionReason) -> None:
+def test_an_invalid_record_is_rejected_with_its_reason_and_unchanged_bytes(value: bytes, reason: RejectionReason) -> None:
     found = rejection(value)
     assert found.reason is reason
     assert found.record.value == value
@@ -187,7 +187,7 @@ def test_what_is_no_event_is_rejected_for_its_reason_with_its_bytes_kept(value: 
     ],
     ids=lambda extra: extra[:20],
 )
-def test_what_looks_strange_but_is_json_is_kept(extra: str) -> None:
+def test_unusual_valid_json_is_kept_unchanged(extra: str) -> None:
     raw = with_extra(extra)
     assert event(raw).data == raw
 
@@ -204,7 +204,7 @@ def test_an_id_longer_than_a_dynamodb_key_is_too_long(found: str) -> None:
     assert rejection(CREATED | {"id": found}).reason is RejectionReason.ID_TOO_LONG
 
 
-def test_size_is_the_values_own_and_the_limit_is_still_an_event() -> None:
+def test_a_value_of_exactly_the_maximum_size_is_an_event() -> None:
     rules = ValidationRules(max_event_bytes=len(text(CREATED)))
     assert isinstance(classify(record(text(CREATED)), rules, NOW), Event)
     assert classify(record(text(CREATED) + b" "), rules, NOW) == Rejection(
@@ -214,7 +214,7 @@ def test_size_is_the_values_own_and_the_limit_is_still_an_event() -> None:
     )
 
 
-def test_the_future_begins_after_the_allowed_skew() -> None:
+def test_a_timestamp_beyond_the_allowed_skew_is_in_the_future() -> None:
     assert event(stamped("2024-01-16T12:00:00Z")).hour == "2024-01-16T12"
     assert rejection(stamped("2024-01-16T12:00:00.000001Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
     assert rejection(stamped("2999-01-01T00:00:00Z")).reason is RejectionReason.TIMESTAMP_IN_FUTURE
@@ -227,7 +227,7 @@ def test_an_old_event_belongs_to_its_own_hour() -> None:
 
 
 @pytest.mark.parametrize("found", ["0001-01-01T00:00:00+05:30", "yesterday", "", "1705314600", 1_705_314_600, None])
-def test_what_is_no_timestamp_is_a_fault_of_the_schema(found: object) -> None:
+def test_an_invalid_timestamp_is_rejected_as_a_schema_fault(found: object) -> None:
     verdict = rejection(stamped(found))
     assert verdict.reason is RejectionReason.SCHEMA
     assert verdict.detail.startswith("timestamp: expected ")
@@ -247,16 +247,16 @@ def zone(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("zone")
-def test_the_hour_is_utc_whatever_the_machines_zone() -> None:
+def test_the_hour_is_utc_in_any_time_zone_of_the_machine() -> None:
     assert event(stamped("2024-01-15T00:30:00")).hour == "2024-01-15T00"
     assert event(stamped("2024-01-15T00:30:00+01:00")).hour == "2024-01-14T23"
 
 
-def test_the_same_record_is_judged_the_same_at_the_same_time() -> None:
+def test_classification_is_deterministic() -> None:
     assert judged(text(CREATED)) == judged(text(CREATED))
 
 
-def test_how_deep_the_caller_stands_changes_no_verdict() -> None:
+def test_the_depth_of_the_callers_stack_does_not_change_the_result() -> None:
     nested = with_extra("[" * 127 + "]" * 127)
 
     def from_below(levels: int) -> object:
@@ -267,7 +267,7 @@ def test_how_deep_the_caller_stands_changes_no_verdict() -> None:
 
 @reproducibly
 @given(st.binary() | st.text().map(str.encode))
-def test_no_bytes_whatever_raise(value: bytes) -> None:
+def test_no_bytes_raise(value: bytes) -> None:
     assert isinstance(judged(value), Rejection)
 
 
@@ -285,7 +285,7 @@ def test_no_mutation_of_an_event_raises_and_its_bytes_are_kept(document: dict[st
 
 @reproducibly
 @given(st.sampled_from(CURRENT), st.data())
-def test_any_json_in_any_field_ends_as_an_event_or_a_rejection_that_names_it(document: dict[str, Any], data: st.DataObject) -> None:
+def test_any_json_in_a_field_gives_an_event_or_a_rejection_that_names_the_field(document: dict[str, Any], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(document)))
     raw = text({**document, name: "HERE"}).replace(b'"HERE"', data.draw(json_texts).encode())
     verdict = judged(raw)

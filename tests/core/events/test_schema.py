@@ -49,7 +49,7 @@ def upcast(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("document", LEGACY, ids=lambda document: document["type"])
-def test_each_type_in_legacy_form_is_an_event(document: dict[str, Any]) -> None:
+def test_each_type_in_the_legacy_form_is_an_event(document: dict[str, Any]) -> None:
     found = event(document)
     assert (found.id, found.type, found.version) == (ID, document["type"], "1")
     assert (found.product_id, found.seller_id) == ("product-7", "seller-ito")
@@ -57,13 +57,13 @@ def test_each_type_in_legacy_form_is_an_event(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("document", LEGACY, ids=lambda document: document["type"])
-def test_the_records_own_bytes_stay_beside_the_upcast_document(document: dict[str, Any]) -> None:
+def test_the_original_bytes_are_kept_beside_the_upcast_document(document: dict[str, Any]) -> None:
     found = event(document)
     assert found.record.value == text(document)
     assert found.data == found.document != found.record.value
 
 
-def test_the_upcast_adds_what_the_current_form_has_and_drops_nothing() -> None:
+def test_the_upcast_adds_fields_and_removes_none() -> None:
     added = {"id": ID, "timestamp": "2024-01-15T10:30:00.123Z"}
     assert upcast(CREATED) == CREATED | added | {"product": _PRODUCT | {"stock": 40}}
     assert upcast(UPDATED) == UPDATED | added | {"product": _PRODUCT | {"stock": 40}}
@@ -72,13 +72,13 @@ def test_the_upcast_adds_what_the_current_form_has_and_drops_nothing() -> None:
 
 
 @pytest.mark.parametrize("document", [CREATED, UPDATED, DELETED], ids=lambda document: document["type"])
-def test_an_upcast_document_is_an_event_in_current_form(document: dict[str, Any]) -> None:
+def test_an_upcast_document_is_an_event_in_the_current_form(document: dict[str, Any]) -> None:
     again = event(event(document).data)
     assert again.document is None
     assert (again.id, again.hour, again.product_id, again.seller_id) == (ID, "2024-01-15T10", "product-7", "seller-ito")
 
 
-def test_numbers_and_texts_go_through_the_upcast_unaltered() -> None:
+def test_the_upcast_keeps_numbers_and_texts_unchanged() -> None:
     raw = text(CREATED | {"note": "HERE"}).replace(b"12.5", b"12.50").replace(b'"HERE"', rb'["\u00e9\n\"\\/", 1e400, -0, 0.1e-500]')
     assert b'"price":12.50' in event(raw).data
     assert '"note":["é\\n\\"\\\\/",1e400,-0,0.1e-500]'.encode() in event(raw).data
@@ -86,7 +86,7 @@ def test_numbers_and_texts_go_through_the_upcast_unaltered() -> None:
 
 @reproducibly
 @given(json_texts)
-def test_any_json_goes_through_the_upcast_equal_by_value(extra: str) -> None:
+def test_the_upcast_keeps_any_json_equal_by_value(extra: str) -> None:
     found = event(text(CREATED)[:-1] + b',"extra":' + extra.encode() + b"}")
 
     product = _PRODUCT | {"price": "12.5", "quantity": "40", "stock": "40"}
@@ -99,7 +99,7 @@ def _read(raw: bytes) -> dict[str, Any]:
     return found
 
 
-def test_the_same_record_always_gets_the_same_id_and_another_one_never() -> None:
+def test_legacy_ids_are_stable_and_distinct() -> None:
     elsewhere = [
         Source(TopicPartition("ProductCreated", 0, 3), 1043),
         Source(TopicPartition("ProductCreated", 0, 4), 1042),
@@ -112,7 +112,7 @@ def test_the_same_record_always_gets_the_same_id_and_another_one_never() -> None
     assert ID == "40a1c80c-ba04-587a-a085-154625af8a04"
 
 
-def test_an_unusual_legacy_event_is_completed_from_what_it_has() -> None:
+def test_missing_ids_of_a_legacy_event_are_copied_from_its_other_fields() -> None:
     without_seller = {name: value for name, value in _PRODUCT.items() if name != "sellerId"}
     assert event(CREATED | {"product": without_seller}).seller_id == "seller-ito"
     assert upcast(CREATED | {"product": without_seller})["product"]["sellerId"] == "seller-ito"
@@ -134,7 +134,7 @@ def test_an_unusual_legacy_event_is_completed_from_what_it_has() -> None:
         ({"version": "1", "type": "ProductDeleted", "productId": "p"}, "occurredAt: required, and missing"),
     ],
 )
-def test_a_fault_is_named_as_the_legacy_form_names_the_field(document: dict[str, Any], detail: str) -> None:
+def test_a_fault_is_reported_with_the_legacy_field_name(document: dict[str, Any], detail: str) -> None:
     found = rejection(document)
     assert (found.reason, found.detail) == (RejectionReason.SCHEMA, detail)
 
@@ -145,12 +145,12 @@ def test_only_version_1_without_id_and_timestamp_is_the_legacy_form() -> None:
     assert rejection(CREATED | {"timestamp": "2024-01-15T10:30:00Z"}).detail.startswith("id: required")
 
 
-def test_a_legacy_event_keeps_to_the_same_rules() -> None:
+def test_a_legacy_event_follows_the_same_timestamp_rules() -> None:
     assert rejection(CREATED | {"occurredAt": "2999-01-01T00:00:00Z"}).reason is RejectionReason.TIMESTAMP_IN_FUTURE
     assert rejection(CREATED | {"occurredAt": "soon"}).reason is RejectionReason.SCHEMA
 
 
-def test_the_document_is_the_same_bytes_every_time() -> None:
+def test_the_upcast_document_is_deterministic() -> None:
     first, second = (classify(record(text(UPDATED)), RULES, NOW) for _ in range(2))
     assert isinstance(first, Event)
     assert first == second

@@ -19,7 +19,7 @@ def _exact(text: str) -> Any:
 
 @reproducibly
 @given(json_texts)
-def test_what_is_written_is_what_was_read_number_by_number(text: str) -> None:
+def test_dump_reproduces_parsed_json_with_every_number_unchanged(text: str) -> None:
     written = dump(parse(text))
     assert _exact(written) == _exact(text)
     assert dump(parse(written)) == written
@@ -35,7 +35,7 @@ def test_keys_keep_their_order() -> None:
     assert dump(parse('{ "b" : 1, "a" : {"z":[ ], "y":{ }} }')) == '{"b":1,"a":{"z":[],"y":{}}}'
 
 
-def test_depth_counts_the_outermost_and_brackets_in_strings_do_not_count() -> None:
+def test_depth_includes_the_outermost_level_and_ignores_brackets_in_strings() -> None:
     assert is_deeper_than(parse("[[]]"), 1)
     assert not is_deeper_than(parse('["[["]'), 1)
     assert not is_deeper_than(parse("1"), 0)
@@ -44,7 +44,7 @@ def test_depth_counts_the_outermost_and_brackets_in_strings_do_not_count() -> No
         parse("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
 
 
-def test_messages_show_values_briefly_and_in_ascii() -> None:
+def test_descriptions_of_values_are_short_and_ascii() -> None:
     assert describe("é" * 41) == 'the string "' + r"\u00e9" * 40 + '"…'
     assert describe(Number("9" * 1_000)) == "the number " + "9" * 40
     assert [describe(parse(each)) for each in ("null", "true", "false", "[1]", '{"a":1}')] == [

@@ -26,7 +26,7 @@ from tests.core.ingest.batches import AT, BESIDE, accounted, batch, event, redri
 ELEVEN = "2024-01-15T11:00:00Z"
 
 
-def test_every_kind_of_offset_has_its_place_in_the_account() -> None:
+def test_every_outcome_is_counted_in_the_batch_record() -> None:
     staged = StagedBatch(
         (event(0), event(1, "x"), event(2, "x"), rejection(3), tombstone(4), event(0, at=BESIDE, timestamp=ELEVEN)),
         gaps=(Gap(Range(AT, 5, 8), GapReason.ABORTED),),
@@ -43,7 +43,7 @@ def test_every_kind_of_offset_has_its_place_in_the_account() -> None:
 
 @reproducibly
 @given(st.lists(st.sampled_from(["event", "duplicate", "rejection", "tombstone", "gap", "lost", "nothing"]), max_size=30))
-def test_the_outcomes_of_a_range_and_what_is_unaccounted_are_its_length(kinds: list[str]) -> None:
+def test_outcomes_and_unaccounted_offsets_add_up_to_the_length_of_the_range(kinds: list[str]) -> None:
     verdicts: list[ClassifiedRecord] = []
     gaps, lost = [], []
     repeats: dict[Source, Source] = {}
@@ -76,12 +76,12 @@ def test_the_outcomes_of_a_range_and_what_is_unaccounted_are_its_length(kinds: l
         pytest.param(StagedBatch((event(0),), lost=(Range(BESIDE, 0, 1),)), id="lost offsets of another partition"),
     ],
 )
-def test_a_staging_file_that_does_not_fit_its_batch_is_a_contradiction(staged: StagedBatch) -> None:
+def test_a_staging_file_that_does_not_match_its_batch_raises(staged: StagedBatch) -> None:
     with pytest.raises(InconsistentState, match="does not fit ProductDeleted/3"):
         accounted(batch(Range(AT, 0, 3)), staged)
 
 
-def test_totals_name_every_counter_and_leave_zeros_out() -> None:
+def test_counter_increments_have_every_counter_and_no_zeros() -> None:
     staged = StagedBatch((event(0), event(1), rejection(2), tombstone(3)))
     record = accounted(batch(Range(AT, 0, 5)), staged, {source(1): source(0)}, NOW)
     counts = counter_increments(record)
@@ -100,17 +100,17 @@ def test_totals_name_every_counter_and_leave_zeros_out() -> None:
     }
 
 
-def test_hours_count_events_and_types() -> None:
+def test_hourly_increments_count_events_and_types() -> None:
     record = accounted(batch(Range(AT, 0, 2)), StagedBatch((event(0), event(1, timestamp=ELEVEN))))
     assert hourly_increments(record) == {hour: {"events": 1, "type.ProductDeleted": 1} for hour in ("2024-01-15T10", "2024-01-15T11")}
 
 
-def test_heads_move_by_what_their_ranges_hold() -> None:
+def test_checkpoint_changes_are_the_outcomes_of_their_ranges() -> None:
     record = accounted(batch(Range(AT, 0, 2), Range(BESIDE, 0, 1)), StagedBatch((event(0), rejection(1), event(0, at=BESIDE))))
     assert checkpoint_changes(record) == {AT: OutcomeCounts(stored=1, dead_letters=1), BESIDE: OutcomeCounts(stored=1)}
 
 
-def test_a_redriven_record_leaves_the_dead_letters_and_counts_under_its_new_outcome() -> None:
+def test_a_redriven_record_moves_from_dead_letters_to_its_new_outcome() -> None:
     events = (event(3), event(7, "x"), event(1, at=BESIDE))
     record = accounted(redrive(events, ["too_large", "schema", "schema"]), StagedBatch(events), {source(7): source(0)})
     assert record.redriven == (
@@ -132,7 +132,7 @@ def test_a_redriven_record_leaves_the_dead_letters_and_counts_under_its_new_outc
     }
 
 
-def test_the_way_from_record_to_close_is_summed_over_stored_events_that_carry_a_time() -> None:
+def test_latency_is_summed_over_stored_events_with_a_record_timestamp() -> None:
     closed_at = NOW + timedelta(seconds=10)
     of_now = int(NOW.timestamp() * 1000)
     value = event(0).record.value
@@ -150,5 +150,5 @@ def test_counters_of_several_lanes_are_added_by_name() -> None:
     assert sum_counters([{"events": 1, "duplicates": 2}, {"events": 3}, {}]) == {"events": 4, "duplicates": 2}
 
 
-def test_recent_hours_are_utc_hours_up_to_now() -> None:
+def test_recent_hours_end_with_the_current_utc_hour() -> None:
     assert recent_hours(NOW, 3) == ["2024-01-15T10", "2024-01-15T11", "2024-01-15T12"]

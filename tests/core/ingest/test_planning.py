@@ -57,43 +57,43 @@ def planned(snapshot: LedgerSnapshot, topic: TopicOffsets | None, policy: Planni
 # Ranges.
 
 
-def test_a_plan_goes_from_the_head_to_the_last_stable_offset() -> None:
+def test_a_plan_reaches_from_the_checkpoint_to_the_last_stable_offset() -> None:
     (only,) = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, last_stable_offsets={0: 9}, committed={0: 4})).plans
     assert only == Plan(0, (Range(AT, 4, 9),))
     assert only.offsets == 5
 
 
-def test_a_topic_nobody_met_is_read_from_the_groups_offsets_or_its_oldest_record() -> None:
+def test_a_new_topic_is_read_from_the_groups_offsets_or_its_oldest_records() -> None:
     found = seen({0: 9, 1: 9, 2: 9}, log_start_offsets={0: 2, 1: 2, 2: 2}, committed={0: 5, 1: None, 2: 10})
     assert initial_topic_state(found) == TopicState(TOPIC, 0, "id", {0: 5, 1: 2, 2: 2})
     (only,) = planned(LedgerSnapshot(), found).plans
     assert only.ranges == tuple(Range(TopicPartition(TOPIC, 0, partition), start, 9) for partition, start in ((0, 5), (1, 2), (2, 2)))
 
 
-def test_a_partition_that_came_later_is_read_from_0() -> None:
+def test_an_added_partition_is_read_from_0() -> None:
     state = TopicState(TOPIC, 0, "id", {0: 7})
     (only,) = planned(ledger(Checkpoint(AT, 7, 9), state=state), seen({0: 9, 1: 3}, committed={0: 9, 1: None})).plans
     assert only.ranges == (Range(TopicPartition(TOPIC, 0, 1), 0, 3),)
 
 
-def test_a_later_generation_is_read_under_its_own_name() -> None:
+def test_a_later_incarnation_is_read_under_its_own_name() -> None:
     state = TopicState(TOPIC, 2, "id", {})
     (only,) = planned(ledger(Checkpoint(AT, 0, 50), state=state), seen({0: 3})).plans
     assert only.ranges == (Range(TopicPartition(TOPIC, 2, 0), 0, 3),)
 
 
-def test_what_retention_took_is_inside_the_plan_that_records_it() -> None:
+def test_a_plan_includes_offsets_that_kafka_removed() -> None:
     (only,) = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, log_start_offsets={0: 12}, last_stable_offsets={0: 12})).plans
     assert only.ranges == (Range(AT, 4, 12),)
 
 
-def test_a_partition_that_is_pending_is_finished_before_it_is_read() -> None:
+def test_a_pending_batch_is_finished_before_its_partition_is_read() -> None:
     pending = batch(Range(AT, 4, 6))
     (only,) = planned(ledger(Checkpoint(AT, 0, 4, "batch"), pending={"batch": pending}), seen({0: 12})).plans
     assert only == Plan(0, pending_batch_ids=("batch",))
 
 
-def test_a_topic_that_is_not_there_is_noted_and_stops_nothing() -> None:
+def test_a_missing_topic_is_noted_and_halts_nothing() -> None:
     found = planned(LedgerSnapshot(), None)
     assert (found.plans, found.notes) == ((Plan(0),), ("topic ProductCreated does not exist yet",))
     assert not found.plans[0]
@@ -102,7 +102,7 @@ def test_a_topic_that_is_not_there_is_noted_and_stops_nothing() -> None:
 # Stopped.
 
 
-def test_lanes_beyond_the_partitions_are_noted_and_stop_nothing() -> None:
+def test_more_lanes_than_partitions_are_noted_and_halt_nothing() -> None:
     found = planned(ledger(), seen({0: 9, 1: 9}), PlanningPolicy(lanes=3))
     assert found.notes == ("LANES=3, and there are 2 partitions: lanes beyond them stay empty",)
     assert sum(each.offsets for each in found.plans) == 18
@@ -124,7 +124,7 @@ def test_lanes_beyond_the_partitions_are_noted_and_stop_nothing() -> None:
         ),
     ],
 )
-def test_a_recreated_topic_stops_and_says_how_to_go_on(snapshot: LedgerSnapshot, topic: TopicOffsets, why: str) -> None:
+def test_a_recreated_topic_is_halted_with_the_command_to_continue(snapshot: LedgerSnapshot, topic: TopicOffsets, why: str) -> None:
     found = planned(snapshot, topic)
     assert not found.plans[0]
     assert why in found.halted[AT]
@@ -133,12 +133,12 @@ def test_a_recreated_topic_stops_and_says_how_to_go_on(snapshot: LedgerSnapshot,
 
 @pytest.mark.parametrize("known", [None, "id"])
 @pytest.mark.parametrize("told", [None, "id"])
-def test_a_broker_that_does_not_tell_ids_is_no_reason_to_stop(known: str | None, told: str | None) -> None:
+def test_a_missing_topic_id_does_not_halt_a_partition(known: str | None, told: str | None) -> None:
     found = planned(ledger(Checkpoint(AT, 0, 4), state=TopicState(TOPIC, 0, known, {})), seen({0: 12}, topic_id=told))
     assert found.halted == {}
 
 
-def test_data_loss_stops_only_where_that_was_asked_for() -> None:
+def test_data_loss_halts_a_partition_only_with_on_data_loss_stop() -> None:
     snapshot, topic = ledger(Checkpoint(AT, 0, 4)), seen({0: 12, 1: 5}, log_start_offsets={0: 7, 1: 0})
     stopping = planned(snapshot, topic, PlanningPolicy(on_data_loss=OnDataLoss.STOP))
     assert "retention removed [4, 7) before it was read" in stopping.halted[AT]
@@ -150,18 +150,18 @@ def test_data_loss_stops_only_where_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("committed", "notes"), [(None, 0), (2, 1), (9, 1), (4, 0)])
-def test_a_group_that_does_not_show_the_head_is_set_right_and_a_move_is_noted(committed: int | None, notes: int) -> None:
+def test_a_group_offset_that_differs_is_committed_again_and_a_move_is_noted(committed: int | None, notes: int) -> None:
     found = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 4}, committed={0: committed}))
     assert found.plans[0].recommit == (() if committed == 4 else (AT,))
     assert len(found.notes) == notes
 
 
-def test_a_partition_with_something_to_read_needs_no_recommit_but_a_move_is_noted() -> None:
+def test_a_partition_with_records_needs_no_recommit_but_a_move_is_noted() -> None:
     found = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, committed={0: 2}))
     assert (found.plans[0].recommit, len(found.notes)) == ((), 1)
 
 
-def test_quiet_partitions_are_committed_again_on_demand() -> None:
+def test_idle_partitions_are_committed_again_on_demand() -> None:
     found = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 4, 1: 0}, committed={0: 4, 1: None}), PlanningPolicy(recommit={0}))
     assert found.plans[0].recommit == (AT,)
 
@@ -169,7 +169,7 @@ def test_quiet_partitions_are_committed_again_on_demand() -> None:
 # Lag.
 
 
-def test_lag_is_counted_to_the_high_watermark_and_names_what_a_transaction_holds_back() -> None:
+def test_lag_reaches_to_the_high_watermark_and_includes_the_transaction_lag() -> None:
     (lag,) = planned(ledger(Checkpoint(AT, 0, 4)), seen({0: 12}, last_stable_offsets={0: 9})).lags
     assert (lag.offsets, lag.transaction_lag) == (8, 3)
 
@@ -182,7 +182,7 @@ def test_lag_is_never_below_0() -> None:
 # Lanes.
 
 
-def test_the_lanes_share_all_partitions_and_no_partition_is_in_two() -> None:
+def test_each_partition_is_in_exactly_one_lane() -> None:
     highs = dict.fromkeys(range(16), 5)
     for lanes in (1, 2, 3, 7, 16):
         found = planned(LedgerSnapshot(), seen(highs), PlanningPolicy(lanes=lanes)).plans
@@ -192,12 +192,12 @@ def test_the_lanes_share_all_partitions_and_no_partition_is_in_two() -> None:
         assert max(len(one.ranges) for one in found) - min(len(one.ranges) for one in found) <= 1
 
 
-def test_a_partition_stays_in_its_lane_when_others_come_and_topics_are_created_again() -> None:
+def test_a_recreated_topic_keeps_its_lanes() -> None:
     assert lane_of(TopicPartition(TOPIC, 0, 3), 4) == lane_of(TopicPartition(TOPIC, 5, 3), 4)
     assert {lane_of(TopicPartition(TOPIC, 0, partition), 4) for partition in range(4)} == {0, 1, 2, 3}
 
 
-def test_a_pending_batch_goes_to_the_lane_of_its_first_partition_whatever_lane_took_it() -> None:
+def test_a_pending_batch_is_finished_by_the_current_lane_of_its_first_partition() -> None:
     first, second = TopicPartition(TOPIC, 0, 0), TopicPartition(TOPIC, 0, 1)
     pending = batch(Range(first, 4, 6), Range(second, 0, 1), lane=7)
     snapshot = ledger(Checkpoint(first, 0, 4, "batch"), Checkpoint(second, 0, 0, "batch"), pending={"batch": pending})
@@ -214,13 +214,13 @@ def test_a_pending_batch_goes_to_the_lane_of_its_first_partition_whatever_lane_t
         pytest.param(Lease("other", -1, NOW), True, id="of another run"),
     ],
 )
-def test_a_redrive_that_shows_a_sign_of_life_is_left_to_itself(lease: Lease, finished: bool) -> None:
+def test_a_redrive_with_a_valid_lease_is_not_planned(lease: Lease, finished: bool) -> None:
     pending = batch(Range(REDRIVE_CHECKPOINT, 0, 1), kind=BatchKind.REDRIVE)
     snapshot = ledger(pending={"batch": pending}, leases={lease.run_id: lease})
     assert planned(snapshot, seen({0: 0})).plans[0].pending_batch_ids == (("batch",) if finished else ())
 
 
-def test_an_ingest_batch_is_finished_by_its_lane_whatever_leases_say() -> None:
+def test_an_ingest_batch_is_finished_by_its_lane_despite_a_valid_lease() -> None:
     snapshot = ledger(Checkpoint(AT, 0, 4, "batch"), pending={"batch": batch(Range(AT, 4, 6))}, leases={"run": Lease("run", 0, NOW)})
     assert planned(snapshot, seen({0: 9})).plans[0].pending_batch_ids == ("batch",)
 
@@ -230,7 +230,7 @@ def test_an_ingest_batch_is_finished_by_its_lane_whatever_leases_say() -> None:
 
 @reproducibly
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=10), st.integers(1, 300))
-def test_shares_fill_the_limit_without_starving_anybody(lengths: list[int], limit: int) -> None:
+def test_split_ranges_use_the_limit_and_each_has_at_least_one_offset(lengths: list[int], limit: int) -> None:
     ranges = [Range(TopicPartition(TOPIC, 0, partition), 7, 7 + length) for partition, length in enumerate(lengths)]
     found = split_offsets(ranges, limit)
     assert [each.start for each in found] == [7] * len(lengths)
@@ -248,7 +248,7 @@ def test_a_plan_is_cut_to_its_limit() -> None:
 # Fingerprints.
 
 
-def test_a_fingerprint_depends_on_where_a_plan_starts_and_not_on_where_it_ends() -> None:
+def test_a_fingerprint_depends_on_the_start_of_a_plan_and_not_on_its_end() -> None:
     base = Plan(1, (Range(AT, 4, 9),), ("batch",), (AT,))
     assert base.fingerprint == replace(base, ranges=(Range(AT, 4, 700),)).fingerprint
     others = [
@@ -278,11 +278,11 @@ def test_a_fingerprint_depends_on_where_a_plan_starts_and_not_on_where_it_ends()
     ],
     ids=["untouched", "partly closed", "closed", "long closed", "behind its start", "pending"],
 )
-def test_what_is_left_of_a_plan_is_told_by_the_heads(head: Checkpoint, left: tuple[Range, ...]) -> None:
+def test_the_remaining_plan_starts_at_the_checkpoints(head: Checkpoint, left: tuple[Range, ...]) -> None:
     assert remaining_plan(Plan(0, (Range(AT, 4, 9),)), ledger(head)).ranges == left
 
 
-def test_nothing_is_left_of_a_plan_for_a_life_that_is_over_or_a_topic_nobody_knows() -> None:
+def test_nothing_remains_of_a_plan_for_an_older_incarnation_or_an_unknown_topic() -> None:
     old = Plan(0, (Range(AT, 4, 9),))
     assert not remaining_plan(old, ledger(Checkpoint(AT, 0, 4), state=TopicState(TOPIC, 1, "new", {})))
     assert not remaining_plan(old, LedgerSnapshot())
@@ -293,7 +293,7 @@ UNREADABLE = {"ProductCreated": 2, "ProductCreated/0": 1, "gone": 1}
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_cannot_be_read_in_the_ledger_stops_its_own_partitions_and_is_never_read_from_the_start(name: str) -> None:
+def test_an_unreadable_ledger_item_halts_only_its_partitions(name: str) -> None:
     heads = [Checkpoint(AT, 0, 4, pending_batch_id="gone" if name == "gone" else None), Checkpoint(TopicPartition(TOPIC, 0, 1), 0, 4)]
     known = ledger(*(head for head in heads if str(head.topic_partition) != name), unreadable={name: "ledger item x cannot be read"})
     known = replace(known, topics={} if name == TOPIC else known.topics)

@@ -42,7 +42,7 @@ def test_the_first_attempt_starts_at_once() -> None:
     assert request.run_key == f"{PLAN.fingerprint}#0"
 
 
-def test_an_attempt_after_a_failure_waits_for_its_backoff_and_has_a_key_of_its_own() -> None:
+def test_an_attempt_after_a_failure_waits_for_its_backoff_and_has_a_new_run_key() -> None:
     ended = Attempts(2, NOW - timedelta(seconds=9))
     assert isinstance(dispatch(PLAN, ended, NOW), HoldLane)
     request = dispatch(PLAN, ended, NOW + timedelta(seconds=1))
@@ -50,7 +50,7 @@ def test_an_attempt_after_a_failure_waits_for_its_backoff_and_has_a_key_of_its_o
     assert request.run_key == f"{PLAN.fingerprint}#2"
 
 
-def test_the_backoff_doubles_up_to_five_minutes_and_stays_there() -> None:
+def test_the_backoff_doubles_up_to_five_minutes() -> None:
     assert [backoff(attempt).total_seconds() for attempt in (1, 2, 3, 6, 7, 8, 10_000)] == [5, 10, 20, 160, 300, 300, 300]
 
 
@@ -66,11 +66,11 @@ SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
     [(None, False), (119 * SECOND, False), (121 * SECOND, True)],
     ids=["queued", "still starting", "did not begin in time"],
 )
-def test_a_run_that_was_launched_and_does_not_begin_is_dead_after_its_start_timeout(launched_ago: timedelta | None, dead: bool) -> None:
+def test_a_launched_run_that_does_not_begin_is_dead_after_the_start_timeout(launched_ago: timedelta | None, dead: bool) -> None:
     assert bool(judged([run(launched_ago)], {}, {}, NOW)) is dead
 
 
-def test_a_run_that_never_began_is_told_from_one_whose_process_is_gone() -> None:
+def test_a_run_that_never_began_has_another_message_than_a_dead_process() -> None:
     (unbegun,) = judged([run(121 * SECOND)], {}, {}, NOW).values()
     assert "no process began it within 120 s (RUN_START_TIMEOUT): there are no workers, fewer slots than lanes" in unbegun
     silent = {"run": LeaseObservation(NOW - HOUR, None)}
@@ -78,7 +78,7 @@ def test_a_run_that_never_began_is_told_from_one_whose_process_is_gone() -> None
     assert "its process is gone" in gone
 
 
-def test_a_lane_that_is_not_free_says_what_its_run_waits_for() -> None:
+def test_the_state_of_a_run_describes_what_it_waits_for() -> None:
     assert run(None).state == "run run waits in Dagster's queue, behind max_concurrent_runs in dagster.yaml"
     assert run(SECOND).state == "run run was launched and has not begun yet"
     assert run(HOUR, SECOND).state == "run run is in flight"
@@ -95,7 +95,7 @@ def test_a_lane_that_is_not_free_says_what_its_run_waits_for() -> None:
     ids=["works for hours", "silent for a moment", "stopped showing itself after hours", "stopped showing itself at once"],
 )
 @pytest.mark.parametrize("skew", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])
-def test_a_run_that_began_is_dead_when_it_shows_nothing_new_whatever_its_machines_clock_says(
+def test_a_run_is_dead_if_its_lease_is_unchanged_at_any_clock_skew(
     found: LaneRun, renews: bool, later: int, dead: bool, skew: timedelta
 ) -> None:
     after = NOW + later * SECOND
@@ -105,7 +105,7 @@ def test_a_run_that_began_is_dead_when_it_shows_nothing_new_whatever_its_machine
 
 
 @pytest.mark.parametrize("old", [run(3 * HOUR, 3 * HOUR), run(SECOND, SECOND)], ids=["began long ago", "began just now"])
-def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago(old: LaneRun) -> None:
+def test_a_run_without_a_lease_is_dead_after_one_lease_duration(old: LaneRun) -> None:
     """One that ends has given its lease back, and its status follows a moment later."""
     later = NOW + 61 * SECOND
     noticed = observe_leases([old], {}, {}, NOW)
@@ -114,7 +114,7 @@ def test_a_run_without_a_lease_is_dead_when_that_was_noticed_a_lease_ago(old: La
     assert observe_leases([], {}, noticed, later) == {}
 
 
-def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> None:
+def test_the_fingerprint_depends_on_lane_and_start_and_not_on_the_end() -> None:
     partition = TopicPartition("ProductCreated", 0, 0)
     assert Plan(0, (Range(partition, 10, 99),)).fingerprint == PLAN.fingerprint
     assert Plan(0, (Range(partition, 11, 20),)).fingerprint != PLAN.fingerprint
@@ -122,7 +122,7 @@ def test_the_fingerprint_follows_where_a_plan_starts_and_not_where_it_ends() -> 
     assert len(PLAN.fingerprint) == 16
 
 
-def test_a_small_plan_waits_for_more_but_never_longer_than_it_may() -> None:
+def test_a_small_plan_waits_for_more_records_up_to_the_maximum_wait() -> None:
     wait, worth = timedelta(seconds=30), 100
     assert should_wait_for_more(PLAN, None, NOW, wait, worth)
     assert should_wait_for_more(PLAN, NOW - timedelta(seconds=29), NOW, wait, worth)
@@ -131,6 +131,6 @@ def test_a_small_plan_waits_for_more_but_never_longer_than_it_may() -> None:
     assert not should_wait_for_more(PLAN, NOW, NOW, wait, worth=10)
 
 
-def test_a_plan_with_something_to_mend_never_waits() -> None:
+def test_a_plan_with_pending_batches_or_commits_never_waits() -> None:
     assert not should_wait_for_more(Plan(0, PLAN.ranges, pending_batch_ids=("batch",)), NOW, NOW, timedelta(minutes=1), 100)
     assert not should_wait_for_more(Plan(0, recommit=(TopicPartition("ProductCreated", 0, 0),)), NOW, NOW, timedelta(minutes=1), 100)

@@ -36,12 +36,12 @@ records = st.builds(
 
 @reproducibly
 @given(st.lists(records, max_size=4), st.text(max_size=20))
-def test_a_dead_letter_is_read_back_as_it_was(found: list[Record], detail: str) -> None:
+def test_a_parsed_dead_letter_equals_the_written_one(found: list[Record], detail: str) -> None:
     rejections = [Rejection(record, RejectionReason.SCHEMA, detail) for record in found]
     assert parse_dead_letters(encode_dead_letters(rejections), "file") == [DeadLetter(record, "schema", detail) for record in found]
 
 
-def test_a_person_can_read_a_dead_letter_whose_value_is_text() -> None:
+def test_a_dead_letter_holds_a_utf_8_value_as_text() -> None:
     (line,) = encode_dead_letters([rejection(7)]).splitlines()
     letter = json.loads(line)
     assert letter["source"] == str(source(7))
@@ -51,7 +51,7 @@ def test_a_person_can_read_a_dead_letter_whose_value_is_text() -> None:
     assert set(letter) == {name for name, _, _ in DEAD_LETTER_COLUMNS}
 
 
-def test_bytes_that_are_no_text_are_there_as_base64_only() -> None:
+def test_a_dead_letter_holds_other_bytes_as_base64_only() -> None:
     record = Record(source(7), -1, None, b"\xff\xfe\n")
     (line,) = encode_dead_letters([Rejection(record, RejectionReason.NOT_UTF8, "")]).splitlines()
     assert "valueText" not in json.loads(line)
@@ -63,20 +63,20 @@ def test_a_value_with_line_breaks_stays_on_one_line() -> None:
     assert encode_dead_letters([Rejection(record, RejectionReason.NOT_JSON, "d\ne")]).count(b"\n") == 1
 
 
-def test_a_repeat_names_its_id_and_the_source_that_holds_it() -> None:
+def test_a_duplicate_holds_its_id_and_the_source_that_owns_it() -> None:
     data = encode_duplicates([(event(3, "x/é"), source(1)), (event(4, "x/é"), source(1))])
     assert parse_duplicates(data, "file") == [Duplicate(source(3), "x/é", source(1)), Duplicate(source(4), "x/é", source(1))]
     assert json.loads(data.splitlines()[0]) == {"eventId": "x/é", "originalSource": f"{AT}/1", "source": f"{AT}/3"}
 
 
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"null", b"not json", b'{"source":"x"}', encode_dead_letters([rejection(7)])[:40]])
-def test_an_altered_line_is_named(line: bytes) -> None:
+def test_an_altered_line_raises_with_its_file_and_line_number(line: bytes) -> None:
     with pytest.raises(InconsistentState, match=r"letters\.ndjson line 2 is no dead letter"):
         parse_dead_letters(encode_dead_letters([rejection(6)]) + line + b"\n", "letters.ndjson")
     with pytest.raises(InconsistentState, match=r"duplicates\.ndjson is not a duplicates file"):
         parse_duplicates(line, "duplicates.ndjson")
 
 
-def test_an_empty_file_has_no_letters() -> None:
+def test_an_empty_file_has_no_dead_letters_or_duplicates() -> None:
     assert parse_dead_letters(b"", "file") == []
     assert parse_duplicates(b"", "file") == []

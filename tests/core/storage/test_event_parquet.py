@@ -34,14 +34,14 @@ def some_events() -> list[Event]:
     return [each for each in found if isinstance(each, Event)]
 
 
-def test_the_schema_is_the_documented_one_in_its_order() -> None:
+def test_the_schema_matches_event_columns() -> None:
     assert [(field.name, str(field.type).replace("tz=", "")) for field in event_schema()] == [
         (name, kind) for name, kind, _ in EVENT_COLUMNS
     ]
     assert read(encode_part("batch", BATCH_TIME, some_events())).schema.equals(event_schema())
 
 
-def test_every_row_holds_what_the_event_and_its_record_say() -> None:
+def test_a_row_holds_the_values_of_event_record_and_batch() -> None:
     found = some_events()
     first, second, third, fourth = read(encode_part("batch", BATCH_TIME, found)).to_pylist()
     assert first == {
@@ -64,7 +64,7 @@ def test_every_row_holds_what_the_event_and_its_record_say() -> None:
     assert [each["event_id"] for each in (third, fourth)] == ["c", "l"]
 
 
-def test_the_same_events_give_the_same_bytes() -> None:
+def test_a_part_is_deterministic() -> None:
     assert encode_part("batch", BATCH_TIME, some_events()) == encode_part("batch", BATCH_TIME, some_events())
 
 
@@ -74,12 +74,12 @@ def test_rows_keep_the_order_of_the_events() -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"no parquet at all"])
-def test_what_is_no_part_is_named(damage: bytes) -> None:
+def test_damaged_bytes_raise_with_the_key(damage: bytes) -> None:
     with pytest.raises(InconsistentState, match=r"parquet/x is no Parquet file of ours"):
         read_rows(damage, ("offset",), "parquet/x")
 
 
-def test_a_parquet_file_of_somebody_else_is_named() -> None:
+def test_a_foreign_parquet_file_raises_with_the_key() -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"other": [1]}), sink)
     with pytest.raises(InconsistentState, match=r"parquet/x is no Parquet file of ours"):

@@ -22,7 +22,7 @@ BATCH = object_keys.batch_id(datetime(2024, 1, 15, 10, 30, 0, 123_999, UTC), RAN
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300) | st.text("aA%./~_2Ff \x00é", min_size=1, max_size=12)
 
 
-def test_every_name_lies_where_the_documentation_says() -> None:
+def test_keys_are_the_documented_ones() -> None:
     assert BATCH == "20240115T103000123Z-57602f8d3f97"
     assert object_keys.event_key(HOUR, "event-1") == "events/2024/01/15/10/event-1.json"
     assert object_keys.part_key(HOUR, BATCH) == f"parquet/year=2024/month=01/day=15/hour=10/{BATCH}.parquet"
@@ -83,13 +83,13 @@ STRANGE = [
 ]
 
 
-def test_strange_ids_never_share_a_key() -> None:
+def test_unusual_ids_never_share_a_key() -> None:
     keys = {object_keys.event_key(HOUR, each) for each in STRANGE}
     assert len(keys) == len(STRANGE)
 
 
 @pytest.mark.parametrize("event_id", STRANGE, ids=lambda found: repr(found[:12]))
-def test_a_key_is_taken_by_every_store_and_tells_the_id_or_its_hash(event_id: str) -> None:
+def test_a_key_is_valid_in_every_store_and_holds_the_id_or_its_hash(event_id: str) -> None:
     key = object_keys.event_key(HOUR, event_id)
     directory, _, segment = key.rpartition("/")
     assert directory == "events/2024/01/15/10"
@@ -98,7 +98,7 @@ def test_a_key_is_taken_by_every_store_and_tells_the_id_or_its_hash(event_id: st
     assert object_keys.event_id_of_key(key) == (None if "~" in segment else event_id)
 
 
-def test_the_key_beside_another_objects_is_its_sources_own_and_fits_every_store() -> None:
+def test_the_key_for_a_reused_id_is_unique_for_its_source_and_valid_in_every_store() -> None:
     one, two = (Source(TopicPartition("ProductDeleted", 0, 0), number) for number in (1, 2))
     keys = {object_keys.reused_id_event_key(HOUR, each, source) for each in STRANGE for source in (one, two)}
     assert len(keys) == 2 * len(STRANGE)
@@ -108,7 +108,7 @@ def test_the_key_beside_another_objects_is_its_sources_own_and_fits_every_store(
 
 @reproducibly
 @given(ids, ids)
-def test_two_ids_are_two_keys_also_where_a_tool_unescapes_them(one: str, other: str) -> None:
+def test_two_ids_have_two_keys_even_after_unescaping(one: str, other: str) -> None:
     assume(one != other)
     first, second = object_keys.event_key(HOUR, one), object_keys.event_key(HOUR, other)
     assert first != second
@@ -124,7 +124,7 @@ def test_the_id_can_be_read_back_from_key_and_metadata(event_id: str) -> None:
 
 
 @pytest.mark.parametrize("event_id", STRANGE, ids=lambda found: repr(found[:12]))
-def test_metadata_is_ascii_and_bounded_at_its_worst(event_id: str) -> None:
+def test_metadata_is_ascii_and_bounded_for_the_longest_values(event_id: str) -> None:
     source = Source(TopicPartition("t" * 249, 2**31, 2**31), 2**63)
     longest = replace(
         event(CREATED), id=event_id, timestamp="2024-01-15T10:30:00." + "0" * 38 + "+00:00", record=Record(source, 2**63 - 1, None, b"{}")
@@ -137,7 +137,7 @@ def test_metadata_is_ascii_and_bounded_at_its_worst(event_id: str) -> None:
 
 @reproducibly
 @given(ids)
-def test_an_objects_metadata_tell_the_names_it_may_have_and_no_others(event_id: str) -> None:
+def test_candidate_keys_are_derived_from_metadata(event_id: str) -> None:
     found = replace(event(CREATED), id=event_id)
     metadata = {name.lower(): value for name, value in object_keys.event_metadata(found, BATCH).items()}
     later = object_keys.reused_id_event_key(HOUR, event_id, found.record.source)
@@ -146,11 +146,11 @@ def test_an_objects_metadata_tell_the_names_it_may_have_and_no_others(event_id: 
 
 
 @pytest.mark.parametrize(("text", "known"), [("1705314600123", 1705314600123), ("soon", -1), ("-5", -1), (None, -1)])
-def test_a_record_timestamp_that_is_not_there_or_none_is_not_known(text: str | None, known: int) -> None:
+def test_a_missing_or_invalid_record_timestamp_is_minus_1(text: str | None, known: int) -> None:
     assert object_keys.metadata_record_timestamp({} if text is None else {"recordtimestamp": text}) == known
 
 
-def test_metadata_says_what_the_event_is_and_where_it_comes_from() -> None:
+def test_metadata_holds_type_time_id_source_and_batch() -> None:
     unstamped = event(CREATED)
     unstamped = replace(unstamped, record=replace(unstamped.record, timestamp_ms=-1))
     assert "recordTimestamp" not in object_keys.event_metadata(unstamped, BATCH)
@@ -165,7 +165,7 @@ def test_metadata_says_what_the_event_is_and_where_it_comes_from() -> None:
 
 
 @pytest.mark.parametrize("hour", ["2024-01-15T10", "0001-01-01T00", "9999-12-31T23"])
-def test_hours_become_paths_and_paths_become_hours(hour: str) -> None:
+def test_the_hour_is_read_back_from_every_key(hour: str) -> None:
     assert object_keys.hour_of_key(object_keys.event_key(hour, "1999/01/01/01")) == hour
     assert object_keys.hour_of_key(object_keys.part_key(hour, BATCH)) == hour
     assert object_keys.hour_of_key(object_keys.event_json_dir(hour)) == object_keys.hour_of_key(object_keys.parquet_dir(hour)) == hour
@@ -176,13 +176,13 @@ NO_HOURS = ["2024-01-15T24", "2024-01-15T25", "2024-02-31T10", "2023-02-29T10", 
 
 
 @pytest.mark.parametrize("hour", ["", "2024-01-15", "2024-01-15T10:00", "2024-01-15 10", "../../../../x", *NO_HOURS])
-def test_what_is_no_hour_makes_no_path(hour: str) -> None:
+def test_an_invalid_hour_is_rejected(hour: str) -> None:
     for path in (object_keys.hour_path, object_keys.hive_path):
         with pytest.raises(ValueError, match="is not an hour"):
             path(hour)
 
 
-def test_a_batch_id_depends_on_its_millisecond_and_its_ranges_only() -> None:
+def test_a_batch_id_depends_only_on_its_millisecond_and_its_ranges() -> None:
     assert object_keys.batch_id(datetime(2024, 1, 15, 10, 30, 0, 123_000, UTC), reversed(RANGES)) == BATCH
     assert object_keys.batch_id(datetime(2024, 1, 15, 12, 30, 0, 123_456, timezone(timedelta(hours=2))), RANGES) == BATCH
     others = [
@@ -195,7 +195,7 @@ def test_a_batch_id_depends_on_its_millisecond_and_its_ranges_only() -> None:
     assert len({object_keys.batch_id(NOW, ranges) for ranges in [RANGES, *others]}) == 6
 
 
-def test_a_batch_id_tells_its_time_and_sorts_by_it() -> None:
+def test_a_batch_id_contains_its_time_and_sorts_by_it() -> None:
     times = [datetime(2024, 1, 15, 10, 30, second, 999_000, UTC) for second in range(60)]
     batch_ids = [object_keys.batch_id(time, RANGES) for time in times]
     assert [object_keys.batch_time(each) for each in batch_ids] == times
@@ -206,12 +206,12 @@ def test_a_batch_id_tells_its_time_and_sorts_by_it() -> None:
     "text",
     ["", "20240115T103000123Z", "20240115T103000123Z-0123", "../20240115T103000123Z-0123456789ab", "20249915T103000123Z-0123456789ab"],
 )
-def test_what_is_no_batch_id_is_refused(text: str) -> None:
+def test_an_invalid_batch_id_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"batch id|month"):
         object_keys.batch_time(text)
 
 
-def test_dead_letters_lie_under_the_hour_of_their_batch_and_name_it() -> None:
+def test_a_dead_letters_key_contains_the_hour_and_id_of_its_batch() -> None:
     key = object_keys.dead_letters_key(BATCH)
     assert key.startswith(object_keys.dead_letters_dir(HOUR))
     assert object_keys.dead_letters_dir(HOUR).startswith(object_keys.dead_letters_dir())
@@ -219,20 +219,20 @@ def test_dead_letters_lie_under_the_hour_of_their_batch_and_name_it() -> None:
     assert object_keys.batch_id_of_ndjson_key(object_keys.part_key(HOUR, BATCH)) is None
 
 
-def test_a_part_names_its_batch_and_nothing_else_does() -> None:
+def test_only_a_part_key_contains_a_batch_id() -> None:
     assert object_keys.batch_id_of_part_key(object_keys.part_key(HOUR, BATCH)) == BATCH
     assert object_keys.batch_id_of_part_key(object_keys.archive_key(HOUR, 1, [])) is None
     assert object_keys.batch_id_of_part_key(object_keys.manifest_key(HOUR)) is None
     assert object_keys.batch_id_of_part_key(f"parquet/{BATCH}") is None
 
 
-def test_an_archive_is_named_by_its_inputs_in_any_order_its_revision_and_its_place() -> None:
+def test_an_archive_key_depends_on_inputs_in_any_order_revision_and_file_number() -> None:
     assert object_keys.archive_key(HOUR, 1, ["a", "b"]) == object_keys.archive_key(HOUR, 1, ["b", "a"])
     assert len({object_keys.archive_key(HOUR, 1, inputs) for inputs in (["a", "b"], ["a"], ["b"], [])}) == 4
     assert len({object_keys.archive_key(HOUR, revision, ["a"], file) for revision in (1, 2) for file in (0, 1)}) == 4
 
 
-def test_an_archive_names_its_revision_and_nothing_else_does() -> None:
+def test_only_an_archive_key_contains_a_revision() -> None:
     assert object_keys.revision_of_archive_key(object_keys.archive_key(HOUR, 12, ["a"], 3)) == 12
     assert object_keys.revision_of_archive_key(object_keys.archive_key(HOUR, 1_234_567, [])) == 1_234_567
     for key in (

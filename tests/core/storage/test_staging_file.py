@@ -36,32 +36,32 @@ EVERYTHING = StagedBatch(
 
 
 @pytest.mark.parametrize("staged", [EVERYTHING, StagedBatch(())], ids=["everything", "nothing"])
-def test_what_is_read_back_is_what_was_staged(staged: StagedBatch) -> None:
+def test_a_decoded_staging_file_equals_the_staged_batch(staged: StagedBatch) -> None:
     assert decode(encode(staged), "somewhere") == staged
 
 
 @reproducibly
 @given(st.binary() | st.none(), st.binary() | st.none(), st.lists(st.tuples(st.text(), st.binary() | st.none())), st.integers(-1, 2**62))
-def test_any_record_is_read_back_byte_for_byte(
+def test_any_record_is_decoded_byte_for_byte(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], time: int
 ) -> None:
     staged = StagedBatch((classify(Record(source(0), time, key, value, tuple(headers)), RULES, NOW),))
     assert decode(encode(staged), "somewhere") == staged
 
 
-def test_the_same_value_gives_the_same_bytes() -> None:
+def test_a_staging_file_is_deterministic() -> None:
     assert encode(EVERYTHING) == encode(decode(encode(EVERYTHING), "somewhere"))
     assert sha256_hex(encode(EVERYTHING)) == sha256_hex(encode(EVERYTHING))
     assert sha256_hex(encode(EVERYTHING)) != sha256_hex(encode(StagedBatch(EVERYTHING.records)))
 
 
-def test_times_of_events_are_exact_to_the_microsecond_in_every_century() -> None:
+def test_times_are_exact_to_the_microsecond_in_every_century() -> None:
     for year in (1, 1969, 1970, 2024, 9999):
         time = datetime(year, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
         assert from_microseconds(microseconds(time)) == time
 
 
-def test_a_legacy_event_keeps_its_own_bytes_and_its_current_form() -> None:
+def test_a_legacy_event_keeps_its_original_bytes_and_its_current_form() -> None:
     (found,) = decode(encode(StagedBatch((verdict(3, LEGACY),))), "somewhere").events
     assert found.record.value == LEGACY
     assert found.document is not None
@@ -79,11 +79,11 @@ def test_a_legacy_event_keeps_its_own_bytes_and_its_current_form() -> None:
         pytest.param(lambda data: data.replace(b'"aborted"', b'"unheard"'), id="with an unknown reason"),
     ],
 )
-def test_a_damaged_file_is_named_and_says_what_to_do(damage: object) -> None:
+def test_a_damaged_staging_file_raises_with_its_key(damage: object) -> None:
     assert callable(damage)
     with pytest.raises(InconsistentState, match="staging/b is damaged or from another version"):
         decode(damage(encode(EVERYTHING)), "staging/b")
 
 
-def test_a_day_of_full_batches_has_distinct_times() -> None:
+def test_a_millisecond_is_1000_microseconds() -> None:
     assert microseconds(NOW + timedelta(milliseconds=1)) - microseconds(NOW) == 1000
