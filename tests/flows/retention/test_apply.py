@@ -49,7 +49,7 @@ from tests.flows.hours.test_statistics import BENCH
 from tests.flows.repair.test_repair_range import a_world_with_an_id_that_came_again
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores
-from tests.proof.archived import remembering_table, rows_by_ledger
+from tests.proof.archived import caching_workspace, rows_by_ledger
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
 
@@ -100,7 +100,7 @@ def run(world: World, ages: RetentionPolicy = ALL, ports: Ports | None = None, w
     return apply_retention(RetentionContext(ports or world.ports, BENCH, ages, write))
 
 
-SWIFT = cast(StatisticsEngineFactory, remembering_table)
+SWIFT = cast(StatisticsEngineFactory, caching_workspace)
 
 
 def run_swiftly(world: World, ages: RetentionPolicy, ports: Ports | None = None) -> RetentionReport:
