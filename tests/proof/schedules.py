@@ -22,6 +22,8 @@ ENDED, CRASHED = -1, -2
 NO_EXECUTOR = -1
 CRASH = 0
 PORTS = ("event_log", "recent_events", "object_store", "ledger")
+PURE_METHODS = frozenset({"needs_pointer", "unclosable_reason"})
+"""Methods whose answers depend on their arguments only."""
 
 StoreStates: TypeAlias = tuple[int, ...]
 """State numbers of the four stores, in the order of PORTS."""
@@ -30,7 +32,12 @@ Step: TypeAlias = tuple[int, int, int]
 
 
 def is_call(call: Call) -> bool:
-    """Return whether another executor may run between this call and the previous one. Reads of the log never change their answer here."""
+    """Return whether another executor may run between this call and the previous one.
+
+    Pure methods and reads of the log do not count: their answers never change here.
+    """
+    if call.method in PURE_METHODS:
+        return False
     return call.port != "event_log" or call.method in {"commit", "committed"}
 
 
