@@ -1,6 +1,7 @@
-"""What the flows need from outside, one Protocol a role. Each has one real adapter and one memory double, held to one contract.
+"""The interfaces that the flows need from outside: one Protocol for each role.
 
-Every call may raise `Unavailable` (retryable; whether it took effect is unknown, so every call is idempotent) or `AccessDenied`.
+Each has one real adapter and one memory double, and both pass the same contract tests. Every call may raise `Unavailable` or
+`AccessDenied`. After `Unavailable` it is unknown whether the call took effect, so every call is idempotent and can be retried.
 """
 
 from __future__ import annotations

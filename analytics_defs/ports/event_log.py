@@ -39,7 +39,7 @@ class PartitionWatermarks:
 
     watermarks: Mapping[TopicPartition, Watermarks]
     unavailable: Mapping[TopicPartition, AnalyticsError]
-    """Partitions without a reachable leader while others answered. This may pass by itself."""
+    """Partitions without a reachable leader, although others answered. Usually temporary."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Checkpoints(Protocol):
         ...
 
     def mark_staged(self, batch_id: str, digest: str) -> bool:
-        """Note that the staging file with this SHA-256 decides, if the batch is pending. Idempotent.
+        """Note the SHA-256 of the staging file that decides the batch, if the batch is pending. Idempotent.
 
         Raise InconsistentState if another digest was noted before.
         """
@@ -70,7 +70,7 @@ class Checkpoints(Protocol):
 
 
 class BatchHistory(Protocol):
-    """What closed batches recorded. Every question is one query, never a scan."""
+    """The records of closed batches. Every question is one query, never a scan."""
 
     def batch_record(self, batch_id: str) -> BatchRecord | None:
         """Return the record of a closed batch."""
@@ -102,7 +102,7 @@ class BatchHistory(Protocol):
 
 
 class HourRevisions(Protocol):
-    """What the ledger knows of hours: their batches, their archive revisions, and what expired."""
+    """The ledger's entries for hours: their batches, their archive revisions, and what expired."""
 
     def batches_of_hour(self, hour: str) -> Sequence[str]:
         """Return ids of the closed batches that stored events of this hour, in id order."""
@@ -117,11 +117,11 @@ class HourRevisions(Protocol):
         ...
 
     def dead_letter_expiry(self) -> DeadLetterExpiry | None:
-        """Return up to which batch time dead-letter and duplicates files expired. None: nothing expired."""
+        """Return the newest batch time whose dead-letter and duplicates files expired. None: nothing expired."""
         ...
 
-    def expire_dead_letters(self, taken: DeadLetterExpiry) -> DeadLetterExpiry:
-        """Note that these files expire up to that time, unless a later time is noted. Return what is noted."""
+    def expire_dead_letters(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
+        """Note the batch time up to which these files expire, unless a later one is noted. Return what is noted."""
         ...
 
 

@@ -29,15 +29,15 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """The bucket. Thread-safe."""
 
-    def put(self, blobs: Sequence[StoredObject]) -> None:
-        """Write all objects, in any order, over existing ones. Return once every write is confirmed; raise if one is not."""
+    def put(self, objects: Sequence[StoredObject]) -> None:
+        """Write all objects, in any order, replacing existing ones. Return once every write is confirmed; raise if one is not."""
         ...
 
-    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
+    def put_many_if_absent(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
         """Write the objects whose keys do not exist. Return the existing objects of the other keys, metadata names in lower case."""
         ...
 
-    def put_if_absent(self, blob: StoredObject) -> bytes:
+    def put_if_absent(self, obj: StoredObject) -> bytes:
         """Write the object unless its key exists. Return the bytes that the key holds from now on."""
         ...
 
@@ -58,13 +58,13 @@ class ObjectStore(Protocol):
         ...
 
     def upload(self, key: str, path: str, content_type: str) -> None:
-        """Write an object from a local file, in bounded memory, over an existing one. Readers see all of it or none."""
+        """Write an object from a local file, in bounded memory, and replace an existing one. Readers see all of it or none."""
         ...
 
-    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
-        """Compare and set: write if `over(current bytes, None if absent)` is true. Return whether it was written.
+    def put_if(self, obj: StoredObject, may_replace: Callable[[bytes | None], bool]) -> bool:
+        """Compare and set: write if `may_replace(current bytes, None if absent)` is true. Return whether it was written.
 
-        If another writer changes the object in between, `over` is called again with the new bytes.
+        If another writer changes the object in between, `may_replace` is called again with the new bytes.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The table of recent events, and how long it remembers an event id."""
+"""The table of recent events, and how long an event id stays claimed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
 
 RECENT_EVENTS_TTL = timedelta(days=30)
-"""How long an item stays, counted from the time of its batch."""
+"""The lifetime of an item, counted from the time of its batch."""
 
 DEDUPLICATION_WINDOW = RECENT_EVENTS_TTL - timedelta(days=1)
-"""How long an id is refused to other sources, counted from the time of its batch.
+"""The time for which an id is refused to other sources, counted from the time of its batch.
 
-One day shorter than the TTL: several executors may work on a batch, and must not see a different outcome because DynamoDB deleted the
-item in between.
+It is one day shorter than the TTL. Several executors may work on a batch, and they must not see different outcomes because DynamoDB
+deleted the item in between.
 """
 
 
 def may_have_been_reused(hour: str, batch_time: datetime) -> bool:
     """Return whether this hour may already contain an event with the same id: true once the batch is older than the window.
 
-    An event is at most one day ahead of its batch; a second day is a margin. So of two events with one id in one hour, the one stored
-    later always gets true, whichever executor asks.
+    An event is at most one day ahead of its batch; a second day is a margin. If two events of one hour have the same id, the one stored
+    later therefore always gets true, in every executor.
     """
     return batch_time - datetime.fromisoformat(f"{hour}:00+00:00") >= DEDUPLICATION_WINDOW - timedelta(days=2)
 

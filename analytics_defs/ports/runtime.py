@@ -1,4 +1,4 @@
-"""The machine: clock and threads."""
+"""The machine: a clock and threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class Clock(Protocol):
-    """Time."""
+    """The time of day, and a stopwatch."""
 
     def now(self) -> datetime:
         """Return the current time, aware UTC."""

@@ -1,4 +1,4 @@
-"""DynamoDB for tests: moto in this process, or the server that the environment names. Tables of their own, gone afterwards."""
+"""DynamoDB for tests: moto in this process, or the server that the environment names. Each fixture creates tables and deletes them."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class DynamoUnderTest:
 
 @contextmanager
 def moto_dynamo() -> Iterator[DynamoUnderTest]:
-    with mock_aws(), _tables(DynamoClient(DynamoConfig(region="us-east-1"), sleep=_never)) as found:
-        yield found
+    with mock_aws(), _tables(DynamoClient(DynamoConfig(region="us-east-1"), sleep=_fail_on_sleep)) as under_test:
+        yield under_test
 
 
 @contextmanager
 def real_dynamo() -> Iterator[DynamoUnderTest]:
-    with _tables(DynamoClient(real_config())) as found:
-        yield found
+    with _tables(DynamoClient(real_config())) as under_test:
+        yield under_test
 
 
 DYNAMOS: dict[str, Callable[[], AbstractContextManager[DynamoUnderTest]]] = {"moto": moto_dynamo, "real": real_dynamo}
 
 
 def real_config() -> DynamoConfig:
-    """Fails where the environment names no server."""
+    """Return the configuration of the real server. Fail if the environment names none."""
     try:
         return DynamoConfig(
             endpoint=os.environ["DYNAMO_ENDPOINT"],
@@ -57,15 +57,15 @@ def real_config() -> DynamoConfig:
 @contextmanager
 def _tables(dynamo: DynamoClient) -> Iterator[DynamoUnderTest]:
     suffix = uuid.uuid4().hex[:12]
-    found = DynamoUnderTest(dynamo, f"recent-{suffix}", LedgerTables(f"ledger-{suffix}", f"aggregates-{suffix}"))
+    under_test = DynamoUnderTest(dynamo, f"recent-{suffix}", LedgerTables(f"ledger-{suffix}", f"aggregates-{suffix}"))
     try:
-        create_tables(dynamo, found.tables)
-        yield found
+        create_tables(dynamo, under_test.tables)
+        yield under_test
     finally:
-        for table in found.tables:
+        for table in under_test.tables:
             dynamo.call("delete_table", [table.name], TableName=table.name)
         dynamo.close()
 
 
-def _never(seconds: float) -> None:
-    raise AssertionError(f"nothing here is worth waiting {seconds} s for")
+def _fail_on_sleep(seconds: float) -> None:
+    raise AssertionError(f"no test with moto may wait, found a pause of {seconds} s")

@@ -1,4 +1,4 @@
-"""The event log's port over each broker that implements it, with an independent producer beside it."""
+"""The event log's port over each broker that implements it, with an independent producer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from analytics_defs.ports import EventLog, ReadResult, Watermarks
 from tests.devstack.waiting import until
 
 PARTITIONS = 4
-"""Of every topic here: the mock cluster knows no other number."""
+"""Partitions of every topic here. The mock cluster supports no other number."""
 TIMESTAMP_MS = 1_700_000_000_000
 TEN_SECONDS = 10.0
 EXACT = {"enable.idempotence": True, "max.in.flight": 1}
-"""What is confirmed is in the log, also of a partition that is new: see `KafkaProducer`."""
+"""A confirmed record is in the log, even if its partition is new: see `KafkaProducer`."""
 _COORDINATOR_MOVES = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 BAD_MSG: Final = int(getattr(KafkaError, "_BAD_MSG"))  # noqa: B009 - public, although its name begins with an underscore
 quiet = logging.getLogger("analytics.tests.kafka")
@@ -52,19 +52,19 @@ class LogUnderTest(Protocol):
     port: EventLog
 
     def create_topic(self) -> str:
-        """A topic with `PARTITIONS` partitions; answers its name."""
+        """Create a topic with `PARTITIONS` partitions. Return its name."""
         ...
 
     def write(self, topic: str, partition: int, records: Sequence[Written]) -> None:
-        """Append them. They are there when this returns."""
+        """Append the records. They are in the log when this returns."""
         ...
 
 
 class BrokerUnderTest(LogUnderTest, Protocol):
-    """A broker that can do everything, which librdkafka's mock cluster cannot."""
+    """A broker with transactions and retention, which librdkafka's mock cluster does not have."""
 
     def begin(self, topic: str, partition: int, records: Sequence[Written]) -> OpenTransaction:
-        """Append them in a transaction that stays open."""
+        """Append the records in a transaction that stays open."""
         ...
 
     def retain_from(self, topic: str, partition: int, low: int) -> None: ...
@@ -80,8 +80,8 @@ class ReadPort(Protocol):
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult: ...
 
 
-class DamagedUnderTest(Protocol):
-    """A log in which record batches can be damaged. Each record here is a batch of its own."""
+class DamageableLogUnderTest(Protocol):
+    """A log in which record batches can be damaged. Each record is a batch of its own."""
 
     @property
     def port(self) -> ReadPort: ...
@@ -92,10 +92,10 @@ class DamagedUnderTest(Protocol):
 
     def damage(self, topic: str, partition: int, offset: int) -> None: ...
 
-    def mend(self, topic: str, partition: int, offset: int) -> None: ...
+    def repair(self, topic: str, partition: int, offset: int) -> None: ...
 
     def write_marker(self, topic: str, partition: int) -> None:
-        """An offset that gives no record."""
+        """Append an offset that holds no record."""
         ...
 
 
@@ -110,8 +110,8 @@ class MemoryBroker:
         return topic
 
     def write(self, topic: str, partition: int, records: Sequence[Written]) -> None:
-        for each in records:
-            self._log.append(topic, partition, each.value, key=each.key, headers=each.headers, timestamp_ms=each.timestamp_ms)
+        for record in records:
+            self._log.append(topic, partition, record.value, key=record.key, headers=record.headers, timestamp_ms=record.timestamp_ms)
 
     def begin(self, topic: str, partition: int, records: Sequence[Written]) -> OpenTransaction:
         self._log.open_transaction(topic, partition)
@@ -131,7 +131,7 @@ class MemoryBroker:
     def damage(self, topic: str, partition: int, offset: int) -> None:
         self._log.damage(topic, partition, offset)
 
-    def mend(self, topic: str, partition: int, offset: int) -> None:
+    def repair(self, topic: str, partition: int, offset: int) -> None:
         self._log.repair(topic, partition, offset)
 
     def write_marker(self, topic: str, partition: int) -> None:
@@ -149,11 +149,11 @@ class _MemoryTransaction:
 
 
 class MockCluster:
-    """librdkafka's broker in this process: no transactions, no retention on request, about 5 MB a partition. Gone when closed."""
+    """librdkafka's broker in this process: no transactions, no retention on request, about 5 MB a partition. Removed by `close`."""
 
     def __init__(self) -> None:
         self._owner: Producer | None = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "logger": quiet})
-        self.brokers = ",".join(f"{each.host}:{each.port}" for each in self._owner.list_topics(timeout=TEN_SECONDS).brokers.values())
+        self.brokers = ",".join(f"{broker.host}:{broker.port}" for broker in self._owner.list_topics(timeout=TEN_SECONDS).brokers.values())
         self._producer = Producer({"bootstrap.servers": self.brokers, "logger": quiet, "linger.ms": 0})
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class MockCluster:
 
 
 class ScriptedBroker:
-    """A reader whose client is a script that does what librdkafka does: says that a batch is damaged, and goes on behind it."""
+    """A reader with a scripted client that behaves like librdkafka: it reports a damaged batch and continues after it."""
 
     def __init__(self) -> None:
         self._topics: dict[str, list[list[Written | None]]] = {}
@@ -189,7 +189,7 @@ class ScriptedBroker:
     def damage(self, topic: str, partition: int, offset: int) -> None:
         self._damaged.add((topic, partition, offset))
 
-    def mend(self, topic: str, partition: int, offset: int) -> None:
+    def repair(self, topic: str, partition: int, offset: int) -> None:
         self._damaged.remove((topic, partition, offset))
 
     def write_marker(self, topic: str, partition: int) -> None:
@@ -211,7 +211,7 @@ class ScriptedBroker:
 
 
 class ScriptedConsumer:
-    """As much of `confluent_kafka.Consumer` as the reader uses. Partitions give their messages in turn."""
+    """The part of `confluent_kafka.Consumer` that the reader uses. Messages of the partitions alternate."""
 
     def __init__(self, message: Callable[[str, int, int], Message | None], high: Callable[[str, int], int]) -> None:
         self._message, self._high = message, high
@@ -219,30 +219,36 @@ class ScriptedConsumer:
         self._given: dict[tuple[str, int], int] = {}
 
     def incremental_assign(self, partitions: Sequence[TopicPartition]) -> None:
-        self._next |= {(each.topic, each.partition): each.offset for each in partitions}
+        self._next |= {(partition.topic, partition.partition): partition.offset for partition in partitions}
 
     def incremental_unassign(self, partitions: Sequence[TopicPartition]) -> None:
-        for each in partitions:
-            del self._next[each.topic, each.partition]
-            self._given.pop((each.topic, each.partition), None)
+        for partition in partitions:
+            del self._next[partition.topic, partition.partition]
+            self._given.pop((partition.topic, partition.partition), None)
 
     def poll(self, _: float) -> Message | None:
         return next(iter(self.consume(1, 0)), None)
 
     def consume(self, count: int, _: float) -> list[Message]:
-        found: list[Message] = []
-        while len(found) < count and (ready := [key for key in self._next if self._next[key] < self._high(*key)]):
-            key = min(ready, key=lambda each: (self._next[each], each))
+        messages: list[Message] = []
+        while len(messages) < count and (ready := [key for key in self._next if self._next[key] < self._high(*key)]):
+            key = min(ready, key=lambda partition: (self._next[partition], partition))
             message = self._message(*key, self._next[key])
             self._next[key] += 1
-            found += [message] if message is not None else []
+            messages += [message] if message is not None else []
             if message is not None and message.error() is None:
                 self._given[key] = self._next[key]
-        return found
+        return messages
 
     def position(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
-        """Follows the messages given, as librdkafka's: behind a damaged batch as soon as one behind it was given."""
-        return [TopicPartition(each.topic, each.partition, self._given.get((each.topic, each.partition), -1001)) for each in partitions]
+        """Return the position after the last returned message, as librdkafka does.
+
+        It passes a damaged batch once a message behind that batch was returned.
+        """
+        return [
+            TopicPartition(partition.topic, partition.partition, self._given.get((partition.topic, partition.partition), -1001))
+            for partition in partitions
+        ]
 
     def close(self) -> None:
         self._next.clear()
@@ -256,7 +262,7 @@ class MockBroker:
 
 
 class RealBroker:
-    """Apache Kafka, with topics and a group of this test's own."""
+    """Apache Kafka, with topics and a consumer group of this test only."""
 
     def __init__(self, config: KafkaConfig, log: KafkaEventLog) -> None:
         self.port: EventLog = log
@@ -275,7 +281,7 @@ class RealBroker:
         send(self._producer, topic, partition, records)
 
     def transactional(self) -> Producer:
-        """A producer of its own transactional id, ready to begin."""
+        """Return a producer with a new transactional id, ready to begin."""
         producer = Producer(self.settings | {"transactional.id": uuid.uuid4().hex})
         producer.init_transactions(TEN_SECONDS)
         return producer
@@ -308,32 +314,32 @@ class RealBroker:
         self._topics.discard(topic)
 
     def adopt(self, topic: str) -> None:
-        """Remove it in the end."""
+        """Delete the topic at the end of the test."""
         self._topics.add(topic)
 
     def remove(self) -> None:
         for future in self.admin.delete_topics(sorted(self._topics)).values() if self._topics else ():
             future.result(TEN_SECONDS)
-        until(self._group_is_gone)
+        until(self._is_group_deleted)
 
     def _create(self, topic: str, config: dict[str, str]) -> None:
-        """Records here are years old: the broker's own retention would take them whenever it looks."""
+        """Create the topic without retention: the records are years old, and the broker would delete them."""
         new = NewTopic(topic, PARTITIONS, 1, config={"retention.ms": "-1"} | config)
         self.admin.create_topics([new], operation_timeout=TEN_SECONDS)[topic].result(TEN_SECONDS)
         self.adopt(topic)
         until(lambda: self._partitions(topic) == PARTITIONS)
 
-    def _group_is_gone(self) -> bool:
-        """False while a broker that has just started does not yet answer for groups."""
+    def _is_group_deleted(self) -> bool:
+        """Return False while a broker that has just started does not yet serve groups."""
         error = self.admin.delete_consumer_groups([self.group])[self.group].exception(TEN_SECONDS)
         code = None if error is None else error.args[0].code()
         assert code in (None, KafkaError.GROUP_ID_NOT_FOUND, *_COORDINATOR_MOVES), error  # most tests commit nothing
         return code not in _COORDINATOR_MOVES
 
     def _partitions(self, topic: str) -> int:
-        """How many of them have a leader. Brokers hear of a change a moment after the controller confirmed it."""
-        found = self.admin.list_topics(topic, timeout=TEN_SECONDS).topics[topic].partitions
-        return sum(each.leader >= 0 for each in found.values())
+        """Return the number of partitions with a leader. Brokers learn of a change shortly after the controller confirms it."""
+        partitions = self.admin.list_topics(topic, timeout=TEN_SECONDS).topics[topic].partitions
+        return sum(partition.leader >= 0 for partition in partitions.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +354,7 @@ class _KafkaTransaction:
             self.producer.commit_transaction(TEN_SECONDS)
         else:
             self.producer.abort_transaction(TEN_SECONDS)
-        until(lambda: self.broker.high(self.partition) > before)  # the marker is written after the producer is told
+        until(lambda: self.broker.high(self.partition) > before)  # the broker writes the marker after it answers the producer
 
 
 @contextmanager
@@ -387,34 +393,37 @@ def scripted_broker() -> Iterator[ScriptedBroker]:
     yield ScriptedBroker()
 
 
-DAMAGED: dict[str, Callable[[], AbstractContextManager[DamagedUnderTest]]] = {"memory": memory_broker, "scripted": scripted_broker}
+DAMAGEABLE_LOGS: dict[str, Callable[[], AbstractContextManager[DamageableLogUnderTest]]] = {
+    "memory": memory_broker,
+    "scripted": scripted_broker,
+}
 BROKERS: dict[str, Callable[[], AbstractContextManager[BrokerUnderTest]]] = {"memory": memory_broker, "real": real_broker}
 
 
 def real_brokers() -> str:
-    """Fails where the environment names none."""
+    """Return the real brokers. Fail if the environment names none."""
     brokers = os.environ.get("KAFKA_BROKERS")
     assert brokers, "KAFKA_BROKERS is not set: tests marked `real` need Apache Kafka. Run `make test-real`."
     return brokers
 
 
 def impatient(brokers: str) -> KafkaConfig:
-    """A group of its own, and not much time to wait for what will not come."""
+    """Return a configuration with a new group and short timeouts."""
     return KafkaConfig(brokers, group_id=_name(), request_timeout=timedelta(seconds=10), read_timeout=timedelta(seconds=2))
 
 
 def send(producer: Producer, topic: str, partition: int, records: Sequence[Written]) -> None:
     """Write the records and wait for every confirmation."""
     failed: list[object] = []
-    for each in records:
+    for record in records:
         producer.produce(
             topic,
-            each.value,
-            each.key,
+            record.value,
+            record.key,
             partition,
             on_delivery=lambda error, _: failed.append(error) if error else None,
-            timestamp=each.timestamp_ms,
-            headers=list(each.headers),
+            timestamp=record.timestamp_ms,
+            headers=list(record.headers),
         )
         producer.poll(0)
     assert producer.flush(TEN_SECONDS) == 0
@@ -422,7 +431,7 @@ def send(producer: Producer, topic: str, partition: int, records: Sequence[Writt
 
 
 def values(records: Sequence[Record]) -> list[bytes | None]:
-    return [each.value for each in records]
+    return [record.value for record in records]
 
 
 def _name() -> str:

@@ -1,4 +1,4 @@
-"""The ledger's port over each store that implements it, and small batches to put into it."""
+"""The ledger's port over each store that implements it, and small batches to write into it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def memory_ledger() -> Iterator[Ledger]:
 
 @contextmanager
 def moto_ledger() -> Iterator[Ledger]:
-    with moto_dynamo() as found:
-        yield DynamoLedger(found.dynamo, found.ledger)
+    with moto_dynamo() as under_test:
+        yield DynamoLedger(under_test.dynamo, under_test.ledger)
 
 
 @contextmanager
 def real_ledger() -> Iterator[Ledger]:
-    with real_dynamo() as found:
-        yield DynamoLedger(found.dynamo, found.ledger)
+    with real_dynamo() as under_test:
+        yield DynamoLedger(under_test.dynamo, under_test.ledger)
 
 
 LEDGERS: dict[str, Callable[[], AbstractContextManager[Ledger]]] = {"memory": memory_ledger, "moto": moto_ledger, "real": real_ledger}
@@ -46,34 +46,34 @@ def batch(*ranges: Range, minute: float = 0, run_id: str = "run-1", lane: int = 
     return Batch(batch_id(time, ranges), BatchKind.INGEST, lane, time, ranges, run_id)
 
 
-def redrive(turn: int, *sources: Source, minute: float = 0) -> Batch:
-    time, ranges = TIME + timedelta(minutes=minute), (Range(REDRIVE_CHECKPOINT, turn, turn + 1),)
-    taken = Batch(batch_id(time, ranges), BatchKind.REDRIVE, REDRIVE_LANE, time, ranges, "run-redrive")
-    return replace(taken, redriven_sources=sources, redrive_keys=("dead-letters/x.ndjson",), redrive_reasons=("schema",) * len(sources))
+def redrive(number: int, *sources: Source, minute: float = 0) -> Batch:
+    time, ranges = TIME + timedelta(minutes=minute), (Range(REDRIVE_CHECKPOINT, number, number + 1),)
+    begun = Batch(batch_id(time, ranges), BatchKind.REDRIVE, REDRIVE_LANE, time, ranges, "run-redrive")
+    return replace(begun, redriven_sources=sources, redrive_keys=("dead-letters/x.ndjson",), redrive_reasons=("schema",) * len(sources))
 
 
-def all_stored(taken: Batch, hour: str = HOUR, **more: Any) -> BatchRecord:
-    """The record of a batch that holds nothing but new events of one hour."""
-    tallies = tuple(OutcomeCounts(stored=len(each)) for each in taken.ranges)
-    count = sum(map(len, taken.ranges))
+def all_stored(begun: Batch, hour: str = HOUR, **fields: Any) -> BatchRecord:
+    """Return the record of a batch in which every record is a new event of one hour."""
+    tallies = tuple(OutcomeCounts(stored=len(range_)) for range_ in begun.ranges)
+    count = sum(map(len, begun.ranges))
     types = {"ProductDeleted": count}
-    fields: dict[str, Any] = {"tallies": tallies, "types": types, "hours": {hour: types}, "reasons": {}} | more
-    return BatchRecord(taken, taken.time + timedelta(seconds=2), **fields)
+    values: dict[str, Any] = {"tallies": tallies, "types": types, "hours": {hour: types}, "reasons": {}} | fields
+    return BatchRecord(begun, begun.time + timedelta(seconds=2), **values)
 
 
-def redriven_record(taken: Batch, **outcomes: str) -> BatchRecord:
-    """Of a redrive whose records, in their order, became `stored` unless `outcomes` says otherwise by `o<offset>`."""
-    redriven = tuple(RedrivenRecord(each, "schema", outcomes.get(f"o{each.offset}", "stored")) for each in taken.redriven_sources)
-    stored = sum(each.outcome == "stored" for each in redriven)
+def redriven_record(begun: Batch, **outcomes: str) -> BatchRecord:
+    """Return the record of a redrive. Its records became `stored`, unless `outcomes` has another outcome as `o<offset>`."""
+    redriven = tuple(RedrivenRecord(source, "schema", outcomes.get(f"o{source.offset}", "stored")) for source in begun.redriven_sources)
+    stored = sum(record.outcome == "stored" for record in redriven)
     tally = OutcomeCounts(stored=stored, duplicates=len(redriven) - stored)
     types = {"ProductDeleted": stored} if stored else {}
     hours = {HOUR: types} if stored else {}
-    return BatchRecord(taken, taken.time, (tally,), types, hours, {}, redriven=redriven)
+    return BatchRecord(begun, begun.time, (tally,), types, hours, {}, redriven=redriven)
 
 
-def close(ledger: Ledger, taken: Batch, **more: Any) -> BatchRecord:
-    """Take and close."""
-    record = all_stored(taken, **more)
-    assert ledger.begin_batch(taken)
+def close(ledger: Ledger, begun: Batch, **fields: Any) -> BatchRecord:
+    """Begin and close the batch. Return its record."""
+    record = all_stored(begun, **fields)
+    assert ledger.begin_batch(begun)
     assert ledger.close_batch(record)
     return record

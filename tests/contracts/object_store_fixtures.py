@@ -1,4 +1,4 @@
-"""The archive's port over each store that implements it, with an independent reader beside it."""
+"""The object store's port over each store that implements it, with an independent reader."""
 
 from __future__ import annotations
 
@@ -26,32 +26,35 @@ if TYPE_CHECKING:
 class ArchiveUnderTest:
     port: ObjectStore
     scheduler_status: Callable[[], dict[str, StoredObject]]
-    """What the store holds, by key, read without the adapter. Names of metadata in lower case, as S3 keeps them."""
+    """Returns the objects by key, read without the adapter. Metadata names are in lower case, as S3 keeps them."""
 
 
 @contextmanager
 def memory_archive() -> Iterator[ArchiveUnderTest]:
-    archive = MemoryObjectStore()
-    yield ArchiveUnderTest(archive, lambda: {key: _lowered(blob) for key, blob in archive.objects.items()})
+    store = MemoryObjectStore()
+    yield ArchiveUnderTest(store, lambda: {key: _with_lower_case_metadata(obj) for key, obj in store.objects.items()})
 
 
 @contextmanager
 def moto_archive() -> Iterator[ArchiveUnderTest]:
-    with moto_endpoint() as endpoint, _bucket(ObjectStoreConfig(_name(), endpoint, keys=ObjectStoreKeys("fake", "fake"))) as archive:
-        yield archive
+    with (
+        moto_endpoint() as endpoint,
+        _bucket(ObjectStoreConfig(_new_bucket_name(), endpoint, keys=ObjectStoreKeys("fake", "fake"))) as store,
+    ):
+        yield store
 
 
 @contextmanager
 def real_archive() -> Iterator[ArchiveUnderTest]:
-    with _bucket(real_config()) as archive:
-        yield archive
+    with _bucket(real_config()) as store:
+        yield store
 
 
 @contextmanager
 def real_unpacking_archive() -> Iterator[ArchiveUnderTest]:
-    """Where the store is MinIO, small objects go in tars."""
-    with _bucket(replace(real_config(), snowball=True)) as archive:
-        yield archive
+    """Yield a store that sends small objects in tar files if it is MinIO."""
+    with _bucket(replace(real_config(), snowball=True)) as store:
+        yield store
 
 
 ARCHIVES: dict[str, Callable[[], AbstractContextManager[ArchiveUnderTest]]] = {
@@ -63,10 +66,10 @@ ARCHIVES: dict[str, Callable[[], AbstractContextManager[ArchiveUnderTest]]] = {
 
 
 def real_config() -> ObjectStoreConfig:
-    """A bucket of its own, not created yet, on the object store that the environment names. Fails where it names none."""
+    """Return a configuration with a new bucket on the real object store. Fail if the environment names none."""
     try:
         keys = ObjectStoreKeys(os.environ["MINIO_ACCESS_KEY"], os.environ["MINIO_SECRET_KEY"])
-        return ObjectStoreConfig(_name(), os.environ["MINIO_ENDPOINT"], keys=keys)
+        return ObjectStoreConfig(_new_bucket_name(), os.environ["MINIO_ENDPOINT"], keys=keys)
     except KeyError as missing:
         raise AssertionError(f"{missing} is not set: tests marked `real` need an object store. Run `make test-real`.") from None
 
@@ -85,31 +88,33 @@ def moto_endpoint() -> Iterator[str]:
 @contextmanager
 def _bucket(config: ObjectStoreConfig) -> Iterator[ArchiveUnderTest]:
     assert create_bucket(config)
-    archive = S3ObjectStore(config)
+    store = S3ObjectStore(config)
     try:
-        yield ArchiveUnderTest(archive, lambda: look(config))
+        yield ArchiveUnderTest(store, lambda: look(config))
     finally:
-        archive.close()
+        store.close()
         _remove(config)
 
 
 def look(config: ObjectStoreConfig) -> dict[str, StoredObject]:
-    """Everything in the bucket, read without the adapter."""
+    """Return all objects of the bucket, read without the adapter."""
     with s3_client(config) as s3:
-        found = {}
+        objects = {}
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=config.bucket):
-            for each in page.get("Contents", []):
-                answer = s3.get_object(Bucket=config.bucket, Key=each["Key"])
+            for entry in page.get("Contents", []):
+                answer = s3.get_object(Bucket=config.bucket, Key=entry["Key"])
                 with answer["Body"] as body:
-                    found[each["Key"]] = _lowered(StoredObject(each["Key"], body.read(), answer["ContentType"], answer["Metadata"]))
-        return found
+                    objects[entry["Key"]] = _with_lower_case_metadata(
+                        StoredObject(entry["Key"], body.read(), answer["ContentType"], answer["Metadata"])
+                    )
+        return objects
 
 
 def _remove(config: ObjectStoreConfig) -> None:
     with s3_client(config) as s3:
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=config.bucket):
-            for each in page.get("Contents", []):
-                s3.delete_object(Bucket=config.bucket, Key=each["Key"])
+            for entry in page.get("Contents", []):
+                s3.delete_object(Bucket=config.bucket, Key=entry["Key"])
         s3.delete_bucket(Bucket=config.bucket)
 
 
@@ -130,9 +135,9 @@ def s3_client(config: ObjectStoreConfig) -> Iterator[S3Client]:
         client.close()
 
 
-def _lowered(blob: StoredObject) -> StoredObject:
-    return StoredObject(blob.key, blob.body, blob.content_type, {name.lower(): value for name, value in blob.metadata.items()})
+def _with_lower_case_metadata(obj: StoredObject) -> StoredObject:
+    return StoredObject(obj.key, obj.body, obj.content_type, {name.lower(): value for name, value in obj.metadata.items()})
 
 
-def _name() -> str:
+def _new_bucket_name() -> str:
     return f"contract-{uuid.uuid4().hex[:12]}"

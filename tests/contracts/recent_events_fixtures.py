@@ -14,24 +14,24 @@ from analytics_defs.ports import RECENT_EVENTS_TTL, RecentEvents
 from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
 
 NOW = datetime(2150, 1, 15, 12, tzinfo=UTC)
-"""Ahead of every machine's clock: a real DynamoDB deletes items whose time is over."""
+"""Ahead of every machine's clock: a real DynamoDB deletes items after their TTL."""
 
 
 @contextmanager
 def memory_recent_events() -> Iterator[RecentEvents]:
-    yield MemoryRecentEvents(_unholdable)
+    yield MemoryRecentEvents(_needs_pointer)
 
 
 @contextmanager
 def moto_recent_events() -> Iterator[RecentEvents]:
-    with moto_dynamo() as found:
-        yield DynamoRecentEvents(found.dynamo, found.recent_events)
+    with moto_dynamo() as under_test:
+        yield DynamoRecentEvents(under_test.dynamo, under_test.recent_events)
 
 
 @contextmanager
 def real_recent_events() -> Iterator[RecentEvents]:
-    with real_dynamo() as found:
-        yield DynamoRecentEvents(found.dynamo, found.recent_events)
+    with real_dynamo() as under_test:
+        yield DynamoRecentEvents(under_test.dynamo, under_test.recent_events)
 
 
 RECENT_EVENTS: dict[str, Callable[[], AbstractContextManager[RecentEvents]]] = {
@@ -41,5 +41,5 @@ RECENT_EVENTS: dict[str, Callable[[], AbstractContextManager[RecentEvents]]] = {
 }
 
 
-def _unholdable(event: Event) -> bool:
+def _needs_pointer(event: Event) -> bool:
     return pointer_key(recent_event_item(event, NOW, RECENT_EVENTS_TTL)["data"]) is not None

@@ -1,4 +1,4 @@
-"""What every ledger promises: the memory double, moto, and a real DynamoDB."""
+"""The contract of the ledger, for the memory double, moto, and a real DynamoDB."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PARALLEL = ["memory", pytest.param("real", marks=pytest.mark.real)]
 
 @pytest.fixture(params=["memory", "moto", pytest.param("real", marks=pytest.mark.real)])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    with LEDGERS[request.param]() as found:
-        yield found
+    with LEDGERS[request.param]() as ledger_under_test:
+        yield ledger_under_test
 
 
-def test_an_empty_ledger_answers_every_question(ledger: Ledger) -> None:
+def test_an_empty_ledger_answers_every_query(ledger: Ledger) -> None:
     unknown = batch(Range(ONE, 0, 1)).id
     assert ledger.snapshot() == LedgerSnapshot()
     assert (ledger.pending_batch(unknown), ledger.batch_record(unknown), ledger.closed_range_at(Source(ONE, 0))) == (None, None, None)
@@ -48,29 +48,29 @@ def test_an_empty_ledger_answers_every_question(ledger: Ledger) -> None:
     assert (ledger.counters(), ledger.hourly_counters(HOUR, HOUR)) == ({}, {})
 
 
-# The seal.
+# The platform id.
 
 
-def test_the_first_to_seal_a_ledger_decides_whose_it_is_and_the_first_mark_which_bucket_it_has(ledger: Ledger) -> None:
+def test_the_first_platform_id_and_the_first_bucket_id_win(ledger: Ledger) -> None:
     first, second = PlatformId("first", ("RecentEvents", "EventAggregates")), PlatformId("second", ("Others",), "elsewhere")
     assert ledger.snapshot().platform_id is None
     assert ledger.register_platform_id(first) == first
     assert ledger.register_platform_id(second) == ledger.register_platform_id(first) == ledger.snapshot().platform_id == first
-    marked = replace(first, bucket_id="bucket one")
-    assert ledger.register_platform_id(marked) == marked
+    with_bucket = replace(first, bucket_id="bucket one")
+    assert ledger.register_platform_id(with_bucket) == with_bucket
     assert (
         ledger.register_platform_id(replace(first, bucket_id="bucket two"))
         == ledger.register_platform_id(first)
         == ledger.snapshot().platform_id
-        == marked
+        == with_bucket
     )
-    assert ledger.snapshot() == LedgerSnapshot(platform_id=marked)
+    assert ledger.snapshot() == LedgerSnapshot(platform_id=with_bucket)
 
 
 # Topics.
 
 
-def test_the_first_to_open_a_topic_decides_where_its_account_begins(ledger: Ledger) -> None:
+def test_the_first_state_of_a_topic_wins(ledger: Ledger) -> None:
     first, second = TopicState("ProductDeleted", 0, "id-1", {0: 5, 1: 0}), TopicState("ProductDeleted", 0, None, {0: 9})
     assert ledger.open_topic(first) == first
     assert ledger.open_topic(second) == first
@@ -78,42 +78,42 @@ def test_the_first_to_open_a_topic_decides_where_its_account_begins(ledger: Ledg
     assert ledger.snapshot().topics == {"ProductDeleted": first}
 
 
-def test_a_topic_without_id_and_partitions_comes_back_as_it_was(ledger: Ledger) -> None:
-    bare = TopicState("a.b_c-d", 0, None, {})
-    assert ledger.open_topic(bare) == bare
-    assert ledger.snapshot().topics == {"a.b_c-d": bare}
+def test_a_topic_without_id_and_partitions_comes_back_equal(ledger: Ledger) -> None:
+    minimal = TopicState("a.b_c-d", 0, None, {})
+    assert ledger.open_topic(minimal) == minimal
+    assert ledger.snapshot().topics == {"a.b_c-d": minimal}
 
 
-def test_a_generation_follows_only_the_one_before_it(ledger: Ledger) -> None:
-    lives = [TopicState("ProductDeleted", generation, f"id-{generation}", {0: generation}) for generation in range(3)]
-    ledger.open_topic(lives[0])
-    assert ledger.open_topic(lives[2]) == lives[0]
-    assert ledger.open_topic(lives[1]) == lives[1]
-    assert ledger.open_topic(lives[0]) == lives[1]
-    assert ledger.open_topic(lives[2]) == lives[2]
-    assert ledger.snapshot().topics == {"ProductDeleted": lives[2]}
+def test_an_incarnation_follows_only_the_one_before_it(ledger: Ledger) -> None:
+    states = [TopicState("ProductDeleted", incarnation, f"id-{incarnation}", {0: incarnation}) for incarnation in range(3)]
+    ledger.open_topic(states[0])
+    assert ledger.open_topic(states[2]) == states[0]
+    assert ledger.open_topic(states[1]) == states[1]
+    assert ledger.open_topic(states[0]) == states[1]
+    assert ledger.open_topic(states[2]) == states[2]
+    assert ledger.snapshot().topics == {"ProductDeleted": states[2]}
 
 
-# Take.
+# Begin.
 
 
-def test_a_take_makes_its_heads_pending_and_shows_the_batch_as_it_was_taken(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10), Range(TWO, 7, 9))
-    assert ledger.begin_batch(taken)
+def test_a_begin_makes_its_checkpoints_pending_and_stores_the_batch(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10), Range(TWO, 7, 9))
+    assert ledger.begin_batch(begun)
     assert ledger.snapshot() == LedgerSnapshot(
-        {}, {ONE: Checkpoint(ONE, 0, 0, taken.id), TWO: Checkpoint(TWO, 7, 7, taken.id)}, {taken.id: taken}
+        {}, {ONE: Checkpoint(ONE, 0, 0, begun.id), TWO: Checkpoint(TWO, 7, 7, begun.id)}, {begun.id: begun}
     )
-    assert ledger.pending_batch(taken.id) == taken
+    assert ledger.pending_batch(begun.id) == begun
 
 
-def test_a_redrive_is_pending_with_all_that_it_needs(ledger: Ledger) -> None:
-    taken = redrive(0, Source(ONE, 3), Source(TopicPartition("Gone", 2, 0), 4))
-    assert ledger.begin_batch(taken)
-    assert ledger.pending_batch(taken.id) == taken
-    assert ledger.snapshot().checkpoints == {REDRIVE_CHECKPOINT: Checkpoint(REDRIVE_CHECKPOINT, 0, 0, taken.id)}
+def test_a_pending_redrive_has_all_its_fields(ledger: Ledger) -> None:
+    begun = redrive(0, Source(ONE, 3), Source(TopicPartition("Gone", 2, 0), 4))
+    assert ledger.begin_batch(begun)
+    assert ledger.pending_batch(begun.id) == begun
+    assert ledger.snapshot().checkpoints == {REDRIVE_CHECKPOINT: Checkpoint(REDRIVE_CHECKPOINT, 0, 0, begun.id)}
 
 
-def test_a_take_is_refused_whole_where_one_of_its_heads_is_pending(ledger: Ledger) -> None:
+def test_a_begin_is_refused_if_one_of_its_checkpoints_is_pending(ledger: Ledger) -> None:
     ledger.begin_batch(batch(Range(ONE, 0, 10)))
     before = ledger.snapshot()
     assert not ledger.begin_batch(batch(Range(ONE, 0, 10), Range(TWO, 0, 5), minute=1))
@@ -121,67 +121,67 @@ def test_a_take_is_refused_whole_where_one_of_its_heads_is_pending(ledger: Ledge
 
 
 @pytest.mark.parametrize("start", [0, 9, 11])
-def test_a_take_is_refused_where_it_does_not_start_at_the_head(ledger: Ledger, start: int) -> None:
+def test_a_begin_is_refused_if_it_does_not_start_at_the_checkpoint(ledger: Ledger, start: int) -> None:
     close(ledger, batch(Range(ONE, 0, 10)))
     before = ledger.snapshot()
     assert not ledger.begin_batch(batch(Range(ONE, start, 20), minute=1))
     assert ledger.snapshot() == before
 
 
-def test_a_run_may_repeat_its_take_and_no_other_run_may(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10))
-    assert ledger.begin_batch(taken)
-    assert ledger.begin_batch(taken)
-    assert not ledger.begin_batch(replace(taken, run_id="run-2"))
-    assert ledger.pending_batch(taken.id) == taken
+def test_a_begin_may_be_retried_by_its_own_run_only(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10))
+    assert ledger.begin_batch(begun)
+    assert ledger.begin_batch(begun)
+    assert not ledger.begin_batch(replace(begun, run_id="run-2"))
+    assert ledger.pending_batch(begun.id) == begun
 
 
-def test_a_closed_batch_is_not_taken_again(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10))
-    close(ledger, taken)
-    assert not ledger.begin_batch(taken)
+def test_a_closed_batch_cannot_be_begun_again(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10))
+    close(ledger, begun)
+    assert not ledger.begin_batch(begun)
 
 
 # Stage.
 
 
-def test_the_first_digest_noted_decides(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10))
-    ledger.begin_batch(taken)
-    assert ledger.mark_staged(taken.id, "aa")
-    assert ledger.mark_staged(taken.id, "aa")
-    with pytest.raises(InconsistentState, match=taken.id):
-        ledger.mark_staged(taken.id, "bb")
-    assert ledger.pending_batch(taken.id) == replace(taken, staged="aa")
-    assert ledger.snapshot().pending == {taken.id: replace(taken, staged="aa")}
+def test_the_first_staged_digest_wins(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10))
+    ledger.begin_batch(begun)
+    assert ledger.mark_staged(begun.id, "aa")
+    assert ledger.mark_staged(begun.id, "aa")
+    with pytest.raises(InconsistentState, match=begun.id):
+        ledger.mark_staged(begun.id, "bb")
+    assert ledger.pending_batch(begun.id) == replace(begun, staged="aa")
+    assert ledger.snapshot().pending == {begun.id: replace(begun, staged="aa")}
 
 
-def test_a_batch_that_is_not_pending_is_not_marked(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10))
-    assert not ledger.mark_staged(taken.id, "aa")
-    close(ledger, taken)
-    assert not ledger.mark_staged(taken.id, "aa")
-    assert ledger.pending_batch(taken.id) is None
+def test_a_batch_that_is_not_pending_cannot_be_marked_as_staged(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10))
+    assert not ledger.mark_staged(begun.id, "aa")
+    close(ledger, begun)
+    assert not ledger.mark_staged(begun.id, "aa")
+    assert ledger.pending_batch(begun.id) is None
     assert ledger.snapshot().pending == {}
 
 
 # Close.
 
 
-def test_a_close_moves_heads_outcomes_counters_and_marks_together(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10), Range(TWO, 7, 9), lane=3)
+def test_a_close_changes_checkpoints_outcomes_counters_and_hour_entries(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10), Range(TWO, 7, 9), lane=3)
     tallies = (OutcomeCounts(stored=4, duplicates=2, dead_letters=1, tombstones=1, gaps=1, lost=1), OutcomeCounts(stored=2))
     types, hours = (
         {"ProductDeleted": 5, "ProductCreated": 1},
         {HOUR: {"ProductDeleted": 4}, "2024-01-15T11": {"ProductDeleted": 1, "ProductCreated": 1}},
     )
-    record = all_stored(taken, tallies=tallies, types=types, hours=hours, reasons={"schema": 1}, duration_ms=5, bytes=77)
-    assert ledger.begin_batch(taken)
+    record = all_stored(begun, tallies=tallies, types=types, hours=hours, reasons={"schema": 1}, duration_ms=5, bytes=77)
+    assert ledger.begin_batch(begun)
     assert ledger.close_batch(record)
     assert ledger.snapshot() == LedgerSnapshot(
         {}, {ONE: Checkpoint(ONE, 0, 10, None, tallies[0]), TWO: Checkpoint(TWO, 7, 9, None, tallies[1])}
     )
-    assert ledger.batch_record(taken.id) == record
+    assert ledger.batch_record(begun.id) == record
     counted = {
         "events": 6,
         "type.ProductDeleted": 5,
@@ -196,13 +196,13 @@ def test_a_close_moves_heads_outcomes_counters_and_marks_together(ledger: Ledger
         HOUR: {"events": 4, "type.ProductDeleted": 4},
         "2024-01-15T11": {"events": 2, "type.ProductDeleted": 1, "type.ProductCreated": 1},
     }
-    assert [ledger.batches_of_hour(each) for each in (HOUR, "2024-01-15T11", "2024-01-15T12")] == [[taken.id], [taken.id], []]
+    assert [ledger.batches_of_hour(hour) for hour in (HOUR, "2024-01-15T11", "2024-01-15T12")] == [[begun.id], [begun.id], []]
 
 
-def test_everything_in_a_record_comes_back_equal(ledger: Ledger) -> None:
-    taken = replace(batch(Range(ONE, 100, 200)), staged="digest")
+def test_every_field_of_a_batch_record_comes_back_equal(ledger: Ledger) -> None:
+    begun = replace(batch(Range(ONE, 100, 200)), staged="digest")
     record = all_stored(
-        taken,
+        begun,
         tallies=(OutcomeCounts(stored=1, gaps=90, lost=5, tombstones=2),),
         gaps=(
             Gap(Range(ONE, 110, 120), GapReason.ABORTED),
@@ -223,12 +223,12 @@ def test_everything_in_a_record_comes_back_equal(ledger: Ledger) -> None:
         record_to_close_ms=2**40,
         code_version="1.2.3",
     )
-    ledger.begin_batch(replace(taken, staged=None))
+    ledger.begin_batch(replace(begun, staged=None))
     assert ledger.close_batch(record)
-    assert ledger.batch_record(taken.id) == record
+    assert ledger.batch_record(begun.id) == record
 
 
-def test_a_close_repeated_is_refused_and_counts_nothing_twice(ledger: Ledger) -> None:
+def test_a_repeated_close_is_refused_and_changes_nothing(ledger: Ledger) -> None:
     record = close(ledger, batch(Range(ONE, 0, 10)))
     before = (ledger.snapshot(), ledger.counters(), ledger.hourly_counters(HOUR, HOUR))
     assert not ledger.close_batch(record)
@@ -237,7 +237,7 @@ def test_a_close_repeated_is_refused_and_counts_nothing_twice(ledger: Ledger) ->
     assert ledger.batch_record(record.batch.id) == record
 
 
-def test_the_outcomes_of_a_head_add_up_to_what_it_has_passed(ledger: Ledger) -> None:
+def test_the_outcomes_of_a_checkpoint_sum_to_its_closed_offsets(ledger: Ledger) -> None:
     for number in range(4):
         close(ledger, batch(Range(ONE, 10 * number, 10 * number + 10), minute=number), tallies=(OutcomeCounts(stored=7, gaps=3),))
     assert ledger.snapshot().checkpoints == {ONE: Checkpoint(ONE, 0, 40, None, OutcomeCounts(stored=28, gaps=12))}
@@ -245,35 +245,35 @@ def test_the_outcomes_of_a_head_add_up_to_what_it_has_passed(ledger: Ledger) -> 
 
 
 def test_a_full_batch_fits_one_transaction(ledger: Ledger) -> None:
-    taken = batch(*(Range(TopicPartition("ProductDeleted", 0, number), 0, 160) for number in range(24)))
+    begun = batch(*(Range(TopicPartition("ProductDeleted", 0, number), 0, 160) for number in range(24)))
     hours = {f"2024-01-15T{number:02d}": {"ProductDeleted": 160} for number in range(24)}
-    close(ledger, taken, types={"ProductDeleted": 24 * 160}, hours=hours)
+    close(ledger, begun, types={"ProductDeleted": 24 * 160}, hours=hours)
     assert ledger.counters()["events"] == 24 * 160
     assert ledger.hourly_counters("2024-01-15T00", "2024-01-15T23").keys() == hours.keys()
-    assert all(head.next_offset == 160 and head.unaccounted == 0 for head in ledger.snapshot().checkpoints.values())
+    assert all(checkpoint.next_offset == 160 and checkpoint.unaccounted == 0 for checkpoint in ledger.snapshot().checkpoints.values())
 
 
-# Questions about closed batches.
+# Queries of closed batches.
 
 
-def test_the_range_that_holds_an_offset_is_found_and_nothing_else(ledger: Ledger) -> None:
+def test_the_closed_range_of_an_offset_is_found(ledger: Ledger) -> None:
     first = close(ledger, batch(Range(ONE, 5, 10), Range(TWO, 0, 1)))
     second = close(ledger, batch(Range(ONE, 10, 1_000), minute=1))
-    found = {offset: ledger.closed_range_at(Source(ONE, offset)) for offset in (4, 5, 9, 10, 999, 1_000)}
+    ranges_by_offset = {offset: ledger.closed_range_at(Source(ONE, offset)) for offset in (4, 5, 9, 10, 999, 1_000)}
     ranges = [
         ClosedRange(Range(ONE, 5, 10), first.batch.id, OutcomeCounts(stored=5)),
         ClosedRange(Range(ONE, 10, 1_000), second.batch.id, OutcomeCounts(stored=990)),
     ]
-    assert found == {4: None, 5: ranges[0], 9: ranges[0], 10: ranges[1], 999: ranges[1], 1_000: None}
+    assert ranges_by_offset == {4: None, 5: ranges[0], 9: ranges[0], 10: ranges[1], 999: ranges[1], 1_000: None}
     assert ledger.closed_range_at(Source(replace(ONE, incarnation=1), 5)) is None
 
 
-def test_ranges_come_in_the_order_of_their_offsets(ledger: Ledger) -> None:
+def test_closed_ranges_are_read_in_offset_order(ledger: Ledger) -> None:
     for number in range(12):
         close(ledger, batch(Range(ONE, number, number + 1), minute=number))
-    assert [each.range.start for each in ledger.closed_ranges_after(ONE, 0, 99)] == list(range(12))
-    assert [each.range.start for each in ledger.closed_ranges_after(ONE, 9, 99)] == [9, 10, 11]
-    assert [each.range.start for each in ledger.closed_ranges_after(ONE, 3, 2)] == [3, 4]
+    assert [closed_range.range.start for closed_range in ledger.closed_ranges_after(ONE, 0, 99)] == list(range(12))
+    assert [closed_range.range.start for closed_range in ledger.closed_ranges_after(ONE, 9, 99)] == [9, 10, 11]
+    assert [closed_range.range.start for closed_range in ledger.closed_ranges_after(ONE, 3, 2)] == [3, 4]
 
 
 def test_batches_are_found_by_time_across_days(ledger: Ledger) -> None:
@@ -286,11 +286,11 @@ def test_batches_are_found_by_time_across_days(ledger: Ledger) -> None:
     assert list(ledger.batches_of_day("2024-01-17")) == []
 
 
-def test_the_batches_of_an_hour_come_in_order(ledger: Ledger) -> None:
-    taken = [batch(Range(partition, 0, 1), minute=minute) for partition, minute in ((ONE, 2), (TWO, 1))]
-    for each in taken:
-        close(ledger, each)
-    assert ledger.batches_of_hour(HOUR) == sorted(each.id for each in taken)
+def test_the_batches_of_an_hour_are_sorted_by_id(ledger: Ledger) -> None:
+    closed_batches = [batch(Range(partition, 0, 1), minute=minute) for partition, minute in ((ONE, 2), (TWO, 1))]
+    for closed_batch in closed_batches:
+        close(ledger, closed_batch)
+    assert ledger.batches_of_hour(HOUR) == sorted(closed_batch.id for closed_batch in closed_batches)
 
 
 # Counters.
@@ -304,7 +304,7 @@ def test_counters_of_all_lanes_are_summed(ledger: Ledger) -> None:
     assert ledger.hourly_counters(HOUR, HOUR) == {HOUR: {"events": 40, "type.ProductDeleted": 40}}
 
 
-def test_hours_are_those_from_the_first_to_the_last(ledger: Ledger) -> None:
+def test_hourly_counters_cover_the_first_to_the_last_hour(ledger: Ledger) -> None:
     hours = [f"2024-01-15T{number:02d}" for number in (8, 9, 10, 11)]
     for number, hour in enumerate(hours):
         close(ledger, batch(Range(ONE, number, number + 1), minute=number, lane=number * 7), hour=hour)
@@ -315,60 +315,64 @@ def test_hours_are_those_from_the_first_to_the_last(ledger: Ledger) -> None:
 # Redrives.
 
 
-def with_dead_letters(ledger: Ledger) -> None:
+def close_batch_with_dead_letters(ledger: Ledger) -> None:
     tallies, reasons = (OutcomeCounts(stored=6, dead_letters=4),), {"schema": 4}
     close(
         ledger, batch(Range(ONE, 0, 10)), tallies=tallies, types={"ProductDeleted": 6}, hours={HOUR: {"ProductDeleted": 6}}, reasons=reasons
     )
 
 
-def test_a_redriven_record_counts_once_under_its_new_outcome(ledger: Ledger) -> None:
-    with_dead_letters(ledger)
-    taken = redrive(0, Source(ONE, 3), Source(ONE, 4), Source(ONE, 8), minute=1)
-    record = redriven_record(taken, o4="duplicates")
-    assert ledger.begin_batch(taken)
+def test_a_redriven_record_counts_under_its_new_outcome_only(ledger: Ledger) -> None:
+    close_batch_with_dead_letters(ledger)
+    begun = redrive(0, Source(ONE, 3), Source(ONE, 4), Source(ONE, 8), minute=1)
+    record = redriven_record(begun, o4="duplicates")
+    assert ledger.begin_batch(begun)
     assert ledger.close_batch(record)
-    head = ledger.snapshot().checkpoints[ONE]
-    assert (head.next_offset, head.totals, head.unaccounted) == (10, OutcomeCounts(stored=8, duplicates=1, dead_letters=1), 0)
+    checkpoint = ledger.snapshot().checkpoints[ONE]
+    assert (checkpoint.next_offset, checkpoint.totals, checkpoint.unaccounted) == (
+        10,
+        OutcomeCounts(stored=8, duplicates=1, dead_letters=1),
+        0,
+    )
     assert ledger.snapshot().checkpoints[REDRIVE_CHECKPOINT].next_offset == 1
     counters = ledger.counters()
     assert [counters[name] for name in ("events", "dead_letters", "reason.schema", "batches")] == [8, 1, 1, 2]
     by_lane = ledger.counters_by_lane()
     assert [by_lane[lane]["dead_letters"] for lane in (0, REDRIVE_LANE)] == [4, -3]
-    assert ledger.batch_record(taken.id) == record
+    assert ledger.batch_record(begun.id) == record
 
 
-def test_redriven_records_are_marked_with_their_batch(ledger: Ledger) -> None:
-    with_dead_letters(ledger)
-    taken = redrive(0, Source(ONE, 3), Source(ONE, 4), minute=1)
-    ledger.begin_batch(taken)
-    ledger.close_batch(redriven_record(taken))
-    assert ledger.redriven_by([Source(ONE, number) for number in (2, 3, 3, 4)]) == {Source(ONE, 3): taken.id, Source(ONE, 4): taken.id}
+def test_redriven_records_lead_to_their_redrive_batch(ledger: Ledger) -> None:
+    close_batch_with_dead_letters(ledger)
+    begun = redrive(0, Source(ONE, 3), Source(ONE, 4), minute=1)
+    ledger.begin_batch(begun)
+    ledger.close_batch(redriven_record(begun))
+    assert ledger.redriven_by([Source(ONE, number) for number in (2, 3, 3, 4)]) == {Source(ONE, 3): begun.id, Source(ONE, 4): begun.id}
 
 
 def test_a_redrive_that_names_a_record_twice_is_refused_and_changes_nothing(ledger: Ledger) -> None:
-    with_dead_letters(ledger)
-    taken = redrive(0, Source(ONE, 3), Source(ONE, 3), minute=1)
-    assert ledger.begin_batch(taken)
+    close_batch_with_dead_letters(ledger)
+    begun = redrive(0, Source(ONE, 3), Source(ONE, 3), minute=1)
+    assert ledger.begin_batch(begun)
     before = (ledger.snapshot(), ledger.counters(), ledger.hourly_counters(HOUR, HOUR))
     with pytest.raises(InconsistentState, match="ProductDeleted/1/3 redriven twice in one batch"):
-        ledger.close_batch(redriven_record(taken))
+        ledger.close_batch(redriven_record(begun))
     assert (ledger.snapshot(), ledger.counters(), ledger.hourly_counters(HOUR, HOUR)) == before
-    assert (ledger.batch_record(taken.id), ledger.redriven_by([Source(ONE, 3)])) == (None, {})
+    assert (ledger.batch_record(begun.id), ledger.redriven_by([Source(ONE, 3)])) == (None, {})
 
 
-def test_a_redrive_leaves_a_head_pending_that_is_pending(ledger: Ledger) -> None:
-    with_dead_letters(ledger)
-    meanwhile, taken = batch(Range(ONE, 10, 12), minute=2), redrive(0, Source(ONE, 3), minute=1)
-    assert ledger.begin_batch(taken)
+def test_a_redrive_keeps_a_pending_checkpoint_pending(ledger: Ledger) -> None:
+    close_batch_with_dead_letters(ledger)
+    meanwhile, begun = batch(Range(ONE, 10, 12), minute=2), redrive(0, Source(ONE, 3), minute=1)
+    assert ledger.begin_batch(begun)
     assert ledger.begin_batch(meanwhile)
-    assert ledger.close_batch(redriven_record(taken))
+    assert ledger.close_batch(redriven_record(begun))
     assert ledger.snapshot().checkpoints[ONE] == Checkpoint(ONE, 0, 10, meanwhile.id, OutcomeCounts(stored=7, dead_letters=3))
     assert ledger.close_batch(all_stored(meanwhile))
 
 
-def test_redrives_take_turns(ledger: Ledger) -> None:
-    with_dead_letters(ledger)
+def test_a_redrive_is_refused_while_another_is_pending(ledger: Ledger) -> None:
+    close_batch_with_dead_letters(ledger)
     first, second = redrive(0, Source(ONE, 3), minute=1), redrive(0, Source(ONE, 4), minute=2)
     assert ledger.begin_batch(first)
     assert not ledger.begin_batch(second)
@@ -377,8 +381,8 @@ def test_redrives_take_turns(ledger: Ledger) -> None:
 # Leases.
 
 
-def test_a_lease_is_seen_until_it_is_released(ledger: Ledger) -> None:
-    now = whole_milliseconds(datetime.now(UTC))  # an old one is what the table's time to live removes
+def test_a_lease_is_in_the_snapshot_until_it_is_released(ledger: Ledger) -> None:
+    now = whole_milliseconds(datetime.now(UTC))  # the table's TTL would delete an old lease
     first, second = Lease("run-1", 0, now), Lease("run-2", 1, now)
     ledger.renew_lease(first)
     ledger.renew_lease(second)
@@ -390,24 +394,24 @@ def test_a_lease_is_seen_until_it_is_released(ledger: Ledger) -> None:
     assert ledger.snapshot().leases == {"run-2": second}
 
 
-# At the same time.
+# Concurrency.
 
 
 @pytest.mark.parametrize("ledger", PARALLEL, indirect=True)
-def test_of_many_who_take_the_same_range_at_once_one_gets_it(ledger: Ledger) -> None:
+def test_exactly_one_of_concurrent_begins_of_a_range_succeeds(ledger: Ledger) -> None:
     rivals = [batch(Range(ONE, 0, 10), Range(TWO, 0, 5), minute=number, run_id=f"run-{number}") for number in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        taken = [each for each, got_it in zip(rivals, threads.map(ledger.begin_batch, rivals), strict=True) if got_it]
-    assert len(taken) == 1
-    assert {head.pending_batch_id for head in ledger.snapshot().checkpoints.values()} == {taken[0].id}
+        begun = [rival for rival, succeeded in zip(rivals, threads.map(ledger.begin_batch, rivals), strict=True) if succeeded]
+    assert len(begun) == 1
+    assert {checkpoint.pending_batch_id for checkpoint in ledger.snapshot().checkpoints.values()} == {begun[0].id}
 
 
 @pytest.mark.parametrize("ledger", PARALLEL, indirect=True)
-def test_a_batch_closed_by_many_at_once_is_counted_once(ledger: Ledger) -> None:
-    taken = batch(Range(ONE, 0, 10))
-    ledger.begin_batch(taken)
+def test_a_batch_closed_concurrently_is_counted_once(ledger: Ledger) -> None:
+    begun = batch(Range(ONE, 0, 10))
+    ledger.begin_batch(begun)
     with ThreadPoolExecutor(8) as threads:
-        closed = list(threads.map(ledger.close_batch, [all_stored(taken, code_version=str(number)) for number in range(8)]))
+        closed = list(threads.map(ledger.close_batch, [all_stored(begun, code_version=str(number)) for number in range(8)]))
     assert sum(closed) == 1
     assert ledger.counters()["events"] == 10
 
@@ -416,7 +420,7 @@ def test_a_batch_closed_by_many_at_once_is_counted_once(ledger: Ledger) -> None:
 
 
 def revision(number: int, batches: int = 2, rows: int = 10, hour: str = HOUR) -> ArchiveRevision:
-    ids = tuple(sorted(batch(Range(ONE, each, each + 1), minute=each).id for each in range(batches)))
+    ids = tuple(sorted(batch(Range(ONE, index, index + 1), minute=index).id for index in range(batches)))
     files = (ArchiveFile(f"parquet/{hour}/archive-{number}.parquet", rows, 1234, "ab" * 32),)
     offsets = {"ProductDeleted/1": (0, 9), "Gone@2/0": (5, 5)}
     return ArchiveRevision(hour, number, files, ids, rows, "0f" * 16, {"ProductDeleted": rows}, offsets, TIME, TIME, TIME, rows, 3)
@@ -426,14 +430,14 @@ def test_an_hour_without_archive_has_no_revision(ledger: Ledger) -> None:
     assert ledger.latest_revision(HOUR) is None
 
 
-def test_the_newest_revision_is_the_hours_and_comes_back_as_it_was_made(ledger: Ledger) -> None:
+def test_the_newest_revision_is_returned_and_comes_back_equal(ledger: Ledger) -> None:
     for number in range(1, 13):
         assert ledger.put_revision(revision(number, batches=number)) == revision(number, batches=number)
         assert ledger.latest_revision(HOUR) == revision(number, batches=number)
     assert ledger.latest_revision("2024-01-15T11") is None
 
 
-def test_a_number_that_is_taken_stays_with_whoever_was_first(ledger: Ledger) -> None:
+def test_the_first_revision_with_a_number_wins(ledger: Ledger) -> None:
     ledger.put_revision(revision(1))
     ledger.put_revision(revision(2, rows=20))
     assert ledger.put_revision(revision(1, rows=99)) == revision(1)
@@ -441,40 +445,44 @@ def test_a_number_that_is_taken_stays_with_whoever_was_first(ledger: Ledger) -> 
     assert ledger.latest_revision(HOUR) == revision(2, rows=20)
 
 
-def test_a_revision_follows_only_the_one_before_it(ledger: Ledger) -> None:
+def test_a_revision_without_its_predecessor_raises(ledger: Ledger) -> None:
     with pytest.raises(InconsistentState):
         ledger.put_revision(revision(2))
     assert ledger.latest_revision(HOUR) is None
 
 
-def test_what_retention_took_comes_back_with_its_revision(ledger: Ledger) -> None:
+def test_expired_data_comes_back_with_its_revision(ledger: Ledger) -> None:
     at, through = TIME + timedelta(days=40, milliseconds=123), TIME + timedelta(days=1, milliseconds=456)
     before = revision(1, batches=3)
-    frozen = with_expired_event_json(before, through, at)
-    empty = with_expired_rows(frozen, at)
-    assert [ledger.put_revision(each) for each in (before, frozen, empty)] == [before, frozen, empty]
-    assert ledger.latest_revision(HOUR) == empty
-    assert (empty.keys, empty.batches, empty.first, empty.rows) == ((), (), None, 0)
-    assert empty.expired == ExpiredData(before.batches, before.rows, at, through, at)
-    assert ledger.put_revision(replace(empty, number=2)) == frozen
+    without_event_json = with_expired_event_json(before, through, at)
+    without_rows = with_expired_rows(without_event_json, at)
+    assert [ledger.put_revision(stored) for stored in (before, without_event_json, without_rows)] == [
+        before,
+        without_event_json,
+        without_rows,
+    ]
+    assert ledger.latest_revision(HOUR) == without_rows
+    assert (without_rows.keys, without_rows.batches, without_rows.first, without_rows.rows) == ((), (), None, 0)
+    assert without_rows.expired == ExpiredData(before.batches, before.rows, at, through, at)
+    assert ledger.put_revision(replace(without_rows, number=2)) == without_event_json
 
 
-def test_an_hour_of_ten_thousand_batches_fits_also_once_its_rows_are_taken(ledger: Ledger) -> None:
+def test_an_expired_hour_of_ten_thousand_batches_fits_into_its_revision(ledger: Ledger) -> None:
     ledger.put_revision(revision(1, batches=10_000))
     ledger.put_revision(with_expired_rows(revision(1, batches=10_000), TIME))
-    found = ledger.latest_revision(HOUR)
-    assert found
-    assert len(found.expired.expired_batches) == 10_000
+    newest = ledger.latest_revision(HOUR)
+    assert newest
+    assert len(newest.expired.expired_batches) == 10_000
 
 
-def test_dead_letters_are_taken_forward_only(ledger: Ledger) -> None:
+def test_the_expiry_of_dead_letters_moves_forward_only(ledger: Ledger) -> None:
     early, late = (DeadLetterExpiry(TIME + timedelta(days=days, milliseconds=7), TIME + timedelta(days=40)) for days in (1, 2))
     assert ledger.dead_letter_expiry() is None
     assert ledger.expire_dead_letters(early) == early
     assert ledger.dead_letter_expiry() == early
     assert ledger.expire_dead_letters(late) == late
-    again = DeadLetterExpiry(late.expired_through, TIME + timedelta(days=50))
-    assert ledger.expire_dead_letters(again) == ledger.expire_dead_letters(early) == ledger.dead_letter_expiry() == late
+    repeated = DeadLetterExpiry(late.expired_through, TIME + timedelta(days=50))
+    assert ledger.expire_dead_letters(repeated) == ledger.expire_dead_letters(early) == ledger.dead_letter_expiry() == late
 
 
 def test_an_hour_of_ten_thousand_batches_fits_into_its_revision(ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""What every archive promises: the memory double, moto, and a real object store."""
+"""The contract of the object store, for the memory double, moto, and a real object store."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ ODD_IDS = [
     params=["memory", "moto", "moto-unpacking", *(pytest.param(name, marks=pytest.mark.real) for name in ("real", "real-unpacking"))]
 )
 def archive(request: pytest.FixtureRequest) -> Iterator[ArchiveUnderTest]:
-    with (ARCHIVES | {"moto-unpacking": unpacking_contract})[request.param]() as found:
-        yield found
+    with (ARCHIVES | {"moto-unpacking": unpacking_contract})[request.param]() as under_test:
+        yield under_test
 
 
-def blob(key: str, body: bytes = b"{}", **metadata: str) -> StoredObject:
+def make_object(key: str, body: bytes = b"{}", **metadata: str) -> StoredObject:
     return StoredObject(key, body, "application/json", metadata)
 
 
-def test_every_object_is_there_as_it_was_put_when_put_returns(archive: ArchiveUnderTest) -> None:
-    blobs = [blob(f"events/{number}.json", os.urandom(number * 97), number=str(number)) for number in range(50)]
-    archive.port.put(blobs)
-    assert archive.scheduler_status() == {each.key: each for each in blobs}
-    assert [archive.port.get(each.key) for each in blobs] == [each.body for each in blobs]
+def test_every_object_is_stored_when_put_returns(archive: ArchiveUnderTest) -> None:
+    objects = [make_object(f"events/{number}.json", os.urandom(number * 97), number=str(number)) for number in range(50)]
+    archive.port.put(objects)
+    assert archive.scheduler_status() == {stored.key: stored for stored in objects}
+    assert [archive.port.get(stored.key) for stored in objects] == [stored.body for stored in objects]
 
 
-def test_size_and_metadata_are_told_without_the_bytes(archive: ArchiveUnderTest) -> None:
-    found = blob("events/a.json", b"x" * 1234, eventid="a%2Fb", source="topic@1/3/1042")
-    archive.port.put([found])
-    assert archive.port.head(found.key) == ObjectInfo(1234, found.metadata)
+def test_head_returns_size_and_metadata(archive: ArchiveUnderTest) -> None:
+    stored = make_object("events/a.json", b"x" * 1234, eventid="a%2Fb", source="topic@1/3/1042")
+    archive.port.put([stored])
+    assert archive.port.head(stored.key) == ObjectInfo(1234, stored.metadata)
     assert archive.port.head("events/b.json") is None
 
 
@@ -72,111 +72,117 @@ def test_content_type_and_metadata_come_back_equal(archive: ArchiveUnderTest) ->
     assert archive.scheduler_status()["one"] == StoredObject("one", b"1", "application/x-ndjson", metadata)
 
 
-def test_objects_of_no_bytes_and_of_many_are_kept_whole(archive: ArchiveUnderTest) -> None:
+def test_empty_and_large_objects_come_back_equal(archive: ArchiveUnderTest) -> None:
     large = os.urandom(12 * 1024 * 1024)
-    archive.port.put([blob("empty", b""), blob("large", large)])
+    archive.port.put([make_object("empty", b""), make_object("large", large)])
     assert (archive.port.get("empty"), archive.port.get("large")) == (b"", large)
 
 
-def test_nothing_to_put_and_nothing_to_delete_is_fine(archive: ArchiveUnderTest) -> None:
+def test_empty_puts_and_deletes_change_nothing(archive: ArchiveUnderTest) -> None:
     archive.port.put([])
     archive.port.delete([])
     assert archive.scheduler_status() == {}
 
 
-def test_putting_the_same_again_changes_nothing(archive: ArchiveUnderTest) -> None:
+def test_put_is_idempotent(archive: ArchiveUnderTest) -> None:
     for _ in range(2):
-        archive.port.put([blob("same", b"bytes", who="me")])
-    assert archive.scheduler_status() == {"same": blob("same", b"bytes", who="me")}
+        archive.port.put([make_object("same", b"bytes", writer="first")])
+    assert archive.scheduler_status() == {"same": make_object("same", b"bytes", writer="first")}
 
 
 def test_put_overwrites(archive: ArchiveUnderTest) -> None:
-    archive.port.put([blob("key", b"old")])
-    archive.port.put([blob("key", b"new")])
+    archive.port.put([make_object("key", b"old")])
+    archive.port.put([make_object("key", b"new")])
     assert archive.port.get("key") == b"new"
 
 
-def test_put_new_writes_over_nothing_and_tells_what_was_there(archive: ArchiveUnderTest) -> None:
-    archive.port.put([blob("held", b"old", Who="me")])
-    found = archive.port.put_many_if_absent([blob("new", b"new", who="you"), blob("held", b"other", who="you")])
-    assert list(found) == [blob("held", b"old", who="me")]
-    assert (archive.port.get("held"), archive.port.get_object("new")) == (b"old", blob("new", b"new", who="you"))
+def test_put_many_if_absent_keeps_and_returns_existing_objects(archive: ArchiveUnderTest) -> None:
+    archive.port.put([make_object("current", b"old", Writer="first")])
+    existing = archive.port.put_many_if_absent(
+        [make_object("new", b"new", writer="second"), make_object("current", b"other", writer="second")]
+    )
+    assert list(existing) == [make_object("current", b"old", writer="first")]
+    assert (archive.port.get("current"), archive.port.get_object("new")) == (b"old", make_object("new", b"new", writer="second"))
     assert list(archive.port.put_many_if_absent([])) == []
 
 
-def test_a_key_that_is_not_there_reads_as_none(archive: ArchiveUnderTest) -> None:
+def test_a_missing_key_reads_as_none(archive: ArchiveUnderTest) -> None:
     assert archive.port.get("staging/never") is None
 
 
-def test_keys_and_ids_arrive_literally(archive: ArchiveUnderTest) -> None:
-    """No client may encode, decode or normalise a key once more."""
-    keys = [event_key(HOUR, each) for each in ODD_IDS] + ["raw/a b+c&d=e;f,g!h'(i)*.json", part_key(HOUR, BATCH), manifest_key(HOUR)]
-    archive.port.put([blob(key, key.encode()) for key in keys])
-    assert {key: each.body.decode() for key, each in archive.scheduler_status().items()} == {key: key for key in keys}
+def test_keys_and_ids_are_stored_literally(archive: ArchiveUnderTest) -> None:
+    """Hold every client to literal keys: none may encode, decode or normalize a key again."""
+    keys = [event_key(HOUR, event_id) for event_id in ODD_IDS] + [
+        "raw/a b+c&d=e;f,g!h'(i)*.json",
+        part_key(HOUR, BATCH),
+        manifest_key(HOUR),
+    ]
+    archive.port.put([make_object(key, key.encode()) for key in keys])
+    assert {key: stored.body.decode() for key, stored in archive.scheduler_status().items()} == {key: key for key in keys}
     assert list(archive.port.list_keys("")) == sorted(keys)
     assert [archive.port.get(key) for key in keys] == [key.encode() for key in keys]
     archive.port.delete(keys)
     assert archive.scheduler_status() == {}
 
 
-def test_ids_that_differ_only_by_encoding_or_case_stay_different_objects(archive: ArchiveUnderTest) -> None:
+def test_ids_that_differ_only_by_encoding_or_case_are_different_objects(archive: ArchiveUnderTest) -> None:
     ids = ["a/b", "a%2Fb", "a%2fb", "A/b", "a%252Fb"]
-    archive.port.put([blob(event_key(HOUR, each), each.encode()) for each in ids])
-    assert [archive.port.get(event_key(HOUR, each)) for each in ids] == [each.encode() for each in ids]
+    archive.port.put([make_object(event_key(HOUR, event_id), event_id.encode()) for event_id in ids])
+    assert [archive.port.get(event_key(HOUR, event_id)) for event_id in ids] == [event_id.encode() for event_id in ids]
     assert len(archive.scheduler_status()) == len(ids)
 
 
-def test_the_first_conditional_write_wins_and_says_so_to_everyone_after_it(archive: ArchiveUnderTest) -> None:
-    first, second = blob(staging_key("b"), b"first"), blob(staging_key("b"), b"second")
+def test_the_first_conditional_write_wins_and_later_ones_return_its_bytes(archive: ArchiveUnderTest) -> None:
+    first, second = make_object(staging_key("b"), b"first"), make_object(staging_key("b"), b"second")
     assert archive.port.put_if_absent(first) == b"first"
     assert archive.port.put_if_absent(second) == b"first"
     assert archive.port.put_if_absent(first) == b"first"
     assert archive.scheduler_status() == {first.key: first}
 
 
-def test_of_many_conditional_writes_at_once_exactly_one_wins(archive: ArchiveUnderTest) -> None:
+def test_exactly_one_of_concurrent_conditional_writes_wins(archive: ArchiveUnderTest) -> None:
     with ThreadPoolExecutor(8) as threads:
-        answers = set(threads.map(lambda number: archive.port.put_if_absent(blob("staging/b", b"%d" % number * 5_000)), range(8)))
+        answers = set(threads.map(lambda number: archive.port.put_if_absent(make_object("staging/b", b"%d" % number * 5_000)), range(8)))
     assert answers == {archive.port.get("staging/b")}
 
 
-def test_a_deleted_key_is_free_again(archive: ArchiveUnderTest) -> None:
-    archive.port.put_if_absent(blob("staging/b", b"old"))
+def test_a_deleted_key_can_be_written_again(archive: ArchiveUnderTest) -> None:
+    archive.port.put_if_absent(make_object("staging/b", b"old"))
     archive.port.delete(["staging/b"])
     assert archive.port.get("staging/b") is None
-    assert archive.port.put_if_absent(blob("staging/b", b"new")) == b"new"
+    assert archive.port.put_if_absent(make_object("staging/b", b"new")) == b"new"
 
 
-def test_deleting_what_is_not_there_is_no_error(archive: ArchiveUnderTest) -> None:
-    archive.port.put([blob("a"), blob("b"), blob("c")])
+def test_deleting_a_missing_key_is_no_error(archive: ArchiveUnderTest) -> None:
+    archive.port.put([make_object("a"), make_object("b"), make_object("c")])
     for _ in range(2):
         archive.port.delete(["a", "never", "c"])
     assert list(archive.scheduler_status()) == ["b"]
 
 
-def test_keys_come_in_order_and_only_from_below_the_folder(archive: ArchiveUnderTest) -> None:
-    archive.port.put([blob(key) for key in ["a/2", "a/10", "a/1/x", "a/1.json", "ab/1", "b", "a/~", "a/Z", "a/%2F"]])
+def test_keys_below_a_prefix_are_listed_in_order(archive: ArchiveUnderTest) -> None:
+    archive.port.put([make_object(key) for key in ["a/2", "a/10", "a/1/x", "a/1.json", "ab/1", "b", "a/~", "a/Z", "a/%2F"]])
     assert list(archive.port.list_keys("a/")) == sorted(["a/2", "a/10", "a/1/x", "a/1.json", "a/~", "a/Z", "a/%2F"])
     assert list(archive.port.list_keys("a/1/")) == ["a/1/x"]
     assert list(archive.port.list_keys("nothing/")) == []
 
 
-def test_more_keys_than_one_page_are_listed_and_deleted(archive: ArchiveUnderTest) -> None:
+def test_keys_beyond_one_page_are_listed_and_deleted(archive: ArchiveUnderTest) -> None:
     keys = [f"many/{number:05}" for number in range(1_050)]
-    archive.port.put([blob(key, b"") for key in keys])
+    archive.port.put([make_object(key, b"") for key in keys])
     assert list(archive.port.list_keys("many/")) == keys
     archive.port.delete(keys)
     assert list(archive.port.list_keys("many/")) == []
 
 
-def test_many_threads_put_at_the_same_time(archive: ArchiveUnderTest) -> None:
-    calls = [[blob(f"{thread}/{number}", f"{thread}.{number}".encode()) for number in range(20)] for thread in range(8)]
+def test_concurrent_puts_store_every_object(archive: ArchiveUnderTest) -> None:
+    calls = [[make_object(f"{thread}/{number}", f"{thread}.{number}".encode()) for number in range(20)] for thread in range(8)]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(archive.port.put, calls))
-    assert archive.scheduler_status() == {each.key: each for call in calls for each in call}
+    assert archive.scheduler_status() == {stored.key: stored for call in calls for stored in call}
 
 
-def test_an_object_is_fetched_with_content_type_and_metadata_in_lower_case(archive: ArchiveUnderTest) -> None:
+def test_get_object_returns_content_type_and_lower_case_metadata(archive: ArchiveUnderTest) -> None:
     archive.port.put([StoredObject("events/one", b"1", "application/json", {"eventType": "ProductDeleted", "source": "topic@1/3/1042"})])
     assert archive.port.get_object("events/one") == StoredObject(
         "events/one", b"1", "application/json", {"eventtype": "ProductDeleted", "source": "topic@1/3/1042"}
@@ -185,62 +191,62 @@ def test_an_object_is_fetched_with_content_type_and_metadata_in_lower_case(archi
 
 
 @pytest.mark.parametrize("size", [0, 1, 8 * 2**20, 20 * 2**20 + 3])
-def test_a_file_goes_out_and_comes_back_whole(archive: ArchiveUnderTest, tmp_path: Path, size: int) -> None:
-    out, back = tmp_path / "out", tmp_path / "back"
-    out.write_bytes(os.urandom(size))
-    archive.port.upload("parquet/file", str(out), "application/vnd.apache.parquet")
-    assert archive.port.download("parquet/file", str(back))
-    assert back.read_bytes() == out.read_bytes() == archive.port.get("parquet/file")
-    found = archive.port.get_object("parquet/file")
-    assert found
-    assert found.content_type == "application/vnd.apache.parquet"
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["back", "out"]
+def test_an_uploaded_file_is_downloaded_equal(archive: ArchiveUnderTest, tmp_path: Path, size: int) -> None:
+    original, downloaded = tmp_path / "out", tmp_path / "back"
+    original.write_bytes(os.urandom(size))
+    archive.port.upload("parquet/file", str(original), "application/vnd.apache.parquet")
+    assert archive.port.download("parquet/file", str(downloaded))
+    assert downloaded.read_bytes() == original.read_bytes() == archive.port.get("parquet/file")
+    stored = archive.port.get_object("parquet/file")
+    assert stored
+    assert stored.content_type == "application/vnd.apache.parquet"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "out"]
 
 
-def test_a_download_of_what_is_not_there_leaves_no_file(archive: ArchiveUnderTest, tmp_path: Path) -> None:
+def test_a_download_of_a_missing_key_creates_no_file(archive: ArchiveUnderTest, tmp_path: Path) -> None:
     assert not archive.port.download("parquet/never", str(tmp_path / "file"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_advance_writes_only_over_what_it_may(archive: ArchiveUnderTest) -> None:
-    def later(number: int) -> bool:
-        return archive.port.put_if(blob("marker", b"%d" % number), lambda held: held is None or int(held) < number)
+def test_put_if_writes_only_if_the_predicate_allows_it(archive: ArchiveUnderTest) -> None:
+    def put_number(number: int) -> bool:
+        return archive.port.put_if(make_object("manifest", b"%d" % number), lambda current: current is None or int(current) < number)
 
-    assert [later(number) for number in (2, 1, 2, 3)] == [True, False, False, True]
-    assert archive.scheduler_status() == {"marker": blob("marker", b"3")}
+    assert [put_number(number) for number in (2, 1, 2, 3)] == [True, False, False, True]
+    assert archive.scheduler_status() == {"manifest": make_object("manifest", b"3")}
 
 
-def test_advance_loses_nobody_who_wrote_between_its_look_and_its_write(archive: ArchiveUnderTest) -> None:
-    seen = []
+def test_put_if_checks_again_if_another_writer_changed_the_object(archive: ArchiveUnderTest) -> None:
+    calls = []
 
-    def over(held: bytes | None) -> bool:
-        seen.append(held)
-        if len(seen) <= 2:
-            archive.port.put([blob("marker", b"%d" % len(seen))])
-        return len(seen) > 2
+    def changed_twice(current: bytes | None) -> bool:
+        calls.append(current)
+        if len(calls) <= 2:
+            archive.port.put([make_object("manifest", b"%d" % len(calls))])
+        return len(calls) > 2
 
-    def first_look_is_stale(held: bytes | None) -> bool:
-        if not seen:
-            seen.append(held)
-            archive.port.put([blob("marker", b"somebody's")])
+    def stale_on_first_call(current: bytes | None) -> bool:
+        if not calls:
+            calls.append(current)
+            archive.port.put([make_object("manifest", b"other")])
             return True
-        seen.append(held)
-        return held != b"somebody's"
+        calls.append(current)
+        return current != b"other"
 
-    assert not archive.port.put_if(blob("marker", b"mine"), over)
-    seen.clear()
-    archive.port.delete(["marker"])
-    written = archive.port.put_if(blob("marker", b"mine"), first_look_is_stale)
-    if len(seen) > 1:  # not on a double that is locked meanwhile
+    assert not archive.port.put_if(make_object("manifest", b"own"), changed_twice)
+    calls.clear()
+    archive.port.delete(["manifest"])
+    written = archive.port.put_if(make_object("manifest", b"own"), stale_on_first_call)
+    if len(calls) > 1:  # false for a double that holds its lock during the predicate
         assert not written
-        assert archive.port.get("marker") == b"somebody's"
-        assert seen == [None, b"somebody's"]
+        assert archive.port.get("manifest") == b"other"
+        assert calls == [None, b"other"]
 
 
-def test_of_many_who_advance_at_once_the_highest_stays(archive: ArchiveUnderTest) -> None:
-    def advance(number: int) -> bool:
-        return archive.port.put_if(blob("marker", b"%d" % number), lambda held: held is None or int(held) < number)
+def test_the_highest_number_remains_after_concurrent_put_ifs(archive: ArchiveUnderTest) -> None:
+    def put_number(number: int) -> bool:
+        return archive.port.put_if(make_object("manifest", b"%d" % number), lambda current: current is None or int(current) < number)
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(advance, [3, 1, 4, 2]))
-    assert archive.port.get("marker") == b"4"
+        list(threads.map(put_number, [3, 1, 4, 2]))
+    assert archive.port.get("manifest") == b"4"

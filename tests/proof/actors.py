@@ -1,4 +1,4 @@
-"""A flow in a thread of its own, which stops before each of its calls until it is let through. One thread runs at any time."""
+"""A flow in its own thread that stops before each of its calls until the test lets it continue. Only one thread runs at any time."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 
 from tests.proof.doors import Call, Crashed, Door
 
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 class Actor:
-    """Parked at `call` before it took effect, or ended: then `call` is None, and `failure` says with what."""
+    """A flow that is stopped before `call`. After its end `call` is None, and `failure` is the exception that it raised, if any."""
 
     def __init__(self, run: Callable[[Door], object], passes: Callable[[Call], bool] = lambda _: False) -> None:
-        """`passes`: calls it does not stop at."""
+        """Start the flow. It does not stop at calls for which `passes` is true."""
         self.call: Call | None = None
         self.failure: BaseException | None = None
         self._run, self._passes = run, passes
-        self._dies = False
-        self._turn, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._crashes = False
+        self._resumed, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._execute, daemon=True)
         self._thread.start()
         self._wait()
 
     def step(self) -> None:
-        """Its call takes effect, and it goes on to the next one."""
-        self._turn.release()
+        """Execute the current call and continue to the next one."""
+        self._resumed.release()
         self._wait()
 
     def crash(self) -> None:
-        """It dies instead of making its call."""
-        self._dies = True
+        """Crash the flow instead of executing its current call."""
+        self._crashes = True
         self.step()
 
     def finish(self) -> None:
@@ -40,15 +40,15 @@ class Actor:
             self.step()
 
     def _wait(self) -> None:
-        if not self._stopped.acquire(timeout=PATIENCE_SECONDS):
-            raise TimeoutError(f"the flow neither made another call nor ended within {PATIENCE_SECONDS} s")
+        if not self._stopped.acquire(timeout=TIMEOUT_SECONDS):
+            raise TimeoutError(f"the flow neither made another call nor ended within {TIMEOUT_SECONDS} s")
         if self.call is None:
             self._thread.join()
 
-    def _live(self) -> None:
+    def _execute(self) -> None:
         try:
             self._run(self._door)
-        except BaseException as failure:  # noqa: BLE001 - whatever it is, the test that let it go on has to see it
+        except BaseException as failure:  # noqa: BLE001 - the test has to see every exception of the thread
             self.failure = failure
         self.call = None
         self._stopped.release()
@@ -58,7 +58,7 @@ class Actor:
             return perform()
         self.call = call
         self._stopped.release()
-        self._turn.acquire()
-        if self._dies:
+        self._resumed.acquire()
+        if self._crashes:
             raise Crashed
         return perform()

@@ -1,4 +1,4 @@
-"""Clocks that tests move."""
+"""Clocks for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analytics_defs.adapters.memory import ManualClock
 
 @dataclass(slots=True)
 class Eventful(ManualClock):
-    """While somebody sleeps, the next of these happens."""
+    """A manual clock that runs the next of the `happens` callbacks during each sleep."""
 
     happens: list[Callable[[], object]] = field(default_factory=list)
     slept: list[timedelta] = field(default_factory=list)

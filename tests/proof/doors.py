@@ -1,4 +1,4 @@
-"""Every call that a flow makes to a store goes through a door: what stands there may count it, refuse it, park it, or never come back."""
+"""Interceptors: every call of a flow to a store runs through a function that may count it, stop it, fail it, or never return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analytics_defs.ports import ClaimResult, EventLog, Ledger, ObjectStore, Por
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of one port. What real stores do one by one (events of a claim, objects of a put) comes one by one."""
+    """One call of one port. Operations that real stores execute one by one (claims, puts, deletes) are one call for each element."""
 
     port: str
     method: str
@@ -23,67 +23,67 @@ class Call:
 
 
 Door: TypeAlias = Callable[[Call, Callable[[], Any]], Any]
-"""Gets the call, and what performs it; gives its answer, or raises."""
+"""Receives the call and the function that executes it. Returns the answer or raises."""
 
 
 class Crashed(BaseException):
-    """The executor died here. No flow may catch it."""
+    """The crash of an executor at this call. No flow may catch it."""
 
 
 def through(ports: Ports, door: Door) -> Ports:
-    """The same ports, each call by the door. Clock and workers stay as they are."""
+    """Return the same ports with every call intercepted. Clock and task pool are unchanged."""
     return replace(
         ports,
-        event_log=cast(EventLog, _Doorway("event_log", ports.event_log, door)),
-        recent_events=cast(RecentEvents, _Doorway("recent_events", ports.recent_events, door)),
-        object_store=cast(ObjectStore, _Doorway("object_store", ports.object_store, door)),
-        ledger=cast(Ledger, _Doorway("ledger", ports.ledger, door)),
+        event_log=cast(EventLog, _InterceptedPort("event_log", ports.event_log, door)),
+        recent_events=cast(RecentEvents, _InterceptedPort("recent_events", ports.recent_events, door)),
+        object_store=cast(ObjectStore, _InterceptedPort("object_store", ports.object_store, door)),
+        ledger=cast(Ledger, _InterceptedPort("ledger", ports.ledger, door)),
     )
 
 
-class _Doorway:
+class _InterceptedPort:
     def __init__(self, port: str, target: object, door: Door) -> None:
         self._port, self._target, self._door = port, target, door
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        def one_of(method: str) -> Callable[..., Any]:
-            """What real stores do with local files comes as a call with bytes: a search performs each call once only."""
+        def intercepted(method: str) -> Callable[..., Any]:
+            """Return the intercepted method. Methods with local files become calls with bytes, since a search executes each call once."""
             return lambda *args: self._door(Call(self._port, method, args), lambda: getattr(self._target, method)(*args))
 
-        one = one_of(method)
+        call_method = intercepted(method)
 
         match self._port, method:
             case "object_store", "put" | "delete":
-                return lambda items: [one([item]) for item in items]
+                return lambda items: [call_method([item]) for item in items]
             case "object_store", "put_many_if_absent":
-                return lambda items: [there for item in items for there in one([item])]
+                return lambda items: [existing for item in items for existing in call_method([item])]
             case "object_store", "download":
-                return lambda key, path: _written(one_of("get")(key), path)
+                return lambda key, path: _write_if_found(intercepted("get")(key), path)
             case "object_store", "upload":
-                return lambda key, path, kind: one_of("put")([StoredObject(key, Path(path).read_bytes(), kind, {})])
+                return lambda key, path, kind: intercepted("put")([StoredObject(key, Path(path).read_bytes(), kind, {})])
             case "recent_events", "claim":
-                return lambda events, time: _together([one([event], time) for event in events])
+                return lambda events, time: _merge_claims([call_method([event], time) for event in events])
             case _:
-                return one
+                return call_method
 
 
-def _written(data: bytes | None, path: str) -> bool:
+def _write_if_found(data: bytes | None, path: str) -> bool:
     if data is not None:
         Path(path).write_bytes(data)
     return data is not None
 
 
-def _together(claims: list[ClaimResult]) -> ClaimResult:
-    refused = {source: holder for each in claims for source, holder in each.duplicates.items()}
-    return ClaimResult(refused, frozenset().union(*(each.pointers for each in claims)))
+def _merge_claims(claims: list[ClaimResult]) -> ClaimResult:
+    duplicates = {source: owner for claim in claims for source, owner in claim.duplicates.items()}
+    return ClaimResult(duplicates, frozenset().union(*(claim.pointers for claim in claims)))
 
 
 Point: TypeAlias = int | str
-"""Of an execution: the call with this number (0 is the first), or the first of this method."""
+"""A point of an execution: the call with this number (the first is 0), or the first call of this method."""
 
 
 def failing(at: Point, effect: bool, fault: Callable[[Call], BaseException]) -> Door:
-    """One call raises, after it took effect or without."""
+    """Return an interceptor that fails one call, after it took effect or without effect."""
     calls = 0
 
     def door(call: Call, perform: Callable[[], Any]) -> Any:

@@ -1,4 +1,7 @@
-"""Random histories of a platform: what producers, brokers, operators, failing stores, dying and late executors do to it, in any order."""
+"""Random histories of a platform.
+
+Producers, brokers, operators, failing stores, and crashing and stale executors act on it in any order.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ from tests.proof.world import SECOND, World, event, legacy_event
 TOPICS = {"ProductCreated": 2, "ProductDeleted": 1}
 LENIENT, STRICT = ValidationRules(max_event_bytes=10_000), ValidationRules(max_event_bytes=300)
 LIMITS = BatchLimits(max_records=4, max_hours=2)
-MANY_CALLS = 1_000
+ALL_CALLS = 1_000
 
 RECORDS: Mapping[str, tuple[Kind, Callable[[str, str], bytes | None]]] = {
     "event": (Kind.EVENT, event),
@@ -48,14 +51,14 @@ RECORDS: Mapping[str, tuple[Kind, Callable[[str, str], bytes | None]]] = {
 }
 
 Records: TypeAlias = list[tuple[str, str, str]]
-"""What, event id, timestamp."""
+"""Kind, event id and timestamp of each record."""
 Fault: TypeAlias = tuple[Point, bool, type[BaseException]]
-"""At which call, after it took effect or without, and how."""
+"""The call that fails, whether it takes effect first, and the exception."""
 
 topics, numbers, lanes = st.sampled_from(sorted(TOPICS)), st.integers(0, 3), st.integers(0, 2)
 ids = st.sampled_from(["a", "b", "c", "d/é"])
 hours = st.sampled_from(["2024-01-15T10:30:00Z", "2024-01-15T11:05:00Z", "2023-12-31T23:59:59.999Z"])
-some_records = st.lists(st.tuples(st.sampled_from(sorted(RECORDS)), ids, hours), min_size=1, max_size=6)
+record_lists = st.lists(st.tuples(st.sampled_from(sorted(RECORDS)), ids, hours), min_size=1, max_size=6)
 points = st.integers(1, 30) | st.sampled_from(
     ["read", "begin_batch", "put_if_absent", "mark_staged", "claim", "put", "close_batch", "commit", "delete"]
 )
@@ -63,45 +66,49 @@ store_faults = st.tuples(points, st.booleans(), st.sampled_from([Unavailable, Cr
 
 
 class Histories(RuleBasedStateMachine):
-    """Subclasses put mutants in place of the doubles."""
+    """The state machine. Subclasses replace the doubles by mutants."""
 
-    archive: Callable[[], MemoryObjectStore] = MemoryObjectStore
+    object_store: Callable[[], MemoryObjectStore] = MemoryObjectStore
     ledger: Callable[[], MemoryLedger] = MemoryLedger
     recent: Callable[[], WatchedRecentEvents] = WatchedRecentEvents
 
-    @initialize(count=st.integers(1, 3), rules=st.sampled_from([LENIENT, STRICT]), first=some_records, others=some_records)
-    def begin(self, count: int, rules: ValidationRules, first: Records, others: Records) -> None:
+    @initialize(count=st.integers(1, 3), rules=st.sampled_from([LENIENT, STRICT]), first=record_lists, others=record_lists)
+    def set_up(self, count: int, rules: ValidationRules, first: Records, others: Records) -> None:
         recent = type(self).recent()
         self.world = World(
-            recent_events=recent, object_store=type(self).archive(), ledger=type(self).ledger(), policy=PlanningPolicy(count), topics=[]
+            recent_events=recent,
+            object_store=type(self).object_store(),
+            ledger=type(self).ledger(),
+            policy=PlanningPolicy(count),
+            topics=[],
         )
         self.model = recent.model
         for topic, partitions in TOPICS.items():
             self.world.create(topic, partitions)
-        self.rules_now, self.write_event_json, self.runs = rules, True, 0
+        self.current_rules, self.write_event_json, self.runs = rules, True, 0
         self.plans: list[Plan] = []
-        self.late: list[Actor] = []
-        self.fates: dict[Source, RecordOutcome] = {}
+        self.stale: list[Actor] = []
+        self.outcomes: dict[Source, RecordOutcome] = {}
         self.open: dict[TopicPartition, int] = {}
         self.produce("ProductCreated", 1, first)
         self.produce("ProductDeleted", 0, others)
 
     # Producers and brokers.
 
-    @rule(topic=topics, number=numbers, records=some_records)
+    @rule(topic=topics, number=numbers, records=record_lists)
     def produce(self, topic: str, number: int, records: Records) -> None:
         number = number % self._partitions(topic)
-        for what, event_id, hour in records:
-            kind, value = RECORDS[what]
+        for name, event_id, hour in records:
+            kind, value = RECORDS[name]
             self.model.kinds[self.world.produce(value(event_id, hour), partition=number, topic=topic)] = kind
 
-    @rule(topic=topics, number=numbers, what=st.sampled_from(["aborted", Marker.CONTROL, Marker.COMPACTED]))
-    def write_what_no_reader_gets(self, topic: str, number: int, what: str | Marker) -> None:
+    @rule(topic=topics, number=numbers, kind=st.sampled_from(["aborted", Marker.CONTROL, Marker.COMPACTED]))
+    def write_an_unreadable_offset(self, topic: str, number: int, kind: str | Marker) -> None:
         number = number % self._partitions(topic)
         if self.world.partition(number, topic) in self.open:
-            return  # the end of the transaction decides what its records are
-        if isinstance(what, Marker):
-            offset = self.world.event_log.append_marker(topic, number, what)
+            return  # the end of the transaction decides whether its records are committed
+        if isinstance(kind, Marker):
+            offset = self.world.event_log.append_marker(topic, number, kind)
         else:
             offset = self.world.event_log.append(topic, number, event("a"), aborted=True)
         self.model.kinds[self.world.source(offset, number, topic)] = Kind.NOTHING
@@ -120,44 +127,46 @@ class Histories(RuleBasedStateMachine):
         for offset in range(marker if commit else first, marker + 1):
             self.model.kinds[Source(topic_partition, offset)] = Kind.NOTHING
 
-    @rule(topic=topics, number=numbers, share=st.integers(1, 3))
-    def retention_cuts(self, topic: str, number: int, share: int) -> None:
+    @rule(topic=topics, number=numbers, thirds=st.integers(1, 3))
+    def retention_cuts(self, topic: str, number: int, thirds: int) -> None:
         number = number % self._partitions(topic)
         topic_partition = self.world.partition(number, topic)
-        low = self._stable(topic, number) * share // 3
+        low = self._stable(topic, number) * thirds // 3
         snapshot = self.world.ledger.snapshot()
-        head = snapshot.checkpoint(topic_partition)
-        sure = (
+        checkpoint = snapshot.checkpoint(topic_partition)
+        removed_before_read = (
             topic in snapshot.topics
-            and head.pending_batch_id is None
-            and not self.late
-            and head.topic_partition.incarnation == snapshot.topics[topic].incarnation
+            and checkpoint.pending_batch_id is None
+            and not self.stale
+            and checkpoint.topic_partition.incarnation == snapshot.topics[topic].incarnation
         )
         for offset in range(low):
             source = Source(topic_partition, offset)
-            if source not in self.fates and offset >= head.next_offset and source not in self.model.must_be_lost:
-                (self.model.must_be_lost if sure else self.model.may_be_lost).add(source)
+            if source not in self.outcomes and offset >= checkpoint.next_offset and source not in self.model.must_be_lost:
+                (self.model.must_be_lost if removed_before_read else self.model.may_be_lost).add(source)
         self.world.event_log.retain_from(topic, number, low)
 
     @rule(topic=topics)
     def recreate_a_topic(self, topic: str) -> None:
-        """A topic that the ledger never met has no earlier life."""
+        """Recreate a topic. A topic that is unknown to the ledger has no earlier incarnation."""
         known = self.world.ledger.snapshot().topics.get(topic)
         if known is None:
             return
-        self.open = {each: first for each, first in self.open.items() if each.topic != topic}
+        self.open = {partition: first for partition, first in self.open.items() if partition.topic != topic}
         self.world.create_again(topic, TOPICS[topic])
         self.world.lives[topic] = known.incarnation + 1
-        never_met = [
-            each
-            for each in self.model.kinds
-            if each.topic_partition.topic == topic and each.topic_partition.incarnation > known.incarnation
+        unknown_sources = [
+            source
+            for source in self.model.kinds
+            if source.topic_partition.topic == topic and source.topic_partition.incarnation > known.incarnation
         ]
-        for source in never_met:
+        for source in unknown_sources:
             del self.model.kinds[source]
             self.model.may_be_lost.discard(source)
             self.model.must_be_lost.discard(source)
-        self.model.may_be_lost |= {each for each in self.model.kinds if each.topic_partition.topic == topic and each not in self.fates}
+        self.model.may_be_lost |= {
+            source for source in self.model.kinds if source.topic_partition.topic == topic and source not in self.outcomes
+        }
         self.model.must_be_lost -= self.model.may_be_lost
 
     # Operators.
@@ -167,17 +176,17 @@ class Histories(RuleBasedStateMachine):
         try:
             accept_recreated_topic(topic, self.world.ports)
         except NotFound:
-            pass  # it is the one the ledger knows
+            pass  # the ledger already knows this incarnation
 
     @rule(
-        what=st.sampled_from(["add a partition", "hide a record", "move the group's offset"]),
+        change=st.sampled_from(["add a partition", "hide a record", "move the group's offset"]),
         topic=topics,
         number=numbers,
         offset=st.integers(0, 12),
     )
-    def somebody_does(self, what: str, topic: str, number: int, offset: int) -> None:
+    def change_the_environment(self, change: str, topic: str, number: int, offset: int) -> None:
         number = number % self._partitions(topic)
-        match what:
+        match change:
             case "hide a record":
                 self.world.event_log.hide(topic, number, offset)
             case "move the group's offset":
@@ -187,17 +196,17 @@ class Histories(RuleBasedStateMachine):
 
     @rule(rules=st.sampled_from([LENIENT, STRICT]), write_event_json=st.booleans(), count=st.integers(1, 3))
     def change_settings(self, rules: ValidationRules, write_event_json: bool, count: int) -> None:
-        self.rules_now, self.write_event_json, self.world.policy = rules, write_event_json, PlanningPolicy(count)
+        self.current_rules, self.write_event_json, self.world.policy = rules, write_event_json, PlanningPolicy(count)
         self.world.clock.advance(timedelta(minutes=10))
 
     @rule()
-    def ids_expire(self) -> None:
-        """Nobody sleeps for a month: executors end before that, and what they left pending is finished."""
-        self.rest()
-        for actor in self.late:
+    def pass_the_deduplication_window(self) -> None:
+        """Advance the clock by a month. First executors end and pending batches are finished, since no executor is stale that long."""
+        self.recover()
+        for actor in self.stale:
             actor.finish()
-        self.late.clear()
-        self.rest()
+        self.stale.clear()
+        self.recover()
         self.world.clock.advance(timedelta(days=31))
 
     # Executors.
@@ -211,69 +220,69 @@ class Histories(RuleBasedStateMachine):
         self._ingest(self._plan(lane), fault)
 
     @rule(lane=lanes, fault=st.none() | store_faults)
-    def a_run_follows_its_lane(self, lane: int, fault: Fault | None) -> None:
-        following = TailOptions(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_records), 2 * SECOND, SECOND)
-        conduct = self._conduct()
-        self._execute(lambda door: tail_lane(lane, following, through(self.world.ports, door), conduct, lambda _: None), fault)
+    def a_run_tails_its_lane(self, lane: int, fault: Fault | None) -> None:
+        tail_options = TailOptions(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_records), 2 * SECOND, SECOND)
+        options = self._options()
+        self._execute(lambda door: tail_lane(lane, tail_options, through(self.world.ports, door), options, lambda _: None), fault)
 
     @precondition(lambda self: self.plans)
     @rule(which=st.integers(0, 1000), fault=st.none() | store_faults)
     def run_an_old_plan(self, which: int, fault: Fault | None) -> None:
         self._ingest(self.plans[which % len(self.plans)], fault)
 
-    @precondition(lambda self: self.fates)
+    @precondition(lambda self: self.outcomes)
     @rule(rules=st.sampled_from([LENIENT, STRICT]), fault=st.none() | store_faults)
     def redrive(self, rules: ValidationRules, fault: Fault | None) -> None:
-        conduct = replace(self._conduct(), validation_rules=rules)
-        self._execute(lambda door: redrive_dead_letters(DeadLetterFilter(), through(self.world.ports, door), conduct), fault)
+        options = replace(self._options(), validation_rules=rules)
+        self._execute(lambda door: redrive_dead_letters(DeadLetterFilter(), through(self.world.ports, door), options), fault)
 
     @rule(lane=lanes, at=points, redrives=st.booleans())
-    def start_and_fall_asleep(self, lane: int, at: Point, redrives: bool) -> None:
-        conduct, plan = self._conduct(), self._plan(lane)
+    def start_a_stale_executor(self, lane: int, at: Point, redrives: bool) -> None:
+        options, plan = self._options(), self._plan(lane)
 
         def run(door: Door) -> object:
             ports = through(self.world.ports, door)
-            return redrive_dead_letters(DeadLetterFilter(), ports, conduct) if redrives else execute_plan(plan, ports, conduct)
+            return redrive_dead_letters(DeadLetterFilter(), ports, options) if redrives else execute_plan(plan, ports, options)
 
         actor = Actor(run)
-        self.late.append(actor)
-        self._let(actor, at)
+        self.stale.append(actor)
+        self._continue(actor, at)
 
-    @precondition(lambda self: self.late)
-    @rule(which=st.integers(0, 1000), until=points | st.just(MANY_CALLS))
-    def wake_up(self, which: int, until: Point) -> None:
-        self._let(self.late[which % len(self.late)], until)
+    @precondition(lambda self: self.stale)
+    @rule(which=st.integers(0, 1000), until=points | st.just(ALL_CALLS))
+    def continue_a_stale_executor(self, which: int, until: Point) -> None:
+        self._continue(self.stale[which % len(self.stale)], until)
 
     @rule()
-    def rest(self) -> None:
-        """Recover, then everything has to be there and to agree, also while somebody sleeps."""
+    def recover(self) -> None:
+        """Recover, then check that all stores agree, also while stale executors exist."""
         for topic in TOPICS:
             self.accept(topic)
         try:
             self._settle()
         except Unavailable:
-            self._settle()  # a client hid a record, noticed, and reads it again
-        self._must_agree()
+            self._settle()  # a client missed a record, detected that, and reads it again
+        self._assert_agreement()
 
-    # What must hold.
+    # Invariants.
 
     @invariant()
-    def nothing_is_broken_meanwhile(self) -> None:
+    def invariants_hold_in_every_state(self) -> None:
         if hasattr(self, "world"):
             assert list(faults(self._stores())) == []
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
-        for actor in self.late:
+        for actor in self.stale:
             actor.finish()
             self._accept_failure(actor.failure)
-        self.rest()
+        self.recover()
 
     def _settle(self) -> None:
-        self.world.settle(replace(self._conduct(), limits=BatchLimits()))
+        self.world.settle(replace(self._options(), limits=BatchLimits()))
 
-    def _must_agree(self) -> None:
+    def _assert_agreement(self) -> None:
         snapshot = self.world.ledger.snapshot()
         live = {
             self.world.partition(number, topic): self._stable(topic, number)
@@ -282,22 +291,24 @@ class Histories(RuleBasedStateMachine):
             for number in range(self._partitions(topic))
         }
         assert list(faults_at_rest(self._stores(), self.world.event_log, live)) == []
-        found: Counter[RecordOutcome] = Counter()
+        counted: Counter[RecordOutcome] = Counter()
         for source in self.model.kinds:
-            told = trace_record(str(source), self.world.ports)
-            if told.outcome in (RecordOutcome.NOT_READ, RecordOutcome.UNKNOWN_PARTITION, RecordOutcome.BEFORE_START):
-                head = snapshot.checkpoint(source.topic_partition)
-                assert source.offset >= head.next_offset or source.offset < head.first_offset, told
+            trace = trace_record(str(source), self.world.ports)
+            if trace.outcome in (RecordOutcome.NOT_READ, RecordOutcome.UNKNOWN_PARTITION, RecordOutcome.BEFORE_START):
+                checkpoint = snapshot.checkpoint(source.topic_partition)
+                assert source.offset >= checkpoint.next_offset or source.offset < checkpoint.first_offset, trace
                 continue
-            assert list(self.model.disagreements(source, told)) == []
-            assert self.fates.setdefault(source, told.outcome) is told.outcome, f"it was {self.fates[source]}: {told}"
-            found[told.redrive.outcome if told.redrive else told.outcome] += 1
+            assert list(self.model.disagreements(source, trace)) == []
+            assert self.outcomes.setdefault(source, trace.outcome) is trace.outcome, (
+                f"expected {self.outcomes[source]} as before, found {trace}"
+            )
+            counted[trace.redrive.outcome if trace.redrive else trace.outcome] += 1
         audited = audit_offsets(self.world.ports)
         assert audited.balanced
         assert audited.totals == OutcomeCounts(
             *(
-                found[each]
-                for each in (
+                counted[outcome]
+                for outcome in (
                     RecordOutcome.STORED,
                     RecordOutcome.DUPLICATE,
                     RecordOutcome.DEAD_LETTER,
@@ -310,21 +321,21 @@ class Histories(RuleBasedStateMachine):
         for hour in self.world.ledger.hourly_counters("0000", "9999"):
             assert audit_hour(hour, self.world.ports).findings == ()
 
-    # Details.
+    # Internal.
 
     def _stores(self) -> Stores:
-        return Stores(self.world.recent_events, self.world.object_store, self.world.ledger, self.world.values, self.model.dethroned)
+        return Stores(self.world.recent_events, self.world.object_store, self.world.ledger, self.world.values, self.model.former_owners)
 
     def _partitions(self, topic: str) -> int:
         return len(self.world.event_log.topics([topic])[topic].partitions)
 
     def _stable(self, topic: str, number: int) -> int:
-        each = self.world.partition(number, topic)
-        return self.world.event_log.watermarks([each])[each].last_stable_offset
+        topic_partition = self.world.partition(number, topic)
+        return self.world.event_log.watermarks([topic_partition])[topic_partition].last_stable_offset
 
-    def _conduct(self) -> IngestOptions:
+    def _options(self) -> IngestOptions:
         self.runs += 1
-        return IngestOptions(f"run {self.runs}", self.rules_now, LIMITS, self.write_event_json)
+        return IngestOptions(f"run {self.runs}", self.current_rules, LIMITS, self.write_event_json)
 
     def _plan(self, lane: int) -> Plan:
         self.world.clock.advance(SECOND)
@@ -333,8 +344,8 @@ class Histories(RuleBasedStateMachine):
         return self.plans[-1]
 
     def _ingest(self, plan: Plan, fault: Fault | None) -> None:
-        conduct = self._conduct()
-        self._execute(lambda door: execute_plan(plan, through(self.world.ports, door), conduct), fault)
+        options = self._options()
+        self._execute(lambda door: execute_plan(plan, through(self.world.ports, door), options), fault)
 
     def _execute(self, run: Callable[[Door], object], fault: Fault | None) -> None:
         self.world.clock.advance(SECOND)
@@ -344,14 +355,14 @@ class Histories(RuleBasedStateMachine):
         except (AnalyticsError, Crashed) as failure:
             self._accept_failure(failure)
 
-    def _let(self, actor: Actor, until: Point) -> None:
-        """It goes on for so many calls, or to its next one of this method; at least one."""
+    def _continue(self, actor: Actor, until: Point) -> None:
+        """Let the actor execute this many calls, or stop before its next call of this method. At least one call is executed."""
         calls = 0
         while actor.call is not None and (calls == 0 or until not in (calls, actor.call.method)):
             actor.step()
             calls += 1
         if actor.call is None:
-            self.late.remove(actor)
+            self.stale.remove(actor)
             self._accept_failure(actor.failure)
 
     def _accept_failure(self, failure: BaseException | None) -> None:

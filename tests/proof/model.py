@@ -1,4 +1,4 @@
-"""What has to become of every record, as a second, much smaller opinion: it sees what is produced and who asks to claim, nothing else."""
+"""The expected outcome of every record, by a small independent model. It observes only produced records and claims."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
 from analytics_defs.ports import ClaimResult
 
-DAYS_REMEMBERED = timedelta(days=29)
+DEDUPLICATION_DAYS = timedelta(days=29)
 
 
 class Kind(Enum):
-    """What was produced."""
+    """The kind of a produced record."""
 
     EVENT = auto()
     LARGE = auto()
-    """An event or a rejection: that depends on the rules at the moment it is staged."""
+    """An event or a dead letter, depending on the rules when it is staged."""
     BROKEN = auto()
     TOMBSTONE = auto()
     NOTHING = auto()
@@ -33,51 +33,51 @@ class Model:
     kinds: dict[Source, Kind] = field(default_factory=dict)
     must_be_lost: set[Source] = field(default_factory=set)
     may_be_lost: set[Source] = field(default_factory=set)
-    holders: dict[str, tuple[Source, datetime]] = field(default_factory=dict)
-    granted: set[Source] = field(default_factory=set)
-    """Sources that ever held their id."""
-    dethroned: set[Source] = field(default_factory=set)
-    """Sources whose id expired and was taken by another."""
+    owners: dict[str, tuple[Source, datetime]] = field(default_factory=dict)
+    ever_owners: set[Source] = field(default_factory=set)
+    """Sources that ever owned their id."""
+    former_owners: set[Source] = field(default_factory=set)
+    """Sources whose id left the deduplication window and was claimed by another source."""
 
     def claimed(self, event_id: str, source: Source, batch_time: datetime) -> None:
-        """First claim wins, for as long as ids are remembered."""
-        holder, since = self.holders.get(event_id, (source, batch_time))
-        if holder != source and since + DAYS_REMEMBERED > batch_time:
+        """Apply a claim: the first one wins for the length of the deduplication window."""
+        owner, since = self.owners.get(event_id, (source, batch_time))
+        if owner != source and since + DEDUPLICATION_DAYS > batch_time:
             return
-        if holder != source:
-            self.dethroned.add(holder)
-        self.holders[event_id] = source, batch_time
-        self.granted.add(source)
+        if owner != source:
+            self.former_owners.add(owner)
+        self.owners[event_id] = source, batch_time
+        self.ever_owners.add(source)
 
-    def disagreements(self, source: Source, found: Trace) -> Iterable[str]:
+    def disagreements(self, source: Source, trace: Trace) -> Iterable[str]:
         expected = self._expected(source)
-        if found.outcome not in expected:
-            yield f"{source}, {self.kinds[source].name}: expected {' or '.join(sorted(expected))}, trace says {found}"
+        if trace.outcome not in expected:
+            yield f"{source}, {self.kinds[source].name}: expected {' or '.join(sorted(expected))}, found trace {trace}"
         if (
-            found.outcome is RecordOutcome.DEAD_LETTER
-            and source in self.granted
-            and (found.redrive is None or found.redrive.outcome is not RecordOutcome.STORED)
+            trace.outcome is RecordOutcome.DEAD_LETTER
+            and source in self.ever_owners
+            and (trace.redrive is None or trace.redrive.outcome is not RecordOutcome.STORED)
         ):
-            yield f"{source} was redriven and holds its id, trace says {found}"
-        for each in (found, found.redrive):
-            if each and each.outcome is RecordOutcome.DUPLICATE and each.original_source not in self.granted:
-                yield f"{source} repeats {each.original_source}, which never held an id"
+            yield f"{source} was redriven and owns its id, found trace {trace}"
+        for traced in (trace, trace.redrive):
+            if traced and traced.outcome is RecordOutcome.DUPLICATE and traced.original_source not in self.ever_owners:
+                yield f"{source} is a duplicate of {traced.original_source}, which never owned an id"
 
     def _expected(self, source: Source) -> set[RecordOutcome]:
         if source in self.must_be_lost:
             return {RecordOutcome.LOST}
-        fates = {
-            Kind.EVENT: {RecordOutcome.STORED if source in self.granted else RecordOutcome.DUPLICATE},
-            Kind.LARGE: {RecordOutcome.DEAD_LETTER, RecordOutcome.STORED if source in self.granted else RecordOutcome.DUPLICATE},
+        outcomes = {
+            Kind.EVENT: {RecordOutcome.STORED if source in self.ever_owners else RecordOutcome.DUPLICATE},
+            Kind.LARGE: {RecordOutcome.DEAD_LETTER, RecordOutcome.STORED if source in self.ever_owners else RecordOutcome.DUPLICATE},
             Kind.BROKEN: {RecordOutcome.DEAD_LETTER},
             Kind.TOMBSTONE: {RecordOutcome.TOMBSTONE},
             Kind.NOTHING: {RecordOutcome.GAP},
         }[self.kinds[source]]
-        return fates | ({RecordOutcome.LOST} if source in self.may_be_lost else set())
+        return outcomes | ({RecordOutcome.LOST} if source in self.may_be_lost else set())
 
 
 class WatchedRecentEvents(MemoryRecentEvents):
-    """Tells the model who asks for which id."""
+    """A table of recent events that reports every claim to the model."""
 
     def __init__(self) -> None:
         super().__init__()

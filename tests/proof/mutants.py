@@ -1,4 +1,4 @@
-"""Faults planted into the flow and its stores, one each: whoever proves the flow has to find every one of them."""
+"""Faults planted into the flow and its stores, one in each. The searches and the random histories have to find every one."""
 
 from __future__ import annotations
 
@@ -21,39 +21,40 @@ from analytics_defs.flows.ingest.write_batch import claim_and_write
 from analytics_defs.ports import ClaimResult, Ports, StoredObject
 
 
-class HeadsWithoutCondition(MemoryLedger):
-    """Take and close move heads wherever they are."""
+class CheckpointsWithoutCondition(MemoryLedger):
+    """Begin and close move checkpoints without checking their state."""
 
     def begin_batch(self, batch: Batch) -> bool:
-        for each in batch.ranges:
-            head = self._heads.get(each.topic_partition, Checkpoint(each.topic_partition, each.start, each.start))
-            self._heads[each.topic_partition] = replace(head, next_offset=each.start, pending_batch_id=None)
+        for range_ in batch.ranges:
+            checkpoint = self._checkpoints.get(range_.topic_partition, Checkpoint(range_.topic_partition, range_.start, range_.start))
+            self._checkpoints[range_.topic_partition] = replace(checkpoint, next_offset=range_.start, pending_batch_id=None)
         return super().begin_batch(batch)
 
     def close_batch(self, record: BatchRecord) -> bool:
         batch = record.batch
         self._pending[batch.id] = batch
-        for each in batch.ranges:
-            self._heads[each.topic_partition] = replace(self._heads[each.topic_partition], pending_batch_id=batch.id)
+        for range_ in batch.ranges:
+            checkpoint = self._checkpoints[range_.topic_partition]
+            self._checkpoints[range_.topic_partition] = replace(checkpoint, pending_batch_id=batch.id)
         return super().close_batch(record)
 
 
-class MarksIgnored(MemoryLedger):
-    """Nobody notes which staging file decides, nor asks whether the batch is still pending."""
+class StagedDigestIgnored(MemoryLedger):
+    """The ledger neither notes the digest of the staging file nor checks that the batch is pending."""
 
     def mark_staged(self, batch_id: str, digest: str) -> bool:  # noqa: ARG002 - the port's signature
         return True
 
 
-class LateRisersBelieved(MemoryLedger):
-    """Whoever wrote a staging file goes on with it, also when the batch is closed."""
+class ZombiesContinueAfterClose(MemoryLedger):
+    """An executor that wrote a staging file continues even if the batch is closed."""
 
     def mark_staged(self, batch_id: str, digest: str) -> bool:
         return super().mark_staged(batch_id, digest) or True
 
 
 class ClaimsWithoutCondition(MemoryRecentEvents):
-    """The last claim wins, and nobody is told."""
+    """The last claim wins, and no claim is refused."""
 
     def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         for event in events:
@@ -64,59 +65,59 @@ class ClaimsWithoutCondition(MemoryRecentEvents):
 class StagingOverwritten(MemoryObjectStore):
     """The last staging file wins."""
 
-    def put_if_absent(self, blob: StoredObject) -> bytes:
-        self.put([blob])
-        return blob.body
+    def put_if_absent(self, obj: StoredObject) -> bytes:
+        self.put([obj])
+        return obj.body
 
 
-class _Later:
-    """An archive that only remembers what to put."""
+class _DeferredWrites:
+    """An object store that collects objects instead of writing them."""
 
     def __init__(self) -> None:
-        self.blobs: list[StoredObject] = []
+        self.objects: list[StoredObject] = []
 
-    def put(self, blobs: Sequence[StoredObject]) -> None:
-        self.blobs += blobs
+    def put(self, objects: Sequence[StoredObject]) -> None:
+        self.objects += objects
 
-    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        self.put(blobs)
+    def put_many_if_absent(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        self.put(objects)
         return ()
 
 
-def closing_first(
-    batch: Batch, fresh: StagedBatch | None, ports: Ports, conduct: IngestOptions, watch: Stopwatch | None = None
+def close_before_write(
+    batch: Batch, fresh: StagedBatch | None, ports: Ports, options: IngestOptions, stopwatch: Stopwatch | None = None
 ) -> BatchRecord | None:
-    """`flows.ingest.execute_plan.finish_batch`, but progress and counters move before the archive has confirmed."""
-    watch = watch or Stopwatch(ports.clock)
-    staged = stage_batch(batch, fresh, ports, conduct, watch)
+    """Finish a batch as `flows.ingest.execute_plan.finish_batch`, but close it before the object store confirms its writes."""
+    stopwatch = stopwatch or Stopwatch(ports.clock)
+    staged = stage_batch(batch, fresh, ports, options, stopwatch)
     if staged is not None:
-        archive: Any = _Later()
-        stored = claim_and_write(batch, staged, replace(ports, object_store=archive), watch)
-        record = build_batch_record(batch, staged, stored, watch.timings(ports.clock.now(), conduct.code_version))
+        deferred: Any = _DeferredWrites()
+        stored = claim_and_write(batch, staged, replace(ports, object_store=deferred), stopwatch)
+        record = build_batch_record(batch, staged, stored, stopwatch.timings(ports.clock.now(), options.code_version))
         if ports.ledger.close_batch(record):
-            ports.object_store.put(archive.blobs)
+            ports.object_store.put(deferred.objects)
             ports.object_store.delete([staging_key(batch.id)])
             return record
     require_closed(batch, ports)
     return None
 
 
-def archiving_first(claim_chunk: Callable[..., Any]) -> Callable[..., Any]:
-    """`archiving._claim_chunk`, but every object is written before its id is claimed."""
+def write_before_claim(claim_chunk: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `write_batch._claim_chunk`, changed so that every object is written before its id is claimed."""
 
-    def archived_then_claimed(batch: Batch, staged: StagedBatch, chunk: Sequence[Event], ports: Ports, watch: Stopwatch) -> Any:
-        recent: Any = _EverythingIsMine()
-        claim_chunk(batch, staged, chunk, replace(ports, recent_events=recent), watch)
+    def written_then_claimed(batch: Batch, staged: StagedBatch, chunk: Sequence[Event], ports: Ports, stopwatch: Stopwatch) -> Any:
+        recent: Any = _EveryClaimSucceeds()
+        claim_chunk(batch, staged, chunk, replace(ports, recent_events=recent), stopwatch)
         return ports.recent_events.claim(chunk, batch.time).duplicates
 
-    return archived_then_claimed
+    return written_then_claimed
 
 
-class _EverythingIsMine:
+class _EveryClaimSucceeds:
     def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:  # noqa: ARG002 - the port's signature
         return ClaimResult({}, frozenset())
 
 
-def without_kept_rules(judged: Callable[..., Any]) -> Callable[..., Any]:
-    """`reread_batch._classify_all`, but of a version that kept no rules: who reads again judges by today's, and may stage other bytes."""
-    return lambda records, batch, conduct: judged(records, replace(batch, rules=None), conduct)
+def reread_with_current_rules(classify: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `reread_batch._classify_all`, changed to ignore the rules of the batch. Then a second read may stage other bytes."""
+    return lambda records, batch, options: classify(records, replace(batch, rules=None), options)

@@ -1,7 +1,7 @@
-"""States of stores and of executors as small numbers, so that millions of schedules of the real flow can be searched.
+"""States of stores and executors as small numbers, so that millions of schedules of the real flow can be searched.
 
-A store's state after a call is a function of the state before and the call. An executor's next call is a function of what its calls
-answered so far. Both functions are computed by running the real double and the real flow, once for each new pair, and remembered.
+A store's next state is a function of its state and the call. An executor's next call is a function of the answers that it received.
+Both functions are computed once for each new pair, by running the real double and the real flow, and are cached.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a call came to."""
+    """The result of a call."""
 
     value: Any = None
     error: Exception | None = None
@@ -32,32 +32,32 @@ class Outcome:
 def outcome_of(perform: Callable[[], Any]) -> Outcome:
     try:
         value = perform()
-    except Exception as error:  # noqa: BLE001 - whatever the double raises is its answer
+    except Exception as error:  # noqa: BLE001 - an exception of the double is its answer
         return Outcome(error=error)
     return Outcome(tuple(value) if isinstance(value, Iterator) else value)
 
 
-def frozen(value: Any) -> Any:
-    """A hashable value that is equal where the contents are."""
+def hashable(value: Any) -> Any:
+    """Return a hashable value that is equal for equal contents."""
     if isinstance(value, str | bytes | int | None):
         return value
     if is_dataclass(value):
-        return type(value), tuple(frozen(getattr(value, each)) for each in vars(type(value))["__dataclass_fields__"])
+        return type(value), tuple(hashable(getattr(value, name)) for name in vars(type(value))["__dataclass_fields__"])
     match value:
         case dict() | Mapping():
-            return frozenset((frozen(key), frozen(each)) for key, each in value.items())
+            return frozenset((hashable(key), hashable(element)) for key, element in value.items())
         case list() | tuple():
-            return tuple(map(frozen, value))
+            return tuple(map(hashable, value))
         case set():
             return frozenset(value)
     return value
 
 
 def _copied(value: Any) -> Any:
-    """Containers are copied, what is in them is shared: nothing in a double changes but its containers."""
+    """Return a copy that shares the elements: doubles change only their containers."""
     match value:
         case dict():
-            return {key: _copied(each) for key, each in value.items()}
+            return {key: _copied(element) for key, element in value.items()}
         case list() | set():
             return type(value)(map(_copied, value))
         case _:
@@ -65,7 +65,7 @@ def _copied(value: Any) -> Any:
 
 
 class States(Generic[S]):
-    """The states of one double, numbered in the order of their discovery; 0 is the one it came in."""
+    """The states of one double, numbered in the order of their discovery. 0 is the initial state."""
 
     def __init__(self, first: S) -> None:
         self._states: list[S] = []
@@ -76,7 +76,7 @@ class States(Generic[S]):
         return len(self._states)
 
     def __getitem__(self, number: int) -> S:
-        """Whoever calls methods that change it works on `copy`."""
+        """Return the state. A caller of methods that change it has to use `copy`."""
         return self._states[number]
 
     def copy(self, number: int) -> S:
@@ -91,98 +91,98 @@ class States(Generic[S]):
         return outcome, self._number(state)
 
     def _number(self, state: S) -> int:
-        number = self._numbers.setdefault(frozen(vars(state)), len(self._states))
+        number = self._numbers.setdefault(hashable(vars(state)), len(self._states))
         if number == len(self._states):
             self._states.append(state)
         return number
 
 
 class Parked(BaseException):
-    """Unwinds an executor at a call that has no answer yet."""
+    """The exception that unwinds an executor at a call without an answer."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(str(call))
         self.call = call
 
 
-Question = tuple[str, Any, Any]
-"""Of a snapshot: which of its mappings, which key, and the answer."""
-_EVERYTHING = object()
-_NOTHING = object()
+Query = tuple[str, Any, Any]
+"""A query of a snapshot: mapping name, key, answer."""
+_ALL_ITEMS = object()
+_MISSING = object()
 
 
-class _Asked(Mapping[Any, Any]):
-    """A mapping that notes what it is asked. Who asks the same and is told the same does the same."""
+class _RecordingMapping(Mapping[Any, Any]):
+    """A mapping that records the queries to it. An executor with the same queries and answers behaves in the same way."""
 
-    def __init__(self, name: str, content: Mapping[Any, Any], note: Callable[[Question], None]) -> None:
+    def __init__(self, name: str, content: Mapping[Any, Any], note: Callable[[Query], None]) -> None:
         self._name, self._content, self._note = name, content, note
 
     def __getitem__(self, key: Any) -> Any:
-        self._note((self._name, key, frozen(self._content.get(key, _NOTHING))))
+        self._note((self._name, key, hashable(self._content.get(key, _MISSING))))
         return self._content[key]
 
     def __iter__(self) -> Iterator[Any]:
-        self._note((self._name, _EVERYTHING, frozen(self._content)))
+        self._note((self._name, _ALL_ITEMS, hashable(self._content)))
         return iter(self._content)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def values(self) -> ValuesView[Any]:
-        """All at once, also where the caller takes them one by one."""
-        self._note((self._name, _EVERYTHING, frozen(self._content)))
+        """Return all values. Counts as a query of all items even if the caller reads only some."""
+        self._note((self._name, _ALL_ITEMS, hashable(self._content)))
         return self._content.values()
 
 
-def _observed(snapshot: LedgerSnapshot, note: Callable[[Question], None]) -> LedgerSnapshot:
-    """The seal is asked for before the plan that is searched here."""
-    mappings = (each.name for each in fields(snapshot) if each.name != "platform_id")
-    asked: dict[str, Any] = {name: _Asked(name, getattr(snapshot, name), note) for name in mappings}
-    return replace(snapshot, **asked)
+def _observed(snapshot: LedgerSnapshot, note: Callable[[Query], None]) -> LedgerSnapshot:
+    """Return the snapshot with recording mappings. The platform id is read before the searched part."""
+    mappings = (attribute.name for attribute in fields(snapshot) if attribute.name != "platform_id")
+    recording: dict[str, Any] = {name: _RecordingMapping(name, getattr(snapshot, name), note) for name in mappings}
+    return replace(snapshot, **recording)
 
 
-def _answers(outcome: Outcome, questions: Sequence[Question]) -> bool:
-    for name, key, answer in questions:
+def _gives_same_answers(outcome: Outcome, queries: Sequence[Query]) -> bool:
+    for name, key, answer in queries:
         content = getattr(outcome.value, name)
-        if frozen(content if key is _EVERYTHING else content.get(key, _NOTHING)) != answer:
+        if hashable(content if key is _ALL_ITEMS else content.get(key, _MISSING)) != answer:
             return False
     return True
 
 
 @dataclass(slots=True)
 class Node:
-    """An executor after certain answers: parked at `call`, or ended."""
+    """An executor after certain answers: stopped at `call`, or ended."""
 
     past: tuple[Outcome, ...]
     call: Call | None
     failure: Exception | None = None
-    """What it ended with, where that was an error."""
-    asked: tuple[Question, ...] = ()
-    """What it asked the last answer, if that was a snapshot of the ledger."""
+    """The error with which it ended, if any."""
+    queries: tuple[Query, ...] = ()
+    """Queries of the last answer, if it was a snapshot of the ledger."""
     following: dict[Any, int] = field(default_factory=dict)
-    """The node after an answer."""
+    """The next node by answer."""
     after_snapshot: list[int] = field(default_factory=list)
 
 
 class Executor:
-    """The decisions of one executor: `run` is the real flow, and gets the door of its ports."""
+    """The decisions of one executor. `run` is the real flow, called with the interceptor of its ports."""
 
     def __init__(self, name: str, run: Callable[[Door], None], is_call: Callable[[Call], bool]) -> None:
-        """What is no call is performed whenever the flow is run again: nothing may change what it answers."""
+        """Run the flow to its first call. Other port methods run again with every new node, so their answers must never change."""
         self.name = name
         self._run, self._is_call = run, is_call
         self.nodes = [self._executed(())]
 
     def after(self, number: int, outcome: Outcome) -> int:
-        """The node that follows when the call at which it is parked came to this."""
+        """Return the next node if the current call had this outcome."""
         node = self.nodes[number]
         if isinstance(outcome.value, LedgerSnapshot):
-            for each in node.after_snapshot:
-                if _answers(outcome, self.nodes[each].asked):
-                    return each
+            for known in node.after_snapshot:
+                if _gives_same_answers(outcome, self.nodes[known].queries):
+                    return known
             node.after_snapshot.append(self._add((*node.past, outcome)))
             return node.after_snapshot[-1]
-        key = frozen(outcome.value), repr(outcome.error)
+        key = hashable(outcome.value), repr(outcome.error)
         if key not in node.following:
             node.following[key] = self._add((*node.past, outcome))
         return node.following[key]
@@ -192,9 +192,9 @@ class Executor:
         return len(self.nodes) - 1
 
     def _executed(self, past: tuple[Outcome, ...]) -> Node:
-        """Run the flow once more from its start, with the answers of the past, to its next call."""
+        """Run the flow again from its start with the recorded answers, up to its next call."""
         calls = 0
-        asked: list[Question] = []
+        queries: list[Query] = []
 
         def door(call: Call, perform: Callable[[], Any]) -> Any:
             nonlocal calls
@@ -206,19 +206,19 @@ class Executor:
             value = past[calls - 1].unwrap()
             return _observed(value, note_of(calls)) if isinstance(value, LedgerSnapshot) else value
 
-        def note_of(number: int) -> Callable[[Question], None]:
-            def note(question: Question) -> None:
+        def note_of(number: int) -> Callable[[Query], None]:
+            def note(query: Query) -> None:
                 if calls != number:
-                    raise AssertionError(f"{self.name} asks a snapshot after its next call: such an answer has to be part of the node")
+                    raise AssertionError(f"{self.name} reads a snapshot after its next call: such an answer has to be part of the node")
                 if number == len(past):
-                    asked.append(question)
+                    queries.append(query)
 
             return note
 
         try:
             self._run(door)
         except Parked as parked:
-            return Node(past, parked.call, None, tuple(asked))
-        except Exception as error:  # noqa: BLE001 - its end, for the search to judge
-            return Node(past, None, error, tuple(asked))
-        return Node(past, None, None, tuple(asked))
+            return Node(past, parked.call, None, tuple(queries))
+        except Exception as error:  # noqa: BLE001 - the search decides whether this end is permitted
+            return Node(past, None, error, tuple(queries))
+        return Node(past, None, None, tuple(queries))

@@ -1,4 +1,4 @@
-"""Every interleaving of compactors and an ingest, up to a bound; and every planted fault is found on the way.
+"""A search over the interleavings of compactors and an ingest, up to a bound. It has to find every planted fault.
 
 `PREEMPTIONS` and `CRASHES` in the environment set another bound.
 """
@@ -21,8 +21,8 @@ from analytics_defs.flows.hours.manifest import write_manifest
 from analytics_defs.flows.stored import hour_files
 from analytics_defs.flows.stored.hour_files import HourFiles
 from analytics_defs.ports import ParquetWorkspace, Ports, StoredObject
-from tests.proof.replay import replay
-from tests.proof.scene import Kinds, compactions
+from tests.proof.run_schedule import run_schedule
+from tests.proof.scene import Doubles, compactions
 from tests.proof.schedules import Finding, Search
 
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "1"))
@@ -30,96 +30,95 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 120)
-def test_no_schedule_of_two_compactors_and_a_lane_shows_a_reader_an_hour_half_or_twice() -> None:
-    verdict = Search(compactions(), PREEMPTIONS, CRASHES).run()
-    assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
-    print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
+def test_no_schedule_of_two_compactors_and_a_lane_breaks_what_readers_see() -> None:
+    result = Search(compactions(), PREEMPTIONS, CRASHES).run()
+    assert result.finding is None, f"{result.finding.fault}\n{result.finding.schedule!r}"
+    print(f"{result.schedules} schedules over {result.states} states and {result.store_states} contents of the stores")  # noqa: T201
 
 
 class RevisionsWithoutCondition(MemoryLedger):
-    """The last revision under a number stays."""
+    """The last revision with a number wins."""
 
     def put_revision(self, revision: ArchiveRevision) -> ArchiveRevision:
         self._revisions[revision.hour] = [*self._revisions.get(revision.hour, [])[: revision.number - 1], revision]
         return revision
 
 
-class MarkersOverwritten(MemoryObjectStore):
-    """Whoever comes last writes its marker."""
+class ManifestsOverwritten(MemoryObjectStore):
+    """The last writer's manifest wins."""
 
-    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:  # noqa: ARG002 - the port's signature
-        self.put([blob])
+    def put_if(self, obj: StoredObject, may_replace: Callable[[bytes | None], bool]) -> bool:  # noqa: ARG002 - the port's signature
+        self.put([obj])
         return True
 
 
-def with_open_batches(hour: str, ports: Ports) -> HourFiles:
-    """Every part that lies there counts, its batch closed or not."""
-    account = account_of(hour, ports)
-    known = set(account.revision.batches if account.revision else ())
-    there = {batch for key in ports.object_store.list_keys(parquet_dir(hour)) if (batch := batch_id_of_part_key(key))}
-    return replace(account, uncompacted_batches=tuple(sorted(there - known)))
+def with_parts_of_open_batches(hour: str, ports: Ports) -> HourFiles:
+    """Return the hour with every existing part, also those of open batches."""
+    files = read_hour_files(hour, ports)
+    compacted = set(files.revision.batches if files.revision else ())
+    batches_of_parts = {batch for key in ports.object_store.list_keys(parquet_dir(hour)) if (batch := batch_id_of_part_key(key))}
+    return replace(files, uncompacted_batches=tuple(sorted(batches_of_parts - compacted)))
 
 
-account_of = hour_files.hour_files
+read_hour_files = hour_files.hour_files
 
 
-def records_of_anything(batches: Sequence[str], ports: Ports) -> dict[str, BatchRecord]:
+def records_of_known_batches(batches: Sequence[str], ports: Ports) -> dict[str, BatchRecord]:
     return {batch: record for batch in batches if (record := ports.ledger.batch_record(batch))}
 
 
-def unsound_never(account: HourFiles, seen: Any, wanted: Any) -> list[str]:  # noqa: ARG001 - as the flow's
+def no_broken_inputs(account: HourFiles, seen: Any, wanted: Any) -> list[str]:  # noqa: ARG001 - as the flow's
+    """Accept every input."""
     return []
 
 
-def deaf_to_others(account: HourFiles, ports: Ports) -> None:
-    """Goes on although an input has vanished because somebody else compacted the hour."""
+def require_nothing(account: HourFiles, ports: Ports) -> None:
+    """Continue although another compactor deleted an input."""
 
 
-def rows_of_what_is_left(hour: str, wanted: Mapping[str, int], table: ParquetWorkspace, ports: Ports) -> list[str]:  # noqa: ARG001 - as the flow's
+def no_rows_from_json(hour: str, wanted: Mapping[str, int], table: ParquetWorkspace, ports: Ports) -> list[str]:  # noqa: ARG001 - as the flow's
     return []
 
 
-def swept_before_the_marker(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
+def deleted_before_the_manifest(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:
+    """Delete the inputs before the manifest is written."""
     compaction.delete_superseded(revision, ports)
-    return mark(revision, complete, ports)
-
-
-mark = write_manifest
+    return write_manifest(revision, complete, ports)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "patched"),
+    ("doubles", "patches"),
     [
-        pytest.param(Kinds(ledger=RevisionsWithoutCondition), {}, id="no condition on the revision"),
+        pytest.param(Doubles(ledger=RevisionsWithoutCondition), {}, id="no condition on the revision"),
         pytest.param(
-            Kinds(),
+            Doubles(),
             {
-                (hour_files, "hour_files"): with_open_batches,
-                (compaction, "batch_records"): records_of_anything,
-                (compaction, "_damaged_files"): unsound_never,
+                (hour_files, "hour_files"): with_parts_of_open_batches,
+                (compaction, "batch_records"): records_of_known_batches,
+                (compaction, "_damaged_files"): no_broken_inputs,
             },
             id="open batches are compacted",
         ),
-        pytest.param(Kinds(object_store=MarkersOverwritten), {}, id="the marker goes back"),
+        pytest.param(Doubles(object_store=ManifestsOverwritten), {}, id="an older manifest replaces a newer one"),
         pytest.param(
-            Kinds(),
-            {(compaction, "require_unchanged"): deaf_to_others, (compaction, "rows_from_json"): rows_of_what_is_left},
-            id="going on when an input has vanished",
+            Doubles(),
+            {(compaction, "require_unchanged"): require_nothing, (compaction, "rows_from_json"): no_rows_from_json},
+            id="compaction continues with a missing input",
         ),
-        pytest.param(Kinds(), {(compaction, "write_manifest"): swept_before_the_marker}, id="inputs are swept before the marker"),
+        pytest.param(Doubles(), {(compaction, "write_manifest"): deleted_before_the_manifest}, id="inputs are deleted before the manifest"),
     ],
 )
-def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
-    kinds: Kinds, patched: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
+def test_a_planted_fault_is_found_and_its_schedule_reproduces_it(
+    doubles: Doubles, patches: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for (module, name), mutant in patched.items():
+    for (module, name), mutant in patches.items():
         monkeypatch.setattr(module, name, mutant)
-    finding = _first_finding(kinds)
+    finding = _first_finding(doubles)
     assert finding is not None
-    assert replay(compactions(kinds), finding.schedule) == finding.fault
+    assert run_schedule(compactions(doubles), finding.schedule) == finding.fault
 
 
-def _first_finding(kinds: Kinds) -> Finding | None:
-    """With as few preemptions as it takes."""
-    findings = (Search(compactions(kinds), preemptions, crashes=1).run().finding for preemptions in range(3))
+def _first_finding(doubles: Doubles) -> Finding | None:
+    """Return the finding with the fewest preemptions."""
+    findings = (Search(compactions(doubles), preemptions, crashes=1).run().finding for preemptions in range(3))
     return next(filter(None, findings), None)

@@ -1,6 +1,6 @@
-"""Random histories against a small model; and planted faults are found that way as well.
+"""Random histories compared with a small model. They have to find planted faults as well.
 
-`HISTORIES` in the environment sets another number of them, and then every run draws others.
+`HISTORIES` in the environment sets another number of histories. Then every run draws different ones.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SETTINGS = settings(
 
 
 @pytest.mark.timeout(3600 if "HISTORIES" in os.environ else 120)
-def test_every_record_has_one_fate_and_the_equation_holds_after_every_history() -> None:
+def test_every_record_has_one_outcome_and_all_offsets_are_accounted_for() -> None:
     run_state_machine_as_test(Histories, settings=SETTINGS, _min_steps=STEPS // 2)
 
 
 class ClaimsWithoutCondition(WatchedRecentEvents):
-    """`mutants.ClaimsWithoutCondition`, watched."""
+    """`mutants.ClaimsWithoutCondition` that reports its claims to the model."""
 
     def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
         for event in events:
@@ -48,17 +48,19 @@ class ClaimsWithoutCondition(WatchedRecentEvents):
 
 
 @pytest.mark.parametrize(
-    ("doubles", "patched"),
+    ("doubles", "patches"),
     [
-        pytest.param({}, {(execute_plan, "finish_batch"): mutants.closing_first}, id="commit before the stores confirm"),
-        pytest.param({}, {(write_batch, "_claim_chunk"): mutants.archiving_first(write_batch._claim_chunk)}, id="archive before the claim"),
-        pytest.param({"ledger": mutants.HeadsWithoutCondition}, {}, id="no condition on the head"),
-        pytest.param({"ledger": mutants.MarksIgnored}, {}, id="nobody notes which staging file decides"),
+        pytest.param({}, {(execute_plan, "finish_batch"): mutants.close_before_write}, id="close before the stores confirm"),
+        pytest.param(
+            {}, {(write_batch, "_claim_chunk"): mutants.write_before_claim(write_batch._claim_chunk)}, id="write before the claim"
+        ),
+        pytest.param({"ledger": mutants.CheckpointsWithoutCondition}, {}, id="no condition on the checkpoint"),
+        pytest.param({"ledger": mutants.StagedDigestIgnored}, {}, id="the staged digest is not noted"),
         pytest.param({"recent": ClaimsWithoutCondition}, {}, id="no condition on the claim"),
     ],
 )
-def test_a_planted_fault_is_found(doubles: dict[str, Any], patched: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for (module, name), mutant in patched.items():
+def test_a_planted_fault_is_found(doubles: dict[str, Any], patches: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for (module, name), mutant in patches.items():
         monkeypatch.setattr(module, name, mutant)
     machine = type("Mutated", (Histories,), doubles)
     bounded = settings(SETTINGS, max_examples=400, derandomize=True, phases=[Phase.generate])

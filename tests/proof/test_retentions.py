@@ -1,4 +1,4 @@
-"""Every interleaving of two retentions and an ingest of an id that came again, up to a bound; and every planted fault is found on the way.
+"""A search over the interleavings of two retention runs and an ingest of a reused id, up to a bound. It has to find every planted fault.
 
 `PREEMPTIONS` and `CRASHES` in the environment set another bound.
 """
@@ -21,8 +21,8 @@ from analytics_defs.flows.retention import expire_event_json, expire_parquet
 from analytics_defs.flows.retention.sweep import ExpirySweep
 from analytics_defs.flows.stored import event_json
 from analytics_defs.ports import Ports
-from tests.proof.replay import replay
-from tests.proof.scene import forgotten_objects, forgotten_parquet
+from tests.proof.run_schedule import run_schedule
+from tests.proof.scene import retention_of_event_json, retention_of_parquet
 from tests.proof.schedules import Scene, Search
 
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "1"))
@@ -31,64 +31,75 @@ CRASHES = int(os.environ.get("CRASHES", "1"))
 
 @pytest.fixture(autouse=True)
 def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a database a run, and nothing of the hour's files: `tests.flows` proves them."""
+    """Skip statistics: they start a database in each run and read no files of the hour. `tests.flows` tests them."""
     monkeypatch.setattr(expire_parquet, "compute_hourly_stats", lambda *_: None)
 
 
 @pytest.mark.timeout(3600 if "PREEMPTIONS" in os.environ else 300)
-@pytest.mark.parametrize("scene", [forgotten_objects, forgotten_parquet])
-def test_no_schedule_of_two_retentions_and_a_lane_takes_what_came_late_or_shows_an_hour_half(scene: Callable[[], Scene]) -> None:
-    verdict = Search(scene(), PREEMPTIONS, CRASHES).run()
-    assert verdict.finding is None, f"{verdict.finding.fault}\n{verdict.finding.schedule!r}"
-    print(f"{verdict.schedules} schedules over {verdict.states} states and {verdict.worlds} contents of the stores")  # noqa: T201
+@pytest.mark.parametrize("scene", [retention_of_event_json, retention_of_parquet])
+def test_no_schedule_of_two_retentions_and_a_lane_loses_a_late_event_or_a_row(scene: Callable[[], Scene]) -> None:
+    result = Search(scene(), PREEMPTIONS, CRASHES).run()
+    assert result.finding is None, f"{result.finding.fault}\n{result.finding.schedule!r}"
+    print(f"{result.schedules} schedules over {result.states} states and {result.store_states} contents of the stores")  # noqa: T201
 
 
-def asked_too_early(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
-    """Batches ask whether the hour is frozen before they write the plain name."""
-    touched = {event.hour: event_json._expired_data(event.hour, ports).event_json_expired_through for event in events}
-    there = {blob.key for blob in ports.object_store.put_many_if_absent([event_json._json_object(event, batch) for event in events])}
+def expiry_read_before_write(events: Sequence[Event], batch: Batch, ports: Ports) -> None:
+    """Read the expiry of the hour before the object is written, not after it."""
+    expired_through = {event.hour: event_json._expired_data(event.hour, ports).event_json_expired_through for event in events}
+    existing_keys = {obj.key for obj in ports.object_store.put_many_if_absent([event_json._json_object(event, batch) for event in events])}
     for event in events:
-        blob = event_json._json_object(event, batch)
-        if touched[event.hour] or blob.key in there:
-            ports.object_store.put([replace(blob, key=reused_id_event_key(event.hour, event.id, event.record.source))])
+        obj = event_json._json_object(event, batch)
+        if expired_through[event.hour] or obj.key in existing_keys:
+            ports.object_store.put([replace(obj, key=reused_id_event_key(event.hour, event.id, event.record.source))])
 
 
-def never_touched(hour: str, ports: Ports) -> ExpiredData:  # noqa: ARG001 - as the flow's
-    """Batches do not ask whether the hour is frozen."""
+def nothing_expired(hour: str, ports: Ports) -> ExpiredData:  # noqa: ARG001 - as the flow's
+    """Report that nothing of the hour expired."""
     return ExpiredData()
 
 
-def deleted_before_the_marker(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:  # noqa: ARG001 - as the flow's
+def manifest_not_written(revision: ArchiveRevision, complete: bool | None, ports: Ports) -> bool:  # noqa: ARG001 - as the flow's
+    """Skip the manifest, so that files are deleted although it names them."""
     return False
 
 
-def all_that_lies_there(hour: str, keys: list[str], old: set[str], turn: ExpirySweep) -> dict[str, int]:  # noqa: ARG001 - as the flow's
-    """Objects go because they lie in the hour, whoever wrote them."""
+def every_object_of_the_hour(hour: str, keys: list[str], old: set[str], turn: ExpirySweep) -> dict[str, int]:  # noqa: ARG001 - as the flow's
+    """Return every object below the hour as expired, without regard to its batch."""
     return dict.fromkeys(keys, 0)
 
 
-def of_any_batch(found: ArchiveRevision, turn: ExpirySweep) -> ArchiveRevision | None:
-    """Rows go, however young their batch is."""
+def rows_of_every_batch(found: ArchiveRevision, turn: ExpirySweep) -> ArchiveRevision | None:
+    """Expire the rows of the hour without regard to the age of its batches."""
     return revision.with_expired_rows(found, turn.now) if found.batches else None
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("scene", "patched"),
+    ("scene", "patches"),
     [
-        pytest.param(forgotten_objects, {(event_json, "_expired_data"): never_touched}, id="batches do not ask for the freeze"),
-        pytest.param(forgotten_objects, {(event_json, "_put_reused_ids"): asked_too_early}, id="batches ask before they write"),
-        pytest.param(forgotten_parquet, {(expire_parquet, "write_manifest"): deleted_before_the_marker}, id="files go before the marker"),
-        pytest.param(forgotten_objects, {(expire_event_json, "_old_objects"): all_that_lies_there}, id="objects go by their place alone"),
-        pytest.param(forgotten_parquet, {(expire_parquet, "_without_rows"): of_any_batch}, id="rows go however young"),
+        pytest.param(
+            retention_of_event_json, {(event_json, "_expired_data"): nothing_expired}, id="batches do not read the expiry of the hour"
+        ),
+        pytest.param(
+            retention_of_event_json,
+            {(event_json, "_put_reused_ids"): expiry_read_before_write},
+            id="batches read the expiry before they write",
+        ),
+        pytest.param(
+            retention_of_parquet, {(expire_parquet, "write_manifest"): manifest_not_written}, id="files are deleted before the manifest"
+        ),
+        pytest.param(
+            retention_of_event_json, {(expire_event_json, "_old_objects"): every_object_of_the_hour}, id="objects expire by their key alone"
+        ),
+        pytest.param(retention_of_parquet, {(expire_parquet, "_without_rows"): rows_of_every_batch}, id="young rows expire"),
     ],
 )
-def test_a_planted_fault_is_found_and_its_schedule_shows_it_again(
-    scene: Callable[[], Scene], patched: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
+def test_a_planted_fault_is_found_and_its_schedule_reproduces_it(
+    scene: Callable[[], Scene], patches: dict[tuple[Any, str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for (module, name), mutant in patched.items():
+    for (module, name), mutant in patches.items():
         monkeypatch.setattr(module, name, mutant)
     findings = (Search(scene(), preemptions, crashes=1).run().finding for preemptions in range(4))
     finding = next(filter(None, findings), None)
     assert finding is not None
-    assert replay(scene(), finding.schedule) == finding.fault
+    assert run_schedule(scene(), finding.schedule) == finding.fault

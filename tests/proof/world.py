@@ -1,4 +1,4 @@
-"""A platform on memory doubles, with the register of what was produced: the ground on which the flows are proved."""
+"""A platform on memory doubles that records what was produced, for tests of the flows."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SECOND = timedelta(seconds=1)
 
 
 def event(event_id: str, timestamp: str = "2024-01-15T10:30:00Z", **fields: Any) -> bytes:
-    """A valid event in current form. Other `fields` make another payload of the same id."""
+    """Return a valid event in current form. Other `fields` give another payload with the same id."""
     document = {"id": event_id, "timestamp": timestamp, "type": "ProductDeleted", "productId": "p1", "sellerId": "s1"}
     return json.dumps(document | fields).encode()
 
 
 def legacy_event(**fields: Any) -> bytes:
-    """A valid event in legacy form: without an id of its own."""
+    """Return a valid event in legacy form, which has no id."""
     document = {"version": "1", "type": "ProductDeleted", "occurredAt": "2024-01-15T10:31:00Z", "productId": "p1", "sellerId": "s1"}
     return json.dumps(document | fields).encode()
 
@@ -53,9 +53,9 @@ class World:
     topics: list[str] = field(default_factory=lambda: [TOPIC])
     policy: PlanningPolicy = field(default_factory=PlanningPolicy)
     values: dict[Source, bytes | None] = field(default_factory=dict)
-    """What was produced, by source, as this world knows it without asking any flow."""
+    """Produced values by source, recorded without any flow."""
     lives: dict[str, int] = field(default_factory=dict)
-    """How many times each topic was created again."""
+    """The number of recreations of each topic."""
 
     @property
     def ports(self) -> Ports:
@@ -81,7 +81,7 @@ class World:
         return Source(self.partition(partition, topic), offset)
 
     def produce(self, first: bytes | None, *others: bytes | None, partition: int = 0, topic: str = TOPIC) -> Source:
-        """One record each; answers the source of the last."""
+        """Produce one record for each value. Return the source of the last one."""
         source = self.source(self.event_log.append(topic, partition, first), partition, topic)
         self.values[source] = first
         return self.produce(*others, partition=partition, topic=topic) if others else source
@@ -90,12 +90,12 @@ class World:
         return plan_lanes(self.topics, policy or self.policy, self.ports)
 
     def run(self, lane: int = 0, by: IngestOptions | None = None, ports: Ports | None = None) -> ExecutionReport:
-        """Plan and execute one lane, once. A second passes first: no two batches have one time."""
+        """Plan and execute one lane once. The clock advances by one second first, so that batch times differ."""
         self.clock.advance(SECOND)
         return execute_plan(self.plan().plans[lane], ports or self.ports, by or conduct())
 
     def settle(self, by: IngestOptions | None = None) -> None:
-        """Run every lane until nothing is left to do, and sweep."""
+        """Run every lane until all plans are empty, and delete stale staging files."""
         while any(plans := self.plan().plans):
             for plan in filter(None, plans):
                 self.clock.advance(SECOND)
@@ -103,4 +103,4 @@ class World:
         delete_stale_staging_files(self.ports)
 
     def ids(self, event_ids: Sequence[str]) -> dict[str, Source]:
-        return {each: item.source for each, item in self.recent_events.get_items(event_ids).items()}
+        return {event_id: item.source for event_id, item in self.recent_events.get_items(event_ids).items()}

@@ -150,8 +150,8 @@ class KillDuringRequest:
 TRANSACTIONS = {
     "begin": (b'"#first":"first"', 1),
     "mark": (b'"#staged":"staged"', 1),
-    "first claim": (b":forgotten", 1),
-    "middle claim": (b":forgotten", 3),
+    "first claim": (b":claimable_until", 1),
+    "middle claim": (b":claimable_until", 3),
     "close": (b'"Delete"', 1),
 }
 

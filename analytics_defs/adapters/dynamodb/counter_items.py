@@ -1,4 +1,4 @@
-"""Counter items and their adjustments as items of the aggregates, and back. Pure."""
+"""Counter items and their adjustments as items of EventAggregates, and back. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from analytics_defs.core.timestamps import iso_milliseconds
 
 
 def parse_counter_item(fields: Fields) -> CounterItem:
-    where, lane = fields["sk"].split("#")
-    return CounterItem(int(lane), where if fields["pk"] == keys.HOURS_PREFIX else "")
+    hour_or_prefix, lane = fields["sk"].split("#")
+    return CounterItem(int(lane), hour_or_prefix if fields["pk"] == keys.HOURS_PREFIX else "")
 
 
 def adjustment_item(adjustment: Adjustment) -> Item:
-    """Its counts are one attribute: `ADD` never meets it, and readers of counters tell it by that."""
-    fields = {"counts": adjustment.counts, "over": adjustment.batches, "made_at": iso_milliseconds(adjustment.made_at)}
+    """Return the item of an adjustment. Its counts are one map: `ADD` never changes it, and readers recognize an adjustment by it."""
+    fields = {"counts": adjustment.counts, "batches": adjustment.batches, "made_at": iso_milliseconds(adjustment.made_at)}
     return to_item(keys.adjustment_key(adjustment.target, adjustment.number), fields)
 
 
 def parse_adjustment(fields: Fields) -> Adjustment:
-    where, _, lane, number = fields["sk"].split("#")
-    item = CounterItem(int(lane), where if fields["pk"] == keys.HOURS_PREFIX else "")
-    return Adjustment(item, int(number), fields["counts"], fields["over"], datetime.fromisoformat(fields["made_at"]))
+    hour_or_prefix, _, lane, number = fields["sk"].split("#")
+    item = CounterItem(int(lane), hour_or_prefix if fields["pk"] == keys.HOURS_PREFIX else "")
+    return Adjustment(item, int(number), fields["counts"], fields["batches"], datetime.fromisoformat(fields["made_at"]))

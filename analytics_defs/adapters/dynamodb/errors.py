@@ -1,4 +1,4 @@
-"""What DynamoDB and its client raise, as errors of this package: one place, for every operation."""
+"""Translation of what DynamoDB and its client raise into the errors of this package, for every operation."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _DENIED = frozenset(
         "UnrecognizedClientException",
     }
 )
-_NO_TABLE = frozenset({"ResourceNotFoundException", "TableNotFoundException"})
-_WRONG = frozenset({"ValidationException", "SerializationException", "ItemCollectionSizeLimitExceededException"})
+_TABLE_MISSING = frozenset({"ResourceNotFoundException", "TableNotFoundException"})
+_INVALID = frozenset({"ValidationException", "SerializationException", "ItemCollectionSizeLimitExceededException"})
 _BUSY = frozenset(
     {
         "LimitExceededException",
@@ -43,23 +43,23 @@ _BUSY = frozenset(
         "TransactionInProgressException",
     }
 )
-"""Refusals of the moment, where their number of repeats is used up."""
-_MESSAGE = 300
-"""Characters of DynamoDB's own message that are passed on; its first line only, the next ones quote the signed request."""
+"""Temporary refusals, raised after the client's retries are used up."""
+_MAX_MESSAGE_CHARACTERS = 300
+"""Characters of DynamoDB's own message that are passed on. Only its first line: the next ones quote the signed request."""
 
 
 class RequestRejected(AnalyticsError):
-    """DynamoDB says that the request itself is wrong, and would be wrong again: one of its items cannot be held, or a bug of ours."""
+    """DynamoDB rejects the request itself, and would reject it again. Either it cannot hold one of the items, or this package has a bug."""
 
     def __init__(self, message: str, positions: frozenset[int] = frozenset()) -> None:
         super().__init__(message)
         self.positions = positions
-        """Which actions of a transaction are at fault, where DynamoDB tells."""
+        """Positions of the rejected actions of a transaction, if DynamoDB names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What was asked, and of whom: in every message."""
+    """Operation, tables and endpoint of a request, for every message."""
 
     operation: str
     tables: Sequence[str]
@@ -69,8 +69,11 @@ class RequestContext:
         return f"{self.operation} on {', '.join(self.tables) or 'no table'} at {self.endpoint}"
 
 
-def translate_client_errors() -> tuple[type[Exception], ...]:
-    """Whatever boto3's client raises for a request that was not done, or not answered. Loads botocore, so it is asked late."""
+def client_error_types() -> tuple[type[Exception], ...]:
+    """Return the exception types of boto3's client for a failed or unanswered request.
+
+    Called late, because it loads botocore.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
@@ -78,11 +81,11 @@ def translate_client_errors() -> tuple[type[Exception], ...]:
 
 
 def translate_dynamodb_error(error: Exception, request: RequestContext) -> AnalyticsError:
-    """The error to raise `from` this one: whatever boto3's client raised, after its own repeats."""
+    """Return the error to raise `from` this one, which boto3's client raised after its own retries."""
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ClientError):
-        return _answered(error, request)
+        return _translate_response(error, request)
     if isinstance(
         error,
         aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError | aws.TokenRetrievalError | aws.SSOError,
@@ -91,34 +94,36 @@ def translate_dynamodb_error(error: Exception, request: RequestContext) -> Analy
             f"{request}: no usable AWS credentials ({type(error).__name__}). Set them, or give the machine a role that has them."
         )
     if isinstance(error, aws.NoRegionError):
-        return SettingsError("AWS region: not set, expected for example AWS_DEFAULT_REGION=eu-central-1 where DYNAMO_ENDPOINT is not set")
+        return SettingsError("AWS region: not set, expected for example AWS_DEFAULT_REGION=eu-central-1 if DYNAMO_ENDPOINT is not set")
     return Unavailable(f"{request}: no answer, or none that is DynamoDB's ({type(error).__name__}: {_first_line(str(error))})")
 
 
-def _answered(error: ClientError, request: RequestContext) -> AnalyticsError:
+def _translate_response(error: ClientError, request: RequestContext) -> AnalyticsError:
     code = error_code(error)
-    said = _first_line(error.response.get("Error", {}).get("Message", "")) or "no message"
+    message = _first_line(error.response.get("Error", {}).get("Message", "")) or "no message"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _NO_TABLE:
+    if code in _TABLE_MISSING:
         return ResourceMissing(
-            f"{request}: a table is not there, or not ready. `analytics setup` creates what is missing and waits for it."
+            f"{request}: a table does not exist, or is not ready. `analytics setup` creates missing tables and waits for them."
         )
-    if code in _WRONG:
-        return RequestRejected(f"{request}: DynamoDB refuses the request: {code}: {said}")
+    if code in _INVALID:
+        return RequestRejected(f"{request}: DynamoDB rejects the request: {code}: {message}")
     if code in _DENIED or status in (401, 403):
-        return AccessDenied(f"{request}: refused with {code}: {said}. The credentials need permission for this operation on these tables.")
+        return AccessDenied(
+            f"{request}: refused with {code}: {message}. The credentials need permission for this operation on these tables."
+        )
     if code in _BUSY or status >= 500:
-        return Unavailable(f"{request}: DynamoDB is busy or failing, {code}: {said}")
+        return Unavailable(f"{request}: DynamoDB is busy or failing, {code}: {message}")
     if status == 400:
-        return AnalyticsError(f"{request}: DynamoDB refuses the request: {code}: {said}")
-    return Unavailable(f"{request}: answered {status} {code}: {said}. Is it DynamoDB that listens there?")
+        return AnalyticsError(f"{request}: DynamoDB rejects the request: {code}: {message}")
+    return Unavailable(f"{request}: answered {status} {code}: {message}. Check that this endpoint is DynamoDB.")
 
 
 def error_code(error: Any) -> str:
-    """DynamoDB's name of the fault; empty for an exception that carries no answer."""
-    answer = getattr(error, "response", None) or {}  # None on botocore's errors of connections
-    return str(answer.get("Error", {}).get("Code", ""))
+    """Return DynamoDB's error code. Empty for an exception without a response."""
+    response = getattr(error, "response", None) or {}  # None on botocore's connection errors
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:_MESSAGE]
+    return text.strip().partition("\n")[0][:_MAX_MESSAGE_CHARACTERS]

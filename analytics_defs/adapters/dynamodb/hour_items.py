@@ -1,4 +1,4 @@
-"""Revisions of archived hours, and what retention took, as ledger items, and back. Pure."""
+"""Archive revisions and retention entries as ledger items, and back. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from analytics_defs.core.timestamps import iso_milliseconds
 
 
 def revision_item(revision: ArchiveRevision) -> Item:
-    """Batches are packed: their ids take about 11 bytes each, so that an item holds more than 30,000."""
+    """Return the item of a revision. Batch ids are packed to about 11 bytes each, so an item holds more than 30,000."""
     return to_item(
         keys.revision_key(revision.hour, revision.number),
         {
-            "files": compress([[each.key, each.rows, each.bytes, each.sha256] for each in revision.files]),
+            "files": compress([[file.key, file.rows, file.bytes, file.sha256] for file in revision.files]),
             "batches": compress(list(revision.batches)),
             "rows": revision.rows,
             "digest": revision.digest,
@@ -29,28 +29,28 @@ def revision_item(revision: ArchiveRevision) -> Item:
             "time": iso_milliseconds(revision.time),
             "added": revision.added,
             "rebuilt": revision.rebuilt,
-            **_taken_fields(revision.expired),
+            **_expired_fields(revision.expired),
         },
     )
 
 
-def _taken_fields(taken: ExpiredData) -> Fields:
-    """Nothing where retention touched nothing."""
-    if not taken:
+def _expired_fields(expired: ExpiredData) -> Fields:
+    """Return the fields of the expired data. Empty if nothing expired."""
+    if not expired:
         return {}
     times = {
-        "rows_expired_at": taken.rows_expired_at,
-        "event_json_expired_through": taken.event_json_expired_through,
-        "event_json_expired_at": taken.event_json_expired_at,
+        "rows_expired_at": expired.rows_expired_at,
+        "event_json_expired_through": expired.event_json_expired_through,
+        "event_json_expired_at": expired.event_json_expired_at,
     }
     return {
-        "expired_batches": compress(list(taken.expired_batches)),
-        "expired_rows": taken.expired_rows,
+        "expired_batches": compress(list(expired.expired_batches)),
+        "expired_rows": expired.expired_rows,
         **{name: time and iso_milliseconds(time) for name, time in times.items()},
     }
 
 
-def _taken(fields: Fields) -> ExpiredData:
+def _parse_expired(fields: Fields) -> ExpiredData:
     def time(name: str) -> datetime | None:
         return datetime.fromisoformat(fields[name]) if name in fields else None
 
@@ -64,7 +64,7 @@ def parse_revision(fields: Fields) -> ArchiveRevision:
     return ArchiveRevision(
         hour=fields["pk"].removeprefix(keys.REVISION_PREFIX),
         number=int(fields["sk"]),
-        files=tuple(ArchiveFile(*each) for each in decompress(fields.get("files"))),
+        files=tuple(ArchiveFile(*file) for file in decompress(fields.get("files"))),
         batches=tuple(decompress(fields.get("batches"))),
         rows=fields["rows"],
         digest=fields["digest"],
@@ -75,15 +75,16 @@ def parse_revision(fields: Fields) -> ArchiveRevision:
         time=datetime.fromisoformat(fields["time"]),
         added=fields["added"],
         rebuilt=fields["rebuilt"],
-        expired=_taken(fields),
+        expired=_parse_expired(fields),
     )
 
 
-def dead_letter_expiry_item(taken: DeadLetterExpiry) -> Item:
+def dead_letter_expiry_item(expiry: DeadLetterExpiry) -> Item:
     return to_item(
-        keys.dead_letter_expiry_key(), {"through": iso_milliseconds(taken.expired_through), "at": iso_milliseconds(taken.expired_at)}
+        keys.dead_letter_expiry_key(),
+        {"expired_through": iso_milliseconds(expiry.expired_through), "expired_at": iso_milliseconds(expiry.expired_at)},
     )
 
 
 def parse_dead_letter_expiry(fields: Fields) -> DeadLetterExpiry:
-    return DeadLetterExpiry(datetime.fromisoformat(fields["through"]), datetime.fromisoformat(fields["at"]))
+    return DeadLetterExpiry(datetime.fromisoformat(fields["expired_through"]), datetime.fromisoformat(fields["expired_at"]))

@@ -1,7 +1,7 @@
-"""The ledger's values as DynamoDB items, and back. Pure; `adapters.dynamodb.ledger_keys` says where each one lies.
+"""The ledger's values as DynamoDB items, and back. Pure. `adapters.dynamodb.ledger_keys` lists the items.
 
-Times are ISO strings with milliseconds and `Z`, integers are numbers; what is absent has the field's default. Lists that grow with the
-records of a batch (gaps, lost, tombstones, unaccounted, redriven) are packed: an item holds 400 KB.
+Times are ISO strings with milliseconds and `Z`. Integers are numbers. An absent attribute has the field's default. Lists that grow
+with the records of a batch (gaps, lost, tombstones, unaccounted, redriven) are packed, because an item holds 400 KB.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import InconsistentState
 
 LEASE_TTL = timedelta(days=1)
-"""After its last renewal, by the table's TTL: leases of runs that were killed go by themselves. Nothing else in the ledger expires."""
+"""The table's TTL deletes a lease this long after its last renewal. No other item of the ledger expires."""
 
 _US = timedelta(microseconds=1)
 
@@ -55,12 +55,12 @@ _V = TypeVar("_V")
 
 
 def to_item(key: Item, fields: Fields) -> Item:
-    """What is None or empty is left out."""
+    """Return the item. Fields that are None or empty are left out."""
     return key | {name: attribute(value) for name, value in fields.items() if value or isinstance(value, int)}
 
 
 def attribute(value: Any) -> AttributeValue:
-    """A str, bool, int, bytes, mapping or sequence."""
+    """Return the attribute value of a str, bool, int, bytes, mapping or sequence."""
     match value:
         case str():
             return {"S": str(value)}
@@ -71,9 +71,9 @@ def attribute(value: Any) -> AttributeValue:
         case bytes():
             return {"B": value}
         case Mapping():
-            return {"M": {name: attribute(each) for name, each in value.items()}}
+            return {"M": {name: attribute(field) for name, field in value.items()}}
         case _:
-            return {"L": [attribute(each) for each in value]}
+            return {"L": [attribute(element) for element in value]}
 
 
 def from_item(item: Item) -> dict[str, Any]:
@@ -88,20 +88,20 @@ def _value(attribute: AttributeValue) -> Any:
         case "M":
             return from_item(content)
         case "L":
-            return [_value(each) for each in content]
+            return [_value(element) for element in content]
         case _:
             return content
 
 
 def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
-    """Raises InconsistentState, naming the item, where it is damaged or from another version."""
+    """Return the decoded item. Raise InconsistentState, naming the item, if it is damaged or from another version."""
     try:
         return decode(from_item(item))
     except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
-        where = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
+        item_key = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
         raise InconsistentState(
-            f"ledger item {where} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or somebody "
-            "changed it by hand: run that version, or restore the item from a backup of the table."
+            f"ledger item {item_key} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or it was "
+            "changed by hand: run that version, or restore the item from a backup of the table."
         ) from error
 
 
@@ -110,16 +110,16 @@ def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
 
 def topic_item(topic: TopicState) -> Item:
     starts = {str(partition): start for partition, start in topic.starts.items()}
-    return to_item(keys.topic_state_key(topic.topic), {"generation": topic.incarnation, "topic_id": topic.topic_id, "starts": starts})
+    return to_item(keys.topic_state_key(topic.topic), {"incarnation": topic.incarnation, "topic_id": topic.topic_id, "starts": starts})
 
 
 def parse_topic_state(fields: Fields) -> TopicState:
     starts = {int(partition): start for partition, start in fields.get("starts", {}).items()}
-    return TopicState(fields["sk"].removeprefix(keys.TOPIC), fields["generation"], fields.get("topic_id"), starts)
+    return TopicState(fields["sk"].removeprefix(keys.TOPIC), fields["incarnation"], fields.get("topic_id"), starts)
 
 
 def parse_checkpoint(fields: Fields) -> Checkpoint:
-    """A head has no encoder: transactions move it field by field."""
+    """Return the checkpoint of an item. A checkpoint has no encoder: transactions change it field by field."""
     topic_partition = TopicPartition.parse(fields["sk"].removeprefix(keys.CHECKPOINT))
     return Checkpoint(topic_partition, fields["first"], fields["next"], fields.get("batch"), _tally(fields))
 
@@ -142,30 +142,32 @@ def parse_lease(fields: Fields) -> Lease:
     return Lease(fields["sk"].removeprefix(keys.LEASE), fields["lane"], datetime.fromisoformat(fields["renewed_at"]))
 
 
-def platform_id_item(seal: PlatformId) -> Item:
-    return to_item(keys.platform_id_key(), {"id": seal.id, "tables": seal.tables, "mark": seal.bucket_id})
+def platform_id_item(platform_id: PlatformId) -> Item:
+    return to_item(keys.platform_id_key(), {"id": platform_id.id, "tables": platform_id.tables, "bucket_id": platform_id.bucket_id})
 
 
 def parse_platform_id(fields: Fields) -> PlatformId:
-    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("mark"))
+    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("bucket_id"))
 
 
 def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:
-    """Of all items of the progress. Kinds that only a newer version knows are left out, and so is a lease that cannot be read: its run
-    writes it again. Any other that cannot be read is named in the answer: it must hold back only what it is of.
+    """Return the snapshot of all items below `progress`.
+
+    Kinds that only a newer version knows are left out, and so is an unreadable lease, because its run writes it again. Every other
+    unreadable item is named in the snapshot, so that it stops only its own topic, partition or batch.
     """
     topics: dict[str, TopicState] = {}
-    heads: dict[TopicPartition, Checkpoint] = {}
+    checkpoints: dict[TopicPartition, Checkpoint] = {}
     pending: dict[str, Batch] = {}
     leases: dict[str, Lease] = {}
     unreadable: dict[str, str] = {}
-    seal: PlatformId | None = None
+    platform_id: PlatformId | None = None
     for item in items:
         sk = item["sk"]["S"]
         try:
             if sk.startswith(keys.CHECKPOINT):
-                head = decode_items(parse_checkpoint, item)
-                heads[head.topic_partition] = head
+                checkpoint = decode_items(parse_checkpoint, item)
+                checkpoints[checkpoint.topic_partition] = checkpoint
             elif sk.startswith(keys.PENDING):
                 batch = decode_items(parse_pending_batch, item)
                 pending[batch.id] = batch
@@ -176,18 +178,21 @@ def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:
                 lease = decode_items(parse_lease, item)
                 leases[lease.run_id] = lease
             elif sk.startswith(keys.PLATFORM_ID):
-                seal = decode_items(parse_platform_id, item)
-        except InconsistentState as fault:
+                platform_id = decode_items(parse_platform_id, item)
+        except InconsistentState as error:
             kind, _, name = sk.partition("#")
-            unreadable |= {} if f"{kind}#" == keys.LEASE else {name: str(fault)}
-    return LedgerSnapshot(topics, heads, pending, leases, unreadable, seal)
+            unreadable |= {} if f"{kind}#" == keys.LEASE else {name: str(error)}
+    return LedgerSnapshot(topics, checkpoints, pending, leases, unreadable, platform_id)
 
 
 # Closed batches.
 
 
-def range_item(record: ClosedRange) -> Item:
-    return to_item(keys.range_key(record.range), {"batch": record.batch_id, "start": record.range.start, **_outcomes(record.tally)})
+def range_item(closed_range: ClosedRange) -> Item:
+    return to_item(
+        keys.range_key(closed_range.range),
+        {"batch": closed_range.batch_id, "start": closed_range.range.start, **_outcomes(closed_range.tally)},
+    )
 
 
 def parse_closed_range(fields: Fields) -> ClosedRange:
@@ -206,8 +211,8 @@ def batch_record_item(record: BatchRecord) -> Item:
             "lost": compress_ranges(record.lost),
             "tombstones": compress_ranges([single_offset_range(source) for source in record.tombstones]),
             "unaccounted": compress_ranges(record.unaccounted),
-            "redriven": compress([[str(each.source), each.reason, each.outcome] for each in record.redriven]),
-            **{name: getattr(record, name) for name in _AS_THEY_ARE},
+            "redriven": compress([[str(redriven.source), redriven.reason, redriven.outcome] for redriven in record.redriven]),
+            **{name: getattr(record, name) for name in _UNCHANGED_FIELDS},
         },
     )
 
@@ -219,10 +224,10 @@ def parse_batch_record(fields: Fields) -> BatchRecord:
         tallies=tuple(map(_tally, fields["tallies"])),
         gaps=tuple(decompress_gaps(fields.get("gaps"))),
         lost=tuple(decompress_ranges(fields.get("lost"))),
-        tombstones=tuple(Source(each.topic_partition, each.start) for each in decompress_ranges(fields.get("tombstones"))),
+        tombstones=tuple(Source(range_.topic_partition, range_.start) for range_ in decompress_ranges(fields.get("tombstones"))),
         unaccounted=tuple(decompress_ranges(fields.get("unaccounted"))),
         redriven=tuple(RedrivenRecord(Source.parse(source), *rest) for source, *rest in decompress(fields.get("redriven"))),
-        **{"types": {}, "hours": {}, "reasons": {}} | {name: fields[name] for name in _AS_THEY_ARE if name in fields},
+        **{"types": {}, "hours": {}, "reasons": {}} | {name: fields[name] for name in _UNCHANGED_FIELDS if name in fields},
     )
 
 
@@ -232,15 +237,15 @@ def parse_redriven(fields: Fields) -> tuple[Source, str]:
 
 
 def parse_counters(fields: Fields) -> dict[str, int]:
-    """Of a counter item, or of an adjustment."""
+    """Return the counts of a counter item or of an adjustment."""
     if "counts" in fields:
         return dict(fields["counts"])
     return {name: count for name, count in fields.items() if name not in ("pk", "sk")}
 
 
-_AS_THEY_ARE = (
-    *("types", "hours", "reasons", "write_event_json", "parts"),
-    *("dead_letters_key", "dead_letters_digest", "duplicates_key", "duplicates_digest"),
+_UNCHANGED_FIELDS = (
+    *("types", "hours", "reasons", "write_event_json", "parts", "dead_letters_key", "dead_letters_digest"),
+    *("duplicates_key", "duplicates_digest"),
     *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
 )
 
@@ -252,8 +257,8 @@ def _batch_fields(batch: Batch) -> Fields:
         "time": iso_milliseconds(batch.time),
         "run": batch.run_id,
         "staged": batch.staged,
-        "ranges": [{"partition": str(each.topic_partition), "start": each.start, "end": each.end} for each in batch.ranges],
-        "redrives": [str(source) for source in batch.redriven_sources],
+        "ranges": [{"partition": str(range_.topic_partition), "start": range_.start, "end": range_.end} for range_ in batch.ranges],
+        "redriven_sources": [str(source) for source in batch.redriven_sources],
         "redrive_keys": batch.redrive_keys,
         "redrive_reasons": batch.redrive_reasons,
         "rules": batch.rules and {"max_event_bytes": batch.rules.max_event_bytes, "max_future_skew_us": batch.rules.max_future_skew // _US},
@@ -270,9 +275,9 @@ def _batch(batch_id: str, fields: Fields) -> Batch:
         kind=BatchKind(fields["kind"]),
         lane=fields["lane"],
         time=datetime.fromisoformat(fields["time"]),
-        ranges=tuple(Range(TopicPartition.parse(each["partition"]), each["start"], each["end"]) for each in fields["ranges"]),
+        ranges=tuple(Range(TopicPartition.parse(range_["partition"]), range_["start"], range_["end"]) for range_ in fields["ranges"]),
         run_id=fields["run"],
-        redriven_sources=tuple(map(Source.parse, fields.get("redrives", ()))),
+        redriven_sources=tuple(map(Source.parse, fields.get("redriven_sources", ()))),
         redrive_keys=tuple(fields.get("redrive_keys", ())),
         redrive_reasons=tuple(fields.get("redrive_reasons", ())),
         rules=_rules(fields["rules"]) if "rules" in fields else None,

@@ -1,32 +1,34 @@
-"""Where the ledger keeps what. Two DynamoDB tables, each with the string keys `pk` and `sk`; every question is one query or
-one get, strongly consistent, and nothing is ever scanned.
+"""Keys of the ledger's items, in two DynamoDB tables with the string keys `pk` and `sk`.
+
+Every question is one query or one get, strongly consistent. Nothing is ever scanned.
 
 IngestLedger:
 
-| pk                        | sk                       | holds                                     | answers                               |
-|---------------------------|--------------------------|-------------------------------------------|---------------------------------------|
-| `progress`                | `topic#<name>`           | the newest generation: id, first offsets  | the snapshot, with the next four     |
-| `progress`                | `head#<topic-partition>` | first, next, pending batch, outcomes      |                                       |
-| `progress`                | `pending#<batch id>`     | the batch as it was taken; staged or not  | also: what a batch still waits for    |
-| `progress`                | `lease#<run id>`         | lane, last sign of life                   |                                       |
-| `progress`                | `seal#~`                 | the ledger's id, its tables and bucket    | whether stores belong to this ledger  |
-| `batches`                 | `<batch id>`             | the batch's record, never changed         | one batch, those of a day, the newest |
-| `range#<topic-partition>` | `<end, 20 digits>`       | batch, start, outcomes                    | the batch that holds an offset        |
-| `hour#<YYYY-MM-DDTHH>`    | `<batch id>`             | nothing: the item is the mark             | the batches that changed an hour      |
-| `redriven#<topic-part…>`  | `<offset, 20 digits>`    | the batch that redrove the record         | whether a dead letter was redriven    |
-| `archive#<YYYY-MM-DDTHH>` | `<revision, 20 digits>`  | an archived hour, never changed           | what an hour's archive is, and was    |
-| `retention`               | `letters`                | up to which batch time they were taken    | whether a batch's dead letters are    |
+| pk                        | sk                         | holds                                | answers                            |
+|---------------------------|----------------------------|--------------------------------------|------------------------------------|
+| `progress`                | `topic#<name>`             | newest incarnation: id, starts       | the snapshot, with the next four   |
+| `progress`                | `checkpoint#<topic-part…>` | first, next, pending batch, outcomes |                                    |
+| `progress`                | `pending#<batch id>`       | the batch as begun, staged or not    | also: work left in a batch         |
+| `progress`                | `lease#<run id>`           | lane, time of the last renewal       |                                    |
+| `progress`                | `platform-id#~`            | platform id, its tables and bucket   | whether stores belong together     |
+| `batches`                 | `<batch id>`               | the batch record, never changed      | one batch, a day's, the newest     |
+| `range#<topic-partition>` | `<end, 20 digits>`         | batch, start, outcomes               | the batch of an offset             |
+| `hour#<YYYY-MM-DDTHH>`    | `<batch id>`               | nothing, its existence counts        | the batches that changed an hour   |
+| `redriven#<topic-part…>`  | `<offset, 20 digits>`      | the batch that redrove the record    | whether a dead letter was redriven |
+| `archive#<YYYY-MM-DDTHH>` | `<revision, 20 digits>`    | an archive revision, never changed   | an hour's archives                 |
+| `retention`               | `dead-letters`             | time up to which they expired        | whether dead letters expired       |
 
-EventAggregates, one item a lane, so that closing lanes never meet in one:
+EventAggregates, one item for each lane, so that closing lanes never write the same item:
 
-| pk       | sk              | holds                                  | answers                         |
-|----------|-----------------|----------------------------------------|---------------------------------|
-| `totals` | `lane#<lane>`   | the counters of `core.ingest.batch_accounting.counter_increments` | the totals                      |
-| `hours`  | `<hour>#<lane>` | the counters of `core.ingest.batch_accounting.hourly_increments` | the counters of a span of hours |
+| pk       | sk              | holds                                                             | answers                     |
+|----------|-----------------|-------------------------------------------------------------------|-----------------------------|
+| `totals` | `lane#<lane>`   | the counters of `core.ingest.batch_accounting.counter_increments` | the totals                  |
+| `hours`  | `<hour>#<lane>` | the counters of `core.ingest.batch_accounting.hourly_increments`  | the counters of some hours  |
 
-Beside them, `#<lane>#<number, 20 digits>` behind the key of lane -2: an adjustment of the item of that lane, never changed.
+Adjustments are stored beside them, in lane -2. Their `sk` continues with `#<lane>#<number, 20 digits>` of the adjusted item. An
+adjustment is never changed.
 
-Batch ids begin with their time and have one width, so they sort by time; so do hours. Offsets are padded to sort as numbers.
+Batch ids begin with their time and have one width, so they sort by time, and so do hours. Offsets are padded to sort as numbers.
 """
 
 from __future__ import annotations
@@ -73,13 +75,13 @@ def platform_id_key() -> Item:
 
 
 def record_key(batch_id: str) -> Item:
-    """All under one `pk`: it takes 1,000 write units a second, a hundred closes, and the newest are one query away."""
+    """Return the key of a batch record. All share one `pk`: it allows 1,000 write units a second, about a hundred closes."""
     return item_key(BATCHES_PREFIX, batch_id)
 
 
-def range_key(each: Range) -> Item:
-    """By its end: the first key above an offset is the range that holds it."""
-    return item_key(range_pk(each.topic_partition), padded(each.end))
+def range_key(range_: Range) -> Item:
+    """Return the key of a closed range. It holds the end: the first key above an offset is the range that contains it."""
+    return item_key(range_pk(range_.topic_partition), padded(range_.end))
 
 
 def range_pk(topic_partition: TopicPartition) -> str:
@@ -99,7 +101,7 @@ def redriven_key(source: Source) -> Item:
 
 
 def revision_key(hour: str, number: int) -> Item:
-    """Numbers follow each other: putting the next one, if absent, is how the archive moves."""
+    """Return the key of a revision. Numbers are consecutive: putting the next one, if absent, publishes a new archive."""
     return item_key(revision_pk(hour), padded(number))
 
 
@@ -124,13 +126,13 @@ def counter_key(item: CounterItem) -> Item:
 
 
 def adjustment_key(item: CounterItem, number: int) -> Item:
-    """Numbers follow each other: putting the next one, if absent, is how an item is adjusted once."""
-    pk, where = (HOURS_PREFIX, item.hour) if item.hour else (TOTALS_KEY, LANE_PREFIX)
-    return item_key(pk, f"{where}#{ADJUSTMENT_LANE}#{item.lane}#{padded(number)}")
+    """Return the key of an adjustment. Numbers are consecutive: putting the next one, if absent, adjusts an item exactly once."""
+    pk, hour_or_prefix = (HOURS_PREFIX, item.hour) if item.hour else (TOTALS_KEY, LANE_PREFIX)
+    return item_key(pk, f"{hour_or_prefix}#{ADJUSTMENT_LANE}#{item.lane}#{padded(number)}")
 
 
 def lane_of_counter_key(item: Item) -> int:
-    """Of a counter item or an adjustment, the lane in which it counts."""
+    """Return the lane of a counter item, or ADJUSTMENT_LANE for an adjustment."""
     return int(item["sk"]["S"].split("#")[1])
 
 

@@ -1,6 +1,6 @@
-"""The ledger's conditional writes as DynamoDB requests. Pure: all that a take or a close changes is one transaction.
+"""The ledger's conditional writes as DynamoDB requests. Pure. Everything that a begin or a close changes is one transaction.
 
-An action is one entry of `TransactWriteItems`. `adapters.dynamodb.ledger_keys` says what lies where.
+An action is one entry of `TransactWriteItems`. `adapters.dynamodb.ledger_keys` lists the items.
 """
 
 from __future__ import annotations
@@ -44,23 +44,27 @@ class LedgerTables:
 
 
 def begin_batch_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
-    """Heads from idle at `start`, or from not being there, to pending; the batch's entry. Raises AnalyticsError where it is too large."""
-    heads = [_take(each, batch.id, tables.ledger) for each in batch.ranges]
-    return _fitting(batch, [*heads, _put(tables.ledger, pending_item(batch), _ABSENT)])
+    """Return the actions that begin a batch: checkpoints from idle at `start` (or absent) to pending, and the batch's entry.
+
+    Raise AnalyticsError if the transaction is too large.
+    """
+    checkpoints = [_begin(range_, batch.id, tables.ledger) for range_ in batch.ranges]
+    return _require_fitting(batch, [*checkpoints, _put(tables.ledger, pending_item(batch), _ABSENT)])
 
 
 def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
-    """Heads from pending to idle at `end`, their totals, the records, the counters, the marks.
+    """Return the actions that close a batch: checkpoints, batch record, counters, hour entries, redriven entries.
 
-    The heads come first, the redrive marks last. Raises AnalyticsError where it is too large, Contradiction where two marks have one key.
+    Checkpoints move from pending to idle at `end`. They come first, and the redriven entries come last. Raise AnalyticsError if the
+    transaction is too large, and InconsistentState if a redrive names a record twice.
     """
     require_distinct_redrives(record)
     batch, ledger, moves = record.batch, tables.ledger, checkpoint_changes(record)
-    ranges = [ClosedRange(each, batch.id, tally) for each, tally in zip(batch.ranges, record.tallies, strict=True)]
+    ranges = [ClosedRange(range_, batch.id, tally) for range_, tally in zip(batch.ranges, record.tallies, strict=True)]
     actions = [
-        *(_close(each, batch.id, moves.pop(each.topic_partition, OutcomeCounts()), ledger) for each in batch.ranges),
-        *(_move(topic_partition, move, ledger) for topic_partition, move in moves.items()),
-        *(_put(ledger, range_item(each)) for each in ranges),
+        *(_close(range_, batch.id, moves.pop(range_.topic_partition, OutcomeCounts()), ledger) for range_ in batch.ranges),
+        *(_add_totals(topic_partition, move, ledger) for topic_partition, move in moves.items()),
+        *(_put(ledger, range_item(closed_range)) for closed_range in ranges),
         _put(ledger, batch_record_item(record), _ABSENT),
         {"Delete": {"TableName": ledger, "Key": keys.pending_key(batch.id), "ConditionExpression": _PRESENT}},
         _add(tables.aggregates, keys.totals_key(batch.lane), counter_increments(record)),
@@ -68,14 +72,14 @@ def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Actio
     for hour, counts in hourly_increments(record).items():
         actions.append(_add(tables.aggregates, keys.hourly_key(hour, batch.lane), counts))
         actions.append(_put(ledger, keys.hour_key(hour, batch.id)))
-    actions += [_put(ledger, to_item(keys.redriven_key(each.source), {"batch": batch.id}), _ABSENT) for each in record.redriven]
-    return _fitting(batch, actions)
+    actions += [_put(ledger, to_item(keys.redriven_key(redriven.source), {"batch": batch.id}), _ABSENT) for redriven in record.redriven]
+    return _require_fitting(batch, actions)
 
 
 def max_close_actions(batch: Batch, hours: int) -> int:
-    """How many actions closing the batch takes at most, when its events lie in so many hours: every one of them may be stored."""
-    moved = {each.topic_partition for each in batch.redriven_sources}
-    return 2 * len(batch.ranges) + 2 * hours + 3 + len(moved) + len(batch.redriven_sources)
+    """Return the most actions that closing the batch can take if its events lie in this many hours: all of them stored."""
+    redriven_partitions = {source.topic_partition for source in batch.redriven_sources}
+    return 2 * len(batch.ranges) + 2 * hours + 3 + len(redriven_partitions) + len(batch.redriven_sources)
 
 
 def unclosable_reason(batch: Batch, hours: int) -> str | None:
@@ -86,27 +90,27 @@ def unclosable_reason(batch: Batch, hours: int) -> str | None:
 
 
 def open_topic_action(topic: TopicState, table: str) -> Action:
-    """A topic's state: the first generation over nothing, a later one over the one before it."""
+    """Put a topic's state: incarnation 0 if the topic is absent, a later one over the incarnation before it."""
     if topic.incarnation == 0:
         return _put(table, topic_item(topic), _ABSENT)
-    put = _put(table, topic_item(topic), "#generation = :before")["Put"]
+    put = _put(table, topic_item(topic), "#incarnation = :before")["Put"]
     before = {":before": attribute(topic.incarnation - 1)}
-    return {"Put": put | {"ExpressionAttributeNames": {"#generation": "generation"}, "ExpressionAttributeValues": before}}
+    return {"Put": put | {"ExpressionAttributeNames": {"#incarnation": "incarnation"}, "ExpressionAttributeValues": before}}
 
 
-def platform_id_action(seal: PlatformId, table: str) -> Action:
-    """The seal, or its mark on the one that is there without: a refusal shows the one that counts."""
-    put = _put(table, platform_id_item(seal), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#mark))")["Put"]
+def platform_id_action(platform_id: PlatformId, table: str) -> Action:
+    """Put the platform id if it is absent, or its bucket id if that is missing. A refusal returns the stored one."""
+    put = _put(table, platform_id_item(platform_id), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#bucket_id))")["Put"]
     terms = {
-        "ExpressionAttributeNames": {"#id": "id", "#mark": "mark"},
-        "ExpressionAttributeValues": {":id": attribute(seal.id)},
+        "ExpressionAttributeNames": {"#id": "id", "#bucket_id": "bucket_id"},
+        "ExpressionAttributeValues": {":id": attribute(platform_id.id)},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
     return {"Put": put | terms}
 
 
 def mark_staged_action(batch_id: str, digest: str, table: str) -> Action:
-    """The mark on the pending entry, as long as that is there and no other digest was noted. A refusal shows the entry."""
+    """Note the digest in the pending entry, if the entry exists and no other digest was noted. A refusal returns the entry."""
     update = _update(
         table,
         keys.pending_key(batch_id),
@@ -118,65 +122,68 @@ def mark_staged_action(batch_id: str, digest: str, table: str) -> Action:
 
 
 def revision_action(revision: ArchiveRevision, table: str) -> Action:
-    """The next revision of an hour, unless its number is taken: a refusal shows who has it. Raises AnalyticsError where it is too large."""
+    """Put the next revision of an hour, unless its number exists. A refusal returns the stored one.
+
+    Raise AnalyticsError if the item is too large.
+    """
     item = revision_item(revision)
     if (size := _stored_bytes(item)) > MAX_ITEM_BYTES:
         raise AnalyticsError(
             f"hour {revision.hour}: revision {revision.number} of {len(revision.batches)} batches takes {size} bytes in the ledger, "
             f"expected at most {MAX_ITEM_BYTES}. Nothing was changed; its parts stay readable. "
-            "Larger batches make fewer: BATCH_MAX_WAIT, TAIL_INTERVAL."
+            "Write fewer, larger batches: raise BATCH_MAX_WAIT or TAIL_INTERVAL."
         )
     return {"Put": _put(table, item, _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
-def dead_letter_expiry_action(taken: DeadLetterExpiry, table: str) -> Action:
-    """Forward only: a refusal shows what is noted."""
-    put = _put(table, dead_letter_expiry_item(taken), f"{_ABSENT} OR #through < :through")["Put"]
+def dead_letter_expiry_action(expiry: DeadLetterExpiry, table: str) -> Action:
+    """Put the time up to which dead letters expired, if it is later than the stored one. A refusal returns the stored one."""
+    put = _put(table, dead_letter_expiry_item(expiry), f"{_ABSENT} OR #expired_through < :expired_through")["Put"]
     terms = {
-        "ExpressionAttributeNames": {"#through": "through"},
-        "ExpressionAttributeValues": {":through": attribute(iso_milliseconds(taken.expired_through))},
+        "ExpressionAttributeNames": {"#expired_through": "expired_through"},
+        "ExpressionAttributeValues": {":expired_through": attribute(iso_milliseconds(expiry.expired_through))},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
     return {"Put": put | terms}
 
 
 def adjustment_action(adjustment: Adjustment, table: str) -> Action:
-    """The next adjustment of a counter item, unless its number is taken: a refusal shows who has it."""
+    """Put the next adjustment of a counter item, unless its number exists. A refusal returns the stored one."""
     return {"Put": _put(table, adjustment_item(adjustment), _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
-def _take(each: Range, batch_id: str, table: str) -> Action:
+def _begin(range_: Range, batch_id: str, table: str) -> Action:
     return _update(
         table,
-        keys.checkpoint_key(each.topic_partition),
+        keys.checkpoint_key(range_.topic_partition),
         "SET #first = if_not_exists(#first, :start), #next = :start, #batch = :batch",
-        {"#first": "first", "#next": "next", "#batch": "batch", ":start": each.start, ":batch": batch_id},
+        {"#first": "first", "#next": "next", "#batch": "batch", ":start": range_.start, ":batch": batch_id},
         f"{_ABSENT} OR (#next = :start AND attribute_not_exists(#batch))",
     )
 
 
-def _close(each: Range, batch_id: str, move: OutcomeCounts, table: str) -> Action:
-    adding, terms = _adds(move.as_dict())
+def _close(range_: Range, batch_id: str, move: OutcomeCounts, table: str) -> Action:
+    add_clause, terms = _add_clause(move.as_dict())
     return _update(
         table,
-        keys.checkpoint_key(each.topic_partition),
-        f"SET #next = :end REMOVE #batch {adding}".strip(),
-        {"#next": "next", "#batch": "batch", ":end": each.end, ":batch": batch_id, **terms},
+        keys.checkpoint_key(range_.topic_partition),
+        f"SET #next = :end REMOVE #batch {add_clause}".strip(),
+        {"#next": "next", "#batch": "batch", ":end": range_.end, ":batch": batch_id, **terms},
         "#batch = :batch",
     )
 
 
-def _move(topic_partition: TopicPartition, move: OutcomeCounts, table: str) -> Action:
-    """Only totals: the head may be pending another batch meanwhile, and stays so."""
-    return _update(table, keys.checkpoint_key(topic_partition), *_adds(move.as_dict()), _PRESENT)
+def _add_totals(topic_partition: TopicPartition, move: OutcomeCounts, table: str) -> Action:
+    """Add to the totals only: another batch may be pending at this checkpoint, and stays pending."""
+    return _update(table, keys.checkpoint_key(topic_partition), *_add_clause(move.as_dict()), _PRESENT)
 
 
 def _add(table: str, key: Item, counts: Mapping[str, int]) -> Action:
-    return _update(table, key, *_adds(counts))
+    return _update(table, key, *_add_clause(counts))
 
 
-def _adds(counts: Mapping[str, int]) -> tuple[str, dict[str, Any]]:
-    """The `ADD` clause and its terms. Names of counters hold dots, which only placeholders may stand for."""
+def _add_clause(counts: Mapping[str, int]) -> tuple[str, dict[str, Any]]:
+    """Return the `ADD` clause and its terms. Names of counters contain dots, which only placeholders allow."""
     counted = [(name, count) for name, count in counts.items() if count]
     clause = ", ".join(f"#add{number} :add{number}" for number in range(len(counted)))
     terms = {f"{sign}add{number}": pair[sign == ":"] for number, pair in enumerate(counted) for sign in "#:"}
@@ -184,7 +191,7 @@ def _adds(counts: Mapping[str, int]) -> tuple[str, dict[str, Any]]:
 
 
 def _update(table: str, key: Item, expression: str, terms: Mapping[str, Any], condition: str | None = None) -> Action:
-    """`terms`: names of attributes by `#placeholder`, values by `:placeholder`."""
+    """Return an update. `terms`: attribute names by `#placeholder`, values by `:placeholder`."""
     update = {
         "TableName": table,
         "Key": key,
@@ -199,17 +206,17 @@ def _put(table: str, item: Item, condition: str | None = None) -> Action:
     return {"Put": {"TableName": table, "Item": item} | ({"ConditionExpression": condition} if condition else {})}
 
 
-def _fitting(batch: Batch, actions: list[Action]) -> list[Action]:
+def _require_fitting(batch: Batch, actions: list[Action]) -> list[Action]:
     sizes = [_stored_bytes(action["Put"]["Item"]) for action in actions if "Put" in action]
-    for what, found, limit in (
+    for unit, size, limit in (
         ("actions", len(actions), MAX_TRANSACT_ACTIONS),
         ("bytes", sum(sizes), MAX_TRANSACT_BYTES),
         ("bytes in one item", max(sizes), MAX_ITEM_BYTES),
     ):
-        if found > limit:
+        if size > limit:
             raise AnalyticsError(
-                f"{batch.kind} batch {batch.id} of {', '.join(map(str, batch.ranges))}: its ledger transaction takes {found} {what}, "
-                f"expected at most {limit}. Nothing was changed. Smaller batches fit: fewer ranges, hours or redriven records in one."
+                f"{batch.kind} batch {batch.id} of {', '.join(map(str, batch.ranges))}: its ledger transaction takes {size} {unit}, "
+                f"expected at most {limit}. Nothing was changed. Smaller batches fit: use fewer ranges, hours or redriven records."
             )
     return actions
 

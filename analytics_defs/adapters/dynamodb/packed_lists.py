@@ -1,4 +1,4 @@
-"""Long lists of offsets as few bytes: JSON of differences, compressed. Four thousand gaps of a transactional topic take about 10 KB."""
+"""Compact encoding of long lists of offsets: compressed JSON of differences. 4,000 gaps of a transactional topic take about 10 KB."""
 
 from __future__ import annotations
 
@@ -13,50 +13,53 @@ from analytics_defs.core.offsets import Range, TopicPartition
 
 
 def compress(values: Sequence[Any]) -> bytes | None:
-    """JSON values; None where there are none."""
+    """Return compressed JSON. None if there are no values."""
     return zlib.compress(json.dumps(values, separators=(",", ":")).encode()) if values else None
 
 
 def decompress(data: bytes | None) -> Any:
-    """Raises zlib.error or ValueError where the bytes are damaged."""
+    """Return the values. Raise zlib.error or ValueError if the bytes are damaged."""
     return json.loads(zlib.decompress(data)) if data else []
 
 
 def compress_ranges(ranges: Sequence[Range]) -> bytes | None:
-    """In any order; few bytes where they are sorted."""
-    return compress(_steps(ranges))
+    """Return compressed ranges. Any order is kept; sorted ranges take the fewest bytes."""
+    return compress(_to_differences(ranges))
 
 
 def decompress_ranges(data: bytes | None) -> tuple[Range, ...]:
-    return tuple(_walked(decompress(data)))
+    return tuple(_from_differences(decompress(data)))
 
 
 def compress_gaps(gaps: Sequence[Gap]) -> bytes | None:
-    return compress([_steps([gap.range for gap in gaps]), [gap.reason for gap in gaps]] if gaps else [])
+    return compress([_to_differences([gap.range for gap in gaps]), [gap.reason for gap in gaps]] if gaps else [])
 
 
 def decompress_gaps(data: bytes | None) -> tuple[Gap, ...]:
-    steps, reasons = decompress(data) or ([], [])
-    return tuple(Gap(each, GapReason(reason)) for each, reason in zip(_walked(steps), reasons, strict=True))
+    differences, reasons = decompress(data) or ([], [])
+    return tuple(Gap(range_, GapReason(reason)) for range_, reason in zip(_from_differences(differences), reasons, strict=True))
 
 
-def _steps(ranges: Sequence[Range]) -> list[list[Any]]:
-    """For each stretch of one topic-partition its name, then for each range the distance from the end of the one before, and its length."""
-    stretches = []
-    for topic_partition, stretch in groupby(ranges, lambda each: each.topic_partition):
+def _to_differences(ranges: Sequence[Range]) -> list[list[Any]]:
+    """Return a list for each run of ranges of one topic-partition.
+
+    It holds the name, then two numbers for each range: the distance from the end of the previous range, and the length.
+    """
+    groups = []
+    for topic_partition, group in groupby(ranges, lambda range_: range_.topic_partition):
         position = 0
-        steps = []
-        for each in stretch:
-            steps += [each.start - position, len(each)]
-            position = each.end
-        stretches.append([str(topic_partition), *steps])
-    return stretches
+        differences = []
+        for range_ in group:
+            differences += [range_.start - position, len(range_)]
+            position = range_.end
+        groups.append([str(topic_partition), *differences])
+    return groups
 
 
-def _walked(stretches: Iterable[Sequence[Any]]) -> Iterator[Range]:
-    for name, *steps in stretches:
+def _from_differences(groups: Iterable[Sequence[Any]]) -> Iterator[Range]:
+    for name, *differences in groups:
         topic_partition, position = TopicPartition.parse(name), 0
-        for distance, length in zip(steps[::2], steps[1::2], strict=True):
+        for distance, length in zip(differences[::2], differences[1::2], strict=True):
             start = position + distance
             position = start + length
             yield Range(topic_partition, start, position)

@@ -24,8 +24,13 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.errors import InconsistentState
 from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, ClaimResult, StoredEvent
 
-_FREE = "attribute_not_exists(#source) OR #source = :mine OR #ttl <= :forgotten"
-"""No item, or one that no claim wrote; ours; or one whose id is not remembered any more, though TTL has not deleted it yet."""
+_CLAIMABLE = "attribute_not_exists(#source) OR #source = :source OR #ttl <= :claimable_until"
+"""The condition of a claim: one of three facts.
+
+1. There is no item, or no claim wrote it.
+2. This source wrote it.
+3. The deduplication window is over, although TTL has not deleted the item yet.
+"""
 _NAMES = {"#source": "source", "#ttl": "ttl"}
 
 
@@ -50,44 +55,44 @@ class DynamoRecentEvents:
         self._table = table
 
     def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
-        """Each call is one transaction of at most 100 puts. One refused put cancels its call: the call goes again without it.
+        """Claim ids in transactions of at most 100 puts. One refused put cancels its transaction, which is then sent without it.
 
-        An item that DynamoDB refuses to hold although its size and shape seemed right goes again as a pointer.
+        If DynamoDB rejects an item although its computed size and shape are valid, the item is sent again as a pointer.
         """
-        refused: dict[Source, Source] = {}
+        duplicates: dict[Source, Source] = {}
         pointers: set[Source] = set()
-        forgotten = {"N": str(int((batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp()))}
-        todo = list(_calls([_Put(event, recent_event_item(event, batch_time, RECENT_EVENTS_TTL)) for event in events]))
-        while todo:
-            puts = todo.pop()
+        claimable_until = {"N": str(int((batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp()))}
+        transactions = list(_transactions([_Put(event, recent_event_item(event, batch_time, RECENT_EVENTS_TTL)) for event in events]))
+        while transactions:
+            puts = transactions.pop()
             try:
-                holders = self._dynamo.transact([self._action(put, forgotten) for put in puts])
-            except RequestRejected as fault:
-                todo += _apart(puts, fault)
+                owners = self._dynamo.transact([self._action(put, claimable_until) for put in puts])
+            except RequestRejected as error:
+                transactions += _split_rejected(puts, error)
                 continue
-            if holders:
-                refused |= {puts[position].event.record.source: self._holder(item) for position, item in holders.items()}
-                todo += [rest] if (rest := [put for position, put in enumerate(puts) if position not in holders]) else []
+            if owners:
+                duplicates |= {puts[position].event.record.source: self._owner(item) for position, item in owners.items()}
+                transactions += [others] if (others := [put for position, put in enumerate(puts) if position not in owners]) else []
             else:
                 pointers.update(put.event.record.source for put in puts if put.is_pointer)
-        return ClaimResult(refused, frozenset(pointers))
+        return ClaimResult(duplicates, frozenset(pointers))
 
     def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
-        """Items that no claim wrote, so without a source, count as not there."""
-        found = self._dynamo.get_many(self._table, [{"id": {"S": each}} for each in dict.fromkeys(ids)])
-        return {item["id"]["S"]: self._stored(item) for item in found if "source" in item}
+        """Return items that a claim wrote. Items without a source count as missing."""
+        items = self._dynamo.get_many(self._table, [{"id": {"S": event_id}} for event_id in dict.fromkeys(ids)])
+        return {item["id"]["S"]: self._stored(item) for item in items if "source" in item}
 
     def needs_pointer(self, event: Event, batch_time: datetime) -> bool:
         return pointer_key(recent_event_item(event, batch_time, RECENT_EVENTS_TTL)["data"]) is not None
 
-    def _action(self, put: _Put, forgotten: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    def _action(self, put: _Put, claimable_until: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         return {
             "Put": {
                 "TableName": self._table,
                 "Item": put.item,
-                "ConditionExpression": _FREE,
+                "ConditionExpression": _CLAIMABLE,
                 "ExpressionAttributeNames": _NAMES,
-                "ExpressionAttributeValues": {":mine": put.item["source"], ":forgotten": forgotten},
+                "ExpressionAttributeValues": {":source": put.item["source"], ":claimable_until": claimable_until},
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
         }
@@ -98,51 +103,52 @@ class DynamoRecentEvents:
             id=item["id"]["S"],
             type=item["eventType"]["S"],
             timestamp=item["timestamp"]["S"],
-            source=self._holder(item),
+            source=self._owner(item),
             created_at=item["createdAt"]["S"],
             ttl=int(item["ttl"]["N"]),
             data=None if pointer_key(data) else from_attribute_value(data),
         )
 
-    def _holder(self, item: Item) -> Source:
+    def _owner(self, item: Item) -> Source:
         try:
             return Source.parse(item["source"]["S"])
-        except (KeyError, ValueError) as fault:
+        except (KeyError, ValueError) as error:
             raise InconsistentState(
                 f"table {self._table}: the item of id {item.get('id', {}).get('S')!r} has source {item.get('source')}, expected "
-                "topic/partition/offset as this service writes it. Who else writes there? Remove the item or its source; the batch waits."
-            ) from fault
+                "topic/partition/offset as this service writes it. Find out which other program writes to the table. Then remove the item "
+                "or its source. Until then the batch stays pending."
+            ) from error
 
 
-def _calls(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
-    """As many puts as fit one transaction, in their order."""
-    call: list[_Put] = []
-    room = MAX_TRANSACT_BYTES
+def _transactions(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
+    """Yield as many puts as fit one transaction, in their order."""
+    transaction: list[_Put] = []
+    bytes_left = MAX_TRANSACT_BYTES
     for put in puts:
         size = _size(put)
-        if call and (len(call) == MAX_TRANSACT_ACTIONS or size > room):
-            yield call
-            call, room = [], MAX_TRANSACT_BYTES
-        call.append(put)
-        room -= size
-    if call:
-        yield call
+        if transaction and (len(transaction) == MAX_TRANSACT_ACTIONS or size > bytes_left):
+            yield transaction
+            transaction, bytes_left = [], MAX_TRANSACT_BYTES
+        transaction.append(put)
+        bytes_left -= size
+    if transaction:
+        yield transaction
 
 
 def _size(put: _Put) -> int:
-    """Bytes of the item, or a bound above them where a hundred such items fit anyway: measuring costs more than writing the item down.
+    """Return the bytes of the item, or an upper bound if a hundred such items fit anyway. Measuring costs more than building the item.
 
-    No JSON takes more than twice its text in DynamoDB; id, source and the other attributes take less than 8 KB.
+    An attribute value takes at most twice the bytes of its JSON text. Id, source and the other attributes take less than 8 KB.
     """
     bound = 2 * len(put.event.data) + 8192
     return bound if bound * MAX_TRANSACT_ACTIONS <= MAX_TRANSACT_BYTES else item_size(put.item)
 
 
-def _apart(puts: list[_Put], fault: RequestRejected) -> list[list[_Put]]:
-    """What to send instead of a call that DynamoDB refuses as wrong. Raises the fault where an item is refused even as a pointer."""
-    named = fault.positions or ({0} if len(puts) == 1 else frozenset())
-    if any(puts[position].is_pointer for position in named):
-        raise fault
-    if named:
-        return [[put.as_pointer() if position in named else put for position, put in enumerate(puts)]]
+def _split_rejected(puts: list[_Put], error: RequestRejected) -> list[list[_Put]]:
+    """Return the transactions to send instead of a rejected one. Raise the error if an item is rejected even as a pointer."""
+    rejected = error.positions or ({0} if len(puts) == 1 else frozenset())
+    if any(puts[position].is_pointer for position in rejected):
+        raise error
+    if rejected:
+        return [[put.as_pointer() if position in rejected else put for position, put in enumerate(puts)]]
     return [puts[: len(puts) // 2], puts[len(puts) // 2 :]]

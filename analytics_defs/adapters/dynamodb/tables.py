@@ -1,7 +1,7 @@
-"""The three tables: what they should be, how they are made, what is wrong with them. For `analytics setup` and `analytics check`.
+"""The three tables: their schema, their creation and their check. For `analytics setup` and `analytics preflight`.
 
-Tables are made with on-demand billing. Point-in-time recovery and deletion protection cost money and are left to whoever pays: the two
-tables of the ledger are worth them, all else can be rebuilt from the archive.
+Tables are created with on-demand billing. Point-in-time recovery and deletion protection cost money, so the operator decides on them.
+Enable them for the two tables of the ledger. Everything else can be rebuilt from the archive.
 """
 
 from __future__ import annotations
@@ -38,51 +38,51 @@ def expected_tables(recent_events: str, ledger: LedgerTables) -> tuple[TableSche
 
 
 def create_tables(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[str]:
-    """Make what is missing, wait until all can be used, and let items expire. Answers what was done, a line each; nothing the second time.
+    """Create missing tables, wait until all are active, and enable TTL. Return one line for each change. Idempotent.
 
-    Several may do it at once. Raises ResourceMissing where a table has other keys or another TTL: it is left as it is.
+    Safe to run concurrently. Raise ResourceMissing if a table has other keys or another TTL attribute. Such a table is not changed.
     """
-    done = []
+    changes = []
     for table in tables:
         if _description(dynamo, table) is None:
             _create(dynamo, table)
-            done.append(f"table {table.name}: created")
-        if fault := _shape_fault(table, _ready(dynamo, table)):
-            raise ResourceMissing(fault)
-        if _let_expire(dynamo, table):
-            done.append(f"table {table.name}: items expire by `{table.ttl}`")
-    return done
+            changes.append(f"table {table.name}: created")
+        if mismatch := _key_mismatch(table, _wait_until_active(dynamo, table)):
+            raise ResourceMissing(mismatch)
+        if _enable_ttl(dynamo, table):
+            changes.append(f"table {table.name}: items expire by `{table.ttl}`")
+    return changes
 
 
 def table_mismatches(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[str]:
-    """What is wrong with the tables, a line each. Reads only."""
-    return [fault for table in tables if (fault := _fault(dynamo, table))]
+    """Return what differs from the expected tables, one line for each difference. Read-only."""
+    return [mismatch for table in tables if (mismatch := _table_mismatch(dynamo, table))]
 
 
-def _fault(dynamo: DynamoClient, table: TableSchema) -> str | None:
+def _table_mismatch(dynamo: DynamoClient, table: TableSchema) -> str | None:
     description = _description(dynamo, table)
     if description is None:
-        return f"table {table.name}: not there at {dynamo.config.describe_endpoint}. `analytics setup` makes it."
+        return f"table {table.name}: does not exist at {dynamo.config.describe_endpoint}. `analytics setup` creates it."
     if description["TableStatus"] not in _READY:
-        return f"table {table.name}: {description['TableStatus']}, expected ACTIVE. Wait, or look at it in the AWS console."
-    if fault := _shape_fault(table, description):
-        return fault
-    expiry = _expiry(dynamo, table)
-    if table.ttl and expiry is None:
-        return f"table {table.name}: items do not expire, expected by `{table.ttl}`. `analytics setup` switches TTL on."
-    return _expiry_fault(table, expiry)
+        return f"table {table.name}: {description['TableStatus']}, expected ACTIVE. Wait, or check it in the AWS console."
+    if mismatch := _key_mismatch(table, description):
+        return mismatch
+    ttl_attribute = _ttl_attribute(dynamo, table)
+    if table.ttl and ttl_attribute is None:
+        return f"table {table.name}: items do not expire, expected by `{table.ttl}`. `analytics setup` enables TTL."
+    return _ttl_mismatch(table, ttl_attribute)
 
 
-def _shape_fault(table: TableSchema, description: dict[str, Any]) -> str | None:
-    types = {each["AttributeName"]: each["AttributeType"] for each in description["AttributeDefinitions"]}
-    schema = sorted(description["KeySchema"], key=lambda each: str(each["KeyType"]))
-    found = [(each["AttributeName"], types[each["AttributeName"]]) for each in schema]
+def _key_mismatch(table: TableSchema, description: dict[str, Any]) -> str | None:
+    types = {definition["AttributeName"]: definition["AttributeType"] for definition in description["AttributeDefinitions"]}
+    schema = sorted(description["KeySchema"], key=lambda key: str(key["KeyType"]))
+    actual = [(key["AttributeName"], types[key["AttributeName"]]) for key in schema]
     expected = [(name, "S") for name in table.keys]
-    if found == expected:
+    if actual == expected:
         return None
     return (
-        f"table {table.name}: its key is {_key_text(found)}, expected {_key_text(expected)}. "
-        "It belongs to something else, or was made by hand: name another table in the settings, or delete this one if nothing needs it."
+        f"table {table.name}: its key is {_key_text(actual)}, expected {_key_text(expected)}. "
+        "It belongs to another program, or was created by hand: name another table in the settings, or delete this one if nothing needs it."
     )
 
 
@@ -108,51 +108,51 @@ def _create(dynamo: DynamoClient, table: TableSchema) -> None:
             AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in table.keys],
             BillingMode="PAY_PER_REQUEST",
         )
-    except Unavailable as fault:
-        if error_code(fault.__cause__) != "ResourceInUseException":  # somebody else makes it at this moment
+    except Unavailable as error:
+        if error_code(error.__cause__) != "ResourceInUseException":  # another process is creating it
             raise
 
 
-def _ready(dynamo: DynamoClient, table: TableSchema) -> dict[str, Any]:
+def _wait_until_active(dynamo: DynamoClient, table: TableSchema) -> dict[str, Any]:
     description = _description(dynamo, table)
     for _ in range(MAX_POLLS):
         if description and description["TableStatus"] in _READY:
             return description
         dynamo.sleep(POLL_SECONDS)
         description = _description(dynamo, table)
-    status = description["TableStatus"] if description else "not there"
+    status = description["TableStatus"] if description else "missing"
     raise Unavailable(
         f"table {table.name} at {dynamo.config.describe_endpoint}: {status} after {MAX_POLLS * POLL_SECONDS:.0f} s, expected ACTIVE"
     )
 
 
-def _let_expire(dynamo: DynamoClient, table: TableSchema) -> bool:
-    """Whether TTL had to be switched on."""
-    expiry = _expiry(dynamo, table)
-    if fault := _expiry_fault(table, expiry):
-        raise ResourceMissing(fault)
-    if expiry == table.ttl:
+def _enable_ttl(dynamo: DynamoClient, table: TableSchema) -> bool:
+    """Enable TTL if it is off. Return whether it was off."""
+    ttl_attribute = _ttl_attribute(dynamo, table)
+    if mismatch := _ttl_mismatch(table, ttl_attribute):
+        raise ResourceMissing(mismatch)
+    if ttl_attribute == table.ttl:
         return False
     specification = {"Enabled": True, "AttributeName": table.ttl}
     try:
         dynamo.call("update_time_to_live", [table.name], TableName=table.name, TimeToLiveSpecification=specification)
     except RequestRejected:
-        # DynamoDB refuses what somebody else has just done, and a second change within an hour.
-        if _expiry(dynamo, table) != table.ttl:
+        # DynamoDB rejects a change that another process has just made, and a second change within an hour.
+        if _ttl_attribute(dynamo, table) != table.ttl:
             raise
     return True
 
 
-def _expiry(dynamo: DynamoClient, table: TableSchema) -> str | None:
-    """The attribute by which items expire now."""
-    found = dynamo.call("describe_time_to_live", [table.name], TableName=table.name)["TimeToLiveDescription"]
-    return found["AttributeName"] if found["TimeToLiveStatus"] in _TTL_ON else None
+def _ttl_attribute(dynamo: DynamoClient, table: TableSchema) -> str | None:
+    """Return the attribute by which items expire now."""
+    description = dynamo.call("describe_time_to_live", [table.name], TableName=table.name)["TimeToLiveDescription"]
+    return description["AttributeName"] if description["TimeToLiveStatus"] in _TTL_ON else None
 
 
-def _expiry_fault(table: TableSchema, expiry: str | None) -> str | None:
-    if expiry in (None, table.ttl):
+def _ttl_mismatch(table: TableSchema, ttl_attribute: str | None) -> str | None:
+    if ttl_attribute in (None, table.ttl):
         return None
     return (
-        f"table {table.name}: items expire by `{expiry}`, expected {f'by `{table.ttl}`' if table.ttl else 'never'}. "
-        "Switch that TTL off in the AWS console (it takes up to an hour), then run `analytics setup`."
+        f"table {table.name}: items expire by `{ttl_attribute}`, expected {f'by `{table.ttl}`' if table.ttl else 'never'}. "
+        "Disable that TTL in the AWS console (it takes up to an hour), then run `analytics setup`."
     )

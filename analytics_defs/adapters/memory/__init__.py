@@ -1,6 +1,6 @@
-"""Doubles of every port, in memory: one process, no time passing, the same contracts as the real adapters.
+"""Memory doubles of every port, for one process. They pass the same contract tests as the real adapters.
 
-They hold what a test puts in (records, aborted transactions, retention, a topic created again) and show what the flows left behind.
+A test can put in records, aborted transactions, retention and recreated topics, and can inspect what the flows stored.
 """
 
 from analytics_defs.adapters.memory.event_log import Marker, MemoryEventLog

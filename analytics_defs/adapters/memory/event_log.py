@@ -1,4 +1,4 @@
-"""Kafka in memory: topics, records, transactions, what compaction and retention take, damage, and partitions without a leader."""
+"""Kafka in memory: topics, records, transactions, compaction, retention, damage, and partitions without a leader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analytics_defs.ports import PartitionWatermarks, ReadResult, TopicDescripti
 
 
 class Marker(Enum):
-    """Offsets that no committed reader gets a record from."""
+    """An offset at which a committed reader gets no record."""
 
     CONTROL = "control"
     COMPACTED = "compacted"
@@ -33,7 +33,7 @@ class _Partition:
     entries: list[_Entry] = field(default_factory=list)
     low: int = 0
     stable: int | None = None
-    """First offset of an open transaction, None where none is open."""
+    """First offset of the open transaction. None if no transaction is open."""
 
     @property
     def high(self) -> int:
@@ -41,24 +41,24 @@ class _Partition:
 
 
 class MemoryEventLog(LockedStore):
-    """A broker with its topics and one group's offsets."""
+    """A broker with its topics and the offsets of one consumer group."""
 
     def __init__(self, topic_ids: bool = True) -> None:
         super().__init__()
         self._topics: dict[str, dict[int, _Partition]] = {}
         self._ids: dict[str, str] = {}
         self._topic_ids = topic_ids
-        self._lives = itertools.count(1)
+        self._incarnations = itertools.count(1)
         self._committed: dict[tuple[str, int], int] = {}
         self._hidden: set[tuple[str, int, int]] = set()
-        self._silent: set[tuple[str, int]] = set()
+        self._unavailable: set[tuple[str, int]] = set()
 
-    # What a test does to the broker.
+    # For tests: changes to the broker.
 
     @atomic
     def create_topic(self, topic: str, partitions: int = 1) -> None:
         self._topics[topic] = {number: _Partition() for number in range(partitions)}
-        self._ids[topic] = f"{topic}-life-{next(self._lives)}"
+        self._ids[topic] = f"{topic}-incarnation-{next(self._incarnations)}"
 
     @atomic
     def add_partition(self, topic: str) -> int:
@@ -82,7 +82,7 @@ class MemoryEventLog(LockedStore):
         timestamp_ms: int = 1_700_000_000_000,
         aborted: bool = False,
     ) -> int:
-        """Add one record; answers its offset."""
+        """Append one record. Return its offset."""
         entries = self._topics[topic][partition].entries
         source = Source(TopicPartition(topic, 0, partition), len(entries))
         entries.append(_Entry(Record(source, timestamp_ms, key, value, headers), aborted))
@@ -96,57 +96,57 @@ class MemoryEventLog(LockedStore):
 
     @atomic
     def open_transaction(self, topic: str, partition: int) -> None:
-        """Everything from the present end on waits for `end_transaction`."""
+        """Open a transaction. Records from the current end on are not stable until `end_transaction`."""
         self._topics[topic][partition].stable = self._topics[topic][partition].high
 
     @atomic
     def end_transaction(self, topic: str, partition: int, *, commit: bool) -> None:
-        found = self._topics[topic][partition]
-        for entry in found.entries[found.stable :]:
+        log = self._topics[topic][partition]
+        for entry in log.entries[log.stable :]:
             entry.aborted = not commit
-        found.stable = None
-        found.entries.append(_Entry(Marker.CONTROL))
+        log.stable = None
+        log.entries.append(_Entry(Marker.CONTROL))
 
     @atomic
     def retain_from(self, topic: str, partition: int, low: int) -> None:
-        """Retention removes everything before `low`."""
+        """Remove all records before `low`, as Kafka's retention does."""
         self._topics[topic][partition].low = max(low, self._topics[topic][partition].low)
 
     @atomic
     def truncate(self, topic: str, partition: int, high: int) -> None:
-        """A broker forgets everything from `high` on, though it was confirmed: what follows is written over it."""
+        """Lose all records from `high` on, although they were confirmed. Later records reuse their offsets."""
         del self._topics[topic][partition].entries[high:]
 
     @atomic
     def damage(self, topic: str, partition: int, offset: int) -> None:
-        """The bytes of this record no longer fit their checksum."""
+        """Damage the record's bytes, so that they no longer match their checksum."""
         self._topics[topic][partition].entries[offset].damaged = True
 
     @atomic
     def repair(self, topic: str, partition: int, offset: int) -> None:
-        """A replica that has the record whole leads again."""
+        """Undo `damage`, as if a leader with an intact replica were elected."""
         self._topics[topic][partition].entries[offset].damaged = False
 
     @atomic
     def hide(self, topic: str, partition: int, offset: int) -> None:
-        """A client bug: the next readings do not give this record, though it is there."""
+        """Leave out this existing record from reads until `explain_gaps` is called. Simulates a client bug."""
         self._hidden.add((topic, partition, offset))
 
     @atomic
     def make_unavailable(self, topic: str, partition: int) -> None:
-        """The partition has no leader: nobody answers for it."""
-        self._silent.add((topic, partition))
+        """Remove the partition's leader: reads and watermarks raise Unavailable."""
+        self._unavailable.add((topic, partition))
 
     @atomic
     def make_available(self, topic: str, partition: int) -> None:
-        """It has one again."""
-        self._silent.remove((topic, partition))
+        """Elect a leader again."""
+        self._unavailable.remove((topic, partition))
 
     @atomic
     def records(self, topic: str, partition: int) -> list[Record]:
-        """Committed records still there, as an independent reader would see them."""
-        found = self._topics[topic][partition]
-        return [each.content for each in found.entries[found.low :] if isinstance(each.content, Record) and not each.aborted]
+        """Return the committed records that retention has not removed, as an independent reader sees them."""
+        log = self._topics[topic][partition]
+        return [entry.content for entry in log.entries[log.low :] if isinstance(entry.content, Record) and not entry.aborted]
 
     # The port.
 
@@ -160,60 +160,60 @@ class MemoryEventLog(LockedStore):
 
     @atomic
     def watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Watermarks]:
-        return {each: self._watermarks(self._led(each)) for each in partitions}
+        return {topic_partition: self._watermarks(self._available_partition(topic_partition)) for topic_partition in partitions}
 
     @atomic
     def available_watermarks(self, partitions: Iterable[TopicPartition]) -> PartitionWatermarks:
-        marks: dict[TopicPartition, Watermarks] = {}
-        silent: dict[TopicPartition, AnalyticsError] = {}
-        for each in partitions:
+        watermarks: dict[TopicPartition, Watermarks] = {}
+        unavailable: dict[TopicPartition, AnalyticsError] = {}
+        for topic_partition in partitions:
             try:
-                marks[each] = self._watermarks(self._led(each))
-            except Unavailable as fault:
-                silent[each] = fault
-        if silent and not marks:
-            raise next(iter(silent.values()))
-        return PartitionWatermarks(marks, silent)
+                watermarks[topic_partition] = self._watermarks(self._available_partition(topic_partition))
+            except Unavailable as error:
+                unavailable[topic_partition] = error
+        if unavailable and not watermarks:
+            raise next(iter(unavailable.values()))
+        return PartitionWatermarks(watermarks, unavailable)
 
     @atomic
     def read(self, ranges: Sequence[Range], admit: Callable[[Record], bool]) -> ReadResult:
-        ends = {each.topic_partition: each.start for each in ranges}
+        ends = {range_.topic_partition: range_.start for range_ in ranges}
         records: list[Record] = []
         lost: list[Range] = []
-        faults: dict[TopicPartition, AnalyticsError] = {}
-        for each in ranges:
-            partition = self._led(each.topic_partition)
-            if each.start > partition.high:
+        errors: dict[TopicPartition, AnalyticsError] = {}
+        for range_ in ranges:
+            partition = self._available_partition(range_.topic_partition)
+            if range_.start > partition.high:
                 raise TopicRecreated(
-                    f"{each.topic_partition}: the log ends at {partition.high}, before the next offset to read, {each.start}"
+                    f"{range_.topic_partition}: the log ends at {partition.high}, before the next offset to read, {range_.start}"
                 )
-            gone = min(max(partition.low, each.start), each.end)
-            if gone > each.start:
-                lost.append(Range(each.topic_partition, each.start, gone))
-            ends[each.topic_partition] = gone
-            for offset in range(gone, min(each.end, self._watermarks(partition).last_stable_offset)):
+            start = min(max(partition.low, range_.start), range_.end)
+            if start > range_.start:
+                lost.append(Range(range_.topic_partition, range_.start, start))
+            ends[range_.topic_partition] = start
+            for offset in range(start, min(range_.end, self._watermarks(partition).last_stable_offset)):
                 if partition.entries[offset].damaged:
-                    faults[each.topic_partition] = CorruptRecordBatch(
-                        f"{each.topic_partition}: the record batch at offset {offset} is damaged"
+                    errors[range_.topic_partition] = CorruptRecordBatch(
+                        f"{range_.topic_partition}: the record batch at offset {offset} is damaged"
                     )
                     break
-                record = self._committed_record(each.topic_partition, offset)
+                record = self._committed_record(range_.topic_partition, offset)
                 if record is not None and not admit(record):
-                    return ReadResult(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
+                    return ReadResult(tuple(sorted(records, key=lambda record: record.source)), ends, tuple(lost), errors)
                 records += [record] if record is not None else []
-                ends[each.topic_partition] = offset + 1
-            if each.end > partition.high:
+                ends[range_.topic_partition] = offset + 1
+            if range_.end > partition.high:
                 raise TopicRecreated(
-                    f"{each.topic_partition}: the log ends at {partition.high}, before the end of the range planned, {each.end}"
+                    f"{range_.topic_partition}: the log ends at {partition.high}, before the end of the planned range, {range_.end}"
                 )
-            if ends[each.topic_partition] < each.end and each.topic_partition not in faults:
-                raise Unavailable(f"{each}: nothing arrives from {ends[each.topic_partition]} on: a transaction is open")
-        return ReadResult(tuple(sorted(records, key=lambda one: one.source)), ends, tuple(lost), faults)
+            if ends[range_.topic_partition] < range_.end and range_.topic_partition not in errors:
+                raise Unavailable(f"{range_}: no record arrives from {ends[range_.topic_partition]} on: a transaction is open")
+        return ReadResult(tuple(sorted(records, key=lambda record: record.source)), ends, tuple(lost), errors)
 
     @atomic
     def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
         self._hidden.clear()
-        gaps = [self._explained(hole.topic_partition, offset) for hole in holes for offset in range(hole.start, hole.end)]
+        gaps = [self._explain(hole.topic_partition, offset) for hole in holes for offset in range(hole.start, hole.end)]
         merged: list[Gap] = []
         for gap in gaps:
             last = merged[-1] if merged else None
@@ -229,20 +229,20 @@ class MemoryEventLog(LockedStore):
 
     @atomic
     def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int | None]:
-        return {each: self._committed.get((each.topic, each.partition)) for each in partitions}
+        return {topic_partition: self._committed.get((topic_partition.topic, topic_partition.partition)) for topic_partition in partitions}
 
     @atomic
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        self._committed |= {(each.topic, each.partition): offset for each, offset in offsets.items()}
+        self._committed |= {(topic_partition.topic, topic_partition.partition): offset for topic_partition, offset in offsets.items()}
 
     def _partition(self, topic_partition: TopicPartition) -> _Partition:
-        found = self._topics.get(topic_partition.topic, {}).get(topic_partition.partition)
-        if found is None:
+        partition = self._topics.get(topic_partition.topic, {}).get(topic_partition.partition)
+        if partition is None:
             raise ResourceMissing(f"{topic_partition}: unknown topic or partition")
-        return found
+        return partition
 
-    def _led(self, topic_partition: TopicPartition) -> _Partition:
-        if (topic_partition.topic, topic_partition.partition) in self._silent:
+    def _available_partition(self, topic_partition: TopicPartition) -> _Partition:
+        if (topic_partition.topic, topic_partition.partition) in self._unavailable:
             raise Unavailable(f"{topic_partition}: leader not available")
         return self._partition(topic_partition)
 
@@ -256,15 +256,15 @@ class MemoryEventLog(LockedStore):
             return None
         return replace(entry.content, source=Source(topic_partition, offset))
 
-    def _explained(self, topic_partition: TopicPartition, offset: int) -> Gap:
-        at, partition = Range(topic_partition, offset, offset + 1), self._partition(topic_partition)
+    def _explain(self, topic_partition: TopicPartition, offset: int) -> Gap:
+        range_, partition = Range(topic_partition, offset, offset + 1), self._partition(topic_partition)
         if offset >= partition.high:
             raise TopicRecreated(f"{topic_partition}: the log ends at {partition.high}, before an offset that was read, {offset}")
         if offset < partition.low:
-            raise Unavailable(f"{at}: retention removed it before it could be explained: the batch has to be read again")
+            raise Unavailable(f"{range_}: retention removed it before it could be explained; the batch has to be read again")
         entry = partition.entries[offset]
         if isinstance(entry.content, Marker):
-            return Gap(at, GapReason(entry.content.value))
+            return Gap(range_, GapReason(entry.content.value))
         if entry.aborted:
-            return Gap(at, GapReason.ABORTED)
-        raise Unavailable(f"{at}: a fresh reader finds a record that the first reading did not give; the batch has to be read again")
+            return Gap(range_, GapReason.ABORTED)
+        raise Unavailable(f"{range_}: a fresh reader finds a record that the first read did not return; the batch has to be read again")

@@ -1,4 +1,4 @@
-"""The ledger in memory: the same conditions, under one lock."""
+"""The ledger in memory: the same conditions as in DynamoDB, under one lock."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from analytics_defs.errors import InconsistentState
 
 
 class MemoryLedger(LockedStore):
-    """The durable account."""
+    """The ledger's memory double."""
 
     def __init__(self) -> None:
         super().__init__()
         self._topics: dict[str, TopicState] = {}
-        self._heads: dict[TopicPartition, Checkpoint] = {}
+        self._checkpoints: dict[TopicPartition, Checkpoint] = {}
         self._pending: dict[str, Batch] = {}
         self._leases: dict[str, Lease] = {}
         self._records: dict[str, BatchRecord] = {}
@@ -40,18 +40,20 @@ class MemoryLedger(LockedStore):
         self._totals: dict[int, dict[str, int]] = {}
         self._hourly: dict[tuple[str, int], dict[str, int]] = {}
         self._adjustments: dict[CounterItem, list[Adjustment]] = {}
-        self._letters_taken: DeadLetterExpiry | None = None
-        self._seal: PlatformId | None = None
+        self._dead_letter_expiry: DeadLetterExpiry | None = None
+        self._platform_id: PlatformId | None = None
 
     @atomic
     def snapshot(self) -> LedgerSnapshot:
-        return LedgerSnapshot(dict(self._topics), dict(self._heads), dict(self._pending), dict(self._leases), platform_id=self._seal)
+        return LedgerSnapshot(
+            dict(self._topics), dict(self._checkpoints), dict(self._pending), dict(self._leases), platform_id=self._platform_id
+        )
 
     @atomic
-    def register_platform_id(self, seal: PlatformId) -> PlatformId:
-        if self._seal is None or (self._seal.id == seal.id and self._seal.bucket_id is None):
-            self._seal = seal
-        return self._seal
+    def register_platform_id(self, platform_id: PlatformId) -> PlatformId:
+        if self._platform_id is None or (self._platform_id.id == platform_id.id and self._platform_id.bucket_id is None):
+            self._platform_id = platform_id
+        return self._platform_id
 
     @atomic
     def open_topic(self, topic: TopicState) -> TopicState:
@@ -62,17 +64,20 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def begin_batch(self, batch: Batch) -> bool:
-        known = self._pending.get(batch.id)
-        if known is not None and known.run_id == batch.run_id:
+        pending = self._pending.get(batch.id)
+        if pending is not None and pending.run_id == batch.run_id:
             return True
-        heads = {
-            each: self._heads.get(each.topic_partition, Checkpoint(each.topic_partition, each.start, each.start)) for each in batch.ranges
+        checkpoints = {
+            range_: self._checkpoints.get(range_.topic_partition, Checkpoint(range_.topic_partition, range_.start, range_.start))
+            for range_ in batch.ranges
         }
         if batch.id in self._records or any(
-            head.pending_batch_id is not None or head.next_offset != each.start for each, head in heads.items()
+            checkpoint.pending_batch_id is not None or checkpoint.next_offset != range_.start for range_, checkpoint in checkpoints.items()
         ):
             return False
-        self._heads |= {head.topic_partition: replace(head, pending_batch_id=batch.id) for head in heads.values()}
+        self._checkpoints |= {
+            checkpoint.topic_partition: replace(checkpoint, pending_batch_id=batch.id) for checkpoint in checkpoints.values()
+        }
         self._pending[batch.id] = batch
         return True
 
@@ -97,25 +102,27 @@ class MemoryLedger(LockedStore):
     def close_batch(self, record: BatchRecord) -> bool:
         batch = record.batch
         require_distinct_redrives(record)
-        if any(self._heads[each.topic_partition].pending_batch_id != batch.id for each in batch.ranges):
+        if any(self._checkpoints[range_.topic_partition].pending_batch_id != batch.id for range_ in batch.ranges):
             return False
-        if again := [str(each.source) for each in record.redriven if each.source in self._redriven]:
-            raise InconsistentState(f"batch {batch.id}: {', '.join(again)} were redriven before. Nothing was changed.")
-        for each in batch.ranges:
-            self._heads[each.topic_partition] = replace(self._heads[each.topic_partition], next_offset=each.end, pending_batch_id=None)
+        if redriven_before := [str(redriven.source) for redriven in record.redriven if redriven.source in self._redriven]:
+            raise InconsistentState(f"batch {batch.id}: {', '.join(redriven_before)} were redriven before. Nothing was changed.")
+        for range_ in batch.ranges:
+            self._checkpoints[range_.topic_partition] = replace(
+                self._checkpoints[range_.topic_partition], next_offset=range_.end, pending_batch_id=None
+            )
         for topic_partition, move in checkpoint_changes(record).items():
-            head = self._heads[topic_partition]
-            self._heads[topic_partition] = replace(head, totals=head.totals + move)
-        for each, tally in zip(batch.ranges, record.tallies, strict=True):
-            ranges = self._ranges.setdefault(each.topic_partition, [])
-            insort(ranges, (each.end, ClosedRange(each, batch.id, tally)), key=lambda item: item[0])
+            checkpoint = self._checkpoints[topic_partition]
+            self._checkpoints[topic_partition] = replace(checkpoint, totals=checkpoint.totals + move)
+        for range_, tally in zip(batch.ranges, record.tallies, strict=True):
+            ranges = self._ranges.setdefault(range_.topic_partition, [])
+            insort(ranges, (range_.end, ClosedRange(range_, batch.id, tally)), key=lambda item: item[0])
         self._records[batch.id] = record
         del self._pending[batch.id]
         self._totals[batch.lane] = sum_counters([self._totals.get(batch.lane, {}), counter_increments(record)])
         for hour, counts in hourly_increments(record).items():
             self._hourly[hour, batch.lane] = sum_counters([self._hourly.get((hour, batch.lane), {}), counts])
             insort(self._hours.setdefault(hour, []), batch.id)
-        self._redriven |= {each.source: batch.id for each in record.redriven}
+        self._redriven |= {redriven.source: batch.id for redriven in record.redriven}
         return True
 
     @atomic
@@ -124,26 +131,28 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def closed_range_at(self, source: Source) -> ClosedRange | None:
-        after = self.closed_ranges_after(source.topic_partition, source.offset, 1)
-        return after[0] if after and source.offset in after[0].range else None
+        ranges = self.closed_ranges_after(source.topic_partition, source.offset, 1)
+        return ranges[0] if ranges and source.offset in ranges[0].range else None
 
     @atomic
     def closed_ranges_after(self, topic_partition: TopicPartition, offset: int, limit: int) -> Sequence[ClosedRange]:
         ranges = self._ranges.get(topic_partition, [])
         first = bisect_right(ranges, offset, key=lambda item: item[0])
-        return [each for _, each in ranges[first : first + limit]]
+        return [closed_range for _, closed_range in ranges[first : first + limit]]
 
     @atomic
     def last_batches(self, limit: int) -> Sequence[BatchRecord]:
-        return [self._records[each] for each in sorted(self._records, reverse=True)[:limit]]
+        return [self._records[batch_id] for batch_id in sorted(self._records, reverse=True)[:limit]]
 
     @atomic
     def batch_records_from(self, batch_id: str) -> Iterator[BatchRecord]:
-        return iter([self._records[each] for each in sorted(self._records) if each >= batch_id])
+        return iter([self._records[known_id] for known_id in sorted(self._records) if known_id >= batch_id])
 
     @atomic
     def batches_of_day(self, day: str) -> Iterator[BatchRecord]:
-        return iter([self._records[each] for each in sorted(self._records) if self._records[each].batch.time.date().isoformat() == day])
+        return iter(
+            [self._records[batch_id] for batch_id in sorted(self._records) if self._records[batch_id].batch.time.date().isoformat() == day]
+        )
 
     @atomic
     def batches_of_hour(self, hour: str) -> Sequence[str]:
@@ -151,33 +160,33 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def latest_revision(self, hour: str) -> ArchiveRevision | None:
-        known = self._revisions.get(hour)
-        return known[-1] if known else None
+        revisions = self._revisions.get(hour)
+        return revisions[-1] if revisions else None
 
     @atomic
     def put_revision(self, revision: ArchiveRevision) -> ArchiveRevision:
-        known = self._revisions.setdefault(revision.hour, [])
-        if revision.number > len(known) + 1:
+        revisions = self._revisions.setdefault(revision.hour, [])
+        if revision.number > len(revisions) + 1:
             raise InconsistentState(
-                f"hour {revision.hour}: expected revision {len(known) + 1} next, found {revision.number}. Nothing was changed."
+                f"hour {revision.hour}: expected revision {len(revisions) + 1} next, found {revision.number}. Nothing was changed."
             )
-        if revision.number == len(known) + 1:
-            known.append(revision)
-        return known[revision.number - 1]
+        if revision.number == len(revisions) + 1:
+            revisions.append(revision)
+        return revisions[revision.number - 1]
 
     @atomic
     def dead_letter_expiry(self) -> DeadLetterExpiry | None:
-        return self._letters_taken
+        return self._dead_letter_expiry
 
     @atomic
-    def expire_dead_letters(self, taken: DeadLetterExpiry) -> DeadLetterExpiry:
-        if self._letters_taken is None or self._letters_taken.expired_through < taken.expired_through:
-            self._letters_taken = taken
-        return self._letters_taken
+    def expire_dead_letters(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
+        if self._dead_letter_expiry is None or self._dead_letter_expiry.expired_through < expiry.expired_through:
+            self._dead_letter_expiry = expiry
+        return self._dead_letter_expiry
 
     @atomic
     def redriven_by(self, sources: Sequence[Source]) -> Mapping[Source, str]:
-        return {each: self._redriven[each] for each in sources if each in self._redriven}
+        return {source: self._redriven[source] for source in sources if source in self._redriven}
 
     @atomic
     def counters(self) -> Mapping[str, int]:
@@ -185,7 +194,7 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def counters_by_lane(self) -> Mapping[int, Mapping[str, int]]:
-        adjusted = [each.counts for item, made in self._adjustments.items() if not item.hour for each in made]
+        adjusted = [adjustment.counts for item, adjustments in self._adjustments.items() if not item.hour for adjustment in adjustments]
         return {lane: dict(counts) for lane, counts in self._totals.items()} | (
             {ADJUSTMENT_LANE: sum_counters(adjusted)} if adjusted else {}
         )
@@ -193,7 +202,7 @@ class MemoryLedger(LockedStore):
     @atomic
     def read_counters_atomically(self, wanted: Sequence[CounterItem]) -> Mapping[CounterItem, Mapping[str, int]]:
         return {
-            each: dict(self._hourly.get((each.hour, each.lane), {}) if each.hour else self._totals.get(each.lane, {})) for each in wanted
+            item: dict(self._hourly.get((item.hour, item.lane), {}) if item.hour else self._totals.get(item.lane, {})) for item in wanted
         }
 
     @atomic
@@ -202,25 +211,25 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def adjustments(self) -> Sequence[Adjustment]:
-        return [each for made in self._adjustments.values() for each in made]
+        return [adjustment for adjustments in self._adjustments.values() for adjustment in adjustments]
 
     @atomic
     def put_adjustment(self, adjustment: Adjustment) -> Adjustment:
-        made = self._adjustments.get(adjustment.target, [])
-        if adjustment.number > len(made) + 1:
+        adjustments = self._adjustments.get(adjustment.target, [])
+        if adjustment.number > len(adjustments) + 1:
             raise InconsistentState(
-                f"{adjustment.target}: expected adjustment {len(made) + 1} next, found {adjustment.number}. Nothing was changed."
+                f"{adjustment.target}: expected adjustment {len(adjustments) + 1} next, found {adjustment.number}. Nothing was changed."
             )
-        if adjustment.number == len(made) + 1:
-            made = self._adjustments[adjustment.target] = [*made, adjustment]
-        return made[adjustment.number - 1]
+        if adjustment.number == len(adjustments) + 1:
+            adjustments = self._adjustments[adjustment.target] = [*adjustments, adjustment]
+        return adjustments[adjustment.number - 1]
 
     @atomic
     def hourly_counters(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
-        adjusted = ((item.hour, each.counts) for item, made in self._adjustments.items() for each in made)
-        found = [*((hour, counts) for (hour, _), counts in self._hourly.items()), *adjusted]
-        hours = sorted({hour for hour, _ in found if hour and first <= hour <= last})
-        return {each: sum_counters([counts for hour, counts in found if hour == each]) for each in hours}
+        adjusted = ((item.hour, adjustment.counts) for item, adjustments in self._adjustments.items() for adjustment in adjustments)
+        counters_by_hour = [*((hour, counts) for (hour, _), counts in self._hourly.items()), *adjusted]
+        hours = sorted({hour for hour, _ in counters_by_hour if hour and first <= hour <= last})
+        return {wanted: sum_counters([counts for hour, counts in counters_by_hour if hour == wanted]) for wanted in hours}
 
     @atomic
     def renew_lease(self, lease: Lease) -> None:

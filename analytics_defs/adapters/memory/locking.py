@@ -1,4 +1,4 @@
-"""What every double needs that several threads use."""
+"""A lock for doubles that several threads use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The double of `ports.Table`: pyarrow in memory, the files in a temporary folder. For hours that are small."""
+"""The double of `ports.ParquetWorkspace`: pyarrow in memory, files in a temporary folder. For small hours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def memory_workspace() -> Iterator[MemoryParquetWorkspace]:
 
 
 class MemoryParquetWorkspace:
-    """Implements `ports.Table`."""
+    """Implements `ports.ParquetWorkspace`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -39,13 +39,13 @@ class MemoryParquetWorkspace:
         return path
 
     def summarize(self, paths: Sequence[str]) -> Mapping[str, RowSummary | None]:
-        return {path: self._look(path) for path in paths}
+        return {path: self._summarize(path) for path in paths}
 
-    def _look(self, path: str) -> RowSummary | None:
+    def _summarize(self, path: str) -> RowSummary | None:
         if not parquet_files.has_event_schema(path):
             return None
         try:
-            return merge_summaries(_row(row) for row in _integers(pq.read_table(path)).to_pylist())
+            return merge_summaries(_summarize_row(row) for row in _with_integer_times(pq.read_table(path)).to_pylist())
         except (pa.ArrowException, OSError):
             return None
 
@@ -57,13 +57,13 @@ class MemoryParquetWorkspace:
         return list(parquet_files.write_sorted_rows(table.to_batches(), self.path(name), max_bytes))
 
 
-def _integers(table: pa.Table) -> pa.Table:
-    """Times as integers of their unit, which Python's own times would cut."""
-    fields = [pa.field(each.name, pa.int64()) if pa.types.is_timestamp(each.type) else each for each in table.schema]
-    return table.cast(pa.schema(fields))
+def _with_integer_times(table: pa.Table) -> pa.Table:
+    """Return the table with times as integers of their unit. Python's own times would lose digits."""
+    columns = [pa.field(field.name, pa.int64()) if pa.types.is_timestamp(field.type) else field for field in table.schema]
+    return table.cast(pa.schema(columns))
 
 
-def _row(row: dict[str, object]) -> RowSummary:
+def _summarize_row(row: dict[str, object]) -> RowSummary:
     texts = {name: _text(row[name], kind) for name, kind, _ in EVENT_COLUMNS if name != "record_timestamp"}
     digest = hashlib.md5("\x1f".join(texts.values()).encode(), usedforsecurity=False).hexdigest()
     time = from_microseconds(int(texts["timestamp"]))

@@ -1,4 +1,4 @@
-"""A clock that a test moves, and workers that take turns."""
+"""A clock that a test moves, and a task pool without threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class ManualClock:
-    """Stands still until a test moves it."""
+    """A clock that changes only when a test moves it, or a flow sleeps."""
 
     time: datetime
     ms: int = 0
@@ -24,7 +24,7 @@ class ManualClock:
         return self.ms
 
     def sleep(self, duration: timedelta) -> None:
-        """Time passes at once."""
+        """Advance the clock at once."""
         self.advance(duration)
 
     def advance(self, by: timedelta) -> None:
@@ -33,7 +33,7 @@ class ManualClock:
 
 
 class InlineTaskPool:
-    """One job after the other, in the caller's thread."""
+    """A task pool that runs one job after the other in the caller's thread."""
 
     def run_all(self, jobs: Sequence[Callable[[], _T]]) -> list[_T]:
         return [job() for job in jobs]

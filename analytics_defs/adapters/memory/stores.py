@@ -1,4 +1,4 @@
-"""The tables and the bucket in memory."""
+"""The table of recent events and the bucket in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, ClaimR
 
 
 class MemoryRecentEvents(LockedStore):
-    """The table of recent events. `items` is what it holds, by id."""
+    """The table of recent events. `items` holds its items by id."""
 
     def __init__(self, unholdable: Callable[[Event], bool] = lambda _: False) -> None:
         super().__init__()
@@ -25,16 +25,16 @@ class MemoryRecentEvents(LockedStore):
 
     @atomic
     def claim(self, events: Sequence[Event], batch_time: datetime) -> ClaimResult:
-        refused: dict[Source, Source] = {}
+        duplicates: dict[Source, Source] = {}
         pointers: set[Source] = set()
         for event in events:
-            holder = self.items.get(event.id)
+            owner = self.items.get(event.id)
             if (
-                holder
-                and holder.source != event.record.source
-                and holder.ttl > (batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp()
+                owner
+                and owner.source != event.record.source
+                and owner.ttl > (batch_time + RECENT_EVENTS_TTL - DEDUPLICATION_WINDOW).timestamp()
             ):
-                refused[event.record.source] = holder.source
+                duplicates[event.record.source] = owner.source
                 continue
             if self._unholdable(event):
                 pointers.add(event.record.source)
@@ -47,59 +47,59 @@ class MemoryRecentEvents(LockedStore):
                 int((batch_time + RECENT_EVENTS_TTL).timestamp()),
                 None if self._unholdable(event) else parse_decimal_json(event.data),
             )
-        return ClaimResult(refused, frozenset(pointers))
+        return ClaimResult(duplicates, frozenset(pointers))
 
     @atomic
     def get_items(self, ids: Sequence[str]) -> Mapping[str, StoredEvent]:
-        return {each: self.items[each] for each in ids if each in self.items}
+        return {event_id: self.items[event_id] for event_id in ids if event_id in self.items}
 
     def needs_pointer(self, event: Event, batch_time: datetime) -> bool:  # noqa: ARG002 - the port's signature
         return self._unholdable(event)
 
 
 class MemoryObjectStore(LockedStore):
-    """The bucket. `objects` is what it holds, by key."""
+    """The bucket. `objects` holds its objects by key."""
 
     def __init__(self) -> None:
         super().__init__()
         self.objects: dict[str, StoredObject] = {}
 
     @atomic
-    def put(self, blobs: Sequence[StoredObject]) -> None:
-        self.objects |= {blob.key: blob for blob in blobs}
+    def put(self, objects: Sequence[StoredObject]) -> None:
+        self.objects |= {obj.key: obj for obj in objects}
 
     @atomic
-    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        there = [found for blob in blobs if (found := self.get_object(blob.key))]
-        taken = {blob.key for blob in there}
-        self.objects |= {blob.key: blob for blob in blobs if blob.key not in taken}
-        return there
+    def put_many_if_absent(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        existing = [stored for obj in objects if (stored := self.get_object(obj.key))]
+        existing_keys = {obj.key for obj in existing}
+        self.objects |= {obj.key: obj for obj in objects if obj.key not in existing_keys}
+        return existing
 
     @atomic
-    def put_if_absent(self, blob: StoredObject) -> bytes:
-        return self.objects.setdefault(blob.key, blob).body
+    def put_if_absent(self, obj: StoredObject) -> bytes:
+        return self.objects.setdefault(obj.key, obj).body
 
     @atomic
     def get(self, key: str) -> bytes | None:
-        found = self.objects.get(key)
-        return found.body if found else None
+        obj = self.objects.get(key)
+        return obj.body if obj else None
 
     @atomic
     def get_object(self, key: str) -> StoredObject | None:
-        found = self.objects.get(key)
-        return found and replace(found, metadata={name.lower(): value for name, value in found.metadata.items()})
+        obj = self.objects.get(key)
+        return obj and replace(obj, metadata={name.lower(): value for name, value in obj.metadata.items()})
 
     @atomic
     def head(self, key: str) -> ObjectInfo | None:
-        found = self.get_object(key)
-        return ObjectInfo(len(found.body), found.metadata) if found else None
+        obj = self.get_object(key)
+        return ObjectInfo(len(obj.body), obj.metadata) if obj else None
 
     @atomic
     def download(self, key: str, path: str) -> bool:
-        found = self.objects.get(key)
-        if found is None:
+        obj = self.objects.get(key)
+        if obj is None:
             return False
-        Path(path).write_bytes(found.body)
+        Path(path).write_bytes(obj.body)
         return True
 
     @atomic
@@ -107,10 +107,10 @@ class MemoryObjectStore(LockedStore):
         self.objects[key] = StoredObject(key, Path(path).read_bytes(), content_type, {})
 
     @atomic
-    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
-        if not over(self.get(blob.key)):
+    def put_if(self, obj: StoredObject, may_replace: Callable[[bytes | None], bool]) -> bool:
+        if not may_replace(self.get(obj.key)):
             return False
-        self.objects[blob.key] = blob
+        self.objects[obj.key] = obj
         return True
 
     @atomic

@@ -1,4 +1,4 @@
-"""A DynamoDB that answers what a test says: DynamoDB Local never conflicts and never throttles."""
+"""A DynamoDB server that sends scripted answers. DynamoDB Local never reports a conflict and never throttles."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Answer:
     body: Mapping[str, Any] | bytes
     status: int = 200
     genuine: bool = True
-    """Whether it carries a request id, as every answer of DynamoDB does."""
+    """True if the answer carries a request id, as every answer of DynamoDB does."""
 
     @classmethod
-    def error(cls, code: str, message: str = "as the test says", status: int = 400, **more: Any) -> Answer:
+    def error(cls, code: str, message: str = "scripted", status: int = 400, **more: Any) -> Answer:
         return cls({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message, **more}, status)
 
     @classmethod
     def cancelled(cls, *reasons: str | Mapping[str, Any]) -> Answer:
-        """A transaction cancelled for these reasons, one for each action; a string is a reason's code."""
-        each = [{"Code": reason} if isinstance(reason, str) else reason for reason in reasons]
-        return cls.error("TransactionCanceledException", "Transaction cancelled", CancellationReasons=each)
+        """Return the answer of a transaction cancelled for these reasons, one for each action. A string is a reason's code."""
+        all_reasons = [{"Code": reason} if isinstance(reason, str) else reason for reason in reasons]
+        return cls.error("TransactionCanceledException", "Transaction cancelled", CancellationReasons=all_reasons)
 
 
 DONE = Answer({})
@@ -44,7 +44,7 @@ class Scripted:
     requests: list[tuple[str, dict[str, Any]]]
     """Operation and parameters, in the order of arrival."""
     pauses: list[float] = field(default_factory=list)
-    """Seconds that the adapter wanted to wait between its repeats."""
+    """Seconds of each pause that the adapter requested between its attempts."""
 
     @property
     def transactions(self) -> list[dict[str, Any]]:
@@ -53,19 +53,22 @@ class Scripted:
 
 @contextmanager
 def scripted(*answers: Answer | None, script: Callable[[dict[str, Any]], Answer | None] | None = None, **config: Any) -> Iterator[Scripted]:
-    """Answers in turn, the last one for ever; or what `script` makes of a request's parameters. None: no answer until the end."""
-    left: Sequence[Answer | None] = answers or (DONE,)
+    """Run a server that sends the answers in turn and repeats the last one.
+
+    With `script`, the answer depends on the request's parameters. None: no answer until the server ends.
+    """
+    script_answers: Sequence[Answer | None] = answers or (DONE,)
     requests: list[tuple[str, dict[str, Any]]] = []
     ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # head and body in one packet: two would wait 40 ms for each other
+        wbufsize = -1  # headers and body in one packet: two packets would cost 40 ms (Nagle and delayed ACK)
 
         def do_POST(self) -> None:
             params = json.loads(self.rfile.read(int(self.headers["content-length"])))
             requests.append((self.headers["X-Amz-Target"].partition(".")[2], params))
-            answer = script(params) if script else left[min(len(requests), len(left)) - 1]
+            answer = script(params) if script else script_answers[min(len(requests), len(script_answers)) - 1]
             if answer is None:
                 ended.wait()
                 self.close_connection = True
@@ -80,7 +83,7 @@ def scripted(*answers: Answer | None, script: Callable[[dict[str, Any]], Answer 
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Silent."""
+            """Write no log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -1,4 +1,4 @@
-"""Events as DynamoDB items, and back."""
+"""Tests of events as DynamoDB items, and back."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def item(document: object) -> Item:
     return recent_event_item(event(document), BATCH_TIME, TTL)
 
 
-def test_the_columns_are_the_attributes_of_an_item() -> None:
+def test_the_item_schema_lists_exactly_the_attributes_of_an_item() -> None:
     assert {name for name, _, _ in ITEM_SCHEMA} == item(CREATED).keys()
 
 
-def test_an_event_becomes_the_item_that_readers_know() -> None:
+def test_an_event_becomes_the_documented_item() -> None:
     assert item(CREATED) == {
         "id": {"S": "event-1"},
         "eventId": {"S": "event-1"},
@@ -68,7 +68,7 @@ def test_an_event_becomes_the_item_that_readers_know() -> None:
     }
 
 
-def test_every_kind_of_json_has_its_attribute_type() -> None:
+def test_every_json_type_has_its_attribute_type() -> None:
     document = b'{"s":"","t":true,"f":false,"n":null,"i":1,"d":1.10,"l":[1,"",[]],"m":{}}'
     assert document_value(document) == {
         "M": {
@@ -86,31 +86,35 @@ def test_every_kind_of_json_has_its_attribute_type() -> None:
 
 @reproducibly
 @given(json_texts)
-def test_what_comes_back_is_equal_by_value(found: str) -> None:
+def test_json_survives_the_round_trip_equal_by_value(json_text: str) -> None:
     try:
-        value = to_attribute_value(parse(found))
+        value = to_attribute_value(parse(json_text))
     except NotRepresentable:
         return
-    assert from_attribute_value(value) == json.loads(found, parse_int=Decimal, parse_float=Decimal) == parse_decimal_json(found.encode())
+    assert (
+        from_attribute_value(value)
+        == json.loads(json_text, parse_int=Decimal, parse_float=Decimal)
+        == parse_decimal_json(json_text.encode())
+    )
 
 
 @reproducibly
 @given(json_texts)
-def test_every_event_has_an_item_that_holds_it_or_points_to_it(extra: str) -> None:
-    found = event(with_extra(extra))
-    data = recent_event_item(found, BATCH_TIME, TTL)["data"]
+def test_every_event_has_an_item_that_holds_it_or_points_to_its_object(extra: str) -> None:
+    valid_event = event(with_extra(extra))
+    data = recent_event_item(valid_event, BATCH_TIME, TTL)["data"]
     if pointer_key(data) is None:
-        assert from_attribute_value(data) == parse_decimal_json(found.data)
+        assert from_attribute_value(data) == parse_decimal_json(valid_event.data)
     else:
-        assert pointer_key(data) == event_key(found.hour, found.id)
+        assert pointer_key(data) == event_key(valid_event.hour, valid_event.id)
 
 
 def nested(levels: int) -> bytes:
-    """An event whose maps and lists nest in so many levels, itself included."""
+    """Return an event whose maps and lists nest this many levels deep, the event included."""
     return with_extra("[" * (levels - 1) + "]" * (levels - 1))
 
 
-UNHOLDABLE = [
+NOT_REPRESENTABLE = [
     nested(32),
     with_extra('{"a":' * 40 + "1" + "}" * 40),
     with_extra("9" * 39),
@@ -124,59 +128,59 @@ UNHOLDABLE = [
 ]
 
 
-@pytest.mark.parametrize("raw", UNHOLDABLE, ids=lambda raw: repr(raw[-60:-30]))
-def test_what_dynamodb_cannot_hold_is_pointed_to(raw: bytes) -> None:
-    found = item(raw)
-    assert found["data"] == {"M": {"pointer": {"S": "events/2024/01/15/10/event-1.json"}}}
-    assert found.keys() == item(CREATED).keys()
-    assert item_size(found) < 1_000
+@pytest.mark.parametrize("raw", NOT_REPRESENTABLE, ids=lambda raw: repr(raw[-60:-30]))
+def test_a_document_that_dynamodb_cannot_hold_becomes_a_pointer(raw: bytes) -> None:
+    pointer_item = item(raw)
+    assert pointer_item["data"] == {"M": {"pointer": {"S": "events/2024/01/15/10/event-1.json"}}}
+    assert pointer_item.keys() == item(CREATED).keys()
+    assert item_size(pointer_item) < 1_000
 
 
 @pytest.mark.parametrize("raw", [nested(31), with_extra("9" * 38), with_extra('{"' + "k" * 65_535 + '":1}')])
-def test_what_it_can_hold_is_held(raw: bytes) -> None:
+def test_a_document_at_the_limits_is_held(raw: bytes) -> None:
     assert pointer_key(item(raw)["data"]) is None
 
 
-def test_an_event_that_looks_like_a_pointer_is_none() -> None:
+def test_an_event_with_a_pointer_field_is_not_a_pointer() -> None:
     assert pointer_key(item(CREATED | {"pointer": "elsewhere"})["data"]) is None
 
 
 @pytest.mark.parametrize("filler", ["x", "é", "😀"])
 def test_an_item_of_exactly_400_kb_is_held_and_one_byte_more_is_not(filler: str) -> None:
-    room = MAX_ITEM_BYTES - item_size(item(CREATED | {"extra": ""}))
+    bytes_left = MAX_ITEM_BYTES - item_size(item(CREATED | {"extra": ""}))
     width = len(filler.encode())
-    full = filler * (room // width) + "x" * (room % width)
+    full = filler * (bytes_left // width) + "x" * (bytes_left % width)
     assert item_size(item(CREATED | {"extra": full})) == MAX_ITEM_BYTES
     assert pointer_key(item(CREATED | {"extra": full + "x"})["data"]) is not None
 
 
-def test_sizes_follow_dynamodbs_formula() -> None:
-    def size(found: str) -> int:
-        return item_size({"": to_attribute_value(parse(found))})
+def test_sizes_follow_the_formula_of_dynamodb() -> None:
+    def size(json_text: str) -> int:
+        return item_size({"": to_attribute_value(parse(json_text))})
 
-    assert [size(found) for found in ('""', '"abc"', '"é"', "null", "true", "0", "12", "-1.5")] == [0, 3, 2, 1, 1, 1, 2, 4]
-    assert [size(found) for found in ("[]", "{}", "[null]", "[[]]", '{"key":"v"}', '{"é":[]}')] == [3, 3, 5, 7, 8, 9]
+    assert [size(json_text) for json_text in ('""', '"abc"', '"é"', "null", "true", "0", "12", "-1.5")] == [0, 3, 2, 1, 1, 1, 2, 4]
+    assert [size(json_text) for json_text in ("[]", "{}", "[null]", "[[]]", '{"key":"v"}', '{"é":[]}')] == [3, 3, 5, 7, 8, 9]
 
 
 @reproducibly
 @given(json_texts)
-def test_no_json_takes_more_than_twice_its_text(found: str) -> None:
+def test_an_attribute_value_takes_at_most_twice_its_json_text(json_text: str) -> None:
     try:
-        value = to_attribute_value(parse(found))
+        value = to_attribute_value(parse(json_text))
     except NotRepresentable:
         return
-    assert item_size({"": value}) <= 2 * len(found.encode()) + 1
+    assert item_size({"": value}) <= 2 * len(json_text.encode()) + 1
 
 
 @pytest.mark.parametrize(
     "densest",
     ["[" * 30 + "]" * 30, "[" + "1," * 999 + "1]", "[" + "[]," * 999 + "[]]", "[" + "[1]," * 999 + "[1]]", "[" + "-1.1," * 999 + "0]"],
 )
-def test_nor_does_the_densest(densest: str) -> None:
+def test_the_densest_json_also_takes_at_most_twice_its_text(densest: str) -> None:
     assert item_size({"": to_attribute_value(parse(densest))}) <= 2 * len(densest)
 
 
-def test_a_legacy_event_is_held_in_current_form() -> None:
+def test_a_legacy_event_is_stored_in_current_form() -> None:
     legacy: dict[str, Any] = {
         "version": "1",
         "type": "LowStockWarning",
@@ -191,11 +195,11 @@ def test_a_legacy_event_is_held_in_current_form() -> None:
     assert data["id"] == event(legacy).id
 
 
-def test_readers_get_numbers_that_decimal_cannot_hold_as_text() -> None:
+def test_a_number_beyond_decimal_is_read_as_text() -> None:
     assert parse_decimal_json(b"[1.10, 1e9999999999999999999999]") == [Decimal("1.1"), Number("1e9999999999999999999999")]
 
 
-def test_a_type_that_json_does_not_have_is_refused() -> None:
+def test_an_attribute_type_without_json_equivalent_raises() -> None:
     with pytest.raises(ValueError, match="SS"):
         from_attribute_value({"SS": ["a"]})
 

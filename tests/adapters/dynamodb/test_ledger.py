@@ -1,4 +1,4 @@
-"""The ledger over DynamoDB where answers get lost, transactions conflict, and items are damaged."""
+"""Tests of the ledger over DynamoDB with lost answers, conflicting transactions and damaged items."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TABLES = LedgerTables("ledger", "aggregates")
 LOST = Answer.cancelled({"Code": "ConditionalCheckFailed"}, "None")
 
 
-class LosesAnswers:
-    """A client whose transactions take effect while `losing`, and whose answers then do not arrive."""
+class AnswerLosingClient:
+    """A client whose transactions take effect. While `losing` is true, their answers do not arrive."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -45,10 +45,10 @@ class LosesAnswers:
 
 
 @contextmanager
-def losing_ledger() -> Iterator[tuple[DynamoLedger, LosesAnswers]]:
+def losing_ledger() -> Iterator[tuple[DynamoLedger, AnswerLosingClient]]:
     with mock_aws():
         config = DynamoConfig(region="us-east-1", attempts=1)
-        client = LosesAnswers(connect_dynamodb(config))
+        client = AnswerLosingClient(connect_dynamodb(config))
         dynamo = DynamoClient(config, connect=lambda _: client)
         create_tables(dynamo, expected_tables("recent", TABLES))
         yield DynamoLedger(dynamo, TABLES), client
@@ -56,9 +56,9 @@ def losing_ledger() -> Iterator[tuple[DynamoLedger, LosesAnswers]]:
 
 
 @pytest.fixture
-def losing() -> Iterator[tuple[DynamoLedger, LosesAnswers]]:
-    with losing_ledger() as found:
-        yield found
+def losing() -> Iterator[tuple[DynamoLedger, AnswerLosingClient]]:
+    with losing_ledger() as ledger_and_client:
+        yield ledger_and_client
 
 
 @pytest.fixture
@@ -67,59 +67,59 @@ def dynamo() -> Iterator[DynamoClient]:
         yield ledger._dynamo
 
 
-def test_a_take_whose_answer_was_lost_is_recognised_by_the_run_that_repeats_it(losing: tuple[DynamoLedger, LosesAnswers]) -> None:
+def test_a_run_that_retries_a_begin_after_a_lost_answer_succeeds(losing: tuple[DynamoLedger, AnswerLosingClient]) -> None:
     ledger, client = losing
-    taken = batch(Range(ONE, 0, 10), Range(TWO, 0, 5))
+    begun = batch(Range(ONE, 0, 10), Range(TWO, 0, 5))
     client.losing = True
     with pytest.raises(Unavailable, match="ReadTimeoutError"):
-        ledger.begin_batch(taken)
+        ledger.begin_batch(begun)
     client.losing = False
-    assert ledger.begin_batch(taken)
-    assert not ledger.begin_batch(replace(taken, run_id="another"))
+    assert ledger.begin_batch(begun)
+    assert not ledger.begin_batch(replace(begun, run_id="another"))
 
 
-def test_a_close_whose_answer_was_lost_is_refused_with_its_record_there(losing: tuple[DynamoLedger, LosesAnswers]) -> None:
+def test_a_retried_close_after_a_lost_answer_is_refused_and_the_record_exists(losing: tuple[DynamoLedger, AnswerLosingClient]) -> None:
     ledger, client = losing
-    taken = batch(Range(ONE, 0, 10))
-    ledger.begin_batch(taken)
+    begun = batch(Range(ONE, 0, 10))
+    ledger.begin_batch(begun)
     client.losing = True
     with pytest.raises(Unavailable):
-        ledger.close_batch(all_stored(taken))
+        ledger.close_batch(all_stored(begun))
     client.losing = False
-    assert not ledger.close_batch(all_stored(taken))
-    assert ledger.batch_record(taken.id) == all_stored(taken)
+    assert not ledger.close_batch(all_stored(begun))
+    assert ledger.batch_record(begun.id) == all_stored(begun)
     assert ledger.counters()["events"] == 10
 
 
-def test_a_mark_and_an_opening_whose_answers_were_lost_are_done_when_repeated(losing: tuple[DynamoLedger, LosesAnswers]) -> None:
+def test_staging_and_topic_entries_can_be_retried_after_a_lost_answer(losing: tuple[DynamoLedger, AnswerLosingClient]) -> None:
     ledger, client = losing
-    taken, topic = batch(Range(ONE, 0, 10)), TopicState("ProductDeleted", 0, "id", {1: 0})
-    ledger.begin_batch(taken)
+    begun, topic = batch(Range(ONE, 0, 10)), TopicState("ProductDeleted", 0, "id", {1: 0})
+    ledger.begin_batch(begun)
     client.losing = True
-    for change in (lambda: ledger.mark_staged(taken.id, "aa"), lambda: ledger.open_topic(topic)):
+    for change in (lambda: ledger.mark_staged(begun.id, "aa"), lambda: ledger.open_topic(topic)):
         with pytest.raises(Unavailable):
             change()
     client.losing = False
-    assert ledger.mark_staged(taken.id, "aa")
+    assert ledger.mark_staged(begun.id, "aa")
     assert ledger.open_topic(topic) == topic
 
 
 @pytest.mark.parametrize("reason", ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"])
-def test_only_a_condition_that_does_not_hold_means_lost(reason: str) -> None:
-    taken = batch(Range(ONE, 0, 10))
+def test_conflicts_and_throttling_are_retried_with_the_same_token(reason: str) -> None:
+    begun = batch(Range(ONE, 0, 10))
     with scripted(Answer.cancelled(reason, "None"), DONE) as server:
-        assert DynamoLedger(server.dynamo, TABLES).begin_batch(taken)
+        assert DynamoLedger(server.dynamo, TABLES).begin_batch(begun)
     assert server.transactions[0] == server.transactions[1]
 
 
-def test_a_take_that_is_lost_beside_a_conflict_is_lost() -> None:
+def test_a_failed_condition_beside_a_conflict_refuses_the_begin() -> None:
     answers = Answer.cancelled("TransactionConflict", {"Code": "ConditionalCheckFailed"}), Answer({})
     with scripted(*answers) as server:
         assert not DynamoLedger(server.dynamo, TABLES).begin_batch(batch(Range(ONE, 0, 10)))
     assert len(server.transactions) == 1
 
 
-def test_endless_conflicts_leave_a_close_open_and_repeatable() -> None:
+def test_endless_conflicts_raise_a_retryable_error_from_close() -> None:
     with scripted(Answer.cancelled("TransactionConflict"), conflict_attempts=3) as server, pytest.raises(Unavailable) as raised:
         DynamoLedger(server.dynamo, TABLES).close_batch(all_stored(batch(Range(ONE, 0, 10))))
     assert raised.value.retryable
@@ -130,43 +130,43 @@ def test_a_record_is_redriven_once(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
     close(ledger, batch(Range(ONE, 0, 10)), tallies=(OutcomeCounts(stored=8, dead_letters=2),), reasons={"schema": 2})
     first, second = redrive(0, Source(ONE, 3), minute=1), redrive(1, Source(ONE, 3), Source(ONE, 4), minute=2)
-    for each in (first, second):
-        assert ledger.redriven_by([Source(ONE, 3)]) == ({} if each is first else {Source(ONE, 3): first.id})
-        assert ledger.begin_batch(each)
-        if each is first:
-            assert ledger.close_batch(redriven_record(each))
+    for redrive_batch in (first, second):
+        assert ledger.redriven_by([Source(ONE, 3)]) == ({} if redrive_batch is first else {Source(ONE, 3): first.id})
+        assert ledger.begin_batch(redrive_batch)
+        if redrive_batch is first:
+            assert ledger.close_batch(redriven_record(redrive_batch))
     before = ledger.snapshot(), ledger.counters()
     with pytest.raises(InconsistentState, match=f"redrive batch {second.id} is pending and cannot be closed"):
         ledger.close_batch(redriven_record(second))
     assert (ledger.snapshot(), ledger.counters()) == before
 
 
-def test_a_head_that_is_not_where_its_batch_left_it_is_not_moved(dynamo: DynamoClient) -> None:
-    ledger, taken = DynamoLedger(dynamo, TABLES), batch(Range(ONE, 0, 10))
-    ledger.begin_batch(taken)
-    elsewhere = keys.checkpoint_key(ONE) | {"first": {"N": "0"}, "next": {"N": "500"}, "batch": {"S": "another"}}
-    dynamo.put(TABLES.ledger, elsewhere)
-    with pytest.raises(InconsistentState, match=f"{taken.id} is pending and cannot be closed"):
-        ledger.close_batch(all_stored(taken))
-    assert dynamo.get(TABLES.ledger, keys.checkpoint_key(ONE)) == elsewhere
+def test_a_checkpoint_of_another_batch_is_not_moved(dynamo: DynamoClient) -> None:
+    ledger, begun = DynamoLedger(dynamo, TABLES), batch(Range(ONE, 0, 10))
+    ledger.begin_batch(begun)
+    foreign_checkpoint = keys.checkpoint_key(ONE) | {"first": {"N": "0"}, "next": {"N": "500"}, "batch": {"S": "another"}}
+    dynamo.put(TABLES.ledger, foreign_checkpoint)
+    with pytest.raises(InconsistentState, match=f"{begun.id} is pending and cannot be closed"):
+        ledger.close_batch(all_stored(begun))
+    assert dynamo.get(TABLES.ledger, keys.checkpoint_key(ONE)) == foreign_checkpoint
     assert ledger.counters() == {}
 
 
-def test_a_batch_too_large_for_one_transaction_is_refused_before_anything_is_sent() -> None:
-    taken = batch(*(Range(replace(ONE, partition=number), 0, 1) for number in range(100)))
+def test_a_batch_too_large_for_one_transaction_sends_no_request() -> None:
+    begun = batch(*(Range(replace(ONE, partition=number), 0, 1) for number in range(100)))
     with scripted() as server, pytest.raises(AnalyticsError, match="takes 101 actions, expected at most 100"):
-        DynamoLedger(server.dynamo, TABLES).begin_batch(taken)
+        DynamoLedger(server.dynamo, TABLES).begin_batch(begun)
     assert not server.requests
 
 
-def test_a_damaged_item_is_named(dynamo: DynamoClient) -> None:
+def test_a_damaged_item_is_named_in_the_snapshot(dynamo: DynamoClient) -> None:
     dynamo.put(TABLES.ledger, keys.checkpoint_key(ONE) | {"first": {"N": "0"}})
-    found = DynamoLedger(dynamo, TABLES).snapshot()
-    assert (ONE in found.checkpoints, list(found.unreadable)) == (False, ["ProductDeleted/1"])
-    assert "pk=progress sk=checkpoint#ProductDeleted/1 cannot be read (KeyError: 'next')" in found.unreadable["ProductDeleted/1"]
+    snapshot = DynamoLedger(dynamo, TABLES).snapshot()
+    assert (ONE in snapshot.checkpoints, list(snapshot.unreadable)) == (False, ["ProductDeleted/1"])
+    assert "pk=progress sk=checkpoint#ProductDeleted/1 cannot be read (KeyError: 'next')" in snapshot.unreadable["ProductDeleted/1"]
 
 
-def test_items_of_a_newer_version_do_not_disturb_the_snapshot(dynamo: DynamoClient) -> None:
+def test_items_of_a_newer_version_do_not_change_the_snapshot(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
     close(ledger, batch(Range(ONE, 0, 10)))
     before = ledger.snapshot()
@@ -179,7 +179,7 @@ def test_items_of_a_newer_version_do_not_disturb_the_snapshot(dynamo: DynamoClie
     assert ledger.snapshot() == replace(before, leases={"run": Lease("run", 0, TIME)})
 
 
-def test_a_lease_expires_by_itself_a_day_after_its_last_renewal(dynamo: DynamoClient) -> None:
+def test_a_lease_expires_a_day_after_its_last_renewal(dynamo: DynamoClient) -> None:
     DynamoLedger(dynamo, TABLES).renew_lease(Lease("run", 0, TIME))
     item = dynamo.get(TABLES.ledger, keys.lease_key("run"))
     assert item is not None
@@ -191,17 +191,17 @@ def test_nothing_else_in_the_ledger_expires(dynamo: DynamoClient) -> None:
     close(ledger, batch(Range(ONE, 0, 10)))
     ledger.begin_batch(batch(Range(ONE, 10, 20), minute=1))
     ledger.open_topic(TopicState("ProductDeleted", 0, "id", {1: 0}))
-    found = dynamo.call("scan", [TABLES.ledger], TableName=TABLES.ledger)["Items"]
-    assert len(found) == 6
-    assert not any("expires" in item for item in found)
+    stored_items = dynamo.call("scan", [TABLES.ledger], TableName=TABLES.ledger)["Items"]
+    assert len(stored_items) == 6
+    assert not any("expires" in item for item in stored_items)
 
 
-def test_a_day_that_is_none_is_refused_at_once(dynamo: DynamoClient) -> None:
+def test_an_invalid_day_raises_at_once(dynamo: DynamoClient) -> None:
     with pytest.raises(ValueError, match="15-01-2024"):
         DynamoLedger(dynamo, TABLES).batches_of_day("15-01-2024")
 
 
-def test_more_batches_than_a_page_holds_are_all_found(dynamo: DynamoClient) -> None:
+def test_batches_beyond_one_query_page_are_all_found(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
     heavy = {f"step-{number:05d}-{'x' * 80}": number for number in range(3_000)}
     records = [close(ledger, batch(Range(ONE, number, number + 1), minute=number), steps_ms=heavy) for number in range(5)]

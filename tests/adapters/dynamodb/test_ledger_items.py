@@ -1,4 +1,4 @@
-"""Every value of the ledger survives its item, and no item outgrows DynamoDB."""
+"""Every value of the ledger survives its item, and no item exceeds DynamoDB's limits."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import reproducibly
 
-FARTHEST = 2**63 - 1
+MAX_OFFSET = 2**63 - 1
 ONE, TWO = (TopicPartition("ProductDeleted", 0, number) for number in (1, 2))
 
-offsets = st.integers(0, 1_000) | st.integers(0, FARTHEST)
+offsets = st.integers(0, 1_000) | st.integers(0, MAX_OFFSET)
 counts = st.integers(0, 5) | st.integers(0, 2**53)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001 - hypothesis adds the zone
@@ -49,14 +49,16 @@ times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.ju
 topics = st.from_regex(r"~?[A-Za-z0-9._-]{1,20}", fullmatch=True)
 topic_partitions = st.builds(TopicPartition, topics, st.integers(0, 3), st.integers(0, 100))
 sources = st.builds(Source, topic_partitions, offsets)
-ranges = st.builds(lambda where, ends: Range(where, min(ends), max(ends)), topic_partitions, st.tuples(offsets, offsets))
+ranges = st.builds(
+    lambda topic_partition, ends: Range(topic_partition, min(ends), max(ends)), topic_partitions, st.tuples(offsets, offsets)
+)
 gaps = st.builds(Gap, ranges, st.sampled_from(GapReason))
 tallies = st.builds(OutcomeCounts, *(counts for _ in OUTCOMES))
 many_sources = st.lists(sources, max_size=6).map(tuple)
 many_names = st.lists(names, max_size=4).map(tuple)
 by_type = st.dictionaries(names, counts, max_size=3)
 batches = st.builds(
-    lambda time, its_ranges, **fields: Batch(batch_id(time, its_ranges), time=time, ranges=its_ranges, **fields),
+    lambda time, batch_ranges, **fields: Batch(batch_id(time, batch_ranges), time=time, ranges=batch_ranges, **fields),
     times,
     st.lists(ranges, min_size=1, max_size=4).map(tuple),
     kind=st.sampled_from(BatchKind),
@@ -94,23 +96,23 @@ RECORD: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def test_every_field_of_a_record_is_tried_here() -> None:
+def test_the_strategies_cover_every_field_of_a_batch_record() -> None:
     assert RECORD.keys() == {field.name for field in fields(BatchRecord)}
 
 
 @reproducibly
 @given(st.builds(BatchRecord, **RECORD))
-def test_a_record_comes_back_equal(record: BatchRecord) -> None:
+def test_a_batch_record_survives_its_item(record: BatchRecord) -> None:
     assert items.decode_items(items.parse_batch_record, items.batch_record_item(record)) == record
 
 
 @reproducibly
 @given(batches)
-def test_a_pending_batch_comes_back_equal(batch: Batch) -> None:
+def test_a_pending_batch_survives_its_item(batch: Batch) -> None:
     assert items.decode_items(items.parse_pending_batch, items.pending_item(batch)) == batch
 
 
-def test_an_entry_of_a_version_that_kept_no_rules_is_read_as_one_without_them() -> None:
+def test_a_pending_entry_without_rules_is_read_with_none() -> None:
     batch = Batch(
         "batch",
         BatchKind.INGEST,
@@ -127,7 +129,7 @@ def test_an_entry_of_a_version_that_kept_no_rules_is_read_as_one_without_them() 
 
 @reproducibly
 @given(st.builds(ClosedRange, ranges, names, tallies))
-def test_a_range_comes_back_equal(record: ClosedRange) -> None:
+def test_a_closed_range_survives_its_item(record: ClosedRange) -> None:
     assert items.decode_items(items.parse_closed_range, items.range_item(record)) == record
 
 
@@ -136,25 +138,25 @@ def test_a_range_comes_back_equal(record: ClosedRange) -> None:
     st.builds(TopicState, topics, st.integers(0, 9), st.none() | names, st.dictionaries(st.integers(0, 99), offsets, max_size=5)),
     st.builds(Lease, names, st.integers(0, 600), times),
 )
-def test_topics_and_leases_come_back_equal(topic: TopicState, lease: Lease) -> None:
-    found = items.parse_snapshot([items.topic_item(topic), items.lease_item(lease)])
-    assert found == LedgerSnapshot({topic.topic: topic}, {}, {}, {lease.run_id: lease})
+def test_topics_and_leases_survive_their_items(topic: TopicState, lease: Lease) -> None:
+    snapshot = items.parse_snapshot([items.topic_item(topic), items.lease_item(lease)])
+    assert snapshot == LedgerSnapshot({topic.topic: topic}, {}, {}, {lease.run_id: lease})
 
 
 @reproducibly
 @given(st.lists(ranges, max_size=20), st.lists(gaps, max_size=20))
-def test_packed_lists_come_back_equal_and_in_their_order(some_ranges: list[Range], some_gaps: list[Gap]) -> None:
-    assert decompress_ranges(compress_ranges(some_ranges)) == tuple(some_ranges)
-    assert decompress_gaps(compress_gaps(some_gaps)) == tuple(some_gaps)
+def test_packed_lists_come_back_equal_and_in_order(packed_ranges: list[Range], packed_gaps: list[Gap]) -> None:
+    assert decompress_ranges(compress_ranges(packed_ranges)) == tuple(packed_ranges)
+    assert decompress_gaps(compress_gaps(packed_gaps)) == tuple(packed_gaps)
 
 
 @reproducibly
 @given(st.lists(offsets, min_size=2, unique=True))
 def test_padded_offsets_sort_as_numbers(numbers: list[int]) -> None:
-    assert sorted(map(keys.padded, numbers)) == [keys.padded(each) for each in sorted(numbers)]
+    assert sorted(map(keys.padded, numbers)) == [keys.padded(number) for number in sorted(numbers)]
 
 
-def test_a_head_is_read_with_all_its_outcomes() -> None:
+def test_a_checkpoint_is_read_with_all_its_outcomes() -> None:
     item = keys.checkpoint_key(ONE) | {
         "first": {"N": "1"},
         "next": {"N": "9"},
@@ -165,34 +167,37 @@ def test_a_head_is_read_with_all_its_outcomes() -> None:
     assert items.parse_snapshot([item]) == LedgerSnapshot(checkpoints={ONE: Checkpoint(ONE, 1, 9, "b", OutcomeCounts(stored=7, gaps=1))})
 
 
-def a_record(**more: Any) -> BatchRecord:
-    its_ranges = (Range(ONE, 0, 2**40),)
+def make_record(**more: Any) -> BatchRecord:
+    batch_ranges = (Range(ONE, 0, 2**40),)
     time = datetime(2024, 1, 15, 12, tzinfo=UTC)
-    batch = Batch(batch_id(time, its_ranges), BatchKind.INGEST, 0, time, its_ranges, "run")
+    batch = Batch(batch_id(time, batch_ranges), BatchKind.INGEST, 0, time, batch_ranges, "run")
     return BatchRecord(batch, time + timedelta(seconds=1), (OutcomeCounts(),), {}, {}, {}, **more)
 
 
-def test_what_is_empty_takes_no_room() -> None:
-    assert items.batch_record_item(a_record()).keys() == {
+def test_empty_fields_are_left_out_of_the_item() -> None:
+    assert items.batch_record_item(make_record()).keys() == {
         *("pk", "sk", "kind", "lane", "time", "run", "ranges", "closed_at", "tallies"),
         *("write_event_json", "duration_ms", "bytes", "record_to_close_ms"),
     }
 
 
-def test_the_worst_batch_that_settings_allow_fits_its_item() -> None:
-    chance = random.Random(1)
-    spread = sorted(chance.sample(range(2**40), 28_000))
-    record = a_record(
-        gaps=tuple(Gap(Range(ONE, each, each + chance.randrange(1, 1_000)), chance.choice(list(GapReason))) for each in spread[:4_000]),
-        unaccounted=tuple(Range(ONE, each, each + chance.randrange(1, 1_000)) for each in spread[4_000:8_000]),
-        tombstones=tuple(Source(ONE, each) for each in spread[8_000:]),
+def test_the_largest_batch_that_settings_allow_fits_its_item() -> None:
+    random_source = random.Random(1)
+    offsets_in_order = sorted(random_source.sample(range(2**40), 28_000))
+    record = make_record(
+        gaps=tuple(
+            Gap(Range(ONE, offset, offset + random_source.randrange(1, 1_000)), random_source.choice(list(GapReason)))
+            for offset in offsets_in_order[:4_000]
+        ),
+        unaccounted=tuple(Range(ONE, offset, offset + random_source.randrange(1, 1_000)) for offset in offsets_in_order[4_000:8_000]),
+        tombstones=tuple(Source(ONE, offset) for offset in offsets_in_order[8_000:]),
     )
     packed = [len(value["B"]) for value in items.batch_record_item(record).values() if "B" in value]
     assert sum(packed) < 200 * 1024
     assert close_batch_actions(record, LedgerTables("ledger", "aggregates"))
 
 
-def test_the_gaps_of_transactions_take_few_bytes() -> None:
+def test_gaps_of_transaction_markers_take_few_bytes() -> None:
     markers = [Gap(Range(ONE, 1_000_000 + 11 * number, 1_000_001 + 11 * number), GapReason.CONTROL) for number in range(4_000)]
     packed = compress_gaps(markers)
     assert packed is not None
@@ -200,17 +205,17 @@ def test_the_gaps_of_transactions_take_few_bytes() -> None:
 
 
 DAMAGE: dict[str, Item] = {
-    "an attribute is gone": {"closed_at": {"S": "2024-01-15T12:00:01.000Z"}},
+    "an attribute is missing": {"closed_at": {"S": "2024-01-15T12:00:01.000Z"}},
     "a number is a text": {"lane": {"S": "x"}, "ranges": {"S": "x"}},
-    "a list is no longer packed": {"gaps": {"B": b"\x00"}},
+    "a list is not packed": {"gaps": {"B": b"\x00"}},
     "an unknown kind": {"kind": {"S": "sideways"}},
-    "no time": {"time": {"S": "yesterday"}},
+    "an invalid time": {"time": {"S": "yesterday"}},
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_record_is_a_contradiction_that_names_it(damage: Item) -> None:
-    record = a_record()
+def test_a_damaged_record_raises_inconsistent_state_that_names_it(damage: Item) -> None:
+    record = make_record()
     item = items.batch_record_item(record) | damage
     if damage.keys() == {"closed_at"}:
         del item["closed_at"]
@@ -221,28 +226,28 @@ def test_a_damaged_record_is_a_contradiction_that_names_it(damage: Item) -> None
 ITEMS = (
     items.topic_item(TopicState("Sound", 0, None, {})),
     items.lease_item(Lease("run", 0, datetime(2024, 1, 15, tzinfo=UTC))),
-    keys.checkpoint_key(ONE) | {"first": {"N": "0"}, "next": {"N": "9"}, "batch": {"S": "gone"}},
+    keys.checkpoint_key(ONE) | {"first": {"N": "0"}, "next": {"N": "9"}, "batch": {"S": "lost-batch"}},
     keys.checkpoint_key(TWO) | {"first": {"N": "0"}, "next": {"N": "9"}},
 )
 
 
 @pytest.mark.parametrize(
-    ("damaged", "name", "waiting"),
+    ("damaged", "name", "stopped"),
     [
         (keys.topic_state_key(ONE.topic), ONE.topic, {ONE, TWO}),
         (keys.checkpoint_key(ONE), str(ONE), {ONE}),
-        (keys.pending_key("gone"), "gone", {ONE}),
+        (keys.pending_key("lost-batch"), "lost-batch", {ONE}),
         (keys.lease_key("run"), None, set()),
     ],
-    ids=["topic", "head", "pending", "lease"],
+    ids=["topic", "checkpoint", "pending", "lease"],
 )
-def test_an_item_that_cannot_be_read_holds_back_what_it_is_of_and_nothing_else(
-    damaged: Item, name: str | None, waiting: set[TopicPartition]
-) -> None:
-    found = items.parse_snapshot([*(item for item in ITEMS if item["sk"] != damaged["sk"]), damaged])
-    assert set(found.unreadable) == ({name} if name else set())
-    assert all(f"sk={damaged['sk']['S']} cannot be read" in why for why in found.unreadable.values())
-    assert {each for each in (ONE, TWO, TopicPartition("Sound", 0, 0)) if found.unreadable_reason(each)} == waiting
+def test_an_unreadable_item_stops_only_its_own_partitions(damaged: Item, name: str | None, stopped: set[TopicPartition]) -> None:
+    snapshot = items.parse_snapshot([*(item for item in ITEMS if item["sk"] != damaged["sk"]), damaged])
+    assert set(snapshot.unreadable) == ({name} if name else set())
+    assert all(f"sk={damaged['sk']['S']} cannot be read" in reason for reason in snapshot.unreadable.values())
+    assert {
+        topic_partition for topic_partition in (ONE, TWO, TopicPartition("Sound", 0, 0)) if snapshot.unreadable_reason(topic_partition)
+    } == stopped
     if name:
         with pytest.raises(InconsistentState, match="cannot be read"):
-            found.require_readable()
+            snapshot.require_readable()

@@ -1,4 +1,4 @@
-"""What takes and closes change, and that it fits DynamoDB's transactions."""
+"""Tests of what begin and close change, and that it fits DynamoDB's transactions."""
 
 from __future__ import annotations
 
@@ -31,22 +31,30 @@ def partition(number: int) -> TopicPartition:
 
 
 def batch(ranges: Iterable[Range], kind: BatchKind = BatchKind.INGEST, **fields: Any) -> Batch:
-    found = tuple(ranges)
-    return Batch(batch_id(TIME, found), kind, 0, TIME, found, "run", **fields)
+    batch_ranges = tuple(ranges)
+    return Batch(batch_id(TIME, batch_ranges), kind, 0, TIME, batch_ranges, "run", **fields)
 
 
 def ingest_record(ranges: int, hours: int, **fields: Any) -> BatchRecord:
-    taken = batch(Range(partition(number), 0, hours) for number in range(ranges))
-    found = {f"2024-01-{1 + number // 24:02d}T{number % 24:02d}": {"ProductDeleted": ranges} for number in range(hours)}
-    return BatchRecord(taken, TIME, (OutcomeCounts(stored=hours),) * ranges, {"ProductDeleted": ranges * hours}, found, {}, **fields)
+    begun = batch(Range(partition(number), 0, hours) for number in range(ranges))
+    hourly_types = {f"2024-01-{1 + number // 24:02d}T{number % 24:02d}": {"ProductDeleted": ranges} for number in range(hours)}
+    return BatchRecord(begun, TIME, (OutcomeCounts(stored=hours),) * ranges, {"ProductDeleted": ranges * hours}, hourly_types, {}, **fields)
 
 
 def redrive_record(sources: Iterable[Source], hours: int = 1) -> BatchRecord:
-    found = tuple(sources)
-    taken = batch([Range(REDRIVE_CHECKPOINT, 0, 1)], BatchKind.REDRIVE, redriven_sources=found)
+    redriven_sources = tuple(sources)
+    begun = batch([Range(REDRIVE_CHECKPOINT, 0, 1)], BatchKind.REDRIVE, redriven_sources=redriven_sources)
     by_hour = {f"2024-01-15T{number:02d}": {"ProductDeleted": 1} for number in range(hours)}
-    redriven = tuple(RedrivenRecord(each, "schema", "stored") for each in found)
-    return BatchRecord(taken, TIME, (OutcomeCounts(stored=len(found)),), {"ProductDeleted": len(found)}, by_hour, {}, redriven=redriven)
+    redriven = tuple(RedrivenRecord(source, "schema", "stored") for source in redriven_sources)
+    return BatchRecord(
+        begun,
+        TIME,
+        (OutcomeCounts(stored=len(redriven_sources)),),
+        {"ProductDeleted": len(redriven_sources)},
+        by_hour,
+        {},
+        redriven=redriven,
+    )
 
 
 def key_of(action: Action) -> tuple[str, str, str]:
@@ -55,18 +63,18 @@ def key_of(action: Action) -> tuple[str, str, str]:
     return params["TableName"], key["pk"]["S"], key["sk"]["S"]
 
 
-def test_a_batch_as_wide_as_limits_allow_fits_one_transaction() -> None:
+def test_a_batch_at_the_limits_fits_one_transaction() -> None:
     record = ingest_record(MAX_RANGES_PER_BATCH, MAX_HOURS_PER_BATCH)
     assert len(close_batch_actions(record, TABLES)) <= MAX_TRANSACT_ACTIONS
     assert len(begin_batch_actions(record.batch, TABLES)) == MAX_RANGES_PER_BATCH + 1
 
 
 @pytest.mark.parametrize(("ranges", "hours"), [(1, 47), (47, 1)])
-def test_ranges_and_hours_may_be_traded(ranges: int, hours: int) -> None:
+def test_a_batch_may_have_more_hours_if_it_has_fewer_ranges(ranges: int, hours: int) -> None:
     assert len(close_batch_actions(ingest_record(ranges, hours), TABLES)) <= MAX_TRANSACT_ACTIONS
 
 
-def test_no_two_actions_of_a_transaction_touch_one_item() -> None:
+def test_no_two_actions_of_a_transaction_write_the_same_item() -> None:
     for record in (ingest_record(24, 24), redrive_record([Source(partition(number % 3), number) for number in range(30)], 12)):
         for actions in (begin_batch_actions(record.batch, TABLES), close_batch_actions(record, TABLES)):
             touched = list(map(key_of, actions))
@@ -74,11 +82,11 @@ def test_no_two_actions_of_a_transaction_touch_one_item() -> None:
 
 
 def conditions(actions: list[Action]) -> list[tuple[str, str | None]]:
-    found = [(operation, params, key_of(action)[1]) for action in actions for operation, params in action.items()]
-    return [(f"{operation} {pk.partition('#')[0]}", params.get("ConditionExpression")) for operation, params, pk in found]
+    operations = [(operation, params, key_of(action)[1]) for action in actions for operation, params in action.items()]
+    return [(f"{operation} {pk.partition('#')[0]}", params.get("ConditionExpression")) for operation, params, pk in operations]
 
 
-def test_whatever_must_not_happen_twice_has_a_condition_of_its_own() -> None:
+def test_every_action_that_must_happen_once_has_a_condition() -> None:
     record = redrive_record([Source(partition(0), 7)])
     assert conditions(begin_batch_actions(record.batch, TABLES)) == [
         ("Update progress", "attribute_not_exists(pk) OR (#next = :start AND attribute_not_exists(#batch))"),
@@ -97,12 +105,12 @@ def test_whatever_must_not_happen_twice_has_a_condition_of_its_own() -> None:
     ]
 
 
-def test_counters_of_lanes_lie_in_items_of_their_own() -> None:
+def test_each_lane_has_its_own_counter_items() -> None:
     touched = [key_of(action)[1:] for action in close_batch_actions(ingest_record(1, 1), TABLES) if key_of(action)[0] == "aggregates"]
     assert touched == [("totals", "lane#0"), ("hours", "2024-01-01T00#0")]
 
 
-def test_twenty_redriven_records_fit_wherever_they_come_from() -> None:
+def test_twenty_redriven_records_of_distinct_partitions_fit() -> None:
     sources = [Source(partition(number), number) for number in range(20)]
     assert len(close_batch_actions(redrive_record(sources, 20), TABLES)) <= MAX_TRANSACT_ACTIONS
 
@@ -116,12 +124,12 @@ def test_twenty_redriven_records_fit_wherever_they_come_from() -> None:
         redrive_record([Source(partition(number % 3), number) for number in range(9)], 2),
     ],
 )
-def test_how_many_actions_a_close_takes_is_known_before_anything_is_stored(record: BatchRecord) -> None:
+def test_the_number_of_close_actions_is_known_before_the_close(record: BatchRecord) -> None:
     assert max_close_actions(record.batch, len(record.hours)) == len(close_batch_actions(record, TABLES))
 
 
 @pytest.mark.parametrize(
-    ("record", "what"),
+    ("record", "message"),
     [
         (ingest_record(30, 24), "111 actions, expected at most 100"),
         (redrive_record(Source(partition(0), number) for number in range(95)), "103 actions, expected at most 100"),
@@ -129,8 +137,8 @@ def test_how_many_actions_a_close_takes_is_known_before_anything_is_stored(recor
     ],
     ids=["too many ranges", "too many redriven", "too large an item"],
 )
-def test_what_does_not_fit_is_refused_with_what_to_do(record: BatchRecord, what: str) -> None:
-    with pytest.raises(AnalyticsError, match=what) as raised:
+def test_a_close_that_does_not_fit_raises_with_a_remedy(record: BatchRecord, message: str) -> None:
+    with pytest.raises(AnalyticsError, match=message) as raised:
         close_batch_actions(record, TABLES)
     assert not raised.value.retryable
     assert record.batch.id in str(raised.value)

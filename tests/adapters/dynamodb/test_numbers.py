@@ -1,4 +1,4 @@
-"""DynamoDB's numbers."""
+"""Tests of DynamoDB's numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.core.events.made_events import numbers, reproducibly
         *("1E-130", "10E-131", "-1.5E-130", "1" * 38 + "." + "0" * 10, "0." + "0" * 50 + "1"),
     ],
 )
-def test_what_dynamodb_holds_is_sent_equal_by_value_and_never_long(text: str) -> None:
+def test_a_number_that_dynamodb_holds_is_sent_equal_by_value_and_short(text: str) -> None:
     sent = number_text(text)
     assert sent is not None
     assert same_number(sent, text)
@@ -29,15 +29,15 @@ def test_what_dynamodb_holds_is_sent_equal_by_value_and_never_long(text: str) ->
 @pytest.mark.parametrize(
     "text", ["9" * 39, "-" + "1" * 100_000, "0." + "1" * 39, "1E126", "1" + "0" * 126, "1E-131", "9.9E-131", "1e99999999999999999999"]
 )
-def test_what_dynamodb_refuses_is_not_sent(text: str) -> None:
+def test_a_number_outside_the_limits_is_not_sent(text: str) -> None:
     assert number_text(text) is None
 
 
-def test_a_short_number_is_sent_as_it_was_written() -> None:
+def test_a_short_number_is_sent_unchanged() -> None:
     assert [number_text(text) for text in ("1.10", "-0", "1e5", "100")] == ["1.10", "-0", "1e5", "100"]
 
 
-def test_numbers_are_the_same_by_value_only() -> None:
+def test_numbers_are_compared_by_value() -> None:
     assert same_number("1", "1.0")
     assert same_number("0.1E+1", "1e0")
     assert same_number("0", "-0.00e7")
@@ -48,15 +48,15 @@ def test_numbers_are_the_same_by_value_only() -> None:
 
 @reproducibly
 @given(numbers, numbers)
-def test_equality_is_that_of_exact_decimals(one: str, other: str) -> None:
-    assert same_number(one, other) == (Decimal(one) == Decimal(other))
-    value = parse_number(one)
-    assert Decimal(f"{'-' * value.negative}{value.digits or 0}E{value.exponent}") == Decimal(one)
+def test_equality_matches_exact_decimals(first: str, second: str) -> None:
+    assert same_number(first, second) == (Decimal(first) == Decimal(second))
+    value = parse_number(first)
+    assert Decimal(f"{'-' * value.negative}{value.digits or 0}E{value.exponent}") == Decimal(first)
 
 
 @reproducibly
 @given(numbers)
-def test_what_is_sent_is_equal_and_fits(text: str) -> None:
+def test_a_sent_number_is_equal_and_within_the_size_limit(text: str) -> None:
     sent = number_text(text)
     assume(sent is not None)
     assert Decimal(sent or "") == Decimal(text)
@@ -71,11 +71,11 @@ def test_what_is_sent_is_equal_and_fits(text: str) -> None:
         *(("9" * 38, 20), ("-" + "9" * 38, 21), ("9" * 37 + ".9", 21), ("-" + "9" * 37 + ".9", 21)),
     ],
 )
-def test_sizes_are_those_measured_at_the_limit_of_an_item(text: str, size: int) -> None:
+def test_sizes_match_those_measured_at_the_item_limit(text: str, size: int) -> None:
     assert number_size(text) == size
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_invalid_numbers_raise() -> None:
     for text in ("", "abc", "1.", ".5", "+1", "NaN", "1e", "0x10"):
         with pytest.raises(ValueError, match="not a JSON number"):
             parse_number(text)

@@ -1,4 +1,4 @@
-"""What claims look like in DynamoDB, and what becomes of answers that no real one gives on demand."""
+"""Tests of claims as DynamoDB requests, and of answers that a real server does not give on demand."""
 
 from __future__ import annotations
 
@@ -25,36 +25,40 @@ TABLE = "recent"
 
 @pytest.fixture(params=["moto", pytest.param("real", marks=pytest.mark.real)])
 def store(request: pytest.FixtureRequest) -> Iterator[DynamoUnderTest]:
-    with DYNAMOS[request.param]() as found:
-        yield found
+    with DYNAMOS[request.param]() as dynamo_under_test:
+        yield dynamo_under_test
 
 
 def event(event_id: str, offset: int = 0, partition: TopicPartition = ONE, **fields: Any) -> Event:
-    verdict = classify(record(text(DELETED | {"id": event_id} | fields), Source(partition, offset)), RULES, NOW)
-    assert isinstance(verdict, Event), verdict
-    return verdict
+    classified = classify(record(text(DELETED | {"id": event_id} | fields), Source(partition, offset)), RULES, NOW)
+    assert isinstance(classified, Event), classified
+    return classified
 
 
-def sent(server: Scripted) -> list[list[str]]:
-    """The ids of each transaction; a pointer's with a star."""
-    puts = [[action["Put"]["Item"] for action in each["TransactItems"]] for each in server.transactions]
+def sent_ids(server: Scripted) -> list[list[str]]:
+    """Return the ids of each transaction. A `*` marks a pointer."""
+    puts = [[action["Put"]["Item"] for action in transaction["TransactItems"]] for transaction in server.transactions]
     return [[item["id"]["S"] + "*" * ("pointer" in item["data"]["M"]) for item in items] for items in puts]
 
 
-def refuses(wrong: Callable[[str, bool], bool], named: bool = False) -> AbstractContextManager[Scripted]:
-    """A DynamoDB that refuses every transaction with an item for whose id, and whether it is a pointer, `wrong` is true."""
+def rejecting(is_rejected: Callable[[str, bool], bool], named: bool = False) -> AbstractContextManager[Scripted]:
+    """Return a server that rejects every transaction with an item for which `is_rejected(id, is pointer)` is true."""
 
     def answer(params: dict[str, Any]) -> Answer:
         items = [action["Put"]["Item"] for action in params["TransactItems"]]
-        faults = [wrong(item["id"]["S"], "pointer" in item["data"]["M"]) for item in items]
-        if not any(faults):
+        rejections = [is_rejected(item["id"]["S"], "pointer" in item["data"]["M"]) for item in items]
+        if not any(rejections):
             return DONE
-        return Answer.cancelled(*(["None", "ValidationError"][fault] for fault in faults)) if named else Answer.error("ValidationException")
+        return (
+            Answer.cancelled(*(["None", "ValidationError"][rejection] for rejection in rejections))
+            if named
+            else Answer.error("ValidationException")
+        )
 
     return scripted(script=answer)
 
 
-def test_an_item_is_what_its_readers_are_told(store: DynamoUnderTest) -> None:
+def test_a_claim_writes_the_documented_item(store: DynamoUnderTest) -> None:
     DynamoRecentEvents(store.dynamo, store.recent_events).claim([event("a", 7, price=1.50)], NOW)
     assert store.dynamo.get(store.recent_events, {"id": {"S": "a"}}) == {
         "id": {"S": "a"},
@@ -78,7 +82,7 @@ def test_an_item_is_what_its_readers_are_told(store: DynamoUnderTest) -> None:
     }
 
 
-def test_an_item_that_no_claim_wrote_is_taken_over(store: DynamoUnderTest) -> None:
+def test_an_item_without_source_is_claimed(store: DynamoUnderTest) -> None:
     recent = DynamoRecentEvents(store.dynamo, store.recent_events)
     store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "eventType": {"S": "ProductDeleted"}, "ttl": {"N": "9999999999"}})
     assert recent.get_items(["a"]) == {}
@@ -86,68 +90,68 @@ def test_an_item_that_no_claim_wrote_is_taken_over(store: DynamoUnderTest) -> No
     assert recent.get_items(["a"])["a"].source == Source(ONE, 7)
 
 
-def test_an_item_with_a_source_of_another_kind_stops_the_batch(store: DynamoUnderTest) -> None:
-    store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "source": {"S": "somebody else"}, "ttl": {"N": "9999999999"}})
-    with pytest.raises(InconsistentState, match=r"'a' has source .*somebody else"):
+def test_an_item_with_an_invalid_source_raises(store: DynamoUnderTest) -> None:
+    store.dynamo.put(store.recent_events, {"id": {"S": "a"}, "source": {"S": "other-program"}, "ttl": {"N": "9999999999"}})
+    with pytest.raises(InconsistentState, match=r"'a' has source .*other-program"):
         DynamoRecentEvents(store.dynamo, store.recent_events).claim([event("a")], NOW)
 
 
-def test_refused_events_are_left_out_and_the_others_go_again() -> None:
-    def held_by(source: str) -> dict[str, Any]:
+def test_refused_events_are_left_out_and_the_others_are_sent_again() -> None:
+    def owned_by(source: str) -> dict[str, Any]:
         return {"Code": "ConditionalCheckFailed", "Item": {"id": {"S": "?"}, "source": {"S": source}}}
 
-    answers = Answer.cancelled("None", held_by("t/0/1"), "None", held_by("t/0/2")), Answer.cancelled(held_by("t/0/3"), "None"), DONE
+    answers = Answer.cancelled("None", owned_by("t/0/1"), "None", owned_by("t/0/2")), Answer.cancelled(owned_by("t/0/3"), "None"), DONE
     with scripted(*answers) as server:
-        claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(each, number) for number, each in enumerate("abcd")], NOW)
+        claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(event_id, number) for number, event_id in enumerate("abcd")], NOW)
     assert claims.duplicates == {Source(ONE, offset): Source.parse(f"t/0/{holder}") for offset, holder in ((1, 1), (3, 2), (0, 3))}
-    assert sent(server) == [["a", "b", "c", "d"], ["a", "c"], ["c"]]
-    assert len({each["ClientRequestToken"] for each in server.transactions}) == 3
+    assert sent_ids(server) == [["a", "b", "c", "d"], ["a", "c"], ["c"]]
+    assert len({transaction["ClientRequestToken"] for transaction in server.transactions}) == 3
 
 
-def test_a_conflict_refuses_nobody() -> None:
+def test_a_conflict_refuses_no_event() -> None:
     with scripted(Answer.cancelled("TransactionConflict", "None"), DONE) as server:
         assert DynamoRecentEvents(server.dynamo, TABLE).claim([event("a"), event("b", 1)], NOW).duplicates == {}
-    assert sent(server) == [["a", "b"], ["a", "b"]]
+    assert sent_ids(server) == [["a", "b"], ["a", "b"]]
 
 
-def test_one_item_that_dynamodb_cannot_hold_is_found_and_becomes_a_pointer() -> None:
+def test_an_item_that_dynamodb_rejects_is_found_and_becomes_a_pointer() -> None:
     events = [event(f"id-{number:02d}", number) for number in range(16)]
-    with refuses(lambda event_id, pointer: event_id == "id-11" and not pointer) as server:
+    with rejecting(lambda event_id, pointer: event_id == "id-11" and not pointer) as server:
         claims = DynamoRecentEvents(server.dynamo, TABLE).claim(events, NOW)
     assert (claims.duplicates, claims.pointers) == ({}, frozenset({events[11].record.source}))
-    done = [ids for ids in sent(server) if "id-11" not in ids]
-    assert sorted(each for ids in done for each in ids) == sorted(f"{each.id}{'*' * (each.id == 'id-11')}" for each in events)
+    done = [ids for ids in sent_ids(server) if "id-11" not in ids]
+    assert sorted(event_id for ids in done for event_id in ids) == sorted(f"{event.id}{'*' * (event.id == 'id-11')}" for event in events)
     assert len(server.transactions) == 10
 
 
-def test_the_pointer_names_the_object_that_is_then_always_written() -> None:
-    with refuses(lambda _, pointer: not pointer) as server:
+def test_the_pointer_names_the_json_object_of_the_event() -> None:
+    with rejecting(lambda _, pointer: not pointer) as server:
         DynamoRecentEvents(server.dynamo, TABLE).claim([event("a")], NOW)
     item = server.transactions[-1]["TransactItems"][0]["Put"]["Item"]
     assert item["data"] == {"M": {"pointer": {"S": event_key("2024-01-15T10", "a")}}}
 
 
-def test_items_that_dynamodb_names_need_not_be_searched_for() -> None:
-    with refuses(lambda event_id, pointer: event_id in ("b", "d") and not pointer, named=True) as server:
-        claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(each, number) for number, each in enumerate("abcd")], NOW)
+def test_items_that_dynamodb_names_become_pointers_at_once() -> None:
+    with rejecting(lambda event_id, pointer: event_id in ("b", "d") and not pointer, named=True) as server:
+        claims = DynamoRecentEvents(server.dynamo, TABLE).claim([event(event_id, number) for number, event_id in enumerate("abcd")], NOW)
     assert claims.pointers == {Source(ONE, 1), Source(ONE, 3)}
-    assert sent(server) == [["a", "b", "c", "d"], ["a", "b*", "c", "d*"]]
+    assert sent_ids(server) == [["a", "b", "c", "d"], ["a", "b*", "c", "d*"]]
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_fault_that_is_not_the_data_is_raised_soon(named: bool) -> None:
-    with refuses(lambda *_: True, named) as server, pytest.raises(RequestRejected):
+def test_a_rejection_that_is_not_caused_by_data_is_raised_after_few_attempts(named: bool) -> None:
+    with rejecting(lambda *_: True, named) as server, pytest.raises(RequestRejected):
         DynamoRecentEvents(server.dynamo, TABLE).claim([event(f"id-{number}", number) for number in range(100)], NOW)
     assert len(server.transactions) <= 9
 
 
-def test_a_call_holds_at_most_a_hundred_events_and_four_megabytes() -> None:
+def test_a_transaction_has_at_most_100_events_and_4_megabytes() -> None:
     small = [event(f"small-{number}", number) for number in range(250)]
     large = [event(f"large-{number}", 1_000 + number, padding="x" * 300_000) for number in range(30)]
     with scripted() as server:
         DynamoRecentEvents(server.dynamo, TABLE).claim(small + large, NOW)
-    calls = sent(server)
-    assert sorted(each for ids in calls for each in ids) == sorted(each.id for each in small + large)
-    assert max(map(len, calls)) == 100
-    assert max(sum(each.startswith("large") for each in ids) for ids in calls) == 13
-    assert len(calls) == 5
+    transactions = sent_ids(server)
+    assert sorted(event_id for ids in transactions for event_id in ids) == sorted(event.id for event in small + large)
+    assert max(map(len, transactions)) == 100
+    assert max(sum(event_id.startswith("large") for event_id in ids) for ids in transactions) == 13
+    assert len(transactions) == 5

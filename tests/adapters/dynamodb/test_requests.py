@@ -1,4 +1,4 @@
-"""One way of repeating and one way of failing, seen from the wire."""
+"""Tests of the retry policy and the error translation, observed at the HTTP level."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.adapters.dynamodb.scripted_dynamodb import DONE, SECRET, Answer, scri
 
 PUT = {"Put": {"TableName": "some-table", "Item": {"id": {"S": "a"}, "packed": {"B": b"\x00\xff"}, "Ü": {"S": "日本語\u2028"}}}}
 CONFLICT = Answer.cancelled("None", "TransactionConflict")
-HELD = {"id": {"S": "a"}, "source": {"S": "topic/0/1"}}
+STORED = {"id": {"S": "a"}, "source": {"S": "topic/0/1"}}
 
 
 # Transactions.
 
 
-def test_a_transaction_travels_as_it_was_built() -> None:
+def test_a_transaction_is_sent_as_built() -> None:
     with scripted(DONE) as server:
         assert server.dynamo.transact([PUT, PUT]) == {}
     (sent,) = server.transactions
@@ -33,13 +33,13 @@ def test_a_transaction_travels_as_it_was_built() -> None:
     assert sent["ClientRequestToken"]
 
 
-def test_conflicts_and_throttled_actions_are_repeated_under_the_same_token_with_pauses() -> None:
+def test_conflicts_and_throttled_actions_are_retried_with_the_same_token() -> None:
     throttled = Answer.cancelled("ThrottlingError", "ProvisionedThroughputExceeded")
-    in_progress, alone = (Answer.error(f"Transaction{what}Exception") for what in ("InProgress", "Conflict"))
-    with scripted(CONFLICT, throttled, in_progress, alone, DONE) as server:
+    in_progress, conflict = (Answer.error(f"Transaction{what}Exception") for what in ("InProgress", "Conflict"))
+    with scripted(CONFLICT, throttled, in_progress, conflict, DONE) as server:
         assert server.dynamo.transact([PUT, PUT]) == {}
     assert len(server.transactions) == 5
-    assert all(each == server.transactions[0] for each in server.transactions)
+    assert all(sent == server.transactions[0] for sent in server.transactions)
     assert len(server.pauses) == 4
     assert all(0 <= pause <= 2 for pause in server.pauses)
 
@@ -52,7 +52,7 @@ def test_another_transaction_has_another_token() -> None:
     assert first["ClientRequestToken"] != second["ClientRequestToken"]
 
 
-def test_patience_with_conflicts_ends() -> None:
+def test_retries_of_conflicts_are_bounded() -> None:
     with (
         scripted(CONFLICT, conflict_attempts=4) as server,
         pytest.raises(Unavailable, match=r"TransactWriteItems on some-table at http.*Cancel"),
@@ -61,13 +61,13 @@ def test_patience_with_conflicts_ends() -> None:
     assert (len(server.transactions), len(server.pauses)) == (4, 3)
 
 
-def test_a_condition_that_does_not_hold_is_an_answer_and_not_repeated() -> None:
-    with scripted(Answer.cancelled("TransactionConflict", {"Code": "ConditionalCheckFailed", "Item": HELD}, "None")) as server:
-        assert server.dynamo.transact([PUT, PUT, PUT]) == {1: HELD}
+def test_a_failed_condition_is_returned_and_not_retried() -> None:
+    with scripted(Answer.cancelled("TransactionConflict", {"Code": "ConditionalCheckFailed", "Item": STORED}, "None")) as server:
+        assert server.dynamo.transact([PUT, PUT, PUT]) == {1: STORED}
     assert len(server.transactions) == 1
 
 
-def test_an_action_that_is_wrong_is_named_by_its_position() -> None:
+def test_a_rejected_action_is_named_by_its_position() -> None:
     wrong = {"Code": "ValidationError", "Message": "Item size has exceeded"}
     with scripted(Answer.cancelled("None", wrong)) as server, pytest.raises(RequestRejected, match=r"1 of 2 actions.*Item size") as raised:
         server.dynamo.transact([PUT, PUT])
@@ -75,8 +75,8 @@ def test_an_action_that_is_wrong_is_named_by_its_position() -> None:
     assert not raised.value.retryable
 
 
-def test_items_of_one_moment_are_asked_for_again_while_a_transaction_changes_them() -> None:
-    keys = [{"id": {"S": each}} for each in "ab"]
+def test_an_atomic_read_is_retried_while_a_transaction_changes_its_items() -> None:
+    keys = [{"id": {"S": key_id}} for key_id in "ab"]
     answer = Answer({"Responses": [{"Item": keys[0]}, {}]})
     with scripted(CONFLICT, Answer.error("TransactionInProgressException"), answer) as server:
         assert server.dynamo.get_atomically("t", keys) == [keys[0], None]
@@ -85,7 +85,7 @@ def test_items_of_one_moment_are_asked_for_again_while_a_transaction_changes_the
     assert len(server.pauses) == 2
 
 
-def test_patience_with_items_that_never_rest_ends() -> None:
+def test_retries_of_an_atomic_read_are_bounded() -> None:
     with scripted(CONFLICT, conflict_attempts=3) as server, pytest.raises(Unavailable, match="TransactGetItems on t at http"):
         server.dynamo.get_atomically("t", [{"id": {"S": "a"}}])
     assert len(server.requests) == 3
@@ -94,7 +94,7 @@ def test_patience_with_items_that_never_rest_ends() -> None:
 # Requests.
 
 
-def test_keys_left_unprocessed_are_asked_for_again_and_only_they() -> None:
+def test_only_unprocessed_keys_are_requested_again() -> None:
     keys = [{"id": {"S": str(number)}} for number in range(3)]
     pages = [
         Answer({"Responses": {"t": keys[:1]}, "UnprocessedKeys": {"t": {"Keys": keys[1:], "ConsistentRead": True}}}),
@@ -111,14 +111,14 @@ def test_keys_left_unprocessed_are_asked_for_again_and_only_they() -> None:
     assert len(server.pauses) == 1
 
 
-def test_keys_that_stay_unprocessed_are_no_missing_items() -> None:
+def test_keys_that_stay_unprocessed_raise_unavailable() -> None:
     stuck = Answer({"Responses": {}, "UnprocessedKeys": {"t": {"Keys": [{"id": {"S": "a"}}]}}})
     with scripted(stuck, conflict_attempts=3) as server, pytest.raises(Unavailable, match=r"BatchGetItem on t at .*throttling"):
         server.dynamo.get_many("t", [{"id": {"S": "a"}}])
     assert len(server.requests) == 3
 
 
-def test_more_keys_than_one_request_takes_are_all_asked_for() -> None:
+def test_more_keys_than_one_request_holds_are_read_in_chunks() -> None:
     def echo(params: dict[str, Any]) -> Answer:
         return Answer({"Responses": {"t": params["RequestItems"]["t"]["Keys"]}})
 
@@ -128,25 +128,25 @@ def test_more_keys_than_one_request_takes_are_all_asked_for() -> None:
     assert [len(params["RequestItems"]["t"]["Keys"]) for _, params in server.requests] == [100, 100, 1]
 
 
-def test_a_query_reads_every_page_also_empty_ones() -> None:
+def test_a_query_reads_every_page_including_empty_ones() -> None:
     next_page = {"LastEvaluatedKey": {"pk": {"S": "p"}}}
-    pages = [Answer({"Items": [HELD]} | next_page), Answer({"Items": []} | next_page), Answer({"Items": [HELD, HELD]})]
+    pages = [Answer({"Items": [STORED]} | next_page), Answer({"Items": []} | next_page), Answer({"Items": [STORED, STORED]})]
     with scripted(*pages) as server:
-        assert list(server.dynamo.query("t", "pk = :pk", {":pk": "p"})) == [HELD] * 3
+        assert list(server.dynamo.query("t", "pk = :pk", {":pk": "p"})) == [STORED] * 3
     assert [params.get("ExclusiveStartKey") for _, params in server.requests] == [None, {"pk": {"S": "p"}}, {"pk": {"S": "p"}}]
     assert all(params["ConsistentRead"] for _, params in server.requests)
 
 
 def test_a_query_with_a_limit_stops_there() -> None:
-    with scripted(Answer({"Items": [HELD, HELD], "LastEvaluatedKey": {"pk": {"S": "p"}}})) as server:
+    with scripted(Answer({"Items": [STORED, STORED], "LastEvaluatedKey": {"pk": {"S": "p"}}})) as server:
         assert len(list(server.dynamo.query("t", "pk = :pk", {":pk": "p"}, limit=4, descending=True))) == 4
     assert [(params["Limit"], params["ScanIndexForward"]) for _, params in server.requests] == [(4, False), (2, False)]
 
 
-# Faults.
+# Errors.
 
 
-FAULTS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
+ERRORS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
     "no permission": (Answer.error("AccessDeniedException", "User: x is not authorized to perform: dynamodb:GetItem"), AccessDenied),
     "unknown key": (Answer.error("UnrecognizedClientException"), AccessDenied),
     "wrong secret": (Answer.error("InvalidSignatureException", f"does not match\n\nThe Canonical String was {SECRET}"), AccessDenied),
@@ -166,12 +166,12 @@ FAULTS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
 }
 
 
-@pytest.mark.parametrize(("answer", "expected"), FAULTS.values(), ids=FAULTS.keys())
-def test_every_fault_is_one_of_ours_and_says_what_and_where(answer: Answer, expected: type[AnalyticsError]) -> None:
+@pytest.mark.parametrize(("answer", "expected"), ERRORS.values(), ids=ERRORS.keys())
+def test_every_error_is_translated_and_names_operation_table_and_endpoint(answer: Answer, expected: type[AnalyticsError]) -> None:
     with scripted(answer) as server:
-        for ask in (lambda: server.dynamo.get("some-table", {"id": {"S": "a"}}), lambda: server.dynamo.transact([PUT])):
+        for request in (lambda: server.dynamo.get("some-table", {"id": {"S": "a"}}), lambda: server.dynamo.transact([PUT])):
             with pytest.raises(AnalyticsError) as raised:
-                ask()
+                request()
             assert type(raised.value) is expected
             message = str(raised.value)
             assert "Item" in message
@@ -181,37 +181,37 @@ def test_every_fault_is_one_of_ours_and_says_what_and_where(answer: Answer, expe
     assert not server.pauses
 
 
-def test_whoever_looks_for_a_missing_table_learns_how_to_make_it() -> None:
+def test_a_missing_table_error_names_the_setup_command() -> None:
     with scripted(Answer.error("ResourceNotFoundException")) as server, pytest.raises(ResourceMissing, match="analytics setup"):
         server.dynamo.get("some-table", {"id": {"S": "a"}})
 
 
-def test_a_fault_of_the_server_is_repeated_by_the_client() -> None:
-    with scripted(Answer.error("InternalServerError", status=500), Answer({"Item": HELD}), attempts=2) as server:
-        assert server.dynamo.get("some-table", {"id": {"S": "a"}}) == HELD
+def test_a_server_error_is_retried_by_the_client() -> None:
+    with scripted(Answer.error("InternalServerError", status=500), Answer({"Item": STORED}), attempts=2) as server:
+        assert server.dynamo.get("some-table", {"id": {"S": "a"}}) == STORED
     assert len(server.requests) == 2
 
 
-def test_a_server_that_accepts_and_then_hangs_costs_bounded_time() -> None:
-    begin = time.monotonic()
+def test_a_hanging_server_costs_bounded_time() -> None:
+    started = time.monotonic()
     with scripted(None, read_timeout=timedelta(seconds=0.2)) as server, pytest.raises(Unavailable, match="ReadTimeout"):
         server.dynamo.transact([PUT])
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - started < 10
     assert len(server.transactions) == 1
 
 
-def test_nobody_listening_is_unavailable() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+def test_a_closed_port_is_unavailable() -> None:
+    with socket.socket() as bound_socket:
+        bound_socket.bind(("127.0.0.1", 0))
         dynamo = DynamoClient(
-            DynamoConfig(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}", access_key="a", secret_key=SECRET, attempts=1)
+            DynamoConfig(endpoint=f"http://127.0.0.1:{bound_socket.getsockname()[1]}", access_key="a", secret_key=SECRET, attempts=1)
         )
-        with pytest.raises(Unavailable, match=f"GetItem on t at http://127.0.0.1:{taken.getsockname()[1]}.*EndpointConnectionError"):
+        with pytest.raises(Unavailable, match=f"GetItem on t at http://127.0.0.1:{bound_socket.getsockname()[1]}.*EndpointConnectionError"):
             dynamo.get("t", {"id": {"S": "a"}})
         dynamo.close()
 
 
-def test_missing_credentials_and_region_of_aws_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_missing_credentials_and_missing_region_raise_different_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -223,20 +223,20 @@ def test_missing_credentials_and_region_of_aws_are_told_apart(monkeypatch: pytes
         DynamoClient(DynamoConfig(region="eu-central-1")).get("t", {"id": {"S": "a"}})
 
 
-def test_nothing_connects_before_the_first_request() -> None:
+def test_a_client_connects_on_its_first_request_only() -> None:
     def never(config: DynamoConfig) -> Any:
         raise AssertionError(f"connected to {config}")
 
     DynamoClient(DynamoConfig(), connect=never).close()
 
 
-def test_a_configuration_does_not_show_its_secret() -> None:
+def test_the_repr_of_a_configuration_hides_its_secret() -> None:
     assert SECRET not in repr(DynamoConfig(endpoint="http://x", access_key="a", secret_key=SECRET))
 
 
-def test_after_a_close_the_next_use_connects_again() -> None:
-    with scripted(Answer({"Item": HELD})) as server:
+def test_a_closed_client_connects_again_on_its_next_use() -> None:
+    with scripted(Answer({"Item": STORED})) as server:
         for _ in range(2):
-            assert server.dynamo.get("t", {"id": {"S": "a"}}) == HELD
+            assert server.dynamo.get("t", {"id": {"S": "a"}}) == STORED
             server.dynamo.close()
     assert json.dumps(server.requests[0]) == json.dumps(server.requests[1])

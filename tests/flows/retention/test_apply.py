@@ -47,7 +47,7 @@ from tests.flows.hours.test_statistics import BENCH
 from tests.flows.repair.test_repair_range import a_world_with_a_reused_id
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores
-from tests.proof.archived import remembering_table, rows_by_ledger
+from tests.proof.archived import caching_workspace, rows_by_ledger
 from tests.proof.doors import Call, Crashed, failing, through
 from tests.proof.world import HOUR, RULES, World, conduct, event
 
@@ -98,7 +98,7 @@ def run(world: World, policy: RetentionPolicy = ALL, ports: Ports | None = None,
     return apply_retention(RetentionContext(ports or world.ports, BENCH, policy, write))
 
 
-FAST_WORKSPACE = cast(StatisticsEngineFactory, remembering_table)
+FAST_WORKSPACE = cast(StatisticsEngineFactory, caching_workspace)
 
 
 def run_fast(world: World, policy: RetentionPolicy, ports: Ports | None = None) -> RetentionReport:

@@ -1,4 +1,4 @@
-"""One schedule again, call by call, in threads: to look at a finding, and to hold the search against the flow itself."""
+"""One schedule executed call by call in threads, to examine a finding and to check the search against the real flow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from tests.proof.actors import Actor
 from tests.proof.schedules import Scene, is_call
 
 
-def replay(scene: Scene, schedule: str) -> str | None:
-    """Execute the schedule on the scene's own stores; answers the first fault. Invariants are checked after each call."""
+def run_schedule(scene: Scene, schedule: str) -> str | None:
+    """Execute the schedule on the scene's own stores. Return the first violation. Invariants are checked after each call."""
     actors = {name: Actor(run, lambda call: not is_call(call)) for name, run in scene.executors.items()}
     try:
         for word in schedule.split():
