@@ -40,7 +40,7 @@ SPANS = (
     Span("analytics_defs.flows.ingest.stage_batch:sha256_hex", part="encode and hash"),
     Span("analytics_defs.flows.ingest.execute_plan:claim_and_write", DISPATCH),
     Span("analytics_defs.adapters.dynamodb.recent_events:DynamoRecentEvents.claim", part="build items and conditions"),
-    Span("analytics_defs.adapters.dynamodb.client:_encode", part="JSON of the transaction"),
+    Span("analytics_defs.adapters.dynamodb.client:_encode_body", part="JSON of the transaction"),
     Span("botocore.client:BaseClient._make_api_call", part="botocore"),
     Span("botocore.signers:RequestSigner.sign", part="signing"),
     Span("botocore.httpsession:URLLib3Session.send", part="HTTP"),

@@ -27,7 +27,7 @@ from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.statistics import compute_hourly_stats
 from analytics_defs.ports import Ports, StoredObject
 from tests.bench.parts import HOUR, parts
-from tests.contracts.object_store_fixtures import real_archive
+from tests.contracts.object_store_fixtures import real_object_store
 
 MEMORY_MB = 384
 
@@ -62,7 +62,7 @@ def peak_mb() -> float:
 
 @contextmanager
 def stored_hour(folder: Path) -> Iterator[tuple[Ports, int]]:
-    with real_archive() as archive:
+    with real_object_store() as archive:
         ledger, workers = MemoryLedger(), ThreadTaskPool(8)
         try:
             events = 0

@@ -31,8 +31,8 @@ from bench.capacity import (
     table,
 )
 from tests.core.events.made_events import reproducibly
-from tests.proof.doors import Call, through
-from tests.proof.world import World, conduct, event
+from tests.proof.interceptors import Call, intercept
+from tests.proof.world import World, event, ingest_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,8 +77,8 @@ def test_a_batch_reads_as_many_snapshots_as_in_the_model() -> None:
 
     world.create()
     world.produce(event("a"))
-    ports = through(world.ports, record_call)
-    assert execute_plan(plan_lanes(world.topics, world.policy, ports).plans[0], ports, conduct()).closed
+    ports = intercept(world.ports, record_call)
+    assert execute_plan(plan_lanes(world.topics, world.policy, ports).plans[0], ports, ingest_options()).closed
     assert calls.count("snapshot") == SNAPSHOTS
 
 

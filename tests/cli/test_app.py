@@ -40,7 +40,7 @@ from analytics_defs.errors import (
     Unavailable,
 )
 from analytics_defs.ports import Ports
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call, intercept
 
 TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
 NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
@@ -528,7 +528,7 @@ def test_a_long_command_prints_its_steps_and_their_progress(
         return is_main and any(thread.name == "progress" for thread in threading.enumerate())
 
     monkeypatch.setattr(output, "_format_progress", record_line)
-    monkeypatch.setattr(world, "ports", through(world.ports, slow))
+    monkeypatch.setattr(world, "ports", intercept(world.ports, slow))
     result = world.run(*arguments)
     assert result.exit_code == 0, result.output
     for text in expected:

@@ -31,7 +31,7 @@ EXACT = {"enable.idempotence": True, "max.in.flight": 1}
 """A confirmed record is in the log, even if its partition is new: see `KafkaProducer`."""
 _COORDINATOR_MOVES = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 BAD_MSG: Final = int(getattr(KafkaError, "_BAD_MSG"))  # noqa: B009 - public, although its name begins with an underscore
-quiet = logging.getLogger("analytics.tests.kafka")
+quiet_logger = logging.getLogger("analytics.tests.kafka")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,9 @@ class MockCluster:
     """librdkafka's broker in this process: no transactions, no retention on request, about 5 MB a partition. Removed by `close`."""
 
     def __init__(self) -> None:
-        self._owner: Producer | None = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "logger": quiet})
+        self._owner: Producer | None = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "logger": quiet_logger})
         self.brokers = ",".join(f"{broker.host}:{broker.port}" for broker in self._owner.list_topics(timeout=TEN_SECONDS).brokers.values())
-        self._producer = Producer({"bootstrap.servers": self.brokers, "logger": quiet, "linger.ms": 0})
+        self._producer = Producer({"bootstrap.servers": self.brokers, "logger": quiet_logger, "linger.ms": 0})
 
     def close(self) -> None:
         self._owner = None
@@ -174,7 +174,7 @@ class ScriptedBroker:
     def __init__(self) -> None:
         self._topics: dict[str, list[list[Written | None]]] = {}
         self._damaged: set[tuple[str, int, int]] = set()
-        reader = KafkaReader(impatient("scripted"), self._watermarks, committed_only=True)
+        reader = KafkaReader(short_timeouts("scripted"), self._watermarks, committed_only=True)
         reader._client = cast(Consumer, ScriptedConsumer(self._message, self._high))
         self.port: ReadPort = reader
 
@@ -267,8 +267,8 @@ class RealBroker:
     def __init__(self, config: KafkaConfig, log: KafkaEventLog) -> None:
         self.port: EventLog = log
         self.group, brokers = config.group_id, config.brokers
-        self.admin = AdminClient({"bootstrap.servers": brokers}, logger=quiet)
-        self.settings: dict[str, Any] = {"bootstrap.servers": brokers, "logger": quiet, "linger.ms": 0, **EXACT}
+        self.admin = AdminClient({"bootstrap.servers": brokers}, logger=quiet_logger)
+        self.settings: dict[str, Any] = {"bootstrap.servers": brokers, "logger": quiet_logger, "linger.ms": 0, **EXACT}
         self._producer = Producer(self.settings)
         self._topics: set[str] = set()
 
@@ -365,7 +365,7 @@ def memory_broker() -> Iterator[MemoryBroker]:
 @contextmanager
 def mock_broker() -> Iterator[MockBroker]:
     cluster = MockCluster()
-    log = KafkaEventLog(impatient(cluster.brokers))
+    log = KafkaEventLog(short_timeouts(cluster.brokers))
     try:
         yield MockBroker(cluster, log)
     finally:
@@ -375,7 +375,7 @@ def mock_broker() -> Iterator[MockBroker]:
 
 @contextmanager
 def real_broker() -> Iterator[RealBroker]:
-    config = impatient(real_brokers())
+    config = short_timeouts(real_brokers())
     log = KafkaEventLog(config)
     broker = RealBroker(config, log)
     try:
@@ -407,7 +407,7 @@ def real_brokers() -> str:
     return brokers
 
 
-def impatient(brokers: str) -> KafkaConfig:
+def short_timeouts(brokers: str) -> KafkaConfig:
     """Return a configuration with a new group and short timeouts."""
     return KafkaConfig(brokers, group_id=_name(), request_timeout=timedelta(seconds=10), read_timeout=timedelta(seconds=2))
 

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveUnderTest:
+class ObjectStoreUnderTest:
     port: ObjectStore
-    scheduler_status: Callable[[], dict[str, StoredObject]]
+    contents: Callable[[], dict[str, StoredObject]]
     """Returns the objects by key, read without the adapter. Metadata names are in lower case, as S3 keeps them."""
 
 
 @contextmanager
-def memory_archive() -> Iterator[ArchiveUnderTest]:
+def memory_object_store() -> Iterator[ObjectStoreUnderTest]:
     store = MemoryObjectStore()
-    yield ArchiveUnderTest(store, lambda: {key: _with_lower_case_metadata(obj) for key, obj in store.objects.items()})
+    yield ObjectStoreUnderTest(store, lambda: {key: _with_lower_case_metadata(obj) for key, obj in store.objects.items()})
 
 
 @contextmanager
-def moto_archive() -> Iterator[ArchiveUnderTest]:
+def moto_object_store() -> Iterator[ObjectStoreUnderTest]:
     with (
         moto_endpoint() as endpoint,
         _bucket(ObjectStoreConfig(_new_bucket_name(), endpoint, keys=ObjectStoreKeys("fake", "fake"))) as store,
@@ -45,23 +45,23 @@ def moto_archive() -> Iterator[ArchiveUnderTest]:
 
 
 @contextmanager
-def real_archive() -> Iterator[ArchiveUnderTest]:
+def real_object_store() -> Iterator[ObjectStoreUnderTest]:
     with _bucket(real_config()) as store:
         yield store
 
 
 @contextmanager
-def real_unpacking_archive() -> Iterator[ArchiveUnderTest]:
+def real_snowball_store() -> Iterator[ObjectStoreUnderTest]:
     """Yield a store that sends small objects in tar files if it is MinIO."""
     with _bucket(replace(real_config(), snowball=True)) as store:
         yield store
 
 
-ARCHIVES: dict[str, Callable[[], AbstractContextManager[ArchiveUnderTest]]] = {
-    "memory": memory_archive,
-    "moto": moto_archive,
-    "real": real_archive,
-    "real-unpacking": real_unpacking_archive,
+OBJECT_STORES: dict[str, Callable[[], AbstractContextManager[ObjectStoreUnderTest]]] = {
+    "memory": memory_object_store,
+    "moto": moto_object_store,
+    "real": real_object_store,
+    "real-unpacking": real_snowball_store,
 }
 
 
@@ -86,17 +86,17 @@ def moto_endpoint() -> Iterator[str]:
 
 
 @contextmanager
-def _bucket(config: ObjectStoreConfig) -> Iterator[ArchiveUnderTest]:
+def _bucket(config: ObjectStoreConfig) -> Iterator[ObjectStoreUnderTest]:
     assert create_bucket(config)
     store = S3ObjectStore(config)
     try:
-        yield ArchiveUnderTest(store, lambda: look(config))
+        yield ObjectStoreUnderTest(store, lambda: read_bucket(config))
     finally:
         store.close()
         _remove(config)
 
 
-def look(config: ObjectStoreConfig) -> dict[str, StoredObject]:
+def read_bucket(config: ObjectStoreConfig) -> dict[str, StoredObject]:
     """Return all objects of the bucket, read without the adapter."""
     with s3_client(config) as s3:
         objects = {}

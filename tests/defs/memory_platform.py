@@ -20,7 +20,7 @@ from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.ports import Ports
-from tests.proof.clocks import Eventful
+from tests.proof.clocks import ScriptedClock
 
 TOPIC = "ProductDeleted"
 HOUR = "2024-01-15T10"
@@ -32,7 +32,7 @@ class MemoryPlatform(Platform):
     def __init__(self, partitions: int = 2, **settings: object) -> None:
         self.log = MemoryEventLog()
         self.log.create_topic(TOPIC, partitions)
-        self.clock = Eventful(datetime.now(UTC))
+        self.clock = ScriptedClock(datetime.now(UTC))
         self._ports = Ports(self.log, MemoryRecentEvents(), MemoryObjectStore(), MemoryLedger(), self.clock, InlineTaskPool())
         self._settings = Settings(**({"kafka_topics": (TOPIC,)} | settings))  # type: ignore[arg-type]
 

@@ -31,8 +31,8 @@ from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
 from tests.deploy.aws_role_flows import ALL, BEFORE, STRICT, Scene, aborted_uploads
 from tests.flows.hours.test_statistics import BENCH
-from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import HOUR, RULES, TOPIC, conduct, event
+from tests.proof.interceptors import Call, Crashed, failing, intercept
+from tests.proof.world import HOUR, RULES, TOPIC, event, ingest_options
 
 EVENT_JSON, PARQUET, DEAD_LETTERS, EVERYTHING = (
     RetentionPolicy(event_json=MIN_RETENTION),
@@ -63,7 +63,7 @@ def retention(scene: Scene) -> None:
     for policy, method in CRASHES:
         for effect in (False, True):
             with pytest.raises(Crashed):
-                _expire(scene, policy, through(world.ports, failing(method, effect, lambda _: Crashed())))
+                _expire(scene, policy, intercept(world.ports, failing(method, effect, lambda _: Crashed())))
     assert _expire(scene).skipped_hours == []
     _expire_later_data(scene, before)
     assert {key.partition("/")[2] for key in world.object_store.list_keys("parquet/") if "_SUCCESS" not in key} == {"foreign"}
@@ -79,10 +79,10 @@ def _expire_later_data(scene: Scene, before: list[StoredObject]) -> None:
             [*(blob for blob in before if "_SUCCESS" not in blob.key), StoredObject("parquet/foreign", b"", "text/plain", {})]
         )
         world.produce(event("late"), event("c", payload="second time"), event("large", padding=". " * 200), b"{")
-        world.settle(conduct(validation_rules=STRICT))
+        world.settle(ingest_options(validation_rules=STRICT))
         world.produce(event("pending"))
         with pytest.raises(Crashed):
-            world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+            world.run(ports=intercept(world.ports, failing("close_batch", False, lambda _: Crashed())))
     assert _expire(scene).objects
     with scene.cloud.unrecorded():
         world.settle()
@@ -104,7 +104,7 @@ def _expire_history(scene: Scene, policy: RetentionPolicy = EVERYTHING) -> None:
         world.clock.advance(OLD)
         assert _expire(scene, policy).skipped_hours == []
         world.produce(event("late"), event("large", padding="." * 400))
-        world.settle(conduct(validation_rules=STRICT))
+        world.settle(ingest_options(validation_rules=STRICT))
 
 
 def micro_batches_after_retention(scene: Scene) -> None:
@@ -113,13 +113,13 @@ def micro_batches_after_retention(scene: Scene) -> None:
     _expire_history(scene)
     world.produce(event("later"), event("a", payload="second time"), event("old", f"{BEFORE}:00:00Z"))
     world.settle()
-    for door in (failing("put_if_absent", False, lambda _: Crashed()), _expire_dead_letters_before_begin(scene)):
+    for interceptor in (failing("put_if_absent", False, lambda _: Crashed()), _expire_dead_letters_before_begin(scene)):
         with scene.cloud.unrecorded():
-            world.produce(event(f"too large {door}", padding="." * 400))
-            world.settle(conduct(validation_rules=STRICT))
+            world.produce(event(f"too large {interceptor}", padding="." * 400))
+            world.settle(ingest_options(validation_rules=STRICT))
             world.clock.advance(OLD)
             with pytest.raises(Crashed):
-                redrive_dead_letters(DeadLetterFilter(), through(world.ports, door), conduct("redrive"))
+                redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, interceptor), ingest_options("redrive"))
             (pending,) = world.ledger.snapshot().pending.values()
             assert pending.staged is None
         world.settle()
@@ -128,14 +128,14 @@ def micro_batches_after_retention(scene: Scene) -> None:
 
 
 def _expire_dead_letters_before_begin(scene: Scene) -> Callable[[Call, Callable[[], Any]], Any]:
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "begin_batch":
             assert _expire(scene, DEAD_LETTERS).objects
             perform()
             raise Crashed
         return perform()
 
-    return door
+    return interceptor
 
 
 def hours_after_retention(scene: Scene) -> None:
@@ -186,9 +186,9 @@ def operator_after_retention(scene: Scene) -> None:
     expired = next(record.batch.id for record in world.ledger.batch_records_from("2024") if record.dead_letters_key)
     for selection in (DeadLetterFilter(batch_id=expired), DeadLetterFilter(hour="2024-01-15T12")):
         with pytest.raises(DataExpired):
-            redrive_dead_letters(selection, ports, conduct("redrive"))
+            redrive_dead_letters(selection, ports, ingest_options("redrive"))
     assert list(list_dead_letters(DeadLetterFilter(), ports))
-    assert redrive_dead_letters(DeadLetterFilter(), ports, conduct("redrive")).stored
+    assert redrive_dead_letters(DeadLetterFilter(), ports, ingest_options("redrive")).stored
     assert audit_hour(HOUR, ports).expiry
     compare_bytes(HOUR, ports, BENCH)
     comparison = compare_counters(ports, memory_workspace, lambda *_: None)

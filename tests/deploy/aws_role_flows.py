@@ -58,9 +58,9 @@ from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.aws import BUCKET, Cloud
 from tests.flows.audit.test_counters_in_dynamodb import corrupt
 from tests.flows.hours.test_statistics import BENCH
-from tests.proof.clocks import Eventful
-from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
+from tests.proof.clocks import ScriptedClock
+from tests.proof.interceptors import Call, Crashed, failing, intercept
+from tests.proof.world import HOUR, RULES, TOPIC, World, event, ingest_options, legacy_event
 
 STRICT = ValidationRules(max_event_bytes=300)
 BEFORE = "2024-01-15T09"
@@ -134,7 +134,7 @@ class Scene:
     def platform(self) -> MemoryPlatform:
         """Return the resource of the Dagster definitions, on the same stores."""
         platform = MemoryPlatform()
-        platform.log, platform.clock = self.world.event_log, Eventful(self.world.clock.now())
+        platform.log, platform.clock = self.world.event_log, ScriptedClock(self.world.clock.now())
         platform._ports, platform._settings = replace(self.world.ports, clock=platform.clock), self.settings
         return platform
 
@@ -143,9 +143,9 @@ class Scene:
         world = self.world
         world.produce(event("a"), event("b", f"{BEFORE}:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
         world.produce(event("a", payload="other"), legacy_event(), event("deep", padding=DEEP), partition=1)
-        world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
+        world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=300)))
         world.produce(event("c"), event("b", payload="again"), event("d"), event("deep", padding=DEEP))
-        world.settle(conduct(limits=BatchLimits(max_records=2)))
+        world.settle(ingest_options(limits=BatchLimits(max_records=2)))
 
     def close(self) -> None:
         for close in self.closing:
@@ -183,7 +183,7 @@ def micro_batches(scene: Scene) -> None:
             assert scene.platform.run(instance).success
     _crash_at_every_call(world)
     world.produce(event("closed by another"))
-    world.run(ports=through(world.ports, _closed_by_another))
+    world.run(ports=intercept(world.ports, _closed_by_another))
     world.clock.advance(timedelta(days=30))
     world.produce(event("a", payload="after its item expired"))
     world.settle()
@@ -196,7 +196,7 @@ def _crash_at_every_call(world: World) -> None:
     while True:
         world.produce(event(f"x{number}"), event("a", payload=f"{number}"), b"{")
         try:
-            world.run(ports=through(world.ports, failing(number, number % 2 == 0, lambda _: Crashed())))
+            world.run(ports=intercept(world.ports, failing(number, number % 2 == 0, lambda _: Crashed())))
         except Crashed:
             world.settle()
             number += 1
@@ -216,7 +216,7 @@ def hours(scene: Scene) -> None:
     world, ports = scene.world, scene.ports
     with scene.cloud.unrecorded():
         scene.ingest_history()
-        assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored
+        assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive")).stored
     verify_stores(ports)
     for hour in (BEFORE, HOUR):
         compact_hour(hour, ports, memory_workspace)
@@ -315,11 +315,11 @@ def health(scene: Scene) -> None:
     world = scene.world
     with scene.cloud.unrecorded():
         scene.ingest_history()
-        redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
+        redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive"))
         compact_hour(HOUR, scene.ports, memory_workspace)
         world.produce(event("pending"))
         with pytest.raises(Crashed):
-            world.run(ports=through(world.ports, failing("claim", True, lambda _: Crashed())))
+            world.run(ports=intercept(world.ports, failing("claim", True, lambda _: Crashed())))
         world.produce(event("not read yet"))
     clients = HealthClients((TOPIC,), scene.ports, world.event_log, None)  # type: ignore[arg-type]
     probe_dynamodb(clients)
@@ -337,8 +337,10 @@ def operator(scene: Scene) -> None:
     assert all(result.passed for result in run_preflight(scene.provisioners))
     list(list_dead_letters(DeadLetterFilter(), ports))
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing("claim", True, lambda _: Crashed())), conduct("redrive"))
-    redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
+        redrive_dead_letters(
+            DeadLetterFilter(), intercept(world.ports, failing("claim", True, lambda _: Crashed())), ingest_options("redrive")
+        )
+    redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive"))
     with scene.cloud.unrecorded():
         compact_hour(HOUR, ports, memory_workspace)
     compare_bytes(HOUR, ports, BENCH)
@@ -348,7 +350,7 @@ def operator(scene: Scene) -> None:
         with scene.cloud.unrecorded():
             corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]
         assert apply_adjustments(compare_counters(ports, memory_workspace, lambda *_: None), ports)
-    world.create_again(partitions=2)
+    world.recreate_topic(partitions=2)
     accept_recreated_topic(TOPIC, ports)
 
 

@@ -24,7 +24,7 @@ from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from tests.deploy.files import DEPLOY
 from tests.deploy.programs import Program, surroundings
 from tests.devstack.waiting import until
-from tests.proof.world import RULES, TOPIC, World, conduct, event
+from tests.proof.world import RULES, TOPIC, World, event, ingest_options
 from tests.web.served import Client, FixedScheduler, real_time, served, site
 
 RULES_FILE, TESTS_FILE = DEPLOY / "prometheus" / "alerts.yml", DEPLOY / "prometheus" / "alerts_test.yml"
@@ -38,8 +38,8 @@ def all_series() -> Iterator[tuple[Client, World]]:
     world = World(clock=ManualClock(datetime.now(UTC) - timedelta(minutes=1)))
     world.create()
     world.produce(event("a"), event("a", note="again"), b"{", event("large", text="x" * 500), None)
-    world.settle(conduct(validation_rules=type(RULES)(max_event_bytes=400)))
-    redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, conduct("redrive"))
+    world.settle(ingest_options(validation_rules=type(RULES)(max_event_bytes=400)))
+    redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, ingest_options("redrive"))
     world.event_log.append(TOPIC, 0, event("late"), timestamp_ms=int(datetime.now(UTC).timestamp() * 1000) - 90_000)
     scheduling = FixedScheduler(SchedulerStatus(sensor_stopped=False, heartbeat=datetime.now(UTC)))
     with served(site(real_time(world), scheduling=scheduling)) as client:

@@ -13,7 +13,7 @@ from analytics_defs.core.monitoring.backlog import Backlog
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.flows import health_checks
 from analytics_defs.flows.health_checks import HealthClients, read_backlog
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call, intercept
 from tests.proof.world import TOPIC, World, event
 from tests.web.served import FixedRetention
 
@@ -31,7 +31,7 @@ class Scene:
         self.reads: list[int] = []
         """Number of partitions of each read."""
         self.reads_by_partition: Counter[int] = Counter()
-        ports = through(self.world.ports, self._count)
+        ports = intercept(self.world.ports, self._count)
         self.clients = HealthClients((TOPIC,), ports, ports.event_log, FixedRetention())
         self.backlog = Backlog()
 

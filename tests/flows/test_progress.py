@@ -21,8 +21,8 @@ from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import ReadResult
 from tests.flows.ingest.test_execute_plan import failing_at, problems
-from tests.proof.doors import Call, Crashed, through
-from tests.proof.world import TOPIC, World, conduct, event
+from tests.proof.interceptors import Call, Crashed, intercept
+from tests.proof.world import TOPIC, World, event, ingest_options
 
 
 def events(count: int, prefix: str = "e") -> list[bytes]:
@@ -88,7 +88,7 @@ def test_the_start_offsets_of_a_topic_are_stored_before_its_first_batch() -> Non
     world.produce(*events(5))
     world.produce(*events(5, "f"), partition=1)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("open_topic")))
+        world.run(ports=intercept(world.ports, failing_at("open_topic")))
     world.event_log.commit({world.partition(1): 4})
     world.event_log.retain_from(TOPIC, 0, 2)
     world.settle()
@@ -102,7 +102,7 @@ def test_a_topic_that_was_deleted_after_the_plan_is_named() -> None:
     plan = world.plan().plans[0]
     world.event_log.delete_topic(TOPIC)
     with pytest.raises(ResourceMissing, match="topic ProductDeleted does not exist any more"):
-        execute_plan(plan, world.ports, conduct())
+        execute_plan(plan, world.ports, ingest_options())
 
 
 # Unavailable partitions.
@@ -142,7 +142,7 @@ def test_a_new_topic_waits_until_all_of_its_partitions_are_available() -> None:
     assert not any(planning.plans)
     assert "topic ProductDeleted is new to the ledger, and 1 of its partitions are unavailable" in planning.notes[0]
     with pytest.raises(Unavailable, match="is new to the ledger"):
-        execute_plan(plan, world.ports, conduct())
+        execute_plan(plan, world.ports, ingest_options())
     world.event_log.make_available(TOPIC, 1)
     world.settle()
     assert problems(world) == []
@@ -156,7 +156,7 @@ def test_a_pending_batch_of_an_unavailable_partition_delays_no_other(method: str
     world.produce(event("e"))
     world.produce(event("f"), partition=1)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at(method)))
+        world.run(ports=intercept(world.ports, failing_at(method)))
     world.produce(event("g"), partition=2)
     world.event_log.make_unavailable(TOPIC, 0)
     world.settle()
@@ -272,7 +272,7 @@ def test_a_corrupt_record_batch_halts_its_partition_and_the_others_are_read() ->
     world.produce(*events(9, "f"), partition=1)
     world.event_log.damage(TOPIC, 0, 3)
     with pytest.raises(CorruptRecordBatch, match="ProductDeleted/0: the record batch at offset 3"):
-        world.run(by=conduct(limits=BatchLimits(max_records=4)))
+        world.run(by=ingest_options(limits=BatchLimits(max_records=4)))
     assert set(world.recent_events.items) == {*(f"e{number}" for number in range(3)), *(f"f{number}" for number in range(9))}
     assert (committed(world), committed(world, 1)) == (3, 9)
     assert world.ledger.snapshot().pending == {}
@@ -299,7 +299,7 @@ def test_a_pending_batch_with_a_corrupt_record_batch_delays_no_other() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("begin_batch")))
+        world.run(ports=intercept(world.ports, failing_at("begin_batch")))
     world.event_log.damage(TOPIC, 0, 2)
     world.produce(*events(1, "f"), partition=1)
     with pytest.raises(CorruptRecordBatch):
@@ -360,7 +360,7 @@ def test_staged_records_survive_the_retention_of_kafka() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+        world.run(ports=intercept(world.ports, failing_at("put_if_absent")))
     world.event_log.retain_from(TOPIC, 0, 4)
     world.settle()
     assert problems(world) == []
@@ -371,7 +371,7 @@ def test_records_of_an_unstaged_batch_can_be_lost_to_retention() -> None:
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("begin_batch")))
+        world.run(ports=intercept(world.ports, failing_at("begin_batch")))
     world.event_log.retain_from(TOPIC, 0, 3)
     world.settle()
     assert problems(world) == []
@@ -400,10 +400,10 @@ def test_on_data_loss_stop_also_applies_to_losses_after_the_plan(before: str) ->
     world.produce(*events(1))
     world.settle()
     world.produce(*events(4, "f"))
-    options = conduct(on_data_loss=OnDataLoss.STOP)
+    options = ingest_options(on_data_loss=OnDataLoss.STOP)
     if before == "put_if_absent":
         with pytest.raises(Crashed):
-            world.run(ports=through(world.ports, failing_at("begin_batch")))
+            world.run(ports=intercept(world.ports, failing_at("begin_batch")))
     plan = world.plan().plans[0]
     world.event_log.retain_from(TOPIC, 0, 3)
     with pytest.raises(DataLoss, match=r"retention removed ProductDeleted/0\[1,3\)"):
@@ -436,7 +436,7 @@ def test_offsets_are_committed_by_the_next_run_after_a_crash_behind_the_close() 
     world = a_world()
     world.produce(*events(4))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("close_batch")))
+        world.run(ports=intercept(world.ports, failing_at("close_batch")))
     assert committed(world) is None
     assert len(world.object_store.objects) == 6
     world.run()
@@ -449,13 +449,13 @@ def test_a_late_commit_is_corrected_by_the_next_plan() -> None:
     world = a_world()
     world.produce(*events(2))
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "commit":
             world.produce(*events(2, "f"))
             world.run()
         return perform()
 
-    world.run(ports=through(world.ports, door))
+    world.run(ports=intercept(world.ports, interceptor))
     assert committed(world) == 2
     world.run()
     assert committed(world) == 4
@@ -470,7 +470,7 @@ def test_a_pending_batch_is_finished_after_the_number_of_lanes_changed() -> None
     world.produce(*events(2))
     world.produce(*events(2, "f"), partition=1)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("claim")))
+        world.run(ports=intercept(world.ports, failing_at("claim")))
     world.policy = PlanningPolicy(lanes=5)
     planning = world.plan()
     assert [plan.pending_batch_ids != () for plan in planning.plans].count(True) == 1

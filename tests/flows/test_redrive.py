@@ -24,8 +24,8 @@ from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
 from tests.flows.ingest.test_execute_plan import failing_at, problems, remove_rules
-from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import TOPIC, World, conduct, event
+from tests.proof.interceptors import Call, Crashed, failing, intercept
+from tests.proof.world import TOPIC, World, event, ingest_options
 
 STRICT = ValidationRules(max_event_bytes=300)
 BROKEN = b'{"id": NaN}'
@@ -40,14 +40,14 @@ def a_world() -> World:
     world = World()
     world.create()
     world.produce(large("a"), event("fine"), BROKEN, large("b"))
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, dead_letters=3)
     return world
 
 
 def redrive(world: World, selection: DeadLetterFilter = DeadLetterFilter(), **changes: Any) -> RedriveResult:  # noqa: B008 - a value
     world.clock.advance(timedelta(seconds=1))
-    return redrive_dead_letters(selection, world.ports, conduct("redrive", **changes))
+    return redrive_dead_letters(selection, world.ports, ingest_options("redrive", **changes))
 
 
 def test_a_redriven_event_is_stored_under_its_source_and_counted_once() -> None:
@@ -100,7 +100,7 @@ def test_two_dead_letters_with_one_id_become_one_event_and_one_duplicate() -> No
     world = World()
     world.create()
     world.produce(large("a"), large("a", payload="other"))
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     redrive(world)
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, duplicates=1)
@@ -139,7 +139,7 @@ def test_a_selection_by_batch_lists_and_redrives_that_batch_only() -> None:
     world = a_world()
     (first,) = world.ledger.last_batches(1)
     world.produce(large("c"))
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     assert [stored.batch_id for stored in list_dead_letters(DeadLetterFilter(batch_id=first.batch.id), world.ports)] == [first.batch.id] * 3
     assert redrive(world, DeadLetterFilter(batch_id=first.batch.id)).stored == 2
     assert set(world.ids(["a", "b", "c"])) == {"a", "b"}
@@ -149,7 +149,7 @@ def test_a_selection_by_batch_lists_and_redrives_that_batch_only() -> None:
     "read",
     [
         lambda selection, ports: list(list_dead_letters(selection, ports)),
-        lambda selection, ports: redrive_dead_letters(selection, ports, conduct()),
+        lambda selection, ports: redrive_dead_letters(selection, ports, ingest_options()),
     ],
 )
 def test_a_missing_dead_letter_file_is_an_error(read: Callable[[DeadLetterFilter, Ports], object]) -> None:
@@ -165,7 +165,7 @@ def test_dead_letters_of_a_pending_batch_are_not_redriven() -> None:
     world.create()
     world.produce(large("a"))
     with pytest.raises(Crashed):
-        world.run(by=conduct(validation_rules=STRICT), ports=through(world.ports, failing_at("put")))
+        world.run(by=ingest_options(validation_rules=STRICT), ports=intercept(world.ports, failing_at("put")))
     assert any(key.startswith("dead-letters/") for key in world.object_store.objects)
     assert redrive(world).closed == []
     world.settle()
@@ -234,7 +234,7 @@ def test_a_file_altered_after_begin_stops_the_batch_that_reads_it() -> None:
     world = a_world()
     kept = file_of(world)
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("begin_batch")), ingest_options())
     world.object_store.put([altered(world, value=base64_of(event("a", productId="another")))])
     with pytest.raises(InconsistentState, match="versions"):
         world.run()
@@ -262,7 +262,7 @@ def test_without_a_digest_sources_must_be_distinct_and_in_the_ranges() -> None:
 def test_a_pending_redrive_of_a_file_that_no_record_names_is_refused() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("begin_batch")), ingest_options())
     (pending,) = world.ledger.snapshot().pending.values()
     copy = "dead-letters/backup/" + file_of(world).key.rpartition("/")[2]
     world.object_store.put([replace(file_of(world), key=copy)])
@@ -274,7 +274,7 @@ def test_many_dead_letters_are_redriven_in_batches_of_twenty() -> None:
     world = World()
     world.create()
     world.produce(*(large(f"e{number}") for number in range(45)))
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     done = redrive(world)
     assert [record.tally.stored for record in done.closed] == [20, 20, 5]
     assert problems(world) == []
@@ -289,10 +289,12 @@ def test_a_redrive_that_crashed_at_any_call_is_finished_by_the_next_run(number: 
     """A run with the old rules comes first. It may finish a staged batch, and must not count anything twice."""
     world = a_world()
     try:
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing(number, effect, lambda _: Crashed())), conduct("crashed"))
+        redrive_dead_letters(
+            DeadLetterFilter(), intercept(world.ports, failing(number, effect, lambda _: Crashed())), ingest_options("crashed")
+        )
     except Crashed:
         pass
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     assert problems(world) == []
     redrive(world)
     world.settle()
@@ -303,8 +305,8 @@ def test_a_redrive_that_crashed_at_any_call_is_finished_by_the_next_run(number: 
 def test_a_redrive_keeps_its_own_rules_when_another_run_rereads_it() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
-    world.settle(conduct(validation_rules=STRICT))
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("begin_batch")), ingest_options())
+    world.settle(ingest_options(validation_rules=STRICT))
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, dead_letters=1)
 
@@ -312,9 +314,9 @@ def test_a_redrive_keeps_its_own_rules_when_another_run_rereads_it() -> None:
 def test_a_redrive_without_recorded_rules_uses_those_of_the_run() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("begin_batch")), ingest_options())
     remove_rules(world)
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, dead_letters=3)
     assert world.ledger.counters()["reason.too_large"] == 2
@@ -329,7 +331,7 @@ def test_one_of_two_concurrent_redrives_is_refused() -> None:
         return perform()
 
     with pytest.raises(Superseded, match="another redrive began batch 0 first"):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, redrive_first), conduct("second"))
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, redrive_first), ingest_options("second"))
     assert problems(world) == []
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=3, dead_letters=1)
 
@@ -338,7 +340,7 @@ def test_no_plan_contains_a_redrive_while_its_run_has_a_heartbeat() -> None:
     world = a_world()
     world.ledger.renew_lease(Lease("redrive", -1, world.clock.now()))
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct("redrive"))
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("begin_batch")), ingest_options("redrive"))
     assert not any(world.plan().plans)
     world.clock.advance(timedelta(seconds=61))
     (plan,) = world.plan().plans
@@ -353,7 +355,7 @@ def test_a_redrive_whose_run_never_had_a_lease_is_finished_by_one_lane() -> None
     world.policy = PlanningPolicy(lanes=3)
     world.clock.advance(timedelta(seconds=1))
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("mark_staged")), conduct())
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("mark_staged")), ingest_options())
     assert sum(len(plan.pending_batch_ids) for plan in world.plan().plans) == 1
     world.settle()
     assert problems(world) == []
@@ -364,7 +366,7 @@ def test_missing_dead_letters_stop_their_redrive_and_nothing_else() -> None:
     world = a_world()
     (first,) = world.ledger.last_batches(1)
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_at("begin_batch")), conduct())
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_at("begin_batch")), ingest_options())
     kept = world.object_store.objects.pop(dead_letters_key(first.batch.id))
     world.produce(event("later"))
     with pytest.raises(InconsistentState, match=f"{kept.key} is not the file that batch {first.batch.id} wrote: .* found no object"):
@@ -378,16 +380,16 @@ def test_missing_dead_letters_stop_their_redrive_and_nothing_else() -> None:
 def test_an_unavailable_store_fails_a_redrive_and_changes_no_count() -> None:
     world = a_world()
     with pytest.raises(Unavailable):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, failing_with("claim")), conduct())
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, failing_with("claim")), ingest_options())
     assert audit_offsets(world.ports).totals == OutcomeCounts(stored=1, dead_letters=3)
     redrive(world)
     assert problems(world) == []
 
 
 def failing_with(method: str) -> Any:
-    def door(call: Call, perform: Any) -> Any:
+    def interceptor(call: Call, perform: Any) -> Any:
         if call.method == method:
             raise Unavailable("the table is down")
         return perform()
 
-    return door
+    return interceptor

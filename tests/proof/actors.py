@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tests.proof.doors import Call, Crashed, Door
+from tests.proof.interceptors import Call, Crashed, Interceptor
 
 TIMEOUT_SECONDS = 60
 
@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 60
 class Actor:
     """A flow that is stopped before `call`. After its end `call` is None, and `failure` is the exception that it raised, if any."""
 
-    def __init__(self, run: Callable[[Door], object], passes: Callable[[Call], bool] = lambda _: False) -> None:
+    def __init__(self, run: Callable[[Interceptor], object], passes: Callable[[Call], bool] = lambda _: False) -> None:
         """Start the flow. It does not stop at calls for which `passes` is true."""
         self.call: Call | None = None
         self.failure: BaseException | None = None
@@ -47,13 +47,13 @@ class Actor:
 
     def _execute(self) -> None:
         try:
-            self._run(self._door)
+            self._run(self._interceptor)
         except BaseException as failure:  # noqa: BLE001 - the test has to see every exception of the thread
             self.failure = failure
         self.call = None
         self._stopped.release()
 
-    def _door(self, call: Call, perform: Callable[[], Any]) -> Any:
+    def _interceptor(self, call: Call, perform: Callable[[], Any]) -> Any:
         if self._passes(call):
             return perform()
         self.call = call

@@ -40,7 +40,7 @@ class Stores:
 
     def lines(self, key: str | None) -> list[Source]:
         """Return the sources that a dead-letter or duplicates file names."""
-        body = self.object_store.objects[key].body if key else b""
+        body = self.object_store.objects[key].body if key in self.object_store.objects else b""
         return [Source.parse(json.loads(line)["source"]) for line in body.splitlines()]
 
     def rows(self, record: BatchRecord) -> list[tuple[str, Source]]:

@@ -10,14 +10,14 @@ from analytics_defs.adapters.memory import ManualClock
 
 
 @dataclass(slots=True)
-class Eventful(ManualClock):
-    """A manual clock that runs the next of the `happens` callbacks during each sleep."""
+class ScriptedClock(ManualClock):
+    """A manual clock that runs the next of the `on_sleep` callbacks during each sleep."""
 
-    happens: list[Callable[[], object]] = field(default_factory=list)
-    slept: list[timedelta] = field(default_factory=list)
+    on_sleep: list[Callable[[], object]] = field(default_factory=list)
+    sleeps: list[timedelta] = field(default_factory=list)
 
     def sleep(self, duration: timedelta) -> None:
         self.advance(duration)
-        self.slept.append(duration)
-        if self.happens:
-            self.happens.pop(0)()
+        self.sleeps.append(duration)
+        if self.on_sleep:
+            self.on_sleep.pop(0)()

@@ -32,7 +32,7 @@ from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores, faults, faults_at_rest
-from tests.proof.doors import Crashed, Door, Point, failing, through
+from tests.proof.interceptors import Crashed, Interceptor, Point, failing, intercept
 from tests.proof.model import Kind, WatchedRecentEvents
 from tests.proof.world import SECOND, World, event, legacy_event
 
@@ -153,8 +153,8 @@ class Histories(RuleBasedStateMachine):
         if known is None:
             return
         self.open = {partition: first for partition, first in self.open.items() if partition.topic != topic}
-        self.world.create_again(topic, TOPICS[topic])
-        self.world.lives[topic] = known.incarnation + 1
+        self.world.recreate_topic(topic, TOPICS[topic])
+        self.world.incarnations[topic] = known.incarnation + 1
         unknown_sources = [
             source
             for source in self.model.kinds
@@ -223,7 +223,9 @@ class Histories(RuleBasedStateMachine):
     def a_run_tails_its_lane(self, lane: int, fault: Fault | None) -> None:
         tail_options = TailOptions(self.world.topics, replace(self.world.policy, max_offsets=LIMITS.max_records), 2 * SECOND, SECOND)
         options = self._options()
-        self._execute(lambda door: tail_lane(lane, tail_options, through(self.world.ports, door), options, lambda _: None), fault)
+        self._execute(
+            lambda interceptor: tail_lane(lane, tail_options, intercept(self.world.ports, interceptor), options, lambda _: None), fault
+        )
 
     @precondition(lambda self: self.plans)
     @rule(which=st.integers(0, 1000), fault=st.none() | store_faults)
@@ -234,14 +236,16 @@ class Histories(RuleBasedStateMachine):
     @rule(rules=st.sampled_from([LENIENT, STRICT]), fault=st.none() | store_faults)
     def redrive(self, rules: ValidationRules, fault: Fault | None) -> None:
         options = replace(self._options(), validation_rules=rules)
-        self._execute(lambda door: redrive_dead_letters(DeadLetterFilter(), through(self.world.ports, door), options), fault)
+        self._execute(
+            lambda interceptor: redrive_dead_letters(DeadLetterFilter(), intercept(self.world.ports, interceptor), options), fault
+        )
 
     @rule(lane=lanes, at=points, redrives=st.booleans())
     def start_a_stale_executor(self, lane: int, at: Point, redrives: bool) -> None:
         options, plan = self._options(), self._plan(lane)
 
-        def run(door: Door) -> object:
-            ports = through(self.world.ports, door)
+        def run(interceptor: Interceptor) -> object:
+            ports = intercept(self.world.ports, interceptor)
             return redrive_dead_letters(DeadLetterFilter(), ports, options) if redrives else execute_plan(plan, ports, options)
 
         actor = Actor(run)
@@ -345,9 +349,9 @@ class Histories(RuleBasedStateMachine):
 
     def _ingest(self, plan: Plan, fault: Fault | None) -> None:
         options = self._options()
-        self._execute(lambda door: execute_plan(plan, through(self.world.ports, door), options), fault)
+        self._execute(lambda interceptor: execute_plan(plan, intercept(self.world.ports, interceptor), options), fault)
 
-    def _execute(self, run: Callable[[Door], object], fault: Fault | None) -> None:
+    def _execute(self, run: Callable[[Interceptor], object], fault: Fault | None) -> None:
         self.world.clock.advance(SECOND)
         at, effect, kind = fault or (-1, False, Crashed)
         try:

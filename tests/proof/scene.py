@@ -32,7 +32,7 @@ from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.archived import caching_workspace, faults_of_hour, rows_by_ledger, rows_by_manifest
-from tests.proof.doors import Call, Door, through
+from tests.proof.interceptors import Call, Interceptor, intercept
 from tests.proof.schedules import Scene
 from tests.proof.world import HOUR, NOW, RULES, World, event
 
@@ -196,33 +196,39 @@ class SceneBuilder:
         for plan in self.world.plan().plans:
             open_new_topics(plan, self.world.ports)
 
-    def lane(self, lane: int, name: str, rules: ValidationRules = RULES) -> Callable[[Door], None]:
+    def lane(self, lane: int, name: str, rules: ValidationRules = RULES) -> Callable[[Interceptor], None]:
         """Return an executor that plans its lane from the ledger in one call, and executes the plan."""
 
         def plan(stores: dict[str, Any]) -> Plan:
             return plan_lanes(TOPICS, POLICY, _ports(stores, NOW)).plans[lane]
 
-        def run(door: Door) -> None:
+        def run(interceptor: Interceptor) -> None:
             ports = self._ports(name)
-            execute_plan(door(Call("whole", "plan", (plan,)), lambda: plan(self._stores)), through(ports, door), IngestOptions(name, rules))
+            execute_plan(
+                interceptor(Call("whole", "plan", (plan,)), lambda: plan(self._stores)),
+                intercept(ports, interceptor),
+                IngestOptions(name, rules),
+            )
 
         return run
 
-    def redrive(self, name: str) -> Callable[[Door], None]:
-        def run(door: Door) -> None:
-            redrive_dead_letters(DeadLetterFilter(), through(self._ports(name), door), IngestOptions(name, RULES))
+    def redrive(self, name: str) -> Callable[[Interceptor], None]:
+        def run(interceptor: Interceptor) -> None:
+            redrive_dead_letters(DeadLetterFilter(), intercept(self._ports(name), interceptor), IngestOptions(name, RULES))
 
         return run
 
-    def compactor(self, name: str) -> Callable[[Door], None]:
-        def run(door: Door) -> None:
-            compact_hour(HOUR, through(self._ports(name), door), caching_workspace)
+    def compactor(self, name: str) -> Callable[[Interceptor], None]:
+        def run(interceptor: Interceptor) -> None:
+            compact_hour(HOUR, intercept(self._ports(name), interceptor), caching_workspace)
 
         return run
 
-    def retention(self, name: str, ages: RetentionPolicy) -> Callable[[Door], None]:
-        def run(door: Door) -> None:
-            apply_retention(RetentionContext(through(self._ports(name), door), cast(StatisticsEngineFactory, caching_workspace), ages))
+    def retention(self, name: str, ages: RetentionPolicy) -> Callable[[Interceptor], None]:
+        def run(interceptor: Interceptor) -> None:
+            apply_retention(
+                RetentionContext(intercept(self._ports(name), interceptor), cast(StatisticsEngineFactory, caching_workspace), ages)
+            )
 
         return run
 
@@ -274,10 +280,10 @@ class SceneBuilder:
         if len(remaining_batches) != (1 if expired.event_json_expired_through else 3):
             yield f"{expired} expired, and objects of {sorted(remaining_batches)} remain"
 
-    def repair(self, name: str) -> Callable[[Door], None]:
-        def run(door: Door) -> None:
+    def repair(self, name: str) -> Callable[[Interceptor], None]:
+        def run(interceptor: Interceptor) -> None:
             # The records are in Kafka, so the repair calls only `summarize` of the workspace.
-            context = RepairContext(through(self._ports(name), door), cast(StatisticsEngineFactory, caching_workspace), RULES)
+            context = RepairContext(intercept(self._ports(name), interceptor), cast(StatisticsEngineFactory, caching_workspace), RULES)
             repair_range(REPAIRED_HOURS, context)
 
         return run
@@ -303,7 +309,7 @@ class SceneBuilder:
         ).changed:
             yield f"one more repair changes {last_report.changes}"
 
-    def archive_scene(self, executors: dict[str, Callable[[Door], None]]) -> Scene:
+    def archive_scene(self, executors: dict[str, Callable[[Interceptor], None]]) -> Scene:
         """Return a scene that checks what readers of the hour see in every state. Other scenes check ingest itself."""
         return Scene(
             self._stores,
@@ -331,7 +337,7 @@ class SceneBuilder:
         if sorted(event_id for event_id, _ in rows) != ["archived", "in a part", "late"]:
             yield f"the archive holds {rows}"
 
-    def scene(self, executors: dict[str, Callable[[Door], None]]) -> Scene:
+    def scene(self, executors: dict[str, Callable[[Interceptor], None]]) -> Scene:
         return Scene(self._stores, executors, self._faults, self._faults_after_recovery, (Superseded,))
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from tests.proof.doors import Call, Door
+from tests.proof.interceptors import Call, Interceptor
 from tests.proof.states import Executor, States, outcome_of
 
 ENDED, CRASHED = -1, -2
@@ -80,7 +80,7 @@ class Scene:
 
     stores: dict[str, Any]
     """The double behind each port."""
-    executors: dict[str, Callable[[Door], None]]
+    executors: dict[str, Callable[[Interceptor], None]]
     """The flow of each executor, which runs through an interceptor. A call of the port `whole` gets all doubles and changes none."""
     faults: Callable[[dict[str, Any]], Iterator[str]]
     """Violations in any state."""

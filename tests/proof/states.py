@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from analytics_defs.core.ledger import LedgerSnapshot
-from tests.proof.doors import Call, Door
+from tests.proof.interceptors import Call, Interceptor
 
 S = TypeVar("S")
 
@@ -167,7 +167,7 @@ class Node:
 class Executor:
     """The decisions of one executor. `run` is the real flow, called with the interceptor of its ports."""
 
-    def __init__(self, name: str, run: Callable[[Door], None], is_call: Callable[[Call], bool]) -> None:
+    def __init__(self, name: str, run: Callable[[Interceptor], None], is_call: Callable[[Call], bool]) -> None:
         """Run the flow to its first call. Other port methods run again with every new node, so their answers must never change."""
         self.name = name
         self._run, self._is_call = run, is_call
@@ -196,7 +196,7 @@ class Executor:
         calls = 0
         queries: list[Query] = []
 
-        def door(call: Call, perform: Callable[[], Any]) -> Any:
+        def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
             nonlocal calls
             if not self._is_call(call):
                 return perform()
@@ -216,7 +216,7 @@ class Executor:
             return note
 
         try:
-            self._run(door)
+            self._run(interceptor)
         except Parked as parked:
             return Node(past, parked.call, None, tuple(queries))
         except Exception as error:  # noqa: BLE001 - the search decides whether this end is permitted

@@ -37,7 +37,7 @@ def legacy_event(**fields: Any) -> bytes:
     return json.dumps(document | fields).encode()
 
 
-def conduct(run_id: str = "run", **changes: Any) -> IngestOptions:
+def ingest_options(run_id: str = "run", **changes: Any) -> IngestOptions:
     return IngestOptions(run_id, **({"validation_rules": RULES} | changes))
 
 
@@ -54,7 +54,7 @@ class World:
     policy: PlanningPolicy = field(default_factory=PlanningPolicy)
     values: dict[Source, bytes | None] = field(default_factory=dict)
     """Produced values by source, recorded without any flow."""
-    lives: dict[str, int] = field(default_factory=dict)
+    incarnations: dict[str, int] = field(default_factory=dict)
     """The number of recreations of each topic."""
 
     @property
@@ -69,13 +69,13 @@ class World:
         if topic not in self.topics:
             self.topics.append(topic)
 
-    def create_again(self, topic: str = TOPIC, partitions: int = 1) -> None:
+    def recreate_topic(self, topic: str = TOPIC, partitions: int = 1) -> None:
         self.event_log.delete_topic(topic)
-        self.lives[topic] = self.lives.get(topic, 0) + 1
+        self.incarnations[topic] = self.incarnations.get(topic, 0) + 1
         self.create(topic, partitions)
 
     def partition(self, number: int = 0, topic: str = TOPIC) -> TopicPartition:
-        return TopicPartition(topic, self.lives.get(topic, 0), number)
+        return TopicPartition(topic, self.incarnations.get(topic, 0), number)
 
     def source(self, offset: int, partition: int = 0, topic: str = TOPIC) -> Source:
         return Source(self.partition(partition, topic), offset)
@@ -92,14 +92,14 @@ class World:
     def run(self, lane: int = 0, by: IngestOptions | None = None, ports: Ports | None = None) -> ExecutionReport:
         """Plan and execute one lane once. The clock advances by one second first, so that batch times differ."""
         self.clock.advance(SECOND)
-        return execute_plan(self.plan().plans[lane], ports or self.ports, by or conduct())
+        return execute_plan(self.plan().plans[lane], ports or self.ports, by or ingest_options())
 
     def settle(self, by: IngestOptions | None = None) -> None:
         """Run every lane until all plans are empty, and delete stale staging files."""
         while any(plans := self.plan().plans):
             for plan in filter(None, plans):
                 self.clock.advance(SECOND)
-                execute_plan(plan, self.ports, by or conduct("recovery"))
+                execute_plan(plan, self.ports, by or ingest_options("recovery"))
         delete_stale_staging_files(self.ports)
 
     def ids(self, event_ids: Sequence[str]) -> dict[str, Source]:

@@ -19,7 +19,7 @@ from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.core.offsets import Range, Record, TopicPartition
 from analytics_defs.errors import ConsumerGroupActive, ResourceMissing, TopicRecreated, Unavailable
 from analytics_defs.ports import ReadResult
-from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, impatient, real_broker, real_brokers, send, values
+from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, real_broker, real_brokers, send, short_timeouts, values
 from tests.devstack.waiting import until
 
 NOW = 0
@@ -146,7 +146,7 @@ def test_retention_during_a_read_leaves_no_offset_without_an_outcome(broker: Rea
             broker.retain_from(topic, 0, 1_500)
         return True
 
-    log = KafkaEventLog(replace(impatient(real_brokers()), prefetch_bytes=64 * 1024))
+    log = KafkaEventLog(replace(short_timeouts(real_brokers()), prefetch_bytes=64 * 1024))
     result = log.read([Range(partition, 0, 2_000)], admit)
     log.close()
     assert [range_.end for range_ in result.lost] == [1_500]
@@ -232,7 +232,7 @@ def test_topics_are_created_once_and_described_with_their_configuration(broker: 
         broker.create_topic(
             **{"retention.ms": str(a_week // timedelta(milliseconds=1)), "retention.bytes": "5000000", "segment.bytes": "1048576"}
         ),
-        KafkaAdmin(impatient(real_brokers())),
+        KafkaAdmin(short_timeouts(real_brokers())),
     )
     created = TopicSpec(f"{existing}-created", 3, 1, {"cleanup.policy": "compact", "retention.ms": "-1"})
     assert admin.create_topics([created, TopicSpec(existing, 99)]) == [created.name]

@@ -20,7 +20,7 @@ from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import Unavailable
 from analytics_defs.simulator.publisher import LoadGenerator, simulated_records
 from analytics_defs.simulator.shop import CLEAN_MIX
-from tests.contracts.event_log_fixtures import MockCluster, impatient
+from tests.contracts.event_log_fixtures import MockCluster, short_timeouts
 
 
 class Recorder:
@@ -95,7 +95,7 @@ def test_event_types_are_assigned_to_other_topics_in_turn() -> None:
 def test_the_command_publishes_to_the_broker_and_prints_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = MockCluster()
     topic = cluster.create_topic()
-    log = KafkaEventLog(impatient(cluster.brokers))
+    log = KafkaEventLog(short_timeouts(cluster.brokers))
     monkeypatch.setenv("KAFKA_BROKERS", cluster.brokers)
     monkeypatch.setenv("KAFKA_TOPICS", topic)
     try:

@@ -17,7 +17,7 @@ from analytics_defs.errors import Unavailable
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports
 from tests.devstack.waiting import until
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call, intercept
 from tests.proof.world import TOPIC, World, event
 from tests.web.served import Client, FixedScheduler, real_time, served, site
 
@@ -60,11 +60,11 @@ def world() -> World:
 def recorded(world: World, calls: list[str]) -> Ports:
     """Return the world's ports. Every call is appended to `calls`."""
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         calls.append(str(call))
         return perform()
 
-    return through(real_time(world), door)
+    return intercept(real_time(world), interceptor)
 
 
 def test_every_path_only_reads(world: World) -> None:
@@ -169,12 +169,12 @@ def test_an_invalid_source_is_400_with_an_example(world: World, source: str) -> 
 
 
 def test_a_trace_is_503_and_names_the_store_that_is_down(world: World) -> None:
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if str(call).startswith("ledger."):
             raise Unavailable("DynamoDB is down")
         return perform()
 
-    with served(site(through(real_time(world), door))) as client:
+    with served(site(intercept(real_time(world), interceptor))) as client:
         response = client.get(f"/trace/{TOPIC}/0/0")
         assert (response.status, response.json["error"]) == (503, "DynamoDB is down")
         assert client.get("/metrics").status == 503
@@ -186,13 +186,13 @@ def test_a_trace_is_503_and_names_the_store_that_is_down(world: World) -> None:
 def test_hanging_traces_do_not_block_other_requests(world: World) -> None:
     released, hanging = threading.Event(), threading.Semaphore(0)
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if str(call) == "ledger.closed_range_at":
             hanging.release()
             assert released.wait(20)
         return perform()
 
-    with served(site(through(real_time(world), door))) as client:
+    with served(site(intercept(real_time(world), interceptor))) as client:
         requests = [threading.Thread(target=client.get, args=(f"/trace/{TOPIC}/0/0",)) for _ in range(2)]
         for request in requests:
             request.start()
@@ -252,12 +252,12 @@ def test_an_unknown_lag_is_not_reported_and_counters_have_an_age(world: World) -
     """The lag of an unreachable broker is unknown. Counters keep their last values."""
     down: set[str] = set()
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if str(call).partition(".")[0] in down:
             raise Unavailable("it is down")
         return perform()
 
-    with served(site(through(real_time(world), door))) as client:
+    with served(site(intercept(real_time(world), interceptor))) as client:
         until(lambda: "analytics_partition_lag_offsets{" in client.get("/metrics?format=prometheus").text)
         down |= {"event_log", "ledger"}
         until(lambda: client.health()["services"]["kafka"]["error"] == client.health()["services"]["dynamodb"]["error"] == "it is down")
@@ -288,12 +288,12 @@ def test_an_old_status_of_dagster_is_not_reported_while_it_does_not_answer(world
 
 
 def test_unreadable_counters_are_unhealthy_although_checkpoints_are_readable(world: World) -> None:
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if str(call) == "ledger.counters_by_lane":
             raise Unavailable("no table EventAggregates")
         return perform()
 
-    with served(site(through(real_time(world), door))) as client:
+    with served(site(intercept(real_time(world), interceptor))) as client:
         until(lambda: client.health()["reasons"] == ["counters: no table EventAggregates"])
         assert client.get("/health").status == 503
         assert client.health()["services"]["dynamodb"]["status"] == "healthy"

@@ -17,7 +17,7 @@ from analytics_defs.core.ledger import REDRIVE_CHECKPOINT
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from tests.devstack.waiting import until
-from tests.proof.world import TOPIC, World, conduct, event
+from tests.proof.world import TOPIC, World, event, ingest_options
 from tests.web.served import Client, real_time, served, site
 
 HOUR = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -55,7 +55,7 @@ def world() -> World:
         b"\xff",
         made("big", TYPES[0], 1, x="x" * 500),
     )
-    world.settle(conduct("first", validation_rules=ValidationRules(max_event_bytes=400)))
+    world.settle(ingest_options("first", validation_rules=ValidationRules(max_event_bytes=400)))
     for number in range(5):
         world.produce(made(f"lost{number}", TYPES[0], 0))
     world.event_log.retain_from(TOPIC, 0, world.plan().lags[0].next_offset + 3)
@@ -134,7 +134,7 @@ def test_a_redrive_lowers_no_counter_and_is_a_separate_series(world: World) -> N
         before = series(client, "text/plain")
     last_commit = world.ledger.last_batches(1)[0].closed_at
     world.clock.advance(timedelta(minutes=20))
-    redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, conduct("redrive"))
+    redrive_dead_letters(DeadLetterFilter("too_large", None, None), world.ports, ingest_options("redrive"))
     assert world.ledger.snapshot().checkpoints[REDRIVE_CHECKPOINT].next_offset == 1
     with served(site(real_time(world))) as client:
         after, metrics = series(client, "text/plain"), client.get("/metrics").json

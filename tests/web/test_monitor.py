@@ -13,7 +13,7 @@ import pytest
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.monitoring.health import KAFKA
 from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call, intercept
 from tests.proof.world import World, event
 from tests.web.served import health_clients
 
@@ -35,12 +35,12 @@ class Scene:
         self.ledger_answers = threading.Event()
         self.ledger_answers.set()
 
-        def door(call: Call, perform: Callable[[], Any]) -> Any:
+        def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
             if call.port == "ledger":
                 assert self.ledger_answers.wait(30)
             return perform()
 
-        ports = through(world.ports, door)
+        ports = intercept(world.ports, interceptor)
         settings = MonitorSettings(PlanningPolicy(), timedelta(minutes=5), "1", "one")
         self.monitor = HealthMonitor(health_clients(ports), settings)
 

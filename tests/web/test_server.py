@@ -22,7 +22,7 @@ from analytics_defs.errors import StartupFailed
 from analytics_defs.web import server
 from analytics_defs.web.app import make_app
 from tests.devstack.waiting import until
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call, intercept
 from tests.proof.world import TOPIC, World, event
 from tests.web.served import Client, real_time, served, site
 
@@ -256,7 +256,7 @@ def test_a_request_that_is_running_at_the_stop_is_still_answered() -> None:
     world.produce(event("a"))
     world.settle()
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if str(call) == "ledger.closed_range_at":
             entered.set()
             assert released.wait(20)
@@ -264,7 +264,7 @@ def test_a_request_that_is_running_at_the_stop_is_still_answered() -> None:
 
     answers: list[int] = []
     with server.bind_socket("127.0.0.1", 0) as listener:
-        running = server.ObservabilityServer(make_app(site(through(real_time(world), door))))
+        running = server.ObservabilityServer(make_app(site(intercept(real_time(world), interceptor))))
         thread = threading.Thread(target=running.serve_on, args=(listener,))
         thread.start()
         client = Client(listener.getsockname()[1])

@@ -17,7 +17,7 @@ from analytics_defs.core.monitoring.health import HealthSnapshot, SchedulerStatu
 from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.web.status_page import CHART_HEIGHT, UNKNOWN_LOSS_TEXT, format_duration, hours_chart_bars, render_status_page
 from tests.devstack.waiting import until
-from tests.proof.world import NOW, TOPIC, World, conduct, event
+from tests.proof.world import NOW, TOPIC, World, event, ingest_options
 from tests.web.browser import chromium
 from tests.web.served import Client, real_time, served, site
 
@@ -29,7 +29,7 @@ def world() -> World:
     world = World()
     world.create()
     world.produce(event("a"), event("b"), b"<script>alert(1)</script>", event("c"))
-    world.settle(conduct(RUN))
+    world.settle(ingest_options(RUN))
     return world
 
 
@@ -61,7 +61,7 @@ def test_the_bars_of_the_largest_hour_have_the_full_height() -> None:
 
 def test_the_page_shows_counters_and_links_to_dagster_runs(client: Client, world: World) -> None:
     world.produce(None)
-    world.settle(conduct(f"cli-{RUN}"))
+    world.settle(ingest_options(f"cli-{RUN}"))
     text = client.get("/").text
     assert re.search(r'id="total">3<', text)
     assert re.search(r"not_json</td><td class=\"number\">1<", text)

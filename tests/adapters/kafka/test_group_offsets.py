@@ -13,7 +13,7 @@ from analytics_defs.adapters.kafka.client import KafkaConfig
 from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.errors import ConsumerGroupActive, Unavailable
-from tests.contracts.event_log_fixtures import MockCluster, Written, impatient, quiet
+from tests.contracts.event_log_fixtures import MockCluster, Written, quiet_logger, short_timeouts
 from tests.devstack.waiting import until
 
 
@@ -21,10 +21,10 @@ def test_a_commit_to_a_group_with_members_is_refused_with_advice() -> None:
     cluster = MockCluster()
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"0")])
-    config = impatient(cluster.brokers)
+    config = short_timeouts(cluster.brokers)
     log, partition = KafkaEventLog(config), TopicPartition(topic, 0, 0)
     log.commit({partition: 0})
-    member = Consumer({"bootstrap.servers": cluster.brokers, "group.id": config.group_id, "logger": quiet})
+    member = Consumer({"bootstrap.servers": cluster.brokers, "group.id": config.group_id, "logger": quiet_logger})
     member.subscribe([topic])
     until(lambda: member.poll(0.05) is not None or bool(member.assignment()))
     try:

@@ -17,7 +17,7 @@ from analytics_defs.adapters.kafka.records import UNREADABLE_HEADERS, to_record
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
 from analytics_defs.errors import Unavailable
 from analytics_defs.ports import Watermarks
-from tests.contracts.event_log_fixtures import MockCluster, Written, impatient, quiet, send, values
+from tests.contracts.event_log_fixtures import MockCluster, Written, quiet_logger, send, short_timeouts, values
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def first(count: int) -> Callable[[Record], bool]:
 
 def write_as_one_batch(cluster: MockCluster, topic: str, written: Sequence[Written]) -> None:
     """Write one batch: the mock cluster answers a fetch with one batch."""
-    send(Producer({"bootstrap.servers": cluster.brokers, "linger.ms": 50, "logger": quiet}), topic, 0, written)
+    send(Producer({"bootstrap.servers": cluster.brokers, "linger.ms": 50, "logger": quiet_logger}), topic, 0, written)
 
 
 def test_continuing_a_read_sends_no_request(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     write_as_one_batch(cluster, topic, [Written(b"%d" % number) for number in range(10)])
-    log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(short_timeouts(cluster.brokers)), TopicPartition(topic, 0, 0)
     assert log.read([Range(partition, 0, 10)], first(3)).ends == {partition: 3}
     cluster.close()
     assert values(log.read([Range(partition, 3, 10)], first(100)).records) == [b"%d" % number for number in range(3, 10)]
@@ -51,7 +51,7 @@ def test_continuing_a_read_sends_no_request(cluster: MockCluster) -> None:
 def test_a_read_from_another_offset_sends_a_request(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     write_as_one_batch(cluster, topic, [Written(b"%d" % number) for number in range(10)])
-    log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(short_timeouts(cluster.brokers)), TopicPartition(topic, 0, 0)
     log.read([Range(partition, 0, 10)], first(3))
     cluster.close()
     with pytest.raises(Unavailable, match=r"\[2,10\) at 2"):
@@ -63,7 +63,7 @@ def test_prefetched_bytes_are_bounded_for_any_backlog(cluster: MockCluster) -> N
     topic, prefetch = cluster.create_topic(), 256 * 1024
     for _ in range(30):
         write_as_one_batch(cluster, topic, [Written(b"x" * 1_000)] * 100)
-    config = replace(impatient(cluster.brokers), prefetch_bytes=prefetch)
+    config = replace(short_timeouts(cluster.brokers), prefetch_bytes=prefetch)
     reader = KafkaReader(config, lambda _: Watermarks(0, 0, 0), committed_only=True)
     range_, largest = Range(TopicPartition(topic, 0, 0), 0, 3_000), 0
     for start in range(0, 3_000, 50):
@@ -76,7 +76,7 @@ def test_prefetched_bytes_are_bounded_for_any_backlog(cluster: MockCluster) -> N
 def test_a_record_larger_than_every_limit_is_still_read(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"x" * 900_000), Written(b"small"), Written(b"y" * 900_000)])
-    log, partition = KafkaEventLog(replace(impatient(cluster.brokers), prefetch_bytes=64 * 1024)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(replace(short_timeouts(cluster.brokers), prefetch_bytes=64 * 1024)), TopicPartition(topic, 0, 0)
     records = log.read([Range(partition, 0, 3)], first(100)).records
     log.close()
     assert [len(record.value or b"") for record in records] == [900_000, 5, 900_000]
@@ -86,9 +86,9 @@ def test_a_record_larger_than_every_limit_is_still_read(cluster: MockCluster) ->
 def test_records_of_every_codec_are_read(cluster: MockCluster, codec: str) -> None:
     topic = cluster.create_topic()
     written = [Written(b'{"number": %d}' % number * 20, b"key") for number in range(500)]
-    producer = Producer({"bootstrap.servers": cluster.brokers, "compression.type": codec, "linger.ms": 50, "logger": quiet})
+    producer = Producer({"bootstrap.servers": cluster.brokers, "compression.type": codec, "linger.ms": 50, "logger": quiet_logger})
     send(producer, topic, 1, written)
-    log = KafkaEventLog(impatient(cluster.brokers))
+    log = KafkaEventLog(short_timeouts(cluster.brokers))
     records = log.read([Range(TopicPartition(topic, 0, 1), 7, 500)], first(1_000)).records
     log.close()
     assert values(records) == [record.value for record in written[7:]]
@@ -97,7 +97,7 @@ def test_records_of_every_codec_are_read(cluster: MockCluster, codec: str) -> No
 def test_a_closed_log_can_be_used_again(cluster: MockCluster) -> None:
     topic = cluster.create_topic()
     cluster.write(topic, 0, [Written(b"%d" % number) for number in range(3)])
-    log, partition = KafkaEventLog(impatient(cluster.brokers)), TopicPartition(topic, 0, 0)
+    log, partition = KafkaEventLog(short_timeouts(cluster.brokers)), TopicPartition(topic, 0, 0)
     for _ in range(2):
         assert values(log.read([Range(partition, 1, 3)], first(1)).records) == [b"1"]
         assert log.watermarks([partition]) == {partition: Watermarks(0, 3, 3)}

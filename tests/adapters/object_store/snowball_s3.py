@@ -20,7 +20,7 @@ from analytics_defs.adapters.object_store.client import ObjectStoreConfig, Objec
 from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.devstack.moto_patches import App
 from analytics_defs.ports import StoredObject
-from tests.contracts.object_store_fixtures import ArchiveUnderTest, look, moto_endpoint
+from tests.contracts.object_store_fixtures import ObjectStoreUnderTest, moto_endpoint, read_bucket
 from tests.real.proxy import Answer
 
 SNOWBALL_HEADER = "x-amz-meta-snowball-auto-extract"
@@ -106,7 +106,7 @@ def unpacking_store(behave: Behaviour = unpack_all) -> Iterator[UnpackingStore]:
         store.single = S3ObjectStore(direct)
         archive = S3ObjectStore(replace(direct, endpoint=endpoint, snowball=True))
         try:
-            yield UnpackingStore(archive, store, lambda: look(direct))
+            yield UnpackingStore(archive, store, lambda: read_bucket(direct))
         finally:
             archive.close()
             store.single.close()
@@ -128,6 +128,6 @@ def _unpacker_in_front_of(app: App, behave: Behaviour) -> Iterator[tuple[Unpacke
 
 
 @contextmanager
-def unpacking_contract() -> Iterator[ArchiveUnderTest]:
+def unpacking_contract() -> Iterator[ObjectStoreUnderTest]:
     with unpacking_store() as unpacking:
-        yield ArchiveUnderTest(unpacking.port, unpacking.stored_objects)
+        yield ObjectStoreUnderTest(unpacking.port, unpacking.stored_objects)

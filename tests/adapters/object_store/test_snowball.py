@@ -33,7 +33,7 @@ from tests.adapters.object_store.snowball_s3 import (
     unpacking_store,
 )
 from tests.adapters.object_store.test_store import config
-from tests.contracts.object_store_fixtures import look, real_unpacking_archive
+from tests.contracts.object_store_fixtures import read_bucket, real_snowball_store
 from tests.contracts.test_object_store_contract import ODD_IDS
 from tests.real.proxy import Answer
 
@@ -289,7 +289,7 @@ def test_objects_that_must_not_be_overwritten_never_go_in_a_tar() -> None:
 
 @pytest.fixture
 def real() -> Iterator[ObjectStoreConfig]:
-    with real_unpacking_archive() as unpacking:
+    with real_snowball_store() as unpacking:
         assert isinstance(unpacking.port, S3ObjectStore)
         yield unpacking.port.config
 
@@ -307,11 +307,11 @@ def test_minio_stores_the_same_objects_from_a_tar_as_from_single_puts(real: Obje
     try:
         tarred.put(put)
         assert ["in tars" in line for line in log()] == [True], log()
-        by_tar = look(real)
+        by_tar = read_bucket(real)
         tarred.delete([blob.key for blob in put])
-        assert look(real) == {}
+        assert read_bucket(real) == {}
         single.put(put)
-        assert by_tar == look(real)
+        assert by_tar == read_bucket(real)
         assert by_tar.keys() == {blob.key for blob in put}
     finally:
         tarred.close()
@@ -332,6 +332,6 @@ def test_minio_rejects_a_tar_with_an_invalid_object_and_single_puts_complete_it(
             store.put(put)
         assert ["in tars" in line or "a tar was not unpacked" in line for line in log()] == [True, True], log()
         store.put([blob for blob in put if blob is not impossible])
-        assert look(real) == by_key([*blobs(25), *blobs(25, "later")])
+        assert read_bucket(real) == by_key([*blobs(25), *blobs(25, "later")])
     finally:
         store.close()

@@ -21,7 +21,7 @@ from analytics_defs.defs.hours.hourly_assets import event_archive, hourly_automa
 from analytics_defs.defs.resources.statistics_io_manager import STATISTICS_IO_MANAGER, StatisticsIOManager
 from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call
 
 ASSETS = [event_archive, hourly_event_stats, restored_recent_events, daily_event_stats, product_activity]
 AUTOMATED = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
@@ -190,14 +190,14 @@ def test_an_unavailable_store_ends_a_run_and_its_finished_hours_are_reported(
     platform.produce(4, hour="2024-01-15T10")
     platform.run(instance)
 
-    def intercept(call: Call, perform: Callable[[], Any]) -> Any:
+    def fail_the_second_hour(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "latest_revision":
             read_hours.add(call.args[0])
             if call.args[0] == "2024-01-15T11":
                 raise Unavailable("the ledger is down")
         return perform()
 
-    ports = through(platform.ports(), intercept)
+    ports = intercept(platform.ports(), fail_the_second_hour)
     monkeypatch.setattr(platform, "ports", lambda: ports)
     result = materialize(platform, instance, event_archive, "2024-01-15T10", "2024-01-15T12", raise_on_error=False)
     assert not result.success

@@ -115,7 +115,7 @@ def test_a_run_of_the_sensor_tails_its_lane_and_reports_everything(instance: dg.
     platform.produce(10)
     first = platform.tick(instance)
     (request,) = first.run_requests or []
-    platform.clock.happens = [lambda: platform.produce(5, start=10)]
+    platform.clock.on_sleep = [lambda: platform.produce(5, start=10)]
     assert reported_events(platform.run(instance, request)) == [10, 5]
     assert platform.tick(instance, first.cursor).run_requests == []
 
@@ -126,7 +126,7 @@ def test_a_tailing_run_reports_its_progress(instance: dg.DagsterInstance) -> Non
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
     numbers = count(10)
-    platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 30
+    platform.clock.on_sleep = [lambda: platform.produce(1, start=next(numbers))] * 30
     result = platform.run(instance, request)
     assert reported_events(result) == [10, 20, 10]
     reports = [event.event_type_value for event in result.all_events if event.event_type_value in REPORT_EVENTS]
@@ -142,7 +142,7 @@ def test_a_tailing_run_survives_an_unavailable_dagster_storage(instance: dg.Dags
     platform.produce(10)
     (request,) = platform.tick(instance).run_requests or []
     starts = count(10, 5)
-    platform.clock.happens = [lambda: platform.produce(5, start=next(starts))] * 8
+    platform.clock.on_sleep = [lambda: platform.produce(5, start=next(starts))] * 8
     queries: list[object] = []
 
     def unavailable(*_: object, **__: object) -> list[object]:
@@ -162,9 +162,9 @@ def test_a_tailing_run_frees_its_slot_for_a_queued_run(instance: dg.DagsterInsta
     (request,) = platform.tick(instance).run_requests or []
     instance.add_run(dg.DagsterRun("micro_batch", make_new_run_id(), status=dg.DagsterRunStatus[status]))
     numbers = count(10)
-    platform.clock.happens = [lambda: platform.produce(1, start=next(numbers))] * 50
+    platform.clock.on_sleep = [lambda: platform.produce(1, start=next(numbers))] * 50
     assert platform.run(instance, request).success
-    assert len(platform.clock.slept) == pytest.approx(sleeps, abs=1)
+    assert len(platform.clock.sleeps) == pytest.approx(sleeps, abs=1)
 
 
 @pytest.mark.parametrize("start", ["closed plan", "button", "no tail duration"])
@@ -174,9 +174,9 @@ def test_no_other_run_tails_its_lane(instance: dg.DagsterInstance, start: str) -
     request = None if start == "button" else (platform.tick(instance).run_requests or [])[0]
     if start == "closed plan":
         platform.run(instance, request)
-    platform.clock.happens, platform.clock.slept = [lambda: platform.produce(5, start=10)], []
+    platform.clock.on_sleep, platform.clock.sleeps = [lambda: platform.produce(5, start=10)], []
     assert platform.run(instance, request).success
-    assert platform.clock.slept == []
+    assert platform.clock.sleeps == []
     assert platform.ports().ledger.counters()["events"] == 10
 
 
@@ -188,7 +188,7 @@ def test_a_run_tails_its_lane_by_the_number_of_lanes_at_planning_time(instance: 
     for request in platform.tick(instance).run_requests or []:
         platform._settings = platform._settings.model_copy(update={"lanes": worker_lanes})
         before = next_offsets(platform)
-        platform.clock.happens = [lambda: platform.produce(10, start=10)]
+        platform.clock.on_sleep = [lambda: platform.produce(10, start=10)]
         assert platform.run(instance, request).success
         (tailed,) = [partition for partition, end in next_offsets(platform).items() if end > before.get(partition, 0)]
         assert str(lane_of(tailed, 2)) == request.tags["analytics/lane"]

@@ -25,7 +25,7 @@ from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import StoredObject
 from tests.defs.memory_platform import HOUR, TOPIC, MemoryPlatform
 from tests.flows.audit.test_hour import MiscountingLedger
-from tests.proof.doors import Crashed, failing, through
+from tests.proof.interceptors import Crashed, failing, intercept
 
 NEXT_HOUR = "2024-01-15T11"
 
@@ -320,7 +320,7 @@ def test_a_stuck_batch_fails_the_balance_of_the_sensor_and_of_the_button(platfor
     platform.produce(10)
     plan = plan_lanes([TOPIC], PlanningPolicy(), platform.ports()).plans[0]
     with pytest.raises(Crashed):
-        execute_plan(plan, through(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.ingest_options("dead"))
+        execute_plan(plan, intercept(platform.ports(), failing("claim", True, lambda _: Crashed())), platform.ingest_options("dead"))
     assert balanced(platform.tick(instance))
     platform.clock.advance(timedelta(minutes=11))
     result: Any = all_offsets_accounted_for(platform=platform)
@@ -338,7 +338,7 @@ def test_counters_that_differ_fail_the_balance_of_the_sensor_and_of_the_run(plat
 
 def test_a_balance_that_cannot_be_read_stops_no_plan(platform: MemoryPlatform, instance: dg.DagsterInstance) -> None:
     platform.produce(10)
-    platform._ports = through(platform._ports, failing("counters", False, lambda _: Unavailable("down")))
+    platform._ports = intercept(platform._ports, failing("counters", False, lambda _: Unavailable("down")))
     assert len(requests(platform.tick(instance))) == 1
 
 

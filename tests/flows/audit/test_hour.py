@@ -21,8 +21,8 @@ from analytics_defs.flows.hours.statistics import compute_hourly_stats
 from analytics_defs.flows.stored.hour_files import hour_files
 from analytics_defs.ports import Ports
 from tests.flows.ingest.test_execute_plan import failing_at, problems
-from tests.proof.doors import Crashed, through
-from tests.proof.world import HOUR, World, conduct, event
+from tests.proof.interceptors import Crashed, intercept
+from tests.proof.world import HOUR, World, event, ingest_options
 
 
 def a_world() -> World:
@@ -171,7 +171,7 @@ def a_world_of_two_settings() -> World:
     """Three events with JSON objects, and one of a batch that wrote no JSON objects."""
     world = a_world()
     world.produce(event("d"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     return world
 
 
@@ -193,7 +193,7 @@ def test_a_pointer_item_needs_its_json_object_under_any_settings() -> None:
     world = World(recent_events=MemoryRecentEvents(unholdable=lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("small"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     audited = audit_hour(HOUR, world.ports)
     assert (audited.objects, audited.findings) == (1, ())
     world.object_store.delete([event_key(HOUR, "large")])
@@ -204,7 +204,7 @@ def test_without_any_written_json_objects_none_are_compared() -> None:
     world = World()
     world.create()
     world.produce(event("d"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     audited = audit_hour(HOUR, world.ports)
     assert (audited.objects, audited.agrees) == (None, True)
 
@@ -214,7 +214,7 @@ def test_a_pending_batch_is_no_difference() -> None:
     world = a_world()
     world.produce(event("d"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("put")))
+        world.run(ports=intercept(world.ports, failing_at("put")))
     assert "d" in world.recent_events.items
     assert audit_hour(HOUR, world.ports).agrees
     assert len(audit_offsets(world.ports).pending) == 1
@@ -227,7 +227,7 @@ def a_world_whose_run_crashed() -> World:
     world.create()
     world.produce(event("a"), event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("crashed"), ports=through(world.ports, failing_at("put")))
+        world.run(by=ingest_options("crashed"), ports=intercept(world.ports, failing_at("put")))
     assert "a" in world.recent_events.items
     return world
 

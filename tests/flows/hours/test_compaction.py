@@ -33,8 +33,8 @@ from analytics_defs.flows.hours.compaction import Compaction, compact_hour
 from analytics_defs.flows.stored.hour_completeness import is_complete
 from analytics_defs.ports import Ports, StoredObject
 from tests.proof.actors import Actor
-from tests.proof.doors import Call, Crashed, Door, failing, through
-from tests.proof.world import HOUR, World, conduct, event
+from tests.proof.interceptors import Call, Crashed, Interceptor, failing, intercept
+from tests.proof.world import HOUR, World, event, ingest_options
 
 ROW = tuple[str, str, int, int, str]
 
@@ -219,7 +219,7 @@ def test_an_unread_partition_keeps_an_hour_incomplete() -> None:
 def test_a_recreated_topic_that_was_not_accepted_keeps_an_hour_incomplete(records: int) -> None:
     """Its offsets are not comparable with the checkpoints in the ledger."""
     world = a_world()
-    world.create_again(partitions=2)
+    world.recreate_topic(partitions=2)
     world.produce(*(event(f"new{number}", "2024-01-15T10:00:00Z") for number in range(records)))
     assert run(world).complete is False
 
@@ -228,7 +228,7 @@ def test_a_deleted_topic_keeps_an_hour_incomplete_only_by_its_pending_batch() ->
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+        world.run(ports=intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     world.event_log.delete_topic("ProductDeleted")
     assert run(world).complete is False
     with suppress(ResourceMissing):  # the group cannot store offsets of a deleted topic
@@ -245,7 +245,7 @@ def test_a_pending_batch_keeps_an_hour_incomplete_if_it_starts_before_the_end(wr
     world = a_world()
     world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T11:30:00Z"), timestamp_ms=written)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+        world.run(ports=intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     assert world.ledger.snapshot().pending
     assert run(world).complete is complete
 
@@ -263,7 +263,7 @@ def test_a_pending_batch_whose_records_kafka_removed_keeps_an_hour_incomplete() 
     world.event_log.append("ProductDeleted", 0, event("pending", "2024-01-15T10:30:00Z"), timestamp_ms=END_OF_HOUR_MS - 1)
     world.event_log.append("ProductDeleted", 0, event("later", "2024-01-15T11:30:00Z"), timestamp_ms=END_OF_HOUR_MS)
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+        world.run(ports=intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     high = world.event_log.watermarks([world.partition(0)])[world.partition(0)].high_watermark
     world.event_log.retain_from("ProductDeleted", 0, high - 1)
     assert run(world).complete is False
@@ -310,7 +310,7 @@ def points(world: Callable[[], World], act: Callable[[World, Ports], object]) ->
         return perform()
 
     fresh = world()
-    act(fresh, through(fresh.ports, count))
+    act(fresh, intercept(fresh.ports, count))
     return iter(range(calls))
 
 
@@ -332,7 +332,7 @@ def test_after_a_crash_at_any_call_all_rows_are_readable_and_a_retry_converges(w
         world = world_of()
         expected = by_ledger(world)
         with pytest.raises(Crashed):
-            run(world, through(world.ports, failing(point, effect, lambda _: Crashed())))
+            run(world, intercept(world.ports, failing(point, effect, lambda _: Crashed())))
         assert by_ledger(world) == expected, point
         assert by_manifest(world) == expected, point
         run(world)
@@ -346,7 +346,7 @@ def test_a_late_event_during_a_compaction_is_in_its_part_or_in_the_archive() -> 
         world = a_world()
         calls = 0
 
-        def door(_: Call, perform: Callable[[], Any], world: World = world, point: int = point) -> Any:
+        def interceptor(_: Call, perform: Callable[[], Any], world: World = world, point: int = point) -> Any:
             nonlocal calls
             calls += 1
             if calls - 1 == point:
@@ -354,7 +354,7 @@ def test_a_late_event_during_a_compaction_is_in_its_part_or_in_the_archive() -> 
                 world.settle()
             return perform()
 
-        run(world, through(world.ports, door))
+        run(world, intercept(world.ports, interceptor))
         assert len(by_ledger(world)) == len(by_manifest(world)) == 7, point
         run(world)
         assert by_ledger(world) == by_manifest(world)
@@ -377,7 +377,7 @@ def test_the_part_of_a_pending_batch_is_neither_read_nor_deleted() -> None:
     world = a_world()
     world.produce(event("pending", "2024-01-15T10:00:00Z"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
+        world.run(ports=intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     (open_part,) = [
         key for key in world.object_store.list_keys(parquet_dir(HOUR)) if key.rpartition("/")[2][:-8] in world.ledger.snapshot().pending
     ]
@@ -392,8 +392,8 @@ def test_the_part_of_a_pending_batch_is_neither_read_nor_deleted() -> None:
 def paused_compaction(world: World, at: Callable[[Call], bool]) -> Callable[[], None]:
     """Pause a compaction before the first call for which `at` is true. Return the call that resumes it."""
 
-    def act(door: Door) -> None:
-        run(world, through(world.ports, door))
+    def act(interceptor: Interceptor) -> None:
+        run(world, intercept(world.ports, interceptor))
 
     actor = Actor(act)
     while actor.call is not None and not at(actor.call):
@@ -527,7 +527,7 @@ def test_without_a_json_tree_a_lost_part_is_named() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
     with pytest.raises(InconsistentState, match="WRITE_EVENT_JSON=false"):
         run(world)

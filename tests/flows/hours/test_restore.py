@@ -12,7 +12,7 @@ from analytics_defs.flows.hours.restore import RestoreResult, restore_hour
 from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL
 from tests.flows.hours.test_compaction import a_world
 from tests.flows.hours.test_statistics import ENGINE_FACTORY
-from tests.proof.doors import Crashed, failing, through
+from tests.proof.interceptors import Crashed, failing, intercept
 from tests.proof.world import HOUR, World, event, legacy_event
 
 
@@ -49,7 +49,7 @@ def test_an_id_that_is_claimed_during_a_restore_keeps_its_new_owner() -> None:
             world.recent_events.items["a0"] = replace(lost, source=world.source(99))
         return perform()  # type: ignore[operator]
 
-    result = restore_hour(HOUR, through(world.ports, claim_first), ENGINE_FACTORY)
+    result = restore_hour(HOUR, intercept(world.ports, claim_first), ENGINE_FACTORY)
     assert (result.restored, result.owned_by_other_sources) == (0, 1)
     assert world.recent_events.items["a0"].source == world.source(99)
 
@@ -89,7 +89,7 @@ def test_a_restore_is_idempotent_and_can_be_resumed_after_a_crash() -> None:
     before = {key: item for key, item in world.recent_events.items.items() if not key.startswith("n")}
     world.recent_events.items.clear()
     with pytest.raises(Crashed):
-        restore_hour(HOUR, through(world.ports, failing("claim", effect=True, fault=lambda _: Crashed())), ENGINE_FACTORY)
+        restore_hour(HOUR, intercept(world.ports, failing("claim", effect=True, fault=lambda _: Crashed())), ENGINE_FACTORY)
     restore_hour(HOUR, world.ports, ENGINE_FACTORY)
     assert world.recent_events.items == before
     assert restore_hour(HOUR, world.ports, ENGINE_FACTORY) == RestoreResult(HOUR, already_present=6)

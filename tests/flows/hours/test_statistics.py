@@ -24,7 +24,7 @@ from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.statistics import HourlyResult, compute_daily_stats, compute_hourly_stats, compute_product_activity
 from tests.flows.hours.test_compaction import flip, lose
 from tests.proof.actors import Actor
-from tests.proof.doors import through
+from tests.proof.interceptors import intercept
 from tests.proof.world import HOUR, World, event
 
 ENGINE_FACTORY = partial(duckdb_statistics, 128, 1)
@@ -309,7 +309,8 @@ def test_a_zombie_leaves_no_older_statistics_over_newer_ones(at: int) -> None:
     world = a_world(shop("ProductDeleted", "a", 36_000))
     writes = ("put_if", "put")
     zombie = Actor(
-        lambda door: compute_hourly_stats(HOUR, through(world.ports, door), ENGINE_FACTORY), lambda call: call.method not in writes
+        lambda interceptor: compute_hourly_stats(HOUR, intercept(world.ports, interceptor), ENGINE_FACTORY),
+        lambda call: call.method not in writes,
     )
     for _ in range(at):
         zombie.step()
@@ -329,7 +330,7 @@ def test_a_zombie_leaves_no_older_day_over_a_newer_one(flow: Callable[..., objec
     """Every step of a day is idempotent for any executor too."""
     world = a_world(shop("ProductDeleted", "a", 36_000))
     stats_of(world)
-    zombie = Actor(lambda door: flow(DAY, through(world.ports, door), ENGINE_FACTORY), lambda call: call.method != "put")
+    zombie = Actor(lambda interceptor: flow(DAY, intercept(world.ports, interceptor), ENGINE_FACTORY), lambda call: call.method != "put")
     assert zombie.call is not None
     world.produce(shop("ProductDeleted", "b", 36_001))
     world.settle()

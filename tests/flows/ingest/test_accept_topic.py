@@ -20,8 +20,8 @@ from analytics_defs.flows.ingest.execute_plan import execute_plan
 from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from tests.flows.ingest.test_execute_plan import failing_at, problems
-from tests.proof.doors import Crashed, through
-from tests.proof.world import HOUR, TOPIC, World, conduct, event, legacy_event
+from tests.proof.interceptors import Crashed, intercept
+from tests.proof.world import HOUR, TOPIC, World, event, ingest_options, legacy_event
 
 OTHER = "ProductCreated"
 
@@ -38,7 +38,7 @@ def a_world(**settings: Any) -> World:
 
 def test_a_recreated_topic_is_halted_and_the_others_continue() -> None:
     world = a_world()
-    world.create_again()
+    world.recreate_topic()
     world.produce(event("c"), event("d"), event("e"), event("f"))
     world.produce(event("other"), topic=OTHER)
     world.settle()
@@ -49,7 +49,7 @@ def test_a_recreated_topic_is_halted_and_the_others_continue() -> None:
 
 def test_an_accepted_topic_is_read_from_its_start_with_new_sources_and_ids() -> None:
     world = a_world()
-    world.create_again()
+    world.recreate_topic()
     world.produce(event("a", payload="new"), legacy_event(), event("c"))
     assert accept_recreated_topic(TOPIC, world.ports).incarnation == 1
     world.settle()
@@ -65,7 +65,7 @@ def test_an_accepted_topic_is_read_from_its_start_with_new_sources_and_ids() -> 
 def test_a_topic_may_be_recreated_several_times() -> None:
     world = a_world()
     for incarnation in range(1, 4):
-        world.create_again()
+        world.recreate_topic()
         world.produce(event(f"event {incarnation}"))
         accept_recreated_topic(TOPIC, world.ports)
         world.settle()
@@ -94,7 +94,7 @@ def test_a_topic_that_does_not_exist_cannot_be_accepted() -> None:
 
 def test_a_second_acceptance_is_refused() -> None:
     world = a_world()
-    world.create_again()
+    world.recreate_topic()
     accept_recreated_topic(TOPIC, world.ports)
     with pytest.raises(NotFound):
         accept_recreated_topic(TOPIC, world.ports)
@@ -103,7 +103,7 @@ def test_a_second_acceptance_is_refused() -> None:
 
 def test_without_topic_ids_a_log_that_ends_before_the_checkpoint_is_recreated() -> None:
     world = a_world(event_log=MemoryEventLog(topic_ids=False))
-    world.create_again()
+    world.recreate_topic()
     world.produce(event("c"))
     world.settle()
     assert "the log ends at 1, before the next offset to read, 3" in world.plan().halted[TopicPartition(TOPIC, 0, 0)]
@@ -134,8 +134,8 @@ def test_a_pending_batch_of_the_old_incarnation_is_finished_or_counted_as_lost(m
     world = a_world()
     world.produce(event("old"), event("old too"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at(method)))
-    world.create_again()
+        world.run(ports=intercept(world.ports, failing_at(method)))
+    world.recreate_topic()
     world.produce(event("new"))
     accept_recreated_topic(TOPIC, world.ports)
     world.settle()
@@ -150,8 +150,8 @@ def test_a_pending_batch_of_a_recreated_topic_halts_only_its_own_partitions() ->
     world = a_world()
     world.produce(event("old"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("begin_batch")))
-    world.create_again()
+        world.run(ports=intercept(world.ports, failing_at("begin_batch")))
+    world.recreate_topic()
     world.produce(event("other"), topic=OTHER)
     with pytest.raises(TopicRecreated, match="was deleted and created again"):
         world.run()
@@ -166,10 +166,10 @@ def test_records_of_the_new_incarnation_are_never_read_as_those_of_the_old() -> 
     world = a_world()
     world.produce(event("old"))
     plan = world.plan().plans[0]
-    world.create_again()
+    world.recreate_topic()
     world.produce(*(event(f"new {number}") for number in range(6)))
     with pytest.raises(TopicRecreated):
-        execute_plan(plan, world.ports, conduct())
+        execute_plan(plan, world.ports, ingest_options())
     assert world.ledger.snapshot().pending == {}
     assert not any(id_.startswith("new") for id_ in world.recent_events.items)
 
@@ -178,10 +178,10 @@ def test_a_late_run_of_the_old_incarnation_changes_nothing() -> None:
     world = a_world()
     world.produce(event("old"))
     plan = world.plan().plans[0]
-    world.create_again()
+    world.recreate_topic()
     world.produce(event("new"))
     accept_recreated_topic(TOPIC, world.ports)
-    assert execute_plan(plan, world.ports, conduct()).closed == []
+    assert execute_plan(plan, world.ports, ingest_options()).closed == []
     world.settle()
     assert problems(world) == []
     assert set(world.ids(["old", "new"])) == {"new"}
@@ -191,9 +191,9 @@ def test_the_staging_file_of_a_pending_batch_is_not_deleted() -> None:
     world = a_world()
     world.produce(event("old"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("claim")))
+        world.run(ports=intercept(world.ports, failing_at("claim")))
     (pending,) = world.ledger.snapshot().pending
-    world.create_again()
+    world.recreate_topic()
     assert delete_stale_staging_files(world.ports) == []
     assert staging_key(pending) in world.object_store.objects
     accept_recreated_topic(TOPIC, world.ports)

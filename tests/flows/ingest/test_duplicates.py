@@ -22,8 +22,8 @@ from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import StoredObject
 from tests.flows.ingest.test_execute_plan import failing_at, problems
-from tests.proof.doors import Call, Crashed, through
-from tests.proof.world import HOUR, TOPIC, World, conduct, event
+from tests.proof.interceptors import Call, Crashed, intercept
+from tests.proof.world import HOUR, TOPIC, World, event, ingest_options
 
 OTHER_TOPIC = "ProductCreated"
 FIRST, OTHER = event("x"), event("x", payload="other")
@@ -69,7 +69,7 @@ def test_a_claim_a_hundred_batches_later_is_a_duplicate() -> None:
     first = world.produce(FIRST)
     world.produce(*(event(f"e{number}") for number in range(100)))
     second = world.produce(OTHER)
-    world.settle(conduct(limits=BatchLimits(max_records=1)))
+    world.settle(ingest_options(limits=BatchLimits(max_records=1)))
     assert len(world.ledger.last_batches(200)) == 102
     assert_stored_once(world, first, second)
 
@@ -106,14 +106,14 @@ def test_of_two_concurrent_lanes_the_first_claim_owns_the_id(method: str) -> Non
     plan = world.plan().plans[lane]
     interrupted = False
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         nonlocal interrupted
         if call.method == method and not interrupted:
             interrupted = True
             world.run(other_lane)
         return perform()
 
-    execute_plan(plan, through(world.ports, door), conduct())
+    execute_plan(plan, intercept(world.ports, interceptor), ingest_options())
     late = method in {"put", "close_batch"}
     assert_stored_once(world, *((source, other_source) if late else (other_source, source)))
 
@@ -183,16 +183,16 @@ def test_every_executor_of_a_batch_with_a_reused_id_writes_the_same_objects(meth
     """The first executor crashes after the call. Its zombie, and one of the batch before, repeat their writes later."""
     world, first, second = a_world_with_a_reused_id()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at(method)))
+        world.run(ports=intercept(world.ports, failing_at(method)))
     plan = world.plan().plans[0]
     late: list[Callable[[], Any]] = []
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.port == "object_store" and call.method in ("put", "put_many_if_absent"):
             late.append(perform)
         return perform()
 
-    execute_plan(plan, through(world.ports, door), conduct())
+    execute_plan(plan, intercept(world.ports, interceptor), ingest_options())
     world.settle()
     before = dict(world.object_store.objects)
     for write in late:
@@ -232,15 +232,15 @@ def test_executors_agree_on_a_duplicate_whose_owner_dynamodb_deletes_between_the
     second = world.produce(OTHER)
     plan = world.plan().plans[0]
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "close_batch":
             world.clock.advance(timedelta(hours=2))
             world.recent_events.items = {key: item for key, item in world.recent_events.items.items() if item.source != first}
             with pytest.raises(Crashed):
-                world.run(ports=through(world.ports, failing_at("close_batch")))
+                world.run(ports=intercept(world.ports, failing_at("close_batch")))
         return perform()
 
-    execute_plan(plan, through(world.ports, door), conduct())
+    execute_plan(plan, intercept(world.ports, interceptor), ingest_options())
     assert world.ids(["x"]) == {"x": second}
     assert world.ledger.counters()["events"] == 2
     assert trace_record(str(second), world.ports).outcome is RecordOutcome.STORED

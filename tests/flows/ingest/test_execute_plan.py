@@ -27,8 +27,8 @@ from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.ingest.execute_plan import ExecutionReport, execute_plan
 from analytics_defs.ports import StoredObject
 from tests.proof.agreement import Stores, faults, faults_at_rest
-from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, conduct, event, legacy_event
+from tests.proof.interceptors import Call, Crashed, failing, intercept
+from tests.proof.world import HOUR, NOW, SECOND, TOPIC, World, event, ingest_options, legacy_event
 
 BROKEN = b'{"id": NaN}'
 
@@ -87,9 +87,9 @@ def test_the_json_object_holds_the_original_bytes_of_the_record() -> None:
 def test_executing_a_closed_plan_again_changes_nothing() -> None:
     world = a_world()
     plan = plan_of(world)
-    execute_plan(plan, world.ports, conduct("first"))
+    execute_plan(plan, world.ports, ingest_options("first"))
     before = dict(world.object_store.objects), dict(world.recent_events.items), world.ledger.counters()
-    again = execute_plan(plan, world.ports, conduct("again"))
+    again = execute_plan(plan, world.ports, ingest_options("again"))
     assert again.closed == []
     assert again.stop_reason is None
     assert (world.object_store.objects, world.recent_events.items, world.ledger.counters()) == before
@@ -101,12 +101,12 @@ def test_a_plan_that_two_runs_execute_at_once_is_executed_once() -> None:
     plan = plan_of(world)
     second: list[ExecutionReport] = []
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "begin_batch" and not second:
-            second.append(execute_plan(plan, world.ports, conduct("second")))
+            second.append(execute_plan(plan, world.ports, ingest_options("second")))
         return perform()
 
-    first = execute_plan(plan, through(world.ports, door), conduct("first"))
+    first = execute_plan(plan, intercept(world.ports, interceptor), ingest_options("first"))
     assert len(second[0].closed) == 1
     assert first.closed == []
     assert first.stop_reason == "another run began ProductDeleted/0[0,4) first"
@@ -117,11 +117,11 @@ def calls_of_a_run() -> list[Call]:
     world = a_world()
     seen: list[Call] = []
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         seen.append(call)
         return perform()
 
-    execute_plan(plan_of(world), through(world.ports, door), conduct())
+    execute_plan(plan_of(world), intercept(world.ports, interceptor), ingest_options())
     return seen
 
 
@@ -138,7 +138,9 @@ def test_a_run_that_fails_at_any_call_is_finished_by_the_next_with_equal_bytes(
     undisturbed.settle()
     world = a_world()
     with pytest.raises(fault):
-        execute_plan(plan_of(world), through(world.ports, failing(number, effect, lambda call: fault(str(call)))), conduct("first"))
+        execute_plan(
+            plan_of(world), intercept(world.ports, failing(number, effect, lambda call: fault(str(call)))), ingest_options("first")
+        )
     assert list(faults(stores(world))) == []
     assert_only_closed_ranges_are_committed(world)
     world.settle()
@@ -153,7 +155,7 @@ def undisturbed_at_the_time_of(world: World, undisturbed: World) -> World:
     if record.batch.time == undisturbed.ledger.last_batches(1)[0].batch.time:
         return undisturbed
     earlier = a_world()
-    execute_plan(plan_of(earlier), earlier.ports, conduct())
+    execute_plan(plan_of(earlier), earlier.ports, ingest_options())
     return earlier
 
 
@@ -174,7 +176,7 @@ def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str)
 
     for _ in range(3):
         with pytest.raises(Unavailable, match="is down"):
-            world.run(ports=through(world.ports, down))
+            world.run(ports=intercept(world.ports, down))
     assert world.ledger.last_batches(1) == []
     assert world.ledger.counters() == {}
     assert set(world.event_log.committed([world.partition(0), world.partition(1)]).values()) == {None}
@@ -186,13 +188,15 @@ def test_nothing_is_closed_counted_or_committed_while_a_store_is_down(port: str)
 def test_settings_that_change_after_staging_do_not_change_the_batch(method: str) -> None:
     """The staging file decides: validation rules, event JSON and limits of a later run are ignored."""
     undisturbed = a_world()
-    execute_plan(plan_of(undisturbed), undisturbed.ports, conduct())
+    execute_plan(plan_of(undisturbed), undisturbed.ports, ingest_options())
     world = a_world()
     at = [call.method for call in calls_of_a_run()].index(method)
     with pytest.raises(Crashed):
-        execute_plan(plan_of(world), through(world.ports, failing(at, True, lambda _: Crashed())), conduct())
+        execute_plan(plan_of(world), intercept(world.ports, failing(at, True, lambda _: Crashed())), ingest_options())
     world.settle(
-        conduct("other", validation_rules=ValidationRules(max_event_bytes=1), write_event_json=False, limits=BatchLimits(max_records=1))
+        ingest_options(
+            "other", validation_rules=ValidationRules(max_event_bytes=1), write_event_json=False, limits=BatchLimits(max_records=1)
+        )
     )
     assert world.object_store.objects == undisturbed.object_store.objects
     assert world.recent_events.items == undisturbed.recent_events.items
@@ -202,7 +206,7 @@ def test_settings_that_change_after_staging_do_not_change_the_batch(method: str)
 def test_a_batch_that_was_begun_and_not_staged_is_read_again_in_exactly_its_ranges() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        execute_plan(plan_of(world), through(world.ports, failing_at("begin_batch")), conduct(limits=BatchLimits(max_records=3)))
+        execute_plan(plan_of(world), intercept(world.ports, failing_at("begin_batch")), ingest_options(limits=BatchLimits(max_records=3)))
     (pending,) = world.ledger.snapshot().pending.values()
     world.produce(event("later"))
     world.settle()
@@ -229,8 +233,11 @@ def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_began() -> No
     world.create()
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
-        world.run(by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch")))
-    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=10_000)))
+        world.run(
+            by=ingest_options(validation_rules=ValidationRules(max_event_bytes=300)),
+            ports=intercept(world.ports, failing_at("begin_batch")),
+        )
+    world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=10_000)))
     assert [record.tally for record in world.ledger.last_batches(10)] == [OutcomeCounts(dead_letters=60)]
     assert problems(world) == []
 
@@ -240,7 +247,10 @@ def test_a_batch_that_the_ledger_cannot_close_is_not_staged_and_delays_no_other(
     world.create(partitions=2)
     world.produce(*large_events_of(60))
     with pytest.raises(Crashed):
-        world.run(by=conduct(validation_rules=ValidationRules(max_event_bytes=300)), ports=through(world.ports, failing_at("begin_batch")))
+        world.run(
+            by=ingest_options(validation_rules=ValidationRules(max_event_bytes=300)),
+            ports=intercept(world.ports, failing_at("begin_batch")),
+        )
     remove_rules(world)
     world.produce(event("other"), partition=1)
     for _ in range(2):
@@ -248,7 +258,7 @@ def test_a_batch_that_the_ledger_cannot_close_is_not_staged_and_delays_no_other(
             world.run()
     assert set(world.recent_events.items) == {"other"}
     assert list(world.object_store.list_keys("staging/")) == []
-    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
+    world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=300)))
     assert problems(world) == []
 
 
@@ -261,7 +271,7 @@ def pending_in_the_first_and_new_in_the_second() -> World:
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("mark_staged")))
+        world.run(ports=intercept(world.ports, failing_at("mark_staged")))
     world.produce(event("b"), partition=1)
     return world
 
@@ -270,13 +280,13 @@ def pending_in_the_first_and_new_in_the_second() -> World:
 def test_a_pending_batch_with_a_lasting_fault_halts_only_its_own_partitions(fault: type[AnalyticsError]) -> None:
     world = pending_in_the_first_and_new_in_the_second()
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "close_batch" and call.args[0].batch.ranges[0].topic_partition == world.partition(0):
             raise fault("its transaction is too large")
         return perform()
 
     with pytest.raises(fault, match="too large"):
-        world.run(ports=through(world.ports, door))
+        world.run(ports=intercept(world.ports, interceptor))
     assert world.ledger.snapshot().checkpoints[world.partition(1)].totals == OutcomeCounts(stored=1)
     assert world.event_log.committed([world.partition(1)]) == {world.partition(1): 1}
     world.settle()
@@ -286,18 +296,18 @@ def test_a_pending_batch_with_a_lasting_fault_halts_only_its_own_partitions(faul
 def test_a_pending_batch_with_a_retryable_fault_fails_the_run_at_once() -> None:
     world = pending_in_the_first_and_new_in_the_second()
     with pytest.raises(Unavailable):
-        world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Unavailable("down"))))
+        world.run(ports=intercept(world.ports, failing("close_batch", False, lambda _: Unavailable("down"))))
     assert world.partition(1) not in world.ledger.snapshot().checkpoints
 
 
 def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         answer = perform()
         if call.method == method:
             raise Crashed
         return answer
 
-    return door
+    return interceptor
 
 
 def test_a_registered_staging_file_that_is_missing_halts_only_its_partitions() -> None:
@@ -305,13 +315,13 @@ def test_a_registered_staging_file_that_is_missing_halts_only_its_partitions() -
     world.create(partitions=2)
     world.produce(event("a"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("claim")))
+        world.run(ports=intercept(world.ports, failing_at("claim")))
     (pending,) = world.ledger.snapshot().pending.values()
     world.object_store.delete([staging_key(pending.id)])
     world.produce(event("b"), partition=1)
     closed: list[BatchRecord] = []
     with pytest.raises(InconsistentState, match=rf"{pending.id} of ProductDeleted/0\[0,1\): its staging file .* is gone"):
-        execute_plan(plan_of(world), world.ports, conduct(), closed.append)
+        execute_plan(plan_of(world), world.ports, ingest_options(), closed.append)
     assert [record.batch.ranges[0].topic_partition for record in closed] == [world.partition(1)]
     assert set(world.ids(["a", "b"])) == {"a", "b"}
 
@@ -320,23 +330,23 @@ def test_a_staging_file_that_appears_after_the_first_read_is_used() -> None:
     """Another executor stages the pending batch between the reads of its staging file and of its ledger entry."""
     world = a_world()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("begin_batch")))
+        world.run(ports=intercept(world.ports, failing_at("begin_batch")))
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         answer = perform()
         if call.method == "get" and answer is None:
             with pytest.raises(Crashed):
-                world.run(ports=through(world.ports, failing_at("mark_staged")))
+                world.run(ports=intercept(world.ports, failing_at("mark_staged")))
         return answer
 
-    assert len(world.run(ports=through(world.ports, door)).closed) == 1
+    assert len(world.run(ports=intercept(world.ports, interceptor)).closed) == 1
     assert problems(world) == []
 
 
 def test_a_staging_file_with_another_digest_than_the_registered_one_is_refused() -> None:
     world = a_world()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("mark_staged")))
+        world.run(ports=intercept(world.ports, failing_at("mark_staged")))
     (pending,) = world.ledger.snapshot().pending.values()
     blob = world.object_store.objects[staging_key(pending.id)]
     world.object_store.put([replace(blob, body=blob.body + b" ")])
@@ -354,7 +364,7 @@ def of_another_batch(blob: StoredObject) -> StoredObject:
     other.create()
     other.produce(*(event(f"other {number}") for number in range(20)))
     with pytest.raises(Crashed):
-        other.run(ports=through(other.ports, failing_at("mark_staged")))
+        other.run(ports=intercept(other.ports, failing_at("mark_staged")))
     (staged,) = (file for key, file in other.object_store.objects.items() if key.startswith(staging_key("")))
     return replace(staged, key=blob.key)
 
@@ -369,15 +379,15 @@ def test_a_wrong_staging_file_is_not_registered_and_the_restored_one_is_used(
     """An executor finds it when it writes or when it reads. A registered digest would refuse the correct file permanently."""
     world = a_world()
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing_at("put_if_absent")))
+        world.run(ports=intercept(world.ports, failing_at("put_if_absent")))
     (whole,) = (blob for key, blob in world.object_store.objects.items() if key.startswith(staging_key("")))
     world.object_store.put([alter(whole)])
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         return None if (call.method, before) == ("get", "put_if_absent") else perform()
 
     with pytest.raises(InconsistentState, match=message):
-        world.run(ports=through(world.ports, door))
+        world.run(ports=intercept(world.ports, interceptor))
     (pending,) = world.ledger.snapshot().pending.values()
     assert (pending.staged, world.recent_events.items) == (None, {})
     world.object_store.put([whole])
@@ -399,7 +409,7 @@ def test_an_event_larger_than_the_byte_limit_is_a_batch_by_itself() -> None:
     world = World()
     world.create()
     world.produce(event("a"), event("huge", padding="." * 500_000), event("b"))
-    report = world.run(by=conduct(limits=BatchLimits(max_bytes=1000)))
+    report = world.run(by=ingest_options(limits=BatchLimits(max_bytes=1000)))
     assert [record.tally.stored for record in report.closed] == [1, 1, 1]
     assert problems(world) == []
 
@@ -419,7 +429,7 @@ def test_without_event_json_only_events_that_no_item_can_hold_get_an_object() ->
     world.recent_events._unholdable = lambda candidate: candidate.id == "unholdable"
     world.create()
     world.produce(event("plain"), event("unholdable"))
-    world.run(by=conduct(write_event_json=False))
+    world.run(by=ingest_options(write_event_json=False))
     assert [key for key in world.object_store.objects if key.startswith("events/")] == [event_key(HOUR, "unholdable")]
 
 
@@ -428,7 +438,7 @@ def test_a_batch_has_its_read_time_in_whole_milliseconds() -> None:
     world.create()
     world.produce(event("a"))
     world.clock.time = NOW + SECOND / 3
-    (record,) = execute_plan(plan_of(world), world.ports, conduct()).closed
+    (record,) = execute_plan(plan_of(world), world.ports, ingest_options()).closed
     assert record.batch.time == NOW.replace(microsecond=333_000)
     assert world.recent_events.items["a"].created_at == "2024-01-15T12:00:00.333Z"
 
@@ -437,15 +447,17 @@ def test_each_closed_batch_is_reported_at_once() -> None:
     world = a_world()
     reported: list[BatchRecord] = []
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "begin_batch" and reported:
             raise Unavailable("the ledger is down")
         return perform()
 
     with pytest.raises(Unavailable):
-        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), reported.append)
+        execute_plan(
+            plan_of(world), intercept(world.ports, interceptor), ingest_options(limits=BatchLimits(max_records=3)), reported.append
+        )
     assert reported == world.ledger.last_batches(10)
-    report = execute_plan(plan_of(world), world.ports, conduct(limits=BatchLimits(max_records=3)), reported.append)
+    report = execute_plan(plan_of(world), world.ports, ingest_options(limits=BatchLimits(max_records=3)), reported.append)
     assert reported[1:] == report.closed
     assert len(reported) == 2
 
@@ -458,7 +470,7 @@ def test_a_refused_commit_delays_only_the_offsets_and_is_raised_at_the_end(fault
     reported: list[BatchRecord] = []
     commits: list[Call] = []
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "commit":
             commits.append(call)
             raise fault
@@ -466,7 +478,9 @@ def test_a_refused_commit_delays_only_the_offsets_and_is_raised_at_the_end(fault
 
     world.clock.advance(SECOND)
     with pytest.raises(type(fault)) as raised:
-        execute_plan(plan_of(world), through(world.ports, door), conduct(limits=BatchLimits(max_records=3)), reported.append)
+        execute_plan(
+            plan_of(world), intercept(world.ports, interceptor), ingest_options(limits=BatchLimits(max_records=3)), reported.append
+        )
     assert raised.value is fault
     assert [record.tally.stored for record in reported] == [3, 3, 3, 1]
     assert list(world.object_store.list_keys("staging/")) == []
@@ -485,11 +499,11 @@ def test_a_refused_recommit_is_raised_after_everything_else() -> None:
     world.event_log.commit({world.partition(): 0})
     world.produce(event("b"))
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         if call.method == "commit" and call.args[0] == {world.partition(): 2} and world.ids(["b"]):
             raise ConsumerGroupActive("another consumer is a member")
         return perform()
 
     with pytest.raises(ConsumerGroupActive):
-        execute_plan(plan_of(world), through(world.ports, door), conduct())
+        execute_plan(plan_of(world), intercept(world.ports, interceptor), ingest_options())
     assert set(world.ids(["a", "b"])) == {"a", "b"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.flows.ingest.planning import plan_lanes, read_topic_offsets
-from tests.proof.doors import Call, through
+from tests.proof.interceptors import Call, intercept
 from tests.proof.world import TOPIC, World, event
 
 READS = {"event_log.topics", "event_log.available_watermarks", "event_log.committed", "ledger.snapshot"}
@@ -19,11 +19,11 @@ def test_planning_only_reads_and_reads_the_ledger_first() -> None:
     world.produce(event("a"))
     calls: list[str] = []
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         calls.append(str(call))
         return perform()
 
-    assert plan_lanes([TOPIC, "Missing"], PlanningPolicy(), through(world.ports, door)).plans[0].offsets == 1
+    assert plan_lanes([TOPIC, "Missing"], PlanningPolicy(), intercept(world.ports, interceptor)).plans[0].offsets == 1
     assert calls[0] == "ledger.snapshot"
     assert set(calls) == READS
 
@@ -61,11 +61,11 @@ def test_no_checkpoint_appears_ahead_of_the_log_during_concurrent_ingest() -> No
     world.produce(event("a"))
     world.settle()
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         result = perform()
         if call.method == "snapshot":
             world.produce(event("b"))
             world.run()
         return result
 
-    assert plan_lanes([TOPIC], PlanningPolicy(), through(world.ports, door)).halted == {}
+    assert plan_lanes([TOPIC], PlanningPolicy(), intercept(world.ports, interceptor)).halted == {}

@@ -27,8 +27,8 @@ from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult, repair_range
 from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, Ports
 from tests.flows.hours.test_statistics import BENCH
-from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import HOUR, RULES, TOPIC, World, conduct, event, legacy_event
+from tests.proof.interceptors import Call, Crashed, failing, intercept
+from tests.proof.world import HOUR, RULES, TOPIC, World, event, ingest_options, legacy_event
 
 ALL = HourRange("2024-01-15T09", "2024-01-15T13")
 HOURS = ("2024-01-15T09", HOUR)
@@ -54,11 +54,11 @@ def a_world() -> World:
     world.create(partitions=2)
     world.produce(event("a"), event("b", "2024-01-15T09:59:59Z"), b'{"id": NaN}', None, event("big", padding="." * 400))
     world.produce(event("a", payload="other"), legacy_event(), partition=1)
-    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
+    world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=300)))
     world.produce(event("c"), event("b", payload="again"), event("d"))
-    world.settle(conduct(limits=BatchLimits(max_records=2)))
+    world.settle(ingest_options(limits=BatchLimits(max_records=2)))
     world.clock.advance(timedelta(seconds=1))
-    assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored == 1
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive")).stored == 1
     return world
 
 
@@ -167,9 +167,9 @@ def test_a_dry_run_names_the_same_changes_and_writes_nothing() -> None:
         written.extend([call.method] if call.method in WRITES else [])
         return perform()
 
-    dry = run(world, through(world.ports, recording), write=False)
+    dry = run(world, intercept(world.ports, recording), write=False)
     assert (written, stores(world) == before) == ([], True)
-    run(world, through(world.ports, recording))
+    run(world, intercept(world.ports, recording))
     assert "put" in written
     assert dry.changed == len(dry.changes) > 0
 
@@ -181,7 +181,7 @@ def test_the_next_repair_completes_a_repair_that_crashed_between_any_two_calls()
         world = a_world()
         damage(world, random.Random(2))
         try:
-            run(world, through(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
+            run(world, intercept(world.ports, failing(at, at % 2 == 0, lambda _: Crashed())))
         except Crashed:
             run(world)
             assert stores(world) == intact
@@ -225,7 +225,7 @@ def test_a_compaction_while_its_part_is_restored_leaves_no_part() -> None:
             compact_hour(HOUR, world.ports, BENCH)
         return perform()
 
-    run(world, through(world.ports, meanwhile))
+    run(world, intercept(world.ports, meanwhile))
     assert compacted
     assert key not in world.object_store.objects
     assert_consistent(world)
@@ -363,7 +363,7 @@ def test_a_pending_batch_is_reported_and_skipped(wanted: Range | HourRange) -> N
     world.recent_events.items.clear()
     world.produce(event("pending"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+        world.run(ports=intercept(world.ports, failing("close_batch", False, lambda _: Crashed())))
     pending = world.ledger.snapshot().pending
     world.recent_events.items.clear()
     done = run(world, wanted=wanted)
@@ -377,7 +377,7 @@ def test_a_pending_batch_beyond_the_offsets_is_not_reported() -> None:
     world = one_batch(event("a"))
     world.produce(event("pending"))
     with pytest.raises(Crashed):
-        world.run(ports=through(world.ports, failing("close_batch", False, lambda _: Crashed())))
+        world.run(ports=intercept(world.ports, failing("close_batch", False, lambda _: Crashed())))
     assert run(world, wanted=parse_repair_range(f"{TOPIC}/0/0", f"{TOPIC}/0/1")).skipped_batches == []
 
 
@@ -395,7 +395,7 @@ def test_after_a_store_failure_the_result_names_the_interrupted_batch() -> None:
 
     result = RepairResult()
     with pytest.raises(Unavailable):
-        repair_range(ALL, RepairContext(through(world.ports, failing_later), BENCH, RULES), result)
+        repair_range(ALL, RepairContext(intercept(world.ports, failing_later), BENCH, RULES), result)
     assert len(world.recent_events.items) == 1
     assert result.changed > 1
     assert result.interrupted_batch == f"batch {min(record.batch.id for record in world.ledger.last_batches(10))}"
@@ -420,14 +420,14 @@ def test_a_leftover_part_is_deleted_only_after_the_manifest_names_the_archive() 
     world.produce(event("b"))
     world.settle()
     with pytest.raises(Crashed):
-        compact_hour(HOUR, through(world.ports, failing("put_if", False, lambda _: Crashed())), BENCH)
+        compact_hour(HOUR, intercept(world.ports, failing("put_if", False, lambda _: Crashed())), BENCH)
     calls = list[str]()
 
     def recording(call: Call, perform: Callable[[], Any]) -> Any:
         calls.extend([call.method] if call.method in WRITES else [])
         return perform()
 
-    done = run(world, through(world.ports, recording))
+    done = run(world, intercept(world.ports, recording))
     assert calls == ["put_if", "delete"]
     assert (done.counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT], done.counts[StoreKind.PART, ComparisonResult.LEFTOVER]) == (1, 1)
     assert b'"revision": 2' in world.object_store.objects[manifest_key(HOUR)].body
@@ -451,7 +451,7 @@ def test_a_leftover_part_of_a_damaged_archive_is_kept() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     (part,) = [blob for key, blob in world.object_store.objects.items() if key.startswith("parquet/")]
     compact_hour(HOUR, world.ports, BENCH)
     world.event_log.retain_from(TOPIC, 0, 1)
@@ -493,9 +493,9 @@ def test_of_two_batches_cut_at_once_either_may_own_the_id(first: int) -> None:
         if partition == first:
             world.clock.advance(timedelta(seconds=1))
             (plan,) = filter(None, world.plan().plans)
-            execute_plan(plan, world.ports, conduct())
+            execute_plan(plan, world.ports, ingest_options())
     (plan,) = filter(None, world.plan().plans)
-    execute_plan(plan, world.ports, conduct())
+    execute_plan(plan, world.ports, ingest_options())
     before = stores(world)
     assert len({record.batch.time for record in world.ledger.last_batches(9)}) == 1
     world.object_store.objects.clear()
@@ -519,10 +519,10 @@ def a_world_with_two_lanes(partition: int) -> World:
         if call.method == "claim" and not is_claimed:
             is_claimed = True
             world.clock.advance(timedelta(seconds=1))
-            execute_plan(younger, world.ports, conduct("younger"))
+            execute_plan(younger, world.ports, ingest_options("younger"))
         return perform()
 
-    execute_plan(older, through(world.ports, claim_first), conduct("older"))
+    execute_plan(older, intercept(world.ports, claim_first), ingest_options("older"))
     assert is_claimed
     return world
 
@@ -621,7 +621,7 @@ def test_the_object_of_a_pointer_item_is_restored_with_the_item() -> None:
     world = World(recent_events=MemoryRecentEvents(unholdable=lambda event: event.id == "deep"))
     world.create()
     world.produce(event("deep"), event("flat"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     before = stores(world)
     world.recent_events.items.clear()
     world.object_store.delete([key for key in world.object_store.objects if key.startswith("events/")])
@@ -638,7 +638,7 @@ def test_a_repair_with_complete_parts_does_not_list_json_objects() -> None:
         assert call.method != "list_keys"
         return perform()
 
-    assert run(world, through(world.ports, no_listing)).changed == 0
+    assert run(world, intercept(world.ports, no_listing)).changed == 0
 
 
 def calls_beside_ingest(at: int, compacted: bool) -> int:
@@ -661,7 +661,7 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
                     compact_hour(HOUR, world.ports, BENCH)
         return perform()
 
-    run(world, through(world.ports, meanwhile))
+    run(world, intercept(world.ports, meanwhile))
     done = run(world)
     assert (done.conflicts, done.lost, done.changed) == ([], [], 0), at
     assert_consistent(world)

@@ -48,8 +48,8 @@ from tests.flows.repair.test_repair_range import a_world_with_a_reused_id
 from tests.proof.actors import Actor
 from tests.proof.agreement import Stores
 from tests.proof.archived import caching_workspace, rows_by_ledger
-from tests.proof.doors import Call, Crashed, failing, through
-from tests.proof.world import HOUR, RULES, World, conduct, event
+from tests.proof.interceptors import Call, Crashed, failing, intercept
+from tests.proof.world import HOUR, RULES, World, event, ingest_options
 
 NEXT = "2024-01-15T11"
 EVENT_JSON, PARQUET, DEAD_LETTERS = (
@@ -80,7 +80,7 @@ def a_world(compacted: bool = False) -> World:
     world = World()
     world.create()
     world.produce(event("a"), event("n", "2024-01-15T11:00:00Z"), event("big", padding="." * 400), None)
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     world.produce(event("b"), event("a", payload="again"))
     world.settle()
     if compacted:
@@ -224,7 +224,7 @@ def test_a_dry_run_reports_what_would_be_deleted_and_changes_nothing(policy: Ret
         called.add(call.method)
         return perform()
 
-    dry = run(world, policy, through(world.ports, record_call), write=False)
+    dry = run(world, policy, intercept(world.ports, record_call), write=False)
     assert not called & WRITES
     assert contents(world) == before
     assert dry == run(world, policy)
@@ -281,7 +281,7 @@ def test_an_hour_that_becomes_young_during_the_run_is_not_marked_expired(policy:
             return batches
         return perform()
 
-    done = run(world, policy, through(world.ports, ingest_once))
+    done = run(world, policy, intercept(world.ports, ingest_once))
     assert ({deletion.hour for deletion in done.deleted}, len(done.skipped_hours)) == ({NEXT}, 1)
     assert f"hour {HOUR}: batch {world.ledger.batches_of_hour(HOUR)[-1]} added to it meanwhile" in done.skipped_hours[0]
     revision = world.ledger.latest_revision(HOUR)
@@ -378,7 +378,7 @@ def test_late_events_between_any_two_calls_are_stored_and_stay(policy: Retention
         world = _old_world(world)
         is_ingested, left = False, number
 
-        def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a door
+        def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a interceptor
             nonlocal is_ingested, left
             if left == 0 and not is_ingested:
                 is_ingested = True
@@ -386,7 +386,7 @@ def test_late_events_between_any_two_calls_are_stored_and_stay(policy: Retention
             left -= 1
             return perform()
 
-        done = run_fast(world, policy, through(world.ports, meddle))
+        done = run_fast(world, policy, intercept(world.ports, meddle))
         assert is_ingested, number
         _assert_late_events_stored(world, f"{number} {done.skipped_hours}")
         run_fast(world, policy)
@@ -402,7 +402,7 @@ def _old_world(world: World | None = None) -> World:
     world = world or World()
     world.create()
     world.produce(event("a"), event("n", "2024-01-15T11:00:00Z"), event("big", padding="." * 400))
-    world.settle(conduct(validation_rules=STRICT))
+    world.settle(ingest_options(validation_rules=STRICT))
     world.produce(event("b"), event("b", payload="again"))
     world.settle()
     grow_old(world)
@@ -412,13 +412,13 @@ def _old_world(world: World | None = None) -> World:
 def _calls(policy: RetentionPolicy) -> int:
     calls = 0
 
-    def count(call: Call, perform: Callable[[], Any]) -> Any:  # noqa: ARG001 - a door
+    def count(call: Call, perform: Callable[[], Any]) -> Any:  # noqa: ARG001 - a interceptor
         nonlocal calls
         calls += 1
         return perform()
 
     world = _old_world()
-    run_fast(world, policy, through(world.ports, count))
+    run_fast(world, policy, intercept(world.ports, count))
     return calls
 
 
@@ -452,7 +452,7 @@ def test_the_next_run_completes_a_run_that_crashed_at_any_call(policy: Retention
     for number in range(_calls(policy)):
         world = _old_world()
         with pytest.raises(Crashed):
-            run_fast(world, policy, through(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
+            run_fast(world, policy, intercept(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
         assert_consistent(world)
         assert run_fast(world, policy).skipped_hours == [], number
         found = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
@@ -466,14 +466,14 @@ def test_a_second_run_between_any_two_calls_is_harmless(policy: RetentionPolicy)
     for number in range(_calls(policy)):
         world, left = _old_world(), number
 
-        def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a door
+        def meddle(call: Call, perform: Callable[[], Any], world: World = world) -> Any:  # noqa: ARG001 - a interceptor
             nonlocal left
             left -= 1
             if left == -1:
                 run_fast(world, policy)
             return perform()
 
-        run_fast(world, policy, through(world.ports, meddle))
+        run_fast(world, policy, intercept(world.ports, meddle))
         assert left < 0
         run_fast(world, policy)
         wanted = _old_world()
@@ -487,7 +487,7 @@ def test_a_second_run_between_any_two_calls_is_harmless(policy: RetentionPolicy)
 @pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS, ALL])
 def test_a_store_failure_ends_the_run_and_the_next_run_completes_it(policy: RetentionPolicy) -> None:
     world, report = _old_world(), RetentionReport()
-    ports = through(world.ports, failing("delete", effect=True, fault=lambda _: Unavailable("down")))
+    ports = intercept(world.ports, failing("delete", effect=True, fault=lambda _: Unavailable("down")))
     with pytest.raises(Unavailable):
         apply_retention(RetentionContext(ports, BENCH, policy), report)
     assert report.skipped_hours == []
@@ -526,7 +526,7 @@ def test_a_late_delete_of_a_zombie_cannot_delete_a_reused_id() -> None:
             assert world.object_store.objects[event_key(HOUR, "a")].metadata["source"] == str(source[0])
         return perform()
 
-    run(world, EVENT_JSON, through(world.ports, delay))
+    run(world, EVENT_JSON, intercept(world.ports, delay))
     assert is_delayed
     assert world.object_store.get(event_key(HOUR, "a")) is None
     assert world.object_store.get(reused_id_event_key(HOUR, "a", source[0])) == world.values[source[0]]
@@ -543,12 +543,14 @@ def test_a_batch_beside_a_marking_keeps_its_object_after_a_late_delete() -> None
         if call.method == "head" and not late:
             world.clock.advance(timedelta(hours=2))
             source = produce_now(world, event("a", payload="late"))
-            late.append(Actor(lambda door: execute_plan(world.plan().plans[0], through(world.ports, door), conduct("late"))))
+            late.append(
+                Actor(lambda interceptor: execute_plan(world.plan().plans[0], intercept(world.ports, interceptor), ingest_options("late")))
+            )
             _run_until(late[0], "put_many_if_absent")
             assert world.recent_events.items["a"].source == source
         return perform()
 
-    done = run(world, EVENT_JSON, through(world.ports, meanwhile))
+    done = run(world, EVENT_JSON, intercept(world.ports, meanwhile))
     (actor,), source = late, world.recent_events.items["a"].source
     assert (done.skipped_hours, world.object_store.get(event_key(HOUR, "a"))) == ([], None)
     actor.step()
@@ -574,7 +576,7 @@ def test_the_object_of_a_pointer_item_in_an_expired_hour_is_kept() -> None:
         return perform()
 
     with pytest.raises(Crashed):
-        run(world, EVENT_JSON, through(world.ports, crash_before_delete))
+        run(world, EVENT_JSON, intercept(world.ports, crash_before_delete))
     source = world.produce(event("large", payload="late"))
     world.settle()
     assert world.object_store.get(reused_id_event_key(HOUR, "large", source)) == world.values[source]
@@ -625,7 +627,7 @@ def test_nothing_younger_than_a_pending_batch_is_deleted() -> None:
     world.clock.advance(timedelta(seconds=1))
     plan = world.plan().plans[0]
     with pytest.raises(Crashed):
-        execute_plan(plan, through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())), conduct())
+        execute_plan(plan, intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())), ingest_options())
     (stuck,) = world.ledger.snapshot().pending
     world.event_log.add_partition("ProductDeleted")
     before = dict(world.object_store.objects)
@@ -648,8 +650,8 @@ def test_a_pending_batch_keeps_younger_data_and_not_older_data() -> None:
     with pytest.raises(Crashed):
         execute_plan(
             world.plan().plans[0],
-            through(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())),
-            conduct(),
+            intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())),
+            ingest_options(),
         )
     world.produce(event("younger", "2024-01-15T08:00:00Z"))
     world.clock.advance(timedelta(seconds=1))
@@ -658,7 +660,7 @@ def test_a_pending_batch_keeps_younger_data_and_not_older_data() -> None:
     execute_plan(
         replace(plan, pending_batch_ids=(), ranges=tuple(range_ for range_ in plan.ranges if range_.topic_partition.partition == 0)),
         world.ports,
-        conduct(),
+        ingest_options(),
     )
     assert len(world.ledger.snapshot().pending) == 1
     grow_old(world)
@@ -795,7 +797,7 @@ def test_the_object_of_a_pointer_item_lives_as_long_as_the_item() -> None:
     world = World(recent_events=MemoryRecentEvents(lambda event: event.id == "large"))
     world.create()
     world.produce(event("large"), event("a"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     assert keys(world, event_json_dir(HOUR)) == [event_key(HOUR, "large")]
     world.clock.time = datetime.fromtimestamp(world.recent_events.items["large"].ttl, tz=world.clock.time.tzinfo)
     assert run(world).deleted == []
@@ -814,7 +816,7 @@ def test_a_file_with_an_unreadable_record_is_kept_and_holds_back_no_other() -> N
             raise InconsistentState(f"batch {first}: its item cannot be read")
         return perform()
 
-    done = run(world, DEAD_LETTERS, through(world.ports, unreadable))
+    done = run(world, DEAD_LETTERS, intercept(world.ports, unreadable))
     assert [deletion.tree for deletion in done.deleted] == ["duplicates"]
     assert done.skipped_hours == [f"dead-letters/2024/01/15/12/{first}.ndjson stays: batch {first}: its item cannot be read"]
     assert done.foreign_keys == []
@@ -997,8 +999,8 @@ def test_a_redrive_of_expired_dead_letters_is_refused() -> None:
         DeadLetterFilter("too_large", "2024-01-15T12"),
     ):
         with pytest.raises(DataExpired, match=r"retention removed the dead letters of .* on 2024-02-15T13:00Z"):
-            redrive_dead_letters(selection, world.ports, conduct("redrive"))
-    assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored == 0
+            redrive_dead_letters(selection, world.ports, ingest_options("redrive"))
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive")).stored == 0
     assert contents(world) == before
 
 
@@ -1007,14 +1009,14 @@ def test_dead_letters_that_are_missing_without_expiry_are_an_error() -> None:
     (record,) = [record for record in world.ledger.batch_records_from("") if record.dead_letters_key]
     world.object_store.delete([record.dead_letters_key or ""])
     with pytest.raises(InconsistentState):
-        redrive_dead_letters(DeadLetterFilter(batch_id=record.batch.id), world.ports, conduct("redrive"))
+        redrive_dead_letters(DeadLetterFilter(batch_id=record.batch.id), world.ports, ingest_options("redrive"))
     assert any("0 dead letters" in finding for finding in audit_hour(HOUR, world.ports).findings)
 
 
 def test_a_redriven_record_is_traced_to_its_new_outcome_after_expiry() -> None:
     world = a_world()
     world.clock.advance(timedelta(seconds=1))
-    assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive")).stored == 1
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive")).stored == 1
     grow_old(world)
     run(world)
     trace = trace_record(str(world.source(2)), world.ports)
@@ -1029,13 +1031,15 @@ def test_files_of_a_pending_redrive_are_kept_until_it_is_closed() -> None:
     grow_old(world)
     with pytest.raises(Crashed):
         redrive_dead_letters(
-            DeadLetterFilter(), through(world.ports, failing("put_if_absent", effect=False, fault=lambda _: Crashed())), conduct("redrive")
+            DeadLetterFilter(),
+            intercept(world.ports, failing("put_if_absent", effect=False, fault=lambda _: Crashed())),
+            ingest_options("redrive"),
         )
     (pending,) = world.ledger.snapshot().pending.values()
     assert pending.staged is None
     run(world, DEAD_LETTERS)
     assert all(world.object_store.get(key) is not None for key in pending.redrive_keys)
-    done = redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("again"))
+    done = redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("again"))
     assert done.already_redriven == 1
     assert [item for item in world.recent_events.items if item == "big"] == ["big"]
     grow_old(world, timedelta(seconds=1))
@@ -1057,11 +1061,11 @@ def test_a_redrive_begun_after_its_dead_letters_expired_closes_without_them() ->
         return perform()
 
     with pytest.raises(Crashed):
-        redrive_dead_letters(DeadLetterFilter(), through(world.ports, expire_before_begin), conduct("crashed"))
+        redrive_dead_letters(DeadLetterFilter(), intercept(world.ports, expire_before_begin), ingest_options("crashed"))
     assert keys(world, "dead-letters/") == []
     assert len(world.ledger.snapshot().pending) == 1
     counters = world.ledger.counters()
-    assert redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("again")).stored == 0
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("again")).stored == 0
     assert len(world.ledger.snapshot().pending) == 0
     assert {name: count for name, count in world.ledger.counters().items() if "batches" not in name and "ms" not in name} == {
         name: count for name, count in counters.items() if "batches" not in name and "ms" not in name
@@ -1089,7 +1093,7 @@ def test_an_hour_whose_archive_changes_constantly_is_kept() -> None:
             world.ledger.put_revision(replace(found, number=found.number + 1))
         return perform()
 
-    done = run(world, PARQUET, through(world.ports, revise_first))
+    done = run(world, PARQUET, intercept(world.ports, revise_first))
     assert done.deleted == []
     assert any("changed 10 times" in line for line in done.skipped_hours)
     assert Superseded.retryable

@@ -12,7 +12,7 @@ from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.setup.platform_identity import StoreIdentityCheck, register_stores
 from analytics_defs.flows.setup.preflight import run_preflight
 from analytics_defs.ports import Ports
-from tests.proof.doors import Crashed, Door, failing, through
+from tests.proof.interceptors import Crashed, Interceptor, failing, intercept
 from tests.proof.world import World
 
 READ_LEDGER, PUT_ID, PUT_OBJECT, REGISTER_BUCKET = range(4)
@@ -25,7 +25,7 @@ def ports() -> Ports:
     return replace(World().ports, table_names=TABLES)
 
 
-def crash(at: int, effect: bool = False) -> Door:
+def crash(at: int, effect: bool = False) -> Interceptor:
     return failing(at, effect, lambda call: Crashed(str(call)))
 
 
@@ -45,7 +45,7 @@ def test_the_first_run_registers_ledger_and_bucket_for_all_later_runs(ports: Por
 @pytest.mark.parametrize("effect", [False, True])
 def test_a_registration_is_resumed_after_a_crash_at_any_call(ports: Ports, at: int, effect: bool) -> None:
     with pytest.raises(Crashed):
-        register_stores("one", through(ports, crash(at, effect)))
+        register_stores("one", intercept(ports, crash(at, effect)))
     second = register_stores("two", ports)
     assert second.bucket_id == bucket_id(ports)
     assert register_stores("three", ports) == second
@@ -82,7 +82,7 @@ def test_of_two_runs_with_different_buckets_one_is_rejected(ports: Ports) -> Non
     """Both runs have written their object before one of them registers it in the ledger."""
     elsewhere = replace(ports, object_store=MemoryObjectStore())
     with pytest.raises(Crashed):
-        register_stores("one", through(ports, crash(REGISTER_BUCKET)))
+        register_stores("one", intercept(ports, crash(REGISTER_BUCKET)))
     assert register_stores("two", elsewhere).bucket_id == bucket_id(elsewhere)
     with pytest.raises(InconsistentState, match="not the one that holds what this ledger counts"):
         register_stores("one", ports)
@@ -103,7 +103,7 @@ def test_preflight_reports_whether_stores_belong_together_and_changes_nothing(po
     assert finding(ports) == "ledger and bucket have no platform id yet: the first run creates it"
     assert (ports.ledger.snapshot().platform_id, bucket_id(ports)) == (None, None)
     with pytest.raises(Crashed):
-        register_stores("one", through(ports, crash(PUT_OBJECT)))
+        register_stores("one", intercept(ports, crash(PUT_OBJECT)))
     assert finding(ports).endswith("which the next run writes to the bucket")
     assert bucket_id(ports) is None
     register_stores("two", ports)

@@ -21,8 +21,8 @@ from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from tests.flows.ingest.test_execute_plan import failing_at
-from tests.proof.doors import Call, Crashed, through
-from tests.proof.world import HOUR, TOPIC, World, conduct, event
+from tests.proof.interceptors import Call, Crashed, intercept
+from tests.proof.world import HOUR, TOPIC, World, event, ingest_options
 
 BROKEN = b'{"id": NaN}'
 
@@ -66,7 +66,7 @@ def test_the_trace_of_an_event_without_json_object_names_none() -> None:
     world = World()
     world.create()
     world.produce(event("a"))
-    world.settle(conduct(write_event_json=False))
+    world.settle(ingest_options(write_event_json=False))
     assert trace_record("a", world.ports).event_json is None
 
 
@@ -103,9 +103,9 @@ def a_redriven_world() -> World:
     world = World()
     world.create()
     world.produce(event("a", padding="." * 400))
-    world.settle(conduct(validation_rules=ValidationRules(max_event_bytes=300)))
+    world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=300)))
     world.clock.advance(timedelta(seconds=1))
-    redrive_dead_letters(DeadLetterFilter(), world.ports, conduct("redrive"))
+    redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive"))
     return world
 
 
@@ -125,7 +125,7 @@ def test_a_record_of_a_pending_batch_is_pending_and_its_run_is_named(method: str
     world = a_world()
     world.produce(event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at(method)))
+        world.run(by=ingest_options("run 7"), ports=intercept(world.ports, failing_at(method)))
     trace = trace_record("ProductDeleted/0/5", world.ports)
     assert (trace.outcome, trace.detail) == (RecordOutcome.PENDING, "begun by run run 7 at 2024-01-15T12:00:02Z")
     assert trace_record("ProductDeleted/0/6", world.ports).outcome is RecordOutcome.NOT_READ
@@ -216,7 +216,7 @@ def test_an_event_whose_hour_is_compacted_during_the_trace_is_found(before: str)
             work.pop()()
         return perform()
 
-    trace = trace_record("ProductDeleted/0/0", through(world.ports, compact_once))
+    trace = trace_record("ProductDeleted/0/0", intercept(world.ports, compact_once))
     assert work == []
     assert trace.outcome is RecordOutcome.STORED
     assert trace.part is not None
@@ -247,6 +247,6 @@ def test_a_batch_whose_close_is_half_visible_is_not_reported_as_unread() -> None
     world = a_world(ledger=ledger)
     world.produce(event("b"))
     with pytest.raises(Crashed):
-        world.run(by=conduct("run 7"), ports=through(world.ports, failing_at("claim")))
+        world.run(by=ingest_options("run 7"), ports=intercept(world.ports, failing_at("claim")))
     ledger.work = world.settle
     assert trace_record("ProductDeleted/0/5", world.ports).outcome is RecordOutcome.STORED

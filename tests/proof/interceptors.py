@@ -22,7 +22,7 @@ class Call:
         return f"{self.port}.{self.method}"
 
 
-Door: TypeAlias = Callable[[Call, Callable[[], Any]], Any]
+Interceptor: TypeAlias = Callable[[Call, Callable[[], Any]], Any]
 """Receives the call and the function that executes it. Returns the answer or raises."""
 
 
@@ -30,25 +30,25 @@ class Crashed(BaseException):
     """The crash of an executor at this call. No flow may catch it."""
 
 
-def through(ports: Ports, door: Door) -> Ports:
+def intercept(ports: Ports, interceptor: Interceptor) -> Ports:
     """Return the same ports with every call intercepted. Clock and task pool are unchanged."""
     return replace(
         ports,
-        event_log=cast(EventLog, _InterceptedPort("event_log", ports.event_log, door)),
-        recent_events=cast(RecentEvents, _InterceptedPort("recent_events", ports.recent_events, door)),
-        object_store=cast(ObjectStore, _InterceptedPort("object_store", ports.object_store, door)),
-        ledger=cast(Ledger, _InterceptedPort("ledger", ports.ledger, door)),
+        event_log=cast(EventLog, _InterceptedPort("event_log", ports.event_log, interceptor)),
+        recent_events=cast(RecentEvents, _InterceptedPort("recent_events", ports.recent_events, interceptor)),
+        object_store=cast(ObjectStore, _InterceptedPort("object_store", ports.object_store, interceptor)),
+        ledger=cast(Ledger, _InterceptedPort("ledger", ports.ledger, interceptor)),
     )
 
 
 class _InterceptedPort:
-    def __init__(self, port: str, target: object, door: Door) -> None:
-        self._port, self._target, self._door = port, target, door
+    def __init__(self, port: str, target: object, interceptor: Interceptor) -> None:
+        self._port, self._target, self._interceptor = port, target, interceptor
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def intercepted(method: str) -> Callable[..., Any]:
             """Return the intercepted method. Methods with local files become calls with bytes, since a search executes each call once."""
-            return lambda *args: self._door(Call(self._port, method, args), lambda: getattr(self._target, method)(*args))
+            return lambda *args: self._interceptor(Call(self._port, method, args), lambda: getattr(self._target, method)(*args))
 
         call_method = intercepted(method)
 
@@ -82,11 +82,11 @@ Point: TypeAlias = int | str
 """A point of an execution: the call with this number (the first is 0), or the first call of this method."""
 
 
-def failing(at: Point, effect: bool, fault: Callable[[Call], BaseException]) -> Door:
+def failing(at: Point, effect: bool, fault: Callable[[Call], BaseException]) -> Interceptor:
     """Return an interceptor that fails one call, after it took effect or without effect."""
     calls = 0
 
-    def door(call: Call, perform: Callable[[], Any]) -> Any:
+    def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
         nonlocal calls
         calls += 1
         if at not in (calls - 1, call.method):
@@ -95,4 +95,4 @@ def failing(at: Point, effect: bool, fault: Callable[[Call], BaseException]) -> 
             perform()
         raise fault(call)
 
-    return door
+    return interceptor
