@@ -21,7 +21,7 @@ from analytics_defs.defs.hours.hourly_assets import event_archive, hourly_automa
 from analytics_defs.defs.resources.statistics_io_manager import STATISTICS_IO_MANAGER, StatisticsIOManager
 from analytics_defs.errors import Unavailable
 from tests.defs.memory_platform import HOUR, MemoryPlatform
-from tests.proof.interceptors import Call
+from tests.proof.interceptors import Call, intercept
 
 ASSETS = [event_archive, hourly_event_stats, restored_recent_events, daily_event_stats, product_activity]
 AUTOMATED = dg.AssetSelection.assets("event_archive", "hourly_event_stats", "daily_event_stats", "product_activity")
