@@ -29,7 +29,7 @@ _MAX_DELAY = timedelta(days=3)
 _MAKES = ("Stoneware", "Enamel", "Walnut", "Linen", "Brass", "Recycled", "Organic", "Handmade", "Folding", "Café", "Nordic", "Merino")
 _GOODS = {
     "kitchen": ("mug, 350 ml", "casserole, 4 l", "bread board", "pepper mill", "carafe, 1 l"),
-    "home": ("table lamp", "cushion, 45 cm", "wall clock", "door mat", "coat rack"),
+    "home": ("table lamp", "cushion, 45 cm", "wall clock", "bath mat", "coat rack"),
     "garden": ("watering can, 9 l", "planter Ø 30", "pruning shears", "bird feeder"),
     "clothing": ("scarf", "beanie", "socks, 3 pairs", "rain jacket", "apron"),
     "stationery": ("notebook A5, dotted", "fountain pen", "desk organiser", "wrapping paper"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from analytics_defs.core.ledger import BatchRecord, OutcomeCounts
+from analytics_defs.defs.display import Metadata
 
 Metadata = Mapping[str, dg.MetadataValue]
 

@@ -95,7 +95,7 @@ class ExpirySweep:
 
     @contextmanager
     def skip_on_error(self, hour: str) -> Iterator[None]:
-        """Turn an error of one hour into a line of the report, so that other hours are not held back."""
+        """Turn an error of one hour into a line of the report, so that other hours continue."""
         try:
             yield
         except (InconsistentState, Superseded, DataExpired, InsufficientResources) as error:

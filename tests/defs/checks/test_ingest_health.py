@@ -74,7 +74,7 @@ def test_records_of_an_open_transaction_do_not_count_as_stale(instance: dg.Dagst
     platform.produce(2)
     platform.run(instance)
     platform.log.open_transaction(TOPIC, 0)
-    platform.log.append(TOPIC, 0, b"held back")
+    platform.log.append(TOPIC, 0, b"behind a transaction")
     platform.clock.advance(timedelta(hours=1))
     assert health_checks(platform)["freshness"][0]
     assert platform.settings().max_lag > 1
