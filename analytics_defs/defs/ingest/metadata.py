@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from analytics_defs.core.ledger import BatchRecord, OutcomeCounts
-from analytics_defs.defs.display import Metadata
 
-Metadata = Mapping[str, dg.MetadataValue]
+AssetMetadata = Mapping[str, dg.MetadataValue]
 
 
 def batch_line(record: BatchRecord) -> str:
@@ -21,7 +20,7 @@ def batch_line(record: BatchRecord) -> str:
     return f"batch {record.batch.id}: {counts} in {seconds:.2f} s ({tally.stored / seconds:.0f}/s): {ranges}"
 
 
-def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, Metadata]:
+def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, AssetMetadata]:
     """Return metadata by asset, upstream assets first, over the batches that one run closed since its last report."""
     tally = sum((record.tally for record in closed), OutcomeCounts())
     hours = sorted({hour for record in closed for hour in record.hours})
