@@ -80,7 +80,7 @@ class NewTopicOptions:
 def provisioners(
     settings: Settings, new: NewTopicOptions | None = None
 ) -> Iterator[tuple[KafkaProvisioner, DynamoProvisioner, BucketProvisioner]]:
-    """Yield the provisioners that `setup` and `preflight` use. Their connections are closed at the end of the block."""
+    """Yield the provisioners that `setup` and `check` use. Their connections are closed at the end of the block."""
     from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
     from analytics_defs.adapters.dynamodb.provisioning import DynamoProvisioner
     from analytics_defs.adapters.dynamodb.requests import DynamoClient

@@ -15,7 +15,7 @@ from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.core.timestamps import iso_milliseconds
 
 RECENT_HOURS = 24
-CREATED, UPDATED, DELETED, LOW_STOCK = EVENT_TYPES
+CREATED, UPDATED, DELETED, LOW_STOCK = "ProductCreated", "ProductUpdated", "ProductDeleted", "LowStockWarning"
 TYPE, REASON = "type.", "reason."
 """Prefixes of counter names."""
 

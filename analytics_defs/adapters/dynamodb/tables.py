@@ -1,4 +1,4 @@
-"""The three tables: their schema, their creation and their check. For `analytics setup` and `analytics preflight`.
+"""The three tables: their schema, their creation and their check. For `analytics setup` and `analytics check`.
 
 Tables are created with on-demand billing. Point-in-time recovery and deletion protection cost money, so the operator decides on them.
 Enable them for the two tables of the ledger. Everything else can be rebuilt from the archive.

@@ -1,4 +1,4 @@
-"""After the close: commit the group's offsets, and delete what an interrupted run left behind."""
+"""Close a batch, commit the group's offsets, and delete what an interrupted run left behind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import AnalyticsError, InconsistentState, Superseded
 from analytics_defs.flows.deferred_errors import DeferredErrors
 from analytics_defs.ports import Ports
+
+
+def close_batch(record: BatchRecord, ports: Ports) -> BatchRecord | None:
+    """Close the batch and delete its staging file. Return None if the ledger refused: another executor was first."""
+    if not ports.ledger.close_batch(record):
+        return None
+    ports.object_store.delete([staging_key(record.batch.id)])
+    return record
 
 
 def require_closed(batch: Batch, ports: Ports) -> None:

@@ -16,10 +16,9 @@ from analytics_defs.core.ingest.batch_builder import StagedBatch
 from analytics_defs.core.ingest.planning import Plan, remaining_plan
 from analytics_defs.core.ledger import Batch, BatchRecord
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.deferred_errors import DeferredErrors, raise_first
-from analytics_defs.flows.ingest.close_batch import GroupCommitter, require_closed
+from analytics_defs.flows.ingest.close_batch import GroupCommitter, close_batch, require_closed
 from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.read_batch import open_new_topics, pending_batches, read_batch
 from analytics_defs.flows.ingest.stage_batch import stage_batch
@@ -95,8 +94,7 @@ def finish_batch(
     if staged is not None:
         written = claim_and_write(batch, staged, ports, stopwatch)
         record = build_batch_record(batch, staged, written, stopwatch.timings(ports.clock.now(), options.code_version))
-        if ports.ledger.close_batch(record):
-            ports.object_store.delete([staging_key(batch.id)])
-            return record
+        if closed := close_batch(record, ports):
+            return closed
     require_closed(batch, ports)
     return None

@@ -65,7 +65,7 @@ def verify_stores(ports: Ports) -> PlatformId | None:
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentityCheck:
-    """Check of `analytics preflight`."""
+    """Check of `analytics check`."""
 
     ports: Ports
     name: str = "all stores"
