@@ -1,4 +1,4 @@
-"""All errors that this package raises on purpose. The message says where, what was expected, what was found, and what to do.
+"""All errors that leave a flow or an adapter. The message says where, what was expected, what was found, and what to do.
 
     AnalyticsError                       base of all
     ├── SettingsError                    a setting is wrong; the message lists every wrong one
@@ -66,7 +66,8 @@ class AccessDenied(AnalyticsError):
 class ResourceMissing(AnalyticsError):
     """Raised when a topic, table or bucket does not exist, or has another shape than expected.
 
-    The operator runs `analytics setup`, which creates what is missing.
+    The operator runs `analytics setup`, which creates what is missing. If the shape differs, the operator names another
+    table or topic, or deletes this one.
     """
 
 
@@ -103,6 +104,8 @@ class CorruptRecordBatch(PartitionHalted):
 class InconsistentState(PartitionHalted):
     """Raised when ledger, staging file and stores contradict each other in a way that no crash explains.
 
+    It halts a partition only if planning or a batch raised it.
+
     The message names the object or item. The operator restores it from versions or a backup.
     """
 
@@ -115,9 +118,9 @@ class ConsumerGroupActive(AnalyticsError):
 
 
 class Superseded(AnalyticsError):
-    """Raised when another executor took over or changed the data first. This executor changed nothing.
+    """Raised when another executor took over or changed the data first. The refused step changed nothing.
 
-    The operator does nothing, or repeats the command.
+    Steps that were completed before it stay. The operator does nothing, or repeats the command.
     """
 
     retryable = True
@@ -131,7 +134,7 @@ class DataExpired(AnalyticsError):
 
 
 class NotFound(AnalyticsError):
-    """Raised when an operator asks for a batch, file, topic or offset that does not exist."""
+    """Raised when the requested batch, file, topic or offset does not exist, or a topic to accept was not recreated."""
 
 
 class StartupFailed(AnalyticsError):

@@ -119,7 +119,7 @@ class Batch:
     lane: int
     """The lane whose counters the batch changes, even if the number of lanes changes later."""
     time: datetime
-    """When its reading ended: UTC, whole milliseconds. All objects and items of the batch carry this time."""
+    """Start of its read: UTC, whole milliseconds. Every object and item of the batch carries this time."""
     ranges: tuple[Range, ...]
     """Sorted, not empty, at most one for each topic-partition."""
     run_id: str

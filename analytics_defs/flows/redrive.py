@@ -167,7 +167,8 @@ def _redrive_chunk(
     )
     if not ports.ledger.begin_batch(batch):
         raise Superseded(
-            f"another redrive began batch {offset} first. Nothing was changed by this one; run it again when that one has ended."
+            f"another redrive began first (number {offset} on its checkpoint). Nothing was changed by this one. "
+            "Run it again when that one has ended."
         )
     staged = StagedBatch(tuple(event for event, _ in accepted), write_event_json=options.write_event_json)
     return finish_batch(batch, staged, ports, options)

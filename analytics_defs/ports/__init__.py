@@ -1,6 +1,6 @@
 """The interfaces that the flows need from outside: one Protocol for each role.
 
-Each has one real adapter and one memory double, and both pass the same contract tests. Every call may raise `Unavailable` or
+The store ports have one real adapter and one memory double, and both pass the same contract tests. Every call may raise `Unavailable` or
 `AccessDenied`. After `Unavailable` it is unknown whether the call took effect, so every call is idempotent and can be retried.
 """
 

@@ -31,11 +31,17 @@ class Checkpoints(Protocol):
         ...
 
     def open_topic(self, topic: TopicState) -> TopicState:
-        """Put the state of this topic's incarnation if there is none. Return the stored one."""
+        """Put the incarnation if it follows the stored one, otherwise change nothing. Return the stored one.
+
+        Raise InconsistentState if there is no incarnation to follow.
+        """
         ...
 
     def begin_batch(self, batch: Batch) -> bool:
-        """Move the checkpoint of every range from idle at `start` (or absent) to pending, and put the batch's entry."""
+        """Move the checkpoint of every range from idle at `start` (or absent) to pending, and put the batch's entry.
+
+        Return True also if an earlier attempt of this run began the batch and only the answer was lost.
+        """
         ...
 
     def pending_batch(self, batch_id: str) -> Batch | None:
@@ -113,7 +119,10 @@ class HourRevisions(Protocol):
         ...
 
     def put_revision(self, revision: ArchiveRevision) -> ArchiveRevision:
-        """Put the revision unless its number exists. Return the stored revision with that number."""
+        """Put the revision unless its number exists. Return the stored revision with that number.
+
+        Raise InconsistentState if the revision before it does not exist.
+        """
         ...
 
     def dead_letter_expiry(self) -> DeadLetterExpiry | None:

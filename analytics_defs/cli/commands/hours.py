@@ -91,7 +91,8 @@ def stats_command(hours: tuple[str, ...], json_output: bool) -> None:
 def restore_command(hours: tuple[str, ...], json_output: bool) -> None:
     """Write archived events back into RecentEvents. Idempotent.
 
-    Restores the events of each HOUR (YYYY-MM-DDTHH, UTC). Never overwrites an item.
+    Restores the events of each HOUR (YYYY-MM-DDTHH, UTC). Overwrites an item only
+    if it belongs to a reuse of the id after the deduplication window.
 
     \b
     Example:

@@ -23,7 +23,8 @@ def expire_command(dry_run: bool, json_output: bool) -> None:
 
     The settings are EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION. The age of data is the
     age of its batch, and the age of an hour is that of its newest batch. An hour is first marked as expired in
-    the ledger. Then the files that the ledger lists are deleted. The ledger and the counters are kept. Deleted
+    the ledger. Then files of expired batches are deleted, recognized by key and metadata.
+    The ledger and the counters are kept. Deleted
     data cannot be recovered: use --dry-run first.
 
     Exit code 1: an hour is old enough but cannot be expired yet. The hour and the reason are printed.

@@ -42,7 +42,10 @@ LEGACY_NAMESPACE = uuid.UUID("b1001660-82b4-4e47-9cb9-3a9c3c588cbf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationRules:
-    """Limits for records, applied when a batch is staged. A retry reads the staged classification and does not apply them again."""
+    """Limits for records, applied when a record is read from Kafka or redriven.
+
+    A retry reads the staged classification and does not apply them again.
+    """
 
     max_event_bytes: int
     """Maximum size of a record's value."""

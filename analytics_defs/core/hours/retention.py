@@ -52,5 +52,5 @@ def expiry_cutoff(now: datetime, period: timedelta, pending: Iterable[datetime])
 
 
 def newest_batch_time(batches: Iterable[str]) -> datetime | None:
-    """Return the latest time of these batches, which is the age of their hour. None if there are no batches."""
+    """Return the latest time of these batches, from which the age of their hour counts. None if there are no batches."""
     return max(map(batch_time, batches), default=None)

@@ -1,4 +1,4 @@
-"""Revisions of an hour archive in the ledger, and the manifest `_SUCCESS.json` for readers outside this package."""
+"""Revisions of an hour archive, and summaries of its rows."""
 
 from __future__ import annotations
 

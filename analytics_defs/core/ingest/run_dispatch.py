@@ -109,9 +109,9 @@ _NOT_BEGUN = (
 )
 
 
-def backoff(attempt: int) -> timedelta:
-    """Return the pause before this attempt, counted from 1: 5 s, doubled with each attempt, at most 5 minutes."""
-    doublings: int = 2 ** min(attempt - 1, 10)
+def backoff(ended_attempts: int) -> timedelta:
+    """Return the pause after this many attempts: 5 s after the first, doubled with each one, at most 5 minutes."""
+    doublings: int = 2 ** min(ended_attempts - 1, 10)
     return min(MIN_BACKOFF * doublings, MAX_BACKOFF)
 
 

@@ -176,7 +176,7 @@ def _stats_metadata(result: HourlyResult, bucket: str) -> display.Metadata:
     HOURLY_PARTITIONS,
     deps=[event_archive],
     description="The events of an hour, restored into RecentEvents with their original creation time, TTL and source. Leaves out events "
-    "whose TTL has passed, and does not change existing items. No automation: materialize it by hand.",
+    "whose TTL has passed. Overwrites an item only if it belongs to a later reuse of the id. No automation: materialize it by hand.",
     kinds={"dynamodb"},
 )
 def restored_recent_events(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> MaterializedPartitions:

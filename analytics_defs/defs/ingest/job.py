@@ -124,7 +124,7 @@ def _spec(
         _spec(
             "event_counters",
             ["recent_events"],
-            "Counters by type, hour and reason in EventAggregates. Only the transactions that close batches change them.",
+            "Counters by type, hour and reason in EventAggregates. Closing transactions and numbered adjustments change them.",
             {"dynamodb"},
         ),
         _spec(

@@ -34,12 +34,12 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, AssetMetadata]:
             "duplicates": _int(tally.duplicates),
             "events per second": dg.MetadataValue.float(round(tally.stored / seconds, 1)),
             **common,
+            "record bytes": _int(sum(record.bytes for record in closed)),
             "thread-seconds by step": _thread_seconds(closed),
             "ranges": _ranges(closed),
         },
         "event_json": {
             "events": _int(tally.stored if all(record.write_event_json for record in closed) else 0),
-            "bytes": _int(sum(record.bytes for record in closed)),
             "hours": _int(len(hours)),
             "first hour": dg.MetadataValue.text(hours[0] if hours else "none"),
             "last hour": dg.MetadataValue.text(hours[-1] if hours else "none"),

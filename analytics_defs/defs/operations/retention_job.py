@@ -52,7 +52,7 @@ def apply_retention_op(context: dg.OpExecutionContext, platform: dg.ResourcePara
     executor_def=dg.in_process_executor,
     tags={"dagster/max_retries": "0"},
     description="Deletes objects older than EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION from the archive bucket. "
-    "Deletes whole hours, after recording each as expired in the ledger. Deletes nothing if none of the three is set.",
+    "Records the expiry in the ledger first. Deletes nothing if none of the three is set.",
 )
 def apply_retention_job() -> None:
     apply_retention_op()

@@ -1,6 +1,6 @@
 """Compact an hour: merge the parts of its closed batches into one sorted archive, and switch readers to it in one step.
 
-    list files ──► download ──► rebuild from JSON tree ──► merge ──► upload ──► put revision ──► write manifest ──► delete inputs
+    list files ──► download ──► rebuild from JSON objects ──► merge ──► upload ──► put revision ──► write manifest ──► delete inputs
     ledger         verified     missing, damaged files     sorted    new keys   ledger           _SUCCESS.json
 
 A process may crash between any two steps, or continue an hour later:
@@ -71,7 +71,7 @@ class Compaction:
     complete: bool | None = None
     """Every partition was read past the hour, now or when the manifest was written. None: Kafka did not answer."""
     rebuilt: tuple[str, ...] = ()
-    """Keys of missing or damaged files whose rows were rebuilt from the JSON tree."""
+    """Keys of missing or damaged files whose rows were rebuilt from the JSON objects."""
     deleted: int = 0
     foreign_objects: tuple[str, ...] = ()
     """Keys below the hour's prefix that this package never writes. They are not deleted, and a plain glob reads them."""
@@ -80,7 +80,7 @@ class Compaction:
 def compact_hour(hour: str, ports: Ports, workspace_factory: WorkspaceFactory) -> Compaction:
     """Put every closed batch into the hour's archive. Idempotent; concurrent executions create one revision.
 
-    Raises InconsistentState, with nothing changed, if rows are missing and the JSON tree does not hold them either.
+    Raises InconsistentState, with nothing changed, if rows are missing and the JSON objects do not hold them either.
     """
     complete = is_complete(hour, ports)
     compaction = retry_on_compaction(hour, ports, lambda files: _revise(files, ports, workspace_factory))
@@ -124,16 +124,16 @@ class _GatheredRows:
 
     paths: tuple[str, ...]
     inputs: tuple[str, ...]
-    """Names of the archive's inputs: keys of the files, and batches whose rows came from the JSON tree."""
+    """Names of the archive's inputs: keys of the files, and batches whose rows came from the JSON objects."""
     summary: RowSummary
     damaged: tuple[str, ...]
     """Keys of missing or damaged files."""
     rebuilt_batches: tuple[str, ...]
-    """Batches whose rows came from the JSON tree."""
+    """Batches whose rows came from the JSON objects."""
 
 
 def _gather_rows(files: HourFiles, workspace: ParquetWorkspace, ports: Ports) -> _GatheredRows:
-    """Download the files of the hour, and rebuild the rows of missing or damaged ones from the JSON tree.
+    """Download the files of the hour, and rebuild the rows of missing or damaged ones from the JSON objects.
 
     Raises ConcurrentCompaction if a file is missing because another executor compacted the hour.
     """

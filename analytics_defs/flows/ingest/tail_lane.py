@@ -20,7 +20,7 @@ from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.ports import Ports
 
 IDLE_TIMEOUT = timedelta(seconds=5)
-"""A tailing run ends after this time without records, so that an idle system holds no process. It plans at least once."""
+"""A tailing run ends after this time without records, so that an idle system holds no process."""
 
 
 @dataclass(frozen=True, slots=True)

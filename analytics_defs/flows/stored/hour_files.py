@@ -149,7 +149,7 @@ def require_undamaged(files: HourFiles, paths: Sequence[str], workspace: Parquet
 def _unreadable_files(files: HourFiles, keys: Sequence[str], state: str) -> InconsistentState:
     return InconsistentState(
         f"hour {files.hour}: {', '.join(keys[:3])}{' and more' if keys[3:] else ''} is {state}, and closed batches have rows in it. "
-        f"Materialize event_archive for {files.hour} (`analytics compact {files.hour}`): it is rebuilt from the JSON tree."
+        f"Materialize event_archive for {files.hour} (`analytics compact {files.hour}`): it is rebuilt from the JSON objects."
     )
 
 

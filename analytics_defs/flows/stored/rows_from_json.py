@@ -1,4 +1,4 @@
-"""Rows of an hour from its JSON tree. Each object holds an event's own bytes; its metadata names source and batch."""
+"""Rows of an hour from its JSON objects. Each object holds an event's own bytes; its metadata names source and batch."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def rows_from_json(hour: str, wanted: Mapping[str, int], workspace: ParquetWorks
             paths.append(workspace.put(f"json/{len(paths)}.parquet", event_parquet.encode_rows(rows)))
     if wrong := [f"{batch} ({row_counts[batch]} of {count})" for batch, count in sorted(wanted.items()) if row_counts[batch] != count]:
         raise InconsistentState(
-            f"hour {hour}: Parquet of {len(wanted)} closed batches is missing or damaged, and the JSON tree does not hold their events: "
+            f"hour {hour}: Parquet of {len(wanted)} closed batches is missing or damaged, and the JSON objects do not hold their events: "
             f"{', '.join(wrong[:5])}{_expiry_note(hour, ports)}. Nothing was changed. "
             f"Restore the files below {event_json_dir(hour)} or the Parquet from the bucket's "
-            "versions or a backup; with WRITE_EVENT_JSON=false there is no JSON tree."
+            "versions or a backup; with WRITE_EVENT_JSON=false there is no JSON objects."
         )
     return paths
 

@@ -508,7 +508,7 @@ def test_rows_that_the_json_tree_does_not_hold_are_named_and_nothing_changes() -
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     lose(world, event_key(HOUR, "a1"))
     before = contents(world)
-    with pytest.raises(InconsistentState, match=r"the JSON tree does not hold their events: .* \(1 of 2\)"):
+    with pytest.raises(InconsistentState, match=r"the JSON objects do not hold their events: .* \(1 of 2\)"):
         run(world)
     assert contents(world) == before
     assert world.ledger.latest_revision(HOUR) is None
@@ -599,7 +599,7 @@ def test_without_kafka_an_hour_is_compacted_and_its_completeness_is_unknown() ->
     assert json.loads(world.object_store.objects[manifest_key(HOUR)].body)["complete"] is True
 
 
-# Rows from the JSON tree.
+# Rows from the JSON objects.
 
 
 def whole_rows(world: World) -> list[dict[str, Any]]:

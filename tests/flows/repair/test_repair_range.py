@@ -458,7 +458,7 @@ def test_a_leftover_part_of_a_damaged_archive_is_kept() -> None:
     world.object_store.delete([key for key in world.object_store.objects if "archive-" in key])
     world.object_store.put([part])
     done = run(world)
-    assert ["JSON tree" in line for line in done.lost] == [True]
+    assert ["JSON objects" in line for line in done.lost] == [True]
     assert world.object_store.objects[part.key] == part
 
 
