@@ -164,7 +164,7 @@ def test_a_run_that_celery_delivers_again_is_ignored(tmp_path: Path) -> None:
         chaos.start_platform(fleet, "one", "two")
         chaos.produce(fleet, 600, 600)
         stopped = chaos.stop_a_run(fleet, platform, worker_with_a_run(fleet))
-        until(lambda: any("was delivered again" in log for log in logs(fleet)), seconds=30)
+        until(lambda: any("] ignored" in log for log in logs(fleet)), seconds=30)
         assert [run.run_id for run in fleet.runs(dg.DagsterRunStatus.STARTED)] == [stopped.run.run_id]
         os.kill(stopped.pid, signal.SIGCONT)
         chaos.settle(fleet, platform, 60)
