@@ -27,7 +27,7 @@ class RowSummary:
 
     by_batch: Mapping[str, int] = field(default_factory=dict)
     digest: str = "0" * 32
-    """Order-independent digest of all columns but `record_timestamp`, which a rebuild from JSON objects does not know.
+    """Order-independent digest of all columns but `record_timestamp`, which JSON objects of older versions do not carry.
     It detects accidents, not attacks."""
     types: Mapping[str, int] = field(default_factory=dict)
     offsets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
