@@ -17,7 +17,7 @@ from analytics_defs.errors import InconsistentState
 
 
 class StoreKind(StrEnum):
-    """What a repair compares."""
+    """Kinds of stored data that a repair compares."""
 
     ITEM = "recent_events"
     OBJECT = "event_json"

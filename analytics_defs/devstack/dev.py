@@ -34,7 +34,7 @@ class Launcher:
     start: Callable[[Supervisor, Mapping[str, str]], None]
     """Starts the programs that execute runs, with all settings, and waits until they are ready."""
     supports_endless_runs: bool
-    """Whether the health endpoint can be a Dagster run. Otherwise it is a separate process."""
+    """True if the health endpoint can be a Dagster run. Otherwise it is a separate process."""
 
 
 def run(folder: Path, *, port: int, rate: float, launcher: Launcher | None = None) -> None:

@@ -41,7 +41,7 @@ class DeadLetterFilter:
 
 @dataclass(slots=True)
 class RedriveResult:
-    """What one redrive did."""
+    """Outcome of one redrive."""
 
     closed: list[BatchRecord] = field(default_factory=list)
     still_rejected: list[tuple[Source, str]] = field(default_factory=list)

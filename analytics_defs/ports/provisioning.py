@@ -1,4 +1,4 @@
-"""What `analytics setup` creates and `analytics check` checks, one implementation a technology."""
+"""Creation for `analytics setup` and checks for `analytics check`, one implementation a technology."""
 
 from __future__ import annotations
 

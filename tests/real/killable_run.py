@@ -70,7 +70,7 @@ class RunSpec:
     signal_number: signal.Signals = signal.SIGKILL
     """The signal that the process sends itself at the boundary."""
     barriers: Mapping[str, Barrier] = field(default_factory=dict)
-    """By call name. Before its first call of that name the process waits at the barrier for another process."""
+    """Keyed by call name. Before its first call of that name the process waits at the barrier for another process."""
 
     @property
     def boundary_file(self) -> Path:

@@ -44,7 +44,7 @@ STOPPED = [Boundary(call, 1, "before") for call in CALLS[2:]]
 HOURS = {str(boundary): f"2024-02-{day:02d}T07" for day, boundary in enumerate(KILLED, 1)} | {
     f"stopped {boundary}": f"2024-03-{day:02d}T07" for day, boundary in enumerate(STOPPED, 1)
 }
-"""By case. All cases use one test platform, so each has its own hour."""
+"""Keyed by case. All cases use one test platform, so each has its own hour."""
 
 
 @dataclass(frozen=True)

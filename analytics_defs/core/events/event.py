@@ -64,7 +64,7 @@ class Event:
     timestamp: str
     """The original text: ISO 8601, ASCII, at most 64 characters."""
     time: datetime
-    """The same instant in UTC, truncated to microseconds."""
+    """Instant in UTC, truncated to microseconds."""
     hour: str
     """The UTC hour of `time`: `2024-01-15T10`."""
     version: str

@@ -50,7 +50,7 @@ class Backlog:
     oldest: Mapping[TopicPartition, OldestRecord] = field(default_factory=dict)
     """Partitions that are behind, except those that were never read."""
     retention: Mapping[str, TopicRetention] = field(default_factory=dict)
-    """By topic. A topic is missing if the broker does not report its settings."""
+    """Keyed by topic. A topic is missing if the broker does not report its settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class GrowthRate:
     at: datetime
     """Time of the newer reading."""
     high_watermarks: Mapping[TopicPartition, int]
-    """Of the newer reading."""
+    """Values of the newer reading."""
     by_partition: Mapping[TopicPartition, float] = field(default_factory=dict)
     """Offsets per second. Empty until there are two readings."""
 

@@ -25,7 +25,7 @@ class KafkaState:
     ledger_snapshot: LedgerSnapshot | None
     """None: the ledger has not been read yet."""
     topics: Mapping[str, TopicOffsets | None]
-    """By topic. None: the topic does not exist."""
+    """Keyed by topic. None: the topic does not exist."""
     checkpoints_read_at: datetime | None = None
     """When `ledger_snapshot` was read."""
 

@@ -11,7 +11,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult(Generic[_T_co]):
-    """What is known from a probe at one moment, while attempts continue in the background."""
+    """Knowledge from a probe at one moment, while attempts continue in the background."""
 
     value: _T_co | None = None
     """From the newest successful attempt. None: no attempt has succeeded."""

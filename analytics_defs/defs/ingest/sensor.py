@@ -38,15 +38,15 @@ class Cursor:
     """The sensor's state between two ticks. If it is lost, some reports are repeated and none is missed."""
 
     reported: dict[str, int] = field(default_factory=dict)
-    """By topic-partition, the offset up to which changed hours were reported."""
+    """Keyed by topic-partition, the offset up to which changed hours were reported."""
     unreadable_batches: list[str] = field(default_factory=list)
     """Batches left out of the report, because their ledger record cannot be read."""
     observed_at: datetime | None = None
     """Time of the last lag observation and check evaluation."""
     recommitted_at: dict[str, datetime] = field(default_factory=dict)
-    """By lane, the time of the last request for a run that commits every checkpoint again."""
+    """Keyed by lane, the time of the last request for a run that commits every checkpoint again."""
     small_since: dict[str, datetime] = field(default_factory=dict)
-    """By lane, the time since when its plan is smaller than a batch."""
+    """Keyed by lane, the time since when its plan is smaller than a batch."""
     lease_observations: dict[str, LeaseObservation] = field(default_factory=dict)
 
     @classmethod

@@ -29,7 +29,7 @@ from analytics_defs.ports import Ports
 
 @dataclass(slots=True)
 class ExecutionReport:
-    """What one execution did. Empty if another run had closed the plan before."""
+    """Outcome of one execution. Empty if another run had closed the plan before."""
 
     closed: list[BatchRecord] = field(default_factory=list)
     """Batches that this execution closed itself, in order."""

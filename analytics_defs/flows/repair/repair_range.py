@@ -53,7 +53,7 @@ class RepairChange:
 
 @dataclass(slots=True)
 class RepairResult:
-    """What a repair found, and wrote unless it was a dry run."""
+    """Differences that a repair found, and wrote unless it was a dry run."""
 
     batches: int = 0
     counts: Counter[tuple[StoreKind, ComparisonResult]] = field(default_factory=Counter)

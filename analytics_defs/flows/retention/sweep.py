@@ -53,7 +53,7 @@ class DeletedObjects:
 
 @dataclass(slots=True)
 class RetentionReport:
-    """What one execution deleted. In a dry run, what it would delete."""
+    """Objects that one execution deleted, or would delete in a dry run."""
 
     deleted: list[DeletedObjects] = field(default_factory=list)
     skipped_hours: list[str] = field(default_factory=list)

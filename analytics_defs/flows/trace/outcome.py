@@ -9,7 +9,7 @@ from analytics_defs.core.offsets import Source
 
 
 class RecordOutcome(StrEnum):
-    """What became of a record."""
+    """Outcome of a record."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"

@@ -228,7 +228,7 @@ def large_events_of(hours: int) -> list[bytes]:
 
 
 def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_began() -> None:
-    """By the newer rules its rejections would be events, of more hours than one transaction of the ledger holds."""
+    """Keyed by the newer rules its rejections would be events, of more hours than one transaction of the ledger holds."""
     world = World()
     world.create()
     world.produce(*large_events_of(60))
