@@ -51,7 +51,7 @@ class Ceilings:
     puts: float
     """Single PUTs."""
     tars: float
-    """The same objects in tar files, each with the events of one claim."""
+    """Rate of the objects in tar files, each with the events of one claim."""
     claims_and_puts: float
     """Claims and PUTs of the same events side by side: stores and clients share the machine."""
     claims_and_tars: float

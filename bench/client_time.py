@@ -123,7 +123,7 @@ class ClientTime:
     seconds: float
     cpu_seconds: float
     ratios: Mapping[str, TimeRatio]
-    """By line of the table, in the order of execution."""
+    """Keyed by line of the table, in the order of execution."""
     not_accounted: TimeRatio
     measuring: float
     """Ratio of the CPU time for reading the clocks. It is included in the other lines."""

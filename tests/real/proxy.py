@@ -300,7 +300,7 @@ class KafkaProxy:
         self.unresponsive = False
         """True: connections are accepted, and no request is answered."""
         self.max_response_bytes: int | None = None
-        """Of the first larger response only the first half is forwarded, and nothing after it."""
+        """Size above which the first response is forwarded by half, and nothing after it."""
         self.listen, self.refuse, self.close = self._listener.listen, self._listener.refuse, self._listener.close
 
     def restore(self) -> None:
