@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from analytics_defs.adapters.kafka.provisioning import KafkaProvisioner
     from analytics_defs.adapters.object_store.client import ObjectStoreConfig
     from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
-    from analytics_defs.flows.health_checks import HealthClients, SchedulerProbe
+    from analytics_defs.flows.health_probes import HealthClients, SchedulerProbe
     from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
     from analytics_defs.web.app import WebContext
 
-WATCH_CONNECT, WATCH_REQUEST, WATCH_READ = timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=5)
+HEALTH_CONNECT_TIMEOUT, HEALTH_REQUEST_TIMEOUT, HEALTH_READ_TIMEOUT = timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=5)
 """Time limits of the always-on job's clients: to connect, for a response, and to read an object."""
 
 
@@ -59,7 +59,7 @@ def build_ports(settings: Settings) -> Ports:
     )
 
 
-def workspace_factory(settings: Settings) -> StatisticsEngineFactory:
+def statistics_engine_factory(settings: Settings) -> StatisticsEngineFactory:
     """Return the factory of DuckDB workspaces for the hourly assets. DuckDB is imported here and never by a micro-batch."""
     from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 
@@ -223,26 +223,34 @@ def _health_clients(settings: Settings, scheduling: SchedulerProbe | None) -> He
     from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
     from analytics_defs.adapters.dynamodb.requests import DynamoClient
     from analytics_defs.adapters.kafka.event_log import KafkaEventLog
-    from analytics_defs.adapters.kafka.retention import KafkaRetention
+    from analytics_defs.adapters.kafka.topic_retention import CachedTopicRetention
     from analytics_defs.adapters.object_store.store import S3ObjectStore
     from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
-    from analytics_defs.flows.health_checks import HealthClients
+    from analytics_defs.flows.health_probes import HealthClients
 
     kafka, clock = kafka_config(settings), SystemClock()
-    kafka = replace(kafka, request_timeout=min(kafka.request_timeout, WATCH_REQUEST), read_timeout=WATCH_REQUEST, prefetch_bytes=2**18)
-    dynamo = DynamoClient(replace(dynamo_config(settings), connect_timeout=WATCH_CONNECT, read_timeout=WATCH_REQUEST, attempts=2))
+    kafka = replace(
+        kafka, request_timeout=min(kafka.request_timeout, HEALTH_REQUEST_TIMEOUT), read_timeout=HEALTH_REQUEST_TIMEOUT, prefetch_bytes=2**18
+    )
+    dynamo = DynamoClient(
+        replace(dynamo_config(settings), connect_timeout=HEALTH_CONNECT_TIMEOUT, read_timeout=HEALTH_REQUEST_TIMEOUT, attempts=2)
+    )
     bucket = replace(
-        object_store_config(settings), connect_timeout=WATCH_CONNECT, request_timeout=WATCH_READ, max_retries=1, snowball=False
+        object_store_config(settings),
+        connect_timeout=HEALTH_CONNECT_TIMEOUT,
+        request_timeout=HEALTH_READ_TIMEOUT,
+        max_retries=1,
+        snowball=False,
     )
     ports = Ports(
         event_log=KafkaEventLog(kafka),
         recent_events=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
-        object_store=S3ObjectStore(replace(bucket, retry_within=WATCH_CONNECT)),
+        object_store=S3ObjectStore(replace(bucket, retry_within=HEALTH_CONNECT_TIMEOUT)),
         ledger=DynamoLedger(dynamo, LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)),
         clock=clock,
         task_pool=ThreadTaskPool(settings.write_threads),
     )
-    return HealthClients(settings.kafka_topics, ports, KafkaEventLog(kafka), KafkaRetention(kafka, clock), scheduling)
+    return HealthClients(settings.kafka_topics, ports, KafkaEventLog(kafka), CachedTopicRetention(kafka, clock), scheduling)
 
 
 def verified_ports(settings: Settings) -> Ports:

@@ -175,7 +175,7 @@ def ledger_units(events: int, ranges: int, hours: int) -> tuple[int, int]:
     record = BatchRecord(
         batch=batch,
         closed_at=_TIME,
-        tallies=tuple(OutcomeCounts(stored=len(range_)) for range_ in batch_ranges),
+        range_outcome_counts=tuple(OutcomeCounts(stored=len(range_)) for range_ in batch_ranges),
         types=types,
         hours={(_TIME - timedelta(hours=number)).strftime("%Y-%m-%dT%H"): types for number in range(hours)},
         reasons={"schema": 1},

@@ -204,8 +204,8 @@ class Settings(BaseSettings):
         fields = ("kafka_group_id", "write_event_json", "max_future_skew", "max_event_bytes", "on_data_loss")
         return {name.upper(): str(getattr(self, name)) for name in fields}
 
-    def planning_policy(self, recommit: Collection[int] = ()) -> PlanningPolicy:
-        return PlanningPolicy(self.lanes, self.max_offsets_per_run, self.on_data_loss, recommit)
+    def planning_policy(self, recommit_lanes: Collection[int] = ()) -> PlanningPolicy:
+        return PlanningPolicy(self.lanes, self.max_offsets_per_run, self.on_data_loss, recommit_lanes)
 
     def batch_limits(self) -> BatchLimits:
         return BatchLimits(self.batch_max_records, self.batch_max_bytes, self.batch_max_ranges, self.batch_max_hours)

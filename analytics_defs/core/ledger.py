@@ -206,7 +206,7 @@ class ClosedRange:
 
     range: Range
     batch_id: str
-    tally: OutcomeCounts
+    outcome_counts: OutcomeCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ class BatchRecord:
 
     batch: Batch
     closed_at: datetime
-    tallies: tuple[OutcomeCounts, ...]
+    range_outcome_counts: tuple[OutcomeCounts, ...]
     """One for each of `batch.ranges`, in the same order. A redrive has one, with the outcomes of its records."""
     types: Mapping[str, int]
     """Stored events by type."""
@@ -260,8 +260,8 @@ class BatchRecord:
     code_version: str = ""
 
     @property
-    def tally(self) -> OutcomeCounts:
-        return sum(self.tallies, OutcomeCounts())
+    def outcome_counts(self) -> OutcomeCounts:
+        return sum(self.range_outcome_counts, OutcomeCounts())
 
     @property
     def ends(self) -> dict[TopicPartition, int]:

@@ -73,7 +73,7 @@ class Range:
     def __contains__(self, offset: int) -> bool:
         return self.start <= offset < self.end
 
-    def holds(self, source: Source) -> bool:
+    def contains(self, source: Source) -> bool:
         return source.topic_partition == self.topic_partition and source.offset in self
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from analytics_defs.core.storage.object_keys import hour_path
 from analytics_defs.errors import InconsistentState
 
 
-class StoreKind(StrEnum):
+class StoredKind(StrEnum):
     """Kinds of stored data that a repair compares."""
 
     ITEM = "recent_events"

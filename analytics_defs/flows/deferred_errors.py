@@ -13,31 +13,31 @@ from analytics_defs.errors import AnalyticsError
 class DeferredErrors:
     """The errors of one flow, in the order in which they occurred."""
 
-    faults: list[AnalyticsError] = field(default_factory=list)
+    errors: list[AnalyticsError] = field(default_factory=list)
 
     @contextmanager
     def defer_all(self) -> Iterator[None]:
         """Collect every error of this package that the block raises."""
         try:
             yield
-        except AnalyticsError as fault:
-            self.faults.append(fault)
+        except AnalyticsError as error:
+            self.errors.append(error)
 
     @contextmanager
     def defer_non_retryable(self) -> Iterator[None]:
         """Collect errors that only an operator can resolve. Retryable errors are raised at once."""
         try:
             yield
-        except AnalyticsError as fault:
-            if fault.retryable:
+        except AnalyticsError as error:
+            if error.retryable:
                 raise
-            self.faults.append(fault)
+            self.errors.append(error)
 
 
-def raise_first(faults: Sequence[AnalyticsError]) -> None:
+def raise_first(errors: Sequence[AnalyticsError]) -> None:
     """Raise the first error, with the other messages as notes, each message once. Do nothing if there is none."""
-    for first in faults[:1]:
-        for message in dict.fromkeys(map(str, faults[1:])):
+    for first in errors[:1]:
+        for message in dict.fromkeys(map(str, errors[1:])):
             if message != str(first):
                 first.add_note(message)
         raise first

@@ -21,7 +21,7 @@ from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import DataExpired, Superseded
 from analytics_defs.flows.ingest.execute_plan import finish_batch
 from analytics_defs.flows.ingest.options import IngestOptions
-from analytics_defs.flows.ingest.reread_batch import writing_batch
+from analytics_defs.flows.ingest.reread_batch import batch_of_dead_letter_file
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.ports import Ports
 
@@ -51,11 +51,11 @@ class RedriveResult:
 
     @property
     def stored(self) -> int:
-        return sum(record.tally.stored for record in self.closed)
+        return sum(record.outcome_counts.stored for record in self.closed)
 
     @property
     def duplicates(self) -> int:
-        return sum(record.tally.duplicates for record in self.closed)
+        return sum(record.outcome_counts.duplicates for record in self.closed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def list_dead_letters(selection: DeadLetterFilter, ports: Ports) -> Iterator[Sto
     for key in keys:
         if not key.startswith(folder):
             continue
-        record = writing_batch(key, ports)
+        record = batch_of_dead_letter_file(key, ports)
         if record is None:
             continue
         data = ports.object_store.get(key)

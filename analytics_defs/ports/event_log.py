@@ -80,7 +80,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+    def explain_gaps(self, uncovered: Sequence[Range]) -> tuple[Gap, ...]:
         """Return why these offsets gave no record, with evidence. Offsets without evidence are left out.
 
         Raise Unavailable if a fresh consumer does find a committed record there: the batch must be read again.

@@ -129,7 +129,7 @@ class HourRevisions(Protocol):
         """Return the newest batch time whose dead-letter and duplicates files expired. None: nothing expired."""
         ...
 
-    def expire_dead_letters(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
+    def record_dead_letter_expiry(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
         """Note the batch time up to which these files expire, unless a later one is noted. Return what is noted."""
         ...
 

@@ -110,7 +110,7 @@ def processing_json(batches: Sequence[BatchRecord]) -> dict[str, Any]:
     """Return throughput and latency of the ingested batches among these. Values without a measurement are None."""
     ingested = [record for record in batches if record.batch.kind is BatchKind.INGEST]
     durations = sorted(record.duration_ms / 1000 for record in ingested)
-    busy_seconds, stored = _busy_seconds(ingested), sum(record.tally.stored for record in ingested)
+    busy_seconds, stored = _busy_seconds(ingested), sum(record.outcome_counts.stored for record in ingested)
     latency_ms = sum(record.record_to_close_ms for record in ingested)
     return {
         "recentBatches": len(ingested),

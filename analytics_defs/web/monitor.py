@@ -24,8 +24,8 @@ from analytics_defs.core.monitoring.health import (
 from analytics_defs.core.monitoring.partition_health import PartitionReadings, assess_partitions
 from analytics_defs.core.monitoring.probe_result import ProbeResult
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.flows import health_checks
-from analytics_defs.flows.health_checks import HealthClients
+from analytics_defs.flows import health_probes
+from analytics_defs.flows.health_probes import HealthClients
 from analytics_defs.web.probe import Probe
 
 SERVICE_PROBE_TTL = timedelta(seconds=3)
@@ -61,12 +61,12 @@ class HealthMonitor:
         self._growth_rate: GrowthRate | None = None
         self._planned: tuple[KafkaState, PlanningResult] | None = None
         self._dynamodb: Probe[LedgerSnapshot] = Probe(
-            DYNAMODB, partial(health_checks.probe_dynamodb, clients), self._clock, SERVICE_PROBE_TTL
+            DYNAMODB, partial(health_probes.probe_dynamodb, clients), self._clock, SERVICE_PROBE_TTL
         )
         self._kafka: Probe[KafkaState] = Probe(KAFKA, self._probe_kafka, self._clock, SERVICE_PROBE_TTL, self._refresh_ledger)
-        self._s3: Probe[bool] = Probe(S3, partial(health_checks.probe_object_store, clients), self._clock, SERVICE_PROBE_TTL)
+        self._s3: Probe[bool] = Probe(S3, partial(health_probes.probe_object_store, clients), self._clock, SERVICE_PROBE_TTL)
         self._statistics: Probe[LedgerStatistics] = Probe(
-            "ledger statistics", partial(health_checks.read_ledger_statistics, clients), self._clock, STATISTICS_TTL
+            "ledger statistics", partial(health_probes.read_ledger_statistics, clients), self._clock, STATISTICS_TTL
         )
         self._backlog: Probe[Backlog] = Probe("backlog", self._read_backlog, self._clock, BACKLOG_TTL)
         scheduler = clients.scheduler
@@ -140,12 +140,12 @@ class HealthMonitor:
             wait([attempt], LEDGER_TIMEOUT.total_seconds())
 
     def _probe_kafka(self) -> KafkaState:
-        return health_checks.probe_kafka(self._clients, self._dynamodb.result())
+        return health_probes.probe_kafka(self._clients, self._dynamodb.result())
 
     def _read_backlog(self) -> Backlog:
         readings = self._partition_readings(self._kafka.result(), self._dynamodb.result(), self._clock.now())
         lags = readings.planning.lags if readings else ()
-        return health_checks.read_backlog(self._clients, lags, self._backlog.result().value)
+        return health_probes.read_backlog(self._clients, lags, self._backlog.result().value)
 
 
 def _checkpoints_outdated(kafka: ProbeResult[KafkaState], dynamodb: ProbeResult[LedgerSnapshot]) -> bool:

@@ -27,7 +27,7 @@ REQUEST_READ_TIMEOUT_SECONDS = 5.0
 """From the connection, or from the last response, to the end of the next request's headers."""
 RESPONSE_TIMEOUT_SECONDS = 30.0
 """From the request to the end of its response. A client that does not read its response is disconnected."""
-DRAIN_TIMEOUT = 8
+DRAIN_TIMEOUT_SECONDS = 8
 MAX_HEADER_BYTES = 16 * 1024
 MAX_CONNECTIONS = 400
 """Below the usual limit of 1024 open files, with room for the clients of the stores."""
@@ -102,7 +102,7 @@ class _Connection(H11Protocol):
             connection.transport.abort()
 
 
-class ObservabilityServer(uvicorn.Server):
+class HealthServer(uvicorn.Server):
     """The HTTP server. On TERM and INT it finishes running requests, and the process exits with 0, unlike with uvicorn."""
 
     def __init__(self, app: Starlette) -> None:
@@ -116,7 +116,7 @@ class ObservabilityServer(uvicorn.Server):
                 server_header=False,
                 log_config=None,
                 timeout_keep_alive=int(REQUEST_READ_TIMEOUT_SECONDS),
-                timeout_graceful_shutdown=DRAIN_TIMEOUT,
+                timeout_graceful_shutdown=DRAIN_TIMEOUT_SECONDS,
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             )
         )

@@ -164,13 +164,13 @@ def format_number(value: float | None) -> str:
 
 
 def _batch_row(record: BatchRecord, ui_url: str | None) -> dict[str, Any]:
-    tally = record.tally
+    outcome_counts = record.outcome_counts
     return {
         "id": record.batch.id,
         "closed": record.closed_at,
-        "events": tally.stored,
-        "duplicates": tally.duplicates,
-        "dead_letters": tally.dead_letters,
+        "events": outcome_counts.stored,
+        "duplicates": outcome_counts.duplicates,
+        "dead_letters": outcome_counts.dead_letters,
         "seconds": record.duration_ms / 1000,
         "run": f"{ui_url}/runs/{record.batch.run_id}" if ui_url and _is_dagster_run(record.batch.run_id) else None,
     }

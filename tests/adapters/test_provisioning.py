@@ -55,15 +55,15 @@ def test_missing_tables_are_named_and_end_the_checks() -> None:
         missing = [replace(table, name=f"{table.name}-absent") for table in fixture.tables]
         [(check, result)] = failed_checks(DynamoProvisioner(fixture.dynamo, missing)).items()
         assert check == "tables"
-        assert isinstance(result.fault, ResourceMissing)
-        assert all(table.name in str(result.fault) for table in missing)
+        assert isinstance(result.error, ResourceMissing)
+        assert all(table.name in str(result.error) for table in missing)
 
 
 def test_a_created_bucket_passes_the_checks_and_contains_no_object() -> None:
     with moto_endpoint() as endpoint:
         config = ObjectStoreConfig(f"provisioned-{uuid.uuid4().hex[:12]}", endpoint, keys=KEYS)
         provisioner = BucketProvisioner(config)
-        assert isinstance(failed_checks(provisioner)["bucket"].fault, ResourceMissing)
+        assert isinstance(failed_checks(provisioner)["bucket"].error, ResourceMissing)
         assert ([*provisioner.provision()], provisioner.provision()) == ([f"bucket {config.bucket}: created"], [])
         assert failed_checks(provisioner) == {}
         provisioner.close()
@@ -117,26 +117,26 @@ def test_a_store_that_ignores_conditions_fails_the_check() -> None:
     with bucket_on(store) as provisioner:
         [(check, result)] = failed_checks(provisioner).items()
     assert check == "conditional writes"
-    assert isinstance(result.fault, InconsistentState)
+    assert isinstance(result.error, InconsistentState)
     assert store.objects == {}
 
 
 def test_a_missing_write_permission_on_the_bucket_is_denied() -> None:
     with bucket_on(UnconditionalStore(denied=frozenset({"PUT"}))) as provisioner:
         failed = failed_checks(provisioner)
-    assert [type(result.fault) for result in failed.values()] == [AccessDenied, AccessDenied]
+    assert [type(result.error) for result in failed.values()] == [AccessDenied, AccessDenied]
 
 
 def test_a_missing_delete_permission_on_the_bucket_is_denied() -> None:
     with bucket_on(UnconditionalStore(denied=frozenset({"POST"}))) as provisioner:
-        assert isinstance(failed_checks(provisioner)["writing, reading, listing and deleting objects"].fault, AccessDenied)
+        assert isinstance(failed_checks(provisioner)["writing, reading, listing and deleting objects"].error, AccessDenied)
 
 
 def test_a_broker_that_is_down_ends_the_checks() -> None:
     with broker_that_is_down() as address:
         provisioner = KafkaProvisioner(KafkaConfig(brokers=address, request_timeout=timedelta(seconds=1)), requirements("t"))
         [(check, result)] = failed_checks(provisioner).items()
-        assert (check, type(result.fault)) == ("topics", Unavailable)
+        assert (check, type(result.error)) == ("topics", Unavailable)
 
 
 class DeniedAdmin:
@@ -157,7 +157,7 @@ def test_created_topics_pass_the_checks_and_the_group_is_unchanged() -> None:
         provisioner = KafkaProvisioner(
             KafkaConfig(brokers=real_brokers(), group_id=broker.group), replace(requirements(*names), partitions=3)
         )
-        assert str(failed_checks(provisioner)["topics"].fault).count("provisioned-") == 2
+        assert str(failed_checks(provisioner)["topics"].error).count("provisioned-") == 2
         assert KafkaProvisioner(KafkaConfig(brokers=real_brokers()), replace(requirements(*names), create=False)).provision() == [
             f"topic {name}: missing, and creation is disabled" for name in names
         ]

@@ -44,10 +44,10 @@ def make(folder: Path, events: int) -> None:
 
 def measure(folder: Path) -> None:
     with stored_hour(folder) as (ports, events):
-        workspace_factory = partial(duckdb_statistics, MEMORY_MB)
+        engine_factory = partial(duckdb_statistics, MEMORY_MB)
         for name, work in (("compact", compact_hour), ("statistics", compute_hourly_stats)):
             before, started, cpu = peak_mb(), time.monotonic(), time.process_time()
-            work(HOUR, ports, workspace_factory)
+            work(HOUR, ports, engine_factory)
             seconds, cpu = time.monotonic() - started, time.process_time() - cpu
             print(  # noqa: T201 - the result of this script
                 f"{name}: {events} events in {seconds:.1f} s ({events / seconds:,.0f}/s), {cpu:.1f} s of CPU, "
@@ -68,7 +68,7 @@ def stored_hour(folder: Path) -> Iterator[tuple[Ports, int]]:
             events = 0
             for record in pickle.loads((folder / "records").read_bytes()):  # noqa: S301 - written by `make`
                 data = (folder / f"{record.batch.id}.parquet").read_bytes()
-                events += record.tally.stored
+                events += record.outcome_counts.stored
                 assert ledger.begin_batch(record.batch)
                 assert ledger.close_batch(record)
                 archive.port.put([StoredObject(part_key(HOUR, record.batch.id), data, "application/vnd.apache.parquet", {})])

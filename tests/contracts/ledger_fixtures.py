@@ -54,10 +54,10 @@ def redrive(number: int, *sources: Source, minute: float = 0) -> Batch:
 
 def all_stored(begun: Batch, hour: str = HOUR, **fields: Any) -> BatchRecord:
     """Return the record of a batch in which every record is a new event of one hour."""
-    tallies = tuple(OutcomeCounts(stored=len(range_)) for range_ in begun.ranges)
+    range_outcome_counts = tuple(OutcomeCounts(stored=len(range_)) for range_ in begun.ranges)
     count = sum(map(len, begun.ranges))
     types = {"ProductDeleted": count}
-    values: dict[str, Any] = {"tallies": tallies, "types": types, "hours": {hour: types}, "reasons": {}} | fields
+    values: dict[str, Any] = {"range_outcome_counts": range_outcome_counts, "types": types, "hours": {hour: types}, "reasons": {}} | fields
     return BatchRecord(begun, begun.time + timedelta(seconds=2), **values)
 
 
@@ -65,10 +65,10 @@ def redriven_record(begun: Batch, **outcomes: str) -> BatchRecord:
     """Return the record of a redrive. Its records became `stored`, unless `outcomes` has another outcome as `o<offset>`."""
     redriven = tuple(RedrivenRecord(source, "schema", outcomes.get(f"o{source.offset}", "stored")) for source in begun.redriven_sources)
     stored = sum(record.outcome == "stored" for record in redriven)
-    tally = OutcomeCounts(stored=stored, duplicates=len(redriven) - stored)
+    outcome_counts = OutcomeCounts(stored=stored, duplicates=len(redriven) - stored)
     types = {"ProductDeleted": stored} if stored else {}
     hours = {HOUR: types} if stored else {}
-    return BatchRecord(begun, begun.time, (tally,), types, hours, {}, redriven=redriven)
+    return BatchRecord(begun, begun.time, (outcome_counts,), types, hours, {}, redriven=redriven)
 
 
 def close(ledger: Ledger, begun: Batch, **fields: Any) -> BatchRecord:

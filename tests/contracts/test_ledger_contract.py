@@ -170,16 +170,18 @@ def test_a_batch_that_is_not_pending_cannot_be_marked_as_staged(ledger: Ledger) 
 
 def test_a_close_changes_checkpoints_outcomes_counters_and_hour_entries(ledger: Ledger) -> None:
     begun = batch(Range(ONE, 0, 10), Range(TWO, 7, 9), lane=3)
-    tallies = (OutcomeCounts(stored=4, duplicates=2, dead_letters=1, tombstones=1, gaps=1, lost=1), OutcomeCounts(stored=2))
+    range_outcome_counts = (OutcomeCounts(stored=4, duplicates=2, dead_letters=1, tombstones=1, gaps=1, lost=1), OutcomeCounts(stored=2))
     types, hours = (
         {"ProductDeleted": 5, "ProductCreated": 1},
         {HOUR: {"ProductDeleted": 4}, "2024-01-15T11": {"ProductDeleted": 1, "ProductCreated": 1}},
     )
-    record = all_stored(begun, tallies=tallies, types=types, hours=hours, reasons={"schema": 1}, duration_ms=5, bytes=77)
+    record = all_stored(
+        begun, range_outcome_counts=range_outcome_counts, types=types, hours=hours, reasons={"schema": 1}, duration_ms=5, bytes=77
+    )
     assert ledger.begin_batch(begun)
     assert ledger.close_batch(record)
     assert ledger.snapshot() == LedgerSnapshot(
-        {}, {ONE: Checkpoint(ONE, 0, 10, None, tallies[0]), TWO: Checkpoint(TWO, 7, 9, None, tallies[1])}
+        {}, {ONE: Checkpoint(ONE, 0, 10, None, range_outcome_counts[0]), TWO: Checkpoint(TWO, 7, 9, None, range_outcome_counts[1])}
     )
     assert ledger.batch_record(begun.id) == record
     counted = {
@@ -203,7 +205,7 @@ def test_every_field_of_a_batch_record_comes_back_equal(ledger: Ledger) -> None:
     begun = replace(batch(Range(ONE, 100, 200)), staged="digest")
     record = all_stored(
         begun,
-        tallies=(OutcomeCounts(stored=1, gaps=90, lost=5, tombstones=2),),
+        range_outcome_counts=(OutcomeCounts(stored=1, gaps=90, lost=5, tombstones=2),),
         gaps=(
             Gap(Range(ONE, 110, 120), GapReason.ABORTED),
             Gap(Range(ONE, 120, 121), GapReason.CONTROL),
@@ -239,7 +241,9 @@ def test_a_repeated_close_is_refused_and_changes_nothing(ledger: Ledger) -> None
 
 def test_the_outcomes_of_a_checkpoint_sum_to_its_closed_offsets(ledger: Ledger) -> None:
     for number in range(4):
-        close(ledger, batch(Range(ONE, 10 * number, 10 * number + 10), minute=number), tallies=(OutcomeCounts(stored=7, gaps=3),))
+        close(
+            ledger, batch(Range(ONE, 10 * number, 10 * number + 10), minute=number), range_outcome_counts=(OutcomeCounts(stored=7, gaps=3),)
+        )
     assert ledger.snapshot().checkpoints == {ONE: Checkpoint(ONE, 0, 40, None, OutcomeCounts(stored=28, gaps=12))}
     assert ledger.snapshot().checkpoints[ONE].unaccounted == 0
 
@@ -316,9 +320,14 @@ def test_hourly_counters_cover_the_first_to_the_last_hour(ledger: Ledger) -> Non
 
 
 def close_batch_with_dead_letters(ledger: Ledger) -> None:
-    tallies, reasons = (OutcomeCounts(stored=6, dead_letters=4),), {"schema": 4}
+    range_outcome_counts, reasons = (OutcomeCounts(stored=6, dead_letters=4),), {"schema": 4}
     close(
-        ledger, batch(Range(ONE, 0, 10)), tallies=tallies, types={"ProductDeleted": 6}, hours={HOUR: {"ProductDeleted": 6}}, reasons=reasons
+        ledger,
+        batch(Range(ONE, 0, 10)),
+        range_outcome_counts=range_outcome_counts,
+        types={"ProductDeleted": 6},
+        hours={HOUR: {"ProductDeleted": 6}},
+        reasons=reasons,
     )
 
 
@@ -478,11 +487,11 @@ def test_an_expired_hour_of_ten_thousand_batches_fits_into_its_revision(ledger: 
 def test_the_expiry_of_dead_letters_moves_forward_only(ledger: Ledger) -> None:
     early, late = (DeadLetterExpiry(TIME + timedelta(days=days, milliseconds=7), TIME + timedelta(days=40)) for days in (1, 2))
     assert ledger.dead_letter_expiry() is None
-    assert ledger.expire_dead_letters(early) == early
+    assert ledger.record_dead_letter_expiry(early) == early
     assert ledger.dead_letter_expiry() == early
-    assert ledger.expire_dead_letters(late) == late
+    assert ledger.record_dead_letter_expiry(late) == late
     repeated = DeadLetterExpiry(late.expired_through, TIME + timedelta(days=50))
-    assert ledger.expire_dead_letters(repeated) == ledger.expire_dead_letters(early) == ledger.dead_letter_expiry() == late
+    assert ledger.record_dead_letter_expiry(repeated) == ledger.record_dead_letter_expiry(early) == ledger.dead_letter_expiry() == late
 
 
 def test_an_hour_of_ten_thousand_batches_fits_into_its_revision(ledger: Ledger) -> None:

@@ -104,21 +104,21 @@ def test_digests_of_different_rows_differ(workspace: ParquetWorkspace, other_par
 
 
 def test_damaged_and_foreign_files_are_none_and_the_others_are_summarized(workspace: ParquetWorkspace) -> None:
-    sound = part("b1", *range(50))
+    intact = part("b1", *range(50))
     foreign = io.BytesIO()
     pq.write_table(pa.table({"event_id": ["a"]}), foreign)
     files = {
-        "sound": sound,
-        "cut": sound[:-9],
-        "flipped": sound[:60] + bytes([sound[60] ^ 0xFF]) + sound[61:],
+        "intact": intact,
+        "cut": intact[:-9],
+        "flipped": intact[:60] + bytes([intact[60] ^ 0xFF]) + intact[61:],
         "empty": b"",
         "text": b"no Parquet at all",
         "foreign": foreign.getvalue(),
-        "also sound": part_of_other_partition("b2", 1),
+        "also intact": part_of_other_partition("b2", 1),
     }
     paths = {name: workspace.put(name, data) for name, data in files.items()}
     summaries = workspace.summarize(list(paths.values()))
-    assert {name for name, path in paths.items() if summaries[path] is not None} == {"sound", "also sound"}
+    assert {name for name, path in paths.items() if summaries[path] is not None} == {"intact", "also intact"}
 
 
 def test_empty_summaries_and_merges_are_empty(workspace: ParquetWorkspace) -> None:

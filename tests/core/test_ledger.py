@@ -50,5 +50,5 @@ def test_the_redrive_checkpoint_starts_at_0_and_has_no_valid_topic_name() -> Non
 
 def test_a_batch_record_has_its_total_and_the_next_offsets() -> None:
     record = batch_record(batch(Range(AT, 0, 2), Range(BESIDE, 3, 4)), StagedBatch((event(0), event(1), event(3, at=BESIDE))))
-    assert record.tally == OutcomeCounts(stored=3)
+    assert record.outcome_counts == OutcomeCounts(stored=3)
     assert record.ends == {AT: 2, BESIDE: 4}

@@ -45,7 +45,7 @@ class MemoryPlatform(Platform):
     def ports(self) -> Ports:
         return self._ports
 
-    def workspace_factory(self) -> StatisticsEngineFactory:
+    def statistics_engine_factory(self) -> StatisticsEngineFactory:
         return partial(duckdb_statistics, 128, 1)
 
     @contextmanager

@@ -18,14 +18,14 @@ from analytics_defs.flows.audit.counters import apply_adjustments, compare_count
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
 from analytics_defs.flows.audit.recent_hours import compare_stores
-from analytics_defs.flows.health_checks import HealthClients, read_ledger_statistics
+from analytics_defs.flows.health_probes import HealthClients, read_ledger_statistics
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats
 from analytics_defs.flows.redrive import DeadLetterFilter, list_dead_letters, redrive_dead_letters
 from analytics_defs.flows.repair import repair_range as repair
 from analytics_defs.flows.retention import apply
-from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
+from analytics_defs.flows.retention.expiry_sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports, StoredObject
@@ -44,7 +44,7 @@ OLD = MIN_RETENTION + timedelta(hours=1)
 CRASHES = (
     *((PARQUET, method) for method in ("put", "put_revision", "put_if", "delete")),
     *((EVENT_JSON, method) for method in ("put_revision", "put_if", "delete")),
-    *((DEAD_LETTERS, method) for method in ("expire_dead_letters", "delete")),
+    *((DEAD_LETTERS, method) for method in ("record_dead_letter_expiry", "delete")),
 )
 """Calls that change data, with a policy that leads to them."""
 
@@ -55,11 +55,11 @@ def retention(scene: Scene) -> None:
     with scene.cloud.unrecorded():
         scene.ingest_history()
         compact_hour(BEFORE, scene.ports, memory_workspace)
-        before = [blob for key in world.object_store.list_keys("") if (blob := world.object_store.get_object(key))]
+        before = [object_ for key in world.object_store.list_keys("") if (object_ := world.object_store.get_object(key))]
         world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0])])
         world.clock.advance(OLD)
     verify_stores(scene.ports)
-    assert _expire(scene, write=False).objects
+    assert _expire(scene, dry_run=True).objects
     for policy, method in CRASHES:
         for effect in (False, True):
             with pytest.raises(Crashed):
@@ -76,7 +76,7 @@ def _expire_later_data(scene: Scene, before: list[StoredObject]) -> None:
     world = scene.world
     with scene.cloud.unrecorded():
         world.object_store.put(
-            [*(blob for blob in before if "_SUCCESS" not in blob.key), StoredObject("parquet/foreign", b"", "text/plain", {})]
+            [*(object_ for object_ in before if "_SUCCESS" not in object_.key), StoredObject("parquet/foreign", b"", "text/plain", {})]
         )
         world.produce(event("late"), event("c", payload="second time"), event("large", padding=". " * 200), b"{")
         world.settle(ingest_options(validation_rules=STRICT))
@@ -92,8 +92,8 @@ def _expire_later_data(scene: Scene, before: list[StoredObject]) -> None:
     assert last.skipped_hours == []
 
 
-def _expire(scene: Scene, policy: RetentionPolicy = EVERYTHING, ports: Ports | None = None, write: bool = True) -> RetentionReport:
-    return apply.apply_retention(RetentionContext(ports or scene.ports, BENCH, policy, write))
+def _expire(scene: Scene, policy: RetentionPolicy = EVERYTHING, ports: Ports | None = None, dry_run: bool = False) -> RetentionReport:
+    return apply.apply_retention(RetentionContext(ports or scene.ports, BENCH, policy, dry_run))
 
 
 def _expire_history(scene: Scene, policy: RetentionPolicy = EVERYTHING) -> None:

@@ -41,7 +41,7 @@ from analytics_defs.flows.audit.counters import apply_adjustments, compare_count
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
 from analytics_defs.flows.audit.recent_hours import compare_stores
-from analytics_defs.flows.health_checks import HealthClients, probe_dynamodb, probe_object_store, read_ledger_statistics
+from analytics_defs.flows.health_probes import HealthClients, probe_dynamodb, probe_object_store, read_ledger_statistics
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.restore import restore_hour
 from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats, compute_product_activity
@@ -157,7 +157,7 @@ def scene(cloud: Cloud, folder: Path) -> Iterator[Scene]:
     """Create tables and bucket, and yield the platform."""
     scene = Scene(cloud, folder)
     try:
-        assert all(result.fault is None for result in provision(scene.provisioners))
+        assert all(result.error is None for result in provision(scene.provisioners))
         yield scene
     finally:
         scene.close()
@@ -171,7 +171,7 @@ def setup(scene: Scene) -> None:
         with s3_client(wiring.object_store_config(scene.settings)) as s3:
             s3.delete_bucket(Bucket=BUCKET)
     for _ in range(2):
-        assert all(result.fault is None for result in provision(scene.provisioners))
+        assert all(result.error is None for result in provision(scene.provisioners))
 
 
 def micro_batches(scene: Scene) -> None:
@@ -242,7 +242,7 @@ def _repair(scene: Scene) -> None:
     for folder in ("events/", "parquet/", "dead-letters/", "duplicates/"):
         _delete_folder(scene, folder)
         assert repair_range(ALL, context).changed
-    repair_range(ALL, replace(context, write=False))
+    repair_range(ALL, replace(context, dry_run=True))
     assert repair_range(Range(world.partition(), 0, 5), context).batches
     world.event_log.retain_from(TOPIC, 0, 5)
     for folder in ("parquet/", "duplicates/"):

@@ -59,12 +59,12 @@ def test_postgres_needs_only_host_and_password() -> None:
     assert environment_of_dagster() - IMAGE.environment.keys() == {"DAGSTER_POSTGRES_HOST", "DAGSTER_POSTGRES_PASSWORD"}
 
 
-@pytest.mark.parametrize("section", [*PROGRAMS, "eventlistener:given_up"])
+@pytest.mark.parametrize("section", [*PROGRAMS, "eventlistener:exit_on_fatal"])
 def test_every_program_of_the_container_exists(section: str) -> None:
     words = shlex.split(SUPERVISOR[section]["command"])
     scripts = [DEPLOY / word.removeprefix("%(here)s/") for word in words if word.startswith("%(here)s/")]
     assert all(script.exists() for script in scripts)
-    commands = [words[0], *([words[2]] if "after_code.py" in words[1] else [])]
+    commands = [words[0], *([words[2]] if "wait_for_code_server.py" in words[1] else [])]
     assert all(shutil.which(command, path=str(VENV)) for command in commands)
 
 

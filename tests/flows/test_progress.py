@@ -230,7 +230,7 @@ def test_a_record_that_the_client_did_not_return_is_read_again() -> None:
 class LogWithoutEvidence(MemoryEventLog):
     """An event log that explains no gap."""
 
-    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:  # noqa: ARG002 - the port's signature
+    def explain_gaps(self, uncovered: Sequence[Range]) -> tuple[Gap, ...]:  # noqa: ARG002 - the port's signature
         return ()
 
 

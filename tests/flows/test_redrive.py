@@ -276,7 +276,7 @@ def test_many_dead_letters_are_redriven_in_batches_of_twenty() -> None:
     world.produce(*(large(f"e{number}") for number in range(45)))
     world.settle(ingest_options(validation_rules=STRICT))
     done = redrive(world)
-    assert [record.tally.stored for record in done.closed] == [20, 20, 5]
+    assert [record.outcome_counts.stored for record in done.closed] == [20, 20, 5]
     assert problems(world) == []
 
 

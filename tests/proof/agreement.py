@@ -71,8 +71,8 @@ def _missing_data(stores: Stores) -> Iterator[str]:
             yield f"batch {batch_id} is closed, and {missing_keys} do not exist"
             continue
         rows = stores.rows(record)
-        if record.tally != (by_files := _outcomes_by_files(stores, record, rows)):
-            yield f"batch {batch_id} counts {record.tally}, its files hold {by_files}"
+        if record.outcome_counts != (by_files := _outcomes_by_files(stores, record, rows)):
+            yield f"batch {batch_id} counts {record.outcome_counts}, its files hold {by_files}"
         for event_id, source in rows:
             if source in stores.former_owners:
                 continue
@@ -84,7 +84,7 @@ def _missing_data(stores: Stores) -> Iterator[str]:
 
 def _outcomes_by_files(stores: Stores, record: BatchRecord, rows: list[tuple[str, Source]]) -> OutcomeCounts:
     """Return the outcomes by the files. Outcomes that leave no file are copied from the record."""
-    recorded = record.tally
+    recorded = record.outcome_counts
     dead_letters = len(stores.lines(record.dead_letters_key))
     return OutcomeCounts(
         len(rows), len(stores.lines(record.duplicates_key)), dead_letters, recorded.tombstones, recorded.gaps, recorded.lost

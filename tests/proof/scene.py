@@ -27,7 +27,7 @@ from analytics_defs.flows.ingest.read_batch import open_new_topics
 from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from analytics_defs.flows.repair.repair_range import RepairContext, repair_range
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.sweep import RetentionContext
+from analytics_defs.flows.retention.expiry_sweep import RetentionContext
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest

@@ -46,9 +46,9 @@ def manifest_not_repaired(hour: str, ports: object) -> None:
     """Leave the manifest unchanged, so that parts are deleted whatever it names."""
 
 
-def foreign_only_if_closed(self: EventJsonRepair, blob: StoredObject, item: StoredEvent | None) -> bool:  # noqa: ARG001 - as the method's
+def foreign_only_if_closed(self: EventJsonRepair, object_: StoredObject, item: StoredEvent | None) -> bool:  # noqa: ARG001 - as the method's
     """Return whether a later batch owns the object, but ignore batches that are still pending."""
-    batch = blob.metadata.get("batch", "")
+    batch = object_.metadata.get("batch", "")
     return batch > self.record.batch.id and self._ports.ledger.batch_record(batch) is not None
 
 

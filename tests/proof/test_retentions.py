@@ -18,7 +18,7 @@ from analytics_defs.core.hours.revision import ArchiveRevision, ExpiredData
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.storage.object_keys import reused_id_event_key
 from analytics_defs.flows.retention import expire_event_json, expire_parquet
-from analytics_defs.flows.retention.sweep import ExpirySweep
+from analytics_defs.flows.retention.expiry_sweep import ExpirySweep
 from analytics_defs.flows.stored import event_json
 from analytics_defs.ports import Ports
 from tests.proof.run_schedule import run_schedule

@@ -71,7 +71,9 @@ def prepared(hours: tuple[str, str, str] = data.HOURS) -> Iterator[Scene]:
         with world.new_world(topics, ManualClock(now), batch_max_ranges=2) as undisturbed:
             plan = undisturbed.whole_plan()
             closed = undisturbed.run(plan).closed
-            assert [(record.tally.stored, record.tally.duplicates, record.tally.dead_letters) for record in closed] == [
+            assert [
+                (record.outcome_counts.stored, record.outcome_counts.duplicates, record.outcome_counts.dead_letters) for record in closed
+            ] == [
                 (72, 3, 2),
                 (16, 2, 2),
             ]

@@ -77,7 +77,7 @@ def compact(spec: CompactionSpec) -> None:
         os.kill(os.getpid(), spec.signal_number)
         return result if spec.boundary.moment == "after" else perform(*args)
 
-    compact_hour(spec.hour, killable_run.intercepted(ports, interceptor), wiring.workspace_factory(spec.settings))
+    compact_hour(spec.hour, killable_run.intercepted(ports, interceptor), wiring.statistics_engine_factory(spec.settings))
     sys.exit(killable_run.SUCCEEDED)
 
 
@@ -95,7 +95,7 @@ def platform() -> Iterator[World]:
             platform.settle()
             if number == 1:
                 for hour in hours:
-                    compact_hour(hour, platform.ports, wiring.workspace_factory(platform.settings))
+                    compact_hour(hour, platform.ports, wiring.statistics_engine_factory(platform.settings))
         yield platform
 
 
@@ -128,7 +128,7 @@ def test_a_killed_compaction_hides_no_event_and_the_next_one_completes(platform:
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
     assert ids_by_manifest(platform, hour) == expected_ids(hour)
-    compact_hour(hour, platform.ports, wiring.workspace_factory(platform.settings))
+    compact_hour(hour, platform.ports, wiring.statistics_engine_factory(platform.settings))
     assert_compacted(platform, hour, 2)
 
 
@@ -137,14 +137,14 @@ def test_a_zombie_compaction_hides_no_event_of_later_revisions(platform: World, 
     hour = HOURS[f"stopped {boundary}"]
     with launched(CompactionSpec(platform.settings, hour, boundary, signal.SIGSTOP, tmp_path)) as process:
         until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
-        compact_hour(hour, platform.ports, wiring.workspace_factory(platform.settings))
+        compact_hour(hour, platform.ports, wiring.statistics_engine_factory(platform.settings))
         raw_clients.produce([raw_clients.Written(platform.settings.kafka_topics[0], 0, data.event(f"{hour} late", hour))])
         platform.settle()
-        compact_hour(hour, platform.ports, wiring.workspace_factory(platform.settings))
+        compact_hour(hour, platform.ports, wiring.statistics_engine_factory(platform.settings))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGCONT)
         process.join(60)
         assert process.exitcode == 0
     assert ids_by_manifest(platform, hour) == sorted([*expected_ids(hour), f"{hour} late"])
-    compact_hour(hour, platform.ports, wiring.workspace_factory(platform.settings))
+    compact_hour(hour, platform.ports, wiring.statistics_engine_factory(platform.settings))
     assert len(raw_clients.keys(platform.bucket, parquet_dir(hour))) == 2

@@ -41,7 +41,7 @@ def admit_all(record: Record) -> bool:
     return bool(record)
 
 
-def holes(whole: Range, result: ReadResult) -> list[Range]:
+def uncovered(whole: Range, result: ReadResult) -> list[Range]:
     """Return the ranges of consecutive offsets without a record."""
     offsets = [whole.start - 1, *(record.source.offset for record in result.records), whole.end]
     return [Range(whole.topic_partition, before + 1, after) for before, after in pairwise(offsets) if after > before + 1]
@@ -68,7 +68,7 @@ def test_every_marker_of_a_hundred_small_transactions_is_explained(broker: RealB
     until(lambda: broker.port.watermarks([partition])[partition].last_stable_offset == 360)
     whole = Range(partition, 0, 360)
     result = broker.port.read([whole], admit_all)
-    gaps = broker.port.explain_gaps(holes(whole, result))
+    gaps = broker.port.explain_gaps(uncovered(whole, result))
     assert values(result.records) == expected
     assert sum(len(gap.range) for gap in gaps if gap.reason is GapReason.ABORTED) == 24
     assert_balanced(whole, result, gaps)
@@ -83,7 +83,7 @@ def test_adjacent_markers_of_two_producers_are_one_explained_gap(broker: RealBro
     whole = Range(partition, 0, 6)
     result = broker.port.read([whole], admit_all)
     assert values(result.records) == [b"0", b"1"]
-    assert broker.port.explain_gaps(holes(whole, result)) == (
+    assert broker.port.explain_gaps(uncovered(whole, result)) == (
         Gap(Range(partition, 2, 4), GapReason.ABORTED),
         Gap(Range(partition, 4, 6), GapReason.CONTROL),
     )
@@ -97,7 +97,7 @@ def test_a_long_aborted_transaction_is_two_gaps(broker: RealBroker) -> None:
     whole = Range(partition, 0, 20_002)
     result = broker.port.read([whole], admit_all)
     assert values(result.records) == [b"0"]
-    assert broker.port.explain_gaps(holes(whole, result)) == (
+    assert broker.port.explain_gaps(uncovered(whole, result)) == (
         Gap(Range(partition, 0, 20_000), GapReason.ABORTED),
         Gap(Range(partition, 20_000, 20_001), GapReason.CONTROL),
     )
@@ -130,7 +130,7 @@ def test_offsets_that_compaction_removed_are_explained_by_the_cleanup_policy(bro
     until(compacted, seconds=60)
     result = broker.port.read([whole], admit_all)
     assert result.ends == {partition: 30}
-    gaps = broker.port.explain_gaps(holes(whole, result))
+    gaps = broker.port.explain_gaps(uncovered(whole, result))
     assert {gap.reason for gap in gaps} == {GapReason.COMPACTED}
     assert_balanced(whole, result, gaps)
 

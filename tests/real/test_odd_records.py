@@ -62,9 +62,13 @@ def ingested() -> Iterator[Ingested]:
 
 
 def test_every_record_is_accounted_for(ingested: Ingested) -> None:
-    tally = ingested.batch.tally
-    assert (tally.stored, tally.dead_letters, tally.tombstones) == (len(ACCEPTED) + len(LEGACY), len(REJECTED), TOMBSTONES)
-    assert (tally.duplicates, tally.gaps, tally.lost, ingested.batch.unaccounted) == (0, 0, 0, ())
+    outcome_counts = ingested.batch.outcome_counts
+    assert (outcome_counts.stored, outcome_counts.dead_letters, outcome_counts.tombstones) == (
+        len(ACCEPTED) + len(LEGACY),
+        len(REJECTED),
+        TOMBSTONES,
+    )
+    assert (outcome_counts.duplicates, outcome_counts.gaps, outcome_counts.lost, ingested.batch.unaccounted) == (0, 0, 0, ())
     ingested.world.assert_consistent()
 
 

@@ -10,7 +10,7 @@ from confluent_kafka import TopicPartition
 
 from analytics_defs import wiring
 from analytics_defs.adapters.memory import ManualClock
-from analytics_defs.core.repair import ComparisonResult, HourRange, StoreKind
+from analytics_defs.core.repair import ComparisonResult, HourRange, StoredKind
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.repair import repair_range as repair
 from tests.real import data, raw_clients, world
@@ -30,14 +30,16 @@ def ingested() -> Iterator[tuple[World, tuple[str, ...], StoreSnapshot]]:
         raw_clients.produce(data.mixture(*topics))
         with world.new_world(topics, ManualClock(world.this_second()), batch_max_ranges=2) as platform:
             platform.settle()
-            compact_hour(COMPACTED_HOUR, platform.ports, wiring.workspace_factory(platform.settings))
+            compact_hour(COMPACTED_HOUR, platform.ports, wiring.statistics_engine_factory(platform.settings))
             platform.assert_consistent()
             yield platform, topics, read_snapshot(platform.settings)
 
 
-def run(platform: World, *, write: bool) -> repair.RepairResult:
+def run(platform: World, *, dry_run: bool) -> repair.RepairResult:
     rules = wiring.ingest_options(platform.settings, "repair").validation_rules
-    return repair.repair_range(ALL, repair.RepairContext(platform.ports, wiring.workspace_factory(platform.settings), rules, write))
+    return repair.repair_range(
+        ALL, repair.RepairContext(platform.ports, wiring.statistics_engine_factory(platform.settings), rules, dry_run)
+    )
 
 
 def damage(platform: World, prefixes: tuple[str, ...]) -> set[str]:
@@ -73,16 +75,16 @@ def ledger_and_offsets(platform: World, topics: tuple[str, ...]) -> Any:
 def assert_repaired(platform: World, topics: tuple[str, ...], expected: StoreSnapshot, damaged: set[str]) -> None:
     """Fail unless a dry run names exactly the damage, a repair corrects it, and a second repair changes nothing."""
     before, damaged_stores = ledger_and_offsets(platform, topics), read_snapshot(platform.settings)
-    dry_run = run(platform, write=False)
+    dry_run = run(platform, dry_run=True)
     assert differences(read_snapshot(platform.settings), damaged_stores) == []
     assert (dry_run.conflicts, dry_run.lost) == ([], [])
     assert {change.key for change in dry_run.changes} ^ damaged == set()
-    result = run(platform, write=True)
+    result = run(platform, dry_run=False)
     assert (result.changes, result.counts, result.lost) == (dry_run.changes, dry_run.counts, [])
     assert differences(read_snapshot(platform.settings), expected) == []
     assert ledger_and_offsets(platform, topics) == before
     platform.assert_consistent()
-    assert run(platform, write=True).changed == 0
+    assert run(platform, dry_run=False).changed == 0
 
 
 def test_damage_is_named_by_a_dry_run_and_repaired_from_kafka(ingested: tuple[World, tuple[str, ...], StoreSnapshot]) -> None:
@@ -100,8 +102,8 @@ def test_parquet_and_json_repair_each_other_after_kafka_retention(ingested: tupl
     assert {partition: marks.log_start_offset for partition, marks in event_log.watermarks(ends).items()} == ends
     assert_repaired(platform, topics, expected, damage(platform, ("events/",)))
     damaged = damage(platform, ("parquet/",))
-    result = run(platform, write=True)
+    result = run(platform, dry_run=False)
     assert (result.conflicts, result.lost, {change.key for change in result.changes}) == ([], [], damaged)
-    parts = result.counts[StoreKind.PART, ComparisonResult.DIFFERENT], result.counts[StoreKind.PART, ComparisonResult.MISSING]
+    parts = result.counts[StoredKind.PART, ComparisonResult.DIFFERENT], result.counts[StoredKind.PART, ComparisonResult.MISSING]
     assert parts == (2, 2)
     platform.assert_consistent()

@@ -17,7 +17,7 @@ from analytics_defs.errors import DataExpired
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.repair import repair_range as repair
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
+from analytics_defs.flows.retention.expiry_sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.trace.trace import trace_record
 from tests.real import data, raw_clients, world
 from tests.real.raw_clients import Written
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.real
 ALL = RetentionPolicy(MIN_RETENTION, MIN_RETENTION, MIN_RETENTION)
 
 
-def run(platform: World, write: bool = True) -> RetentionReport:
-    return apply_retention(RetentionContext(platform.ports, wiring.workspace_factory(platform.settings), ALL, write))
+def run(platform: World, dry_run: bool = False) -> RetentionReport:
+    return apply_retention(RetentionContext(platform.ports, wiring.statistics_engine_factory(platform.settings), ALL, dry_run))
 
 
 def remaining(platform: World) -> set[str]:
@@ -42,14 +42,14 @@ def test_old_data_is_deleted_and_foreign_objects_and_late_events_stay() -> None:
     with raw_clients.topics(2, 1) as topics, world.new_world(topics, clock, batch_max_ranges=2) as platform:
         raw_clients.produce(data.mixture(*topics))
         platform.settle()
-        compact_hour(data.HOURS[1], platform.ports, wiring.workspace_factory(platform.settings))
+        compact_hour(data.HOURS[1], platform.ports, wiring.statistics_engine_factory(platform.settings))
         foreign = {"events/2024/01/15/10/notes.json", "dead-letters/copy.ndjson", "parquet/year=2024/month=01/day=15/hour=10/x.parquet"}
         for key in foreign:
             raw_clients.s3().put_object(Bucket=platform.bucket, Key=key, Body=b"{}")
         before, counters = remaining(platform), platform.ports.ledger.counters()
         clock.advance(MIN_RETENTION + timedelta(hours=1))
 
-        dry_run = run(platform, write=False)
+        dry_run = run(platform, dry_run=True)
         assert remaining(platform) == before
         assert {objects.tree for objects in dry_run.deleted} == {"events", "parquet", "dead-letters", "duplicates"}
         with ThreadPoolExecutor(2) as pool:  # each has its own clients, because one thread at a time can use the Kafka client
@@ -75,11 +75,11 @@ def test_old_data_is_deleted_and_foreign_objects_and_late_events_stay() -> None:
             source = platform.ports.recent_events.get_items([event_id])[event_id].source
             assert {event_key(data.HOUR, event_id), reused_id_event_key(data.HOUR, event_id, source)} <= remaining(platform)
             assert trace_record(event_id, platform.ports).item == "held"
-        assert compact_hour(data.HOUR, platform.ports, wiring.workspace_factory(platform.settings)).created
+        assert compact_hour(data.HOUR, platform.ports, wiring.statistics_engine_factory(platform.settings)).created
         platform.assert_consistent()
 
         rules = wiring.ingest_options(platform.settings, "repair").validation_rules
-        context = repair.RepairContext(platform.ports, wiring.workspace_factory(platform.settings), rules)
+        context = repair.RepairContext(platform.ports, wiring.statistics_engine_factory(platform.settings), rules)
         with pytest.raises(DataExpired, match="retention has removed data of"):
             repair.repair_range(HourRange("2024-01-15T00", "2024-01-17T00"), context)
         clock.advance(MIN_RETENTION)

@@ -51,7 +51,7 @@ def test_a_clean_mix_has_distinct_valid_timely_events_in_current_form() -> None:
     records = produce(CLEAN_MIX)
     events = [record for record in classified(records) if isinstance(record, Event)]
     assert len(events) == len({event.id for event in events}) == len(records)
-    assert all(event.document is None and event.version == "1.0" for event in events)
+    assert all(event.upcast_json is None and event.version == "1.0" for event in events)
     assert [event.time for event in events] == [START + timedelta(seconds=tick) for tick in range(1, len(records) + 1)]
     assert all(
         event.type == message.topic and event.product_id == message.key.decode() for event, message in zip(events, records, strict=True)
@@ -92,7 +92,7 @@ def test_the_events_of_each_product_are_consistent() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 1.0])
 def test_legacy_events_occur_at_the_configured_ratio(ratio: float) -> None:
     records = list(classified(produce(TrafficMix(legacy=ratio, late=0, duplicated=0, broken=0), 2_000)))
-    legacy = [record for record in records if isinstance(record, Event) and record.document is not None]
+    legacy = [record for record in records if isinstance(record, Event) and record.upcast_json is not None]
     assert all(isinstance(record, Event) for record in records)
     assert len(legacy) / len(records) == pytest.approx(ratio, abs=0.04)
     assert not ratio or {event.type for event in legacy} == set(EVENT_TYPES)

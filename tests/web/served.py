@@ -15,17 +15,17 @@ from analytics_defs.adapters.runtime.system import SystemClock
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.core.monitoring.health import SchedulerStatus
-from analytics_defs.flows.health_checks import HealthClients, SchedulerProbe
+from analytics_defs.flows.health_probes import HealthClients, SchedulerProbe
 from analytics_defs.ports import Ports
 from analytics_defs.web.app import WebContext, make_app
 from analytics_defs.web.monitor import HealthMonitor, MonitorSettings
-from analytics_defs.web.server import ObservabilityServer, bind_socket
+from analytics_defs.web.server import HealthServer, bind_socket
 from tests.devstack.waiting import until
 from tests.proof.world import TOPIC, World
 
 
 class FixedRetention:
-    """Implements `RetentionSource` with given settings."""
+    """Implements `TopicRetentionSource` with given settings."""
 
     def __init__(self, **topics: TopicRetention) -> None:
         self.topics = topics
@@ -97,7 +97,7 @@ class Response:
 def served(context: WebContext, host: str = "127.0.0.1") -> Iterator[Client]:
     """Serve on a free port in a thread. At the end of the block, drain and stop."""
     with bind_socket(host, 0) as listener:
-        server = ObservabilityServer(make_app(context))
+        server = HealthServer(make_app(context))
         thread = threading.Thread(target=server.serve_on, args=(listener,))
         thread.start()
         try:

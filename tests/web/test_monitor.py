@@ -86,7 +86,7 @@ def test_a_checkpoint_that_did_not_move_is_stalled_however_rare_the_polls(world:
     world.clock.advance(MINUTES)
     scene.poll()
     assert [reason.partition(" (")[0] for reason in scene.stall_reasons] == [
-        "stalled: 1 offsets of ProductDeleted/0 are waiting, and nothing was committed there for 600s"
+        "stalled: 1 offsets of ProductDeleted/0 are waiting, and no batch of theirs closed for 600s"
     ]
 
 

@@ -264,7 +264,7 @@ def test_a_request_that_is_running_at_the_stop_is_still_answered() -> None:
 
     answers: list[int] = []
     with server.bind_socket("127.0.0.1", 0) as listener:
-        running = server.ObservabilityServer(make_app(site(intercept(real_time(world), interceptor))))
+        running = server.HealthServer(make_app(site(intercept(real_time(world), interceptor))))
         thread = threading.Thread(target=running.serve_on, args=(listener,))
         thread.start()
         client = Client(listener.getsockname()[1])

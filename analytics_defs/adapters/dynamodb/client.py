@@ -41,7 +41,7 @@ class DynamoConfig:
     connections: int = 16
 
     @property
-    def describe_endpoint(self) -> str:
+    def endpoint_description(self) -> str:
         return self.endpoint or f"AWS ({self.region or 'region of the environment'})"
 
 

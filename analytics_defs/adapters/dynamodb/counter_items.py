@@ -13,7 +13,7 @@ from analytics_defs.core.timestamps import iso_milliseconds
 
 def parse_counter_item(fields: Fields) -> CounterItem:
     hour_or_prefix, lane = fields["sk"].split("#")
-    return CounterItem(int(lane), hour_or_prefix if fields["pk"] == keys.HOURS_PREFIX else "")
+    return CounterItem(int(lane), hour_or_prefix if fields["pk"] == keys.HOURS_KEY else "")
 
 
 def adjustment_item(adjustment: Adjustment) -> Item:
@@ -24,5 +24,5 @@ def adjustment_item(adjustment: Adjustment) -> Item:
 
 def parse_adjustment(fields: Fields) -> Adjustment:
     hour_or_prefix, _, lane, number = fields["sk"].split("#")
-    item = CounterItem(int(lane), hour_or_prefix if fields["pk"] == keys.HOURS_PREFIX else "")
+    item = CounterItem(int(lane), hour_or_prefix if fields["pk"] == keys.HOURS_KEY else "")
     return Adjustment(item, int(number), fields["counts"], fields["batches"], datetime.fromisoformat(fields["made_at"]))

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import Item
+from analytics_defs.adapters.dynamodb.compression import compress, decompress
 from analytics_defs.adapters.dynamodb.ledger_items import Fields, to_item
-from analytics_defs.adapters.dynamodb.packed_lists import compress, decompress
 from analytics_defs.core.hours.retention import DeadLetterExpiry
 from analytics_defs.core.hours.revision import ArchiveFile, ArchiveRevision, ExpiredData
 from analytics_defs.core.timestamps import iso_milliseconds

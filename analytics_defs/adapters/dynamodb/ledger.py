@@ -123,20 +123,18 @@ class DynamoLedger:
         return [items.decode_items(items.parse_closed_range, item) for item in matches]
 
     def last_batches(self, limit: int) -> Sequence[BatchRecord]:
-        newest = self._dynamo.query(self._tables.ledger, _PK, {":pk": keys.BATCHES_PREFIX}, limit=limit, descending=True)
+        newest = self._dynamo.query(self._tables.ledger, _PK, {":pk": keys.BATCHES_KEY}, limit=limit, descending=True)
         return [items.decode_items(items.parse_batch_record, item) for item in newest]
 
     def batch_records_from(self, batch_id: str) -> Iterator[BatchRecord]:
         """Yield the records, reading page by page as they are consumed."""
-        matches = self._dynamo.query(self._tables.ledger, f"{_PK} AND sk >= :from", {":pk": keys.BATCHES_PREFIX, ":from": batch_id})
+        matches = self._dynamo.query(self._tables.ledger, f"{_PK} AND sk >= :from", {":pk": keys.BATCHES_KEY, ":from": batch_id})
         return (items.decode_items(items.parse_batch_record, item) for item in matches)
 
     def batches_of_day(self, day: str) -> Iterator[BatchRecord]:
         """Yield the records, reading page by page as they are consumed. Raise ValueError if `day` is not a date."""
         id_prefix = date.fromisoformat(day).strftime("%Y%m%d")
-        matches = self._dynamo.query(
-            self._tables.ledger, f"{_PK} AND begins_with(sk, :day)", {":pk": keys.BATCHES_PREFIX, ":day": id_prefix}
-        )
+        matches = self._dynamo.query(self._tables.ledger, f"{_PK} AND begins_with(sk, :day)", {":pk": keys.BATCHES_KEY, ":day": id_prefix})
         return (items.decode_items(items.parse_batch_record, item) for item in matches)
 
     def batches_of_hour(self, hour: str) -> Sequence[str]:
@@ -157,7 +155,7 @@ class DynamoLedger:
         item = self._dynamo.get(self._tables.ledger, keys.dead_letter_expiry_key())
         return items.decode_items(hour_items.parse_dead_letter_expiry, item) if item else None
 
-    def expire_dead_letters(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
+    def record_dead_letter_expiry(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
         refused = self._dynamo.transact([writes.dead_letter_expiry_action(expiry, self._tables.ledger)])
         return items.decode_items(hour_items.parse_dead_letter_expiry, refused[0]) if refused and refused[0] else expiry
 
@@ -205,7 +203,7 @@ class DynamoLedger:
         return items.decode_items(counter_items.parse_adjustment, refused[0]) if refused and refused[0] else adjustment
 
     def hourly_counters(self, first: str, last: str) -> Mapping[str, Mapping[str, int]]:
-        bounds = {":pk": keys.HOURS_PREFIX, ":first": first, ":last": f"{last}~"}
+        bounds = {":pk": keys.HOURS_KEY, ":first": first, ":last": f"{last}~"}
         hours: dict[str, dict[str, int]] = {}
         for item in self._query_aggregates(f"{_PK} AND sk BETWEEN :first AND :last", bounds):
             hour = item["sk"]["S"].partition("#")[0]
@@ -213,7 +211,7 @@ class DynamoLedger:
         return hours
 
     def _query_all_aggregates(self) -> Iterator[Item]:
-        return chain.from_iterable(self._query_aggregates(_PK, {":pk": pk}) for pk in (keys.TOTALS_KEY, keys.HOURS_PREFIX))
+        return chain.from_iterable(self._query_aggregates(_PK, {":pk": pk}) for pk in (keys.TOTALS_KEY, keys.HOURS_KEY))
 
     def _query(self, pk: str) -> Iterator[Item]:
         return self._dynamo.query(self._tables.ledger, _PK, {":pk": pk})

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import AttributeValue, Item
-from analytics_defs.adapters.dynamodb.packed_lists import (
+from analytics_defs.adapters.dynamodb.compression import (
     compress,
     compress_gaps,
     compress_ranges,
@@ -191,7 +191,7 @@ def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:
 def range_item(closed_range: ClosedRange) -> Item:
     return to_item(
         keys.range_key(closed_range.range),
-        {"batch": closed_range.batch_id, "start": closed_range.range.start, **_outcomes(closed_range.tally)},
+        {"batch": closed_range.batch_id, "start": closed_range.range.start, **_outcomes(closed_range.outcome_counts)},
     )
 
 
@@ -206,7 +206,7 @@ def batch_record_item(record: BatchRecord) -> Item:
         {
             **_batch_fields(record.batch),
             "closed_at": iso_milliseconds(record.closed_at),
-            "tallies": [_outcomes(tally) for tally in record.tallies],
+            "range_outcome_counts": [_outcomes(outcome_counts) for outcome_counts in record.range_outcome_counts],
             "gaps": compress_gaps(record.gaps),
             "lost": compress_ranges(record.lost),
             "tombstones": compress_ranges([single_offset_range(source) for source in record.tombstones]),
@@ -221,7 +221,7 @@ def parse_batch_record(fields: Fields) -> BatchRecord:
     return BatchRecord(
         batch=_batch(fields["sk"], fields),
         closed_at=datetime.fromisoformat(fields["closed_at"]),
-        tallies=tuple(map(_tally, fields["tallies"])),
+        range_outcome_counts=tuple(map(_tally, fields["range_outcome_counts"])),
         gaps=tuple(decompress_gaps(fields.get("gaps"))),
         lost=tuple(decompress_ranges(fields.get("lost"))),
         tombstones=tuple(Source(range_.topic_partition, range_.start) for range_ in decompress_ranges(fields.get("tombstones"))),
@@ -285,8 +285,8 @@ def _batch(batch_id: str, fields: Fields) -> Batch:
     )
 
 
-def _outcomes(tally: OutcomeCounts) -> dict[str, int]:
-    return {name: count for name, count in tally.as_dict().items() if count}
+def _outcomes(outcome_counts: OutcomeCounts) -> dict[str, int]:
+    return {name: count for name, count in outcome_counts.as_dict().items() if count}
 
 
 def _tally(fields: Fields) -> OutcomeCounts:

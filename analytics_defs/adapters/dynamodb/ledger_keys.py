@@ -39,9 +39,9 @@ from analytics_defs.core.ledger import PLATFORM_ID_NAME
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 
 PROGRESS_KEY = "progress"
-BATCHES_PREFIX = "batches"
+BATCHES_KEY = "batches"
 TOTALS_KEY = "totals"
-HOURS_PREFIX = "hours"
+HOURS_KEY = "hours"
 RANGE_PREFIX = "range#"
 REDRIVEN_PREFIX = "redriven#"
 REVISION_PREFIX = "archive#"
@@ -76,7 +76,7 @@ def platform_id_key() -> Item:
 
 def record_key(batch_id: str) -> Item:
     """Return the key of a batch record. All share one `pk`: it allows 1,000 write units a second, about a hundred closes."""
-    return item_key(BATCHES_PREFIX, batch_id)
+    return item_key(BATCHES_KEY, batch_id)
 
 
 def range_key(range_: Range) -> Item:
@@ -118,7 +118,7 @@ def totals_key(lane: int) -> Item:
 
 
 def hourly_key(hour: str, lane: int) -> Item:
-    return item_key(HOURS_PREFIX, f"{hour}#{lane}")
+    return item_key(HOURS_KEY, f"{hour}#{lane}")
 
 
 def counter_key(item: CounterItem) -> Item:
@@ -127,7 +127,7 @@ def counter_key(item: CounterItem) -> Item:
 
 def adjustment_key(item: CounterItem, number: int) -> Item:
     """Return the key of an adjustment. Numbers are consecutive: putting the next one, if absent, adjusts an item exactly once."""
-    pk, hour_or_prefix = (HOURS_PREFIX, item.hour) if item.hour else (TOTALS_KEY, LANE_PREFIX)
+    pk, hour_or_prefix = (HOURS_KEY, item.hour) if item.hour else (TOTALS_KEY, LANE_PREFIX)
     return item_key(pk, f"{hour_or_prefix}#{ADJUSTMENT_LANE}#{item.lane}#{padded(number)}")
 
 

@@ -60,7 +60,10 @@ def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Actio
     """
     require_distinct_redrives(record)
     batch, ledger, moves = record.batch, tables.ledger, checkpoint_changes(record)
-    ranges = [ClosedRange(range_, batch.id, tally) for range_, tally in zip(batch.ranges, record.tallies, strict=True)]
+    ranges = [
+        ClosedRange(range_, batch.id, outcome_counts)
+        for range_, outcome_counts in zip(batch.ranges, record.range_outcome_counts, strict=True)
+    ]
     actions = [
         *(_close(range_, batch.id, moves.pop(range_.topic_partition, OutcomeCounts()), ledger) for range_ in batch.ranges),
         *(_add_totals(topic_partition, move, ledger) for topic_partition, move in moves.items()),

@@ -62,7 +62,8 @@ class DynamoProvisioner:
             rejected = self._dynamo.transact(actions)
             if len(rejected) != len(actions):
                 raise InconsistentState(
-                    f"table {table.name} at {self._dynamo.config.describe_endpoint}: a write succeeded although its condition cannot hold"
+                    f"table {table.name} at {self._dynamo.config.endpoint_description}: "
+                    "a write succeeded although its condition cannot hold"
                 )
         return "conditional put, update and delete in transactions"
 

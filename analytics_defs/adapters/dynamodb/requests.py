@@ -191,7 +191,7 @@ class DynamoClient:
             return self._client
 
     def _request(self, operation: str, tables: Sequence[str]) -> RequestContext:
-        return RequestContext(operation.title().replace("_", ""), tables, self.config.describe_endpoint)
+        return RequestContext(operation.title().replace("_", ""), tables, self.config.endpoint_description)
 
 
 def _refused_actions(error: Exception, request: RequestContext) -> dict[int, Item]:

@@ -62,7 +62,7 @@ def table_mismatches(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> lis
 def _table_mismatch(dynamo: DynamoClient, table: TableSchema) -> str | None:
     description = _description(dynamo, table)
     if description is None:
-        return f"table {table.name}: does not exist at {dynamo.config.describe_endpoint}. `analytics setup` creates it."
+        return f"table {table.name}: does not exist at {dynamo.config.endpoint_description}. `analytics setup` creates it."
     if description["TableStatus"] not in _READY:
         return f"table {table.name}: {description['TableStatus']}, expected ACTIVE. Wait, or check it in the AWS console."
     if mismatch := _key_mismatch(table, description):
@@ -122,7 +122,7 @@ def _wait_until_active(dynamo: DynamoClient, table: TableSchema) -> dict[str, An
         description = _description(dynamo, table)
     status = description["TableStatus"] if description else "missing"
     raise Unavailable(
-        f"table {table.name} at {dynamo.config.describe_endpoint}: {status} after {MAX_POLLS * POLL_SECONDS:.0f} s, expected ACTIVE"
+        f"table {table.name} at {dynamo.config.endpoint_description}: {status} after {MAX_POLLS * POLL_SECONDS:.0f} s, expected ACTIVE"
     )
 
 

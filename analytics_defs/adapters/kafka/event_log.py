@@ -50,10 +50,10 @@ class KafkaEventLog:
         """
         return self._committed.read(ranges, admit)
 
-    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+    def explain_gaps(self, uncovered: Sequence[Range]) -> tuple[Gap, ...]:
         fresh_reader = self._reader(committed_only=True)
         try:
-            return gaps.explain_gaps(holes, self._uncommitted, fresh_reader, self._admin.cleanup_policies)
+            return gaps.explain_gaps(uncovered, self._uncommitted, fresh_reader, self._admin.cleanup_policies)
         finally:
             fresh_reader.close()
 

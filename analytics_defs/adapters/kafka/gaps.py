@@ -29,13 +29,15 @@ class RecordReader(Protocol):
     def read_messages(self, progress: ReadProgress) -> Iterator[tuple[TopicPartition, Message]]: ...
 
 
-def explain_gaps(holes: Sequence[Range], uncommitted: RecordReader, committed: RecordReader, policies: CleanupPolicies) -> tuple[Gap, ...]:
-    """Return the reasons for the holes, see `ports.EventLog.explain_gaps`.
+def explain_gaps(
+    uncovered: Sequence[Range], uncommitted: RecordReader, committed: RecordReader, policies: CleanupPolicies
+) -> tuple[Gap, ...]:
+    """Return the reasons for the uncovered ranges, see `ports.EventLog.explain_gaps`.
 
-    Each reader reads once from the first to the last hole of a partition. `committed` is a reader that has not read anything yet.
+    Each reader reads once from the first to the last uncovered range of a partition. `committed` has not read anything yet.
     It reads only offsets at which the uncommitted reader sees a record, because a committed reader never sees more.
     """
-    ordered = sorted(hole for hole in holes if hole)
+    ordered = sorted(range_ for range_ in uncovered if range_)
     records = _records_in(ordered, uncommitted)
     committed_records = _records_in(records, committed)
     if committed_records:
@@ -54,7 +56,7 @@ def _reason(empty: Range, policy: frozenset[str] | None) -> GapReason | None:
     """Return the reason for offsets below the last stable offset at which the uncommitted reader sees no record.
 
     On a topic that is never compacted, only transaction markers look like this: a few in a row if several producers end transactions
-    at once. A longer hole is a segment that the broker lost, and stays unexplained. If the policy is unknown, only a single offset
+    at once. A longer range is a segment that the broker lost, and stays unexplained. If the policy is unknown, only a single offset
     counts as a marker.
     """
     if policy is not None and "compact" in policy:
@@ -62,57 +64,57 @@ def _reason(empty: Range, policy: frozenset[str] | None) -> GapReason | None:
     return GapReason.CONTROL if len(empty) <= (1 if policy is None else MAX_CONTROL_RECORDS) else None
 
 
-def _records_in(holes: Sequence[Range], reader: RecordReader) -> list[Range]:
-    """Return the offsets in the holes at which the reader sees a record, as ranges within one hole each. `holes` are sorted."""
-    scans = {partition: _PartitionScan(list(group)) for partition, group in groupby(holes, key=lambda hole: hole.topic_partition)}
+def _records_in(uncovered: Sequence[Range], reader: RecordReader) -> list[Range]:
+    """Return the offsets at which the reader sees a record, as ranges within one of `uncovered` each. `uncovered` is sorted."""
+    scans = {partition: _PartitionScan(list(group)) for partition, group in groupby(uncovered, key=lambda range_: range_.topic_partition)}
     progress = ReadProgress([scan.span for scan in scans.values()])
     for topic_partition, message in reader.read_messages(progress):
         scans[topic_partition].add(message.offset() or 0)
     for error in progress.errors.values():
         raise error
     for lost in progress.lost:
-        if any(lost.start < hole.end and hole.start < lost.end for hole in scans[lost.topic_partition].holes):
+        if any(lost.start < range_.end and range_.start < lost.end for range_ in scans[lost.topic_partition].uncovered):
             raise Unavailable(f"{lost}: retention removed these offsets before they could be explained: the batch must be read again.")
     return [range_ for scan in scans.values() for range_ in scan.records]
 
 
 @dataclass(slots=True)
 class _PartitionScan:
-    """The holes of one partition, and the records that a reader sees in them."""
+    """Uncovered ranges of one partition, and the records that a reader sees in them."""
 
-    holes: Sequence[Range]
+    uncovered: Sequence[Range]
     records: list[Range] = field(default_factory=list)
     _next: int = 0
 
     @property
     def span(self) -> Range:
-        return Range(self.holes[0].topic_partition, self.holes[0].start, self.holes[-1].end)
+        return Range(self.uncovered[0].topic_partition, self.uncovered[0].start, self.uncovered[-1].end)
 
     def add(self, offset: int) -> None:
-        """Add a record. Offsets arrive in ascending order; one outside the holes is ignored."""
-        while self.holes[self._next].end <= offset:
+        """Add a record. Offsets arrive in ascending order; one outside them is ignored."""
+        while self.uncovered[self._next].end <= offset:
             self._next += 1
-        hole = self.holes[self._next]
-        if offset not in hole:
+        range_ = self.uncovered[self._next]
+        if offset not in range_:
             return
-        if self.records and self.records[-1].end == offset != hole.start:
-            self.records[-1] = Range(hole.topic_partition, self.records[-1].start, offset + 1)
+        if self.records and self.records[-1].end == offset != range_.start:
+            self.records[-1] = Range(range_.topic_partition, self.records[-1].start, offset + 1)
         else:
-            self.records.append(Range(hole.topic_partition, offset, offset + 1))
+            self.records.append(Range(range_.topic_partition, offset, offset + 1))
 
 
-def _subtract(holes: Sequence[Range], records: Sequence[Range]) -> Iterator[Range]:
-    """Yield the parts of the holes without records. Both are sorted, and every range of `records` lies within one hole."""
+def _subtract(uncovered: Sequence[Range], records: Sequence[Range]) -> Iterator[Range]:
+    """Yield the parts of the ranges without records. Both are sorted, and every range of `records` lies within one of `uncovered`."""
     upcoming = deque(records)
-    for hole in holes:
-        position = hole.start
-        while upcoming and upcoming[0].topic_partition == hole.topic_partition and upcoming[0].start < hole.end:
+    for range_ in uncovered:
+        position = range_.start
+        while upcoming and upcoming[0].topic_partition == range_.topic_partition and upcoming[0].start < range_.end:
             record_range = upcoming.popleft()
             if record_range.start > position:
-                yield Range(hole.topic_partition, position, record_range.start)
+                yield Range(range_.topic_partition, position, record_range.start)
             position = record_range.end
-        if position < hole.end:
-            yield Range(hole.topic_partition, position, hole.end)
+        if position < range_.end:
+            yield Range(range_.topic_partition, position, range_.end)
 
 
 def _merge_adjacent(gaps: Sequence[Gap]) -> tuple[Gap, ...]:

@@ -211,9 +211,13 @@ class MemoryEventLog(LockedStore):
         return ReadResult(tuple(sorted(records, key=lambda record: record.source)), ends, tuple(lost), errors)
 
     @atomic
-    def explain_gaps(self, holes: Sequence[Range]) -> tuple[Gap, ...]:
+    def explain_gaps(self, uncovered: Sequence[Range]) -> tuple[Gap, ...]:
         self._hidden.clear()
-        gaps = [self._explain(hole.topic_partition, offset) for hole in holes for offset in range(hole.start, hole.end)]
+        gaps = [
+            self._explain(uncovered_range.topic_partition, offset)
+            for uncovered_range in uncovered
+            for offset in range(uncovered_range.start, uncovered_range.end)
+        ]
         merged: list[Gap] = []
         for gap in gaps:
             last = merged[-1] if merged else None

@@ -113,9 +113,9 @@ class MemoryLedger(LockedStore):
         for topic_partition, move in checkpoint_changes(record).items():
             checkpoint = self._checkpoints[topic_partition]
             self._checkpoints[topic_partition] = replace(checkpoint, totals=checkpoint.totals + move)
-        for range_, tally in zip(batch.ranges, record.tallies, strict=True):
+        for range_, outcome_counts in zip(batch.ranges, record.range_outcome_counts, strict=True):
             ranges = self._ranges.setdefault(range_.topic_partition, [])
-            insort(ranges, (range_.end, ClosedRange(range_, batch.id, tally)), key=lambda item: item[0])
+            insort(ranges, (range_.end, ClosedRange(range_, batch.id, outcome_counts)), key=lambda item: item[0])
         self._records[batch.id] = record
         del self._pending[batch.id]
         self._totals[batch.lane] = sum_counters([self._totals.get(batch.lane, {}), counter_increments(record)])
@@ -179,7 +179,7 @@ class MemoryLedger(LockedStore):
         return self._dead_letter_expiry
 
     @atomic
-    def expire_dead_letters(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
+    def record_dead_letter_expiry(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
         if self._dead_letter_expiry is None or self._dead_letter_expiry.expired_through < expiry.expired_through:
             self._dead_letter_expiry = expiry
         return self._dead_letter_expiry

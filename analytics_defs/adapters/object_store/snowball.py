@@ -48,16 +48,16 @@ class SnowballUpload:
         self._probed = False
         self._failure: str | None = None
 
-    def partition(self, blobs: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], Sequence[StoredObject]]:
+    def partition(self, objects: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], Sequence[StoredObject]]:
         """Return the objects of each tar, and the objects to put one by one. Probe the store if it is not probed yet."""
         if self._failure:
-            return [], blobs
-        tars, singles = group_into_tars(blobs)
-        return ([], blobs) if tars and self.unavailable_reason() else (tars, singles)
+            return [], objects
+        tars, singles = group_into_tars(objects)
+        return ([], objects) if tars and self.unavailable_reason() else (tars, singles)
 
-    def put(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
+    def put(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
         """Write the objects in one tar. Return those that must be put one by one: none of them, or all if success is not proven."""
-        failure = self._failure or self._tar_failure(tar(blobs)) or self._last_member_failure(blobs[-1])
+        failure = self._failure or self._tar_failure(tar(objects)) or self._last_member_failure(objects[-1])
         if failure is None:
             return ()
         with self._lock:
@@ -66,7 +66,7 @@ class SnowballUpload:
                     "%s: a tar was not unpacked: %s. From now on every object is put by itself.", self._location.describe(), failure
                 )
             self._failure = self._failure or failure
-        return blobs
+        return objects
 
     def unavailable_reason(self) -> str | None:
         """Return why small objects are put one by one, None if they go in tars. The first call writes and deletes probe objects."""
@@ -83,16 +83,16 @@ class SnowballUpload:
         name = uuid.uuid4().hex
         metadata = {"eventType": "Probe", "source": "topic@1/3/1042", "eventId": "a%2Fb%20c"}
         bodies = (b"", name.encode(), name.encode() * 256)
-        blobs = [
+        objects = [
             StoredObject(tar_probe_key(f"{name}/%2E.{number}.json"), body, JSON_CONTENT_TYPE, metadata)
             for number, body in enumerate(bodies)
         ]
         try:
-            return self._tar_failure(tar(blobs)) or self._content_failure(blobs) or self._error_reporting_failure(blobs[0])
+            return self._tar_failure(tar(objects)) or self._content_failure(objects) or self._error_reporting_failure(objects[0])
         except AnalyticsError as error:
             return str(error)
         finally:
-            self._delete([blob.key for blob in blobs])
+            self._delete([object_.key for object_ in objects])
             self._delete_old_probes()
 
     def _tar_failure(self, packed: bytes) -> str | None:
@@ -121,18 +121,18 @@ class SnowballUpload:
             return str(error)
         return None if info and info.bytes == len(last.body) else "the last object of the tar does not exist"
 
-    def _content_failure(self, blobs: Sequence[StoredObject]) -> str | None:
+    def _content_failure(self, objects: Sequence[StoredObject]) -> str | None:
         """Return a failure if bytes, content type or metadata of the stored objects differ."""
-        stored = [self._store.get_object(blob.key) for blob in blobs]
-        expected = [replace(blob, metadata={name.lower(): value for name, value in blob.metadata.items()}) for blob in blobs]
+        stored = [self._store.get_object(object_.key) for object_ in objects]
+        expected = [replace(object_, metadata={name.lower(): value for name, value in object_.metadata.items()}) for object_ in objects]
         return None if stored == expected else "the unpacked objects differ from those in the tar"
 
-    def _error_reporting_failure(self, blob: StoredObject) -> str | None:
+    def _error_reporting_failure(self, object_: StoredObject) -> str | None:
         """Return a failure if the store answers 200 although a member cannot be written: here its key is too long.
 
         The member is alone in its tar. After an error MinIO may still write other members, also after their deletion.
         """
-        oversized = replace(blob, key=blob.key + "/x" * MAX_KEY_BYTES)
+        oversized = replace(object_, key=object_.key + "/x" * MAX_KEY_BYTES)
         key = tar_probe_key(f"{uuid.uuid4().hex}.tar")
         try:
             self._send(key, tar([oversized]))

@@ -42,24 +42,26 @@ class S3ObjectStore:
         """Wait for writes in flight. The object cannot be used afterwards. Completed writes do not need this call."""
         self._task_pool.close()
 
-    def put(self, blobs: Sequence[StoredObject]) -> None:
+    def put(self, objects: Sequence[StoredObject]) -> None:
         """Write the objects with one PUT each, or in tars. After the first error no further write starts.
 
         Threads, not an event loop: measured, they take two thirds of the CPU per PUT, also next to threads that compute.
         """
         if self._snowball:
-            tars, blobs = self._snowball.partition(blobs)
+            tars, objects = self._snowball.partition(objects)
             remaining = self._task_pool.run_all([partial(self._snowball.put, members) for members in tars])
-            blobs = [*blobs, *(blob for members in remaining for blob in members)]
-        self._task_pool.run_all([partial(self._put, blob) for blob in blobs])
+            objects = [*objects, *(object_ for members in remaining for object_ in members)]
+        self._task_pool.run_all([partial(self._put, object_) for object_ in objects])
 
-    def _put(self, blob: StoredObject) -> None:
+    def _put(self, object_: StoredObject) -> None:
         import obstore
 
         for is_last_attempt in (False, False, True):
             try:
-                with translate_object_store_error(self._location, "write", blob.key):
-                    obstore.put(self._client(), blob.key, blob.body, attributes=_attributes(blob), mode="overwrite", use_multipart=False)
+                with translate_object_store_error(self._location, "write", object_.key):
+                    obstore.put(
+                        self._client(), object_.key, object_.body, attributes=_attributes(object_), mode="overwrite", use_multipart=False
+                    )
             except Unavailable as error:
                 if is_last_attempt or not is_truncated_upload(error):
                     raise
@@ -70,29 +72,31 @@ class S3ObjectStore:
         """Return why `put` does not use tars, None if it does. The first call may write and delete probe objects."""
         return self._snowball.unavailable_reason() if self._snowball else "MINIO_SNOWBALL=off, or the store is Amazon S3"
 
-    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        return list(filter(None, self._task_pool.run_all([partial(self._put_new, blob) for blob in blobs])))
+    def put_many_if_absent(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        return list(filter(None, self._task_pool.run_all([partial(self._put_new, object_) for object_ in objects])))
 
-    def put_if_absent(self, blob: StoredObject) -> bytes:
-        existing = self._put_new(blob)
-        return existing.body if existing else blob.body
+    def put_if_absent(self, object_: StoredObject) -> bytes:
+        existing = self._put_new(object_)
+        return existing.body if existing else object_.body
 
-    def _put_new(self, blob: StoredObject) -> StoredObject | None:
+    def _put_new(self, object_: StoredObject) -> StoredObject | None:
         """Write the object unless its key exists. Return the existing object, None if it was written."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
         for _ in range(_MAX_CONFLICTS):
             try:
-                with translate_object_store_error(self._location, "write if absent", blob.key, passed=(AlreadyExistsError,)):
-                    obstore.put(self._client(), blob.key, blob.body, attributes=_attributes(blob), mode="create", use_multipart=False)
+                with translate_object_store_error(self._location, "write if absent", object_.key, passed=(AlreadyExistsError,)):
+                    obstore.put(
+                        self._client(), object_.key, object_.body, attributes=_attributes(object_), mode="create", use_multipart=False
+                    )
             except AlreadyExistsError:
-                if (existing := self.get_object(blob.key)) is not None:
+                if (existing := self.get_object(object_.key)) is not None:
                     return existing
             else:
                 return None
         raise Unavailable(
-            f"{self._location.describe(blob.key)}: {_MAX_CONFLICTS} conditional writes were refused because the object exists, "
+            f"{self._location.describe(object_.key)}: {_MAX_CONFLICTS} conditional writes were refused because the object exists, "
             "but each read found no object"
         )
 
@@ -145,25 +149,25 @@ class S3ObjectStore:
                 self._client(), key, Path(path), attributes={"Content-Type": content_type}, chunk_size=_CHUNK_BYTES, max_concurrency=2
             )
 
-    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
+    def put_if(self, object_: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         for _ in range(_MAX_CONFLICTS):
-            existing = self._get_with_etag(blob.key)
+            existing = self._get_with_etag(object_.key)
             if not over(existing[0].body if existing else None):
                 return False
             mode: PutMode = {"e_tag": existing[1]} if existing else "create"
             try:
                 with translate_object_store_error(
-                    self._location, "conditional write", blob.key, passed=(AlreadyExistsError, PreconditionError, FileNotFoundError)
+                    self._location, "conditional write", object_.key, passed=(AlreadyExistsError, PreconditionError, FileNotFoundError)
                 ):
-                    obstore.put(self._client(), blob.key, blob.body, attributes=_attributes(blob), mode=mode, use_multipart=False)
+                    obstore.put(self._client(), object_.key, object_.body, attributes=_attributes(object_), mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 continue
             return True
         raise Unavailable(
-            f"{self._location.describe(blob.key)}: {_MAX_CONFLICTS} conditional writes were refused, "
+            f"{self._location.describe(object_.key)}: {_MAX_CONFLICTS} conditional writes were refused, "
             "each because another writer had just changed the object"
         )
 
@@ -218,5 +222,5 @@ class S3ObjectStore:
             return connect_object_store(config)
 
 
-def _attributes(blob: StoredObject) -> Attributes:
-    return {"Content-Type": blob.content_type, **blob.metadata}
+def _attributes(object_: StoredObject) -> Attributes:
+    return {"Content-Type": object_.content_type, **object_.metadata}

@@ -27,53 +27,53 @@ _NAME = re.compile(r"[A-Za-z0-9]+")
 _VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
-def group_into_tars(blobs: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], list[StoredObject]]:
+def group_into_tars(objects: Sequence[StoredObject]) -> tuple[list[list[StoredObject]], list[StoredObject]]:
     """Return the objects of each tar, and the objects to put one by one. Every object is in exactly one of them."""
     small: list[StoredObject] = []
     singles: list[StoredObject] = []
-    for blob in blobs:
-        (small if fits(blob) else singles).append(blob)
+    for object_ in objects:
+        (small if fits(object_) else singles).append(object_)
     groups: list[list[StoredObject]] = []
     free_bytes = 0
-    for blob in small:
-        size = len(blob.body) + sum(map(len, blob.metadata.values())) + 4 * _BLOCK
+    for object_ in small:
+        size = len(object_.body) + sum(map(len, object_.metadata.values())) + 4 * _BLOCK
         if not groups or free_bytes < size or len(groups[-1]) == MAX_MEMBERS:
             groups.append([])
             free_bytes = MAX_TAR_BYTES
-        groups[-1].append(blob)
+        groups[-1].append(object_)
         free_bytes -= size
-    in_small_groups = [blob for group in groups if len(group) < MIN_MEMBERS for blob in group]
+    in_small_groups = [object_ for group in groups if len(group) < MIN_MEMBERS for object_ in group]
     return [group for group in groups if len(group) >= MIN_MEMBERS], [*singles, *in_small_groups]
 
 
-def fits(blob: StoredObject) -> bool:
+def fits(object_: StoredObject) -> bool:
     """Return whether a tar stores the object exactly as a single PUT does.
 
     MinIO normalizes the names in a tar like paths. PAX drops empty values. HTTP trims values and interprets some names with a hyphen.
     An object that would be changed by any of these does not fit.
     """
     return (
-        len(blob.body) <= MAX_MEMBER_BYTES
-        and len(blob.key) <= MAX_KEY_BYTES
-        and all(map(_SEGMENT.fullmatch, blob.key.split("/")))
-        and all(map(_NAME.fullmatch, blob.metadata))
-        and all(map(_VALUE.fullmatch, (blob.content_type, *blob.metadata.values())))
+        len(object_.body) <= MAX_MEMBER_BYTES
+        and len(object_.key) <= MAX_KEY_BYTES
+        and all(map(_SEGMENT.fullmatch, object_.key.split("/")))
+        and all(map(_NAME.fullmatch, object_.metadata))
+        and all(map(_VALUE.fullmatch, (object_.content_type, *object_.metadata.values())))
     )
 
 
-def tar(blobs: Sequence[StoredObject]) -> bytes:
+def tar(objects: Sequence[StoredObject]) -> bytes:
     """Return a tar with one member per object. Content type and metadata are in PAX records."""
     parts: list[bytes] = []
-    for blob in blobs:
-        records = _records(blob)
+    for object_ in objects:
+        records = _records(object_)
         parts += (_header(tarfile.XHDTYPE, len(records)), records, _padding(records))
-        parts += (_header(tarfile.REGTYPE, len(blob.body)), blob.body, _padding(blob.body))
+        parts += (_header(tarfile.REGTYPE, len(object_.body)), object_.body, _padding(object_.body))
     return b"".join([*parts, _END])
 
 
-def _records(blob: StoredObject) -> bytes:
-    metadata = {f"minio.metadata.X-Amz-Meta-{name}": value for name, value in blob.metadata.items()}
-    records = {"path": blob.key, "minio.metadata.Content-Type": blob.content_type, **metadata}
+def _records(object_: StoredObject) -> bytes:
+    metadata = {f"minio.metadata.X-Amz-Meta-{name}": value for name, value in object_.metadata.items()}
+    records = {"path": object_.key, "minio.metadata.Content-Type": object_.content_type, **metadata}
     return "".join([_record(keyword, value) for keyword, value in records.items()]).encode("ascii")
 
 

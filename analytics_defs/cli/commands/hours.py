@@ -19,10 +19,10 @@ from analytics_defs.ports import Ports
 
 def _for_each_hour(hours: tuple[str, ...], work: Callable[[str, Ports, StatisticsEngineFactory], Any]) -> list[Any]:
     settings = load_settings()
-    ports, workspace_factory, results = wiring.verified_ports(settings), wiring.workspace_factory(settings), list[Any]()
+    ports, engine_factory, results = wiring.verified_ports(settings), wiring.statistics_engine_factory(settings), list[Any]()
     with progress_bar("hours", len(hours)) as bar:
         for hour in hours:
-            results.append(work(hour, ports, workspace_factory))
+            results.append(work(hour, ports, engine_factory))
             bar.advance(bar.task_ids[0])
     return results
 

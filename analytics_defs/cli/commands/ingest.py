@@ -49,7 +49,7 @@ def ingest_command(until_idle: bool, json_output: bool) -> None:
             bar.advance(task, sum(map(len, record.batch.ranges)))
 
         result = drain(options, ports, lambda lane: LeaseHeartbeat(ports.ledger, run_id, lane, ports.clock), on_planned, on_closed)
-    counts = sum((record.tally for record in result.closed), OutcomeCounts()).as_dict()
+    counts = sum((record.outcome_counts for record in result.closed), OutcomeCounts()).as_dict()
     if json_output:
         print_json({"batches": len(result.closed), **counts, "halted": result.halted})
     else:

@@ -94,7 +94,7 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
             for hour in hours:
                 hour_audit = audit_hour(hour, ports, progress)
                 if check_bytes:
-                    differences = compare_bytes(hour, ports, wiring.workspace_factory(settings), progress).findings
+                    differences = compare_bytes(hour, ports, wiring.statistics_engine_factory(settings), progress).findings
                     hour_audit = replace(hour_audit, findings=(*hour_audit.findings, *differences))
                 hour_audits.append(hour_audit)
                 bar.advance(bar.task_ids[0])

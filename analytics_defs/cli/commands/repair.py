@@ -44,10 +44,10 @@ def repair_command(first: str, end: str, dry_run: bool, json_output: bool) -> No
         raise click.UsageError(str(error)) from error
     settings = load_settings()
     rules = wiring.ingest_options(settings, f"repair-{uuid.uuid4()}").validation_rules
-    ports, workspace_factory, result = wiring.verified_ports(settings), wiring.workspace_factory(settings), RepairResult()
+    ports, engine_factory, result = wiring.verified_ports(settings), wiring.statistics_engine_factory(settings), RepairResult()
     try:
         with progress_bar("batches", None) as bar:
-            context = RepairContext(ports, workspace_factory, rules, write=not dry_run, progress=progress_callback(bar))
+            context = RepairContext(ports, engine_factory, rules, dry_run=dry_run, progress=progress_callback(bar))
             [batches, _] = bar.task_ids
             repair_range(range_, context, result, lambda _: bar.advance(batches), lambda count: bar.update(batches, total=count))
     finally:

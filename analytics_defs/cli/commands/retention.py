@@ -12,7 +12,7 @@ from analytics_defs.cli.options import json_option
 from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
+from analytics_defs.flows.retention.expiry_sweep import RetentionContext, RetentionReport
 
 
 @click.command()
@@ -35,7 +35,7 @@ def expire_command(dry_run: bool, json_output: bool) -> None:
     """
     settings, report = load_settings(), RetentionReport()
     context = RetentionContext(
-        wiring.verified_ports(settings), wiring.workspace_factory(settings), settings.retention_policy(), write=not dry_run
+        wiring.verified_ports(settings), wiring.statistics_engine_factory(settings), settings.retention_policy(), dry_run=dry_run
     )
     try:
         with progress_bar("objects", None) as bar:

@@ -36,5 +36,5 @@ def serve_command() -> None:
         )
         click.echo(f"listening on {server.format_address(listener)}", err=True)
         context.monitor.refresh()  # the first request then finds results
-        server.ObservabilityServer(make_app(context)).serve_on(listener)
+        server.HealthServer(make_app(context)).serve_on(listener)
     click.echo("stopped", err=True)

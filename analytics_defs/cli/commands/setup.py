@@ -48,13 +48,13 @@ def setup_command(topics: bool, partitions: int, replication: int, json_output: 
         results = provision(provisioners, lambda _: bar.advance(bar.task_ids[0]))
     if json_output:
         print_json(
-            [{"provisioner": result.provisioner, "done": result.done, "fault": result.fault and str(result.fault)} for result in results]
+            [{"provisioner": result.provisioner, "done": result.done, "error": result.error and str(result.error)} for result in results]
         )
     else:
         for result in results:
-            outcome = result.fault or "; ".join(result.done) or "nothing to create"
-            click.echo(f"{result.provisioner}: {outcome}", err=bool(result.fault))
-    _exit_for(result.fault for result in results)
+            outcome = result.error or "; ".join(result.done) or "nothing to create"
+            click.echo(f"{result.provisioner}: {outcome}", err=bool(result.error))
+    _exit_for(result.error for result in results)
 
 
 @click.command()
@@ -82,20 +82,20 @@ def check_command(json_output: bool) -> None:
                 {
                     "subject": result.subject,
                     "check": result.check,
-                    "result": str(result.fault or result.finding),
+                    "result": str(result.error or result.finding),
                     "ok": result.passed,
                 }
                 for result in results
             ]
         )
     else:
-        rows = [("ok" if result.passed else "FAILED", result.subject, result.check, result.fault or result.finding) for result in results]
+        rows = [("ok" if result.passed else "FAILED", result.subject, result.check, result.error or result.finding) for result in results]
         print_table("Check", ("", "subject", "check", "result"), rows)
-    _exit_for(result.fault for result in results)
+    _exit_for(result.error for result in results)
 
 
 def _exit_for(outcomes: Iterable[AnalyticsError | None]) -> None:
     """Exit with 3 if a retry may help, and with 4 if an operator has to change something."""
-    faults = [fault for fault in outcomes if fault is not None]
-    if faults:
-        sys.exit(UNAVAILABLE if all(fault.retryable for fault in faults) else REFUSED)
+    errors = [error for error in outcomes if error is not None]
+    if errors:
+        sys.exit(UNAVAILABLE if all(error.retryable for error in errors) else REFUSED)

@@ -71,13 +71,13 @@ class Event:
     """The original text, or "1.0" if the event has none. "1" means the legacy form."""
     product_id: str | None
     seller_id: str | None
-    document: bytes | None
+    upcast_json: bytes | None
     """A legacy event upcast to the current form, as deterministic UTF-8 JSON. None if the record is in the current form."""
 
     @property
     def data(self) -> bytes:
         """Return the event in the current form, as UTF-8 JSON."""
-        return self.document if self.document is not None else self.record.value or b""
+        return self.upcast_json if self.upcast_json is not None else self.record.value or b""
 
 
 @dataclass(frozen=True, slots=True)

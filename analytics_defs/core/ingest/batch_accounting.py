@@ -46,11 +46,11 @@ def build_batch_record(batch: Batch, staged: StagedBatch, written: WriteResult, 
     hours: dict[str, Counter[str]] = {}
     for event in stored:
         hours.setdefault(event.hour, Counter())[event.type] += 1
-    tallies, unaccounted = _count_outcomes(batch, staged, written.duplicates)
+    range_outcome_counts, unaccounted = _count_outcomes(batch, staged, written.duplicates)
     return BatchRecord(
         batch=batch,
         closed_at=timings.closed_at,
-        tallies=tallies,
+        range_outcome_counts=range_outcome_counts,
         types=dict(Counter(event.type for event in stored)),
         hours={hour: dict(by_type) for hour, by_type in sorted(hours.items())},
         reasons=dict(Counter(str(rejection.reason) for rejection in staged.rejections)),
@@ -97,18 +97,20 @@ def _count_outcomes(
     for lost in staged.lost:
         counts[lost.topic_partition]["lost"] += len(lost)
     unaccounted = uncovered_ranges(batch.ranges, covered_ranges(staged))
-    tallies = tuple(OutcomeCounts(**counts.pop(range_.topic_partition, Counter())) for range_ in batch.ranges)
-    _require_complete_ranges(batch, tallies, unaccounted, sorted(map(str, counts)))
-    return tallies, unaccounted
+    range_outcome_counts = tuple(OutcomeCounts(**counts.pop(range_.topic_partition, Counter())) for range_ in batch.ranges)
+    _require_complete_ranges(batch, range_outcome_counts, unaccounted, sorted(map(str, counts)))
+    return range_outcome_counts, unaccounted
 
 
-def _require_complete_ranges(batch: Batch, tallies: Sequence[OutcomeCounts], unaccounted: Sequence[Range], foreign: Sequence[str]) -> None:
-    for range_, tally in zip(batch.ranges, tallies, strict=True):
-        missing = sum(len(hole) for hole in unaccounted if hole.topic_partition == range_.topic_partition)
-        if tally.total + missing != len(range_) or foreign:
+def _require_complete_ranges(
+    batch: Batch, range_outcome_counts: Sequence[OutcomeCounts], unaccounted: Sequence[Range], foreign: Sequence[str]
+) -> None:
+    for range_, outcome_counts in zip(batch.ranges, range_outcome_counts, strict=True):
+        missing = sum(len(uncovered_range) for uncovered_range in unaccounted if uncovered_range.topic_partition == range_.topic_partition)
+        if outcome_counts.total + missing != len(range_) or foreign:
             raise InconsistentState(
-                f"batch {batch.id}: its staging file does not match {range_}: {tally.total} outcomes and {missing} offsets without one, "
-                f"expected {len(range_)} together, and nothing outside its ranges (found {list(foreign)}). "
+                f"batch {batch.id}: its staging file does not match {range_}: {outcome_counts.total} outcomes and {missing} "
+                f"offsets without one, expected {len(range_)} together, and nothing outside its ranges (found {list(foreign)}). "
                 "The batch stays pending; run `analytics trace` on its offsets."
             )
 
@@ -133,11 +135,11 @@ def _redriven(batch: Batch, staged: StagedBatch, duplicates: Mapping[Source, Sou
 
 def counter_increments(record: BatchRecord) -> dict[str, int]:
     """Return what the closing transaction adds to the totals of the lane, by stored counter name. Zeros are omitted."""
-    tally = record.tally
+    outcome_counts = record.outcome_counts
     counts = {
-        "events": tally.stored,
+        "events": outcome_counts.stored,
         **{f"type.{name}": count for name, count in record.types.items()},
-        **{name: count for name, count in tally.as_dict().items() if name != "stored"},
+        **{name: count for name, count in outcome_counts.as_dict().items() if name != "stored"},
         **{f"reason.{reason}": count for reason, count in record.reasons.items()},
         "unaccounted": sum(map(len, record.unaccounted)),
         "batches": 1,
@@ -165,7 +167,10 @@ def checkpoint_changes(record: BatchRecord) -> dict[TopicPartition, OutcomeCount
     A redriven record is subtracted from the dead letters and added to its new outcome.
     """
     if record.batch.kind is BatchKind.INGEST:
-        return {range_.topic_partition: tally for range_, tally in zip(record.batch.ranges, record.tallies, strict=True)}
+        return {
+            range_.topic_partition: outcome_counts
+            for range_, outcome_counts in zip(record.batch.ranges, record.range_outcome_counts, strict=True)
+        }
     changes: defaultdict[TopicPartition, OutcomeCounts] = defaultdict(OutcomeCounts)
     for redriven in record.redriven:
         new_outcome = OutcomeCounts(duplicates=1) if redriven.outcome == "duplicates" else OutcomeCounts(stored=1)

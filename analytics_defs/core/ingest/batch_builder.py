@@ -101,10 +101,12 @@ def uncovered_ranges(ranges: Sequence[Range], covered: Iterable[Range]) -> tuple
     by_partition: dict[TopicPartition, list[Range]] = {}
     for range_ in sorted(covered):
         by_partition.setdefault(range_.topic_partition, []).append(range_)
-    return tuple(hole for range_ in ranges for hole in _holes(range_, by_partition.get(range_.topic_partition, [])))
+    return tuple(
+        uncovered_range for range_ in ranges for uncovered_range in _uncovered_ranges(range_, by_partition.get(range_.topic_partition, []))
+    )
 
 
-def _holes(range_: Range, covered: Sequence[Range]) -> Iterator[Range]:
+def _uncovered_ranges(range_: Range, covered: Sequence[Range]) -> Iterator[Range]:
     position = range_.start
     for part in covered:
         if part.start > position:

@@ -46,7 +46,7 @@ class PlanningPolicy:
     max_offsets: int = 100_000
     """Maximum offsets in the plan of one lane. 100,000 take 75 to 160 s on two cores (measured); starting a run takes about 5 s."""
     on_data_loss: OnDataLoss = OnDataLoss.CONTINUE
-    recommit: Collection[int] = ()
+    recommit_lanes: Collection[int] = ()
     """Lanes whose checkpoints are all committed again: the offsets of a group without members expire on an idle topic."""
 
 
@@ -187,9 +187,9 @@ class _Planner:
         checkpoint = self.snapshot.checkpoint(state.partition(partition)) if is_open else _first_checkpoint(state, partition)
         lag = _lag(checkpoint, offsets, partition)
         self.lags.append(lag)
-        error = recreation_error(state, offsets, checkpoint, partition)
+        error = recreation_message(state, offsets, checkpoint, partition)
         if error is None and self.policy.on_data_loss is OnDataLoss.STOP:
-            error = data_loss_error(checkpoint, lag)
+            error = data_loss_message(checkpoint, lag)
         if error is not None:
             self.halted[checkpoint.topic_partition] = error
         elif checkpoint.pending_batch_id is None:
@@ -202,7 +202,7 @@ class _Planner:
         end = max(lag.last_stable_offset, min(lag.log_start_offset, lag.high_watermark))
         if end > start:
             self.ranges[lane].append(Range(topic_partition, start, end))
-        elif is_stored and (lane in self.policy.recommit or lag.committed != start):
+        elif is_stored and (lane in self.policy.recommit_lanes or lag.committed != start):
             self.recommit[lane].append(topic_partition)
         if is_stored and lag.committed not in (None, start):
             self.notes.append(f"{topic_partition}: the group's offset is {lag.committed}, the ledger's {start}: the ledger decides")
@@ -213,7 +213,7 @@ class _Planner:
             self.notes.append(f"LANES={self.policy.lanes}, but there are only {partitions} partitions: the other lanes stay empty")
         pending = _pending_by_lane(self.snapshot, self.policy.lanes, now, self.unavailable)
         plans = tuple(
-            Plan(lane, split_offsets(self.ranges[lane], self.policy.max_offsets), pending.get(lane, ()), tuple(self.recommit[lane]))
+            Plan(lane, limit_offsets(self.ranges[lane], self.policy.max_offsets), pending.get(lane, ()), tuple(self.recommit[lane]))
             for lane in range(self.policy.lanes)
         )
         return PlanningResult(self.snapshot, plans, tuple(self.lags), self.halted, self.unavailable, tuple(self.notes))
@@ -253,7 +253,7 @@ def _lag(checkpoint: Checkpoint, offsets: TopicOffsets, partition: int) -> Parti
     )
 
 
-def recreation_error(state: TopicState, offsets: TopicOffsets, checkpoint: Checkpoint, partition: int) -> str | None:
+def recreation_message(state: TopicState, offsets: TopicOffsets, checkpoint: Checkpoint, partition: int) -> str | None:
     """Return a message if Kafka's topic is not the incarnation in the ledger, otherwise None."""
     remedy = (
         f"Run `analytics accept-recreated-topic {offsets.topic}` to read the new topic from its start; stored events stay. If that was not "
@@ -271,7 +271,7 @@ def recreation_error(state: TopicState, offsets: TopicOffsets, checkpoint: Check
     return None
 
 
-def data_loss_error(checkpoint: Checkpoint, lag: PartitionLag) -> str | None:
+def data_loss_message(checkpoint: Checkpoint, lag: PartitionLag) -> str | None:
     """Return a message if Kafka's retention removed unread offsets, otherwise None."""
     if lag.log_start_offset <= checkpoint.next_offset:
         return None
@@ -301,7 +301,7 @@ def _pending_by_lane(
     return by_lane
 
 
-def split_offsets(ranges: Sequence[Range], max_offsets: int) -> tuple[Range, ...]:
+def limit_offsets(ranges: Sequence[Range], max_offsets: int) -> tuple[Range, ...]:
     """Cut the ranges to `max_offsets` in total. Small ranges stay whole; the others get equal lengths, at least 1."""
     left = max_offsets
     lengths: dict[Range, int] = {}

@@ -140,7 +140,7 @@ def _stall_reasons(snapshot: HealthSnapshot) -> Iterator[str]:
         seconds = min(partition.stalled_seconds or 0 for partition in stalled)
         yield (
             f"stalled: {behind} offsets of {_names(stalled)} are waiting{why}, "
-            f"and nothing was committed there for {seconds:.0f}s (STALL_TIMEOUT={timeout:.0f}s)"
+            f"and no batch of theirs closed for {seconds:.0f}s (STALL_TIMEOUT={timeout:.0f}s)"
         )
 
 

@@ -106,7 +106,7 @@ def _current_backlog(lag: PartitionLag, backlog: ProbeResult[Backlog]) -> Backlo
 
 def _mean_record_bytes(batches: Sequence[BatchRecord]) -> float | None:
     ingested = [record for record in batches if record.batch.kind is BatchKind.INGEST]
-    records = sum(record.tally.total - record.tally.gaps - record.tally.lost for record in ingested)
+    records = sum(record.outcome_counts.total - record.outcome_counts.gaps - record.outcome_counts.lost for record in ingested)
     return sum(record.bytes for record in ingested) / records if records else None
 
 

@@ -78,7 +78,7 @@ def read_dead_letters(record: BatchRecord, data: bytes | None) -> list[DeadLette
 
 def _wrong_sources(sources: Sequence[Source], record: BatchRecord) -> list[str]:
     """Return the sources that are outside the batch's ranges or that occur twice."""
-    inside = {source for source in sources if any(range_.holds(source) for range_ in record.batch.ranges)}
+    inside = {source for source in sources if any(range_.contains(source) for range_ in record.batch.ranges)}
     if len(inside) == len(sources):
         return []
     return sorted({str(source) for source in sources if source not in inside or sources.count(source) > 1})

@@ -96,7 +96,7 @@ def _row(classified: ClassifiedRecord) -> tuple[Any, ...]:
             return (
                 *raw,
                 *("event", id, type, timestamp, microseconds(time), hour),
-                *(classified.version, classified.product_id, classified.seller_id, classified.document, None, None),
+                *(classified.version, classified.product_id, classified.seller_id, classified.upcast_json, None, None),
             )
         case Rejection(reason=reason, detail=detail):
             return (*raw, "rejection", *(None,) * 9, str(reason), detail)

@@ -34,7 +34,7 @@ def balance_check_result(audit: BalanceAudit) -> dg.AssetCheckEvaluation:
             ),
             "counters that differ": dg.MetadataValue.json(list(audit.differences)),
             "unreadable ledger items": dg.MetadataValue.json(list(audit.unreadable)),
-            "stuck batches": dg.MetadataValue.json(list(audit.abandoned_batches)),
+            "abandoned batches": dg.MetadataValue.json(list(audit.abandoned_batches)),
             **audit.totals.as_dict(),
         },
     )
@@ -44,7 +44,7 @@ def balance_check_result(audit: BalanceAudit) -> dg.AssetCheckEvaluation:
     asset=BALANCE_ASSET,
     name=BALANCE_CHECK,
     description="For every partition: closed offsets = stored + duplicates + dead letters + tombstones + explained gaps + lost. "
-    "The counters have the same totals, and no batch is stuck.",
+    "The counters have the same totals, and no batch is abandoned.",
 )
 def all_offsets_accounted_for(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResult:
     with as_dagster_failures():

@@ -11,8 +11,8 @@ import dagster as dg
 
 from analytics_defs.config import Settings
 from analytics_defs.core.ingest.planning import PlanningResult
-from analytics_defs.core.monitoring import thresholds
-from analytics_defs.core.monitoring.thresholds import AlertThresholds, CheckOutcome
+from analytics_defs.core.monitoring import ingest_checks
+from analytics_defs.core.monitoring.ingest_checks import AlertThresholds, CheckOutcome
 from analytics_defs.defs.checks.balance import quick_balance_check
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.errors import AnalyticsError
@@ -24,7 +24,7 @@ RECENT, DEAD, PARTS = dg.AssetKey("recent_events"), dg.AssetKey("dead_letters"),
 CHECK_INTERVAL = timedelta(minutes=5)
 """Time between two evaluations by the sensor, and by one run. Each evaluation adds two rows for each check to Dagster's storage."""
 CHECKED_BATCHES = 100
-HEALTH_CHECKS = (
+INGEST_CHECKS = (
     (RECENT, "lag", "Records behind Kafka's high watermarks, compared with MAX_LAG."),
     (RECENT, "freshness", "Fails if records wait and no batch closed for MAX_COMMIT_AGE. Passes on a quiet topic."),
     (DEAD, "dead_letter_ratio", "Ratio of dead letters in the last batches, compared with MAX_DEAD_LETTER_RATIO."),
@@ -35,14 +35,14 @@ def alert_thresholds(settings: Settings) -> AlertThresholds:
     return AlertThresholds(settings.max_lag, settings.max_commit_age, settings.max_dead_letter_ratio)
 
 
-def check_evaluations(planning: PlanningResult, ports: Ports, bounds: AlertThresholds) -> list[dg.AssetCheckEvaluation]:
-    """Evaluate HEALTH_CHECKS from an existing planning result and one query of the ledger."""
+def check_evaluations(planning: PlanningResult, ports: Ports, thresholds: AlertThresholds) -> list[dg.AssetCheckEvaluation]:
+    """Evaluate INGEST_CHECKS from an existing planning result and one query of the ledger."""
     batches = ports.ledger.last_batches(CHECKED_BATCHES)
     last = max(batches, key=lambda record: record.closed_at, default=None)
     outcomes: dict[str, CheckOutcome] = {
-        "lag": thresholds.check_lag(planning.lags, bounds, planning.unavailable),
-        "freshness": thresholds.check_freshness(planning.lags, last, ports.clock.now(), bounds),
-        "dead_letter_ratio": thresholds.check_dead_letter_ratio(batches, bounds),
+        "lag": ingest_checks.check_lag(planning.lags, thresholds, planning.unavailable),
+        "freshness": ingest_checks.check_freshness(planning.lags, last, ports.clock.now(), thresholds),
+        "dead_letter_ratio": ingest_checks.check_dead_letter_ratio(batches, thresholds),
     }
     return [
         dg.AssetCheckEvaluation(
@@ -53,14 +53,14 @@ def check_evaluations(planning: PlanningResult, ports: Ports, bounds: AlertThres
             description=outcomes[name].description,
             metadata=dict(outcomes[name].metadata),
         )
-        for asset, name, _ in HEALTH_CHECKS
+        for asset, name, _ in INGEST_CHECKS
     ]
 
 
 def evaluate_all_checks(
     planning: Callable[[], PlanningResult], ports: Ports, settings: Settings, log: Logger
 ) -> list[dg.AssetCheckEvaluation]:
-    """Evaluate the balance and HEALTH_CHECKS.
+    """Evaluate the balance and INGEST_CHECKS.
 
     An unavailable service is logged and leaves its checks out. It stops no plan and no run.
     """
@@ -79,7 +79,7 @@ def evaluate_all_checks(
 
 @dg.multi_asset_check(
     name="ingest_health",
-    specs=[dg.AssetCheckSpec(name, asset=asset, description=description) for asset, name, description in HEALTH_CHECKS],
+    specs=[dg.AssetCheckSpec(name, asset=asset, description=description) for asset, name, description in INGEST_CHECKS],
 )
 def ingest_health(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
     with as_dagster_failures():

@@ -52,7 +52,7 @@ def _daily_asset(
 
 
 def _compute_daily_stats(day: str, platform: Platform) -> display.Metadata:
-    result: DailyResult = compute_daily_stats(day, platform.verified_ports(), platform.workspace_factory())
+    result: DailyResult = compute_daily_stats(day, platform.verified_ports(), platform.statistics_engine_factory())
     return {
         "dagster/partition_row_count": 1,
         **display.int_metadata(result.stats),
@@ -65,7 +65,7 @@ def _compute_daily_stats(day: str, platform: Platform) -> display.Metadata:
 
 
 def _compute_product_activity(day: str, platform: Platform) -> display.Metadata:
-    result: ActivityResult = compute_product_activity(day, platform.verified_ports(), platform.workspace_factory())
+    result: ActivityResult = compute_product_activity(day, platform.verified_ports(), platform.statistics_engine_factory())
     return {
         "dagster/partition_row_count": result.products,
         "products": result.products,

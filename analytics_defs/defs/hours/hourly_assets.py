@@ -104,7 +104,7 @@ def materialize_each_partition(context: dg.AssetExecutionContext, compute: Calla
 def event_archive(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> MaterializedPartitions:
     bucket = platform.settings().archive_bucket_name
     yield from materialize_each_partition(
-        context, lambda hour: _archive_metadata(compact_hour(hour, platform.verified_ports(), platform.workspace_factory()), bucket)
+        context, lambda hour: _archive_metadata(compact_hour(hour, platform.verified_ports(), platform.statistics_engine_factory()), bucket)
     )
 
 
@@ -147,7 +147,7 @@ def hourly_event_stats(context: dg.AssetExecutionContext, platform: dg.ResourceP
 
     def compute(hour: str) -> display.Metadata:
         try:
-            return _stats_metadata(compute_hourly_stats(hour, platform.verified_ports(), platform.workspace_factory()), bucket)
+            return _stats_metadata(compute_hourly_stats(hour, platform.verified_ports(), platform.statistics_engine_factory()), bucket)
         except DataExpired as error:
             if AUTOMATION_TAG not in context.run.tags:
                 raise
@@ -181,7 +181,7 @@ def _stats_metadata(result: HourlyResult, bucket: str) -> display.Metadata:
 )
 def restored_recent_events(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> MaterializedPartitions:
     yield from materialize_each_partition(
-        context, lambda hour: _restore_metadata(restore_hour(hour, platform.verified_ports(), platform.workspace_factory()))
+        context, lambda hour: _restore_metadata(restore_hour(hour, platform.verified_ports(), platform.statistics_engine_factory()))
     )
 
 

@@ -18,7 +18,7 @@ from analytics_defs.core.storage import dead_letter_files
 from analytics_defs.defs.asset_specs import topic_assets
 from analytics_defs.defs.display import column_schema
 from analytics_defs.defs.ingest.run_reporter import RunReporter
-from analytics_defs.defs.ingest.worker_guard import CODE_DIGEST, require_same_code, require_same_platform, require_same_settings
+from analytics_defs.defs.ingest.worker_consistency import CODE_DIGEST, require_same_code, require_same_platform, require_same_settings
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.flows.deferred_errors import DeferredErrors, raise_first
 from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
@@ -151,7 +151,7 @@ def ingest_events(
         for plan in [config.plan()] if config.plan() else _plan_now(platform):
             with errors.defer_all():
                 reports.append(execute_plan(plan, ports, options, reporter.on_batch_closed))
-        if config.plan() and not errors.faults and reports[0].closed and not reports[0].stop_reason:
+        if config.plan() and not errors.errors and reports[0].closed and not reports[0].stop_reason:
             tail_options = replace(platform.tail_options(config.lanes), should_continue=reporter.should_continue)
             with errors.defer_all():
                 reports.append(tail_lane(config.lane, tail_options, ports, options, reporter.on_batch_closed))
@@ -159,7 +159,7 @@ def ingest_events(
             delete_stale_staging_files(ports)
         for reason in (report.stop_reason for report in reports if report.stop_reason):
             context.log.info("stopped: %s", reason)
-        raise_first(errors.faults)
+        raise_first(errors.errors)
     yield from reporter.remaining_results()
     if not reporter.has_reported:
         context.log.info("nothing was left to do")

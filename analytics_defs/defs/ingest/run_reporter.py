@@ -19,7 +19,7 @@ REPORT_INTERVAL = timedelta(seconds=20)
 """Time between two reports of one run. Each report adds five rows to Dagster's event log."""
 QUEUE_CHECK_INTERVAL = timedelta(seconds=5)
 """Time between two queries for queued runs."""
-QUEUE_PATIENCE = timedelta(seconds=10)
+MAX_QUEUED_TIME = timedelta(seconds=10)
 """Age at which a run that has not begun counts as queued. A run with a free slot begins within 2 to 4 s."""
 NOT_STARTED_STATUSES = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
@@ -94,7 +94,7 @@ class RunReporter:
         queued = [
             record.dagster_run.run_id
             for record in self._context.instance.get_run_records(filters)
-            if now - record.create_timestamp.replace(tzinfo=UTC) > QUEUE_PATIENCE
+            if now - record.create_timestamp.replace(tzinfo=UTC) > MAX_QUEUED_TIME
         ]
         if queued:
             self._context.log.info("run %s is queued; stopping to free the slot", queued[0])

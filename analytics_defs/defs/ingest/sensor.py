@@ -128,7 +128,7 @@ def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.Resour
         *planning.notes,
         *planning.halted.values(),
         *planning.unavailable.values(),
-        *changes.faults,
+        *changes.errors,
     ]
     for state in states:
         context.log.info(state)

@@ -10,7 +10,7 @@ import dagster as dg
 
 from analytics_defs.adapters.runtime.liveness_client import running_instance, url_of
 from analytics_defs.config import run_health_in_dagster_at_load
-from analytics_defs.core.monitoring.endpoint_lease import KeeperStatus, StartAttempt, stop_reason, with_heartbeat
+from analytics_defs.core.monitoring.endpoint_run import StartAttempt, SupervisionStatus, stop_reason, with_heartbeat
 from analytics_defs.core.monitoring.health import SchedulerStatus
 from analytics_defs.defs.observability.instance_probe import DagsterInstanceProbe
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
@@ -22,7 +22,7 @@ DRAIN_TIMEOUT_SECONDS = 15.0
 
 
 @dg.op
-def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+def serve_health_endpoint(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Serve the endpoint. The run fails at once, and names the port, if another process listens on it."""
     from analytics_defs.web import server
     from analytics_defs.web.app import make_app
@@ -31,7 +31,7 @@ def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourcePar
         settings = platform.settings()
         with server.bind_socket(settings.health_host, settings.health_port) as listener:
             web_context = platform.web_context(context.run.run_id, DagsterInstanceProbe(context.instance))
-            web_server = server.ObservabilityServer(make_app(web_context))
+            web_server = server.HealthServer(make_app(web_context))
             thread = threading.Thread(target=web_server.serve_on, args=(listener,), name="endpoint", daemon=True)
             context.log.info("listening on %s", server.format_address(listener))
             web_context.monitor.refresh()  # so that the first request gets a result
@@ -46,7 +46,7 @@ def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourcePar
 
 def _wait_for_stop(keeper: DagsterInstanceProbe, thread: threading.Thread) -> str:
     """Return the reason to stop. Terminate raises out of the sleep."""
-    status = KeeperStatus(sensor_stopped=False, heartbeat_at=datetime.now(UTC))
+    status = SupervisionStatus(sensor_stopped=False, heartbeat_at=datetime.now(UTC))
     while thread.is_alive():
         status = with_heartbeat(status, _scheduler_status(keeper))
         if reason := stop_reason(status, datetime.now(UTC)):
@@ -70,7 +70,7 @@ def _scheduler_status(keeper: DagsterInstanceProbe) -> SchedulerStatus | None:
     description="Health, metrics, traces and the status page on HEALTH_PORT, until its sensor is stopped. Terminate restarts it.",
 )
 def observability_endpoint() -> None:
-    serve_observability()
+    serve_health_endpoint()
 
 
 @dg.sensor(

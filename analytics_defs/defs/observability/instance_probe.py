@@ -14,7 +14,7 @@ MICRO_BATCH_SENSOR = "kafka_micro_batches"
 
 
 class DagsterInstanceProbe:
-    """A `flows.health_checks.SchedulerProbe`. It imports Dagster with the first probe, so that the endpoint starts without waiting."""
+    """A `flows.health_probes.SchedulerProbe`. It imports Dagster with the first probe, so that the endpoint starts without waiting."""
 
     def __init__(self, instance: dg.DagsterInstance | None = None, sensor: str = MICRO_BATCH_SENSOR) -> None:
         """Create the probe. Without `instance` it opens the instance of DAGSTER_HOME, if that is set."""

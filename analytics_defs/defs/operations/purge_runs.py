@@ -15,11 +15,11 @@ from pathlib import Path
 import dagster as dg
 
 from analytics_defs.defs.checks.balance import BALANCE_ASSET, BALANCE_CHECK
-from analytics_defs.defs.checks.ingest_health import HEALTH_CHECKS, PARTS, stores_consistency_check_job
+from analytics_defs.defs.checks.ingest_health import INGEST_CHECKS, PARTS, stores_consistency_check_job
 from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, ingest_events
 from analytics_defs.defs.observability import endpoint
 from analytics_defs.defs.operations import retention_job
-from analytics_defs.defs.operations.purge_events import purge_events
+from analytics_defs.defs.operations.purge_dagster_events import purge_dagster_events
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 
 PURGE_JOB = "purge_old_runs"
@@ -31,7 +31,7 @@ _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.Dagste
 _SHOWN_CHECKS = [
     dg.AssetCheckKey(BALANCE_ASSET, BALANCE_CHECK),
     dg.AssetCheckKey(PARTS, "stores_consistent"),
-    *(dg.AssetCheckKey(asset, name) for asset, name, _ in HEALTH_CHECKS),
+    *(dg.AssetCheckKey(asset, name) for asset, name, _ in INGEST_CHECKS),
 ]
 
 
@@ -65,7 +65,7 @@ def purge_runs(instance: dg.DagsterInstance, before: datetime, limit: int = MAX_
                 break
             _delete_run(instance, run)
             deleted[job] += 1
-    return PurgeResult(deleted, len(kept_old), purge_events(instance, before, limit))
+    return PurgeResult(deleted, len(kept_old), purge_dagster_events(instance, before, limit))
 
 
 def _old_runs(instance: dg.DagsterInstance, job: str, before: datetime, kept: set[str], kept_old: set[str]) -> Iterator[dg.DagsterRun]:

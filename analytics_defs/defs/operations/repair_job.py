@@ -58,9 +58,9 @@ def repair_range_op(context: dg.OpExecutionContext, config: RepairConfig, platfo
     with as_dagster_failures(partial(repair_metadata, result)):
         repair_context = RepairContext(
             platform.verified_ports(),
-            platform.workspace_factory(),
+            platform.statistics_engine_factory(),
             platform.ingest_options(context.run.run_id).validation_rules,
-            write=not config.dry_run,
+            dry_run=config.dry_run,
         )
         repair_range(wanted, repair_context, result, lambda batch: context.log.info("batch %s", batch))
     for reason in result.skipped_batches:

@@ -10,7 +10,7 @@ from analytics_defs.config import is_retention_enabled_at_load
 from analytics_defs.defs.hours.hourly_assets import HOURLY_POOL
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
+from analytics_defs.flows.retention.expiry_sweep import RetentionContext, RetentionReport
 
 RETENTION_JOB = "apply_retention"
 
@@ -41,7 +41,7 @@ def apply_retention_op(context: dg.OpExecutionContext, platform: dg.ResourcePara
     report = RetentionReport()
     with as_dagster_failures(partial(retention_metadata, report)):
         policy = platform.settings().retention_policy()
-        apply_retention(RetentionContext(platform.verified_ports(), platform.workspace_factory(), policy), report)
+        apply_retention(RetentionContext(platform.verified_ports(), platform.statistics_engine_factory(), policy), report)
     for reason in report.skipped_hours:
         context.log.warning(reason)
     return dg.Output(None, metadata=retention_metadata(report))

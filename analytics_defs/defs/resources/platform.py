@@ -18,7 +18,7 @@ from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.ports import Ports
 
 if TYPE_CHECKING:
-    from analytics_defs.flows.health_checks import SchedulerProbe
+    from analytics_defs.flows.health_probes import SchedulerProbe
     from analytics_defs.web.app import WebContext
 
 
@@ -49,10 +49,10 @@ class Platform:
         verify_stores(ports)
         return ports
 
-    def workspace_factory(self) -> StatisticsEngineFactory:
-        from analytics_defs.wiring import workspace_factory
+    def statistics_engine_factory(self) -> StatisticsEngineFactory:
+        from analytics_defs.wiring import statistics_engine_factory
 
-        return workspace_factory(self.settings())
+        return statistics_engine_factory(self.settings())
 
     @contextmanager
     def lease_heartbeat(self, run_id: str, lane: int) -> Iterator[Ports]:

@@ -194,8 +194,8 @@ def _compare_ndjson_files(hour: str, records: Sequence[BatchRecord], ports: Port
     for record in {record.batch.id: record for record in (*records, *cut_in_hour)}.values():
         is_expired = expired_dead_letters_of(record, ports) is not None
         for kind, key, recorded, digest in (
-            ("dead letters", record.dead_letters_key, record.tally.dead_letters, record.dead_letters_digest),
-            ("duplicates", record.duplicates_key, record.tally.duplicates, record.duplicates_digest),
+            ("dead letters", record.dead_letters_key, record.outcome_counts.dead_letters, record.dead_letters_digest),
+            ("duplicates", record.duplicates_key, record.outcome_counts.duplicates, record.duplicates_digest),
         ):
             data = ports.object_store.get(key) if key else None
             if data is None and is_expired:

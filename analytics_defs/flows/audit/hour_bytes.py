@@ -41,16 +41,14 @@ class BytesAudit:
         )
 
 
-def compare_bytes(
-    hour: str, ports: Ports, workspace_factory: StatisticsEngineFactory, progress: ProgressCallback = no_progress
-) -> BytesAudit:
+def compare_bytes(hour: str, ports: Ports, engine_factory: StatisticsEngineFactory, progress: ProgressCallback = no_progress) -> BytesAudit:
     """Compare every existing JSON object of the hour with its row. Raises InconsistentState if a Parquet file is damaged."""
-    return retry_on_compaction(hour, ports, lambda files: _compare(files, ports, workspace_factory, progress))
+    return retry_on_compaction(hour, ports, lambda files: _compare(files, ports, engine_factory, progress))
 
 
-def _compare(files: HourFiles, ports: Ports, workspace_factory: StatisticsEngineFactory, progress: ProgressCallback) -> BytesAudit:
+def _compare(files: HourFiles, ports: Ports, engine_factory: StatisticsEngineFactory, progress: ProgressCallback) -> BytesAudit:
     audit = BytesAudit(files.hour)
-    with workspace_factory() as workspace:
+    with engine_factory() as workspace:
         paths = download_verified(files, workspace, ports)
         done, total = 0, merge_summaries(rows for rows in workspace.summarize(paths).values() if rows is not None).count
         for rows in workspace.read_rows(paths):
@@ -65,11 +63,11 @@ def _compare(files: HourFiles, ports: Ports, workspace_factory: StatisticsEngine
 def _compare_chunk(rows: Sequence[StoredRow], audit: BytesAudit, ports: Ports) -> None:
     events = [event_of(row, audit.hour) for row in rows]
     reads = [partial(event_json_object, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
-    for event, row, (_, blob) in zip(events, rows, ports.task_pool.run_all(reads), strict=True):
-        if blob is None:
+    for event, row, (_, object_) in zip(events, rows, ports.task_pool.run_all(reads), strict=True):
+        if object_ is None:
             continue
         audit.compared += 1
-        if blob.body != row.payload:
+        if object_.body != row.payload:
             audit.other_bytes.append(event.id)
-        elif (blob.metadata.get("source"), blob.metadata.get("batch")) != (str(row.source), row.batch_id):
+        elif (object_.metadata.get("source"), object_.metadata.get("batch")) != (str(row.source), row.batch_id):
             audit.other_origin.append(event.id)

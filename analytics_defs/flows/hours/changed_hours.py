@@ -35,7 +35,7 @@ class Changes:
     """Offset by topic-partition up to which closed ranges were reported. It is no time, so a late close is never missed."""
     unreadable_batches: list[str] = field(default_factory=list)
     """Skipped batches whose record cannot be read. Their hours are reported once it can."""
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     """Unreadable items of the ledger, and what to do. Each delays only its own batch or partition."""
 
 
@@ -52,8 +52,8 @@ def changed_hours(cursor: Mapping[str, int], unreadable_batches: Sequence[str], 
         if checkpoint.next_offset > changes.cursor.get(str(topic_partition), checkpoint.first_offset):
             try:
                 _add_partition(topic_partition, checkpoint.first_offset, changes, seen, ledger)
-            except InconsistentState as fault:
-                changes.faults.append(str(fault))
+            except InconsistentState as error:
+                changes.errors.append(str(error))
     return changes
 
 
@@ -76,9 +76,9 @@ def _add_batch(batch_id: str, changes: Changes, seen: set[str], ledger: Ledger) 
             raise InconsistentState(
                 f"closed ranges name batch {batch_id}, which has no record in the ledger. Restore it from a backup of the table."
             )
-    except InconsistentState as fault:
+    except InconsistentState as error:
         changes.unreadable_batches.append(batch_id)
-        changes.faults.append(f"{fault} Until then the hours that batch {batch_id} added to are not reported; all other hours are.")
+        changes.errors.append(f"{error} Until then the hours that batch {batch_id} added to are not reported; all other hours are.")
     else:
         _add_record(record, changes)
 

@@ -183,7 +183,7 @@ def _duplicates_in(hour: str, ports: Ports) -> int:
     """
     first = batch_id(end_of_hour(hour) - timedelta(hours=1), ()).partition("-")[0]
     records = takewhile(lambda record: hour_of(record.batch.time) == hour, ports.ledger.batch_records_from(first))
-    return sum(record.tally.duplicates for record in records)
+    return sum(record.outcome_counts.duplicates for record in records)
 
 
 def compute_daily_stats(day: str, ports: Ports, engine_factory: StatisticsEngineFactory) -> DailyResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analytics_defs.core.ingest.planning import recreation_error
+from analytics_defs.core.ingest.planning import recreation_message
 from analytics_defs.core.ledger import Checkpoint, LedgerSnapshot, TopicState
 from analytics_defs.errors import NotFound, ResourceMissing, Superseded, Unavailable
 from analytics_defs.flows.ingest.planning import read_topic_offsets
@@ -26,7 +26,7 @@ def accept_recreated_topic(topic: str, ports: Ports) -> TopicState:
     if known is None:
         raise NotFound(f"the ledger does not know topic {topic}: there is nothing to accept, the next plan reads it from its start.")
     checkpoints = [(partition, snapshot.checkpoint(known.partition(partition))) for partition in sorted(offsets.log_start_offsets)]
-    if not any(recreation_error(known, offsets, checkpoint, partition) for partition, checkpoint in checkpoints):
+    if not any(recreation_message(known, offsets, checkpoint, partition) for partition, checkpoint in checkpoints):
         raise NotFound(
             f"topic {topic} is still the one the ledger knows (id {known.topic_id or 'not provided by the broker'}): nothing to accept."
         )

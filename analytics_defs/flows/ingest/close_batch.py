@@ -37,7 +37,7 @@ class GroupCommitter:
 
     @property
     def errors(self) -> list[AnalyticsError]:
-        return self._deferred.faults
+        return self._deferred.errors
 
     def commit(self, record: BatchRecord) -> None:
         """Commit the ends of a closed batch."""

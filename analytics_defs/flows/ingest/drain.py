@@ -51,7 +51,7 @@ def drain(
     If a lane fails, the other lanes are still executed. The failed lane is planned again only if it closed a batch before.
     The first error is raised at the end. Batches closed before stay closed.
     """
-    result, faults, failed_lanes = DrainResult(), list[AnalyticsError](), set[int]()
+    result, errors, failed_lanes = DrainResult(), list[AnalyticsError](), set[int]()
 
     def on_batch_closed(record: BatchRecord) -> None:
         result.closed.append(record)
@@ -67,10 +67,10 @@ def drain(
             try:
                 with lease_heartbeat(plan.lane):
                     stop_reasons.append(execute_plan(plan, ports, options.ingest_options, on_batch_closed).stop_reason)
-            except AnalyticsError as fault:
-                faults.append(fault)
+            except AnalyticsError as error:
+                errors.append(error)
                 failed_lanes |= {plan.lane} if len(result.closed) == closed_before_lane else set()
         result.halted += filter(None, stop_reasons)
         if not options.until_idle or any(stop_reasons) or len(result.closed) == closed_before:
-            raise_first(faults)
+            raise_first(errors)
             return result

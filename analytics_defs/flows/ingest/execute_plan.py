@@ -71,7 +71,7 @@ def execute_plan(
         on_batch_closed(finish_batch(batch, staged, ports, options, stopwatch))
 
     committer.recommit(plan)
-    raise_first([*partition_errors.faults, *unreadable.values(), *committer.errors])
+    raise_first([*partition_errors.errors, *unreadable.values(), *committer.errors])
     return report
 
 

@@ -31,6 +31,6 @@ def read_topic_offsets(names: Sequence[str], ports: Ports) -> dict[str, TopicOff
             last_stable_offsets={at.partition: watermarks[at].last_stable_offset for at in available},
             high_watermarks={at.partition: watermarks[at].high_watermark for at in available},
             committed={at.partition: committed[at] for at in available},
-            unavailable={at.partition: str(fault) for at, fault in result.unavailable.items() if at.topic == name},
+            unavailable={at.partition: str(error) for at, error in result.unavailable.items() if at.topic == name},
         )
     return offsets

@@ -32,8 +32,8 @@ def read_batch(remaining: Plan, snapshot: LedgerSnapshot, ports: Ports, options:
             {range_.topic_partition: range_.start for range_ in ranges},
         )
         result = ports.event_log.read(ranges, builder.admit)
-        refuse_data_loss(result, options)
-        exact = require_exact_ranges(ranges, result)
+        raise_on_data_loss(result, options)
+        exact = ranges_read(ranges, result)
         gaps = ports.event_log.explain_gaps(offsets_without_record(exact, builder.sorted(), result.lost))
         require_same_topics(exact, snapshot, ports)
     staged = StagedBatch(builder.sorted(), gaps, result.lost, options.write_event_json)
@@ -63,7 +63,7 @@ def open_new_topics(plan: Plan, ports: Ports) -> None:
         ports.ledger.open_topic(initial_topic_state(offsets))
 
 
-def require_exact_ranges(ranges: Sequence[Range], reading: ReadResult) -> tuple[Range, ...]:
+def ranges_read(ranges: Sequence[Range], reading: ReadResult) -> tuple[Range, ...]:
     """Return the ranges that were read, without empty ones. Raise Unavailable if nothing was read and no error explains it."""
     read = (Range(range_.topic_partition, range_.start, reading.ends[range_.topic_partition]) for range_ in ranges)
     exact = tuple(sorted(range_ for range_ in read if range_))
@@ -93,7 +93,7 @@ def require_same_topics(ranges: Sequence[Range], snapshot: LedgerSnapshot, ports
             )
 
 
-def refuse_data_loss(reading: ReadResult, options: IngestOptions) -> None:
+def raise_on_data_loss(reading: ReadResult, options: IngestOptions) -> None:
     """Raise DataLoss if Kafka's retention removed offsets since the plan was made, and ON_DATA_LOSS is `stop`."""
     if reading.lost and options.on_data_loss is OnDataLoss.STOP:
         raise DataLoss(

@@ -13,7 +13,7 @@ from analytics_defs.core.storage.object_keys import batch_id_of_ndjson_key
 from analytics_defs.errors import InconsistentState, Unavailable
 from analytics_defs.flows.deferred_errors import raise_first
 from analytics_defs.flows.ingest.options import IngestOptions
-from analytics_defs.flows.ingest.read_batch import offsets_without_record, refuse_data_loss, require_exact_ranges, require_same_topics
+from analytics_defs.flows.ingest.read_batch import offsets_without_record, raise_on_data_loss, ranges_read, require_same_topics
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.ports import Ports
 
@@ -36,12 +36,11 @@ def reread_batch(batch: Batch, ports: Ports, options: IngestOptions) -> StagedBa
     require_same_topics(current, snapshot, ports)
     reading = ports.event_log.read(current, lambda _: True)
     raise_first(list(reading.errors.values()))
-    if require_exact_ranges(current, reading) != tuple(current):
+    if ranges_read(current, reading) != tuple(current):
         raise Unavailable(
-            f"batch {batch.id}: Kafka returned only {', '.join(map(str, require_exact_ranges(current, reading)))} "
-            f"of {', '.join(map(str, current))}"
+            f"batch {batch.id}: Kafka returned only {', '.join(map(str, ranges_read(current, reading)))} of {', '.join(map(str, current))}"
         )
-    refuse_data_loss(reading, options)
+    raise_on_data_loss(reading, options)
     lost = tuple(sorted((*deleted, *reading.lost)))
     records = _classify_all(reading.records, batch, options)
     gaps = ports.event_log.explain_gaps(offsets_without_record(current, records, lost))
@@ -57,7 +56,7 @@ def _reread_redrive(batch: Batch, ports: Ports, options: IngestOptions) -> Stage
 
 def _are_dead_letters_expired(batch: Batch, ports: Ports) -> bool:
     """Return whether retention removed the redrive's dead letters. Nothing was claimed, so the redrive closes without them."""
-    records = [record for key in batch.redrive_keys if (record := writing_batch(key, ports))]
+    records = [record for key in batch.redrive_keys if (record := batch_of_dead_letter_file(key, ports))]
     return any(
         expired_dead_letters_of(record, ports) and ports.object_store.get(record.dead_letters_key or "") is None for record in records
     )
@@ -72,7 +71,7 @@ def read_batch_dead_letters(batch: Batch, ports: Ports) -> list[Record]:
     """Read the redriven records from the dead-letter files. Raise InconsistentState if one is missing or a file was altered."""
     records: dict[Source, Record] = {}
     for key in batch.redrive_keys:
-        closed = writing_batch(key, ports)
+        closed = batch_of_dead_letter_file(key, ports)
         if closed is None:
             raise InconsistentState(f"redrive {batch.id}: {key} is no file of a closed batch, expected the one that a batch record names.")
         dead_letters = dead_letter_files.read_dead_letters(closed, ports.object_store.get(key))
@@ -85,7 +84,7 @@ def read_batch_dead_letters(batch: Batch, ports: Ports) -> list[Record]:
     return [records[source] for source in batch.redriven_sources]
 
 
-def writing_batch(key: str, ports: Ports) -> BatchRecord | None:
+def batch_of_dead_letter_file(key: str, ports: Ports) -> BatchRecord | None:
     """Return the record of the closed batch that names this dead-letter file. None for copies, foreign objects and pending batches."""
     batch_id = batch_id_of_ndjson_key(key)
     record = ports.ledger.batch_record(batch_id) if batch_id else None

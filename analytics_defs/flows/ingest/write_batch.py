@@ -56,11 +56,11 @@ def _claim_chunk(batch: Batch, staged: StagedBatch, chunk: Sequence[Event], port
     return claims.duplicates
 
 
-EncodedFile = tuple[str, Callable[[], StoredObject]]
+FileToWrite = tuple[str, Callable[[], StoredObject]]
 """Key of a file, and the call that encodes it. Files are encoded one by one, because their bytes are large."""
 
 
-def _parts(batch: Batch, claimed: Sequence[Event]) -> list[EncodedFile]:
+def _parts(batch: Batch, claimed: Sequence[Event]) -> list[FileToWrite]:
     """Return one Parquet part for each hour of the claimed events."""
     events_by_hour: dict[str, list[Event]] = {}
     for event in claimed:
@@ -73,25 +73,25 @@ def _parts(batch: Batch, claimed: Sequence[Event]) -> list[EncodedFile]:
     return [(part_key(hour, batch.id), partial(encode, hour)) for hour in sorted(events_by_hour)]
 
 
-def _dead_letters(batch: Batch, staged: StagedBatch) -> list[EncodedFile]:
+def _dead_letters(batch: Batch, staged: StagedBatch) -> list[FileToWrite]:
     rejections = staged.rejections
     return [_ndjson(dead_letters_key(batch.id), lambda: dead_letter_files.encode_dead_letters(rejections))] if rejections else []
 
 
-def _duplicates(batch: Batch, staged: StagedBatch, owners: Mapping[Source, Source]) -> list[EncodedFile]:
+def _duplicates(batch: Batch, staged: StagedBatch, owners: Mapping[Source, Source]) -> list[FileToWrite]:
     duplicates = [(event, owners[event.record.source]) for event in staged.events if event.record.source in owners]
     return [_ndjson(duplicates_key(batch.id), lambda: dead_letter_files.encode_duplicates(duplicates))] if duplicates else []
 
 
-def _ndjson(key: str, encode: Callable[[], bytes]) -> EncodedFile:
+def _ndjson(key: str, encode: Callable[[], bytes]) -> FileToWrite:
     return key, lambda: StoredObject(key, encode(), NDJSON_CONTENT_TYPE, {})
 
 
 def _write_file(encode: Callable[[], StoredObject], ports: Ports, stopwatch: Stopwatch) -> str:
     """Encode and put one file. Return its SHA-256."""
     with stopwatch("encode"):
-        blob = encode()
-        digest = sha256_hex(blob.body)
+        object_ = encode()
+        digest = sha256_hex(object_.body)
     with stopwatch("files"):
-        ports.object_store.put([blob])
+        ports.object_store.put([object_])
     return digest

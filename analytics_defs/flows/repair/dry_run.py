@@ -48,16 +48,16 @@ class _ObjectStoreOverlay:
         self._store = store
         self._dead_letters: dict[str, bytes] = {}
 
-    def put(self, blobs: Sequence[StoredObject]) -> None:
-        for blob in blobs:
-            if blob.key.startswith(DEAD_LETTERS) and sum(map(len, self._dead_letters.values())) + len(blob.body) <= MAX_OVERLAY_BYTES:
-                self._dead_letters[blob.key] = blob.body
+    def put(self, objects: Sequence[StoredObject]) -> None:
+        for object_ in objects:
+            if object_.key.startswith(DEAD_LETTERS) and sum(map(len, self._dead_letters.values())) + len(object_.body) <= MAX_OVERLAY_BYTES:
+                self._dead_letters[object_.key] = object_.body
 
-    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        return [existing for blob in blobs if (existing := self._store.get_object(blob.key))]
+    def put_many_if_absent(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        return [existing for object_ in objects if (existing := self._store.get_object(object_.key))]
 
-    def put_if_absent(self, blob: StoredObject) -> bytes:
-        return blob.body
+    def put_if_absent(self, object_: StoredObject) -> bytes:
+        return object_.body
 
     def get(self, key: str) -> bytes | None:
         return self._dead_letters[key] if key in self._dead_letters else self._store.get(key)
@@ -74,8 +74,8 @@ class _ObjectStoreOverlay:
     def upload(self, key: str, path: str, content_type: str) -> None:
         pass
 
-    def put_if(self, blob: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
-        return over(self._store.get(blob.key))
+    def put_if(self, object_: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
+        return over(self._store.get(object_.key))
 
     def delete(self, keys: Sequence[str]) -> None:
         pass

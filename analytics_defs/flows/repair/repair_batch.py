@@ -12,7 +12,7 @@ from analytics_defs.core.events.event import Event, Rejection, ValidationRules
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
-from analytics_defs.core.repair import ComparisonResult, EventOutcomes, IdOwner, StoreKind, missing_by_hour, resolve_outcomes
+from analytics_defs.core.repair import ComparisonResult, EventOutcomes, IdOwner, StoredKind, missing_by_hour, resolve_outcomes
 from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import part_key
@@ -137,7 +137,7 @@ class BatchRepair:
                 result = ComparisonResult.IDENTICAL
             else:
                 result = ComparisonResult.DIFFERENT
-            self.findings.note(StoreKind.ITEM, result, event.id)
+            self.findings.note(StoredKind.ITEM, result, event.id)
             self._items += [] if result is ComparisonResult.IDENTICAL else [event]
 
     def _compare_part(self, hour: str, data: bytes | None, events: Sequence[Event], is_short: bool) -> None:
@@ -145,14 +145,14 @@ class BatchRepair:
         batch, key = self.record.batch, part_key(hour, self.record.batch.id)
         if hour in self.revisions:
             if data is not None and self._is_archive_sound(hour):
-                self.findings.note(StoreKind.PART, ComparisonResult.LEFTOVER, key)
+                self.findings.note(StoredKind.PART, ComparisonResult.LEFTOVER, key)
                 self._leftovers.append(key)
             return
         if self._is_in_archive(hour):
             raise ConcurrentCompaction(f"hour {hour}: a compaction has merged the part since its revision was read")
         if not is_short:
             self._files.compare(
-                StoreKind.PART, data, StoredObject(key, event_parquet.encode_part(batch.id, batch.time, events), PARQUET_CONTENT_TYPE, {})
+                StoredKind.PART, data, StoredObject(key, event_parquet.encode_part(batch.id, batch.time, events), PARQUET_CONTENT_TYPE, {})
             )
 
     def repair(self) -> None:
@@ -167,9 +167,9 @@ class BatchRepair:
         claims = ports.task_pool.run_all([partial(ports.recent_events.claim, chunk, time) for chunk in chunks])
         pointers = [source for claim in claims for source in claim.pointers if source in self._event_json.only_if_pointed]
         pointed = [(self._event_json.only_if_pointed[source], None) for source in pointers]
-        ports.task_pool.run_all([partial(_replace, blob, held, ports) for blob, held in (*self._event_json.differing, *pointed)])
+        ports.task_pool.run_all([partial(_replace, object_, held, ports) for object_, held in (*self._event_json.differing, *pointed)])
         ports.object_store.put(self._files.differing)
-        written = {blob.key for blob in self._files.differing}
+        written = {object_.key for object_ in self._files.differing}
         compacted = {hour: key for hour, key in self.record.parts.items() if key in written and self._is_in_archive(hour)}
         for hour in {*compacted, *(hour for hour, key in self.record.parts.items() if key in self._leftovers)}:
             repair_manifest(hour, ports)
@@ -180,6 +180,6 @@ class BatchRepair:
         return revision is not None and self.record.batch.id in revision.known_batches
 
 
-def _replace(blob: StoredObject, held: bytes | None, ports: Ports) -> bool:
+def _replace(object_: StoredObject, held: bytes | None, ports: Ports) -> bool:
     """Write the object if its key still holds these bytes, or nothing if None. Return whether it was written."""
-    return ports.object_store.put_if(blob, partial(operator.eq, held))
+    return ports.object_store.put_if(object_, partial(operator.eq, held))

@@ -8,7 +8,7 @@ from functools import partial
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
-from analytics_defs.core.repair import ComparisonResult, StoreKind
+from analytics_defs.core.repair import ComparisonResult, StoredKind
 from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_metadata
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
@@ -42,22 +42,22 @@ class EventJsonRepair:
             progress("objects read", start, len(events))
             answers += self._ports.task_pool.run_all(reads[start : start + CLAIM_CHUNK_EVENTS])
         self._keys = {event.record.source: key for event, (key, _) in zip(events, answers, strict=True)}
-        existing = [(event, blob) for event, (_, blob) in zip(events, answers, strict=True) if blob]
-        self._objects = {blob.key: blob for _, blob in existing}
-        self._foreign = {blob.key for event, blob in existing if self._is_foreign(blob, items.get(event.id))}
+        existing = [(event, object_) for event, (_, object_) in zip(events, answers, strict=True) if object_]
+        self._objects = {object_.key: object_ for _, object_ in existing}
+        self._foreign = {object_.key for event, object_ in existing if self._is_foreign(object_, items.get(event.id))}
         return {
-            event.record.source: blob
-            for event, blob in existing
-            if (blob.metadata.get("batch"), blob.metadata.get("source")) == (self.record.batch.id, str(event.record.source))
+            event.record.source: object_
+            for event, object_ in existing
+            if (object_.metadata.get("batch"), object_.metadata.get("source")) == (self.record.batch.id, str(event.record.source))
         }
 
-    def _is_foreign(self, blob: StoredObject, item: StoredEvent | None) -> bool:
+    def _is_foreign(self, object_: StoredObject, item: StoredEvent | None) -> bool:
         """Return whether the object belongs to another batch that stored the same id: a younger batch, or the batch that owns the id.
 
         The pending entry is read before the record: a batch that closes in between then has its record.
         """
-        batch_id, ledger = blob.metadata.get("batch", ""), self._ports.ledger
-        owns_id = batch_id > self.record.batch.id or (item is not None and str(item.source) == blob.metadata.get("source"))
+        batch_id, ledger = object_.metadata.get("batch", ""), self._ports.ledger
+        owns_id = batch_id > self.record.batch.id or (item is not None and str(item.source) == object_.metadata.get("source"))
         return batch_id != self.record.batch.id and owns_id and bool(ledger.pending_batch(batch_id) or ledger.batch_record(batch_id))
 
     def compare(self, stored: Sequence[Event], items: Mapping[str, StoredEvent]) -> None:
@@ -67,18 +67,18 @@ class EventJsonRepair:
             key = self._keys[source]
             if key in self._foreign:
                 continue
-            blob = StoredObject(key, event.record.value or b"", JSON_CONTENT_TYPE, event_metadata(event, self.record.batch.id))
+            object_ = StoredObject(key, event.record.value or b"", JSON_CONTENT_TYPE, event_metadata(event, self.record.batch.id))
             if not self.record.write_event_json and not self._needs_object(event, items.get(event.id)):
-                self.only_if_pointed[source] = blob
+                self.only_if_pointed[source] = object_
                 continue
             existing = self._objects.get(key)
-            is_same = existing and existing.body == blob.body and _same_metadata(existing.metadata, blob.metadata)
+            is_same = existing and existing.body == object_.body and _same_metadata(existing.metadata, object_.metadata)
             self._findings.note(
-                StoreKind.OBJECT,
+                StoredKind.OBJECT,
                 ComparisonResult.IDENTICAL if is_same else ComparisonResult.DIFFERENT if existing else ComparisonResult.MISSING,
                 key,
             )
-            self.differing += [] if is_same else [(blob, existing.body if existing else None)]
+            self.differing += [] if is_same else [(object_, existing.body if existing else None)]
 
     def _needs_object(self, event: Event, item: StoredEvent | None) -> bool:
         if item is not None and item.source == event.record.source and item.data is None:

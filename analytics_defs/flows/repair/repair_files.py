@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from analytics_defs.core.events.event import Rejection
 from analytics_defs.core.ledger import BatchRecord
-from analytics_defs.core.repair import ComparisonResult, EventOutcomes, StoreKind
+from analytics_defs.core.repair import ComparisonResult, EventOutcomes, StoredKind
 from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files
 from analytics_defs.core.storage.content_types import NDJSON_CONTENT_TYPE
@@ -31,24 +31,24 @@ class FileRepair:
         record, key = self._record, self._record.dead_letters_key
         rebuilt = dead_letter_files.encode_dead_letters(rejections)
         digest = sha256_hex(rebuilt)
-        is_complete = len(rejections) == record.tally.dead_letters
+        is_complete = len(rejections) == record.outcome_counts.dead_letters
         if not is_partial and (not is_complete or (key and record.dead_letters_digest not in (None, digest))):
             raise InconsistentState(
                 f"batch {record.batch.id}: its records in Kafka make {len(rejections)} dead letters of SHA-256 {digest}; the ledger has "
-                f"{record.tally.dead_letters} of {record.dead_letters_digest}. Nothing of this batch was changed."
+                f"{record.outcome_counts.dead_letters} of {record.dead_letters_digest}. Nothing of this batch was changed."
             )
         if key is None:
             return
         held = self._ports.object_store.get(key)
         expected = record.dead_letters_digest or (digest if is_complete else None)
         if held is not None and expected in (None, sha256_hex(held)):
-            self._findings.note(StoreKind.DEAD_LETTERS, ComparisonResult.IDENTICAL, key)
+            self._findings.note(StoredKind.DEAD_LETTERS, ComparisonResult.IDENTICAL, key)
         elif is_complete and expected == digest:
-            self.compare(StoreKind.DEAD_LETTERS, held, StoredObject(key, rebuilt, NDJSON_CONTENT_TYPE, {}))
+            self.compare(StoredKind.DEAD_LETTERS, held, StoredObject(key, rebuilt, NDJSON_CONTENT_TYPE, {}))
         else:
             self._findings.lost.append(
-                f"batch {record.batch.id}: its {record.tally.dead_letters} dead letters in {key} are altered or missing, and Kafka does "
-                "not have their records any more. Restore the object from the bucket's versions."
+                f"batch {record.batch.id}: its {record.outcome_counts.dead_letters} dead letters in {key} are altered or missing, and "
+                "Kafka does not have their records any more. Restore the object from the bucket's versions."
             )
 
     def compare_duplicates(self, outcomes: EventOutcomes) -> None:
@@ -58,20 +58,20 @@ class FileRepair:
             return
         held = self._ports.object_store.get(key)
         if held is not None and sha256_hex(held) == record.duplicates_digest:
-            self._findings.note(StoreKind.DUPLICATES, ComparisonResult.IDENTICAL, key)
+            self._findings.note(StoredKind.DUPLICATES, ComparisonResult.IDENTICAL, key)
         elif outcomes.duplicates_file is not None:
-            self.compare(StoreKind.DUPLICATES, held, StoredObject(key, outcomes.duplicates_file, NDJSON_CONTENT_TYPE, {}))
+            self.compare(StoredKind.DUPLICATES, held, StoredObject(key, outcomes.duplicates_file, NDJSON_CONTENT_TYPE, {}))
         else:
             self._findings.lost.append(
-                f"batch {record.batch.id}: its {record.tally.duplicates} duplicates in {key} are altered or missing: the file does not "
-                f"have SHA-256 {record.duplicates_digest}, and Kafka and the stores do not suffice to rebuild it. Restore the object from "
-                "the bucket's versions."
+                f"batch {record.batch.id}: its {record.outcome_counts.duplicates} duplicates in {key} are altered or missing: the file "
+                f"does not have SHA-256 {record.duplicates_digest}, and Kafka and the stores do not suffice to rebuild it. "
+                "Restore the object from the bucket's versions."
             )
 
-    def compare(self, store: StoreKind, held: bytes | None, blob: StoredObject) -> None:
+    def compare(self, store: StoredKind, held: bytes | None, object_: StoredObject) -> None:
         """Compare the bytes that a key holds, None if it holds none, with those that the batch wrote."""
-        if held == blob.body:
-            self._findings.note(store, ComparisonResult.IDENTICAL, blob.key)
+        if held == object_.body:
+            self._findings.note(store, ComparisonResult.IDENTICAL, object_.key)
             return
-        self._findings.note(store, ComparisonResult.MISSING if held is None else ComparisonResult.DIFFERENT, blob.key)
-        self.differing.append(blob)
+        self._findings.note(store, ComparisonResult.MISSING if held is None else ComparisonResult.DIFFERENT, object_.key)
+        self.differing.append(object_)

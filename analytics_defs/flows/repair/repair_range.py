@@ -19,7 +19,7 @@ from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import Batch, BatchRecord
 from analytics_defs.core.offsets import Range
-from analytics_defs.core.repair import ComparisonResult, HourRange, StoreKind
+from analytics_defs.core.repair import ComparisonResult, HourRange, StoredKind
 from analytics_defs.core.storage import dead_letter_files
 from analytics_defs.core.storage.object_keys import manifest_key
 from analytics_defs.core.timestamps import hour_of
@@ -45,7 +45,7 @@ class RepairChange:
     """One item, object or file that is not as its batch wrote it."""
 
     batch: str
-    store: StoreKind
+    store: StoredKind
     state: ComparisonResult
     key: str
     """The object key, or the event id of an item."""
@@ -56,7 +56,7 @@ class RepairResult:
     """Differences that a repair found, and wrote unless it was a dry run."""
 
     batches: int = 0
-    counts: Counter[tuple[StoreKind, ComparisonResult]] = field(default_factory=Counter)
+    counts: Counter[tuple[StoredKind, ComparisonResult]] = field(default_factory=Counter)
     changes: list[RepairChange] = field(default_factory=list)
     """The first `MAX_CHANGES_NAMED` changes."""
     conflicts: list[str] = field(default_factory=list)
@@ -78,11 +78,11 @@ class RepairContext:
     """The ports and options of a repair."""
 
     ports: Ports
-    workspace_factory: StatisticsEngineFactory
+    engine_factory: StatisticsEngineFactory
     rules: ValidationRules
     """Rules for batches of older versions, which did not record their own."""
-    write: bool = True
-    """False for a dry run."""
+    dry_run: bool = False
+    """True: change nothing and report what would be deleted."""
     progress: ProgressCallback = no_progress
     """Called for the steps within a batch."""
 
@@ -104,9 +104,9 @@ def repair_range(
     """
     result = result or RepairResult()
     on_count(require_not_expired(batches_in(wanted, context.ports), context.ports))
-    context = context if context.write else replace(context, ports=dry_run_overlay(context.ports))
+    context = context if not context.dry_run else replace(context, ports=dry_run_overlay(context.ports))
     pending, done = pending_batches_in(wanted, context), set[str]()
-    with HourArchives(context.ports, context.workspace_factory) as archives:
+    with HourArchives(context.ports, context.engine_factory) as archives:
         hours = _HourComparison(archives, context, result)
         postponed = list[str]()
         for batch_id, is_last in _with_postponed(batches_in(wanted, context.ports), postponed):
@@ -121,10 +121,10 @@ def repair_range(
             result.batches += 1
             done |= {batch_id} & pending.keys()
             on_batch(batch_id)
-    for hour in sorted(hours.damaged) if context.write else ():
+    for hour in sorted(hours.damaged) if not context.dry_run else ():
         result.interrupted_batch = f"hour {hour}"
         try:
-            compact_hour(hour, context.ports, context.workspace_factory)
+            compact_hour(hour, context.ports, context.engine_factory)
         except InconsistentState as error:
             result.lost.append(str(error))
         result.interrupted_batch = None
@@ -160,7 +160,7 @@ def _overlaps(batch: Batch, wanted: Range) -> bool:
         range_.topic_partition == wanted.topic_partition and range_.start < wanted.end and wanted.start < range_.end
         for range_ in batch.ranges
     )
-    return has_offsets or any(map(wanted.holds, batch.redriven_sources))
+    return has_offsets or any(map(wanted.contains, batch.redriven_sources))
 
 
 def batches_in(wanted: Range | HourRange, ports: Ports) -> Iterator[str]:
@@ -261,8 +261,8 @@ class _HourComparison:
         self._compared.add((revision.hour, revision.number))
         archive = ComparisonResult.IDENTICAL if is_sound else ComparisonResult.DIFFERENT
         first_key = next(iter(revision.keys), manifest_key(revision.hour))
-        _count(self._result, RepairChange(record.batch.id, StoreKind.ARCHIVE, archive, first_key))
-        _count(self._result, RepairChange(record.batch.id, StoreKind.ARCHIVE, manifest, manifest_key(revision.hour)))
+        _count(self._result, RepairChange(record.batch.id, StoredKind.ARCHIVE, archive, first_key))
+        _count(self._result, RepairChange(record.batch.id, StoredKind.ARCHIVE, manifest, manifest_key(revision.hour)))
         if not is_sound:
             self.damaged.add(revision.hour)
         elif manifest is not ComparisonResult.IDENTICAL:

@@ -117,14 +117,14 @@ def _events_of_batch(records: Iterable[ClassifiedRecord], record: BatchRecord, h
 def _is_source_of_batch(source: Source, record: BatchRecord) -> bool:
     if record.batch.kind is BatchKind.REDRIVE:
         return source in record.batch.redriven_sources
-    return any(range_.holds(source) for range_ in record.batch.ranges)
+    return any(range_.contains(source) for range_ in record.batch.ranges)
 
 
 class HourArchives:
     """Downloaded hour archives, each verified once. Few are kept, because batches come in the order of their time."""
 
-    def __init__(self, ports: Ports, workspace_factory: StatisticsEngineFactory) -> None:
-        self._ports, self._workspace_factory = ports, workspace_factory
+    def __init__(self, ports: Ports, engine_factory: StatisticsEngineFactory) -> None:
+        self._ports, self._engine_factory = ports, engine_factory
         self._open: OrderedDict[str, _ArchivedHour] = OrderedDict()
 
     def __enter__(self) -> HourArchives:
@@ -155,7 +155,7 @@ class HourArchives:
         if archive is not None and archive.revision.number != revision.number:
             archive.close()
             archive = None
-        archive = archive or _ArchivedHour(revision, self._ports, self._workspace_factory)
+        archive = archive or _ArchivedHour(revision, self._ports, self._engine_factory)
         self._open[revision.hour] = archive
         if len(self._open) > MAX_CACHED_HOURS:
             self._open.popitem(last=False)[1].close()
@@ -163,10 +163,10 @@ class HourArchives:
 
 
 class _ArchivedHour:
-    def __init__(self, revision: ArchiveRevision, ports: Ports, workspace_factory: StatisticsEngineFactory) -> None:
+    def __init__(self, revision: ArchiveRevision, ports: Ports, engine_factory: StatisticsEngineFactory) -> None:
         self.revision = revision
         with ExitStack() as stack:
-            self.workspace = stack.enter_context(workspace_factory())
+            self.workspace = stack.enter_context(engine_factory())
             paths = download(revision.keys, self.workspace, ports)
             if len(paths) != len(revision.keys):
                 _require_latest(revision, ports)
@@ -206,8 +206,8 @@ def repair_manifest(hour: str, ports: Ports) -> None:
         held, revision = ports.object_store.get(key), ports.ledger.latest_revision(hour)
         if revision is None or not _is_outdated(held, revision):
             return
-        blob = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), JSON_CONTENT_TYPE, {})
-        if ports.object_store.put_if(blob, partial(operator.eq, held)):
+        object_ = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), JSON_CONTENT_TYPE, {})
+        if ports.object_store.put_if(object_, partial(operator.eq, held)):
             return
     raise Superseded(f"{key} was written {MAX_HOUR_READS} times while it was compared. Try again.")
 
@@ -225,22 +225,22 @@ def read_event_json_rows(record: BatchRecord, hour: str, ports: Ports) -> dict[S
     events: dict[Source, Event] = {}
     keys = ports.object_store.list_keys(event_json_dir(hour))
     while chunk := list(islice(keys, READ_CHUNK_OBJECTS)):
-        blobs = ports.task_pool.run_all([partial(ports.object_store.get_object, key) for key in chunk])
-        events |= _events_of_batch(_classified_objects(blobs, record), record, hour)
+        objects = ports.task_pool.run_all([partial(ports.object_store.get_object, key) for key in chunk])
+        events |= _events_of_batch(_classified_objects(objects, record), record, hour)
     return events
 
 
-def _classified_objects(blobs: Sequence[StoredObject | None], record: BatchRecord) -> Iterator[ClassifiedRecord]:
+def _classified_objects(objects: Sequence[StoredObject | None], record: BatchRecord) -> Iterator[ClassifiedRecord]:
     """Yield the events of the objects that name this batch and lie at one of the keys of their event."""
-    for blob in blobs:
-        if blob is not None and blob.metadata.get("batch") == record.batch.id:
+    for object_ in objects:
+        if object_ is not None and object_.metadata.get("batch") == record.batch.id:
             try:
-                source = Source.parse(blob.metadata.get("source", ""))
+                source = Source.parse(object_.metadata.get("source", ""))
             except ValueError:
                 continue
-            timestamp_ms = metadata_record_timestamp(blob.metadata)
-            event = classify(Record(source, timestamp_ms, None, blob.body), ACCEPT_ALL_RULES, record.batch.time)
-            if isinstance(event, Event) and blob.key in (
+            timestamp_ms = metadata_record_timestamp(object_.metadata)
+            event = classify(Record(source, timestamp_ms, None, object_.body), ACCEPT_ALL_RULES, record.batch.time)
+            if isinstance(event, Event) and object_.key in (
                 event_key(event.hour, event.id),
                 reused_id_event_key(event.hour, event.id, source),
             ):

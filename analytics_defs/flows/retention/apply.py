@@ -1,6 +1,6 @@
 """Retention: delete data that is older than its retention time. Parquet and JSON objects by hour, dead letters and duplicates by batch.
 
-    list ──► old enough? ──► complete and sound? ──► mark as expired ──► delete
+    list ──► old enough? ──► complete and intact? ──► mark as expired ──► delete
     bucket   ledger          Parquet, counters       ledger              by key, only what the ledger knows as old
 
 An hour is as old as the newest batch that added to it. Nothing is deleted that is younger than a pending batch, and nothing of an hour
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from analytics_defs.flows.retention.expire_dead_letters import expire_dead_letters
 from analytics_defs.flows.retention.expire_event_json import expire_event_json
 from analytics_defs.flows.retention.expire_parquet import expire_parquet
-from analytics_defs.flows.retention.sweep import ExpirySweep, RetentionContext, RetentionReport
+from analytics_defs.flows.retention.expiry_sweep import ExpirySweep, RetentionContext, RetentionReport
 
 
 def apply_retention(

@@ -11,7 +11,7 @@ from analytics_defs.core.ledger import Batch, BatchRecord
 from analytics_defs.core.storage.object_keys import DEAD_LETTERS, DUPLICATES, batch_id_of_ndjson_key, hour_path
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState
-from analytics_defs.flows.retention.sweep import DELETE_CHUNK_KEYS, ExpirySweep
+from analytics_defs.flows.retention.expiry_sweep import DELETE_CHUNK_KEYS, ExpirySweep
 from analytics_defs.ports import Ledger
 
 
@@ -30,8 +30,8 @@ def _expire_hour(tree: str, hour: str, keys: Iterator[str], sweep: ExpirySweep) 
     ports, sizes, is_recorded = sweep.ports, list[int](), False
     while chunk := list(islice(keys, DELETE_CHUNK_KEYS)):
         expired = _expired_files(chunk, sweep)
-        if expired and sweep.write and not is_recorded:
-            ports.ledger.expire_dead_letters(DeadLetterExpiry(sweep.cutoff, sweep.now))
+        if expired and not sweep.dry_run and not is_recorded:
+            ports.ledger.record_dead_letter_expiry(DeadLetterExpiry(sweep.cutoff, sweep.now))
             is_recorded = True
         needed = set[str]()
         if expired:
@@ -39,7 +39,7 @@ def _expire_hour(tree: str, hour: str, keys: Iterator[str], sweep: ExpirySweep) 
             needed = {key for batch in pending for key in batch.redrive_keys}
         expired = [key for key in expired if key not in needed]
         sizes += sweep.object_sizes(expired)
-        if sweep.write:
+        if not sweep.dry_run:
             ports.object_store.delete(expired)
     if sizes:
         sweep.record_deleted(tree, hour, sizes)

@@ -12,7 +12,7 @@ from analytics_defs.core.hours.revision import ArchiveRevision, with_expired_eve
 from analytics_defs.core.storage.object_keys import EVENTS, batch_time, candidate_event_keys, event_json_dir
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.flows.hours.manifest import write_manifest
-from analytics_defs.flows.retention.sweep import DELETE_CHUNK_KEYS, MAX_EVENT_LEAD, ExpirySweep, mark_expired
+from analytics_defs.flows.retention.expiry_sweep import DELETE_CHUNK_KEYS, MAX_EVENT_LEAD, ExpirySweep, mark_expired
 
 
 def expire_event_json(sweep: ExpirySweep) -> None:
@@ -35,7 +35,7 @@ def _expire_hour(hour: str, keys: Iterator[str], sweep: ExpirySweep) -> None:
     try:
         while chunk := list(islice(keys, DELETE_CHUNK_KEYS)):
             expired = _old_objects(hour, chunk, old, sweep)
-            if expired and sweep.write:
+            if expired and not sweep.dry_run:
                 if not is_marked:
                     _mark_event_json_expired(hour, through, sweep)
                     is_marked = True
@@ -65,4 +65,4 @@ def _mark_event_json_expired(hour: str, through: datetime, sweep: ExpirySweep) -
         sweep.require_expirable(revision)
         return with_expired_event_json(revision, through, sweep.now)
 
-    write_manifest(mark_expired(hour, change, sweep), sweep.is_complete(hour), sweep.ports)
+    write_manifest(mark_expired(hour, change, sweep), sweep.is_hour_complete(hour), sweep.ports)

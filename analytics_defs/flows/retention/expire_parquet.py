@@ -10,7 +10,7 @@ from analytics_defs.core.timestamps import hour_of
 from analytics_defs.flows.hours.compaction import superseded_files
 from analytics_defs.flows.hours.manifest import write_manifest
 from analytics_defs.flows.hours.statistics import compute_hourly_stats
-from analytics_defs.flows.retention.sweep import MAX_EVENT_LEAD, ExpirySweep, mark_expired
+from analytics_defs.flows.retention.expiry_sweep import MAX_EVENT_LEAD, ExpirySweep, mark_expired
 
 
 def expire_parquet(sweep: ExpirySweep) -> None:
@@ -25,7 +25,7 @@ def _expire_hour(hour: str, keys: Sequence[str], sweep: ExpirySweep) -> None:
     revision, batches = ports.ledger.latest_revision(hour), ports.ledger.batches_of_hour(hour)
     expired = revision.expired.expired_batches if revision else ()
     if set(batches) - set(expired) and sweep.expirable_through(hour, batches):
-        if not sweep.write:
+        if sweep.dry_run:
             _record_dry_run(hour, keys, batches, sweep)
             return
         revision = mark_expired(hour, lambda latest: _without_rows(latest, sweep), sweep)
@@ -35,8 +35,8 @@ def _expire_hour(hour: str, keys: Sequence[str], sweep: ExpirySweep) -> None:
         sweep.record_foreign(foreign)
         if superseded:
             sizes = sweep.object_sizes(superseded)
-            if sweep.write:
-                write_manifest(revision, sweep.is_complete(hour), ports)
+            if not sweep.dry_run:
+                write_manifest(revision, sweep.is_hour_complete(hour), ports)
                 ports.object_store.delete(superseded)
             sweep.record_deleted(PARQUET, hour, sizes)
 
@@ -55,5 +55,5 @@ def _without_rows(revision: ArchiveRevision, sweep: ExpirySweep) -> ArchiveRevis
         return None
     sweep.require_expirable(revision)
     if not revision.expired.expired_batches:
-        compute_hourly_stats(revision.hour, sweep.ports, sweep.workspace_factory)
+        compute_hourly_stats(revision.hour, sweep.ports, sweep.engine_factory)
     return with_expired_rows(revision, sweep.now)

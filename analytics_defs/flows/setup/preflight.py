@@ -16,15 +16,15 @@ class CheckResult:
     subject: str
     check: str
     finding: str = ""
-    fault: AnalyticsError | None = None
+    error: AnalyticsError | None = None
 
     @property
     def passed(self) -> bool:
-        return self.fault is None
+        return self.error is None
 
 
 def run_preflight(subjects: Sequence[Checkable], on_result: Callable[[CheckResult], None] = lambda _: None) -> list[CheckResult]:
-    """Run the checks of every subject, so that one call reports all faults.
+    """Run the checks of every subject, so that one call reports all errors.
 
     If a subject is unavailable or missing, its remaining checks are skipped.
     """
@@ -33,7 +33,7 @@ def run_preflight(subjects: Sequence[Checkable], on_result: Callable[[CheckResul
         for name, check in subject.checks():
             results.append(_run_check(subject.name, name, check))
             on_result(results[-1])
-            if (fault := results[-1].fault) and (fault.retryable or isinstance(fault, ResourceMissing)):
+            if (error := results[-1].error) and (error.retryable or isinstance(error, ResourceMissing)):
                 break
     return results
 
@@ -41,5 +41,5 @@ def run_preflight(subjects: Sequence[Checkable], on_result: Callable[[CheckResul
 def _run_check(subject: str, name: str, check: Callable[[], str]) -> CheckResult:
     try:
         return CheckResult(subject, name, check())
-    except AnalyticsError as fault:
-        return CheckResult(subject, name, fault=fault)
+    except AnalyticsError as error:
+        return CheckResult(subject, name, error=error)

@@ -15,11 +15,11 @@ class ProvisionResult:
 
     provisioner: str
     done: tuple[str, ...] = ()
-    fault: AnalyticsError | None = None
+    error: AnalyticsError | None = None
 
 
 def provision(provisioners: Sequence[Provisioner], on_result: Callable[[ProvisionResult], None] = lambda _: None) -> list[ProvisionResult]:
-    """Run every provisioner, so that one call reports all faults."""
+    """Run every provisioner, so that one call reports all errors."""
     results = []
     for provisioner in provisioners:
         results.append(_provision(provisioner))
@@ -30,5 +30,5 @@ def provision(provisioners: Sequence[Provisioner], on_result: Callable[[Provisio
 def _provision(provisioner: Provisioner) -> ProvisionResult:
     try:
         return ProvisionResult(provisioner.name, tuple(provisioner.provision()))
-    except AnalyticsError as fault:
-        return ProvisionResult(provisioner.name, fault=fault)
+    except AnalyticsError as error:
+        return ProvisionResult(provisioner.name, error=error)

@@ -47,7 +47,9 @@ def _put_reused_ids(events: Sequence[Event], batch: Batch, ports: Ports) -> None
     The expired data is read after the plain key is written. If the hour is not expired then, no delete has begun,
     and every later delete sees which event the object belongs to.
     """
-    existing = {blob.key: blob.metadata for blob in ports.object_store.put_many_if_absent([_json_object(event, batch) for event in events])}
+    existing = {
+        object_.key: object_.metadata for object_ in ports.object_store.put_many_if_absent([_json_object(event, batch) for event in events])
+    }
     expired = {hour: _expired_data(hour, ports) for hour in sorted({event.hour for event in events})}
     conflicting = [
         event

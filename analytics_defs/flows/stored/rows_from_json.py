@@ -33,8 +33,8 @@ def rows_from_json(hour: str, wanted: Mapping[str, int], workspace: ParquetWorks
     paths, row_counts = list[str](), Counter[str]()
     keys = ports.object_store.list_keys(event_json_dir(hour))
     while chunk := list(islice(keys, REBUILD_CHUNK_OBJECTS)):
-        blobs = ports.task_pool.run_all([partial(ports.object_store.get_object, key) for key in chunk])
-        rows = list(_rows(blobs, hour, wanted, ports))
+        objects = ports.task_pool.run_all([partial(ports.object_store.get_object, key) for key in chunk])
+        rows = list(_rows(objects, hour, wanted, ports))
         row_counts.update(row.batch_id for row in rows)
         if rows:
             paths.append(workspace.put(f"json/{len(paths)}.parquet", event_parquet.encode_rows(rows)))
@@ -53,33 +53,33 @@ def _expiry_note(hour: str, ports: Ports) -> str:
     return f" ({revision.expired})" if revision and revision.expired else ""
 
 
-def _rows(blobs: Sequence[StoredObject | None], hour: str, wanted: Mapping[str, int], ports: Ports) -> Iterator[Row]:
-    for blob in blobs:
-        if blob is not None and blob.metadata.get("batch") in wanted and _is_counted(blob, hour, ports):
-            yield _row(blob, hour)
+def _rows(objects: Sequence[StoredObject | None], hour: str, wanted: Mapping[str, int], ports: Ports) -> Iterator[Row]:
+    for object_ in objects:
+        if object_ is not None and object_.metadata.get("batch") in wanted and _is_counted(object_, hour, ports):
+            yield _row(object_, hour)
 
 
-def _is_counted(blob: StoredObject, hour: str, ports: Ports) -> bool:
+def _is_counted(object_: StoredObject, hour: str, ports: Ports) -> bool:
     """Return False for copies under other keys, and for the second key of an event.
 
     In an hour with expired data, a late event has both the plain key and the key with the hash of its source.
     """
-    keys = candidate_event_keys(hour, blob.metadata)
-    if keys and blob.key not in keys:
+    keys = candidate_event_keys(hour, object_.metadata)
+    if keys and object_.key not in keys:
         return False
-    plain = ports.object_store.get_object(keys[0]) if keys and blob.key != keys[0] else None
-    return plain is None or plain.metadata.get("source") != blob.metadata["source"]
+    plain = ports.object_store.get_object(keys[0]) if keys and object_.key != keys[0] else None
+    return plain is None or plain.metadata.get("source") != object_.metadata["source"]
 
 
-def _row(blob: StoredObject, hour: str) -> Row:
+def _row(object_: StoredObject, hour: str) -> Row:
     """Decode one object. Raise InconsistentState if its body is not the event that its key and metadata name."""
-    batch_id = blob.metadata["batch"]
+    batch_id = object_.metadata["batch"]
     try:
-        source = Source.parse(blob.metadata.get("source", ""))
+        source = Source.parse(object_.metadata.get("source", ""))
     except ValueError as error:
-        raise InconsistentState(f"{blob.key}: its metadata names no source ({error}). Restore the object.") from error
+        raise InconsistentState(f"{object_.key}: its metadata names no source ({error}). Restore the object.") from error
     time = batch_time(batch_id)
-    event = classify(Record(source, metadata_record_timestamp(blob.metadata), None, blob.body), ACCEPT_ALL_RULES, time)
+    event = classify(Record(source, metadata_record_timestamp(object_.metadata), None, object_.body), ACCEPT_ALL_RULES, time)
     if not isinstance(event, Event) or event.hour != hour:
-        raise InconsistentState(f"{blob.key} is not an event of hour {hour} any more: it was altered. Restore the object.")
+        raise InconsistentState(f"{object_.key} is not an event of hour {hour} any more: it was altered. Restore the object.")
     return Row(event, batch_id, time)

@@ -32,10 +32,16 @@ def expired_outcomes(record: BatchRecord, ports: Ports) -> dict[RecordOutcome, s
 
 def outcome_by_counts(source: Source, record: BatchRecord, expired: Mapping[RecordOutcome, str]) -> Trace:
     """Return the outcome if the ledger's counts leave only one of the expired outcomes, otherwise `EXPIRED`."""
-    tallies = zip(record.batch.ranges, record.tallies, strict=True)
+    range_outcome_counts = zip(record.batch.ranges, record.range_outcome_counts, strict=True)
     is_redrive = record.batch.kind is BatchKind.REDRIVE
-    tally = next((tally for range_, tally in tallies if is_redrive or range_.holds(source)), OutcomeCounts())
-    counts = {RecordOutcome.STORED: tally.stored, RecordOutcome.DUPLICATE: tally.duplicates, RecordOutcome.DEAD_LETTER: tally.dead_letters}
+    outcome_counts = next(
+        (outcome_counts for range_, outcome_counts in range_outcome_counts if is_redrive or range_.contains(source)), OutcomeCounts()
+    )
+    counts = {
+        RecordOutcome.STORED: outcome_counts.stored,
+        RecordOutcome.DUPLICATE: outcome_counts.duplicates,
+        RecordOutcome.DEAD_LETTER: outcome_counts.dead_letters,
+    }
     possible = [outcome for outcome in expired if counts[outcome]]
     redriven = next((redriven.outcome for redriven in record.redriven if redriven.source == source), None)
     if redriven:

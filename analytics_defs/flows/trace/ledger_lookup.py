@@ -26,7 +26,7 @@ def unclosed_offset_outcome(source: Source, ports: Ports) -> Trace | None:
         detail = f"the ledger's account of the partition begins at {checkpoint.first_offset}"
         return Trace(source, RecordOutcome.BEFORE_START, detail=detail)
     pending = snapshot.pending.get(checkpoint.pending_batch_id or "")
-    if pending and any(range_.holds(source) for range_ in pending.ranges):
+    if pending and any(range_.contains(source) for range_ in pending.ranges):
         detail = f"begun by run {pending.run_id} at {pending.time:%Y-%m-%dT%H:%M:%SZ}"
         return Trace(source, RecordOutcome.PENDING, pending.id, detail=detail)
     if source.offset >= checkpoint.next_offset:
@@ -50,12 +50,12 @@ def outcome_without_file(source: Source, record: BatchRecord) -> Trace | None:
     """Return the outcome if the batch record itself names the offset: gaps, lost offsets, tombstones, unaccounted offsets."""
     batch_id = record.batch.id
     for gap in record.gaps:
-        if gap.range.holds(source):
+        if gap.range.contains(source):
             return Trace(source, RecordOutcome.GAP, batch_id, detail=str(gap.reason))
-    if any(range_.holds(source) for range_ in record.lost):
+    if any(range_.contains(source) for range_ in record.lost):
         return Trace(source, RecordOutcome.LOST, batch_id, detail="retention removed it before it was read")
     if source in record.tombstones:
         return Trace(source, RecordOutcome.TOMBSTONE, batch_id, detail="null value: counted, nothing stored")
-    if any(range_.holds(source) for range_ in record.unaccounted):
+    if any(range_.contains(source) for range_ in record.unaccounted):
         return Trace(source, RecordOutcome.UNACCOUNTED, batch_id, detail="no record was seen, and no evidence why")
     return None

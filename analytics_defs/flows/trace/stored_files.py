@@ -20,16 +20,16 @@ def dead_letter_outcome(source: Source, record: BatchRecord, ports: Ports) -> Tr
 
     If the file is not as its batch wrote it, only a redrive in the ledger proves that the source was a dead letter.
     """
-    letters, fault = _read_dead_letters(record, ports)
+    letters, error = _read_dead_letters(record, ports)
     letter = next((letter for letter in letters if letter.record.source == source), None)
-    if letter is None and not fault:
+    if letter is None and not error:
         return None
     redrive_id = ports.ledger.redriven_by([source]).get(source)
     if letter is None and redrive_id is None:
         return None
     redrive_record = ports.ledger.batch_record(redrive_id) if redrive_id else None
     redrive = _redrive_outcome(source, redrive_record, ports) if redrive_record else None
-    detail = f"{letter.reason}: {letter.detail}" if letter else f"it was redriven; {fault}"
+    detail = f"{letter.reason}: {letter.detail}" if letter else f"it was redriven; {error}"
     return Trace(source, RecordOutcome.DEAD_LETTER, record.batch.id, detail=detail, redrive=redrive)
 
 
@@ -100,9 +100,9 @@ def _stored_trace(source: Source, record: BatchRecord, event_id: str, part: str,
 
 def unknown_outcome(source: Source, record: BatchRecord, ports: Ports) -> Trace:
     """Return the outcome of a record that no file names: expired, or unaccounted if no expiry explains it."""
-    letters, fault = _read_dead_letters(record, ports)
+    letters, error = _read_dead_letters(record, ports)
     expired = expired_outcomes(record, ports)
-    if expired and (letters or not fault or RecordOutcome.DEAD_LETTER in expired):
+    if expired and (letters or not error or RecordOutcome.DEAD_LETTER in expired):
         return outcome_by_counts(source, record, expired)
     detail = f"batch {record.batch.id} counts it, but none of its files names it: they were removed or altered"
-    return Trace(source, RecordOutcome.UNACCOUNTED, record.batch.id, detail=f"{detail}. {fault}" if fault else detail)
+    return Trace(source, RecordOutcome.UNACCOUNTED, record.batch.id, detail=f"{detail}. {error}" if error else detail)

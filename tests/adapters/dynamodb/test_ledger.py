@@ -128,7 +128,7 @@ def test_endless_conflicts_raise_a_retryable_error_from_close() -> None:
 
 def test_a_record_is_redriven_once(dynamo: DynamoClient) -> None:
     ledger = DynamoLedger(dynamo, TABLES)
-    close(ledger, batch(Range(ONE, 0, 10)), tallies=(OutcomeCounts(stored=8, dead_letters=2),), reasons={"schema": 2})
+    close(ledger, batch(Range(ONE, 0, 10)), range_outcome_counts=(OutcomeCounts(stored=8, dead_letters=2),), reasons={"schema": 2})
     first, second = redrive(0, Source(ONE, 3), minute=1), redrive(1, Source(ONE, 3), Source(ONE, 4), minute=2)
     for redrive_batch in (first, second):
         assert ledger.redriven_by([Source(ONE, 3)]) == ({} if redrive_batch is first else {Source(ONE, 3): first.id})

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from analytics_defs.adapters.dynamodb import ledger_items as items
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import Item
+from analytics_defs.adapters.dynamodb.compression import compress_gaps, compress_ranges, decompress_gaps, decompress_ranges
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables, close_batch_actions
-from analytics_defs.adapters.dynamodb.packed_lists import compress_gaps, compress_ranges, decompress_gaps, decompress_ranges
 from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.ledger import (
     OUTCOMES,
@@ -53,7 +53,7 @@ ranges = st.builds(
     lambda topic_partition, ends: Range(topic_partition, min(ends), max(ends)), topic_partitions, st.tuples(offsets, offsets)
 )
 gaps = st.builds(Gap, ranges, st.sampled_from(GapReason))
-tallies = st.builds(OutcomeCounts, *(counts for _ in OUTCOMES))
+range_outcome_counts = st.builds(OutcomeCounts, *(counts for _ in OUTCOMES))
 many_sources = st.lists(sources, max_size=6).map(tuple)
 many_names = st.lists(names, max_size=4).map(tuple)
 by_type = st.dictionaries(names, counts, max_size=3)
@@ -73,7 +73,7 @@ batches = st.builds(
 RECORD: dict[str, st.SearchStrategy[Any]] = {
     "batch": batches,
     "closed_at": times,
-    "tallies": st.lists(tallies, min_size=1, max_size=4).map(tuple),
+    "range_outcome_counts": st.lists(range_outcome_counts, min_size=1, max_size=4).map(tuple),
     "types": by_type,
     "hours": st.dictionaries(names, by_type, max_size=3),
     "reasons": by_type,
@@ -128,7 +128,7 @@ def test_a_pending_entry_without_rules_is_read_with_none() -> None:
 
 
 @reproducibly
-@given(st.builds(ClosedRange, ranges, names, tallies))
+@given(st.builds(ClosedRange, ranges, names, range_outcome_counts))
 def test_a_closed_range_survives_its_item(record: ClosedRange) -> None:
     assert items.decode_items(items.parse_closed_range, items.range_item(record)) == record
 
@@ -145,7 +145,7 @@ def test_topics_and_leases_survive_their_items(topic: TopicState, lease: Lease) 
 
 @reproducibly
 @given(st.lists(ranges, max_size=20), st.lists(gaps, max_size=20))
-def test_packed_lists_come_back_equal_and_in_order(packed_ranges: list[Range], packed_gaps: list[Gap]) -> None:
+def test_compressed_lists_come_back_equal_and_in_order(packed_ranges: list[Range], packed_gaps: list[Gap]) -> None:
     assert decompress_ranges(compress_ranges(packed_ranges)) == tuple(packed_ranges)
     assert decompress_gaps(compress_gaps(packed_gaps)) == tuple(packed_gaps)
 
@@ -176,7 +176,7 @@ def make_record(**more: Any) -> BatchRecord:
 
 def test_empty_fields_are_left_out_of_the_item() -> None:
     assert items.batch_record_item(make_record()).keys() == {
-        *("pk", "sk", "kind", "lane", "time", "run", "ranges", "closed_at", "tallies"),
+        *("pk", "sk", "kind", "lane", "time", "run", "ranges", "closed_at", "range_outcome_counts"),
         *("write_event_json", "duration_ms", "bytes", "record_to_close_ms"),
     }
 

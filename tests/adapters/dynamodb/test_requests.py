@@ -176,7 +176,7 @@ def test_every_error_is_translated_and_names_operation_table_and_endpoint(answer
             message = str(raised.value)
             assert "Item" in message
             assert "some-table" in message
-            assert server.dynamo.config.describe_endpoint in message
+            assert server.dynamo.config.endpoint_description in message
             assert SECRET not in message
     assert not server.pauses
 

@@ -64,7 +64,7 @@ def test_offsets_without_a_record_are_markers_or_compacted_by_cleanup_policy() -
 
 
 def test_a_hole_longer_than_a_run_of_markers_stays_unexplained() -> None:
-    """A lost segment leaves such a hole in a topic that is never compacted."""
+    """A lost segment leaves such a gap in a topic that is never compacted."""
     assert explain_gaps([Range(FIRST, 3, 3 + MAX_CONTROL_RECORDS)], FakeReader(), FakeReader(), policies) == (
         gap(FIRST, 3, 3 + MAX_CONTROL_RECORDS, GapReason.CONTROL),
     )
@@ -73,8 +73,8 @@ def test_a_hole_longer_than_a_run_of_markers_stays_unexplained() -> None:
 
 def test_without_a_known_policy_only_single_offsets_are_markers() -> None:
     unknown = TopicPartition("unknown", 0, 0)
-    holes = [Range(unknown, 1, 2), Range(unknown, 5, 7), Range(unknown, 10, 13)]
-    assert explain_gaps(holes, FakeReader({unknown: [10, 11]}), FakeReader(), policies) == (
+    uncovered = [Range(unknown, 1, 2), Range(unknown, 5, 7), Range(unknown, 10, 13)]
+    assert explain_gaps(uncovered, FakeReader({unknown: [10, 11]}), FakeReader(), policies) == (
         gap(unknown, 1, 2, GapReason.CONTROL),
         gap(unknown, 10, 12, GapReason.ABORTED),
         gap(unknown, 12, 13, GapReason.CONTROL),
@@ -93,8 +93,8 @@ def test_offsets_removed_by_retention_meanwhile_mean_reading_the_batch_again() -
 
 
 def test_adjacent_gaps_with_one_reason_are_merged() -> None:
-    holes = [Range(FIRST, 5, 6), Range(FIRST, 6, 9), Range(FIRST, 10, 11), Range(SECOND, 9, 10), Range(SECOND, 10, 11)]
-    assert explain_gaps(holes, FakeReader({FIRST: [6]}), FakeReader(), policies) == (
+    uncovered = [Range(FIRST, 5, 6), Range(FIRST, 6, 9), Range(FIRST, 10, 11), Range(SECOND, 9, 10), Range(SECOND, 10, 11)]
+    assert explain_gaps(uncovered, FakeReader({FIRST: [6]}), FakeReader(), policies) == (
         gap(SECOND, 9, 11, GapReason.COMPACTED),
         gap(FIRST, 5, 6, GapReason.CONTROL),
         gap(FIRST, 6, 7, GapReason.ABORTED),
@@ -105,8 +105,8 @@ def test_adjacent_gaps_with_one_reason_are_merged() -> None:
 
 def test_thousands_of_holes_take_one_read_and_a_fresh_reader_reads_only_records() -> None:
     uncommitted, committed = FakeReader({FIRST: [3 * number for number in range(5_000)]}), FakeReader()
-    holes = [Range(FIRST, 3 * number + 1, 3 * number + 3) for number in range(4_000)] + [Range(SECOND, 7, 8)]
-    assert len(explain_gaps(holes, uncommitted, committed, policies)) == 4_001
+    uncovered = [Range(FIRST, 3 * number + 1, 3 * number + 3) for number in range(4_000)] + [Range(SECOND, 7, 8)]
+    assert len(explain_gaps(uncovered, uncommitted, committed, policies)) == 4_001
     assert uncommitted.reads == [(Range(SECOND, 7, 8), Range(FIRST, 1, 12_000))]
     assert committed.reads == [()]
 
@@ -117,16 +117,16 @@ def test_without_holes_no_policy_is_requested() -> None:
 
 @given(st.lists(st.sampled_from("rRac "), max_size=60))
 def test_every_offset_of_a_hole_gets_the_reason_for_its_content(log: list[str]) -> None:
-    """Generate logs: `r` a read record, `R` one outside the holes, `a` an aborted record, `c` a marker, a blank ends a hole."""
+    """Generate logs: `r` a read record, `R` one outside the uncovered, `a` an aborted record, `c` a marker, a blank ends a gap."""
     offsets = list(enumerate(log))
     uncommitted = FakeReader({FIRST: [offset for offset, kind in offsets if kind in "rRa "]})
-    holes: list[Range] = []
+    uncovered: list[Range] = []
     for offset, kind in offsets:
         if kind in "ac":
-            extend = holes and holes[-1].end == offset and log[offset - 1] in "ac" and offset % 5
-            start = holes.pop().start if extend else offset
-            holes.append(Range(FIRST, start, offset + 1))
-    gaps = explain_gaps(holes, uncommitted, FakeReader({FIRST: [offset for offset, kind in offsets if kind in "rR "]}), policies)
+            extend = uncovered and uncovered[-1].end == offset and log[offset - 1] in "ac" and offset % 5
+            start = uncovered.pop().start if extend else offset
+            uncovered.append(Range(FIRST, start, offset + 1))
+    gaps = explain_gaps(uncovered, uncommitted, FakeReader({FIRST: [offset for offset, kind in offsets if kind in "rR "]}), policies)
     reasons = {offset: item.reason for item in gaps for offset in range(item.range.start, item.range.end)}
     assert reasons == {offset: GapReason.ABORTED if kind == "a" else GapReason.CONTROL for offset, kind in offsets if kind in "ac"}
     assert all((left.range.end, left.reason) != (right.range.start, right.reason) for left, right in pairwise(gaps))

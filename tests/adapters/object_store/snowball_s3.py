@@ -29,15 +29,15 @@ _RECORD, _METADATA = "minio.metadata.", "x-amz-meta-"
 
 def members(packed: bytes) -> list[StoredObject]:
     """Return the objects in a tar, read with the standard library."""
-    blobs = []
+    objects = []
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for info in archive:
             file = archive.extractfile(info)
             assert file is not None
             records = {name.removeprefix(_RECORD).lower(): value for name, value in info.pax_headers.items() if name.startswith(_RECORD)}
             metadata = {name.removeprefix(_METADATA): value for name, value in records.items() if name.startswith(_METADATA)}
-            blobs.append(StoredObject(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
-    return blobs
+            objects.append(StoredObject(info.name, file.read(), records.get("content-type", "binary/octet-stream"), metadata))
+    return objects
 
 
 Behaviour = Callable[["Unpacker", bytes], Answer]
@@ -70,9 +70,9 @@ class Unpacker:
         start_response(f"{answer.status} scripted", [*answer.headers.items(), ("Content-Length", str(len(answer.body)))])
         return [answer.body]
 
-    def write(self, blobs: list[StoredObject]) -> None:
+    def write(self, objects: list[StoredObject]) -> None:
         assert self.single
-        self.single.put(blobs)
+        self.single.put(objects)
 
 
 def success(packed: bytes) -> Answer:
@@ -81,9 +81,9 @@ def success(packed: bytes) -> Answer:
 
 def unpack_all(store: Unpacker, packed: bytes) -> Answer:
     """Unpack as MinIO does: everything, or an error after the valid members are written."""
-    blobs = members(packed)
-    store.write([blob for blob in blobs if len(blob.key) <= 1024])
-    return success(packed) if all(len(blob.key) <= 1024 for blob in blobs) else refusal(400, "KeyTooLongError")
+    objects = members(packed)
+    store.write([object_ for object_ in objects if len(object_.key) <= 1024])
+    return success(packed) if all(len(object_.key) <= 1024 for object_ in objects) else refusal(400, "KeyTooLongError")
 
 
 def refusal(status: int, code: str) -> Answer:

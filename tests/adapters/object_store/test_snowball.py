@@ -41,12 +41,12 @@ PROBES = 2
 """Tars of one probe: a valid one, and one that cannot be unpacked completely."""
 
 
-def blobs(count: int, folder: str = "events") -> list[StoredObject]:
+def objects(count: int, folder: str = "events") -> list[StoredObject]:
     return [StoredObject(f"{folder}/{number}.json", b"%d" % number, "application/json", {"number": str(number)}) for number in range(count)]
 
 
-def by_key(blobs: list[StoredObject]) -> dict[str, StoredObject]:
-    return {blob.key: blob for blob in blobs}
+def by_key(objects: list[StoredObject]) -> dict[str, StoredObject]:
+    return {object_.key: object_ for object_ in objects}
 
 
 def after_the_probe(then: Behaviour) -> Behaviour:
@@ -55,9 +55,9 @@ def after_the_probe(then: Behaviour) -> Behaviour:
 
 
 def unpack_half(store: Unpacker, packed: bytes) -> list[StoredObject]:
-    blobs = members(packed)
-    store.write(blobs[: len(blobs) // 2])
-    return blobs
+    objects = members(packed)
+    store.write(objects[: len(objects) // 2])
+    return objects
 
 
 def fail_half_way(store: Unpacker, packed: bytes) -> Answer:
@@ -98,8 +98,8 @@ def refuse_all(*_: object) -> Answer:
 
 def alter(change: Callable[[StoredObject], StoredObject]) -> Behaviour:
     def behave(store: Unpacker, packed: bytes) -> Answer:
-        store.write([change(blob) for blob in members(packed) if len(blob.key) <= 1024])
-        return success(packed) if all(len(blob.key) <= 1024 for blob in members(packed)) else refusal(400, "KeyTooLongError")
+        store.write([change(object_) for object_ in members(packed) if len(object_.key) <= 1024])
+        return success(packed) if all(len(object_.key) <= 1024 for object_ in members(packed)) else refusal(400, "KeyTooLongError")
 
     return behave
 
@@ -113,10 +113,10 @@ PROBE_FAILURES: dict[str, tuple[Behaviour, str]] = {
     "not implemented": (refuse_all, "501 NotImplemented"),
     "denied": (lambda *_: refusal(403, "AccessDenied"), "403 AccessDenied"),
     "overloaded": (lambda *_: refusal(503, "SlowDown"), "503 SlowDown"),
-    "other bytes": (alter(lambda blob: replace(blob, body=blob.body.upper() + b"\n")), "differ from those in the tar"),
-    "no metadata": (alter(lambda blob: replace(blob, metadata={})), "differ from those in the tar"),
-    "other type": (alter(lambda blob: replace(blob, content_type="binary/octet-stream")), "differ from those in the tar"),
-    "decoded keys": (alter(lambda blob: replace(blob, key=blob.key.replace("%2E", "."))), "differ from those in the tar"),
+    "other bytes": (alter(lambda object_: replace(object_, body=object_.body.upper() + b"\n")), "differ from those in the tar"),
+    "no metadata": (alter(lambda object_: replace(object_, metadata={})), "differ from those in the tar"),
+    "other type": (alter(lambda object_: replace(object_, content_type="binary/octet-stream")), "differ from those in the tar"),
+    "decoded keys": (alter(lambda object_: replace(object_, key=object_.key.replace("%2E", "."))), "differ from those in the tar"),
 }
 
 
@@ -133,8 +133,8 @@ def assert_stored(unpacking: UnpackingStore, expected: list[StoredObject]) -> No
 
 def test_many_small_objects_are_put_in_tars_if_the_store_unpacks_them(log: Callable[[], list[str]]) -> None:
     with unpacking_store() as unpacking:
-        unpacking.port.put(blobs(300))
-        assert_stored(unpacking, blobs(300))
+        unpacking.port.put(objects(300))
+        assert_stored(unpacking, objects(300))
         assert sum(map(len, unpacking.store.tars[PROBES:])) == 300
         assert unpacking.store.puts == []
         assert ["in tars, which the store unpacks" in line for line in log()] == [True]
@@ -146,13 +146,13 @@ def test_after_a_failed_probe_single_puts_are_used_and_probe_objects_deleted(
 ) -> None:
     with unpacking_store(behave) as unpacking:
         for _ in range(2):
-            unpacking.port.put(blobs(10))
+            unpacking.port.put(objects(10))
         assert 1 <= len(unpacking.store.tars) <= PROBES, "no tar after the probe"
-        assert sorted(unpacking.store.puts) == sorted([blob.key for blob in blobs(10)] * 2)
+        assert sorted(unpacking.store.puts) == sorted([object_.key for object_ in objects(10)] * 2)
         remaining = {
-            key: blob for key, blob in unpacking.stored_objects().items() if "decoded" not in reason and not key.startswith(TAR_PROBE)
+            key: object_ for key, object_ in unpacking.stored_objects().items() if "decoded" not in reason and not key.startswith(TAR_PROBE)
         }
-        assert remaining == by_key(blobs(10))
+        assert remaining == by_key(objects(10))
         [line] = log()
         assert reason in line
 
@@ -173,10 +173,10 @@ LATER_FAILURES: dict[str, Behaviour] = {
 @pytest.mark.parametrize("failure", LATER_FAILURES.values(), ids=LATER_FAILURES)
 def test_a_failed_tar_is_completed_with_single_puts_in_the_same_call(failure: Behaviour, log: Callable[[], list[str]]) -> None:
     with unpacking_store(after_the_probe(failure)) as unpacking:
-        unpacking.port.put(blobs(50))
+        unpacking.port.put(objects(50))
         assert len(unpacking.store.tars) == PROBES + 1
-        assert sorted(unpacking.store.puts) == sorted(blob.key for blob in blobs(50))
-        assert_stored(unpacking, blobs(50))
+        assert sorted(unpacking.store.puts) == sorted(object_.key for object_ in objects(50))
+        assert_stored(unpacking, objects(50))
         assert [line for line in log() if "a tar was not unpacked" in line] == log()[1:]
         assert len(log()) == 2
 
@@ -184,37 +184,37 @@ def test_a_failed_tar_is_completed_with_single_puts_in_the_same_call(failure: Be
 def test_after_a_failed_tar_no_other_is_sent() -> None:
     with unpacking_store(after_the_probe(fail_half_way)) as unpacking:
         for folder in "abc":
-            unpacking.port.put(blobs(20, folder))
+            unpacking.port.put(objects(20, folder))
         assert len(unpacking.store.tars) == PROBES + 1
-        assert_stored(unpacking, [blob for folder in "abc" for blob in blobs(20, folder)])
+        assert_stored(unpacking, [object_ for folder in "abc" for object_ in objects(20, folder)])
 
 
 def test_objects_of_a_killed_probe_are_deleted_by_a_probe_an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
     leftover = StoredObject(tar_probe_key("killed/%2E.0.json"), b"", "application/json", {})
     with unpacking_store() as unpacking:
         unpacking.store.write([leftover])
-        unpacking.port.put(blobs(10))
-        assert_stored(unpacking, [leftover, *blobs(10)])
+        unpacking.port.put(objects(10))
+        assert_stored(unpacking, [leftover, *objects(10)])
         monkeypatch.setattr(snowball, "PROBE_OBJECT_TTL", timedelta(minutes=-1))
         later = S3ObjectStore(unpacking.port.config)
-        later.put(blobs(10))
+        later.put(objects(10))
         later.close()
-        assert_stored(unpacking, blobs(10))
+        assert_stored(unpacking, objects(10))
 
 
 def test_many_callers_at_once_probe_once() -> None:
     with unpacking_store() as unpacking:
         with ThreadPoolExecutor(8) as threads:
-            list(threads.map(unpacking.port.put, [blobs(20, str(number)) for number in range(8)]))
+            list(threads.map(unpacking.port.put, [objects(20, str(number)) for number in range(8)]))
         assert len(unpacking.store.tars) == PROBES + 8
-        assert_stored(unpacking, [blob for number in range(8) for blob in blobs(20, str(number))])
+        assert_stored(unpacking, [object_ for number in range(8) for object_ in objects(20, str(number))])
 
 
 def test_a_store_that_denies_tars_and_single_puts_raises_the_error_of_the_put() -> None:
     with scripted_s3(lambda _: Scripted.error(403, "AccessDenied")) as s3:
         store = S3ObjectStore(replace(config(s3.endpoint), snowball=True))
         with pytest.raises(AccessDenied, match="write failed: 403 AccessDenied"):
-            store.put(blobs(10))
+            store.put(objects(10))
         store.close()
         assert SNOWBALL_HEADER in s3.requests[0].headers
 
@@ -223,7 +223,7 @@ def test_on_an_overloaded_store_a_tar_is_sent_once_and_single_puts_are_retried()
     with scripted_s3(lambda _: Scripted.error(503, "SlowDown")) as s3:
         store = S3ObjectStore(replace(config(s3.endpoint, max_in_flight=1), snowball=True))
         with pytest.raises(Unavailable, match="503 SlowDown scripted after 2 retries"):
-            store.put(blobs(10))
+            store.put(objects(10))
         store.close()
         assert [request.path for request in s3.requests if SNOWBALL_HEADER in request.headers] == [s3.requests[0].path]
 
@@ -249,11 +249,11 @@ READS_AND_SMALL_WRITES: dict[str, Callable[[S3ObjectStore], object]] = {
     "get_object": lambda store: store.get_object("events/1.json"),
     "list_keys": lambda store: list(store.list_keys("events/")),
     "delete": lambda store: store.delete(["events/1.json"]),
-    "put few": lambda store: store.put(blobs(MIN_MEMBERS - 1)),
-    "put large objects": lambda store: store.put([replace(blob, body=bytes(MAX_MEMBER_BYTES + 1)) for blob in blobs(8)]),
-    "put_many_if_absent": lambda store: store.put_many_if_absent(blobs(20)),
-    "put_if_absent": lambda store: store.put_if_absent(blobs(1)[0]),
-    "put_if": lambda store: store.put_if(blobs(1)[0], lambda existing: existing is None),
+    "put few": lambda store: store.put(objects(MIN_MEMBERS - 1)),
+    "put large objects": lambda store: store.put([replace(object_, body=bytes(MAX_MEMBER_BYTES + 1)) for object_ in objects(8)]),
+    "put_many_if_absent": lambda store: store.put_many_if_absent(objects(20)),
+    "put_if_absent": lambda store: store.put_if_absent(objects(1)[0]),
+    "put_if": lambda store: store.put_if(objects(1)[0], lambda existing: existing is None),
 }
 
 
@@ -268,20 +268,20 @@ def test_the_store_is_not_probed_before_many_small_objects_are_put(use: Callable
 def test_a_client_without_snowball_never_sends_a_tar() -> None:
     with unpacking_store() as unpacking:
         store = S3ObjectStore(replace(unpacking.port.config, snowball=False))
-        store.put(blobs(50))
+        store.put(objects(50))
         store.close()
         assert unpacking.store.tars == []
-        assert_stored(unpacking, blobs(50))
+        assert_stored(unpacking, objects(50))
 
 
 def test_objects_that_must_not_be_overwritten_never_go_in_a_tar() -> None:
     """MinIO ignores conditions for unpacked objects."""
     with unpacking_store() as unpacking:
-        unpacking.port.put(blobs(20))
+        unpacking.port.put(objects(20))
         tars_before = len(unpacking.store.tars)
-        existing = unpacking.port.put_many_if_absent([replace(blob, body=b"another") for blob in blobs(20)])
-        assert (by_key(list(existing)), len(unpacking.store.tars)) == (by_key(blobs(20)), tars_before)
-        assert_stored(unpacking, blobs(20))
+        existing = unpacking.port.put_many_if_absent([replace(object_, body=b"another") for object_ in objects(20)])
+        assert (by_key(list(existing)), len(unpacking.store.tars)) == (by_key(objects(20)), tars_before)
+        assert_stored(unpacking, objects(20))
 
 
 # A real MinIO.
@@ -308,11 +308,11 @@ def test_minio_stores_the_same_objects_from_a_tar_as_from_single_puts(real: Obje
         tarred.put(put)
         assert ["in tars" in line for line in log()] == [True], log()
         by_tar = read_bucket(real)
-        tarred.delete([blob.key for blob in put])
+        tarred.delete([object_.key for object_ in put])
         assert read_bucket(real) == {}
         single.put(put)
         assert by_tar == read_bucket(real)
-        assert by_tar.keys() == {blob.key for blob in put}
+        assert by_tar.keys() == {object_.key for object_ in put}
     finally:
         tarred.close()
         single.close()
@@ -326,12 +326,12 @@ def test_minio_rejects_a_tar_with_an_invalid_object_and_single_puts_complete_it(
     monkeypatch.setattr(tar, "fits", lambda _: True)
     store = S3ObjectStore(real)
     impossible = StoredObject(f"events/{'x' * 256}", b"{}", "application/json", {})
-    put = [*blobs(25), impossible, *blobs(25, "later")]
+    put = [*objects(25), impossible, *objects(25, "later")]
     try:
         with pytest.raises(Unavailable, match="write failed: "):
             store.put(put)
         assert ["in tars" in line or "a tar was not unpacked" in line for line in log()] == [True, True], log()
-        store.put([blob for blob in put if blob is not impossible])
-        assert read_bucket(real) == by_key([*blobs(25), *blobs(25, "later")])
+        store.put([object_ for object_ in put if object_ is not impossible])
+        assert read_bucket(real) == by_key([*objects(25), *objects(25, "later")])
     finally:
         store.close()

@@ -52,7 +52,7 @@ def store_on(
             store.close()
 
 
-def blobs(count: int) -> list[StoredObject]:
+def objects(count: int) -> list[StoredObject]:
     return [StoredObject(f"some/{number}", b"x", "text/plain", {}) for number in range(count)]
 
 
@@ -74,7 +74,7 @@ def test_a_truncated_upload_is_retried_twice(failures: int, stored: bool) -> Non
     """An overloaded MinIO answers 400 IncompleteBody, and obstore retries 5xx only."""
     with store_on(lambda _: Answer.error(400, "IncompleteBody") if len(s3.requests) <= failures else Answer()) as (store, s3):
         with nullcontext() if stored else pytest.raises(Unavailable, match="400 IncompleteBody"):
-            store.put(blobs(1))
+            store.put(objects(1))
         assert [request.body for request in s3.requests] == [b"x"] * 3
 
 
@@ -109,7 +109,7 @@ def test_a_request_to_an_overloaded_store_has_bounded_retries(call: Callable[[S3
 def test_a_store_that_recovers_within_the_retries_causes_no_error() -> None:
     answers = iter([Answer.error(503, "SlowDown"), Answer.error(500, "InternalError"), Answer()])
     with store_on(lambda _: next(answers)) as (store, s3):
-        store.put(blobs(1))
+        store.put(objects(1))
         assert len(s3.requests) == 3
 
 
@@ -169,7 +169,7 @@ def test_the_first_error_is_raised_with_the_others_as_notes() -> None:
 
     with store_on(answer) as (store, _):
         with pytest.raises(AccessDenied) as raised:
-            store.put(blobs(3))
+            store.put(objects(3))
         messages = [str(raised.value), *raised.value.__notes__]
         assert sorted(key for text in messages for key in ("some/0", "some/1", "some/2") if key in text) == ["some/0", "some/1", "some/2"]
 
@@ -177,20 +177,20 @@ def test_the_first_error_is_raised_with_the_others_as_notes() -> None:
 def test_after_an_error_no_further_write_starts() -> None:
     with store_on(lambda _: Answer.error(403, "AccessDenied")) as (store, s3):
         with pytest.raises(AccessDenied):
-            store.put(blobs(500))
+            store.put(objects(500))
         assert len(s3.requests) <= store.config.max_in_flight
 
 
 def test_put_returns_only_after_every_object_is_confirmed() -> None:
     count = itertools.count(1)
     with store_on(lambda _: Answer.error(400, "TheLast") if next(count) == 100 else Answer()) as (store, _), pytest.raises(Unavailable):
-        store.put(blobs(100))
+        store.put(objects(100))
 
 
 def test_all_callers_together_respect_the_concurrency_limit() -> None:
     counter = ConcurrencyCounter()
     with store_on(counter, max_in_flight=5) as (store, s3):
-        callers = [threading.Thread(target=store.put, args=(blobs(20),)) for _ in range(4)]
+        callers = [threading.Thread(target=store.put, args=(objects(20),)) for _ in range(4)]
         for caller in callers:
             caller.start()
         for caller in callers:
@@ -221,7 +221,7 @@ def test_credentials_in_the_environment_do_not_override_the_configured_keys(monk
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-another-service")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     with store_on(lambda _: Answer()) as (store, s3):
-        store.put(blobs(1))
+        store.put(objects(1))
         assert not any("of-another-service" in value for value in s3.requests[0].headers.values())
 
 

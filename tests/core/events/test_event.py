@@ -47,7 +47,7 @@ def test_each_type_in_the_current_form_is_an_event(document: dict[str, Any]) -> 
 def test_data_of_an_event_in_the_current_form_is_the_records_bytes() -> None:
     raw = b'\n{ "unknown" : {"\\u00e9": 1.10} , ' + text(CREATED)[1:] + b"\t"
     classified_event = event(raw)
-    assert classified_event.document is None
+    assert classified_event.upcast_json is None
     assert classified_event.data == raw
 
 

@@ -43,8 +43,8 @@ ID = legacy_id(SOURCE)
 
 def upcast(document: dict[str, Any]) -> dict[str, Any]:
     legacy_event = event(document)
-    assert legacy_event.document is not None
-    upcast: dict[str, Any] = json.loads(legacy_event.document)
+    assert legacy_event.upcast_json is not None
+    upcast: dict[str, Any] = json.loads(legacy_event.upcast_json)
     return upcast
 
 
@@ -60,7 +60,7 @@ def test_each_type_in_the_legacy_form_is_an_event(document: dict[str, Any]) -> N
 def test_the_original_bytes_are_kept_beside_the_upcast_document(document: dict[str, Any]) -> None:
     legacy_event = event(document)
     assert legacy_event.record.value == text(document)
-    assert legacy_event.data == legacy_event.document != legacy_event.record.value
+    assert legacy_event.data == legacy_event.upcast_json != legacy_event.record.value
 
 
 def test_the_upcast_adds_fields_and_removes_none() -> None:
@@ -74,7 +74,7 @@ def test_the_upcast_adds_fields_and_removes_none() -> None:
 @pytest.mark.parametrize("document", [CREATED, UPDATED, DELETED], ids=lambda document: document["type"])
 def test_an_upcast_document_is_an_event_in_the_current_form(document: dict[str, Any]) -> None:
     upcast_event = event(event(document).data)
-    assert upcast_event.document is None
+    assert upcast_event.upcast_json is None
     assert (upcast_event.id, upcast_event.hour, upcast_event.product_id, upcast_event.seller_id) == (
         ID,
         "2024-01-15T10",

@@ -33,7 +33,7 @@ def test_every_outcome_is_counted_in_the_batch_record() -> None:
         lost=(Range(AT, 8, 10),),
     )
     record = batch_record(batch(Range(AT, 0, 11), Range(BESIDE, 0, 1)), staged, {source(2): source(1)})
-    assert record.tallies == (OutcomeCounts(2, 1, 1, 1, 3, 2), OutcomeCounts(stored=1))
+    assert record.range_outcome_counts == (OutcomeCounts(2, 1, 1, 1, 3, 2), OutcomeCounts(stored=1))
     assert record.unaccounted == (Range(AT, 10, 11),)
     assert record.tombstones == (source(4),)
     assert record.types == {"ProductDeleted": 3}
@@ -61,8 +61,10 @@ def test_outcomes_and_unaccounted_offsets_add_up_to_the_length_of_the_range(kind
             case "lost":
                 lost.append(single_offset_range(source(offset)))
     record = batch_record(batch(Range(AT, 0, len(kinds))), StagedBatch(tuple(records), tuple(gaps), tuple(lost)), duplicates)
-    assert record.tally.total + sum(map(len, record.unaccounted)) == len(kinds)
-    assert record.tally == OutcomeCounts(*(kinds.count(kind) for kind in ("event", "duplicate", "rejection", "tombstone", "gap", "lost")))
+    assert record.outcome_counts.total + sum(map(len, record.unaccounted)) == len(kinds)
+    assert record.outcome_counts == OutcomeCounts(
+        *(kinds.count(kind) for kind in ("event", "duplicate", "rejection", "tombstone", "gap", "lost"))
+    )
     assert sum(map(len, record.unaccounted)) == kinds.count("nothing")
 
 

@@ -21,9 +21,9 @@ from analytics_defs.core.ingest.planning import (
     TopicOffsets,
     initial_topic_state,
     lane_of,
+    limit_offsets,
     make_plans,
     remaining_plan,
-    split_offsets,
 )
 from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, BatchKind, Checkpoint, Lease, LedgerSnapshot, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
@@ -172,7 +172,7 @@ def test_a_partition_with_records_needs_no_recommit_but_a_move_is_noted() -> Non
 
 def test_idle_partitions_are_committed_again_on_demand() -> None:
     result = result_of(
-        snapshot_of(Checkpoint(AT, 0, 4)), kafka_state({0: 4, 1: 0}, committed={0: 4, 1: None}), PlanningPolicy(recommit={0})
+        snapshot_of(Checkpoint(AT, 0, 4)), kafka_state({0: 4, 1: 0}, committed={0: 4, 1: None}), PlanningPolicy(recommit_lanes={0})
     )
     assert result.plans[0].recommit == (AT,)
 
@@ -243,7 +243,7 @@ def test_an_ingest_batch_is_finished_by_its_lane_despite_a_valid_lease() -> None
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=10), st.integers(1, 300))
 def test_split_ranges_use_the_limit_and_each_has_at_least_one_offset(lengths: list[int], limit: int) -> None:
     ranges = [Range(TopicPartition(TOPIC, 0, partition), 7, 7 + length) for partition, length in enumerate(lengths)]
-    parts = split_offsets(ranges, limit)
+    parts = limit_offsets(ranges, limit)
     assert [part.start for part in parts] == [7] * len(lengths)
     assert all(1 <= len(part) <= len(range_) for part, range_ in zip(parts, ranges, strict=True))
     total = sum(map(len, parts))

@@ -67,7 +67,7 @@ def test_lag_is_healthy_until_the_stall_timeout() -> None:
 def test_lag_without_a_commit_for_longer_is_a_stall_but_ready() -> None:
     stalled = snapshot_of(lag(10, 900, stable=700), stalled=timedelta(minutes=5, seconds=1))
     offsets = "890 offsets of ProductDeleted/0 are waiting, 200 of them behind an open transaction"
-    assert stalled.status.reasons == (f"stalled: {offsets}, and nothing was committed there for 301s (STALL_TIMEOUT=300s)",)
+    assert stalled.status.reasons == (f"stalled: {offsets}, and no batch of theirs closed for 301s (STALL_TIMEOUT=300s)",)
     assert snapshot_of(lag(10, 900), stalled=timedelta(hours=1)).readiness.healthy
 
 
@@ -84,7 +84,7 @@ def many_partitions(count: int, stalled: int) -> HealthSnapshot:
 def test_progress_of_other_partitions_does_not_hide_a_stall() -> None:
     """A damaged record batch, for example, stops its own partition only."""
     assert many_partitions(9, stalled=1).status.reasons == (
-        "stalled: 3 offsets of T/0 are waiting, and nothing was committed there for 600s (STALL_TIMEOUT=300s)",
+        "stalled: 3 offsets of T/0 are waiting, and no batch of theirs closed for 600s (STALL_TIMEOUT=300s)",
     )
     assert many_partitions(9, stalled=0).status.healthy
 
@@ -92,7 +92,7 @@ def test_progress_of_other_partitions_does_not_hide_a_stall() -> None:
 def test_many_stalled_partitions_are_one_reason_that_names_three() -> None:
     [reason] = many_partitions(500, stalled=500).status.reasons
     names = "500 partitions (T/0, T/1, T/2, …)"
-    assert reason.startswith(f"stalled: 1500 offsets of {names} are waiting, and nothing was committed there for 600s")
+    assert reason.startswith(f"stalled: 1500 offsets of {names} are waiting, and no batch of theirs closed for 600s")
 
 
 def test_unreadable_counters_are_a_reason_although_dynamodb_answers() -> None:

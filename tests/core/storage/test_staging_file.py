@@ -65,7 +65,7 @@ def test_times_are_exact_to_the_microsecond_in_every_century() -> None:
 def test_a_legacy_event_keeps_its_original_bytes_and_its_current_form() -> None:
     (decoded,) = decode(encode(StagedBatch((classified(3, LEGACY),))), "staging/b").events
     assert decoded.record.value == LEGACY
-    assert decoded.document is not None
+    assert decoded.upcast_json is not None
     assert isinstance(decoded, Event)
     assert decoded.time == datetime(2024, 1, 15, 9, 31, 0, 123_456, tzinfo=UTC)
 

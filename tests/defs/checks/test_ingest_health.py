@@ -26,7 +26,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def health_checks(platform: MemoryPlatform) -> dict[str, tuple[bool, str]]:
+def health_probes(platform: MemoryPlatform) -> dict[str, tuple[bool, str]]:
     settings, ports = platform.settings(), platform.ports()
     planning = plan_lanes(settings.kafka_topics, settings.planning_policy(), ports)
     evaluations = check_evaluations(planning, ports, alert_thresholds(settings))
@@ -38,7 +38,7 @@ def test_all_checks_pass_once_everything_is_read_also_on_a_quiet_topic(instance:
     platform.produce(10)
     platform.run(instance)
     platform.clock.advance(timedelta(days=3))
-    assert {name: passed for name, (passed, _) in health_checks(platform).items()} == {
+    assert {name: passed for name, (passed, _) in health_probes(platform).items()} == {
         "lag": True,
         "freshness": True,
         "dead_letter_ratio": True,
@@ -48,25 +48,25 @@ def test_all_checks_pass_once_everything_is_read_also_on_a_quiet_topic(instance:
 def test_lag_warns_with_the_number_the_limit_and_the_worst_partition(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform(max_lag=5)
     platform.produce(11)
-    assert health_checks(platform)["lag"] == (False, f"11 records behind, expected at most 5 (MAX_LAG); most in {TOPIC}/0: 6")
+    assert health_probes(platform)["lag"] == (False, f"11 records behind, expected at most 5 (MAX_LAG); most in {TOPIC}/0: 6")
     platform.run(instance)
-    assert health_checks(platform)["lag"][0]
+    assert health_probes(platform)["lag"][0]
 
 
 def test_freshness_warns_only_while_records_wait(instance: dg.DagsterInstance) -> None:
     platform = MemoryPlatform()
     platform.produce(2)
-    assert health_checks(platform)["freshness"] == (True, "2 records are waiting for the first batch")
+    assert health_probes(platform)["freshness"] == (True, "2 records are waiting for the first batch")
     platform.run(instance)
     platform.produce(3, start=2)
     platform.clock.advance(timedelta(minutes=9))
-    assert health_checks(platform)["freshness"][0]
+    assert health_probes(platform)["freshness"][0]
     platform.clock.advance(timedelta(minutes=2))
-    passed, description = health_checks(platform)["freshness"]
+    passed, description = health_probes(platform)["freshness"]
     assert not passed
     assert description == "3 records are waiting; the last batch closed 660 s ago, expected within 600 s (MAX_COMMIT_AGE)"
     platform.run(instance)
-    assert health_checks(platform)["freshness"] == (True, "no records are waiting")
+    assert health_probes(platform)["freshness"] == (True, "no records are waiting")
 
 
 def test_records_of_an_open_transaction_do_not_count_as_stale(instance: dg.DagsterInstance) -> None:
@@ -76,7 +76,7 @@ def test_records_of_an_open_transaction_do_not_count_as_stale(instance: dg.Dagst
     platform.log.open_transaction(TOPIC, 0)
     platform.log.append(TOPIC, 0, b"behind a transaction")
     platform.clock.advance(timedelta(hours=1))
-    assert health_checks(platform)["freshness"][0]
+    assert health_probes(platform)["freshness"][0]
     assert platform.settings().max_lag > 1
 
 
@@ -85,11 +85,11 @@ def test_dead_letters_warn_above_their_ratio_with_reasons(instance: dg.DagsterIn
     platform.produce(18)
     platform.log.append(TOPIC, 0, b"not json")
     platform.run(instance)
-    assert not health_checks(platform)["dead_letter_ratio"][0]
-    assert "1 of 19 records of the last 1 batches are dead letters (5.26%)" in health_checks(platform)["dead_letter_ratio"][1]
+    assert not health_probes(platform)["dead_letter_ratio"][0]
+    assert "1 of 19 records of the last 1 batches are dead letters (5.26%)" in health_probes(platform)["dead_letter_ratio"][1]
     platform.produce(1, start=18)
     platform.run(instance)
-    assert health_checks(platform)["dead_letter_ratio"][0]
+    assert health_probes(platform)["dead_letter_ratio"][0]
 
 
 def test_the_sensor_evaluates_the_checks_every_five_minutes(instance: dg.DagsterInstance) -> None:
@@ -145,7 +145,7 @@ def with_events_of_an_hour_ago(instance: dg.DagsterInstance, **settings: object)
 def test_consistent_hours_are_named_including_late_ones(instance: dg.DagsterInstance, compacted: bool) -> None:
     platform, hour = with_events_of_an_hour_ago(instance)
     if compacted:
-        compact_hour(hour, platform.ports(), platform.workspace_factory())
+        compact_hour(hour, platform.ports(), platform.statistics_engine_factory())
     result = compare(platform)
     assert result.passed
     assert result.metadata["hours compared by id"].value == [hour, "2024-01-15T10"]
@@ -170,7 +170,7 @@ def test_every_hour_with_a_mismatch_is_listed_with_both_numbers_and_its_batches(
 def test_a_large_hour_is_compared_by_counts(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_hours, "MAX_EVENTS_COMPARED_BY_ID", 5)
     platform, hour = with_events_of_an_hour_ago(instance)
-    compact_hour(hour, platform.ports(), platform.workspace_factory())
+    compact_hour(hour, platform.ports(), platform.statistics_engine_factory())
     assert compare(platform).metadata["hours compared by counts"].value == [hour]
     assert compare(platform).passed
     platform.ports().ledger._hourly[hour, 0]["events"] += 1  # type: ignore[attr-defined]

@@ -17,11 +17,11 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from analytics_defs.adapters.runtime.liveness_client import running_instance, url_of
-from analytics_defs.core.monitoring.endpoint_lease import START_TIMEOUT, StartAttempt
+from analytics_defs.core.monitoring.endpoint_run import START_TIMEOUT, StartAttempt
 from analytics_defs.definitions import defs
 from analytics_defs.defs.observability import endpoint
 from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port
-from analytics_defs.flows.health_checks import SchedulerProbe
+from analytics_defs.flows.health_probes import SchedulerProbe
 from analytics_defs.web import server
 from analytics_defs.web.app import WebContext
 from tests.defs.memory_platform import MemoryPlatform
@@ -124,7 +124,7 @@ def test_the_run_stops_without_a_daemon_heartbeat(
     platform: ServingPlatform, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "POLL_INTERVAL_SECONDS", 0.05)
-    monkeypatch.setattr("analytics_defs.core.monitoring.endpoint_lease.HEARTBEAT_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr("analytics_defs.core.monitoring.endpoint_run.HEARTBEAT_TIMEOUT", timedelta(seconds=1))
     with run(platform, instance) as results:
         pass
     assert results[0].success
@@ -135,7 +135,7 @@ def test_a_port_in_use_fails_the_run_and_is_named(instance: dg.DagsterInstance) 
         port = listener.getsockname()[1]
         with run(ServingPlatform(health_port=port), instance) as results:
             pass
-    failure = results[0].failure_data_for_node(endpoint.serve_observability.name)
+    failure = results[0].failure_data_for_node(endpoint.serve_health_endpoint.name)
     assert failure is not None
     assert failure.error is not None
     assert f"cannot listen on port {port} of {LOOPBACK}" in str(failure.error.cause or failure.error)

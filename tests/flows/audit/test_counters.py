@@ -235,7 +235,7 @@ def no_events(offset: int, minute: float) -> Batch:
 
 
 def duplicates_only(begun: Batch) -> BatchRecord:
-    return all_stored(begun, tallies=(OutcomeCounts(duplicates=1),), types={}, hours={})
+    return all_stored(begun, range_outcome_counts=(OutcomeCounts(duplicates=1),), types={}, hours={})
 
 
 def test_a_batch_that_closes_days_after_it_was_begun_is_no_difference() -> None:

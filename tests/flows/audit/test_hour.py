@@ -59,8 +59,8 @@ def delete_an_object(world: World) -> None:
 
 
 def add_an_object(world: World) -> None:
-    blob = world.object_store.objects[event_key(HOUR, "b")]
-    world.object_store.put([replace(blob, key=event_key(HOUR, "foreign"))])
+    object_ = world.object_store.objects[event_key(HOUR, "b")]
+    world.object_store.put([replace(object_, key=event_key(HOUR, "foreign"))])
 
 
 def delete_a_part(world: World) -> None:
@@ -80,15 +80,15 @@ def delete_the_duplicates(world: World) -> None:
 
 def alter_the_duplicates(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
-    blob = world.object_store.objects[duplicates_key(second)]
-    world.object_store.put([replace(blob, body=blob.body.replace(b"ProductDeleted/0/0", b"ProductDeleted/0/1"))])
-    assert world.object_store.objects[duplicates_key(second)] != blob
+    object_ = world.object_store.objects[duplicates_key(second)]
+    world.object_store.put([replace(object_, body=object_.body.replace(b"ProductDeleted/0/0", b"ProductDeleted/0/1"))])
+    assert world.object_store.objects[duplicates_key(second)] != object_
 
 
 def double_the_duplicates(world: World) -> None:
     (_, second) = world.ledger.batches_of_hour(HOUR)
-    blob = world.object_store.objects[duplicates_key(second)]
-    world.object_store.put([replace(blob, body=blob.body * 2)])
+    object_ = world.object_store.objects[duplicates_key(second)]
+    world.object_store.put([replace(object_, body=object_.body * 2)])
 
 
 @pytest.mark.parametrize(
@@ -141,17 +141,17 @@ def test_missing_dead_letters_are_found_by_event_hour_and_by_batch_hour() -> Non
 def test_altered_dead_letters_are_found_by_their_digest() -> None:
     world = a_world_with_dead_letters()
     (first,) = world.ledger.batches_of_hour(HOUR)
-    blob = world.object_store.objects[dead_letters_key(first)]
-    world.object_store.put([replace(blob, body=blob.body.replace(b"broken", b"edited"))])
+    object_ = world.object_store.objects[dead_letters_key(first)]
+    world.object_store.put([replace(object_, body=object_.body.replace(b"broken", b"edited"))])
     (finding,) = audit_hour(HOUR, world.ports).findings
-    assert f"batch {first}: 2 dead letters in {blob.key} as recorded, but their SHA-256 is" in finding
+    assert f"batch {first}: 2 dead letters in {object_.key} as recorded, but their SHA-256 is" in finding
 
 
 def test_a_damaged_part_is_named() -> None:
     world = a_world()
     (first, _) = world.ledger.batches_of_hour(HOUR)
-    blob = world.object_store.objects[part_key(HOUR, first)]
-    world.object_store.put([replace(blob, body=blob.body[:-10])])
+    object_ = world.object_store.objects[part_key(HOUR, first)]
+    world.object_store.put([replace(object_, body=object_.body[:-10])])
     with pytest.raises(InconsistentState, match=first):
         audit_hour(HOUR, world.ports)
 

@@ -30,8 +30,8 @@ def test_unchanged_objects_have_the_bytes_of_parquet(compacted: bool) -> None:
 
 def test_altered_bytes_are_found_here_and_not_by_the_audit_of_ids() -> None:
     world = a_world()
-    blob = world.object_store.objects[event_key(HOUR, "b")]
-    world.object_store.put([replace(blob, body=blob.body.replace(b"p1", b"p2"))])
+    object_ = world.object_store.objects[event_key(HOUR, "b")]
+    world.object_store.put([replace(object_, body=object_.body.replace(b"p1", b"p2"))])
     assert audit_hour(HOUR, world.ports).findings == ()
     assert compare_bytes(HOUR, world.ports, BENCH).findings == ("1 JSON objects with other bytes than Parquet, for example b",)
 
@@ -39,8 +39,8 @@ def test_altered_bytes_are_found_here_and_not_by_the_audit_of_ids() -> None:
 @pytest.mark.parametrize("name", ["source", "batch"])
 def test_an_object_with_another_source_or_batch_is_found(name: str) -> None:
     world = a_world()
-    blob = world.object_store.objects[event_key(HOUR, "b")]
-    world.object_store.put([replace(blob, metadata={**blob.metadata, name: "another"})])
+    object_ = world.object_store.objects[event_key(HOUR, "b")]
+    world.object_store.put([replace(object_, metadata={**object_.metadata, name: "another"})])
     assert compare_bytes(HOUR, world.ports, BENCH).findings == (
         "1 JSON objects with another source or batch in its metadata, for example b",
     )

@@ -86,7 +86,7 @@ def files(world: World, hour: str = HOUR) -> list[str]:
 
 
 def contents(world: World) -> dict[str, Any]:
-    return {key: blob.body for key, blob in world.object_store.objects.items()}
+    return {key: object_.body for key, object_ in world.object_store.objects.items()}
 
 
 # Compaction without faults.
@@ -433,14 +433,14 @@ def lose(world: World, key: str) -> None:
 
 
 def cut(world: World, key: str) -> None:
-    blob = world.object_store.objects[key]
-    world.object_store.put([replace(blob, body=blob.body[: len(blob.body) // 2])])
+    object_ = world.object_store.objects[key]
+    world.object_store.put([replace(object_, body=object_.body[: len(object_.body) // 2])])
 
 
 def flip(world: World, key: str) -> None:
     """Change one byte in the first data page, which the footer does not show."""
-    blob = world.object_store.objects[key]
-    world.object_store.put([replace(blob, body=blob.body[:40] + bytes([blob.body[40] ^ 0xFF]) + blob.body[41:])])
+    object_ = world.object_store.objects[key]
+    world.object_store.put([replace(object_, body=object_.body[:40] + bytes([object_.body[40] ^ 0xFF]) + object_.body[41:])])
 
 
 def exchange(world: World, key: str) -> None:
@@ -483,9 +483,9 @@ def test_an_archive_that_is_missing_or_damaged_is_rebuilt_completely(damage: Cal
 def test_copies_of_json_objects_are_not_rows() -> None:
     world = a_world()
     expected = by_ledger(world)
-    blob = world.object_store.objects[event_key(HOUR, "a1")]
+    object_ = world.object_store.objects[event_key(HOUR, "a1")]
     for name in ("a1 copy.json", "deeper/a1.json"):
-        world.object_store.put([replace(blob, key=f"{event_json_dir(HOUR)}{name}")])
+        world.object_store.put([replace(object_, key=f"{event_json_dir(HOUR)}{name}")])
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[1]))
     run(world)
     assert by_ledger(world) == by_manifest(world) == expected
@@ -614,9 +614,9 @@ def test_rebuilt_rows_are_equal_with_the_record_timestamp_if_the_object_has_it(h
     run(undamaged)
     if not has_timestamp:
         for key in list(world.object_store.list_keys("events/")):
-            blob = world.object_store.objects[key]
-            older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
-            world.object_store.objects[key] = replace(blob, metadata=older)
+            object_ = world.object_store.objects[key]
+            older = {name: value for name, value in object_.metadata.items() if name != RECORD_TIMESTAMP}
+            world.object_store.objects[key] = replace(object_, metadata=older)
     lose(world, part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]))
     result = run(world)
     assert result.revision

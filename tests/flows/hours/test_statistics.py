@@ -174,9 +174,9 @@ def test_a_day_equals_a_count_in_plain_python_across_its_hours() -> None:
 def test_computing_statistics_again_gives_the_same_bytes() -> None:
     world, _ = a_day(100)
     stats_of(world, "2024-01-15T09")
-    before = {key: blob.body for key, blob in world.object_store.objects.items()}
+    before = {key: object_.body for key, object_ in world.object_store.objects.items()}
     stats_of(world, "2024-01-15T09")
-    assert {key: blob.body for key, blob in world.object_store.objects.items()} == before
+    assert {key: object_.body for key, object_ in world.object_store.objects.items()} == before
 
 
 def test_statistics_do_not_depend_on_whether_the_hour_is_compacted() -> None:

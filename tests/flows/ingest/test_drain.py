@@ -47,13 +47,13 @@ class World:
 def test_a_drain_executes_one_plan_of_each_lane() -> None:
     world = World(events=40)
     result = world.drain(PlanningPolicy(lanes=2, max_offsets=10), until_idle=False)
-    assert (sum(record.tally.stored for record in result.closed), world.leased_lanes) == (20, [0, 1])
+    assert (sum(record.outcome_counts.stored for record in result.closed), world.leased_lanes) == (20, [0, 1])
 
 
 def test_until_idle_drains_until_nothing_is_left() -> None:
     world = World(events=43)
     result = world.drain(PlanningPolicy(max_offsets=10), until_idle=True)
-    assert (sum(record.tally.stored for record in result.closed), len(world.recent.items)) == (43, 43)
+    assert (sum(record.outcome_counts.stored for record in result.closed), len(world.recent.items)) == (43, 43)
     assert world.drain(PlanningPolicy(), until_idle=True) == DrainResult()
 
 

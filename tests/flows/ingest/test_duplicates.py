@@ -33,8 +33,8 @@ def assert_stored_once(world: World, owner: Source, *duplicates: Source) -> None
     assert problems(world) == []
     assert world.ledger.counters()["events"] == len(world.recent_events.items)
     assert world.ids(["x"]) == {"x": owner}
-    blob = world.object_store.objects[event_key(HOUR, "x")]
-    assert (blob.body, blob.metadata["source"]) == (world.values[owner], str(owner))
+    object_ = world.object_store.objects[event_key(HOUR, "x")]
+    assert (object_.body, object_.metadata["source"]) == (world.values[owner], str(owner))
     assert trace_record(str(owner), world.ports).outcome is RecordOutcome.STORED
     for duplicate in duplicates:
         trace = trace_record(str(duplicate), world.ports)
@@ -138,7 +138,9 @@ def assert_both_are_stored(world: World, first: Source, second: Source) -> None:
     """Assert that two events of one id and hour are two counts, rows and JSON objects, and one item: that of the later event."""
     assert world.ids(["x"]) == {"x": second}
     bodies = {
-        blob.metadata["source"]: blob.body for key, blob in world.object_store.objects.items() if key.startswith(event_json_dir(HOUR))
+        object_.metadata["source"]: object_.body
+        for key, object_ in world.object_store.objects.items()
+        if key.startswith(event_json_dir(HOUR))
     }
     assert bodies == {str(source): world.values[source] for source in (first, second)}
     assert world.object_store.objects[event_key(HOUR, "x")].body == world.values[first]
@@ -166,8 +168,8 @@ def test_a_reused_id_in_the_same_hour_overwrites_no_object() -> None:
 
 
 class NoConditionalPuts(MemoryObjectStore):
-    def put_many_if_absent(self, blobs: Sequence[StoredObject]) -> Sequence[StoredObject]:
-        raise AssertionError(blobs)
+    def put_many_if_absent(self, objects: Sequence[StoredObject]) -> Sequence[StoredObject]:
+        raise AssertionError(objects)
 
 
 def test_events_on_time_need_no_conditional_put() -> None:

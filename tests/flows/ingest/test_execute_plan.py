@@ -63,7 +63,9 @@ def problems(world: World) -> list[str]:
 def test_every_record_is_stored_or_accounted_for_and_the_stores_are_consistent() -> None:
     world = a_world()
     report = world.run()
-    assert [record.tally for record in report.closed] == [OutcomeCounts(stored=3, duplicates=1, dead_letters=1, tombstones=1, gaps=2)]
+    assert [record.outcome_counts for record in report.closed] == [
+        OutcomeCounts(stored=3, duplicates=1, dead_letters=1, tombstones=1, gaps=2)
+    ]
     assert problems(world) == []
     assert set(world.ids(["a", "b"])) == {"a", "b"}
     assert {name: world.ledger.counters()[name] for name in OUTCOMES if name not in {"stored", "lost"}} == {
@@ -238,7 +240,7 @@ def test_a_batch_that_is_read_again_keeps_the_rules_under_which_it_began() -> No
             ports=intercept(world.ports, failing_at("begin_batch")),
         )
     world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=10_000)))
-    assert [record.tally for record in world.ledger.last_batches(10)] == [OutcomeCounts(dead_letters=60)]
+    assert [record.outcome_counts for record in world.ledger.last_batches(10)] == [OutcomeCounts(dead_letters=60)]
     assert problems(world) == []
 
 
@@ -348,25 +350,25 @@ def test_a_staging_file_with_another_digest_than_the_registered_one_is_refused()
     with pytest.raises(Crashed):
         world.run(ports=intercept(world.ports, failing_at("mark_staged")))
     (pending,) = world.ledger.snapshot().pending.values()
-    blob = world.object_store.objects[staging_key(pending.id)]
-    world.object_store.put([replace(blob, body=blob.body + b" ")])
+    object_ = world.object_store.objects[staging_key(pending.id)]
+    world.object_store.put([replace(object_, body=object_.body + b" ")])
     with pytest.raises(InconsistentState):
         world.run()
     assert world.recent_events.items == {}
 
 
-def damaged(blob: StoredObject) -> StoredObject:
-    return replace(blob, body=blob.body[:-40])
+def damaged(object_: StoredObject) -> StoredObject:
+    return replace(object_, body=object_.body[:-40])
 
 
-def of_another_batch(blob: StoredObject) -> StoredObject:
+def of_another_batch(object_: StoredObject) -> StoredObject:
     other = World()
     other.create()
     other.produce(*(event(f"other {number}") for number in range(20)))
     with pytest.raises(Crashed):
         other.run(ports=intercept(other.ports, failing_at("mark_staged")))
     (staged,) = (file for key, file in other.object_store.objects.items() if key.startswith(staging_key("")))
-    return replace(staged, key=blob.key)
+    return replace(staged, key=object_.key)
 
 
 @pytest.mark.parametrize("before", ["put_if_absent", "get"])
@@ -380,7 +382,7 @@ def test_a_wrong_staging_file_is_not_registered_and_the_restored_one_is_used(
     world = a_world()
     with pytest.raises(Crashed):
         world.run(ports=intercept(world.ports, failing_at("put_if_absent")))
-    (whole,) = (blob for key, blob in world.object_store.objects.items() if key.startswith(staging_key("")))
+    (whole,) = (object_ for key, object_ in world.object_store.objects.items() if key.startswith(staging_key("")))
     world.object_store.put([alter(whole)])
 
     def interceptor(call: Call, perform: Callable[[], Any]) -> Any:
@@ -410,7 +412,7 @@ def test_an_event_larger_than_the_byte_limit_is_a_batch_by_itself() -> None:
     world.create()
     world.produce(event("a"), event("huge", padding="." * 500_000), event("b"))
     report = world.run(by=ingest_options(limits=BatchLimits(max_bytes=1000)))
-    assert [record.tally.stored for record in report.closed] == [1, 1, 1]
+    assert [record.outcome_counts.stored for record in report.closed] == [1, 1, 1]
     assert problems(world) == []
 
 
@@ -482,7 +484,7 @@ def test_a_refused_commit_delays_only_the_offsets_and_is_raised_at_the_end(fault
             plan_of(world), intercept(world.ports, interceptor), ingest_options(limits=BatchLimits(max_records=3)), reported.append
         )
     assert raised.value is fault
-    assert [record.tally.stored for record in reported] == [3, 3, 3, 1]
+    assert [record.outcome_counts.stored for record in reported] == [3, 3, 3, 1]
     assert list(world.object_store.list_keys("staging/")) == []
     assert len(commits) == 1, "the next plan sets all offsets: no time-out for each batch"
     assert plan_of(world).recommit == (world.partition(),)

@@ -50,8 +50,8 @@ def test_records_that_arrive_during_the_run_are_stored_in_further_batches() -> N
         lambda: world.produce(event("c"), event("a"), None, b"no event", partition=1),
     ]
     report = tail(world)
-    assert [record.tally.stored for record in report.closed] == [2, 1]
-    assert [record.tally.total for record in report.closed] == [2, 4]
+    assert [record.outcome_counts.stored for record in report.closed] == [2, 1]
+    assert [record.outcome_counts.total for record in report.closed] == [2, 4]
     assert report.stop_reason is None
     assert sorted(world.recent_events.items) == ["a", "b", "c"]
     assert not any(world.plan().plans)
@@ -70,7 +70,7 @@ def test_the_run_plans_at_least_once_however_long_the_interval() -> None:
     long_interval = TailOptions(world.topics, world.policy, timedelta(minutes=1), timedelta(seconds=10))
     clock.on_sleep = [lambda: world.produce(event("a"))]
     report = tail_lane(0, long_interval, world.ports, ingest_options("tailing run"), lambda _: None)
-    assert [record.tally.stored for record in report.closed] == [1]
+    assert [record.outcome_counts.stored for record in report.closed] == [1]
     assert clock.sleeps == [timedelta(seconds=10)] * 2
 
 
@@ -90,7 +90,7 @@ def test_a_plan_is_no_larger_than_its_policy_and_the_next_plan_reads_the_rest() 
     world, clock = a_world()
     clock.on_sleep = [lambda: world.produce(*(event(f"e{number}") for number in range(25)))]
     report = tail(world, policy=PlanningPolicy(max_offsets=10))
-    assert [record.tally.stored for record in report.closed] == [10, 10, 5]
+    assert [record.outcome_counts.stored for record in report.closed] == [10, 10, 5]
     assert clock.sleeps[:4] == [INTERVAL, timedelta(0), timedelta(0), INTERVAL], "a backlog needs no pause; less than a full batch does"
     assert problems(world) == []
 
@@ -150,7 +150,7 @@ def test_a_fault_ends_the_run_and_closed_batches_stay_closed() -> None:
     closed: list[BatchRecord] = []
     with pytest.raises(Unavailable):
         tail(world, intercept(world.ports, second_claim_fails), closed)
-    assert [record.tally.stored for record in closed] == [1]
+    assert [record.outcome_counts.stored for record in closed] == [1]
     world.settle()
     assert problems(world) == []
     assert sorted(world.recent_events.items) == ["a", "b"]

@@ -16,7 +16,7 @@ from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.ingest.batch_builder import BatchLimits
 from analytics_defs.core.ingest.planning import PlanningPolicy
 from analytics_defs.core.offsets import Range
-from analytics_defs.core.repair import ComparisonResult, HourRange, StoreKind, parse_repair_range
+from analytics_defs.core.repair import ComparisonResult, HourRange, StoredKind, parse_repair_range
 from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_key, manifest_key, part_key, reused_id_event_key
 from analytics_defs.errors import InconsistentState, Unavailable
 from analytics_defs.flows.audit.balance import audit_offsets
@@ -62,8 +62,8 @@ def a_world() -> World:
     return world
 
 
-def run(world: World, ports: Ports | None = None, wanted: Range | HourRange = ALL, write: bool = True) -> RepairResult:
-    return repair_range(wanted, RepairContext(ports or world.ports, BENCH, RULES, write))
+def run(world: World, ports: Ports | None = None, wanted: Range | HourRange = ALL, dry_run: bool = False) -> RepairResult:
+    return repair_range(wanted, RepairContext(ports or world.ports, BENCH, RULES, dry_run))
 
 
 def stores(world: World) -> tuple[Any, ...]:
@@ -83,8 +83,8 @@ def damage(world: World, choice: random.Random) -> int:
             case 0:
                 del world.object_store.objects[key]
             case 1:
-                blob = world.object_store.objects[key]
-                world.object_store.objects[key] = replace(blob, body=blob.body[: len(blob.body) // 2])
+                object_ = world.object_store.objects[key]
+                world.object_store.objects[key] = replace(object_, body=object_.body[: len(object_.body) // 2])
             case _:
                 continue
         damaged += 1
@@ -105,7 +105,7 @@ def test_any_lost_or_altered_subset_is_restored_byte_for_byte_and_idempotently(s
     world = a_world()
     before = stores(world)
     damaged = damage(world, random.Random(seed))
-    dry, done = run(world, write=False), run(world)
+    dry, done = run(world, dry_run=True), run(world)
     assert (done.conflicts, done.lost, done.changed) == ([], [], damaged)
     assert (dry.lost, dry.changes, dry.counts) == ([], done.changes, done.counts)
     assert stores(world) == before
@@ -167,7 +167,7 @@ def test_a_dry_run_names_the_same_changes_and_writes_nothing() -> None:
         written.extend([call.method] if call.method in WRITES else [])
         return perform()
 
-    dry = run(world, intercept(world.ports, recording), write=False)
+    dry = run(world, intercept(world.ports, recording), dry_run=True)
     assert (written, stores(world) == before) == ([], True)
     run(world, intercept(world.ports, recording))
     assert "put" in written
@@ -194,7 +194,9 @@ def test_the_next_repair_completes_a_repair_that_crashed_between_any_two_calls()
 @pytest.mark.parametrize("kafka", [True, False], ids=["in Kafka", "deleted by Kafka's retention"])
 def test_no_part_of_a_compacted_hour_is_restored_and_a_leftover_part_is_deleted(kafka: bool) -> None:
     world = a_world()
-    part = next(blob for key, blob in world.object_store.objects.items() if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
+    part = next(
+        object_ for key, object_ in world.object_store.objects.items() if key.startswith("parquet/year=2024/month=01/day=15/hour=10/")
+    )
     for hour in HOURS:
         compact_hour(hour, world.ports, BENCH)
     before = stores(world)
@@ -207,21 +209,21 @@ def test_no_part_of_a_compacted_hour_is_restored_and_a_leftover_part_is_deleted(
     world.object_store.put([part])
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
-    assert (done.counts[StoreKind.PART, ComparisonResult.LEFTOVER], done.counts[StoreKind.PART, ComparisonResult.MISSING]) == (1, 0)
+    assert (done.counts[StoredKind.PART, ComparisonResult.LEFTOVER], done.counts[StoredKind.PART, ComparisonResult.MISSING]) == (1, 0)
     assert stores(world) == before
 
 
 def test_a_compaction_while_its_part_is_restored_leaves_no_part() -> None:
     world = a_world()
     key = next(key for key in world.object_store.objects if key.startswith("parquet/year=2024/month=01/day=15/hour=10/"))
-    blob = world.object_store.objects.pop(key)
+    object_ = world.object_store.objects.pop(key)
     compacted = False
 
     def meanwhile(call: Call, perform: Callable[[], Any]) -> Any:
         nonlocal compacted
         if call.method == "put" and call.args[0][0].key == key and not compacted:
             compacted = True
-            world.object_store.put([blob])
+            world.object_store.put([object_])
             compact_hour(HOUR, world.ports, BENCH)
         return perform()
 
@@ -239,7 +241,7 @@ def test_a_damaged_archive_is_compacted_again_from_restored_data() -> None:
     assert revision
     for key in [key for key in world.object_store.objects if key.startswith("events/") or key == revision.keys[0]]:
         del world.object_store.objects[key]
-    assert run(world, write=False).counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT] > 0
+    assert run(world, dry_run=True).counts[StoredKind.ARCHIVE, ComparisonResult.DIFFERENT] > 0
     done = run(world)
     assert (done.conflicts, done.lost) == ([], [])
     assert_consistent(world)
@@ -275,10 +277,10 @@ def test_lost_events_are_reported_by_batch_and_number_and_the_rest_is_repaired()
     world.event_log.retain_from(TOPIC, 1, 2)
     first = world.ledger.batch_record(min(record.batch.id for record in world.ledger.last_batches(10)))
     assert first
-    later = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("events/") and "/d.json" in key}
+    later = {key: object_ for key, object_ in world.object_store.objects.items() if key.startswith("events/") and "/d.json" in key}
     for key in [key for key in world.object_store.objects if (first.batch.id in key and key.startswith("parquet/")) or key in later]:
         del world.object_store.objects[key]
-    for key in [key for key, blob in world.object_store.objects.items() if blob.metadata.get("batch") == first.batch.id]:
+    for key in [key for key, object_ in world.object_store.objects.items() if object_.metadata.get("batch") == first.batch.id]:
         del world.object_store.objects[key]
     done = run(world)
     assert any(f"batch {first.batch.id}: 2 of 2 events of hour {HOUR} are in no store any more" in line for line in done.lost)
@@ -429,7 +431,7 @@ def test_a_leftover_part_is_deleted_only_after_the_manifest_names_the_archive() 
 
     done = run(world, intercept(world.ports, recording))
     assert calls == ["put_if", "delete"]
-    assert (done.counts[StoreKind.ARCHIVE, ComparisonResult.DIFFERENT], done.counts[StoreKind.PART, ComparisonResult.LEFTOVER]) == (1, 1)
+    assert (done.counts[StoredKind.ARCHIVE, ComparisonResult.DIFFERENT], done.counts[StoredKind.PART, ComparisonResult.LEFTOVER]) == (1, 1)
     assert b'"revision": 2' in world.object_store.objects[manifest_key(HOUR)].body
     assert run(world).changed == 0
 
@@ -441,8 +443,8 @@ def test_the_manifest_of_an_archive_is_restored(held: bytes | None) -> None:
     world = one_batch(event("a"))
     compact_hour(HOUR, world.ports, BENCH)
     before, key = stores(world), manifest_key(HOUR)
-    blob = world.object_store.objects.pop(key)
-    world.object_store.objects |= {} if held is None else {key: replace(blob, body=held)}
+    object_ = world.object_store.objects.pop(key)
+    world.object_store.objects |= {} if held is None else {key: replace(object_, body=held)}
     assert run(world).changes[0].key == key
     assert stores(world) == before
 
@@ -452,7 +454,7 @@ def test_a_leftover_part_of_a_damaged_archive_is_kept() -> None:
     world.create()
     world.produce(event("a"))
     world.settle(ingest_options(write_event_json=False))
-    (part,) = [blob for key, blob in world.object_store.objects.items() if key.startswith("parquet/")]
+    (part,) = [object_ for key, object_ in world.object_store.objects.items() if key.startswith("parquet/")]
     compact_hour(HOUR, world.ports, BENCH)
     world.event_log.retain_from(TOPIC, 0, 1)
     world.object_store.delete([key for key in world.object_store.objects if "archive-" in key])
@@ -500,7 +502,7 @@ def test_of_two_batches_cut_at_once_either_may_own_the_id(first: int) -> None:
     assert len({record.batch.time for record in world.ledger.last_batches(9)}) == 1
     world.object_store.objects.clear()
     world.recent_events.items.clear()
-    dry, done = run(world, write=False), run(world)
+    dry, done = run(world, dry_run=True), run(world)
     assert (dry.lost, dry.counts, done.lost, done.conflicts) == ([], done.counts, [], [])
     assert stores(world) == before
 
@@ -567,10 +569,10 @@ def test_a_duplicate_is_not_inferred_although_all_stored_events_are_known() -> N
 def test_an_altered_duplicates_file_is_reported_as_lost_and_left_as_it_is(with_digest: bool) -> None:
     """The altered line fits the batch: only the digest shows the change. A record without digest proves nothing."""
     world, key = a_world_without_the_owner()
-    blob = world.object_store.objects[key]
+    object_ = world.object_store.objects[key]
     if with_digest:
-        world.object_store.put([replace(blob, body=blob.body.replace(b"ProductDeleted/0/0", b"ProductDeleted/0/7"))])
-        assert world.object_store.objects[key] != blob
+        world.object_store.put([replace(object_, body=object_.body.replace(b"ProductDeleted/0/0", b"ProductDeleted/0/7"))])
+        assert world.object_store.objects[key] != object_
     else:
         record = world.ledger._records[key.rpartition("/")[2].removesuffix(".ndjson")]
         world.ledger._records[record.batch.id] = replace(record, duplicates_digest=None)
@@ -586,7 +588,7 @@ def test_an_intact_duplicates_file_decides_without_the_item_of_the_owner() -> No
     before = stores(world)
     done = run(world, wanted=SECOND_BATCH)
     assert (done.conflicts, done.lost, done.changed) == ([], [], 0)
-    assert done.counts[StoreKind.DUPLICATES, ComparisonResult.IDENTICAL] == 1
+    assert done.counts[StoredKind.DUPLICATES, ComparisonResult.IDENTICAL] == 1
     assert (stores(world), key in world.object_store.objects) == (before, True)
 
 
@@ -665,7 +667,7 @@ def calls_beside_ingest(at: int, compacted: bool) -> int:
     done = run(world)
     assert (done.conflicts, done.lost, done.changed) == ([], [], 0), at
     assert_consistent(world)
-    kept = {key: blob for key, blob in before[0].items() if not key.startswith("parquet/")}
+    kept = {key: object_ for key, object_ in before[0].items() if not key.startswith("parquet/")}
     assert kept.items() <= world.object_store.objects.items(), at
     return calls
 
@@ -714,10 +716,10 @@ def test_objects_without_a_record_timestamp_are_identical() -> None:
     """Objects of older versions lack the timestamp. An object with another timestamp is different."""
     world = a_world()
     for key in [key for key in world.object_store.objects if key.startswith("events/")]:
-        blob = world.object_store.objects[key]
-        older = {name: value for name, value in blob.metadata.items() if name != RECORD_TIMESTAMP}
-        assert len(older) < len(blob.metadata)
-        world.object_store.objects[key] = replace(blob, metadata=older)
+        object_ = world.object_store.objects[key]
+        older = {name: value for name, value in object_.metadata.items() if name != RECORD_TIMESTAMP}
+        assert len(older) < len(object_.metadata)
+        world.object_store.objects[key] = replace(object_, metadata=older)
     assert run(world).changed == 0
     key = event_key(HOUR, "a")
     world.object_store.objects[key] = replace(

@@ -39,7 +39,7 @@ from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from analytics_defs.flows.repair.repair_range import RepairContext, repair_range
 from analytics_defs.flows.retention import expire_parquet
 from analytics_defs.flows.retention.apply import apply_retention
-from analytics_defs.flows.retention.sweep import RetentionContext, RetentionReport
+from analytics_defs.flows.retention.expiry_sweep import RetentionContext, RetentionReport
 from analytics_defs.flows.trace.outcome import RecordOutcome
 from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import RECENT_EVENTS_TTL, Ports, StoredObject
@@ -70,7 +70,7 @@ WRITES = {
     "close_batch",
     "commit",
     "put_revision",
-    "expire_dead_letters",
+    "record_dead_letter_expiry",
 }
 STRICT = ValidationRules(max_event_bytes=300)
 
@@ -94,8 +94,8 @@ def grow_old(world: World, by: timedelta = MIN_RETENTION + timedelta(hours=1)) -
     world.clock.advance(by)
 
 
-def run(world: World, policy: RetentionPolicy = ALL, ports: Ports | None = None, write: bool = True) -> RetentionReport:
-    return apply_retention(RetentionContext(ports or world.ports, BENCH, policy, write))
+def run(world: World, policy: RetentionPolicy = ALL, ports: Ports | None = None, dry_run: bool = False) -> RetentionReport:
+    return apply_retention(RetentionContext(ports or world.ports, BENCH, policy, dry_run))
 
 
 FAST_WORKSPACE = cast(StatisticsEngineFactory, caching_workspace)
@@ -183,7 +183,7 @@ def test_old_data_is_deleted_and_ledger_and_counters_stay(compacted: bool) -> No
 def test_the_report_counts_the_bytes_of_deleted_objects() -> None:
     world = a_world()
     grow_old(world)
-    sizes = sum(len(blob.body) for key, blob in world.object_store.objects.items() if key.startswith("events/"))
+    sizes = sum(len(object_.body) for key, object_ in world.object_store.objects.items() if key.startswith("events/"))
     assert run(world, EVENT_JSON).bytes == sizes
 
 
@@ -224,7 +224,7 @@ def test_a_dry_run_reports_what_would_be_deleted_and_changes_nothing(policy: Ret
         called.add(call.method)
         return perform()
 
-    dry = run(world, policy, intercept(world.ports, record_call), write=False)
+    dry = run(world, policy, intercept(world.ports, record_call), dry_run=True)
     assert not called & WRITES
     assert contents(world) == before
     assert dry == run(world, policy)
@@ -241,8 +241,8 @@ def test_an_hour_one_millisecond_too_young_is_kept(policy: RetentionPolicy) -> N
     if policy is not DEAD_LETTERS:
         assert [deletion.hour for deletion in run(world, policy).deleted] == [NEXT]
         assert world.ledger.latest_revision(HOUR) is None
-        assert {key: blob for key, blob in world.object_store.objects.items() if HOUR[-2:] in key.split("/")[4]} == {
-            key: blob for key, blob in before[0].items() if HOUR[-2:] in key.split("/")[4]
+        assert {key: object_ for key, object_ in world.object_store.objects.items() if HOUR[-2:] in key.split("/")[4]} == {
+            key: object_ for key, object_ in before[0].items() if HOUR[-2:] in key.split("/")[4]
         }
         world.clock.advance(timedelta(milliseconds=1))
         assert [deletion.hour for deletion in run(world, policy).deleted] == [HOUR]
@@ -430,9 +430,9 @@ def _assert_late_events_stored(world: World, when: str) -> None:
         beside, plain = (
             world.object_store.get_object(key) for key in (reused_id_event_key(HOUR, event_id, source), event_key(HOUR, event_id))
         )
-        blobs = [blob for blob in (beside, plain) if blob and blob.metadata["source"] == str(source)]
-        assert blobs, f"{when}: the object of {event_id} is missing"
-        assert {blob.body for blob in blobs} == {world.values[source]}, when
+        objects = [object_ for object_ in (beside, plain) if object_ and object_.metadata["source"] == str(source)]
+        assert objects, f"{when}: the object of {event_id} is missing"
+        assert {object_.body for object_ in objects} == {world.values[source]}, when
         trace = trace_record(str(source), world.ports)
         assert (trace.outcome, trace.part is not None, trace.event_json is not None) == (RecordOutcome.STORED, True, True), when
     large = world.object_store.get(event_key(HOUR, "large"))
@@ -448,14 +448,14 @@ def _assert_late_events_stored(world: World, when: str) -> None:
 def test_the_next_run_completes_a_run_that_crashed_at_any_call(policy: RetentionPolicy, effect: bool) -> None:
     world = _old_world()
     run_fast(world, policy)
-    expected = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
+    expected = {key: object_.body for key, object_ in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
     for number in range(_calls(policy)):
         world = _old_world()
         with pytest.raises(Crashed):
             run_fast(world, policy, intercept(world.ports, failing(number, effect=effect, fault=lambda _: Crashed())))
         assert_consistent(world)
         assert run_fast(world, policy).skipped_hours == [], number
-        found = {key: blob.body for key, blob in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
+        found = {key: object_.body for key, object_ in world.object_store.objects.items() if not key.endswith("_SUCCESS.json")}
         assert found == expected, number
         assert_consistent(world)
 
@@ -502,7 +502,7 @@ def test_files_that_a_zombie_writes_again_are_deleted_by_the_next_run(policy: Re
     grow_old(world)
     run(world, policy)
     after = dict(world.object_store.objects)
-    rewritten = {key: blob for key, blob in before.items() if key not in after and (policy.parquet or not key.startswith("parquet/"))}
+    rewritten = {key: object_ for key, object_ in before.items() if key not in after and (policy.parquet or not key.startswith("parquet/"))}
     assert rewritten
     world.object_store.put(list(rewritten.values()))
     assert run(world, policy).objects == len(rewritten)
@@ -615,9 +615,9 @@ def test_foreign_objects_are_reported_and_left_alone() -> None:
     world.object_store.put(foreign)
     grow_old(world)
     done = run(world)
-    assert sorted(done.foreign_keys) == sorted(blob.key for blob in foreign)
+    assert sorted(done.foreign_keys) == sorted(object_.key for object_ in foreign)
     assert done.foreign_count == len(foreign)
-    assert [world.object_store.objects.get(blob.key) for blob in foreign] == foreign
+    assert [world.object_store.objects.get(object_.key) for object_ in foreign] == foreign
 
 
 def test_nothing_younger_than_a_pending_batch_is_deleted() -> None:
@@ -736,7 +736,7 @@ def test_an_hour_that_cannot_be_rebuilt_is_kept() -> None:
     world = a_world()
     grow_old(world)
     world.object_store.delete([part_key(HOUR, world.ledger.batches_of_hour(HOUR)[0]), event_key(HOUR, "a")])
-    before = {key: blob for key, blob in world.object_store.objects.items() if "/10/" in key or "hour=10" in key}
+    before = {key: object_ for key, object_ in world.object_store.objects.items() if "/10/" in key or "hour=10" in key}
     done = run(world, RetentionPolicy(MIN_RETENTION, MIN_RETENTION))
     assert {deletion.hour for deletion in done.deleted} == {NEXT}
     assert [("do not hold their events" in line) for line in done.skipped_hours] == [True, True]
@@ -831,7 +831,7 @@ def test_statistics_of_an_expired_hour_are_refused_and_the_stored_ones_stay() ->
     grow_old(world)
     run(world)
     ingest_late(world, "late")
-    before = {key: blob for key, blob in world.object_store.objects.items() if key.startswith("aggregates/")}
+    before = {key: object_ for key, object_ in world.object_store.objects.items() if key.startswith("aggregates/")}
     message = f"hour {HOUR} has expired data: retention removed the Parquet of 3 events in 3 batches on 2024-02-15"
     with pytest.raises(DataExpired, match=message):
         compute_hourly_stats(HOUR, world.ports, BENCH)
@@ -857,14 +857,14 @@ def test_restore_reports_an_expired_hour_and_restores_late_events() -> None:
 
 
 @pytest.mark.parametrize("policy", [EVENT_JSON, PARQUET, DEAD_LETTERS])
-@pytest.mark.parametrize("write", [False, True])
-def test_a_repair_of_expired_data_is_refused_before_anything_is_changed(policy: RetentionPolicy, write: bool) -> None:
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_repair_of_expired_data_is_refused_before_anything_is_changed(policy: RetentionPolicy, dry_run: bool) -> None:
     world = a_world()
     grow_old(world)
     run(world, policy)
     ingest_late(world, "late", timestamp="2024-01-15T13:00:00Z")
     before = contents(world)
-    context = RepairContext(world.ports, BENCH, RULES, write)
+    context = RepairContext(world.ports, BENCH, RULES, dry_run)
     with pytest.raises(DataExpired, match=r"retention has removed data of \d batches of this range.*Nothing was changed"):
         repair_range(HourRange(HOUR, "2024-01-15T14"), context)
     assert contents(world) == before

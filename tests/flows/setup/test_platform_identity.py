@@ -91,14 +91,14 @@ def test_of_two_runs_with_different_buckets_one_is_rejected(ports: Ports) -> Non
 def test_a_moved_archive_is_accepted_with_its_id_object(ports: Ports) -> None:
     first = register_stores("one", ports)
     moved = replace(ports, object_store=MemoryObjectStore())
-    moved.object_store.put([blob for blob in [ports.object_store.get_object(PLATFORM_ID_KEY)] if blob])
+    moved.object_store.put([object_ for object_ in [ports.object_store.get_object(PLATFORM_ID_KEY)] if object_])
     assert register_stores("two", moved) == first
 
 
 def test_preflight_reports_whether_stores_belong_together_and_changes_nothing(ports: Ports) -> None:
     def finding(ports: Ports) -> str:
         [result] = run_preflight([StoreIdentityCheck(ports)])
-        return str(result.fault or result.finding)
+        return str(result.error or result.finding)
 
     assert finding(ports) == "ledger and bucket have no platform id yet: the first run creates it"
     assert (ports.ledger.snapshot().platform_id, bucket_id(ports)) == (None, None)

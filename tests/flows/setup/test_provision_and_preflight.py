@@ -41,7 +41,7 @@ class ScriptedStore:
 def test_setup_runs_every_provisioner_and_reports_all_faults() -> None:
     fault, reported = Unavailable("down"), list[ProvisionResult]()
     results = provision([ScriptedStore("one", [fault]), ScriptedStore("two", ["table made"]), ScriptedStore("three")], reported.append)
-    assert results == reported == [ProvisionResult("one", fault=fault), ProvisionResult("two", ("table made",)), ProvisionResult("three")]
+    assert results == reported == [ProvisionResult("one", error=fault), ProvisionResult("two", ("table made",)), ProvisionResult("three")]
 
 
 def test_preflight_runs_every_check_of_every_store() -> None:
@@ -59,4 +59,4 @@ def test_preflight_runs_every_check_of_every_store() -> None:
 @pytest.mark.parametrize("fault", [Unavailable("down"), ResourceMissing("no bucket")])
 def test_further_checks_of_an_unavailable_or_missing_store_are_skipped(fault: AnalyticsError) -> None:
     results = run_preflight([ScriptedStore("one", [fault, "skipped"]), ScriptedStore("two", ["a"])])
-    assert [(result.subject, result.fault, result.finding) for result in results] == [("one", fault, ""), ("two", None, "a")]
+    assert [(result.subject, result.error, result.finding) for result in results] == [("one", fault, ""), ("two", None, "a")]

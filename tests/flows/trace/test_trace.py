@@ -176,9 +176,9 @@ def test_a_record_whose_files_are_missing_is_unaccounted() -> None:
 
 def alter_dead_letters(world: World, old: bytes, new: bytes) -> None:
     (key,) = (key for key in world.object_store.objects if key.startswith("dead-letters/"))
-    blob = world.object_store.objects[key]
-    assert old in blob.body
-    world.object_store.put([replace(blob, body=blob.body.replace(old, new))])
+    object_ = world.object_store.objects[key]
+    assert old in object_.body
+    world.object_store.put([replace(object_, body=object_.body.replace(old, new))])
 
 
 @pytest.mark.parametrize(

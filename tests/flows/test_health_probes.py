@@ -11,8 +11,8 @@ import pytest
 from analytics_defs.core.ingest.planning import PartitionLag
 from analytics_defs.core.monitoring.backlog import Backlog
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.flows import health_checks
-from analytics_defs.flows.health_checks import HealthClients, read_backlog
+from analytics_defs.flows import health_probes
+from analytics_defs.flows.health_probes import HealthClients, read_backlog
 from tests.proof.interceptors import Call, intercept
 from tests.proof.world import TOPIC, World, event
 from tests.web.served import FixedRetention
@@ -67,7 +67,7 @@ def test_many_partitions_are_one_read_and_are_not_read_again_while_unmoved() -> 
 
 def test_partitions_that_are_less_behind_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition that is never read would never raise an alert."""
-    monkeypatch.setattr(health_checks, "PARTITIONS_PER_READ", 10)
+    monkeypatch.setattr(health_probes, "PARTITIONS_PER_READ", 10)
     scene = Scene(partitions=25)
     for number in range(24):
         for _ in range(5):
@@ -79,7 +79,7 @@ def test_partitions_that_are_less_behind_are_read_too(monkeypatch: pytest.Monkey
 
 
 def test_partitions_are_read_equally_often_while_every_checkpoint_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks, "PARTITIONS_PER_READ", 10)
+    monkeypatch.setattr(health_probes, "PARTITIONS_PER_READ", 10)
     scene = Scene(partitions=25)
     for number in range(25):
         for _ in range(5):
@@ -91,7 +91,7 @@ def test_partitions_are_read_equally_often_while_every_checkpoint_moves(monkeypa
 
 
 def test_partitions_whose_next_offset_has_no_record_are_searched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks, "MAX_OFFSET_SEARCHES", 2)
+    monkeypatch.setattr(health_probes, "MAX_OFFSET_SEARCHES", 2)
     scene = Scene(partitions=4)
     scene.world.settle()
     for number in range(4):

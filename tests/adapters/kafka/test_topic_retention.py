@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import timedelta
 
 from analytics_defs.adapters.kafka.client import KafkaConfig
-from analytics_defs.adapters.kafka.retention import CACHE_DURATION_MS, KafkaRetention
+from analytics_defs.adapters.kafka.topic_retention import CACHE_DURATION_MS, CachedTopicRetention
 from analytics_defs.adapters.memory import ManualClock
 from analytics_defs.core.monitoring.backlog import TopicRetention
 from tests.proof.world import NOW
@@ -27,7 +27,7 @@ class FakeAdmin:
 
 def test_results_are_cached_for_five_minutes_and_a_new_topic_is_read_at_once() -> None:
     clock, admin = ManualClock(NOW), FakeAdmin()
-    retention = KafkaRetention(KafkaConfig(), clock)
+    retention = CachedTopicRetention(KafkaConfig(), clock)
     retention._admin = admin  # type: ignore[assignment]
     assert retention.retention(["readable", "unreadable"]) == {"readable": WEEK}
     clock.advance(timedelta(milliseconds=CACHE_DURATION_MS))

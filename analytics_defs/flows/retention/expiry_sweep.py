@@ -33,10 +33,10 @@ class RetentionContext:
     """The ports and options of retention."""
 
     ports: Ports
-    workspace_factory: StatisticsEngineFactory
+    engine_factory: StatisticsEngineFactory
     policy: RetentionPolicy
-    write: bool = True
-    """False for a dry run."""
+    dry_run: bool = False
+    """True: change nothing and report what would be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ExpirySweep:
     """One execution over one kind of data."""
 
     def __init__(self, context: RetentionContext, report: RetentionReport, on_deleted: Callable[[int], None], age: timedelta) -> None:
-        self.ports, self.workspace_factory, self.write = context.ports, context.workspace_factory, context.write
+        self.ports, self.engine_factory, self.dry_run = context.ports, context.engine_factory, context.dry_run
         self.report, self._on_deleted = report, on_deleted
         pending = self.ports.ledger.snapshot().require_readable().pending.values()
         self.now = whole_milliseconds(self.ports.clock.now())
@@ -107,7 +107,7 @@ class ExpirySweep:
         newest = newest_batch_time(batches)
         if newest is None or newest > self.cutoff:
             return None
-        passed = self.is_complete(hour)
+        passed = self.is_hour_complete(hour)
         if not passed:
             why = "Kafka does not answer whether every partition has passed it" if passed is None else "not every partition has passed it"
             self.report.skipped_hours.append(f"hour {hour}: old enough, but {why}")
@@ -118,7 +118,7 @@ class ExpirySweep:
         if young := [batch for batch in revision.batches if batch_time(batch) > self.cutoff]:
             raise Superseded(f"hour {revision.hour}: batch {young[0]} added to it meanwhile. Nothing of it was deleted.")
 
-    def is_complete(self, hour: str) -> bool | None:
+    def is_hour_complete(self, hour: str) -> bool | None:
         """Return whether every partition has read past the hour. None if Kafka does not answer.
 
         The newest hour that can be old enough is asked first and once: if it is complete, all earlier hours are.
@@ -156,7 +156,7 @@ def mark_expired(hour: str, change: Callable[[ArchiveRevision], ArchiveRevision 
     The hour is compacted and verified first. `change` makes the next revision, or returns None if nothing has to change.
     """
     for _ in range(MAX_HOUR_READS):
-        latest = compact_hour(hour, sweep.ports, sweep.workspace_factory).revision
+        latest = compact_hour(hour, sweep.ports, sweep.engine_factory).revision
         if latest is None:
             raise InconsistentState(f"hour {hour}: the ledger has batches of this hour, and it has no archive")
         marked = change(latest)

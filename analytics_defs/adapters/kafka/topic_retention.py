@@ -12,8 +12,8 @@ from analytics_defs.ports import Clock
 CACHE_DURATION_MS = 300_000
 
 
-class KafkaRetention:
-    """Implements `flows.health_checks.RetentionSource`, with results up to five minutes old. Not thread-safe."""
+class CachedTopicRetention:
+    """Implements `flows.health_probes.TopicRetentionSource`, with results up to five minutes old. Not thread-safe."""
 
     def __init__(self, config: KafkaConfig, clock: Clock) -> None:
         self._admin = KafkaAdmin(config)

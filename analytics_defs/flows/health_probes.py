@@ -34,7 +34,7 @@ MAX_OFFSET_SEARCHES = 16
 """Maximum number of them whose next offset holds no record. Each of these costs a separate read."""
 
 
-class RetentionSource(Protocol):
+class TopicRetentionSource(Protocol):
     """Retention settings of the broker."""
 
     def retention(self, topics: Sequence[str]) -> Mapping[str, TopicRetention]:
@@ -61,7 +61,7 @@ class HealthClients:
     ports: Ports
     backlog_log: EventLog
     """A second event log for `read_backlog`: one event log serves one thread, and reads must not delay `probe_kafka`."""
-    retention: RetentionSource
+    retention: TopicRetentionSource
     scheduler: SchedulerProbe | None = None
 
 

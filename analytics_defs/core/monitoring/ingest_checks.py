@@ -51,9 +51,9 @@ def check_lag(lags: Sequence[PartitionLag], thresholds: AlertThresholds, unavail
 
 
 def check_freshness(lags: Sequence[PartitionLag], last: BatchRecord | None, now: datetime, thresholds: AlertThresholds) -> CheckOutcome:
-    """Compare the age of the last commit with MAX_COMMIT_AGE, if records are waiting.
+    """Compare the time since the last close with MAX_COMMIT_AGE, if records are waiting.
 
-    Records behind an open transaction do not count: they cannot be committed. A topic without new records passes.
+    Records behind an open transaction do not count: they cannot be read. A topic without new records passes.
     """
     waiting = sum(lag.offsets - lag.transaction_lag for lag in lags)
     if not waiting:
@@ -71,20 +71,20 @@ def check_freshness(lags: Sequence[PartitionLag], last: BatchRecord | None, now:
 
 def check_dead_letter_ratio(batches: Sequence[BatchRecord], thresholds: AlertThresholds) -> CheckOutcome:
     """Compare the ratio of dead letters in these batches with MAX_DEAD_LETTER_RATIO."""
-    tally = sum((record.tally for record in batches), OutcomeCounts())
-    read = tally.stored + tally.duplicates + tally.dead_letters
-    ratio = tally.dead_letters / read if read else 0.0
+    outcome_counts = sum((record.outcome_counts for record in batches), OutcomeCounts())
+    read = outcome_counts.stored + outcome_counts.duplicates + outcome_counts.dead_letters
+    ratio = outcome_counts.dead_letters / read if read else 0.0
     reasons: dict[str, int] = {}
     for record in batches:
         for reason, count in record.reasons.items():
             reasons[reason] = reasons.get(reason, 0) + count
     return CheckOutcome(
         ratio <= thresholds.max_dead_letter_ratio,
-        f"{tally.dead_letters} of {read} records of the last {len(batches)} batches are dead letters ({ratio:.2%}), expected at most "
-        f"{thresholds.max_dead_letter_ratio:.2%} (MAX_DEAD_LETTER_RATIO)",
+        f"{outcome_counts.dead_letters} of {read} records of the last {len(batches)} batches are dead letters ({ratio:.2%}), "
+        f"expected at most {thresholds.max_dead_letter_ratio:.2%} (MAX_DEAD_LETTER_RATIO)",
         {
             "ratio": round(ratio, 6),
-            "dead letters": tally.dead_letters,
+            "dead letters": outcome_counts.dead_letters,
             **{f"reason {name}": count for name, count in sorted(reasons.items())},
         },
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from analytics_defs.core.monitoring.endpoint_lease import (
+from analytics_defs.core.monitoring.endpoint_run import (
     HEARTBEAT_TIMEOUT,
     MAX_WAIT,
     START_TIMEOUT,
-    KeeperStatus,
     StartAttempt,
+    SupervisionStatus,
     stop_reason,
     with_heartbeat,
 )
@@ -38,7 +38,7 @@ def test_the_time_doubles_with_each_failed_attempt_up_to_a_limit() -> None:
 
 
 def test_a_run_ends_if_no_heartbeat_is_known_for_a_minute() -> None:
-    start = KeeperStatus(sensor_stopped=False, heartbeat_at=NOW)
+    start = SupervisionStatus(sensor_stopped=False, heartbeat_at=NOW)
     for scheduler in (
         None,
         SchedulerStatus(sensor_stopped=False, heartbeat=None),
@@ -52,5 +52,5 @@ def test_a_run_ends_if_no_heartbeat_is_known_for_a_minute() -> None:
 
 
 def test_a_run_ends_when_its_sensor_is_stopped() -> None:
-    start = KeeperStatus(sensor_stopped=False, heartbeat_at=NOW)
+    start = SupervisionStatus(sensor_stopped=False, heartbeat_at=NOW)
     assert stop_reason(with_heartbeat(start, SchedulerStatus(sensor_stopped=True, heartbeat=NOW)), NOW) == "its sensor was stopped"

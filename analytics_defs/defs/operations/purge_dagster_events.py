@@ -15,7 +15,7 @@ NO_RUN = ""
 """Run id of the events that a sensor reports."""
 
 
-def purge_events(instance: dg.DagsterInstance, before: datetime, limit: int) -> dict[str, int]:
+def purge_dagster_events(instance: dg.DagsterInstance, before: datetime, limit: int) -> dict[str, int]:
     """Delete at most `limit` old events of each kind. Return the number of deleted rows by kind.
 
     The newest row of each kind, asset and partition is kept, and so is the newest evaluation of each check. Nothing is deleted if the

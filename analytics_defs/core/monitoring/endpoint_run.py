@@ -49,7 +49,7 @@ class StartAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class KeeperStatus:
+class SupervisionStatus:
     """State of the sensor and the daemon that keep this run alive."""
 
     sensor_stopped: bool
@@ -57,15 +57,15 @@ class KeeperStatus:
     """Newest heartbeat of the daemon, or the start of the run if that is later."""
 
 
-def with_heartbeat(previous: KeeperStatus, scheduler: SchedulerStatus | None) -> KeeperStatus:
+def with_heartbeat(previous: SupervisionStatus, scheduler: SchedulerStatus | None) -> SupervisionStatus:
     """Return the status after one more reading. `scheduler` is None if Dagster's instance did not answer."""
     if scheduler is None:
         return previous
     newest = max(previous.heartbeat_at, scheduler.heartbeat) if scheduler.heartbeat else previous.heartbeat_at
-    return KeeperStatus(scheduler.sensor_stopped, newest)
+    return SupervisionStatus(scheduler.sensor_stopped, newest)
 
 
-def stop_reason(keeper: KeeperStatus, now: datetime) -> str | None:
+def stop_reason(keeper: SupervisionStatus, now: datetime) -> str | None:
     """Return why the run has to end now, or None."""
     if keeper.sensor_stopped:
         return "its sensor was stopped"
