@@ -20,6 +20,8 @@ REDRIVE_LANE = -1
 
 
 class BatchKind(StrEnum):
+    """Origin of the records of a batch: Kafka, or dead-letter files."""
+
     INGEST = "ingest"
     REDRIVE = "redrive"
 

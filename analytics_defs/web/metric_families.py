@@ -19,6 +19,8 @@ from analytics_defs.web.health_json import CREATED, DELETED, REASON, events_by_t
 
 
 class MetricKind(StrEnum):
+    """Types of Prometheus that are used here."""
+
     COUNTER = "counter"
     GAUGE = "gauge"
 
@@ -28,12 +30,16 @@ COUNTER, GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
 
 @dataclass(frozen=True, slots=True)
 class Sample:
+    """One value of a family."""
+
     value: float
     labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricFamily:
+    """All samples of one metric name."""
+
     name: str
     """Without the suffix `_total` of a counter, which the format adds."""
     kind: MetricKind

@@ -25,7 +25,7 @@ _PK = "pk = :pk"
 
 
 class DynamoLedger:
-    """Implements `ports.Ledger`. Thread-safe."""
+    """Ledger in two DynamoDB tables: see `ports.Ledger`. Thread-safe."""
 
     def __init__(self, dynamo: DynamoClient, tables: LedgerTables) -> None:
         self._dynamo = dynamo
@@ -73,9 +73,9 @@ class DynamoLedger:
             return True
         if not refused[0]:
             return False
-        noted = items.decode_items(items.parse_pending_batch, refused[0]).staged
+        recorded = items.decode_items(items.parse_pending_batch, refused[0]).staged
         raise InconsistentState(
-            f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {noted}. Restore the noted file "
+            f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger recorded {recorded}. Restore the recorded file "
             "from the bucket's backup or versions. Until then its partitions are not processed."
         )
 

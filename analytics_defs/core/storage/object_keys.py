@@ -68,6 +68,11 @@ def batch_time(batch_id: str) -> datetime:
     return datetime.fromisoformat(f"{match[1]}.{match[2]}+00:00")
 
 
+def require_hour(text: str) -> None:
+    """Raise ValueError if the text is not an hour such as `2024-01-15T10`."""
+    _hour_parts(text)
+
+
 def hour_path(hour: str) -> str:
     """Return `2024/01/15/10`. Raises ValueError if the text is not an hour."""
     return "/".join(_hour_parts(hour))

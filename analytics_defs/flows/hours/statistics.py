@@ -17,7 +17,7 @@ from analytics_defs.core.hours import statistics
 from analytics_defs.core.hours.revision import end_of_hour
 from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
-from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, hour_path
+from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, require_hour
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState, Superseded
 from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
@@ -90,7 +90,7 @@ def compute_hourly_stats(hour: str, ports: Ports, engine_factory: StatisticsEngi
     Raises InconsistentState, with nothing written, if files, batch records and live counters differ.
     Raises DataExpired if retention has removed rows: the stored statistics stay.
     """
-    hour_path(hour)
+    require_hour(hour)
     return retry_on_compaction(hour, ports, lambda files: _hourly(files, ports, engine_factory))
 
 
