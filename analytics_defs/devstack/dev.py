@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -21,6 +21,8 @@ from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http
 from analytics_defs.errors import StartupFailed
 
 HEALTH_PORT = 8080
+SHOWN_DAYS = timedelta(days=3)
+"""Age of the first hour in Dagster's catalog. The simulated shop's late events are at most as old, so that most hours get events soon."""
 _SERVERS = ("broker", "stores")
 ANALYTICS = str(Path(sys.executable).with_name("analytics"))
 DAGSTER_FILES = Path(__file__).parent
@@ -60,6 +62,7 @@ def _start(stack: Supervisor, port: int, rate: float, launcher: Launcher) -> Non
     click.echo("starting an embedded Kafka broker, DynamoDB and S3")
     url, status_port = f"http://{LOOPBACK}:{port}", health_port()
     settings = _start_servers(stack) | {"DAGSTER_UI_URL": url, "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
+    settings |= {"PARTITIONS_START": os.environ.get("PARTITIONS_START") or f"{datetime.now(UTC) - SHOWN_DAYS:%Y-%m-%dT%H}"}
     settings |= launcher.prepare(stack) | {"RUN_HEALTH_IN_DAGSTER": str(launcher.supports_endless_runs).lower()}
     click.echo("creating tables and bucket")
     stack.run((ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
