@@ -1,7 +1,7 @@
 """The metric families of `/metrics` as values. Names begin with `analytics_`, units are base units, labels are bounded. Pure.
 
 Counters are read from the ledger, so a restart does not reset them. They never decrease: dead letters removed by a redrive,
-and adjustments of counters, are separate series. An unknown value has no sample; it is never reported as 0.
+and adjustments of counters, are separate series. An unknown or infinite value has no sample; it is never reported as 0.
 """
 
 from __future__ import annotations

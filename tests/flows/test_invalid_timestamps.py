@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
+from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.offsets import MAX_TIMESTAMP_MS, Source
 from analytics_defs.core.repair import HourRange
 from analytics_defs.core.storage import event_parquet
@@ -23,12 +24,13 @@ from analytics_defs.flows.audit.hour_bytes import compare_bytes
 from analytics_defs.flows.hours.compaction import WorkspaceFactory, compact_hour
 from analytics_defs.flows.hours.restore import RestoreResult, restore_hour
 from analytics_defs.flows.hours.statistics import compute_daily_stats, compute_hourly_stats
+from analytics_defs.flows.redrive import DeadLetterFilter, redrive_dead_letters
 from analytics_defs.flows.repair.repair_range import RepairContext, RepairResult, repair_range
 from analytics_defs.flows.stored.hour_completeness import is_complete
 from analytics_defs.flows.trace.trace import trace_record
 from tests.flows.hours.test_compaction import lose
 from tests.flows.hours.test_statistics import ENGINE_FACTORY
-from tests.proof.world import HOUR, RULES, TOPIC, World, event, ingest_options
+from tests.proof.world import HOUR, RULES, SECOND, TOPIC, World, event, ingest_options
 
 NANOSECONDS = 1_796_084_566_626_462_208
 INVALID = {
@@ -178,3 +180,15 @@ def test_a_rebuild_from_json_objects_ends_if_metadata_hold_a_larger_number() -> 
     assert compact_hour(HOUR, world.ports, ENGINE_FACTORY).created
     assert archived_times(world)["b"] is None
     assert trace_record(str(Source(world.partition(), 1)), world.ports).detail == f"stored in hour {HOUR}"
+
+
+def test_a_redriven_dead_letter_with_such_a_number_is_stored_and_counted(timestamp_ms: int) -> None:
+    world = World()
+    world.create()
+    world.event_log.append(TOPIC, 0, event("b"), timestamp_ms=timestamp_ms)
+    world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=5)))
+    world.clock.advance(SECOND)
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("redrive")).stored == 1
+    assert world.object_store.objects[event_key(HOUR, "b")].metadata["recordTimestamp"] == str(timestamp_ms)
+    assert world.ledger.counters().get("invalid_record_timestamps", 0) == (timestamp_ms in INVALID.values())
+    assert compute_hourly_stats(HOUR, world.ports, ENGINE_FACTORY).stats.events == 1
