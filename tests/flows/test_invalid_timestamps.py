@@ -164,6 +164,14 @@ def test_a_repair_restores_a_json_object_from_a_part_of_an_older_version() -> No
     assert world.object_store.objects[before.key] == before
 
 
+def test_a_repair_with_kafka_writes_a_part_of_an_older_version_at_most_once() -> None:
+    world = a_world(NANOSECONDS)
+    write_part_of_older_version(world, NANOSECONDS)
+    first, second = repaired(world), repaired(world)
+    assert (first.changed, first.conflicts, first.lost) == (1, [], [])
+    assert (second.changed, second.conflicts, second.lost) == (0, [], [])
+
+
 def test_an_hour_is_not_complete_on_the_evidence_of_such_a_number() -> None:
     world = a_world(NANOSECONDS)
     world.event_log.append(TOPIC, 0, event("d"), timestamp_ms=NANOSECONDS)

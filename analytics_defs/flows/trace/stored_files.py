@@ -102,10 +102,9 @@ def _stored_trace(source: Source, record: BatchRecord, event_id: str, part: str,
 
 def _invalid_timestamp_note(source: Source, record: BatchRecord, object_: StoredObject | None) -> str:
     """Return the record timestamp if it is no date. Without the event's own JSON object only the number of such events is known."""
-    if not record.invalid_record_timestamps:
-        return ""
     if object_ is None or object_.metadata.get("source") != str(source):
-        return f"; {record.invalid_record_timestamps} events of its batch have a record timestamp that is no date"
+        count = record.invalid_record_timestamps
+        return f"; {count} events of its batch have a record timestamp that is no date" if count else ""
     timestamp_ms = metadata_record_timestamp(object_.metadata)
     if not Record(source, timestamp_ms, None, None).has_invalid_timestamp:
         return ""
