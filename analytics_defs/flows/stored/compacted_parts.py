@@ -5,11 +5,13 @@ Exact readers ignore these parts. A reader of the whole folder reads their rows 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.storage.object_keys import parquet_dir, part_key
+from analytics_defs.errors import AccessDenied
 from analytics_defs.flows.hours.manifest import is_current
 from analytics_defs.flows.stored.hour_files import HourFiles
 from analytics_defs.ports import Ports
@@ -34,11 +36,15 @@ def delete_compacted_parts(revision: ArchiveRevision, ports: Ports) -> None:
 
 
 def delete_own_compacted_parts(record: BatchRecord, ports: Ports) -> None:
-    """Delete the parts that this executor wrote again after another one closed the batch and its hours were compacted."""
-    for hour, key in record.parts.items():
-        revision = ports.ledger.latest_revision(hour)
-        if revision and record.batch.id in revision.known_batches and is_current(revision, ports):
-            ports.object_store.delete([key])
+    """Delete the parts that this executor wrote again after another one closed the batch and its hours were compacted.
+
+    The parts stay if the executor's role may not read or delete Parquet. Then the audit names them.
+    """
+    with suppress(AccessDenied):
+        for hour, key in record.parts.items():
+            revision = ports.ledger.latest_revision(hour)
+            if revision and record.batch.id in revision.known_batches and is_current(revision, ports):
+                ports.object_store.delete([key])
 
 
 def compacted_part_findings(files: HourFiles, ports: Ports) -> list[str]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,14 +14,14 @@ import pytest
 from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
 from analytics_defs.core.storage.object_keys import batch_id_of_part_key, manifest_key, parquet_dir
-from analytics_defs.errors import Superseded
+from analytics_defs.errors import AccessDenied, Superseded
 from analytics_defs.flows.audit import recent_hours
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.manifest import write_manifest
 from analytics_defs.flows.hours.statistics import compute_hourly_stats
 from tests.proof.actors import Actor
-from tests.proof.interceptors import intercept
+from tests.proof.interceptors import Call, Interceptor, intercept
 from tests.proof.world import HOUR, World, event
 
 NEXT_HOUR = "2024-01-15T11"
@@ -155,3 +156,29 @@ def test_statistics_delete_no_part_while_the_manifest_is_older() -> None:
     before = parts(world)
     compute_hourly_stats(HOUR, world.ports, partial(duckdb_statistics, 128, 1))
     assert parts(world) == before
+
+
+@pytest.mark.parametrize("method", ["get", "delete"])
+def test_a_zombie_whose_role_may_only_write_parquet_ends_without_error(method: str) -> None:
+    world = World()
+    world.create()
+    world.produce(event("a"))
+
+    def denying(interceptor: Interceptor) -> Interceptor:
+        def intercepted(call: Call, perform: Callable[[], Any]) -> Any:
+            if (call.port, call.method) == ("object_store", method) and "parquet/" in str(call.args):
+                raise AccessDenied("s3: 403")
+            return interceptor(call, perform)
+
+        return intercepted
+
+    zombie = Actor(lambda interceptor: world.run(ports=intercept(world.ports, denying(interceptor))))
+    while zombie.call is not None and zombie.call.method != "claim":
+        zombie.step()
+    world.settle()
+    compact_hour(HOUR, world.ports, memory_workspace)
+    zombie.finish()
+    assert zombie.failure is None
+    assert len(parts(world)) == 1
+    world.clock.advance(timedelta(minutes=11))
+    assert not audit_hour(HOUR, world.ports).agrees
