@@ -368,7 +368,7 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
     (archived,) = world.answer("compact", HOUR)
     assert (archived["created"], archived["revision"]["number"], archived["revision"]["rows"]) == (True, 1, 3)
     (counted,) = world.answer("stats", HOUR)
-    assert (counted["hour"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
+    assert (counted["period"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
     del world.recent.items["b"]
     (restored,) = world.answer("restore", HOUR)
     assert (restored["restored"], restored["already_present"]) == (1, 2)

@@ -15,6 +15,7 @@ from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.object_keys import batch_time, event_id_of_key, event_json_dir, event_key, part_key, reused_id_event_key
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.flows.progress import ProgressCallback, no_progress
+from analytics_defs.flows.stored.compacted_parts import compacted_part_findings
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.flows.stored.hour_files import (
     HourFiles,
@@ -79,6 +80,7 @@ def _audit_hour(files: HourFiles, ports: Ports, progress: ProgressCallback) -> H
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
     findings += _compare_ndjson_files(hour, records, ports)
+    findings += compacted_part_findings(files, ports)
     ids = {row.event_id for row in rows}
     findings += _finding(f"stored twice within {DEDUPLICATION_WINDOW.days} days", _ids_stored_twice(rows))
     expected = {row.event_id: row.source for row in rows if row.batch_time + DEDUPLICATION_WINDOW > ports.clock.now()}

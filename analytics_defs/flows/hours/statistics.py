@@ -21,6 +21,7 @@ from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, req
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState, Superseded
 from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
+from analytics_defs.flows.stored.compacted_parts import delete_compacted_parts
 from analytics_defs.flows.stored.hour_files import (
     MAX_HOUR_READS,
     ConcurrentCompaction,
@@ -86,7 +87,7 @@ class ActivityResult:
 def compute_hourly_stats(hour: str, ports: Ports, engine_factory: StatisticsEngineFactory) -> HourlyResult:
     """Count the rows of the hour and write its statistics. The same rows give the same bytes.
 
-    A zombie executor cannot leave older statistics over newer ones.
+    A zombie executor cannot leave older statistics over newer ones. Compacted parts that a zombie left are deleted.
     Raises InconsistentState, with nothing written, if files, batch records and live counters differ.
     Raises DataExpired if retention has removed rows: the stored statistics stay.
     """
@@ -113,6 +114,8 @@ def _hourly(files: HourFiles, ports: Ports, engine_factory: StatisticsEngineFact
         ports.object_store.upload(keys[2], products, PARQUET_CONTENT_TYPE)
         if ports.object_store.get(hourly.key) != hourly.body:
             raise ConcurrentCompaction(f"hour {hour}: another executor wrote statistics at the same time, and files of both may be mixed")
+        if files.revision:
+            delete_compacted_parts(files.revision, ports)
         return HourlyResult(stats, tuple(minutes), tuple(engine.top_products(products, TOP_PRODUCTS_LIMIT)), keys)
 
 
@@ -163,7 +166,7 @@ def _by_type(counts: HourCounts) -> dict[str, int]:
 def _hour_stats(files: HourFiles, counts: HourCounts, duplicates: int) -> HourStats:
     by_type = _by_type(counts)
     return HourStats(
-        hour=files.hour,
+        period=files.hour,
         events=sum(by_type.values()),
         **{name: by_type.get(kind, 0) for kind, name in statistics.STATUSES.items()},
         products=counts.products,
@@ -261,7 +264,7 @@ def _product_files(day: str, engine: StatisticsEngine, ports: Ports) -> Sequence
 
 def _outdated_hours(day: str, hours: Sequence[HourStats], ports: Ports) -> list[str]:
     """Return the hours of the day that have more closed batches than their statistics contain."""
-    known_batches: Mapping[str, int] = {stats.hour: stats.batches for stats in hours}
+    known_batches: Mapping[str, int] = {stats.period: stats.batches for stats in hours}
     return [hour for hour in statistics.hours_of_day(day) if len(ports.ledger.batches_of_hour(hour)) != known_batches.get(hour, 0)]
 
 
