@@ -88,7 +88,7 @@ def main_exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 WRITERS = [
-    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR)),
+    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR), ("reconcile-counters",)),
     *(("repair", "--from", f"{TOPIC}/0/0", "--to", f"{TOPIC}/0/1"), ("expire",)),
 ]
 

@@ -67,7 +67,7 @@ _LEDGER_ATTRIBUTES = _types_by_name(
         + " ".join(OUTCOMES),
         "B": "batches expired_batches files gaps lost offsets redriven tombstones unaccounted",
         "BOOL": "write_event_json",
-        "L": "range_outcome_counts ranges redrive_keys redrive_reasons redriven_sources tables",
+        "L": "proven_buckets range_outcome_counts ranges redrive_keys redrive_reasons redriven_sources tables",
         "M": "hours parts reasons rules starts steps_ms types",
     }
 )
