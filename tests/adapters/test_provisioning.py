@@ -73,7 +73,7 @@ def test_a_created_bucket_passes_the_checks_and_contains_no_object() -> None:
 
 @dataclass
 class UnconditionalStore:
-    """Scripted store that ignores `If-Match`, and `If-None-Match` unless told otherwise, and denies some methods."""
+    """Scripted store that ignores `If-Match`, and `If-None-Match` by default, and denies some methods."""
 
     denied: frozenset[str] = frozenset()
     honors_if_none_match: bool = False

@@ -14,7 +14,8 @@ from analytics_defs.core.storage.object_keys import PLATFORM_ID_KEY
 from analytics_defs.errors import InconsistentState, ResourceNotReady
 from analytics_defs.flows.setup.platform_identity import StoreIdentityCheck, register_stores, verify_stores
 from analytics_defs.flows.setup.preflight import run_preflight
-from analytics_defs.ports import Ports, StoredObject
+from analytics_defs.ports import Ports
+from tests.flows.setup.unconditional_store import UnconditionalObjectStore
 from tests.proof.interceptors import Call, Crashed, Interceptor, failing, intercept
 from tests.proof.world import World
 
@@ -27,28 +28,6 @@ CALLS = (
 PUT_OBJECT, REGISTER_BUCKET = len(CALLS) - 2, len(CALLS) - 1
 TABLES = ("RecentEvents", "EventAggregates")
 ADDRESS = "http://store, bucket archive"
-
-
-class UnconditionalObjectStore(MemoryObjectStore):
-    """A store that confirms every conditional write with one of the two conditions."""
-
-    def __init__(self, ignored: str) -> None:
-        super().__init__()
-        self.ignored = ignored
-
-    def put_if_absent(self, obj: StoredObject) -> bytes:
-        if self.ignored == "If-Match":
-            return super().put_if_absent(obj)
-        self.put([obj])
-        return obj.body
-
-    def put_if(self, obj: StoredObject, may_replace: Callable[[bytes | None], bool]) -> bool:
-        if self.ignored != "If-Match":
-            return super().put_if(obj, may_replace)
-        if not may_replace(self.get(obj.key)):
-            return False
-        self.put([obj])
-        return True
 
 
 @pytest.fixture
