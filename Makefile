@@ -12,7 +12,7 @@ BIN := .venv/bin
 LOCAL := $(BIN)/python -m analytics_defs.devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-real test-fleet servers servers-stop dev dev-celery bench lint format constraints clean
+.PHONY: help venv test test-real test-fleet servers servers-stop dev dev-celery bench lint format dist constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +43,7 @@ servers-stop: venv ## Stop the servers of `make servers` and delete their data
 	@$(LOCAL) servers-stop
 
 dev: .venv/run ## Run the platform with embedded servers and a simulated shop: UI on PORT (3000), RATE (20) events/s
-	@$(LOCAL) dev --port $(PORT) --rate $(RATE)
+	@$(BIN)/analytics dev --port $(PORT) --rate $(RATE)
 
 dev-celery: venv ## Run the same with Redis and WORKERS (3) Celery workers for LANES (2 per worker) lanes
 	@$(LOCAL) dev-celery --port $(PORT) --rate $(RATE) --workers $(WORKERS)
@@ -59,6 +59,12 @@ lint: venv ## Check format, style and types
 format: venv ## Format the code and apply safe fixes
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+dist: ## Build the wheel and the source archive in dist, and check them
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder" build analytics_defs.egg-info' EXIT && rm -rf dist && \
+	$(PYTHON) -m venv "$$folder" && "$$folder/bin/pip" install --quiet --disable-pip-version-check build twine && \
+	"$$folder/bin/python" -m build --outdir dist . >"$$folder/log" 2>&1 || { tail -20 "$$folder/log"; exit 1; } && \
+	"$$folder/bin/twine" check --strict dist/*
 
 constraints: ## Pin the newest versions that pyproject.toml allows in constraints.txt
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

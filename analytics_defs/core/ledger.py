@@ -260,7 +260,9 @@ class BatchRecord:
     bytes: int = 0
     """Bytes of keys, values and headers of all records."""
     record_to_close_ms: int = 0
-    """Sum of (close time - record timestamp) over stored events whose record has a timestamp."""
+    """Sum of (close time - record timestamp) over stored events whose record has a valid timestamp."""
+    invalid_record_timestamps: int = 0
+    """Stored events whose record timestamp is not a date."""
     code_version: str = ""
 
     @property

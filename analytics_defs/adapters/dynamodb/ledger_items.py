@@ -97,7 +97,7 @@ def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
     """Return the decoded item. Raise InconsistentState, naming the item, if it is damaged or from another version."""
     try:
         return decode(from_item(item))
-    except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError, zlib.error) as error:
         item_key = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
         raise InconsistentState(
             f"ledger item {item_key} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or it was "
@@ -247,7 +247,7 @@ def parse_counters(fields: Fields) -> dict[str, int]:
 _UNCHANGED_FIELDS = (
     *("types", "hours", "reasons", "write_event_json", "parts", "dead_letters_key", "dead_letters_digest"),
     *("duplicates_key", "duplicates_digest"),
-    *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
+    *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "invalid_record_timestamps", "code_version"),
 )
 
 

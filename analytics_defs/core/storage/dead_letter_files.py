@@ -128,10 +128,18 @@ def _parse_dead_letter(line: bytes, name: str) -> DeadLetter:
     try:
         fields = json.loads(line)
         headers = tuple((header, _bytes(value)) for header, value in fields["headers"])
-        record = Record(Source.parse(fields["source"]), fields["timestampMs"], _bytes(fields["key"]), _bytes(fields["value"]), headers)
+        record = Record(
+            Source.parse(fields["source"]), _int64(fields["timestampMs"]), _bytes(fields["key"]), _bytes(fields["value"]), headers
+        )
         return DeadLetter(record, fields["reason"], fields["detail"])
     except (ValueError, KeyError, TypeError) as error:
         raise InconsistentState(f"{name} is not a dead letter: {error}. Restore the object. Nothing was changed.") from error
+
+
+def _int64(value: object) -> int:
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise ValueError(f"timestampMs: expected a 64-bit integer, found {value!r}"[:200])
+    return value
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
