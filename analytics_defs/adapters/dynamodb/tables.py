@@ -63,8 +63,8 @@ _LEDGER_ATTRIBUTES = _types_by_name(
         "S": "pk sk batch bucket_id closed_at code_version dead_letters_digest dead_letters_key digest duplicates_digest duplicates_key "
         "event_json_expired_at event_json_expired_through expired_at expired_through first id kind last renewed_at rows_expired_at run "
         "staged time topic_id",
-        "N": "added bytes duration_ms expired_rows expires first incarnation lane next rebuilt record_to_close_ms rows start "
-        + " ".join(OUTCOMES),
+        "N": "added bytes duration_ms expired_rows expires first incarnation invalid_record_timestamps lane next rebuilt "
+        f"record_to_close_ms rows start {' '.join(OUTCOMES)}",
         "B": "batches expired_batches files gaps lost offsets redriven tombstones unaccounted",
         "BOOL": "write_event_json",
         "L": "proven_buckets range_outcome_counts ranges redrive_keys redrive_reasons redriven_sources tables",
@@ -75,7 +75,7 @@ _LEDGER_ATTRIBUTES = _types_by_name(
 _COUNTERS = [*(f"type.{name}" for name in EVENT_TYPES), *(f"reason.{reason}" for reason in RejectionReason), *OUTCOMES]
 _AGGREGATES_ATTRIBUTES = _types_by_name(
     {
-        "N": f"events unaccounted batches bytes duration_ms record_to_close_ms {' '.join(_COUNTERS)}",
+        "N": f"events unaccounted batches bytes duration_ms record_to_close_ms invalid_record_timestamps {' '.join(_COUNTERS)}",
         "S": "pk sk made_at",
         "M": "counts",
     }
@@ -85,7 +85,8 @@ _AGGREGATES_ATTRIBUTES = _types_by_name(
 def create_tables(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[str]:
     """Create missing tables, wait until all are active, and enable TTL. Return one line for each change. Idempotent.
 
-    Safe to run concurrently. Raise ResourceNotReady if a table has other keys or another TTL attribute. Such a table is not changed.
+    Safe to run concurrently. Raise ResourceNotReady if a table has other keys, another TTL attribute, or an index that rejects our
+    items. Such a table is not changed.
     """
     changes = []
     for table in tables:
