@@ -157,6 +157,8 @@ class PlatformId:
     """Names of the other tables: recent events and counters."""
     bucket_id: str | None = None
     """Content of the bucket's object `object_keys.PLATFORM_ID_KEY`. Set when the object is first read, then never changed."""
+    proven_buckets: tuple[str, ...] = ()
+    """Addresses of the bucket whose store was proven to honor conditional writes. A moved archive has another address."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analytics_defs.ports.conditional_writes import prove_conditional_writes
 from analytics_defs.ports.event_log import EventLog, PartitionWatermarks, ReadResult, TopicDescription, Watermarks
 from analytics_defs.ports.ledger import MAX_TRANSACT_READS, BatchHistory, Checkpoints, Counters, HourRevisions, Ledger
 from analytics_defs.ports.object_store import ObjectInfo, ObjectStore, StoredObject
@@ -55,6 +56,7 @@ __all__ = [
     "TopicDescription",
     "Watermarks",
     "may_have_been_reused",
+    "prove_conditional_writes",
 ]
 
 
@@ -70,3 +72,5 @@ class Ports:
     task_pool: TaskPool
     table_names: tuple[str, ...] = ()
     """Names of the tables beside the ledger's own: recent events, counters."""
+    bucket: str = ""
+    """Address of the object store and name of the bucket."""

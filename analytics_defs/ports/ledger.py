@@ -27,7 +27,7 @@ class Checkpoints(Protocol):
         ...
 
     def register_platform_id(self, platform_id: PlatformId) -> PlatformId:
-        """Put the platform id if there is none, or its bucket id if that is missing. Return the stored one."""
+        """Put the platform id if it is absent, or over the same id with the same bucket id or none. Return the stored one."""
         ...
 
     def open_topic(self, topic: TopicState) -> TopicState:

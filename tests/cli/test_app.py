@@ -40,6 +40,7 @@ from analytics_defs.errors import (
     Unavailable,
 )
 from analytics_defs.ports import Ports
+from tests.flows.setup.unconditional_store import UnconditionalObjectStore
 from tests.proof.interceptors import Call, intercept
 
 TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
@@ -88,7 +89,7 @@ def main_exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 WRITERS = [
-    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR)),
+    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR), ("reconcile-counters",)),
     *(("repair", "--from", f"{TOPIC}/0/0", "--to", f"{TOPIC}/0/1"), ("expire",)),
 ]
 
@@ -105,6 +106,21 @@ def test_a_command_that_writes_is_rejected_if_the_stores_have_different_platform
     assert main_exit_code(monkeypatch, *command) == exit_codes.FINDING
     assert world.ports.ledger.snapshot() == before
     assert bucket.objects == {}
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: command[0])
+def test_a_command_that_writes_is_rejected_if_the_store_ignores_conditions(
+    world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    world.produce("a", "b")
+    assert world.run("ingest").exit_code == 0
+    world.produce("c")
+    before, bucket = world.ports.ledger.snapshot(), UnconditionalObjectStore("If-Match")
+    bucket.objects |= world.object_store.objects
+    world.ports = replace(world.ports, object_store=bucket, bucket="another server")
+    assert main_exit_code(monkeypatch, *command) == exit_codes.REFUSED
+    assert world.ports.ledger.snapshot() == before
+    assert bucket.objects == world.object_store.objects
 
 
 def test_lag_shows_the_lag_of_each_partition(world: World) -> None:

@@ -14,7 +14,7 @@ from analytics_defs.core.ledger import REDRIVE_CHECKPOINT, REDRIVE_LANE, Batch, 
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.ports import Ledger
-from tests.contracts.dynamodb_fixtures import moto_dynamo, real_dynamo
+from tests.contracts.dynamodb_fixtures import DynamoUnderTest, moto_dynamo, real_dynamo
 
 TIME = datetime(2024, 1, 15, 12, tzinfo=UTC)
 HOUR = "2024-01-15T10"
@@ -30,12 +30,21 @@ def memory_ledger() -> Iterator[Ledger]:
 def moto_ledger() -> Iterator[Ledger]:
     with moto_dynamo() as under_test:
         yield DynamoLedger(under_test.dynamo, under_test.ledger)
+        require_expected_attributes(under_test)
 
 
 @contextmanager
 def real_ledger() -> Iterator[Ledger]:
     with real_dynamo() as under_test:
         yield DynamoLedger(under_test.dynamo, under_test.ledger)
+
+
+def require_expected_attributes(under_test: DynamoUnderTest) -> None:
+    """Fail if an item has an attribute or a type that the check of indexes does not know."""
+    for table in under_test.tables:
+        for item in under_test.dynamo.call("scan", [table.name], TableName=table.name)["Items"]:
+            for name, value in item.items():
+                assert next(iter(value)) in table.attributes.get(name, "").split(", "), f"{table.name}: {item}"
 
 
 LEDGERS: dict[str, Callable[[], AbstractContextManager[Ledger]]] = {"memory": memory_ledger, "moto": moto_ledger, "real": real_ledger}

@@ -67,6 +67,16 @@ def test_the_first_platform_id_and_the_first_bucket_id_win(ledger: Ledger) -> No
     assert ledger.snapshot() == LedgerSnapshot(platform_id=with_bucket)
 
 
+def test_proven_buckets_are_added_to_the_platform_id_of_the_same_bucket_only(ledger: Ledger) -> None:
+    registered = PlatformId("first", ("RecentEvents",), "bucket one")
+    proven = replace(registered, proven_buckets=("http://a, bucket one", "http://b, bucket one"))
+    assert ledger.register_platform_id(registered) == registered
+    assert ledger.register_platform_id(proven) == proven
+    assert ledger.register_platform_id(replace(proven, bucket_id="bucket two", proven_buckets=())) == proven
+    assert ledger.register_platform_id(replace(proven, bucket_id=None, proven_buckets=())) == proven
+    assert ledger.snapshot() == LedgerSnapshot(platform_id=proven)
+
+
 # Topics.
 
 

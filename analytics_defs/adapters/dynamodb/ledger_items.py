@@ -143,11 +143,12 @@ def parse_lease(fields: Fields) -> Lease:
 
 
 def platform_id_item(platform_id: PlatformId) -> Item:
-    return to_item(keys.platform_id_key(), {"id": platform_id.id, "tables": platform_id.tables, "bucket_id": platform_id.bucket_id})
+    fields = {name: getattr(platform_id, name) for name in ("id", "tables", "bucket_id", "proven_buckets")}
+    return to_item(keys.platform_id_key(), fields)
 
 
 def parse_platform_id(fields: Fields) -> PlatformId:
-    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("bucket_id"))
+    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("bucket_id"), tuple(fields.get("proven_buckets", ())))
 
 
 def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:

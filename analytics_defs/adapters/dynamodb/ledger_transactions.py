@@ -104,11 +104,12 @@ def open_topic_action(topic: TopicState, table: str) -> Action:
 
 
 def platform_id_action(platform_id: PlatformId, table: str) -> Action:
-    """Put the platform id if it is absent, or its bucket id if that is missing. A refusal returns the stored one."""
-    put = _put(table, platform_id_item(platform_id), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#bucket_id))")["Put"]
+    """Put the platform id if it is absent, or over the same id with the same bucket id or none. A refusal returns the stored one."""
+    same = "#id = :id AND (attribute_not_exists(#bucket_id) OR #bucket_id = :bucket_id)"
+    put = _put(table, platform_id_item(platform_id), f"{_ABSENT} OR ({same})")["Put"]
     terms = {
         "ExpressionAttributeNames": {"#id": "id", "#bucket_id": "bucket_id"},
-        "ExpressionAttributeValues": {":id": attribute(platform_id.id)},
+        "ExpressionAttributeValues": {":id": attribute(platform_id.id), ":bucket_id": attribute(platform_id.bucket_id or "")},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
     return {"Put": put | terms}

@@ -51,9 +51,10 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def register_platform_id(self, platform_id: PlatformId) -> PlatformId:
-        if self._platform_id is None or (self._platform_id.id == platform_id.id and self._platform_id.bucket_id is None):
-            self._platform_id = platform_id
-        return self._platform_id
+        stored = self._platform_id
+        if stored is None or (stored.id == platform_id.id and stored.bucket_id in (None, platform_id.bucket_id)):
+            self._platform_id = stored = platform_id
+        return stored
 
     @atomic
     def open_topic(self, topic: TopicState) -> TopicState:

@@ -50,6 +50,11 @@ class ObjectStoreConfig:
     snowball: bool = False
     """Probe whether the store unpacks tars. If so, write many small objects in tars."""
 
+    @property
+    def address(self) -> str:
+        """Return the address of the store and the name of the bucket."""
+        return f"{self.endpoint or 'Amazon S3'}, bucket {self.bucket}"
+
 
 def connect_object_store(config: ObjectStoreConfig) -> S3Store:
     """Return a client. No request is sent yet."""
