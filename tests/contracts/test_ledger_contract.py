@@ -28,7 +28,20 @@ from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import InconsistentState
 from analytics_defs.ports import Ledger
-from tests.contracts.ledger_fixtures import HOUR, LEDGERS, ONE, TIME, TWO, all_stored, batch, close, redrive, redriven_record
+from tests.contracts.ledger_fixtures import (
+    HOUR,
+    LEDGERS,
+    ONE,
+    TIME,
+    TWO,
+    all_stored,
+    batch,
+    close,
+    delete_checkpoint,
+    redrive,
+    redriven_record,
+    set_checkpoint_back,
+)
 
 PARALLEL = ["memory", pytest.param("real", marks=pytest.mark.real)]
 
@@ -134,6 +147,39 @@ def test_a_begin_may_be_retried_by_its_own_run_only(ledger: Ledger) -> None:
     assert ledger.begin_batch(begun)
     assert not ledger.begin_batch(replace(begun, run_id="run-2"))
     assert ledger.pending_batch(begun.id) == begun
+
+
+def test_a_begin_is_refused_if_its_checkpoint_is_missing_beside_closed_ranges(ledger: Ledger) -> None:
+    close(ledger, batch(Range(ONE, 0, 10)))
+    delete_checkpoint(ledger, ONE)
+    before = (ledger.snapshot(), ledger.counters())
+    for range_ in (Range(ONE, 0, 12), Range(ONE, 10, 12)):
+        with pytest.raises(InconsistentState, match=r"ProductDeleted/1: .* accounts for ProductDeleted/1\[0,10\), found none"):
+            ledger.begin_batch(batch(Range(TWO, 0, 1), range_, minute=1))
+    assert (ledger.snapshot(), ledger.counters()) == before
+    assert ledger.begin_batch(batch(Range(TWO, 0, 1), minute=1))
+
+
+def test_a_begin_is_refused_if_its_checkpoint_is_missing_beside_a_pending_batch(ledger: Ledger) -> None:
+    pending = batch(Range(ONE, 0, 10))
+    ledger.begin_batch(pending)
+    delete_checkpoint(ledger, ONE)
+    with pytest.raises(InconsistentState, match=f"pending batch {pending.id}"):
+        ledger.begin_batch(batch(Range(ONE, 0, 10), minute=1))
+    with pytest.raises(InconsistentState, match="is pending"):
+        ledger.close_batch(all_stored(pending))
+    assert (ledger.counters(), ledger.batch_record(pending.id)) == ({}, None)
+
+
+def test_a_close_is_refused_if_a_range_of_its_offsets_is_closed(ledger: Ledger) -> None:
+    first, again = batch(Range(ONE, 0, 10)), batch(Range(ONE, 0, 10), minute=1)
+    close(ledger, first)
+    set_checkpoint_back(ledger, ONE)
+    assert ledger.begin_batch(again)
+    with pytest.raises(InconsistentState, match="closed before"):
+        ledger.close_batch(all_stored(again))
+    assert ledger.counters()["events"] == 10
+    assert ledger.closed_ranges_after(ONE, 0, 9) == [ClosedRange(Range(ONE, 0, 10), first.id, OutcomeCounts(stored=10))]
 
 
 def test_a_closed_batch_cannot_be_begun_again(ledger: Ledger) -> None:

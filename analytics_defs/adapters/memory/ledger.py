@@ -18,8 +18,19 @@ from analytics_defs.core.ingest.batch_accounting import (
     require_distinct_redrives,
     sum_counters,
 )
-from analytics_defs.core.ledger import Batch, BatchRecord, Checkpoint, ClosedRange, Lease, LedgerSnapshot, PlatformId, TopicState
-from analytics_defs.core.offsets import Source, TopicPartition
+from analytics_defs.core.ledger import (
+    Batch,
+    BatchRecord,
+    Checkpoint,
+    ClosedRange,
+    Lease,
+    LedgerSnapshot,
+    PlatformId,
+    TopicState,
+    contradicted_checkpoint_message,
+    pending_batches_of,
+)
+from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import InconsistentState
 
 
@@ -71,6 +82,7 @@ class MemoryLedger(LockedStore):
             range_: self._checkpoints.get(range_.topic_partition, Checkpoint(range_.topic_partition, range_.start, range_.start))
             for range_ in batch.ranges
         }
+        self._require_first_starts([range_.topic_partition for range_ in batch.ranges if range_.topic_partition not in self._checkpoints])
         if batch.id in self._records or any(
             checkpoint.pending_batch_id is not None or checkpoint.next_offset != range_.start for range_, checkpoint in checkpoints.items()
         ):
@@ -80,6 +92,12 @@ class MemoryLedger(LockedStore):
         }
         self._pending[batch.id] = batch
         return True
+
+    def _require_first_starts(self, partitions: Sequence[TopicPartition]) -> None:
+        for topic_partition in partitions:
+            closed = [str(closed_range.range) for _, closed_range in self._ranges.get(topic_partition, ())]
+            if evidence := closed or pending_batches_of(topic_partition, self._pending):
+                raise InconsistentState(contradicted_checkpoint_message(topic_partition, None, evidence[0]))
 
     @atomic
     def pending_batch(self, batch_id: str) -> Batch | None:
@@ -102,8 +120,13 @@ class MemoryLedger(LockedStore):
     def close_batch(self, record: BatchRecord) -> bool:
         batch = record.batch
         require_distinct_redrives(record)
-        if any(self._checkpoints[range_.topic_partition].pending_batch_id != batch.id for range_ in batch.ranges):
-            return False
+        checkpoints = [self._checkpoints.get(range_.topic_partition) for range_ in batch.ranges]
+        if any(checkpoint is None or checkpoint.pending_batch_id != batch.id for checkpoint in checkpoints):
+            if batch.id not in self._pending:
+                return False
+            raise InconsistentState(f"batch {batch.id} is pending, and a checkpoint is not where it left it. Nothing was changed.")
+        if closed_before := [range_ for range_ in batch.ranges if self._is_closed(range_)]:
+            raise InconsistentState(f"batch {batch.id}: {', '.join(map(str, closed_before))} were closed before. Nothing was changed.")
         if redriven_before := [str(redriven.source) for redriven in record.redriven if redriven.source in self._redriven]:
             raise InconsistentState(f"batch {batch.id}: {', '.join(redriven_before)} were redriven before. Nothing was changed.")
         for range_ in batch.ranges:
@@ -124,6 +147,10 @@ class MemoryLedger(LockedStore):
             insort(self._hours.setdefault(hour, []), batch.id)
         self._redriven |= {redriven.source: batch.id for redriven in record.redriven}
         return True
+
+    def _is_closed(self, range_: Range) -> bool:
+        """Return whether a closed range has this end: its item in DynamoDB has the same key."""
+        return any(closed.range.end == range_.end for closed in self.closed_ranges_after(range_.topic_partition, range_.end - 1, 1))
 
     @atomic
     def batch_record(self, batch_id: str) -> BatchRecord | None:
