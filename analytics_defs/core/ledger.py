@@ -283,6 +283,13 @@ class BatchRecord:
         return sum(self.range_outcome_counts, OutcomeCounts())
 
     @property
+    def closed_ranges(self) -> tuple[ClosedRange, ...]:
+        return tuple(
+            ClosedRange(range_, self.batch.id, outcome_counts)
+            for range_, outcome_counts in zip(self.batch.ranges, self.range_outcome_counts, strict=True)
+        )
+
+    @property
     def ends(self) -> dict[TopicPartition, int]:
         """Return the next offset of each partition after the batch is closed."""
         return {range_.topic_partition: range_.end for range_ in self.batch.ranges}

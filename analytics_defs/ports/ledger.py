@@ -107,6 +107,14 @@ class BatchHistory(Protocol):
         """Return the batch that redrove each source. Sources that were not redriven are left out."""
         ...
 
+    def differing_entries(self, record: BatchRecord) -> Sequence[str]:
+        """Return the names of the record's entries that are missing or altered: of its ranges, hours and redriven records."""
+        ...
+
+    def restore_entries(self, record: BatchRecord) -> None:
+        """Write those entries again, as the close of the batch put them. Idempotent."""
+        ...
+
 
 class HourRevisions(Protocol):
     """The ledger's entries for hours: their batches, their archive revisions, and what expired."""

@@ -70,6 +70,20 @@ def set_checkpoint_back(ledger: Ledger, topic_partition: TopicPartition) -> None
             ledger._dynamo.put(ledger._tables.ledger, ledger_items.to_item(ledger_keys.checkpoint_key(topic_partition), fields))
 
 
+def remove_entries(ledger: Ledger, record: BatchRecord) -> None:
+    """Delete the entries of the record's first range and first hour, and those of its redriven records."""
+    range_, hour = record.batch.ranges[0], next(iter(record.hours))
+    match ledger:
+        case MemoryLedger():
+            ledger._ranges[range_.topic_partition].clear()
+            ledger._hours[hour].remove(record.batch.id)
+            ledger._redriven.clear()
+        case DynamoLedger():
+            redriven = [ledger_keys.redriven_key(redriven.source) for redriven in record.redriven]
+            for key in (ledger_keys.range_key(range_), ledger_keys.hour_key(hour, record.batch.id), *redriven):
+                ledger._dynamo.delete(ledger._tables.ledger, key)
+
+
 def batch(*ranges: Range, minute: float = 0, run_id: str = "run-1", lane: int = 0) -> Batch:
     time = TIME + timedelta(minutes=minute)
     return Batch(batch_id(time, ranges), BatchKind.INGEST, lane, time, ranges, run_id)

@@ -40,6 +40,7 @@ from tests.contracts.ledger_fixtures import (
     delete_checkpoint,
     redrive,
     redriven_record,
+    remove_entries,
     set_checkpoint_back,
 )
 
@@ -341,6 +342,29 @@ def test_the_batches_of_an_hour_are_sorted_by_id(ledger: Ledger) -> None:
     for closed_batch in closed_batches:
         close(ledger, closed_batch)
     assert ledger.batches_of_hour(HOUR) == sorted(closed_batch.id for closed_batch in closed_batches)
+
+
+def test_removed_entries_of_a_record_are_named_and_written_again(ledger: Ledger) -> None:
+    close_batch_with_dead_letters(ledger)
+    begun = redrive(0, Source(ONE, 3), minute=1)
+    record = redriven_record(begun)
+    ledger.begin_batch(begun)
+    ledger.close_batch(record)
+    assert ledger.differing_entries(record) == []
+    remove_entries(ledger, record)
+    assert list(ledger.differing_entries(record)) == [
+        "range#~redrive/0 00000000000000000001",
+        f"hour#{HOUR} {begun.id}",
+        "redriven#ProductDeleted/1 00000000000000000003",
+    ]
+    before = (ledger.snapshot(), ledger.counters(), ledger.batch_record(begun.id))
+    for _ in range(2):
+        ledger.restore_entries(record)
+        assert ledger.differing_entries(record) == []
+        assert ledger.closed_range_at(Source(REDRIVE_CHECKPOINT, 0)) == record.closed_ranges[0]
+        assert begun.id in ledger.batches_of_hour(HOUR)
+        assert ledger.redriven_by([Source(ONE, 3)]) == {Source(ONE, 3): begun.id}
+    assert (ledger.snapshot(), ledger.counters(), ledger.batch_record(begun.id)) == before
 
 
 # Counters.

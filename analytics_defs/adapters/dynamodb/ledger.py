@@ -191,6 +191,18 @@ class DynamoLedger:
         wanted = [keys.redriven_key(source) for source in dict.fromkeys(sources)]
         return dict(items.decode_items(items.parse_redriven, item) for item in self._dynamo.get_many(self._tables.ledger, wanted))
 
+    def differing_entries(self, record: BatchRecord) -> Sequence[str]:
+        return [" ".join(key["S"] for key in _key(item).values()) for item in self._differing_entries(record)]
+
+    def restore_entries(self, record: BatchRecord) -> None:
+        for item in self._differing_entries(record):
+            self._dynamo.put(self._tables.ledger, item)
+
+    def _differing_entries(self, record: BatchRecord) -> list[Item]:
+        expected = writes.entry_items(record)
+        stored = self._dynamo.get_many(self._tables.ledger, [_key(item) for item in expected])
+        return [item for item in expected if item not in stored]
+
     # Counters.
 
     def counters(self) -> Mapping[str, int]:
@@ -246,3 +258,7 @@ class DynamoLedger:
 
     def _query_aggregates(self, condition: str, values: Mapping[str, str]) -> Iterator[Item]:
         return self._dynamo.query(self._tables.aggregates, condition, values)
+
+
+def _key(item: Item) -> Item:
+    return {name: item[name] for name in ("pk", "sk")}

@@ -195,6 +195,10 @@ def range_item(closed_range: ClosedRange) -> Item:
     )
 
 
+def range_items(record: BatchRecord) -> list[Item]:
+    return [range_item(closed_range) for closed_range in record.closed_ranges]
+
+
 def parse_closed_range(fields: Fields) -> ClosedRange:
     topic_partition = TopicPartition.parse(fields["pk"].removeprefix(keys.RANGE_PREFIX))
     return ClosedRange(Range(topic_partition, fields["start"], int(fields["sk"])), fields["batch"], _tally(fields))
@@ -229,6 +233,10 @@ def parse_batch_record(fields: Fields) -> BatchRecord:
         redriven=tuple(RedrivenRecord(Source.parse(source), *rest) for source, *rest in decompress(fields.get("redriven"))),
         **{"types": {}, "hours": {}, "reasons": {}} | {name: fields[name] for name in _UNCHANGED_FIELDS if name in fields},
     )
+
+
+def redriven_items(record: BatchRecord) -> list[Item]:
+    return [to_item(keys.redriven_key(redriven.source), {"batch": record.batch.id}) for redriven in record.redriven]
 
 
 def parse_redriven(fields: Fields) -> tuple[Source, str]:

@@ -18,15 +18,15 @@ from analytics_defs.adapters.dynamodb.ledger_items import (
     batch_record_item,
     pending_item,
     platform_id_item,
-    range_item,
-    to_item,
+    range_items,
+    redriven_items,
     topic_item,
 )
 from analytics_defs.core.counter_adjustments import Adjustment
 from analytics_defs.core.hours.retention import DeadLetterExpiry
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ingest.batch_accounting import checkpoint_changes, counter_increments, hourly_increments, require_distinct_redrives
-from analytics_defs.core.ledger import Batch, BatchRecord, ClosedRange, OutcomeCounts, PlatformId, TopicState
+from analytics_defs.core.ledger import Batch, BatchRecord, OutcomeCounts, PlatformId, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError
@@ -53,21 +53,17 @@ def begin_batch_actions(batch: Batch, tables: LedgerTables, new: Collection[Topi
 
 
 def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
-    """Return the actions that close a batch: checkpoints, batch record, counters, hour entries, redriven entries.
+    """Return the actions that close a batch: checkpoints, batch record, counters, and the batch's entries, which must not exist.
 
-    Checkpoints move from pending to idle at `end`, and no range item exists. Checkpoints come first, and the redriven entries come last. Raise AnalyticsError if the
+    Checkpoints move from pending to idle at `end`. They come first, and the redriven entries come last. Raise AnalyticsError if the
     transaction is too large, and InconsistentState if a redrive names a record twice.
     """
     require_distinct_redrives(record)
     batch, ledger, moves = record.batch, tables.ledger, checkpoint_changes(record)
-    ranges = [
-        ClosedRange(range_, batch.id, outcome_counts)
-        for range_, outcome_counts in zip(batch.ranges, record.range_outcome_counts, strict=True)
-    ]
     actions = [
         *(_close(range_, batch.id, moves.pop(range_.topic_partition, OutcomeCounts()), ledger) for range_ in batch.ranges),
         *(_add_totals(topic_partition, move, ledger) for topic_partition, move in moves.items()),
-        *(_put(ledger, range_item(closed_range), _ABSENT) for closed_range in ranges),
+        *(_put(ledger, item, _ABSENT) for item in range_items(record)),
         _put(ledger, batch_record_item(record), _ABSENT),
         {"Delete": {"TableName": ledger, "Key": keys.pending_key(batch.id), "ConditionExpression": _PRESENT}},
         _add(tables.aggregates, keys.totals_key(batch.lane), counter_increments(record)),
@@ -75,8 +71,14 @@ def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Actio
     for hour, counts in hourly_increments(record).items():
         actions.append(_add(tables.aggregates, keys.hourly_key(hour, batch.lane), counts))
         actions.append(_put(ledger, keys.hour_key(hour, batch.id)))
-    actions += [_put(ledger, to_item(keys.redriven_key(redriven.source), {"batch": batch.id}), _ABSENT) for redriven in record.redriven]
+    actions += [_put(ledger, item, _ABSENT) for item in redriven_items(record)]
     return _require_fitting(batch, actions)
+
+
+def entry_items(record: BatchRecord) -> list[Item]:
+    """Return the entries that lead to the record of a closed batch: of its ranges, its hours and its redriven records."""
+    hours = [keys.hour_key(hour, record.batch.id) for hour in hourly_increments(record)]
+    return [*range_items(record), *hours, *redriven_items(record)]
 
 
 def max_close_actions(batch: Batch, hours: int) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb import ledger_transactions
 from analytics_defs.adapters.memory.locking import LockedStore, atomic
 from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, Adjustment, CounterItem
@@ -136,17 +137,37 @@ class MemoryLedger(LockedStore):
         for topic_partition, move in checkpoint_changes(record).items():
             checkpoint = self._checkpoints[topic_partition]
             self._checkpoints[topic_partition] = replace(checkpoint, totals=checkpoint.totals + move)
-        for range_, outcome_counts in zip(batch.ranges, record.range_outcome_counts, strict=True):
-            ranges = self._ranges.setdefault(range_.topic_partition, [])
-            insort(ranges, (range_.end, ClosedRange(range_, batch.id, outcome_counts)), key=lambda item: item[0])
+        self.restore_entries(record)
         self._records[batch.id] = record
         del self._pending[batch.id]
         self._totals[batch.lane] = sum_counters([self._totals.get(batch.lane, {}), counter_increments(record)])
         for hour, counts in hourly_increments(record).items():
             self._hourly[hour, batch.lane] = sum_counters([self._hourly.get((hour, batch.lane), {}), counts])
-            insort(self._hours.setdefault(hour, []), batch.id)
-        self._redriven |= {redriven.source: batch.id for redriven in record.redriven}
         return True
+
+    @atomic
+    def differing_entries(self, record: BatchRecord) -> Sequence[str]:
+        ranges = [closed for closed in record.closed_ranges if closed not in self._ranges_of(closed.range.topic_partition)]
+        hours = [hour for hour in record.hours if record.batch.id not in self._hours.get(hour, [])]
+        redriven = [redriven.source for redriven in record.redriven if self._redriven.get(redriven.source) != record.batch.id]
+        return [
+            *(f"{keys.range_pk(closed.range.topic_partition)} {keys.padded(closed.range.end)}" for closed in ranges),
+            *(f"{keys.hour_pk(hour)} {record.batch.id}" for hour in hours),
+            *(" ".join(key["S"] for key in keys.redriven_key(source).values()) for source in redriven),
+        ]
+
+    @atomic
+    def restore_entries(self, record: BatchRecord) -> None:
+        for closed in record.closed_ranges:
+            topic_partition, end = closed.range.topic_partition, closed.range.end
+            others = [other for other in self._ranges_of(topic_partition) if other.range.end != end]
+            self._ranges[topic_partition] = sorted([(other.range.end, other) for other in (*others, closed)], key=lambda pair: pair[0])
+        for hour in record.hours:
+            self._hours[hour] = sorted({*self._hours.get(hour, []), record.batch.id})
+        self._redriven |= {redriven.source: record.batch.id for redriven in record.redriven}
+
+    def _ranges_of(self, topic_partition: TopicPartition) -> list[ClosedRange]:
+        return [closed for _, closed in self._ranges.get(topic_partition, [])]
 
     def _is_closed(self, range_: Range) -> bool:
         """Return whether a closed range has this end: its item in DynamoDB has the same key."""

@@ -51,6 +51,8 @@ class BatchRepair:
         self.is_undecided = False
         """True if nothing proves the outcome of an event. An item that the repair of another batch restores may prove it."""
         self._event_json, self._files = EventJsonRepair(record, ports, self.findings), FileRepair(record, ports, self.findings)
+        self._entries: list[str] = []
+        """Names of the ledger's entries that are not as the batch put them."""
         self._items: list[Event] = []
         self._leftovers: list[str] = []
 
@@ -61,6 +63,9 @@ class BatchRepair:
         one of its hours.
         """
         record, ports = self.record, self._ports
+        self._entries = [*ports.ledger.differing_entries(record)]
+        for name in self._entries:
+            self.findings.note(StoredKind.LEDGER_ENTRY, ComparisonResult.DIFFERENT, name)
         kafka = reread_from_kafka(record, ports, self._rules)
         parts = {hour: ports.object_store.get(key) for hour, key in record.parts.items()}
         rows = {source: event for hour, data in parts.items() if data for source, event in read_part_rows(data, record, hour).items()}
@@ -156,13 +161,15 @@ class BatchRepair:
             )
 
     def repair(self) -> None:
-        """Write back what differs: first the items, then the JSON objects, then the files.
+        """Write back what differs: first the ledger's entries, then the items, the JSON objects and the files.
 
         A JSON object is written only if its key still holds what `compare` read. Another batch may have claimed the id since.
         A part that is in the archive by now is deleted again, like a leftover: only after the manifest names the archive, because
         readers of an older manifest would look for the part.
         """
         ports, time = self._ports, self.record.batch.time
+        if self._entries:
+            ports.ledger.restore_entries(self.record)
         chunks = [self._items[start : start + CLAIM_CHUNK_EVENTS] for start in range(0, len(self._items), CLAIM_CHUNK_EVENTS)]
         claims = ports.task_pool.run_all([partial(ports.recent_events.claim, chunk, time) for chunk in chunks])
         pointers = [source for claim in claims for source in claim.pointers if source in self._event_json.only_if_pointed]
