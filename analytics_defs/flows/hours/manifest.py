@@ -6,6 +6,7 @@ from analytics_defs.core.hours.manifest import manifest_bytes, may_replace_manif
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import manifest_key
+from analytics_defs.errors import InconsistentState
 from analytics_defs.ports import Ports, StoredObject
 
 
@@ -25,3 +26,13 @@ def was_complete(revision: ArchiveRevision, ports: Ports) -> bool:
     current = ports.object_store.get(key)
     state = parse_manifest(current, key) if current is not None else None
     return state is not None and state.revision == revision.number and state.complete is True
+
+
+def is_manifest_of(data: bytes | None, revision: ArchiveRevision | None) -> bool:
+    """Return whether these bytes are the manifest of the revision. None for both: there is neither."""
+    if data is None or revision is None:
+        return data is None and revision is None
+    try:
+        return data == manifest_bytes(revision, parse_manifest(data, manifest_key(revision.hour)).complete)
+    except InconsistentState:
+        return False

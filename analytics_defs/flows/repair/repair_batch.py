@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from analytics_defs.core.events.decimal_json import parse_decimal_json
 from analytics_defs.core.events.event import Event, Rejection, ValidationRules
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import BatchRecord
@@ -15,7 +14,7 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, EventOutcomes, IdOwner, StoredKind, missing_by_hour, resolve_outcomes
 from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
-from analytics_defs.core.storage.object_keys import part_key
+from analytics_defs.core.storage.object_keys import batch_time, part_key
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
 from analytics_defs.flows.progress import ProgressCallback, no_progress
@@ -132,18 +131,27 @@ class BatchRepair:
         for event in stored:
             item = items.get(event.id)
             if item is not None and item.source != event.record.source and not item.is_outside_deduplication_window(time):
+                self._compare_owner(item)
                 continue
-            ttl = int((time + RECENT_EVENTS_TTL).timestamp())
             if item is None:
                 result = ComparisonResult.MISSING
-            elif (item.type, item.timestamp, item.created_at, item.ttl) == (event.type, event.timestamp, iso_milliseconds(time), ttl) and (
-                item.data is None or item.data == parse_decimal_json(event.data)
-            ):
-                result = ComparisonResult.IDENTICAL
             else:
-                result = ComparisonResult.DIFFERENT
+                result = ComparisonResult.DIFFERENT if item.differs_from(event, time) else ComparisonResult.IDENTICAL
             self.findings.note(StoredKind.ITEM, result, event.id)
             self._items += [] if result is ComparisonResult.IDENTICAL else [event]
+
+    def _compare_owner(self, item: StoredEvent) -> None:
+        """Report an item whose source no batch of the item's creation time holds. Nothing proves that its event was ever stored."""
+        ledger, source = self._ports.ledger, item.source
+        closed = ledger.closed_range_at(source)
+        batches = {*([closed.batch_id] if closed else []), *ledger.redriven_by([source]).values(), *ledger.snapshot().pending}
+        if item.created_at not in {iso_milliseconds(batch_time(batch_id)) for batch_id in batches}:
+            self.findings.note(StoredKind.ITEM, ComparisonResult.DIFFERENT, item.id)
+            self.findings.lost.append(
+                f"batch {self.record.batch.id}: the item of id {item.id!r} in RecentEvents names source {source}, expected one whose batch "
+                f"has the item's createdAt, {item.created_at or 'none'}. It was altered, and was left alone. Remove the item, then repair "
+                "this range again."
+            )
 
     def _compare_part(self, hour: str, data: bytes | None, events: Sequence[Event], is_short: bool) -> None:
         """Compare the part of an hour. A leftover part of a damaged archive stays: it may be the last copy of its rows."""
