@@ -9,7 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import AttributeValue, Item
@@ -39,6 +40,7 @@ from analytics_defs.core.ledger import (
 )
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.core.type_checks import require_type
 from analytics_defs.errors import InconsistentState
 
 LEASE_TTL = timedelta(days=1)
@@ -96,13 +98,20 @@ def _value(attribute: AttributeValue) -> Any:
 def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
     """Return the decoded item. Raise InconsistentState, naming the item, if it is damaged or from another version."""
     try:
-        return decode(from_item(item))
-    except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
+        value = decode(from_item(item))
+        require_type(value, _result_hint(decode), "item")
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, zlib.error) as error:
         item_key = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
         raise InconsistentState(
             f"ledger item {item_key} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or it was "
             "changed by hand: run that version, or restore the item from a backup of the table."
         ) from error
+    return value
+
+
+@lru_cache
+def _result_hint(decode: Callable[[Fields], object]) -> Any:
+    return get_type_hints(decode)["return"]
 
 
 # Progress.

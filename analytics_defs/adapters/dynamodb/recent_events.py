@@ -110,7 +110,7 @@ class DynamoRecentEvents:
             source=self._owner(item),
             created_at=created_at,
             ttl=NO_TTL if ttl is None else int(Decimal(ttl)),
-            data=_document(item.get("data", {})),
+            data=_document(item.get("data", {})) if item.get("eventId") == item["id"] else "",
         )
 
     def _owner(self, item: Item) -> Source:

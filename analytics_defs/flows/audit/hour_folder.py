@@ -1,4 +1,4 @@
-"""Audit of the Parquet folder of an hour: its manifest, and files that no batch and no revision wrote."""
+"""Audit of the folders of an hour: the manifest, and files that no batch and no revision wrote."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from datetime import timedelta
 
 from analytics_defs.core.hours.manifest import parse_manifest
 from analytics_defs.core.hours.revision import ArchiveRevision
-from analytics_defs.core.storage.object_keys import batch_id_of_part_key, manifest_key, parquet_dir, revision_of_archive_key
+from analytics_defs.core.storage.object_keys import (
+    batch_id_of_ndjson_key,
+    batch_id_of_part_key,
+    dead_letters_dir,
+    duplicates_dir,
+    manifest_key,
+    parquet_dir,
+    revision_of_archive_key,
+)
 from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.hours.manifest import is_manifest_of
 from analytics_defs.flows.stored.hour_files import HourFiles
@@ -17,7 +25,12 @@ COMPACTION_TIME = timedelta(minutes=10)
 
 
 def compare_folder(files: HourFiles, ports: Ports) -> list[str]:
-    return [*_compare_manifest(files, ports), *_foreign_files(files, ports)]
+    """Return the findings about the hour's Parquet folder, and about the dead letters and duplicates of batches that were cut in it."""
+    foreign = [*_foreign_parquet(files, ports), *_foreign_ndjson(files.hour, ports)]
+    return [
+        *_compare_manifest(files, ports),
+        *(f"{key}: no batch and no revision of the ledger names this file. Remove it." for key in foreign),
+    ]
 
 
 def _compare_manifest(files: HourFiles, ports: Ports) -> list[str]:
@@ -41,13 +54,23 @@ def _may_be_replaced(manifest: bytes | None, revision: ArchiveRevision | None, k
         return False
 
 
-def _foreign_files(files: HourFiles, ports: Ports) -> list[str]:
-    """Return a finding for each file that is neither the manifest, nor an archive file or part of a known revision or batch."""
+def _foreign_parquet(files: HourFiles, ports: Ports) -> list[str]:
+    """Return the files that are neither the manifest, nor an archive file or part of a known revision or batch."""
     keys = set(ports.object_store.list_keys(parquet_dir(files.hour))) - {manifest_key(files.hour), *files.keys}
-    foreign = sorted(key for key in keys if not _is_known(key, files, ports))
-    return [
-        f"{key}: no batch and no revision of the ledger wrote this file. Remove it: readers of the folder read its rows." for key in foreign
-    ]
+    return sorted(key for key in keys if not _is_known(key, files, ports))
+
+
+def _foreign_ndjson(hour: str, ports: Ports) -> list[str]:
+    keys = [key for folder in (dead_letters_dir(hour), duplicates_dir(hour)) for key in ports.object_store.list_keys(folder)]
+    return [key for key in keys if not _is_named(key, ports)]
+
+
+def _is_named(key: str, ports: Ports) -> bool:
+    batch_id = batch_id_of_ndjson_key(key)
+    if batch_id is None or ports.ledger.pending_batch(batch_id):
+        return batch_id is not None
+    record = ports.ledger.batch_record(batch_id)
+    return record is not None and key in (record.dead_letters_key, record.duplicates_key)
 
 
 def _is_known(key: str, files: HourFiles, ports: Ports) -> bool:

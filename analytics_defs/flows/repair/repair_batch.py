@@ -141,11 +141,14 @@ class BatchRepair:
             self._items += [] if result is ComparisonResult.IDENTICAL else [event]
 
     def _compare_owner(self, item: StoredEvent) -> None:
-        """Report an item whose source no batch of the item's creation time holds. Nothing proves that its event was ever stored."""
+        """Report an item whose source no other batch of the item's creation time holds.
+
+        This batch cannot: it stored the event itself, and a batch stores an id once.
+        """
         ledger, source = self._ports.ledger, item.source
         closed = ledger.closed_range_at(source)
         batches = {*([closed.batch_id] if closed else []), *ledger.redriven_by([source]).values(), *ledger.snapshot().pending}
-        if item.created_at not in {iso_milliseconds(batch_time(batch_id)) for batch_id in batches}:
+        if item.created_at not in {iso_milliseconds(batch_time(batch_id)) for batch_id in batches - {self.record.batch.id}}:
             self.findings.note(StoredKind.ITEM, ComparisonResult.DIFFERENT, item.id)
             self.findings.lost.append(
                 f"batch {self.record.batch.id}: the item of id {item.id!r} in RecentEvents names source {source}, expected one whose batch "
