@@ -47,10 +47,11 @@ def audit_chain(ports: Ports, progress: ProgressCallback = no_progress) -> Chain
         partitions = first.checkpoint_findings().keys()
         pending = set(pending_findings(first.snapshot))
         findings = [*topic_findings(first.snapshot), *_revision_findings(first.hours, ports)]
-        if groups or partitions or pending:
+        if groups or partitions or pending or first.redriven_findings:
             second = _Reading(ports, progress, groups)
             findings += [message for partition, message in second.checkpoint_findings().items() if partition in partitions]
             findings += [message for message in pending_findings(second.snapshot) if message in pending]
+            findings += sorted(first.redriven_findings & second.redriven_findings)
             findings += [finding for group in sorted(groups) for finding in _entry_findings(group, second, ports)]
     except InconsistentState as error:
         findings = [f"{error} The ledger's chain was compared up to this item only."]
@@ -66,11 +67,14 @@ class _Reading:
         self.entries = defaultdict[str, set[Hashable]](set)
         """The entries of the named groups."""
         self.hours = set[str](ports.ledger.hourly_counters("0000", "9999"))
+        self.redriven_findings = set[str]()
         self.batches = 0
         self._closed, self._later = defaultdict[TopicPartition, ClosedOffsets](ClosedOffsets), list[ClosedRange]()
         for record in ports.ledger.batch_records_from(FIRST_BATCH_ID):
             progress("batch records read", self.batches, self.batches)
             self._add(record, named_groups)
+            if record.redriven:
+                self._compare_redriven(record, ports)
         self._after = ports.ledger.snapshot()
 
     def groups(self) -> list[str]:
@@ -93,6 +97,14 @@ class _Reading:
             self._closed[closed.range.topic_partition].add(closed)
         for topic_partition, change in checkpoint_changes(record).items():
             self._closed[topic_partition].totals += change
+
+    def _compare_redriven(self, record: BatchRecord, ports: Ports) -> None:
+        for name in ports.ledger.differing_entries(record):
+            if name.startswith("redriven#"):
+                command = _repair_command(record.batch.id)
+                self.redriven_findings.add(
+                    f"{name}: the entry of redrive {record.batch.id} is missing or altered. {command} writes it again."
+                )
 
     def _is_later(self, closed: ClosedRange) -> bool:
         checkpoint = self.snapshot.checkpoints.get(closed.range.topic_partition)

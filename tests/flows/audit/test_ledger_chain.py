@@ -73,7 +73,11 @@ def remove_an_archived_hour_entry(ledger: MemoryLedger) -> None:
     ledger._hours[HOUR].pop(0)
 
 
-@pytest.mark.parametrize("damage", [remove_a_range, alter_a_range, remove_an_archived_hour_entry])
+def remove_a_redriven_entry(ledger: MemoryLedger) -> None:
+    ledger._redriven.clear()
+
+
+@pytest.mark.parametrize("damage", [remove_a_range, alter_a_range, remove_an_archived_hour_entry, remove_a_redriven_entry])
 def test_the_command_in_the_finding_writes_the_entry_again(damage: Callable[[MemoryLedger], None]) -> None:
     world = a_world()
     damage(world.ledger)
