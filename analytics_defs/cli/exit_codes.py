@@ -8,7 +8,7 @@ from analytics_defs.errors import (
     InconsistentState,
     NotFound,
     PartitionHalted,
-    ResourceMissing,
+    ResourceNotReady,
     SettingsError,
     StartupFailed,
     Superseded,
@@ -33,6 +33,6 @@ def exit_code(error: AnalyticsError) -> int:
         return WRONG_USAGE
     if isinstance(error, (NotFound, PartitionHalted, InconsistentState, Superseded)):
         return FINDING
-    if isinstance(error, (StartupFailed, AccessDenied, ResourceMissing)):
+    if isinstance(error, (StartupFailed, AccessDenied, ResourceNotReady)):
         return REFUSED
     return UNAVAILABLE if error.retryable else FINDING

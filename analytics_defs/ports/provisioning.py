@@ -33,6 +33,6 @@ class Provisioner(Protocol):
     def provision(self) -> Sequence[str]:
         """Create what is missing. Return one line per action. Idempotent.
 
-        Raise ResourceMissing if something exists with another schema.
+        Raise ResourceNotReady if something exists with another schema.
         """
         ...

@@ -18,7 +18,7 @@ from analytics_defs.adapters.memory import MemoryEventLog
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import AccessDenied, InconsistentState, ResourceMissing, Unavailable
+from analytics_defs.errors import AccessDenied, InconsistentState, ResourceNotReady, Unavailable
 from analytics_defs.flows.setup.preflight import CheckResult, run_preflight
 from analytics_defs.ports import Checkable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down
@@ -55,7 +55,7 @@ def test_missing_tables_are_named_and_end_the_checks() -> None:
         missing = [replace(table, name=f"{table.name}-absent") for table in fixture.tables]
         [(check, result)] = failed_checks(DynamoProvisioner(fixture.dynamo, missing)).items()
         assert check == "tables"
-        assert isinstance(result.error, ResourceMissing)
+        assert isinstance(result.error, ResourceNotReady)
         assert all(table.name in str(result.error) for table in missing)
 
 
@@ -63,7 +63,7 @@ def test_a_created_bucket_passes_the_checks_and_contains_no_object() -> None:
     with moto_endpoint() as endpoint:
         config = ObjectStoreConfig(f"provisioned-{uuid.uuid4().hex[:12]}", endpoint, keys=KEYS)
         provisioner = BucketProvisioner(config)
-        assert isinstance(failed_checks(provisioner)["bucket"].error, ResourceMissing)
+        assert isinstance(failed_checks(provisioner)["bucket"].error, ResourceNotReady)
         assert ([*provisioner.provision()], provisioner.provision()) == ([f"bucket {config.bucket}: created"], [])
         assert failed_checks(provisioner) == {}
         provisioner.close()

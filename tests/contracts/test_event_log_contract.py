@@ -9,7 +9,7 @@ import pytest
 
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import CorruptRecordBatch, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.errors import CorruptRecordBatch, ResourceNotReady, TopicRecreated, Unavailable
 from analytics_defs.ports import EventLog, ReadResult, Watermarks
 from tests.contracts.event_log_fixtures import (
     BROKERS,
@@ -103,7 +103,7 @@ def test_watermarks_follow_written_records(log: LogUnderTest) -> None:
 
 def test_watermarks_of_a_missing_topic_raise(log: LogUnderTest) -> None:
     log.create_topic()
-    with pytest.raises(ResourceMissing, match="never-created"):
+    with pytest.raises(ResourceNotReady, match="never-created"):
         log.port.watermarks([TopicPartition("never-created", 0, 0)])
 
 

@@ -12,7 +12,7 @@ from analytics_defs.core.ingest.batch_builder import BatchLimits
 from analytics_defs.core.ingest.planning import OnDataLoss, PlanningPolicy
 from analytics_defs.core.ledger import Gap, GapReason, OutcomeCounts
 from analytics_defs.core.offsets import Range, Record
-from analytics_defs.errors import CorruptRecordBatch, DataLoss, ResourceMissing, Unavailable
+from analytics_defs.errors import CorruptRecordBatch, DataLoss, ResourceNotReady, Unavailable
 from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
 from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
@@ -101,7 +101,7 @@ def test_a_topic_that_was_deleted_after_the_plan_is_named() -> None:
     world.produce(*events(1))
     plan = world.plan().plans[0]
     world.event_log.delete_topic(TOPIC)
-    with pytest.raises(ResourceMissing, match="topic ProductDeleted does not exist any more"):
+    with pytest.raises(ResourceNotReady, match="topic ProductDeleted does not exist any more"):
         execute_plan(plan, world.ports, ingest_options())
 
 

@@ -22,7 +22,7 @@ from analytics_defs.config import Settings
 from analytics_defs.definitions import defs
 from analytics_defs.defs.ingest.job import MICRO_BATCH_JOB, run_config
 from analytics_defs.defs.resources.platform import Platform
-from analytics_defs.errors import ResourceMissing, Unavailable
+from analytics_defs.errors import ResourceNotReady, Unavailable
 from analytics_defs.flows.ingest.execute_plan import execute_plan
 from analytics_defs.ports import Ports
 from tests.real import proxy, raw_clients, world
@@ -226,7 +226,7 @@ def test_a_missing_table_or_bucket_is_named_with_the_command_that_creates_it(sce
     with scene.provisioned() as settings:
         without = settings.model_copy(update={missing: f"missing-{settings.archive_bucket_name}"})
         with world.opened(without, ManualClock(scene.now)) as incomplete:
-            with pytest.raises(ResourceMissing, match="analytics setup") as raised:
+            with pytest.raises(ResourceNotReady, match="analytics setup") as raised:
                 incomplete.run(scene.plan)
             assert f"missing-{settings.archive_bucket_name}" in str(raised.value)
         with scene.opened(settings) as complete:

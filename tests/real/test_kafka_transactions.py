@@ -17,7 +17,7 @@ from analytics_defs.adapters.kafka.topic_config import TopicSpec
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.monitoring.backlog import TopicRetention
 from analytics_defs.core.offsets import Range, Record, TopicPartition
-from analytics_defs.errors import ConsumerGroupActive, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.errors import ConsumerGroupActive, ResourceNotReady, TopicRecreated, Unavailable
 from analytics_defs.ports import ReadResult
 from tests.contracts.event_log_fixtures import PARTITIONS, RealBroker, Written, real_broker, real_brokers, send, short_timeouts, values
 from tests.devstack.waiting import until
@@ -184,9 +184,9 @@ def test_reading_a_deleted_topic_raises_resource_missing(broker: RealBroker) -> 
     broker.write(topic, 0, numbered(10))
     assert broker.port.read([Range(partition, 0, 5)], admit_all).ends == {partition: 5}
     broker.delete(topic)
-    with pytest.raises(ResourceMissing, match=topic):
+    with pytest.raises(ResourceNotReady, match=topic):
         broker.port.read([Range(partition, 5, 10)], admit_all)
-    with pytest.raises(ResourceMissing, match=topic):
+    with pytest.raises(ResourceNotReady, match=topic):
         broker.port.watermarks([partition])
     assert broker.port.topics([topic]) == {}
 
@@ -222,7 +222,7 @@ def test_a_commit_is_refused_while_the_group_has_a_member(broker: RealBroker) ->
 
 def test_a_commit_names_the_partition_that_is_missing(broker: RealBroker) -> None:
     topic = broker.create_topic()
-    with pytest.raises(ResourceMissing, match="never-created/0: 3"):
+    with pytest.raises(ResourceNotReady, match="never-created/0: 3"):
         broker.port.commit({TopicPartition(topic, 0, 0): 7, TopicPartition("never-created", 0, 0): 3})
 
 

@@ -107,7 +107,7 @@ def duckdb_statistics(memory_mb: int, threads: int = 2) -> Iterator[DuckDBStatis
 
 
 class DuckDBStatisticsEngine(DuckDBWorkspace):
-    """Implements `ports.StatisticsEngine`."""
+    """Statistics engine on DuckDB: see `ports.StatisticsEngine`."""
 
     def count_rows(self, paths: Sequence[str]) -> HourCounts:
         if not paths:

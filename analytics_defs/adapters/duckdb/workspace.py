@@ -51,7 +51,7 @@ def duckdb_connection(folder: str, memory_mb: int, threads: int) -> Iterator[duc
 
 
 class DuckDBWorkspace:
-    """Implements `ports.ParquetWorkspace`."""
+    """Workspace on DuckDB and local files: see `ports.ParquetWorkspace`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
         self.connection = connection

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, SettingsError, Unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -103,7 +103,7 @@ def _translate_response(error: ClientError, request: RequestContext) -> Analytic
     message = _first_line(error.response.get("Error", {}).get("Message", "")) or "no message"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _TABLE_MISSING:
-        return ResourceMissing(
+        return ResourceNotReady(
             f"{request}: a table does not exist, or is not ready. `analytics setup` creates missing tables and waits for them."
         )
     if code in _INVALID:

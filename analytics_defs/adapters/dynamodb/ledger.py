@@ -35,7 +35,7 @@ _PK = "pk = :pk"
 
 
 class DynamoLedger:
-    """Implements `ports.Ledger`. Thread-safe."""
+    """Ledger in two DynamoDB tables: see `ports.Ledger`. Thread-safe."""
 
     def __init__(self, dynamo: DynamoClient, tables: LedgerTables) -> None:
         self._dynamo = dynamo

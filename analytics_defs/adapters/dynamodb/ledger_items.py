@@ -130,7 +130,7 @@ def parse_topic_state(fields: Fields) -> TopicState:
 def parse_checkpoint(fields: Fields) -> Checkpoint:
     """Return the checkpoint of an item. A checkpoint has no encoder: transactions change it field by field."""
     topic_partition = TopicPartition.parse(fields["sk"].removeprefix(keys.CHECKPOINT))
-    return Checkpoint(topic_partition, fields["first"], fields["next"], fields.get("batch"), _tally(fields))
+    return Checkpoint(topic_partition, fields["first"], fields["next"], fields.get("batch"), _outcome_counts(fields))
 
 
 def pending_item(batch: Batch) -> Item:
@@ -210,7 +210,7 @@ def range_items(record: BatchRecord) -> list[Item]:
 
 def parse_closed_range(fields: Fields) -> ClosedRange:
     topic_partition = TopicPartition.parse(fields["pk"].removeprefix(keys.RANGE_PREFIX))
-    return ClosedRange(Range(topic_partition, fields["start"], int(fields["sk"])), fields["batch"], _tally(fields))
+    return ClosedRange(Range(topic_partition, fields["start"], int(fields["sk"])), fields["batch"], _outcome_counts(fields))
 
 
 def batch_record_item(record: BatchRecord) -> Item:
@@ -234,7 +234,7 @@ def parse_batch_record(fields: Fields) -> BatchRecord:
     return BatchRecord(
         batch=_batch(fields["sk"], fields),
         closed_at=datetime.fromisoformat(fields["closed_at"]),
-        range_outcome_counts=tuple(map(_tally, fields["range_outcome_counts"])),
+        range_outcome_counts=tuple(map(_outcome_counts, fields["range_outcome_counts"])),
         gaps=tuple(decompress_gaps(fields.get("gaps"))),
         lost=tuple(decompress_ranges(fields.get("lost"))),
         tombstones=tuple(Source(range_.topic_partition, range_.start) for range_ in decompress_ranges(fields.get("tombstones"))),
@@ -306,5 +306,5 @@ def _outcomes(outcome_counts: OutcomeCounts) -> dict[str, int]:
     return {name: count for name, count in outcome_counts.as_dict().items() if count}
 
 
-def _tally(fields: Fields) -> OutcomeCounts:
+def _outcome_counts(fields: Fields) -> OutcomeCounts:
     return OutcomeCounts(**{name: fields[name] for name in OUTCOMES if name in fields})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import TableSchema, create_tables, table_mismatches
-from analytics_defs.errors import InconsistentState, ResourceMissing
+from analytics_defs.errors import InconsistentState, ResourceNotReady
 from analytics_defs.ports import NamedCheck
 
 
@@ -33,7 +33,7 @@ class DynamoProvisioner:
 
     def _check_tables(self) -> str:
         if mismatches := table_mismatches(self._dynamo, self._tables):
-            raise ResourceMissing("\n".join(mismatches))
+            raise ResourceNotReady("\n".join(mismatches))
         return ", ".join(table.name for table in self._tables)
 
     def _check_reading(self) -> str:

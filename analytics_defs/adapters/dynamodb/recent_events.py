@@ -50,7 +50,7 @@ class _Put:
 
 
 class DynamoRecentEvents:
-    """Implements `ports.RecentEvents`. Thread-safe."""
+    """DynamoDB table of recent events: see `ports.RecentEvents`. Thread-safe."""
 
     def __init__(self, dynamo: DynamoClient, table: str) -> None:
         self._dynamo = dynamo

@@ -50,7 +50,7 @@ class _Retry(Exception):
 class DynamoClient:
     """A thread-safe client that connects on first use.
 
-    Every method raises Unavailable (it is unknown whether the request took effect), AccessDenied, ResourceMissing, or RequestRejected for
+    Every method raises Unavailable (it is unknown whether the request took effect), AccessDenied, ResourceNotReady, or RequestRejected for
     an invalid request.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 from analytics_defs.adapters.dynamodb.errors import RequestRejected, error_code
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
-from analytics_defs.errors import ResourceMissing, Unavailable
+from analytics_defs.errors import ResourceNotReady, Unavailable
 
 POLL_SECONDS, MAX_POLLS = 1.0, 120
 _READY = frozenset({"ACTIVE", "UPDATING"})
@@ -40,7 +40,7 @@ def expected_tables(recent_events: str, ledger: LedgerTables) -> tuple[TableSche
 def create_tables(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[str]:
     """Create missing tables, wait until all are active, and enable TTL. Return one line for each change. Idempotent.
 
-    Safe to run concurrently. Raise ResourceMissing if a table has other keys or another TTL attribute. Such a table is not changed.
+    Safe to run concurrently. Raise ResourceNotReady if a table has other keys or another TTL attribute. Such a table is not changed.
     """
     changes = []
     for table in tables:
@@ -48,7 +48,7 @@ def create_tables(dynamo: DynamoClient, tables: Iterable[TableSchema]) -> list[s
             _create(dynamo, table)
             changes.append(f"table {table.name}: created")
         if mismatch := _key_mismatch(table, _wait_until_active(dynamo, table)):
-            raise ResourceMissing(mismatch)
+            raise ResourceNotReady(mismatch)
         if _enable_ttl(dynamo, table):
             changes.append(f"table {table.name}: items expire by `{table.ttl}`")
     return changes
@@ -93,7 +93,7 @@ def _key_text(keys: list[tuple[str, str]]) -> str:
 def _description(dynamo: DynamoClient, table: TableSchema) -> dict[str, Any] | None:
     try:
         description: dict[str, Any] = dynamo.call("describe_table", [table.name], TableName=table.name)["Table"]
-    except ResourceMissing:
+    except ResourceNotReady:
         return None
     return description
 
@@ -130,7 +130,7 @@ def _enable_ttl(dynamo: DynamoClient, table: TableSchema) -> bool:
     """Enable TTL if it is off. Return whether it was off."""
     ttl_attribute = _ttl_attribute(dynamo, table)
     if mismatch := _ttl_mismatch(table, ttl_attribute):
-        raise ResourceMissing(mismatch)
+        raise ResourceNotReady(mismatch)
     if ttl_attribute == table.ttl:
         return False
     specification = {"Enabled": True, "AttributeName": table.ttl}

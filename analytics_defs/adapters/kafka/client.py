@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, SettingsError, Unavailable
 
 LOG_REPEAT_SECONDS: Final = 30
 ClientT = TypeVar("ClientT")
@@ -173,7 +173,7 @@ class LastClientError:
 def kafka_error_to_analytics_error(
     error: KafkaError, brokers: str, action: str, background: LastClientError | None = None
 ) -> AnalyticsError:
-    """Return the AnalyticsError for a client error: AccessDenied, ResourceMissing, or else Unavailable.
+    """Return the AnalyticsError for a client error: AccessDenied, ResourceNotReady, or else Unavailable.
 
     A refusal in `background` takes precedence. `action` continues the sentence "Kafka at X: …".
     """
@@ -184,7 +184,7 @@ def kafka_error_to_analytics_error(
     if error.code() in AUTHORIZATION_ERRORS or refused:
         return AccessDenied(f"{message}. Check the security settings of Kafka and the ACLs of the topics and the group.")
     if error.code() in MISSING_RESOURCE_ERRORS:
-        return ResourceMissing(f"{message}. `analytics setup` creates missing topics.")
+        return ResourceNotReady(f"{message}. `analytics setup` creates missing topics.")
     advice = "Check that the brokers are up and reachable from this machine. It is safe to try again."
     if _is_without_answer(error, cause):
         return Unavailable(f"Kafka at {brokers} does not answer ({short_message(cause or error)}) while {action}. {advice}")

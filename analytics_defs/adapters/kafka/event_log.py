@@ -18,7 +18,7 @@ from analytics_defs.ports import PartitionWatermarks, ReadResult, TopicDescripti
 
 
 class KafkaEventLog:
-    """Implements `ports.EventLog`. Connects on first use, which must come after a fork. Not thread-safe."""
+    """Event log of one Kafka cluster: see `ports.EventLog`. Connects on first use, which must come after a fork. Not thread-safe."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config

@@ -13,7 +13,7 @@ from analytics_defs.adapters.kafka.client import KafkaConfig
 from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.topic_config import TopicConfig, TopicSpec
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.errors import AccessDenied, ResourceMissing
+from analytics_defs.errors import AccessDenied, ResourceNotReady
 from analytics_defs.ports import NamedCheck
 
 PROBE_PARTITION: Final = 2_147_483_647
@@ -79,7 +79,7 @@ class KafkaProvisioner:
     def _check_topics(self) -> str:
         existing = self._log.topics(self._requirements.names)
         if missing := [name for name in self._requirements.names if name not in existing]:
-            raise ResourceMissing(
+            raise ResourceNotReady(
                 f"Kafka at {self._config.brokers}: no topic {', '.join(missing)}. `analytics setup` creates it, or correct KAFKA_TOPICS."
             )
         return ", ".join(f"{topic.name} ({len(topic.partitions)} partitions)" for topic in existing.values())
@@ -108,7 +108,7 @@ class KafkaProvisioner:
         offsets = self._log.committed(self._partitions())
         try:
             self._log.commit({TopicPartition(self._requirements.names[0], 0, PROBE_PARTITION): 0})
-        except ResourceMissing:
+        except ResourceNotReady:
             pass  # the partition does not exist: the permission on the group was checked before
         count = sum(offset is not None for offset in offsets.values())
         return f"group {self._config.group_id}: can be read and set; {count} of {len(offsets)} partitions have an offset"

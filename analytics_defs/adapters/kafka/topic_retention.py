@@ -13,7 +13,7 @@ CACHE_DURATION_MS = 300_000
 
 
 class CachedTopicRetention:
-    """Implements `flows.health_probes.TopicRetentionSource`, with results up to five minutes old. Not thread-safe."""
+    """Retention of topics (see `flows.health_probes.TopicRetentionSource`), with results up to five minutes old. Not thread-safe."""
 
     def __init__(self, config: KafkaConfig, clock: Clock) -> None:
         self._admin = KafkaAdmin(config)

@@ -10,7 +10,7 @@ from enum import Enum
 from analytics_defs.adapters.memory.locking import LockedStore, atomic
 from analytics_defs.core.ledger import Gap, GapReason
 from analytics_defs.core.offsets import Range, Record, Source, TopicPartition
-from analytics_defs.errors import AnalyticsError, CorruptRecordBatch, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.errors import AnalyticsError, CorruptRecordBatch, ResourceNotReady, TopicRecreated, Unavailable
 from analytics_defs.ports import PartitionWatermarks, ReadResult, TopicDescription, Watermarks
 
 
@@ -242,7 +242,7 @@ class MemoryEventLog(LockedStore):
     def _partition(self, topic_partition: TopicPartition) -> _Partition:
         partition = self._topics.get(topic_partition.topic, {}).get(topic_partition.partition)
         if partition is None:
-            raise ResourceMissing(f"{topic_partition}: unknown topic or partition")
+            raise ResourceNotReady(f"{topic_partition}: unknown topic or partition")
         return partition
 
     def _available_partition(self, topic_partition: TopicPartition) -> _Partition:

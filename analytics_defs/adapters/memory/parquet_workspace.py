@@ -25,7 +25,7 @@ def memory_workspace() -> Iterator[MemoryParquetWorkspace]:
 
 
 class MemoryParquetWorkspace:
-    """Implements `ports.ParquetWorkspace`."""
+    """Workspace in memory: see `ports.ParquetWorkspace`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceMissing, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, Unavailable
 
 _DENIED_CODES = {
     "AccessDenied",
@@ -80,7 +80,7 @@ def _to_analytics_error(prefix: str, error: Exception) -> AnalyticsError:
     status, code = _first_group(_STATUS, text), _first_group(_CODE, text)
     answer = " ".join(filter(None, (status, code, _first_group(_MESSAGE, text)))) or _first_sentence(text)
     if code == "NoSuchBucket":
-        return ResourceMissing(f"{prefix}: the bucket does not exist. Create it (`analytics setup`), or correct ARCHIVE_BUCKET_NAME.")
+        return ResourceNotReady(f"{prefix}: the bucket does not exist. Create it (`analytics setup`), or correct ARCHIVE_BUCKET_NAME.")
     if code in _DENIED_CODES or status in {"401", "403"} or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return AccessDenied(
             f"{prefix}: {answer}. Correct the credentials, their permissions on this bucket, or the region. Nothing was dropped."

@@ -11,7 +11,7 @@ from analytics_defs.adapters.object_store.bucket import bucket_exists, create_bu
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
 from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.core.storage.object_keys import staging_key
-from analytics_defs.errors import InconsistentState, ResourceMissing
+from analytics_defs.errors import InconsistentState, ResourceNotReady
 from analytics_defs.ports import NamedCheck, StoredObject
 
 
@@ -45,7 +45,7 @@ class BucketProvisioner:
 
     def _check_bucket(self) -> str:
         if not bucket_exists(self._config):
-            raise ResourceMissing(f"{self._config.endpoint or 'Amazon S3'}: no bucket {self._config.bucket}. `analytics setup` creates it.")
+            raise ResourceNotReady(f"{self._config.endpoint or 'Amazon S3'}: no bucket {self._config.bucket}. `analytics setup` creates it.")
         return self._config.bucket
 
     def _check_round_trip(self) -> str:

@@ -29,7 +29,7 @@ _MAX_CONFLICTS = 5
 
 
 class S3ObjectStore:
-    """Implements `ports.ObjectStore` on one bucket. Connects on first use."""
+    """Object store of one bucket: see `ports.ObjectStore`. Connects on first use."""
 
     def __init__(self, config: ObjectStoreConfig) -> None:
         self.config = config

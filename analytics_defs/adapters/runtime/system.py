@@ -29,7 +29,7 @@ def reduced_gc() -> Iterator[None]:
 
 
 class SystemClock:
-    """Implements `ports.Clock`."""
+    """Clock of this machine: see `ports.Clock`."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -42,7 +42,7 @@ class SystemClock:
 
 
 class ThreadTaskPool:
-    """Implements `ports.TaskPool` with at most `threads` threads, shared by all callers. Threads start with the first job.
+    """Task pool (see `ports.TaskPool`) of at most `threads` threads, shared by all callers. Threads start with the first job.
 
     A job must not call `run_all` of its own pool: it could wait for itself.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analytics_defs.core.ingest.planning import recreation_message
 from analytics_defs.core.ledger import Checkpoint, LedgerSnapshot, TopicState
-from analytics_defs.errors import NotFound, ResourceMissing, Superseded, Unavailable
+from analytics_defs.errors import NotFound, ResourceNotReady, Superseded, Unavailable
 from analytics_defs.flows.ingest.planning import read_topic_offsets
 from analytics_defs.ports import Ports
 
@@ -20,7 +20,7 @@ def accept_recreated_topic(topic: str, ports: Ports) -> TopicState:
     snapshot = ports.ledger.snapshot().require_readable()
     known, offsets = snapshot.topics.get(topic), read_topic_offsets([topic], ports)[topic]
     if offsets is None:
-        raise ResourceMissing(f"topic {topic} does not exist. Create it first (`analytics setup`).")
+        raise ResourceNotReady(f"topic {topic} does not exist. Create it first (`analytics setup`).")
     for reason in offsets.unavailable.values():
         raise Unavailable(f"topic {topic}: it can be accepted once all of its partitions are available. {reason}")
     if known is None:

@@ -12,7 +12,7 @@ from analytics_defs.core.ledger import Batch, BatchKind, LedgerSnapshot
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.storage.object_keys import batch_id
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import AnalyticsError, DataLoss, ResourceMissing, TopicRecreated, Unavailable
+from analytics_defs.errors import AnalyticsError, DataLoss, ResourceNotReady, TopicRecreated, Unavailable
 from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.planning import read_topic_offsets
 from analytics_defs.flows.ingest.timings import Stopwatch
@@ -57,7 +57,7 @@ def open_new_topics(plan: Plan, ports: Ports) -> None:
     unknown = sorted({range_.topic_partition.topic for range_ in plan.ranges} - known.keys())
     for name, offsets in read_topic_offsets(unknown, ports).items() if unknown else ():
         if offsets is None:
-            raise ResourceMissing(
+            raise ResourceNotReady(
                 f"topic {name} does not exist any more; it did when the plan was made. Create it, or remove it from KAFKA_TOPICS."
             )
         ports.ledger.open_topic(initial_topic_state(offsets))

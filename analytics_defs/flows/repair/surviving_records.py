@@ -24,7 +24,7 @@ from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.dead_letter_files import Duplicate
 from analytics_defs.core.storage.object_keys import event_json_dir, event_key, manifest_key, metadata_record_timestamp, reused_id_event_key
 from analytics_defs.core.storage.staging_file import microseconds
-from analytics_defs.errors import InconsistentState, ResourceMissing, Superseded, TopicRecreated
+from analytics_defs.errors import InconsistentState, ResourceNotReady, Superseded, TopicRecreated
 from analytics_defs.flows.hours.manifest import is_manifest_of
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.ingest.read_batch import require_same_topics
@@ -80,7 +80,7 @@ def _read_range(range_: Range, ports: Ports) -> Sequence[Record]:
         require_same_topics([range_], snapshot, ports)
         records = ports.event_log.read([range_], lambda _: True).records
         require_same_topics([range_], snapshot, ports)
-    except (TopicRecreated, ResourceMissing):
+    except (TopicRecreated, ResourceNotReady):
         return ()
     return records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analytics_defs.errors import AnalyticsError, ResourceMissing
+from analytics_defs.errors import AnalyticsError, ResourceNotReady
 from analytics_defs.ports import Checkable
 
 
@@ -33,7 +33,7 @@ def run_preflight(subjects: Sequence[Checkable], on_result: Callable[[CheckResul
         for name, check in subject.checks():
             results.append(_run_check(subject.name, name, check))
             on_result(results[-1])
-            if (error := results[-1].error) and (error.retryable or isinstance(error, ResourceMissing)):
+            if (error := results[-1].error) and (error.retryable or isinstance(error, ResourceNotReady)):
                 break
     return results
 

@@ -13,7 +13,7 @@ import pytest
 from analytics_defs.adapters.dynamodb.client import DynamoConfig
 from analytics_defs.adapters.dynamodb.errors import RequestRejected
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
-from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, SettingsError, Unavailable
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, SECRET, Answer, scripted
 
 PUT = {"Put": {"TableName": "some-table", "Item": {"id": {"S": "a"}, "packed": {"B": b"\x00\xff"}, "Ü": {"S": "日本語\u2028"}}}}
@@ -153,7 +153,7 @@ ERRORS: dict[str, tuple[Answer, type[AnalyticsError]]] = {
     "expired token": (Answer.error("ExpiredTokenException"), AccessDenied),
     "401 of a proxy": (Answer(b"<html>", 401, genuine=False), AccessDenied),
     "403 of a proxy": (Answer(b"<html>", 403, genuine=False), AccessDenied),
-    "no table": (Answer.error("ResourceNotFoundException", "Requested resource not found"), ResourceMissing),
+    "no table": (Answer.error("ResourceNotFoundException", "Requested resource not found"), ResourceNotReady),
     "throttled": (Answer.error("ProvisionedThroughputExceededException"), Unavailable),
     "throttled account": (Answer.error("ThrottlingException"), Unavailable),
     "broken": (Answer.error("InternalServerError", status=500), Unavailable),
@@ -182,7 +182,7 @@ def test_every_error_is_translated_and_names_operation_table_and_endpoint(answer
 
 
 def test_a_missing_table_error_names_the_setup_command() -> None:
-    with scripted(Answer.error("ResourceNotFoundException")) as server, pytest.raises(ResourceMissing, match="analytics setup"):
+    with scripted(Answer.error("ResourceNotFoundException")) as server, pytest.raises(ResourceNotReady, match="analytics setup"):
         server.dynamo.get("some-table", {"id": {"S": "a"}})
 
 

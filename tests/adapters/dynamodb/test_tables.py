@@ -12,7 +12,7 @@ from analytics_defs.adapters.dynamodb.errors import RequestRejected
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import MAX_POLLS, TableSchema, create_tables, expected_tables, table_mismatches
-from analytics_defs.errors import ResourceMissing, Unavailable
+from analytics_defs.errors import ResourceNotReady, Unavailable
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, Answer, scripted
 from tests.contracts.dynamodb_fixtures import real_dynamo
 
@@ -75,7 +75,7 @@ def test_a_table_with_other_keys_is_named_and_not_changed(dynamo: DynamoClient, 
     (mismatch,) = table_mismatches(dynamo, [RECENT])
     assert "expected id (S)" in mismatch
     assert " + ".join(f"{name} ({kind})" for name, kind in key) in mismatch
-    with pytest.raises(ResourceMissing, match="table recent: its key is"):
+    with pytest.raises(ResourceNotReady, match="table recent: its key is"):
         create_tables(dynamo, [RECENT])
 
 
@@ -94,7 +94,7 @@ def test_a_table_with_another_ttl_is_named_and_not_changed(dynamo: DynamoClient,
     )
     (mismatch,) = table_mismatches(dynamo, [table])
     assert "items expire by `ttl_description`, expected" in mismatch
-    with pytest.raises(ResourceMissing, match="items expire by `ttl_description`"):
+    with pytest.raises(ResourceNotReady, match="items expire by `ttl_description`"):
         create_tables(dynamo, [table])
 
 

@@ -33,7 +33,7 @@ from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.producer import KafkaProducer
 from analytics_defs.adapters.kafka.topic_config import TopicSpec
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, SettingsError, Unavailable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down, broker_that_never_answers, broker_that_refuses_credentials
 
 PARTITION = TopicPartition("ProductCreated", 0, 3)
@@ -218,7 +218,7 @@ def test_nothing_connects_before_it_is_used() -> None:
 def test_every_client_error_becomes_an_analytics_error() -> None:
     for name, code in error_codes():
         translated = kafka_error_to_analytics_error(KafkaError(code), "broker:9092", "reading ProductCreated/3")
-        expected = AccessDenied if code in AUTHORIZATION_ERRORS else ResourceMissing if code in MISSING_RESOURCE_ERRORS else Unavailable
+        expected = AccessDenied if code in AUTHORIZATION_ERRORS else ResourceNotReady if code in MISSING_RESOURCE_ERRORS else Unavailable
         assert type(translated) is expected
         assert translated.retryable == (expected is Unavailable)
         assert all(

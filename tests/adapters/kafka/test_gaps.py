@@ -63,7 +63,7 @@ def test_offsets_without_a_record_are_markers_or_compacted_by_cleanup_policy() -
     )
 
 
-def test_a_hole_longer_than_a_run_of_markers_stays_unexplained() -> None:
+def test_a_gap_longer_than_a_run_of_markers_stays_unexplained() -> None:
     """A lost segment leaves such a gap in a topic that is never compacted."""
     assert explain_gaps([Range(FIRST, 3, 3 + MAX_CONTROL_RECORDS)], FakeReader(), FakeReader(), policies) == (
         gap(FIRST, 3, 3 + MAX_CONTROL_RECORDS, GapReason.CONTROL),
@@ -103,7 +103,7 @@ def test_adjacent_gaps_with_one_reason_are_merged() -> None:
     )
 
 
-def test_thousands_of_holes_take_one_read_and_a_fresh_reader_reads_only_records() -> None:
+def test_thousands_of_uncovered_take_one_read_and_a_fresh_reader_reads_only_records() -> None:
     uncommitted, committed = FakeReader({FIRST: [3 * number for number in range(5_000)]}), FakeReader()
     uncovered = [Range(FIRST, 3 * number + 1, 3 * number + 3) for number in range(4_000)] + [Range(SECOND, 7, 8)]
     assert len(explain_gaps(uncovered, uncommitted, committed, policies)) == 4_001
@@ -111,12 +111,12 @@ def test_thousands_of_holes_take_one_read_and_a_fresh_reader_reads_only_records(
     assert committed.reads == [()]
 
 
-def test_without_holes_no_policy_is_requested() -> None:
+def test_without_uncovered_no_policy_is_requested() -> None:
     assert explain_gaps([], FakeReader(), FakeReader(), lambda _: pytest.fail("requested policies")) == ()
 
 
 @given(st.lists(st.sampled_from("rRac "), max_size=60))
-def test_every_offset_of_a_hole_gets_the_reason_for_its_content(log: list[str]) -> None:
+def test_every_offset_of_a_gap_gets_the_reason_for_its_content(log: list[str]) -> None:
     """Generate logs: `r` a read record, `R` one outside the uncovered, `a` an aborted record, `c` a marker, a blank ends a gap."""
     offsets = list(enumerate(log))
     uncommitted = FakeReader({FIRST: [offset for offset, kind in offsets if kind in "rRa "]})

@@ -11,7 +11,7 @@ import pytest
 from analytics_defs.adapters.kafka.event_log import KafkaEventLog
 from analytics_defs.adapters.kafka.producer import KafkaProducer, OutgoingRecord
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.errors import AnalyticsError, ResourceMissing, Unavailable
+from analytics_defs.errors import AnalyticsError, ResourceNotReady, Unavailable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down
 from tests.contracts.event_log_fixtures import PARTITIONS, MockCluster, short_timeouts
 
@@ -65,7 +65,7 @@ def test_a_record_that_is_too_large_fails_with_topic_and_confirmed_count(cluster
 
 def test_publishing_to_a_topic_that_does_not_exist_fails_and_does_not_create_it(cluster: MockCluster) -> None:
     producer = KafkaProducer(replace(short_timeouts(cluster.brokers), delivery_timeout=timedelta(seconds=8)))
-    with pytest.raises(ResourceMissing, match="never-created"):
+    with pytest.raises(ResourceNotReady, match="never-created"):
         producer.publish(outgoing("never-created", 5))
     producer.close()
     log = KafkaEventLog(short_timeouts(cluster.brokers))

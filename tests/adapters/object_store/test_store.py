@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.adapters.object_store.store import S3ObjectStore
-from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceMissing, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, Unavailable
 from analytics_defs.ports import StoredObject
 from tests.adapters.object_store.scripted_s3 import Answer, ConcurrencyCounter, Request, ScriptedS3, scripted_s3
 
@@ -128,7 +128,7 @@ def test_refused_credentials_are_denied_at_once_and_never_shown(call: Callable[[
 def test_a_missing_bucket_is_never_mistaken_for_a_missing_object(call: Callable[[S3ObjectStore], object]) -> None:
     with (
         store_on(lambda _: Answer.error(404, "NoSuchBucket")) as (store, _),
-        pytest.raises(ResourceMissing, match=r"test-bucket.* does not exist"),
+        pytest.raises(ResourceNotReady, match=r"test-bucket.* does not exist"),
     ):
         call(store)
 

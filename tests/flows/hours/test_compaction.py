@@ -27,7 +27,7 @@ from analytics_defs.core.storage.object_keys import (
     parquet_dir,
     part_key,
 )
-from analytics_defs.errors import InconsistentState, ResourceMissing, Superseded, Unavailable
+from analytics_defs.errors import InconsistentState, ResourceNotReady, Superseded, Unavailable
 from analytics_defs.flows.hours import compaction
 from analytics_defs.flows.hours.compaction import Compaction, compact_hour
 from analytics_defs.flows.stored.hour_completeness import is_complete
@@ -231,7 +231,7 @@ def test_a_deleted_topic_keeps_an_hour_incomplete_only_by_its_pending_batch() ->
         world.run(ports=intercept(world.ports, failing("close_batch", effect=False, fault=lambda _: Crashed())))
     world.event_log.delete_topic("ProductDeleted")
     assert run(world).complete is False
-    with suppress(ResourceMissing):  # the group cannot store offsets of a deleted topic
+    with suppress(ResourceNotReady):  # the group cannot store offsets of a deleted topic
         world.run()
     assert not world.ledger.snapshot().pending
     assert run(world).complete is True

@@ -80,7 +80,7 @@ def test_expired_events_are_not_restored() -> None:
     world.recent_events.items.clear()
     result = restore_hour(HOUR, world.ports, ENGINE_FACTORY)
     assert result.events == 6
-    assert 0 < result.expired < 6
+    assert 0 < result.past_ttl < 6
     assert len(world.recent_events.items) == result.restored
 
 

@@ -11,7 +11,7 @@ from analytics_defs.core.events.event import legacy_id
 from analytics_defs.core.ledger import OutcomeCounts
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.core.storage.object_keys import staging_key
-from analytics_defs.errors import NotFound, ResourceMissing, TopicRecreated
+from analytics_defs.errors import NotFound, ResourceNotReady, TopicRecreated
 from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
@@ -88,7 +88,7 @@ def test_a_topic_that_was_never_read_cannot_be_accepted() -> None:
 def test_a_topic_that_does_not_exist_cannot_be_accepted() -> None:
     world = a_world()
     world.event_log.delete_topic(TOPIC)
-    with pytest.raises(ResourceMissing, match="topic ProductDeleted does not exist"):
+    with pytest.raises(ResourceNotReady, match="topic ProductDeleted does not exist"):
         accept_recreated_topic(TOPIC, world.ports)
 
 

@@ -19,7 +19,7 @@ from analytics_defs.errors import (
     ConsumerGroupActive,
     InconsistentState,
     PartitionHalted,
-    ResourceMissing,
+    ResourceNotReady,
     TopicRecreated,
     Unavailable,
 )
@@ -264,7 +264,7 @@ def test_a_batch_that_the_ledger_cannot_close_is_not_staged_and_delays_no_other(
     assert problems(world) == []
 
 
-NON_RETRYABLE = [AnalyticsError, InconsistentState, AccessDenied, ResourceMissing, TopicRecreated]
+NON_RETRYABLE = [AnalyticsError, InconsistentState, AccessDenied, ResourceNotReady, TopicRecreated]
 
 
 def pending_in_the_first_and_new_in_the_second() -> World:

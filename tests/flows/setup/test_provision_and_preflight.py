@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceMissing, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, Unavailable
 from analytics_defs.flows.setup.preflight import CheckResult, run_preflight
 from analytics_defs.flows.setup.provision import ProvisionResult, provision
 from analytics_defs.ports import NamedCheck
@@ -56,7 +56,7 @@ def test_preflight_runs_every_check_of_every_store() -> None:
     ]
 
 
-@pytest.mark.parametrize("fault", [Unavailable("down"), ResourceMissing("no bucket")])
+@pytest.mark.parametrize("fault", [Unavailable("down"), ResourceNotReady("no bucket")])
 def test_further_checks_of_an_unavailable_or_missing_store_are_skipped(fault: AnalyticsError) -> None:
     results = run_preflight([ScriptedStore("one", [fault, "skipped"]), ScriptedStore("two", ["a"])])
     assert [(result.subject, result.error, result.finding) for result in results] == [("one", fault, ""), ("two", None, "a")]
