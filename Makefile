@@ -12,23 +12,20 @@ BIN := .venv/bin
 LOCAL := $(BIN)/python -m analytics_defs.devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-real test-fleet servers servers-stop dev dev-celery bench lint format constraints clean
+.PHONY: help venv test test-real test-fleet servers servers-stop dev dev-celery bench lint format dist constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-venv: .venv/ready ## Create .venv with all dependencies of development and tests
+venv: .venv/dev ## Create .venv with all dependencies of development and tests
 
-.venv/ready: pyproject.toml constraints.txt
+# .venv/run: what `make dev` needs. .venv/dev: everything. The script writes both, and uses `uv` if it is installed.
+.venv/run .venv/dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "error: Python 3.11 or newer is required; $(PYTHON) is $$($(PYTHON) -V 2>&1). Select another with PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: $(PYTHON) cannot create virtual environments (Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
-	@echo "creating .venv with $$($(PYTHON) -V); this takes 1 to 5 minutes, once"
-	@$(PYTHON) -m venv .venv
-	@echo "installing about 180 packages (1.2 GB); pip prints nothing meanwhile"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,celery,kubernetes,production]'
-	@touch $@
+	@$(PYTHON) analytics_defs/devstack/venv.py $(@F)
 
 test: venv ## Run the tests that need no external server
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
@@ -45,8 +42,8 @@ servers: venv ## Start Apache Kafka, DynamoDB Local and MinIO natively; write th
 servers-stop: venv ## Stop the servers of `make servers` and delete their data
 	@$(LOCAL) servers-stop
 
-dev: venv ## Run the platform with embedded servers and a simulated shop: UI on PORT (3000), RATE (20) events/s
-	@$(LOCAL) dev --port $(PORT) --rate $(RATE)
+dev: .venv/run ## Run the platform with embedded servers and a simulated shop: UI on PORT (3000), RATE (20) events/s
+	@$(BIN)/analytics dev --port $(PORT) --rate $(RATE)
 
 dev-celery: venv ## Run the same with Redis and WORKERS (3) Celery workers for LANES (2 per worker) lanes
 	@$(LOCAL) dev-celery --port $(PORT) --rate $(RATE) --workers $(WORKERS)
@@ -62,6 +59,12 @@ lint: venv ## Check format, style and types
 format: venv ## Format the code and apply safe fixes
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+dist: ## Build the wheel and the source archive in dist, and check them
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder" build analytics_defs.egg-info' EXIT && rm -rf dist && \
+	$(PYTHON) -m venv "$$folder" && "$$folder/bin/pip" install --quiet --disable-pip-version-check build twine && \
+	"$$folder/bin/python" -m build --outdir dist . >"$$folder/log" 2>&1 || { tail -20 "$$folder/log"; exit 1; } && \
+	"$$folder/bin/twine" check --strict dist/*
 
 constraints: ## Pin the newest versions that pyproject.toml allows in constraints.txt
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -5,7 +5,7 @@
     ├── Unavailable         (retryable)  a store or broker is down, slow, throttling, or gave an invalid answer
     │   └── InsufficientResources        this machine has too little memory or disk for the hour it works on
     ├── AccessDenied                     a store or broker rejected the credentials or the permissions
-    ├── ResourceNotReady                  a topic, table or bucket does not exist, or has the wrong shape
+    ├── ResourceNotReady                 a topic, table or bucket does not exist, is still being created, or has the wrong shape
     ├── PartitionHalted                  one partition stops until an operator decides; the others continue
     │   ├── TopicRecreated               the topic was deleted and created again, or its log was truncated
     │   ├── DataLoss                     Kafka removed records before they were read, and ON_DATA_LOSS=stop
@@ -64,7 +64,7 @@ class AccessDenied(AnalyticsError):
 
 
 class ResourceNotReady(AnalyticsError):
-    """Raised when a topic, table or bucket does not exist, or has another shape than expected.
+    """Raised when a topic, table or bucket does not exist, is still being created, or has another shape than expected.
 
     The operator runs `analytics setup`, which creates what is missing. If the shape differs, the operator names another
     table or topic, or deletes this one.

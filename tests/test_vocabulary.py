@@ -50,6 +50,12 @@ RETIRED = {
     r"heldBack|heldBy|checkedMsAgo": "transactionLag, originalSource, checkedAgoMs",
     r"equation_balances|stores_agree|dead_letter_share|live_aggregates|compare_stores_hourly|move_events": "see docs/dagster.md",
     r"rebuild-aggregates|accept-topic": "reconcile-counters, accept-recreated-topic",
+    # second words for one thing
+    r"tally|tallies": "outcome counts: the type is OutcomeCounts",
+    r"[Hh]oles?": "uncovered range, or gap once there is evidence",
+    r"blobs?": "object: the word of S3",
+    r"stuck batch(es)?": "abandoned batch",
+    r"ResourceMissing|KeeperStatus|RetentionSource|StoreKind|ObservabilityServer": "see analytics_defs/errors.py, docs/architecture.md",
 }
 """Each retired word with the word to use instead, and why."""
 

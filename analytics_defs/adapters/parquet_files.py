@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from analytics_defs.core.offsets import MAX_TIMESTAMP_MS
 from analytics_defs.core.storage import event_parquet
 from analytics_defs.ports import MergedFile
 
@@ -18,14 +19,48 @@ GROUP_ROWS = 65_536
 GROUP_BYTES = 32 * 2**20
 """Payload bytes of one row group. Readers and this writer hold one row group in memory."""
 _HASH_CHUNK_BYTES = 2**20
+_RECORD_TIMESTAMP = [name for name, _, _ in event_parquet.EVENT_COLUMNS].index("record_timestamp")
 
 
-def has_event_schema(path: str) -> bool:
-    """Return whether the file is Parquet with the schema of parts. Only the footer is read."""
+def readable_copy(path: str) -> str | None:
+    """Return the path of a Parquet file with the schema of parts, whose record timestamps are dates. None if the file is damaged.
+
+    Only the footer is read, and `path` itself is returned. Parts of older versions can hold record timestamps that are no dates, and
+    DuckDB cannot read them: for these a copy is written beside the file, with null for each of these timestamps.
+    """
     try:
-        return bool(pq.read_schema(path).equals(event_parquet.event_schema()))
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(event_parquet.event_schema()):
+                return None
+            if all(_has_valid_timestamps(file.metadata.row_group(number)) for number in range(file.num_row_groups)):
+                return path
+            copy = f"{path}.valid"
+            with event_parquet.writer(copy) as writer:
+                for number in range(file.num_row_groups):
+                    writer.write_table(_with_valid_timestamps(file.read_row_group(number)))
+            return copy
     except (pa.ArrowException, OSError):
+        return None
+
+
+def readable_copies(paths: Sequence[str]) -> list[str]:
+    """Return `readable_copy` of each file. The path of a damaged file is returned unchanged: reading it fails."""
+    return [readable_copy(path) or path for path in paths]
+
+
+def _has_valid_timestamps(row_group: Any) -> bool:
+    """Return whether the footer proves that every record timestamp is null or a date."""
+    statistics = row_group.column(_RECORD_TIMESTAMP).statistics
+    if statistics is None:
         return False
+    return not statistics.has_min_max or (statistics.min_raw >= 0 and statistics.max_raw <= MAX_TIMESTAMP_MS)
+
+
+def _with_valid_timestamps(table: pa.Table) -> pa.Table:
+    column = table.column(_RECORD_TIMESTAMP)
+    raw = column.cast(pa.int64())
+    is_valid = pc.and_(pc.greater_equal(raw, 0), pc.less_equal(raw, MAX_TIMESTAMP_MS))
+    return table.set_column(_RECORD_TIMESTAMP, table.schema.field(_RECORD_TIMESTAMP), pc.if_else(is_valid, column, None))
 
 
 def write_sorted_rows(batches: Iterable[pa.RecordBatch], path: str, max_bytes: int) -> Iterator[MergedFile]:

@@ -8,11 +8,24 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from analytics_defs.cli.commands import counters, dead_letters, hours, ingest, inspect, produce, repair, retention, serve, setup, worker
+from analytics_defs.cli.commands import (
+    counters,
+    dead_letters,
+    dev,
+    hours,
+    ingest,
+    inspect,
+    produce,
+    repair,
+    retention,
+    serve,
+    setup,
+    worker,
+)
 from analytics_defs.cli.exit_codes import CLOSED_PIPE
 
 SECTIONS: Mapping[str, Sequence[click.Command]] = {
-    "Setup": (setup.setup_command, setup.check_command),
+    "Start": (dev.dev_command, setup.setup_command, setup.check_command),
     "Ingest": (ingest.ingest_command, ingest.accept_recreated_topic_command, produce.produce_command),
     "Inspect": (inspect.lag_command, inspect.audit_command, inspect.trace_command, dead_letters.dead_letters_command),
     "Repair": (repair.repair_command, dead_letters.redrive_command, counters.reconcile_counters_command),

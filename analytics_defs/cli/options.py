@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from analytics_defs.core.events.rejection_reasons import RejectionReason
-from analytics_defs.core.storage.object_keys import batch_time, hour_path
+from analytics_defs.core.storage.object_keys import batch_time, require_hour
 
 
 def _validated_by(check: Callable[[str], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -29,19 +29,19 @@ json_option = click.option("--json", "json_output", is_flag=True, help="Print JS
 reason_option = click.option(
     "--reason", type=click.Choice([str(reason) for reason in RejectionReason]), help="Select records with this rejection reason."
 )
-hour_option = click.option(
-    "--hour",
+batch_hour_option = click.option(
+    "--batch-hour",
     metavar="YYYY-MM-DDTHH",
-    callback=_validated_by(hour_path),
+    callback=_validated_by(require_hour),
     help="Select records of batches that began in this UTC hour.",
 )
 hours_option = click.option(
     "--hour",
     "hours",
     metavar="YYYY-MM-DDTHH",
-    callback=_validated_by(hour_path),
+    callback=_validated_by(require_hour),
     multiple=True,
     help="Also compare the stores for this UTC hour of event time, id by id. Can be repeated.",
 )
-hour_arguments = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_validated_by(hour_path))
+hour_arguments = click.argument("hours", metavar="HOUR...", nargs=-1, required=True, callback=_validated_by(require_hour))
 batch_option = click.option("--batch", "batch_id", metavar="ID", callback=_validated_by(batch_time), help="Select records of this batch.")

@@ -20,6 +20,8 @@ REDRIVE_LANE = -1
 
 
 class BatchKind(StrEnum):
+    """Origin of the records of a batch: Kafka, or dead-letter files."""
+
     INGEST = "ingest"
     REDRIVE = "redrive"
 
@@ -275,7 +277,9 @@ class BatchRecord:
     bytes: int = 0
     """Bytes of keys, values and headers of all records."""
     record_to_close_ms: int = 0
-    """Sum of (close time - record timestamp) over stored events whose record has a timestamp."""
+    """Sum of (close time - record timestamp) over stored events whose record has a valid timestamp."""
+    invalid_record_timestamps: int = 0
+    """Stored events whose record timestamp is not a date."""
     code_version: str = ""
 
     @property

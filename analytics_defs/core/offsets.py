@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
+NO_TIMESTAMP: Final = -1
+"""Kafka's value for a record without a timestamp."""
+MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
+"""The last millisecond of year 9999. Python, pandas and JSON have no later dates."""
 _NAME = re.compile(r"(?P<topic>~?[A-Za-z0-9._-]+)(?:@(?P<incarnation>[1-9][0-9]*))?/(?P<partition>[0-9]+)")
 
 
@@ -86,10 +91,23 @@ class Record:
 
     source: Source
     timestamp_ms: int
-    """The record's own timestamp, epoch milliseconds (CreateTime or LogAppendTime). -1 if the broker has none."""
+    """The record's own timestamp, epoch milliseconds (CreateTime or LogAppendTime), unchanged. `NO_TIMESTAMP` if it has none.
+
+    A producer may write any 64-bit number: nanoseconds, for example. Use `valid_timestamp_ms` for calculations.
+    """
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    @property
+    def valid_timestamp_ms(self) -> int | None:
+        """Return the timestamp if it is a date from 1970 to the end of year 9999. Otherwise None."""
+        return self.timestamp_ms if 0 <= self.timestamp_ms <= MAX_TIMESTAMP_MS else None
+
+    @property
+    def has_invalid_timestamp(self) -> bool:
+        """Return True if the record has a timestamp, and it is not a date."""
+        return self.valid_timestamp_ms is None and self.timestamp_ms != NO_TIMESTAMP
 
     @property
     def size(self) -> int:

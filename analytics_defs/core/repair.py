@@ -12,7 +12,7 @@ from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage.dead_letter_files import Duplicate, encode_duplicates
-from analytics_defs.core.storage.object_keys import hour_path
+from analytics_defs.core.storage.object_keys import require_hour
 from analytics_defs.errors import InconsistentState
 
 
@@ -59,7 +59,8 @@ def parse_repair_range(first: str, end: str) -> Range | HourRange:
         if low.offset >= high.offset:
             raise ValueError(f"{first} to {end} holds no offset: the end is not included")
         return Range(low.topic_partition, low.offset, high.offset)
-    hour_path(first), hour_path(end)
+    for hour in (first, end):
+        require_hour(hour)
     if first >= end:
         raise ValueError(f"{first} to {end} holds no hour: the end is not included")
     return HourRange(first, end)

@@ -97,6 +97,7 @@ def top_products_table(products: Sequence[ProductStats]) -> dg.TableMetadataValu
             "net stock change": product.net_stock_change,
             "price changes": product.price_changes,
             "stock-outs": product.stock_outs,
+            "out-of-range numbers": product.out_of_range_numbers,
         }
         for product in products
     ]
@@ -106,6 +107,7 @@ def top_products_table(products: Sequence[ProductStats]) -> dg.TableMetadataValu
         dg.TableColumn("net stock change", "float"),
         dg.TableColumn("price changes", "int"),
         dg.TableColumn("stock-outs", "int"),
+        dg.TableColumn("out-of-range numbers", "int"),
     ]
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns))
 

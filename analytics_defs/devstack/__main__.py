@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
+from analytics_defs.cli.commands.dev import folder_option, port_option, rate_option
 from analytics_defs.devstack import server_group
 from analytics_defs.errors import StartupFailed
 
 _FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".servers"), show_default=True)
-_DEV_FOLDER = click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path(".dev"), show_default=True)
-_PORT = click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the Dagster UI.")
-_RATE = click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True, help="Events per second.")
 
 
 @click.group()
@@ -42,21 +40,10 @@ def with_servers(folder: Path, command: tuple[str, ...]) -> None:
     raise SystemExit(server_group.run_with(folder.absolute(), command))
 
 
-@cli.command("dev")
-@_DEV_FOLDER
-@_PORT
-@_RATE
-def run_dev(folder: Path, port: int, rate: float) -> None:
-    """Run the whole platform with embedded servers and a simulated shop, until Ctrl-C or SIGTERM."""
-    from analytics_defs.devstack import dev
-
-    dev.run(folder.absolute(), port=port, rate=rate)
-
-
 @cli.command("dev-celery")
-@_DEV_FOLDER
-@_PORT
-@_RATE
+@folder_option
+@port_option
+@rate_option
 @click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True, help="Celery workers.")
 def run_dev_celery(folder: Path, port: int, rate: float, workers: int) -> None:
     """Run the platform like `dev`, but execute runs on Celery workers with Redis as the broker."""

@@ -1,4 +1,4 @@
-"""`make dev`: embedded Kafka, DynamoDB and S3, a simulated shop, and Dagster with its UI.
+"""`analytics dev` and `make dev`: embedded Kafka, DynamoDB and S3, a simulated shop, and Dagster with its UI.
 
 All files are in one folder (`.dev`).
 """
@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -21,8 +21,12 @@ from analytics_defs.devstack.tcp_ports import LOOPBACK, accepts, free_port, http
 from analytics_defs.errors import StartupFailed
 
 HEALTH_PORT = 8080
+SHOWN_DAYS = timedelta(days=3)
+"""Age of the first hour in Dagster's catalog. The simulated shop's late events are at most as old, so that most hours get events soon."""
 _SERVERS = ("broker", "stores")
 ANALYTICS = str(Path(sys.executable).with_name("analytics"))
+DAGSTER_FILES = Path(__file__).parent
+"""The folder of dagster.yaml and workspace.yaml. The root of the repository has links to them, for a plain `dagster dev`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ def run(folder: Path, *, port: int, rate: float, launcher: Launcher | None = Non
     """
     with supervised(folder) as stack:
         if is_taken(port) or accepts(port):  # checked here: `supervised` has stopped the programs that a killed stack left on this port
-            raise StartupFailed(f"port {port} is in use: choose another with `make dev PORT=...`")
+            raise StartupFailed(f"port {port} is in use: choose another with `analytics dev --port` or `make dev PORT=...`")
         try:
             _start(stack, port, rate, launcher or PROCESSES)
             stack.watch()
@@ -58,13 +62,14 @@ def _start(stack: Supervisor, port: int, rate: float, launcher: Launcher) -> Non
     click.echo("starting an embedded Kafka broker, DynamoDB and S3")
     url, status_port = f"http://{LOOPBACK}:{port}", health_port()
     settings = _start_servers(stack) | {"DAGSTER_UI_URL": url, "HEALTH_HOST": LOOPBACK, "HEALTH_PORT": str(status_port)}
+    settings |= {"PARTITIONS_START": os.environ.get("PARTITIONS_START") or f"{datetime.now(UTC) - SHOWN_DAYS:%Y-%m-%dT%H}"}
     settings |= launcher.prepare(stack) | {"RUN_HEALTH_IN_DAGSTER": str(launcher.supports_endless_runs).lower()}
     click.echo("creating tables and bucket")
     stack.run((ANALYTICS, "setup", "--no-topics"), settings, limit=timedelta(minutes=1))
     env_file.write_env_file(stack.folder / "env", settings)
     click.echo(f"starting a simulated shop ({rate:g} events/s) and Dagster")
     stack.start("producer", (ANALYTICS, "produce", "--rate", f"{rate:g}"), settings)
-    options = ("-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml")
+    options = ("-h", LOOPBACK, "-p", str(port), "-w", str(DAGSTER_FILES / "workspace.yaml"))
     stack.start("dagster", (sys.executable, "-m", "dagster", "dev", *options), settings)
     stack.wait_until(lambda: http_status(f"{url}/server_info") == 200, what="Dagster's UI", limit=timedelta(minutes=3))
     if not launcher.supports_endless_runs:
@@ -95,7 +100,7 @@ def dagster_home(stack: Supervisor) -> Path:
     """
     home = stack.folder / "dagster_home"
     home.mkdir()
-    shutil.copy("dagster.yaml", home)
+    shutil.copy(DAGSTER_FILES / "dagster.yaml", home)
     return home
 
 

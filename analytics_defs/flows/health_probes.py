@@ -119,7 +119,8 @@ def _read_oldest(log: EventLog, lags: Sequence[PartitionLag]) -> dict[TopicParti
                 continue
             searches += 1
             record = _first_record(log, _range_to(lag, lag.last_stable_offset))
-        since = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC) if record is not None and record.timestamp_ms >= 0 else None
+        timestamp_ms = None if record is None else record.valid_timestamp_ms
+        since = None if timestamp_ms is None else datetime.fromtimestamp(timestamp_ms / 1000, UTC)
         oldest[key] = OldestRecord(next_readable_offset(lag), since, record.size if record is not None else 0)
     return oldest
 

@@ -52,7 +52,7 @@ class Checkpoints(Protocol):
     def mark_staged(self, batch_id: str, digest: str) -> bool:
         """Note the SHA-256 of the staging file that decides the batch, if the batch is pending. Idempotent.
 
-        Raise InconsistentState if another digest was noted before.
+        Raise InconsistentState if another digest was recorded before.
         """
         ...
 
@@ -139,7 +139,7 @@ class HourRevisions(Protocol):
         ...
 
     def record_dead_letter_expiry(self, expiry: DeadLetterExpiry) -> DeadLetterExpiry:
-        """Note the batch time up to which these files expire, unless a later one is noted. Return what is noted."""
+        """Record the batch time up to which these files expire, unless a later one is recorded. Return the recorded one."""
         ...
 
 

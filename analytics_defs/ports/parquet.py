@@ -41,14 +41,15 @@ class StoredRow:
     source: Source
     payload: bytes
     record_timestamp_ms: int
-    """-1 if unknown."""
+    """`NO_TIMESTAMP` if unknown."""
     batch_id: str
 
 
 class ParquetWorkspace(Protocol):
     """A local folder for the Parquet files of one job. Used by one thread. Rows are those of `core.storage.event_parquet`.
 
-    Methods take the paths that `path` and `put` returned.
+    Methods take the paths that `path` and `put` returned. Record timestamps that are no dates are read as null. Methods raise
+    InsufficientResources if memory or disk runs out, and InconsistentState if the rows cannot be read.
     """
 
     def path(self, name: str) -> str:

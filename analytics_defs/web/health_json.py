@@ -88,6 +88,7 @@ def metrics_json(snapshot: HealthSnapshot) -> dict[str, Any] | None:
         "duplicates": counters.get("duplicates", 0),
         "deadLetters": counters.get("dead_letters", 0),
         "deadLettersByReason": with_prefix(counters, REASON),
+        "invalidRecordTimestamps": counters.get("invalid_record_timestamps", 0),
         "tombstones": counters.get("tombstones", 0),
         "gaps": counters.get("gaps", 0),
         "lost": counters.get("lost", 0),

@@ -1,14 +1,15 @@
 """The metric families of `/metrics` as values. Names begin with `analytics_`, units are base units, labels are bounded. Pure.
 
 Counters are read from the ledger, so a restart does not reset them. They never decrease: dead letters removed by a redrive,
-and adjustments of counters, are separate series. An unknown value has no sample; it is never reported as 0.
+and adjustments of counters, are separate series. An unknown or infinite value has no sample; it is never reported as 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import isfinite
 
 from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE
 from analytics_defs.core.ingest.batch_accounting import sum_counters
@@ -19,6 +20,8 @@ from analytics_defs.web.health_json import CREATED, DELETED, REASON, events_by_t
 
 
 class MetricKind(StrEnum):
+    """Types of Prometheus that are used here."""
+
     COUNTER = "counter"
     GAUGE = "gauge"
 
@@ -28,12 +31,16 @@ COUNTER, GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
 
 @dataclass(frozen=True, slots=True)
 class Sample:
+    """One value of a family."""
+
     value: float
     labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricFamily:
+    """All samples of one metric name."""
+
     name: str
     """Without the suffix `_total` of a counter, which the format adds."""
     kind: MetricKind
@@ -42,7 +49,7 @@ class MetricFamily:
 
 
 def metric_families(snapshot: HealthSnapshot) -> list[MetricFamily]:
-    """Return the families that have a sample, in the order of this module."""
+    """Return the families that have a sample, in the order of this module. NaN and infinite values have no sample."""
     families = [
         *_health(snapshot),
         *_services(snapshot),
@@ -52,7 +59,8 @@ def metric_families(snapshot: HealthSnapshot) -> list[MetricFamily]:
     statistics = snapshot.ledger_statistics.value
     if statistics is not None:
         families += [*_counters(statistics), *_batches(statistics)]
-    return [family for family in families if family.samples]
+    finite = [replace(family, samples=tuple(sample for sample in family.samples if isfinite(sample.value))) for family in families]
+    return [family for family in finite if family.samples]
 
 
 def _single(name: str, kind: MetricKind, help_: str, value: float | None) -> MetricFamily:
@@ -120,7 +128,7 @@ _PARTITION_GAUGES: tuple[tuple[str, str, Callable[[PartitionHealth], float | Non
     ("analytics_partition_lag_seconds", "Age of the oldest waiting record.", lambda partition: partition.lag_seconds),
     (
         "analytics_partition_seconds_until_data_loss",
-        "Time until retention removes the oldest waiting record, by its age or by the size of its log.",
+        "Time until retention removes the oldest waiting record, by its age or by the size of its log. No sample: never, or not known.",
         lambda partition: partition.seconds_until_data_loss,
     ),
     (
@@ -174,6 +182,11 @@ _TOTALS = (
     ("tombstones", "analytics_tombstones", "Records with a null value."),
     ("gaps", "analytics_gap_offsets", "Offsets that hold no record, for a known reason."),
     ("lost", "analytics_data_loss_offsets", "Offsets that retention removed before they were read."),
+    (
+        "invalid_record_timestamps",
+        "analytics_invalid_record_timestamps",
+        "Stored events whose record timestamp is not a date. It is null in Parquet.",
+    ),
     ("batches", "analytics_batches", "Closed batches."),
     ("bytes", "analytics_record_bytes", "Bytes of keys, values and headers of closed records."),
 )

@@ -17,6 +17,8 @@ _JSON, _TEXT, _OPENMETRICS = "application/json", "text/plain", "application/open
 
 
 class ExpositionFormat(StrEnum):
+    """Formats in which metrics can be answered."""
+
     JSON = "json"
     PROMETHEUS = "prometheus"
     OPENMETRICS = "openmetrics"
@@ -31,6 +33,8 @@ _ACCEPT = {
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
+    """Encoded metrics."""
+
     body: bytes
     content_type: str
 

@@ -279,12 +279,12 @@ def test_redrive_uses_the_current_settings_and_is_idempotent(world: World, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("redrive",), "--reason, --hour, --batch, or --all"),
+        (("redrive",), "--reason, --batch-hour, --batch, or --all"),
         (("produce",), "--rate, --count, or both"),
-        (("dead-letters", "--hour", "yesterday"), "'yesterday' is not an hour"),
+        (("dead-letters", "--batch-hour", "yesterday"), "'yesterday' is not an hour"),
         (("audit", "--hour", HOUR, "--hour", "2024"), "'2024' is not an hour"),
         (("audit", "--hour", "2024-01-15T25"), "'2024-01-15T25' is not an hour"),
-        (("dead-letters", "--hour", "2024-02-31T10"), "'2024-02-31T10' is not an hour"),
+        (("dead-letters", "--batch-hour", "2024-02-31T10"), "'2024-02-31T10' is not an hour"),
         (("redrive", "--batch", "7"), "'7' is not a batch id"),
         (("dead-letters", "--reason", "bad"), "'not_utf8'"),
         (("produce", "--rate", "1", "--broken", "2"), "0<=x<=1"),

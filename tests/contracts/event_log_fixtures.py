@@ -323,8 +323,11 @@ class RealBroker:
         until(self._is_group_deleted)
 
     def _create(self, topic: str, config: dict[str, str]) -> None:
-        """Create the topic without retention: the records are years old, and the broker would delete them."""
-        new = NewTopic(topic, PARTITIONS, 1, config={"retention.ms": "-1"} | config)
+        """Create the topic without retention and without limits of timestamps: the records are years old, or have no date at all."""
+        unlimited = {"retention.ms": "-1"} | dict.fromkeys(
+            ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), str(2**63 - 1)
+        )
+        new = NewTopic(topic, PARTITIONS, 1, config=unlimited | config)
         self.admin.create_topics([new], operation_timeout=TEN_SECONDS)[topic].result(TEN_SECONDS)
         self.adopt(topic)
         until(lambda: self._partitions(topic) == PARTITIONS)

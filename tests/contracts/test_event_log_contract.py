@@ -151,6 +151,14 @@ def test_records_come_back_byte_for_byte(log: LogUnderTest) -> None:
     assert records[1].timestamp_ms == TIMESTAMP_MS
 
 
+def test_any_number_that_a_producer_writes_as_timestamp_is_read_unchanged(log: LogUnderTest) -> None:
+    topic = log.create_topic()
+    times = [1_796_084_566_626_462_208, 1_800_000_000_000_000, 2**63 - 1, 253_402_300_800_000, -62_135_596_800_000, -(2**63), 1]
+    log.write(topic, 0, [Written(b"v", timestamp_ms=time) for time in times])
+    records = log.port.read([Range(TopicPartition(topic, 0, 0), 0, len(times))], lambda _: True).records
+    assert [record.timestamp_ms for record in records] == times
+
+
 def test_a_read_ends_exactly_at_the_end_of_its_range(log: LogUnderTest) -> None:
     topic = log.create_topic()
     partition = TopicPartition(topic, 0, 0)

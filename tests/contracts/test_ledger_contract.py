@@ -270,6 +270,7 @@ def test_every_field_of_a_batch_record_comes_back_equal(ledger: Ledger) -> None:
         duration_ms=9,
         bytes=1,
         record_to_close_ms=2**40,
+        invalid_record_timestamps=3,
         code_version="1.2.3",
     )
     ledger.begin_batch(replace(begun, staged=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from analytics_defs.adapters import parquet_files
-from analytics_defs.adapters.duckdb.workspace import duckdb_workspace
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
+from analytics_defs.adapters.duckdb.workspace import duckdb_workspace, translate_duckdb_errors
 from analytics_defs.adapters.memory.parquet_workspace import memory_workspace
 from analytics_defs.core.hours.revision import RowSummary, merge_summaries
 from analytics_defs.core.storage import event_parquet
-from analytics_defs.errors import Unavailable
+from analytics_defs.errors import InconsistentState, InsufficientResources, Unavailable
 from analytics_defs.ports import ParquetWorkspace
 from tests.bench.parts import parts
 from tests.core.events.made_events import NOW
@@ -199,3 +202,64 @@ def test_too_little_memory_raises_unavailable_and_is_not_damage() -> None:
             workspace.merge(paths, "merged", NO_LIMIT)
         with pytest.raises(Unavailable, match="DUCKDB_MEMORY_LIMIT_MB"):
             workspace.summarize(paths)
+
+
+def damaged_part() -> bytes:
+    """Return a part whose footer is intact and whose pages are not."""
+    data = part("b1", *range(50))
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    return data[:4] + bytes(footer - 4) + data[footer:]
+
+
+def test_bad_data_is_not_retried_and_not_blamed_on_memory() -> None:
+    with duckdb_statistics(128, 1) as engine:
+        path = engine.put("damaged", damaged_part())
+        readers: list[Callable[[], object]] = [
+            lambda: engine.merge([path], "merged", NO_LIMIT),
+            lambda: engine.count_rows([path]),
+            lambda: engine.write_product_stats([path], "products"),
+            lambda: engine.write_product_activity([path], "activity"),
+            lambda: engine.count_products_and_sellers(path),
+            lambda: engine.top_products(path, 5),
+            lambda: list(engine.read_rows([path])),
+        ]
+        for read in readers:
+            with pytest.raises(InconsistentState, match="met data that cannot be read") as raised:
+                read()
+            assert not raised.value.retryable
+            assert "DUCKDB_MEMORY_LIMIT_MB" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        duckdb.OutOfMemoryException("Out of Memory Error: failed to offload data block"),
+        duckdb.IOException('IO Error: Could not write all bytes to file "spilled"'),
+        OSError(errno.ENOSPC, "Error writing bytes to file"),
+        OSError("Out of Memory Error: could not allocate block"),
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+def test_too_little_memory_or_disk_is_retried_and_names_the_setting(error: Exception) -> None:
+    with pytest.raises(InsufficientResources, match="DUCKDB_MEMORY_LIMIT_MB") as raised, translate_duckdb_errors():
+        raise error
+    assert raised.value.retryable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        duckdb.ConversionException("Conversion Error: Could not convert Timestamp(MS) to Timestamp(US)"),
+        duckdb.IOException('IO Error: Could not read enough bytes from file "part"'),
+        duckdb.InvalidInputException("Invalid Input Error: No magic bytes found"),
+        OSError("Corrupt snappy compressed data."),
+        pa.ArrowInvalid("Casting from timestamp[us] to timestamp[ms] would lose data"),
+        OverflowError("date value out of range"),
+    ],
+    ids=repr,
+)
+def test_other_errors_of_duckdb_and_arrow_are_bad_data(error: Exception) -> None:
+    with pytest.raises(InconsistentState, match="met data that cannot be read"), translate_duckdb_errors():
+        raise error

@@ -69,3 +69,19 @@ def test_the_size_of_a_record_counts_key_value_and_headers_in_bytes() -> None:
     source = Source.parse("t/0/0")
     assert Record(source, -1, b"key", b"value", (("näme", b"v"), ("null", None))).size == 3 + 5 + 5 + 1 + 4
     assert Record(source, -1, None, None).size == 0
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ms", "valid", "is_invalid"),
+    [
+        (-1, None, False),
+        (0, 0, False),
+        (253_402_300_799_999, 253_402_300_799_999, False),
+        (253_402_300_800_000, None, True),
+        (-2, None, True),
+        (2**63 - 1, None, True),
+    ],
+)
+def test_a_valid_timestamp_is_a_date_and_minus_1_is_none(timestamp_ms: int, valid: int | None, is_invalid: bool) -> None:
+    record = Record(Source(TopicPartition("t", 0, 0), 0), timestamp_ms, None, None)
+    assert (record.valid_timestamp_ms, record.has_invalid_timestamp) == (valid, is_invalid)

@@ -58,7 +58,9 @@ def test_another_process_uses_the_embedded_dynamodb_and_s3(tmp_path: Path, monke
 def test_a_port_in_use_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(StartupFailed, match=f"^port {port} is in use: choose another with `make dev PORT=...`$"):
+        with pytest.raises(
+            StartupFailed, match=f"^port {port} is in use: choose another with `analytics dev --port` or `make dev PORT=...`$"
+        ):
             dev.run(tmp_path / "dev", port=port, rate=1)
     assert list((tmp_path / "dev" / "logs").iterdir()) == []
 

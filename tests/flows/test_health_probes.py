@@ -10,7 +10,7 @@ import pytest
 
 from analytics_defs.core.ingest.planning import PartitionLag
 from analytics_defs.core.monitoring.backlog import Backlog
-from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.offsets import MAX_TIMESTAMP_MS, TopicPartition
 from analytics_defs.flows import health_probes
 from analytics_defs.flows.health_probes import HealthClients, read_backlog
 from tests.proof.interceptors import Call, intercept
@@ -106,6 +106,17 @@ def test_a_damaged_record_hides_no_other_partition() -> None:
     scene = Scene(partitions=3)
     scene.world.event_log.damage(TOPIC, 1, 0)
     assert scene.oldest() == {0: 0, 1: None, 2: 2}
+
+
+@pytest.mark.parametrize("timestamp_ms", [1_796_084_566_626_462_208, 2**63 - 1, -(2**63), -62_135_596_800_000])
+def test_a_timestamp_that_is_no_date_hides_no_other_partition(timestamp_ms: int) -> None:
+    scene = Scene(partitions=3)
+    scene.world.settle()
+    for number, time in enumerate((STARTED_MS, timestamp_ms, MAX_TIMESTAMP_MS)):
+        scene.world.event_log.append(TOPIC, number, event("e"), timestamp_ms=time)
+    assert scene.oldest() == {0: 0, 1: None, 2: (MAX_TIMESTAMP_MS - STARTED_MS) / 1000}
+    scene.world.settle()
+    assert scene.oldest() == {}
 
 
 def test_a_record_that_retention_removed_is_not_waiting() -> None:

@@ -55,7 +55,7 @@ class ClaimsWithoutCondition(WatchedRecentEvents):
             {}, {(write_batch, "_claim_chunk"): mutants.write_before_claim(write_batch._claim_chunk)}, id="write before the claim"
         ),
         pytest.param({"ledger": mutants.CheckpointsWithoutCondition}, {}, id="no condition on the checkpoint"),
-        pytest.param({"ledger": mutants.StagedDigestIgnored}, {}, id="the staged digest is not noted"),
+        pytest.param({"ledger": mutants.StagedDigestIgnored}, {}, id="the staged digest is not recorded"),
         pytest.param({"recent": ClaimsWithoutCondition}, {}, id="no condition on the claim"),
     ],
 )

@@ -78,7 +78,7 @@ def _contents(stores: dict[str, Any]) -> Any:
         pytest.param(Doubles(ledger=mutants.CheckpointsWithoutCondition), {}, id="no condition on the checkpoint"),
         pytest.param(Doubles(recent_events=mutants.ClaimsWithoutCondition), {}, id="no condition on the claim"),
         pytest.param(Doubles(object_store=mutants.StagingOverwritten), CURRENT_RULES, id="staging is overwritten"),
-        pytest.param(Doubles(ledger=mutants.StagedDigestIgnored), {}, id="the staged digest is not noted"),
+        pytest.param(Doubles(ledger=mutants.StagedDigestIgnored), {}, id="the staged digest is not recorded"),
         pytest.param(Doubles(ledger=mutants.ZombiesContinueAfterClose), CURRENT_RULES, id="a zombie continues after the close"),
     ],
 )

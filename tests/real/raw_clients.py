@@ -54,6 +54,8 @@ class Written:
     value: bytes | None
     key: bytes | None = None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp_ms: int = 0
+    """0: now."""
 
 
 # Kafka.
@@ -80,9 +82,12 @@ def _producer() -> Producer:
 
 @contextmanager
 def topics(*partitions: int) -> Iterator[tuple[str, ...]]:
-    """Create a topic for each number of partitions. Yield their names in this order, and delete the topics after the block."""
-    suffix = uuid.uuid4().hex[:10]
-    new = [NewTopic(f"real-{suffix}-{number}", count, 1) for number, count in enumerate(partitions)]
+    """Create a topic for each number of partitions. Yield their names in this order, and delete the topics after the block.
+
+    Any number is accepted as timestamp, as by default before Kafka 4.0.
+    """
+    suffix, config = uuid.uuid4().hex[:10], {"message.timestamp.after.max.ms": str(2**63 - 1)}
+    new = [NewTopic(f"real-{suffix}-{number}", count, 1, config=config) for number, count in enumerate(partitions)]
     for future in admin().create_topics(new, operation_timeout=TIMEOUT_SECONDS).values():
         future.result(TIMEOUT_SECONDS)
     names = tuple(topic.topic for topic in new)
@@ -106,6 +111,7 @@ def produce(records: Sequence[Written]) -> None:
             record.value,
             record.key,
             record.partition,
+            timestamp=record.timestamp_ms,
             headers=list(record.headers),
             on_delivery=lambda error, _: refused.append(error) if error else None,
         )

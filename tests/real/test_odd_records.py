@@ -9,15 +9,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
+from analytics_defs.adapters.duckdb.statistics import duckdb_statistics
 from analytics_defs.core.events.rejection_reasons import RejectionReason
 from analytics_defs.core.ledger import BatchRecord
+from analytics_defs.flows.hours.compaction import compact_hour
+from analytics_defs.flows.hours.restore import restore_hour
+from analytics_defs.flows.hours.statistics import compute_hourly_stats
+from analytics_defs.flows.trace.trace import trace_record
 from tests.real import raw_clients
+from tests.real.data import HOUR, event
 from tests.real.odd_records import ACCEPTED, IDS, LEGACY, MAX_EVENT_BYTES, POINTER_ONLY, REJECTED, TIMESTAMPS
 from tests.real.raw_clients import Object, Written
 from tests.real.world import World, new_world
@@ -167,3 +174,20 @@ def test_every_id_has_a_separate_item_and_object(ingested: Ingested) -> None:
         assert len(key.split("/")) == 6
         keys.add(key)
     assert len(keys) == len(IDS)
+
+
+def test_record_timestamps_that_are_no_dates_stop_no_hourly_job() -> None:
+    times = (1_796_084_566_626_462_208, 1_800_000_000_000_000, 2**63 - 1, -(2**63), -62_135_596_800_000, 1_705_314_600_123)
+    with raw_clients.topics(1) as (topic,), new_world([topic]) as world:
+        raw_clients.produce([Written(topic, 0, event(str(time)), timestamp_ms=time) for time in times])
+        world.settle()
+        assert world.ports.ledger.counters()["invalid_record_timestamps"] == 5
+        engine_factory = partial(duckdb_statistics, 128, 1)
+        for _ in ("from the part", "from the archive"):
+            assert compute_hourly_stats(HOUR, world.ports, engine_factory).stats.events == len(times)
+            assert restore_hour(HOUR, world.ports, engine_factory).already_present == len(times)
+            assert compact_hour(HOUR, world.ports, engine_factory).complete is True
+        world.assert_consistent()
+        for time in times:
+            detail = trace_record(str(time), world.ports).detail
+            assert (f"its record timestamp {time} is no date" in detail) == (time != 1_705_314_600_123)

@@ -35,7 +35,7 @@ PATHS = (
 )
 READS = {
     *("event_log.topics", "event_log.available_watermarks", "event_log.watermarks", "event_log.committed", "event_log.read"),
-    *("recent_events.get_items", "object_store.list_keys", "object_store.get"),
+    *("recent_events.get_items", "object_store.list_keys", "object_store.get", "object_store.get_object"),
     *(
         "ledger.snapshot",
         "ledger.counters_by_lane",

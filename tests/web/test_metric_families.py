@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -175,6 +176,24 @@ def test_lag_reaches_the_high_watermark_and_is_as_old_as_the_oldest_record(world
     assert 120 <= samples["analytics_partition_lag_seconds", labels] < 180
     week = timedelta(days=7).total_seconds()
     assert week - 180 < samples["analytics_partition_seconds_until_data_loss", labels] <= week - 120
+
+
+def test_no_answer_has_an_infinite_number_or_nan() -> None:
+    """One partition has nothing to lose, the next record of the other has a timestamp that is no date."""
+    world = World(clock=_now())
+    world.create(partitions=2)
+    world.event_log.append(TOPIC, 0, made("e", TYPES[0], 0), timestamp_ms=2**63 - 1)
+    world.settle()
+    world.event_log.append(TOPIC, 1, made("f", TYPES[0], 0), timestamp_ms=2**63 - 1)
+    with served(site(real_time(world))) as client:
+        until(lambda: client.get("/health").json["services"]["kafka"].get("lag") == 1)
+        for accept in ("text/plain", PROMETHEUS):
+            samples = series(client, accept)
+            assert samples["analytics_invalid_record_timestamps_total", ()] == 1
+            assert all(isfinite(value) for value in samples.values())
+        for path in ("/health", "/metrics", "/trace/ProductDeleted/0/0"):
+            json.loads(client.get(path).text, parse_constant=pytest.fail)
+        assert client.get("/metrics").json["invalidRecordTimestamps"] == 1
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,23 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analytics_defs.adapters import parquet_files
 from analytics_defs.adapters.duckdb.workspace import DuckDBWorkspace, duckdb_connection, translate_duckdb_errors
 from analytics_defs.core.hours import statistics
 from analytics_defs.core.hours.statistics import ProductStats
-from analytics_defs.core.offsets import Source
+from analytics_defs.core.offsets import NO_TIMESTAMP, Source
 from analytics_defs.ports import HourCounts, StoredRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROWS_PER_CHUNK = 2_000
+_NUMBERS = ("first_price", "last_price", "first_stock", "last_stock")
 _ROW_ORDER = 'us, event_id, topic, partition, "offset"'
+
+
+def _finite(value: str) -> str:
+    """Return SQL that is null for NaN and infinite numbers: JSON and Dagster have neither."""
+    return f"CASE WHEN isfinite({value}) THEN {value} END"
+
 
 _COUNT_ROWS = """
 SELECT date_part('minute', make_timestamp(epoch_us(timestamp))), event_type, count(*), min(epoch_us(timestamp)), max(epoch_us(timestamp))
@@ -32,9 +40,10 @@ WITH events AS (
            CASE WHEN event_type <> 'ProductDeleted' AND json_valid(payload) THEN json_extract_string(payload, [
                '$.product.price', '$.product.stock', '$.product.quantity', '$.currentStock', '$.quantity']) END AS fields
     FROM read_parquet($1)
+), texts AS (
+    SELECT *, fields[1] AS price_text, coalesce(fields[2], fields[3], fields[4], fields[5]) AS stock_text FROM events
 ), seen AS (
-    SELECT *, try_cast(fields[1] AS DOUBLE) AS price,
-           try_cast(coalesce(fields[2], fields[3], fields[4], fields[5]) AS DOUBLE) AS stock FROM events
+    SELECT *, {_finite("try_cast(price_text AS DOUBLE)")} AS price, {_finite("try_cast(stock_text AS DOUBLE)")} AS stock FROM texts
 ), prices AS (
     SELECT product_id, arg_min(price, place) AS first_price, arg_max(price, place) AS last_price,
            count(*) FILTER (before IS NOT NULL AND before <> price) AS price_changes
@@ -50,20 +59,26 @@ WITH events AS (
 ), counted AS (
     SELECT product_id, list_sort(list(DISTINCT seller_id) FILTER (seller_id IS NOT NULL)) AS seller_ids, count(*) AS events,
            count(*) FILTER (event_type = 'ProductCreated') AS created, count(*) FILTER (event_type = 'ProductUpdated') AS updated,
-           count(*) FILTER (event_type = 'ProductDeleted') AS deleted, count(*) FILTER (event_type = 'LowStockWarning') AS low_stock
-    FROM events GROUP BY product_id
+           count(*) FILTER (event_type = 'ProductDeleted') AS deleted, count(*) FILTER (event_type = 'LowStockWarning') AS low_stock,
+           count(*) FILTER (price IS NULL AND price_text IS NOT NULL) + count(*) FILTER (stock IS NULL AND stock_text IS NOT NULL)
+               AS out_of_range_numbers
+    FROM seen GROUP BY product_id
 )
 SELECT counted.product_id, coalesce(seller_ids, []::VARCHAR[]) AS seller_ids, events, created, updated, deleted, low_stock,
        first_price, last_price, coalesce(price_changes, 0) AS price_changes,
-       first_stock, last_stock, coalesce(stock_outs, 0) AS stock_outs, last_stock - first_stock AS net_stock_change
+       first_stock, last_stock, coalesce(stock_outs, 0) AS stock_outs, {_finite("last_stock - first_stock")} AS net_stock_change,
+       out_of_range_numbers
 FROM counted LEFT JOIN prices ON counted.product_id IS NOT DISTINCT FROM prices.product_id
              LEFT JOIN stocks ON counted.product_id IS NOT DISTINCT FROM stocks.product_id
 ORDER BY counted.product_id NULLS FIRST
 """  # noqa: S608 - only constants
 
-_PRODUCT_ACTIVITY = """
-WITH spans AS (
-    SELECT *, list_position($1, filename) AS place FROM read_parquet($1, filename = true)
+_PRODUCT_ACTIVITY = f"""
+WITH files AS (
+    SELECT * FROM read_parquet($1, filename = true, union_by_name = true)
+    UNION ALL BY NAME SELECT 0 AS out_of_range_numbers WHERE false  -- a column that files of older versions do not have
+), spans AS (
+    SELECT * REPLACE ({", ".join(f"{_finite(name)} AS {name}" for name in _NUMBERS)}), list_position($1, filename) AS place FROM files
 ), priced AS (
     SELECT product_id, place, first_price, last_price, lag(last_price) OVER timeline AS before
     FROM spans WHERE first_price IS NOT NULL WINDOW timeline AS (PARTITION BY product_id ORDER BY place)
@@ -81,17 +96,18 @@ WITH spans AS (
 ), counted AS (
     SELECT product_id, list_sort(list_distinct(flatten(list(seller_ids)))) AS seller_ids, sum(events)::BIGINT AS events,
            sum(created)::BIGINT AS created, sum(updated)::BIGINT AS updated, sum(deleted)::BIGINT AS deleted,
-           sum(low_stock)::BIGINT AS low_stock, sum(price_changes)::BIGINT AS price_changes, sum(stock_outs)::BIGINT AS stock_outs
+           sum(low_stock)::BIGINT AS low_stock, sum(price_changes)::BIGINT AS price_changes, sum(stock_outs)::BIGINT AS stock_outs,
+           coalesce(sum(out_of_range_numbers), 0)::BIGINT AS out_of_range_numbers
     FROM spans GROUP BY product_id
 )
 SELECT counted.product_id, seller_ids, events, created, updated, deleted, low_stock,
        prices.first_price, prices.last_price, price_changes + coalesce(between_spans, 0) AS price_changes,
        stocks.first_stock, stocks.last_stock, stock_outs - coalesce(still_out, 0) AS stock_outs,
-       stocks.last_stock - stocks.first_stock AS net_stock_change
+       {_finite("stocks.last_stock - stocks.first_stock")} AS net_stock_change, out_of_range_numbers
 FROM counted LEFT JOIN prices ON counted.product_id IS NOT DISTINCT FROM prices.product_id
              LEFT JOIN stocks ON counted.product_id IS NOT DISTINCT FROM stocks.product_id
 ORDER BY counted.product_id NULLS FIRST
-"""
+"""  # noqa: S608 - only constants
 
 _ROWS = """
 SELECT topic, partition, "offset", payload, epoch_ms(record_timestamp) AS ms, batch_id
@@ -149,17 +165,17 @@ class DuckDBStatisticsEngine(DuckDBWorkspace):
         if not paths:
             return
         with translate_duckdb_errors():
-            reader = self.connection.sql(_ROWS, params=[list(paths), batch_id]).to_arrow_reader(_ROWS_PER_CHUNK)
-        for batch in reader:
-            yield [
-                StoredRow(
-                    Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"),
-                    row["payload"].encode(),
-                    -1 if row["ms"] is None else row["ms"],
-                    row["batch_id"],
-                )
-                for row in batch.to_pylist()
-            ]
+            params = [parquet_files.readable_copies(paths), batch_id]
+            for batch in self.connection.sql(_ROWS, params=params).to_arrow_reader(_ROWS_PER_CHUNK):
+                yield [
+                    StoredRow(
+                        Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"),
+                        row["payload"].encode(),
+                        NO_TIMESTAMP if row["ms"] is None else row["ms"],
+                        row["batch_id"],
+                    )
+                    for row in batch.to_pylist()
+                ]
 
 
 def _fixed_size_tables(batches: pa.RecordBatchReader, schema: pa.Schema, rows: int = 65_536) -> Iterator[pa.Table]:

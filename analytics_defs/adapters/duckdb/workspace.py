@@ -5,6 +5,7 @@ It reads local files only. It installs and loads no extension, and uses no netwo
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,16 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from analytics_defs.adapters import parquet_files
 from analytics_defs.core.hours.revision import RowSummary, merge_summaries, row_digest
 from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS
-from analytics_defs.errors import InsufficientResources
+from analytics_defs.errors import InconsistentState, InsufficientResources
 from analytics_defs.ports import MergedFile
 
 DIGEST_COLUMNS = tuple(name for name, _, _ in EVENT_COLUMNS if name != "record_timestamp")
-_RESOURCE_ERRORS = (duckdb.ConnectionException, duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.ResourceInUseException)
-"""Errors that are not caused by a damaged file."""
+_RESOURCE_ERRORS = (
+    duckdb.ConnectionException,
+    duckdb.InterruptException,
+    duckdb.OutOfMemoryException,  # of memory, and of the temporary folder
+    duckdb.ResourceInUseException,
+    MemoryError,
+)
+_RESOURCE_TEXTS = re.compile("Out of Memory Error|No space left on device|Too many open files|Could not write")
+"""Texts of the same conditions in DuckDB's and Arrow's errors of input and output, which damaged files raise too."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROW_ORDER = 'timestamp, event_id, topic, partition, "offset"'
 
@@ -66,8 +75,9 @@ class DuckDBWorkspace:
         return path
 
     def summarize(self, paths: Sequence[str]) -> Mapping[str, RowSummary | None]:
-        readable = [path for path in paths if parquet_files.has_event_schema(path)]
-        return dict.fromkeys(paths) | self._summarize(readable)
+        originals = {copy: path for path in paths if (copy := parquet_files.readable_copy(path))}
+        summaries = self._summarize(list(originals))
+        return dict.fromkeys(paths) | {originals[copy]: summary for copy, summary in summaries.items()}
 
     def _summarize(self, paths: Sequence[str]) -> dict[str, RowSummary | None]:
         """Summarize all files in one query. If one of them is damaged, search for it by halving."""
@@ -75,9 +85,9 @@ class DuckDBWorkspace:
             return {}
         try:
             return _summary_by_file(self.connection.execute(_SUMMARY, [list(paths)]).fetchall(), paths)
-        except _RESOURCE_ERRORS as error:
-            raise _to_insufficient_resources(error) from error
-        except duckdb.Error:
+        except (duckdb.Error, MemoryError) as error:
+            if _lacks_resources(error):
+                raise _to_insufficient_resources(error) from error
             if len(paths) == 1:
                 return {paths[0]: None}
             half = len(paths) // 2
@@ -89,17 +99,28 @@ class DuckDBWorkspace:
         names = ", ".join(f'"{column}"' for column, _, _ in EVENT_COLUMNS)
         query = f"SELECT {names} FROM read_parquet($1) ORDER BY {_ROW_ORDER}"  # noqa: S608 - only constants
         with translate_duckdb_errors():
-            reader = self.connection.sql(query, params=[list(paths)]).to_arrow_reader(16_384)
+            reader = self.connection.sql(query, params=[parquet_files.readable_copies(paths)]).to_arrow_reader(16_384)
             return list(parquet_files.write_sorted_rows(reader, self.path(name), max_bytes))
 
 
 @contextmanager
 def translate_duckdb_errors() -> Iterator[None]:
-    """Raise DuckDB's errors in the block as InsufficientResources."""
+    """Raise errors in the block as InsufficientResources if memory or disk ran out, otherwise as InconsistentState."""
     try:
         yield
-    except (duckdb.Error, OSError) as error:
-        raise _to_insufficient_resources(error) from error
+    except (duckdb.Error, pa.ArrowException, OSError, OverflowError, MemoryError) as error:
+        if _lacks_resources(error):
+            raise _to_insufficient_resources(error) from error
+        raise InconsistentState(
+            f"sorting and counting met data that cannot be read: {str(error).partition(chr(10))[0]}. Nothing was changed, and trying again "
+            "does not help. `analytics audit --hour` names damaged rows, and `analytics stats` writes damaged statistics again."
+        ) from error
+
+
+def _lacks_resources(error: Exception) -> bool:
+    """Return whether this machine caused the error. Errors of damaged files have no errno."""
+    has_errno = isinstance(error, OSError) and error.errno is not None
+    return isinstance(error, _RESOURCE_ERRORS) or has_errno or _RESOURCE_TEXTS.search(str(error)) is not None
 
 
 def _to_insufficient_resources(error: Exception) -> InsufficientResources:

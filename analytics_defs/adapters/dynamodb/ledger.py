@@ -101,9 +101,9 @@ class DynamoLedger:
             return True
         if not refused[0]:
             return False
-        noted = items.decode_items(items.parse_pending_batch, refused[0]).staged
+        recorded = items.decode_items(items.parse_pending_batch, refused[0]).staged
         raise InconsistentState(
-            f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {noted}. Restore the noted file "
+            f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger recorded {recorded}. Restore the recorded file "
             "from the bucket's backup or versions. Until then its partitions are not processed."
         )
 

@@ -100,7 +100,7 @@ def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
     try:
         value = decode(from_item(item))
         require_type(value, _result_hint(decode), "item")
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, zlib.error) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, zlib.error) as error:
         item_key = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
         raise InconsistentState(
             f"ledger item {item_key} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or it was "
@@ -263,7 +263,7 @@ def parse_counters(fields: Fields) -> dict[str, int]:
 _UNCHANGED_FIELDS = (
     *("types", "hours", "reasons", "write_event_json", "parts", "dead_letters_key", "dead_letters_digest"),
     *("duplicates_key", "duplicates_digest"),
-    *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "code_version"),
+    *("steps_ms", "duration_ms", "bytes", "record_to_close_ms", "invalid_record_timestamps", "code_version"),
 )
 
 

@@ -39,6 +39,8 @@ _PRESENT = "attribute_exists(pk)"
 
 @dataclass(frozen=True, slots=True)
 class LedgerTables:
+    """Names of the two tables that one closing transaction changes."""
+
     ledger: str
     aggregates: str
 
@@ -115,7 +117,7 @@ def platform_id_action(platform_id: PlatformId, table: str) -> Action:
 
 
 def mark_staged_action(batch_id: str, digest: str, table: str) -> Action:
-    """Note the digest in the pending entry, if the entry exists and no other digest was noted. A refusal returns the entry."""
+    """Record the digest in the pending entry, if the entry exists and no other digest was recorded. A refusal returns the entry."""
     update = _update(
         table,
         keys.pending_key(batch_id),

@@ -22,6 +22,8 @@ _TTL_ON = frozenset({"ENABLED", "ENABLING"})
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
+    """Keys and TTL attribute that a table must have."""
+
     name: str
     keys: tuple[str, ...]
     """Partition key, then sort key. All are strings."""

@@ -243,7 +243,8 @@ def _short_log_error(range_: Range, high: int, expected: str) -> TopicRecreated:
     topic = range_.topic_partition.topic
     return TopicRecreated(
         f"{range_.topic_partition}: the log ends at {high}, before {expected}: the topic was created again or its log was truncated. "
-        f"Run `analytics accept-recreated-topic {topic}` to read the new log from its start. Stored events stay."
+        f"Run `analytics accept-recreated-topic {topic}` to continue: a topic with the same id at the end of its log, "
+        "another topic from its start. Stored events stay."
     )
 
 

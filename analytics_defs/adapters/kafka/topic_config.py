@@ -78,7 +78,9 @@ def _setting(settings: TopicSettings | None, name: str) -> str | None:
 
 
 def _retention(settings: TopicSettings | None) -> timedelta | None:
+    """Return `timedelta.max` for -1, and for numbers that are beyond it: operators write 2^63-1 for "never"."""
     text = _setting(settings, "retention.ms")
     if text is None:
         return None
-    return timedelta(milliseconds=int(text)) if int(text) >= 0 else timedelta.max
+    milliseconds = int(text)
+    return timedelta(milliseconds=milliseconds) if 0 <= milliseconds <= timedelta.max // timedelta(milliseconds=1) else timedelta.max

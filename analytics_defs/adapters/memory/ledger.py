@@ -110,7 +110,7 @@ class MemoryLedger(LockedStore):
         if batch is None:
             return False
         if batch.staged not in (None, digest):
-            raise InconsistentState(f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger noted {batch.staged}")
+            raise InconsistentState(f"batch {batch_id}: its staging file has SHA-256 {digest}, the ledger recorded {batch.staged}")
         self._pending[batch_id] = replace(batch, staged=digest)
         return True
 

@@ -12,6 +12,8 @@ _S = TypeVar("_S", bound="LockedStore")
 
 
 class LockedStore:
+    """Base of the memory doubles: each `atomic` method runs alone, as one request of the real store does."""
+
     def __init__(self) -> None:
         self.lock = threading.RLock()
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from analytics_defs.adapters import parquet_files
 from analytics_defs.core.hours.revision import RowSummary, merge_summaries, row_digest
-from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS
+from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS, with_integer_times
 from analytics_defs.core.storage.staging_file import from_microseconds
 from analytics_defs.ports import MergedFile
 
@@ -42,10 +42,11 @@ class MemoryParquetWorkspace:
         return {path: self._summarize(path) for path in paths}
 
     def _summarize(self, path: str) -> RowSummary | None:
-        if not parquet_files.has_event_schema(path):
+        readable = parquet_files.readable_copy(path)
+        if readable is None:
             return None
         try:
-            return merge_summaries(_summarize_row(row) for row in _with_integer_times(pq.read_table(path)).to_pylist())
+            return merge_summaries(_summarize_row(row) for row in with_integer_times(pq.read_table(readable)).to_pylist())
         except (pa.ArrowException, OSError):
             return None
 
@@ -53,14 +54,8 @@ class MemoryParquetWorkspace:
         if not paths:
             return []
         order = [(key, "ascending") for key in ("timestamp", "event_id", "topic", "partition", "offset")]
-        table = pa.concat_tables([pq.read_table(path) for path in paths]).sort_by(order)
+        table = pa.concat_tables([pq.read_table(path) for path in parquet_files.readable_copies(paths)]).sort_by(order)
         return list(parquet_files.write_sorted_rows(table.to_batches(), self.path(name), max_bytes))
-
-
-def _with_integer_times(table: pa.Table) -> pa.Table:
-    """Return the table with times as integers of their unit. Python's own times would lose digits."""
-    columns = [pa.field(field.name, pa.int64()) if pa.types.is_timestamp(field.type) else field for field in table.schema]
-    return table.cast(pa.schema(columns))
 
 
 def _summarize_row(row: dict[str, object]) -> RowSummary:

@@ -45,7 +45,9 @@ class BucketProvisioner:
 
     def _check_bucket(self) -> str:
         if not bucket_exists(self._config):
-            raise ResourceNotReady(f"{self._config.endpoint or 'Amazon S3'}: no bucket {self._config.bucket}. `analytics setup` creates it.")
+            raise ResourceNotReady(
+                f"{self._config.endpoint or 'Amazon S3'}: no bucket {self._config.bucket}. `analytics setup` creates it."
+            )
         return self._config.bucket
 
     def _check_round_trip(self) -> str:

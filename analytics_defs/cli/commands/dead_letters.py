@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import uuid
 from itertools import islice
 from typing import Any
@@ -10,21 +9,22 @@ from typing import Any
 import click
 
 from analytics_defs import wiring
-from analytics_defs.cli.options import batch_option, hour_option, json_option, reason_option
+from analytics_defs.cli.options import batch_hour_option, batch_option, json_option, reason_option
 from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import REDRIVE_LANE
+from analytics_defs.core.storage.dead_letter_files import dead_letter_fields
 from analytics_defs.flows.redrive import DeadLetterFilter, StoredDeadLetter, list_dead_letters, redrive_dead_letters
 from analytics_defs.flows.setup.platform_identity import register_stores
 
 
 @click.command("dead-letters")
 @reason_option
-@hour_option
+@batch_hour_option
 @batch_option
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum number of records.")
 @json_option
-def dead_letters_command(reason: str | None, hour: str | None, batch_id: str | None, limit: int, json_output: bool) -> None:
+def dead_letters_command(reason: str | None, batch_hour: str | None, batch_id: str | None, limit: int, json_output: bool) -> None:
     """List dead letters: records that are not valid events.
 
     Shows the rejection reason. Redriven records are included. --json prints one object per line with the field
@@ -33,9 +33,9 @@ def dead_letters_command(reason: str | None, hour: str | None, batch_id: str | N
     \b
     Examples:
       analytics dead-letters --reason schema
-      analytics dead-letters --hour 2024-01-15T10 --json --limit 1000000 | jq -r .value | base64 -d
+      analytics dead-letters --batch-hour 2024-01-15T10 --json --limit 1000000 | jq -r .value | base64 -d
     """
-    dead_letters = islice(list_dead_letters(DeadLetterFilter(reason, hour, batch_id), wiring.build_ports(load_settings())), limit)
+    dead_letters = islice(list_dead_letters(DeadLetterFilter(reason, batch_hour, batch_id), wiring.build_ports(load_settings())), limit)
     if json_output:
         for stored in dead_letters:
             print_json(_json_object(stored))
@@ -50,31 +50,16 @@ def dead_letters_command(reason: str | None, hour: str | None, batch_id: str | N
 
 
 def _json_object(stored: StoredDeadLetter) -> dict[str, Any]:
-    letter, record = stored.letter, stored.letter.record
-    return {
-        "source": record.source,
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "timestampMs": record.timestamp_ms,
-        "key": _base64(record.key),
-        "value": _base64(record.value),
-        "headers": [[name, _base64(value)] for name, value in record.headers],
-        "batch": stored.batch_id,
-        "file": stored.key,
-    }
-
-
-def _base64(value: bytes | None) -> str | None:
-    return None if value is None else base64.b64encode(value).decode()
+    return dead_letter_fields(stored.letter) | {"batch": stored.batch_id, "file": stored.key}
 
 
 @click.command()
 @reason_option
-@hour_option
+@batch_hour_option
 @batch_option
 @click.option("--all", "everything", is_flag=True, help="Select all dead letters.")
 @json_option
-def redrive_command(reason: str | None, hour: str | None, batch_id: str | None, everything: bool, json_output: bool) -> None:
+def redrive_command(reason: str | None, batch_hour: str | None, batch_id: str | None, everything: bool, json_output: bool) -> None:
     """Process dead letters again. Uses the current rules and settings. Idempotent.
 
     A record that is still rejected stays a dead letter. A record that was accepted is not redriven again.
@@ -83,8 +68,8 @@ def redrive_command(reason: str | None, hour: str | None, batch_id: str | None, 
     Example:
       MAX_EVENT_BYTES=8388608 analytics redrive --reason too_large
     """
-    if not (reason or hour or batch_id or everything):
-        raise click.UsageError("select the dead letters to redrive with --reason, --hour, --batch, or --all")
+    if not (reason or batch_hour or batch_id or everything):
+        raise click.UsageError("select the dead letters to redrive with --reason, --batch-hour, --batch, or --all")
     from analytics_defs.adapters.runtime.lease_heartbeat import LeaseHeartbeat
 
     settings, run_id = load_settings(), f"redrive-{uuid.uuid4()}"
@@ -92,7 +77,7 @@ def redrive_command(reason: str | None, hour: str | None, batch_id: str | None, 
     register_stores(run_id, ports)
     with LeaseHeartbeat(ports.ledger, run_id, REDRIVE_LANE, ports.clock), progress_bar("redriven", None) as bar:
         result = redrive_dead_letters(
-            DeadLetterFilter(reason, hour, batch_id),
+            DeadLetterFilter(reason, batch_hour, batch_id),
             ports,
             wiring.ingest_options(settings, run_id),
             lambda record: bar.advance(bar.task_ids[0], len(record.redriven)),

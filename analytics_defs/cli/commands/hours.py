@@ -103,7 +103,7 @@ def restore_command(hours: tuple[str, ...], json_output: bool) -> None:
         print_json(results)
         return
     rows = [
-        (result.restored, result.already_present, result.owned_by_other_sources, result.expired, result.expired_rows, result.hour)
+        (result.restored, result.already_present, result.owned_by_other_sources, result.past_ttl, result.expired_rows, result.hour)
         for result in results
     ]
     columns = ("restored", "already present", "owned by other sources", "older than the TTL", "removed by retention", "hour")

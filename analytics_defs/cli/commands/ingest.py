@@ -64,8 +64,8 @@ def ingest_command(until_idle: bool, json_output: bool) -> None:
 def accept_recreated_topic_command(topic: str) -> None:
     """Resume ingestion of a recreated TOPIC.
 
-    Use it after TOPIC was deleted and created again. The new topic is read from its start. Data that is already
-    stored is kept.
+    Use it after TOPIC was deleted and created again, or after its log was truncated. A topic with a new id is read
+    from its start. A truncated log is read from its end: its older records have outcomes. Stored data is kept.
 
     Exit code 1: TOPIC was not recreated. Nothing is changed.
 
@@ -74,5 +74,6 @@ def accept_recreated_topic_command(topic: str) -> None:
       analytics accept-recreated-topic ProductCreated
     """
     state = accept_recreated_topic(topic, wiring.build_ports(load_settings()))
+    start = "the end of its truncated log" if state.starts else "its oldest record"
     topic_id = f"id {state.topic_id}" if state.topic_id else "the broker does not report topic ids"
-    click.echo(f"topic {topic}: incarnation {state.incarnation} starts at its oldest record ({topic_id})")
+    click.echo(f"topic {topic}: incarnation {state.incarnation} starts at {start} ({topic_id})")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from analytics_defs.core.storage.object_keys import hour_path
+from analytics_defs.core.storage.object_keys import require_hour
 
 _HALF = 1 << 64
 
@@ -222,5 +222,5 @@ def same_content(left: ArchiveRevision, right: ArchiveRevision) -> bool:
 
 def end_of_hour(hour: str) -> datetime:
     """Return the start of the next hour. Raises ValueError if the text is not an hour."""
-    hour_path(hour)
+    require_hour(hour)
     return datetime.fromisoformat(f"{hour}:00+00:00") + timedelta(hours=1)

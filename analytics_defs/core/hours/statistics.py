@@ -59,7 +59,8 @@ class ProductStats:
     first_stock: Annotated[float | None, "first stock in the period"]
     last_stock: Annotated[float | None, "last stock in the period"]
     stock_outs: Annotated[int, "times the stock became 0 or below, including a first value of 0 or below"]
-    net_stock_change: Annotated[float | None, "last stock minus first stock, null without a stock"]
+    net_stock_change: Annotated[float | None, "last stock minus first stock, null without a stock or beyond float64"]
+    out_of_range_numbers: Annotated[int, "prices and stocks beyond float64: they count as missing"]
 
 
 @dataclass(frozen=True, slots=True)

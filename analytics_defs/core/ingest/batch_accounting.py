@@ -69,15 +69,15 @@ def build_batch_record(batch: Batch, staged: StagedBatch, written: WriteResult, 
         duration_ms=timings.duration_ms,
         bytes=sum(classified.record.size for classified in staged.records),
         record_to_close_ms=sum(_latency_ms(event, timings.closed_at) for event in stored),
+        invalid_record_timestamps=sum(event.record.has_invalid_timestamp for event in stored),
         code_version=timings.code_version,
     )
 
 
 def _latency_ms(event: Event, closed_at: datetime) -> int:
     """Return the milliseconds from record timestamp to close. At least 0, because the producer's clock may be ahead."""
-    if event.record.timestamp_ms < 0:
-        return 0
-    return max(0, int(closed_at.timestamp() * 1000) - event.record.timestamp_ms)
+    timestamp_ms = event.record.valid_timestamp_ms
+    return 0 if timestamp_ms is None else max(0, int(closed_at.timestamp() * 1000) - timestamp_ms)
 
 
 def _count_outcomes(
@@ -146,6 +146,7 @@ def counter_increments(record: BatchRecord) -> dict[str, int]:
         "bytes": record.bytes,
         "duration_ms": record.duration_ms,
         "record_to_close_ms": record.record_to_close_ms,
+        "invalid_record_timestamps": record.invalid_record_timestamps,
     }
     for redriven in record.redriven:
         counts["dead_letters"] -= 1

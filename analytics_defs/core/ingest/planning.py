@@ -19,6 +19,8 @@ LEASE_DURATION = timedelta(seconds=60)
 
 
 class OnDataLoss(StrEnum):
+    """Reaction to records that Kafka's retention removed before they were read."""
+
     CONTINUE = "continue"
     """Record the exact lost range, count it, and continue."""
     STOP = "stop"
@@ -42,6 +44,8 @@ class TopicOffsets:
 
 @dataclass(frozen=True, slots=True)
 class PlanningPolicy:
+    """Settings of one planning call."""
+
     lanes: int = 1
     max_offsets: int = 100_000
     """Maximum offsets in the plan of one lane. 100,000 take 75 to 160 s on two cores (measured); starting a run takes about 5 s."""
@@ -104,6 +108,8 @@ class PartitionLag:
 
 @dataclass(frozen=True, slots=True)
 class PlanningResult:
+    """Plans of all lanes, with the offsets and the problems found on the way."""
+
     snapshot: LedgerSnapshot
     """The ledger's state that the plans were made from."""
     plans: tuple[Plan, ...]
@@ -255,18 +261,20 @@ def _lag(checkpoint: Checkpoint, offsets: TopicOffsets, partition: int) -> Parti
 
 def recreation_message(state: TopicState, offsets: TopicOffsets, checkpoint: Checkpoint, partition: int) -> str | None:
     """Return a message if Kafka's topic is not the incarnation in the ledger, otherwise None."""
-    remedy = (
-        f"Run `analytics accept-recreated-topic {offsets.topic}` to read the new topic from its start; stored events stay. If that was not "
-        "intended, KAFKA_BROKERS may lead to another cluster."
-    )
+    command = f"Run `analytics accept-recreated-topic {offsets.topic}`"
+    other_cluster = "If that was not intended, KAFKA_BROKERS may lead to another cluster."
     if state.topic_id and offsets.topic_id and state.topic_id != offsets.topic_id:
         ids = f"id {offsets.topic_id}, the ledger knows {state.topic_id}"
-        return f"{checkpoint.topic_partition}: topic {offsets.topic} was deleted and created again ({ids}). {remedy}"
+        return (
+            f"{checkpoint.topic_partition}: topic {offsets.topic} was deleted and created again ({ids}). "
+            f"{command} to read the new topic from its start; stored events stay. {other_cluster}"
+        )
     log_end = offsets.high_watermarks[partition]
     if log_end < checkpoint.next_offset:
         return (
             f"{checkpoint.topic_partition}: the log ends at {log_end}, before the next offset to read, {checkpoint.next_offset}: "
-            f"the topic was created again or its log was truncated. {remedy}"
+            f"the topic was created again or its log was truncated. {command} to continue: a topic with the same id at the end of its log, "
+            f"another topic from its start. Stored events stay. {other_cluster}"
         )
     return None
 

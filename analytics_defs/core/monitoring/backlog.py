@@ -38,7 +38,7 @@ class OldestRecord:
     position: int
     """The offset at which the search started."""
     since: datetime | None
-    """The record's timestamp. None: it carries none, or no record could be read."""
+    """The record's timestamp. None: it has no valid one, or no record could be read."""
     size: int = 0
     """Bytes of key, value and headers."""
 

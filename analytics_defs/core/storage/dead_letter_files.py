@@ -47,7 +47,7 @@ class Duplicate:
 
 def encode_dead_letters(rejections: Sequence[Rejection]) -> bytes:
     """Return one line for each rejection, with the fields of `DEAD_LETTER_COLUMNS`."""
-    return b"".join(_line(_dead_letter(rejection)) for rejection in rejections)
+    return b"".join(_line(dead_letter_fields(rejection)) for rejection in rejections)
 
 
 def encode_duplicates(duplicates: Sequence[tuple[Event, Source]]) -> bytes:
@@ -105,16 +105,17 @@ def parse_duplicates(data: bytes, name: str) -> list[Duplicate]:
         raise InconsistentState(f"{name} is not a duplicates file: {error}. Restore the object. Nothing was changed.") from error
 
 
-def _dead_letter(rejection: Rejection) -> dict[str, Any]:
-    record = rejection.record
+def dead_letter_fields(letter: DeadLetter | Rejection) -> dict[str, Any]:
+    """Return the fields of `DEAD_LETTER_COLUMNS`. `valueText` is left out if the value is not UTF-8."""
+    record = letter.record
     line: dict[str, Any] = {
         "source": str(record.source),
         "timestampMs": record.timestamp_ms,
         "key": _base64(record.key),
         "value": _base64(record.value),
         "headers": [[name, _base64(value)] for name, value in record.headers],
-        "reason": str(rejection.reason),
-        "detail": rejection.detail,
+        "reason": str(letter.reason),
+        "detail": letter.detail,
     }
     try:
         line["valueText"] = (record.value or b"").decode()
@@ -127,10 +128,18 @@ def _parse_dead_letter(line: bytes, name: str) -> DeadLetter:
     try:
         fields = json.loads(line)
         headers = tuple((header, _bytes(value)) for header, value in fields["headers"])
-        record = Record(Source.parse(fields["source"]), fields["timestampMs"], _bytes(fields["key"]), _bytes(fields["value"]), headers)
+        record = Record(
+            Source.parse(fields["source"]), _int64(fields["timestampMs"]), _bytes(fields["key"]), _bytes(fields["value"]), headers
+        )
         return DeadLetter(record, fields["reason"], fields["detail"])
     except (ValueError, KeyError, TypeError) as error:
         raise InconsistentState(f"{name} is not a dead letter: {error}. Restore the object. Nothing was changed.") from error
+
+
+def _int64(value: object) -> int:
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise ValueError(f"timestampMs: expected a 64-bit integer, found {value!r}"[:200])
+    return value
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -26,7 +26,7 @@ EVENT_COLUMNS = (
     ("topic", "string", "Kafka topic, with @incarnation if it was recreated"),
     ("partition", "int32", "Kafka partition"),
     ("offset", "int64", "Kafka offset"),
-    ("record_timestamp", "timestamp[ms, UTC]", "the record's own timestamp, null if it has none"),
+    ("record_timestamp", "timestamp[ms, UTC]", "the record's own timestamp, null if it has none or if it is no date"),
     ("batch_id", "string", "the batch that stored it"),
     ("created_at", "timestamp[ms, UTC]", "batch time"),
 )
@@ -92,7 +92,7 @@ def _table(rows: Sequence[Row]) -> pa.Table:
         [qualified_topic_name(source.topic_partition.topic, source.topic_partition.incarnation) for source in sources],
         [source.topic_partition.partition for source in sources],
         [source.offset for source in sources],
-        [event.record.timestamp_ms if event.record.timestamp_ms >= 0 else None for event in events],
+        [event.record.valid_timestamp_ms for event in events],
         [row.batch_id for row in rows],
         [microseconds(row.batch_time) // 1000 for row in rows],
     ]
@@ -120,13 +120,14 @@ def event_id_at(data: bytes, source: Source, key: str) -> str | None:
 def read_rows(data: bytes, columns: Sequence[str], key: str, filters: Sequence[tuple[str, str, Any]] | None = None) -> list[dict[str, Any]]:
     """Return these columns of an event file, one dict for each row that matches `filters` (pyarrow's format).
 
+    Times are integers of their column's unit: files of older versions hold record timestamps that are no dates.
     Raises InconsistentState, naming `key`, if the bytes are not an event file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=filters)
+        table = with_integer_times(pq.read_table(pa.BufferReader(data), columns=list(columns), filters=filters))
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InconsistentState(
@@ -135,3 +136,11 @@ def read_rows(data: bytes, columns: Sequence[str], key: str, filters: Sequence[t
         ) from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
+
+
+def with_integer_times(table: pa.Table) -> pa.Table:
+    """Return the table with times as integers of their unit. Python's own times have fewer digits and a smaller range."""
+    import pyarrow as pa
+
+    columns = [pa.field(field.name, pa.int64()) if pa.types.is_timestamp(field.type) else field for field in table.schema]
+    return table.cast(pa.schema(columns))

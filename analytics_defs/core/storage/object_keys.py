@@ -21,7 +21,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from analytics_defs.core.events.event import Event
-from analytics_defs.core.offsets import Range, Source
+from analytics_defs.core.offsets import NO_TIMESTAMP, Range, Source
 from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.timestamps import hour_of, iso_milliseconds
 
@@ -48,6 +48,7 @@ _MAX_METADATA_ID = 1024
 _HOUR = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
 _HOUR_PATH = re.compile(r"(?:^|/)(?:year=)?([0-9]{4})/(?:month=)?([0-9]{2})/(?:day=)?([0-9]{2})/(?:hour=)?([0-9]{2})(?:/|$)")
 _ARCHIVE_NAME = re.compile(r"archive-([0-9]{6,})-[0-9a-f]{32}-[0-9]{4}\.parquet")
+_INT64 = re.compile(r"-?[0-9]{1,19}")
 _BATCH_ID = re.compile(r"([0-9]{8}T[0-9]{6})([0-9]{3})Z-[0-9a-f]{12}")
 
 
@@ -66,6 +67,11 @@ def batch_time(batch_id: str) -> datetime:
     if match is None:
         raise ValueError(f"{batch_id!r} is not a batch id: expected for example 20240115T103000123Z-0123456789ab")
     return datetime.fromisoformat(f"{match[1]}.{match[2]}+00:00")
+
+
+def require_hour(text: str) -> None:
+    """Raise ValueError if the text is not an hour such as `2024-01-15T10`."""
+    _hour_parts(text)
 
 
 def hour_path(hour: str) -> str:
@@ -116,8 +122,8 @@ def event_id_of_key(key: str) -> str | None:
 def event_metadata(event: Event, batch_id: str) -> dict[str, str]:
     """Return the metadata of an event's object: ASCII, at most `MAX_METADATA_BYTES`.
 
-    `eventId` is percent-encoded; decode it with `metadata_event_id`. `recordTimestamp` (Kafka's, in milliseconds)
-    is omitted if the record has none. Objects of older versions do not have it either.
+    `eventId` is percent-encoded; decode it with `metadata_event_id`. `recordTimestamp` (Kafka's, unchanged, in
+    milliseconds if it is a date) is omitted if the record has none. Objects of older versions do not have it either.
     """
     timestamp_ms = event.record.timestamp_ms
     return {
@@ -126,16 +132,15 @@ def event_metadata(event: Event, batch_id: str) -> dict[str, str]:
         "eventId": _name(event.id, _MAX_METADATA_ID),
         "source": str(event.record.source),
         "batch": batch_id,
-        **({RECORD_TIMESTAMP: str(timestamp_ms)} if timestamp_ms >= 0 else {}),
+        **({RECORD_TIMESTAMP: str(timestamp_ms)} if timestamp_ms != NO_TIMESTAMP else {}),
     }
 
 
 def metadata_record_timestamp(metadata: Mapping[str, str]) -> int:
-    """Return `recordTimestamp` from metadata with lower-case names. -1 if it is missing or invalid."""
-    try:
-        return max(-1, int(metadata.get(RECORD_TIMESTAMP.lower(), "-1")))
-    except ValueError:
-        return -1
+    """Return `recordTimestamp` from metadata with lower-case names. `NO_TIMESTAMP` if it is missing or not a 64-bit number."""
+    text = metadata.get(RECORD_TIMESTAMP.lower(), "")
+    timestamp_ms = int(text) if _INT64.fullmatch(text) else NO_TIMESTAMP
+    return timestamp_ms if -(2**63) <= timestamp_ms < 2**63 else NO_TIMESTAMP
 
 
 def metadata_event_id(value: str) -> str | None:

@@ -52,7 +52,7 @@ def decode(data: bytes, key: str) -> StagedBatch:
             tuple(Range(TopicPartition.parse(name), start, end) for name, start, end in header["lost"]),
             header["write_event_json"],
         )
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InconsistentState(
             f"{key} is damaged or from another version: {error}. The batch stays pending and its partitions wait. "
             "Restore the object, or finish the batch with the version that wrote it."

@@ -191,7 +191,7 @@ def _restore_metadata(result: RestoreResult) -> display.Metadata:
         "restored": result.restored,
         "already present": result.already_present,
         "owned by other sources": result.owned_by_other_sources,
-        "TTL passed": result.expired,
+        "TTL passed": result.past_ttl,
         "expired by retention": result.expired_rows,
     }
 

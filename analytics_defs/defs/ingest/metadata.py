@@ -57,6 +57,7 @@ def ingest_metadata(closed: Sequence[BatchRecord]) -> dict[str, AssetMetadata]:
             "tombstones": _int(outcome_counts.tombstones),
             "gaps": _int(outcome_counts.gaps),
             "lost": _int(outcome_counts.lost),
+            "invalid record timestamps": _int(sum(record.invalid_record_timestamps for record in closed)),
             "unaccounted": _int(sum(len(range_) for record in closed for range_ in record.unaccounted)),
             **{name: _int(count) for name, count in sorted(types.items())},
         },

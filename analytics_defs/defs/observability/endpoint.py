@@ -22,7 +22,7 @@ DRAIN_TIMEOUT_SECONDS = 15.0
 
 
 @dg.op
-def serve_health_endpoint(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+def serve_observability(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Serve the endpoint. The run fails at once, and names the port, if another process listens on it."""
     from analytics_defs.web import server
     from analytics_defs.web.app import make_app
@@ -70,7 +70,7 @@ def _scheduler_status(keeper: DagsterInstanceProbe) -> SchedulerStatus | None:
     description="Health, metrics, traces and the status page on HEALTH_PORT, until its sensor is stopped. Terminate restarts it.",
 )
 def observability_endpoint() -> None:
-    serve_health_endpoint()
+    serve_observability()
 
 
 @dg.sensor(

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from analytics_defs.core.events.event import Event, classify
 from analytics_defs.core.offsets import Record
-from analytics_defs.core.storage.object_keys import batch_time, hour_path
+from analytics_defs.core.storage.object_keys import batch_time, require_hour
 from analytics_defs.errors import DataExpired, InconsistentState
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
@@ -35,19 +35,19 @@ class RestoreResult:
     """Items that existed with the event's own source."""
     owned_by_other_sources: int = 0
     """Ids that another source owns: reused after the deduplication window, or claimed after this item was lost."""
-    expired: int = 0
+    past_ttl: int = 0
     """Events whose batch is older than the TTL of RecentEvents."""
     expired_rows: int = 0
     """Events whose rows retention has removed. They are older than the TTL too."""
 
     @property
     def events(self) -> int:
-        return self.restored + self.already_present + self.owned_by_other_sources + self.expired + self.expired_rows
+        return self.restored + self.already_present + self.owned_by_other_sources + self.past_ttl + self.expired_rows
 
 
 def restore_hour(hour: str, ports: Ports, engine_factory: StatisticsEngineFactory) -> RestoreResult:
     """Restore the items of one hour. Raise DataExpired if retention has removed every row of the hour."""
-    hour_path(hour)
+    require_hour(hour)
     return retry_on_compaction(hour, ports, lambda files: _restore(files, ports, engine_factory))
 
 
@@ -67,7 +67,7 @@ def _restore_batch_rows(batch_id: str, rows: Sequence[StoredRow], result: Restor
     """Restore rows of one batch. Return the result with their outcomes added."""
     time = batch_time(batch_id)
     if time + RECENT_EVENTS_TTL <= ports.clock.now():
-        return replace(result, expired=result.expired + len(rows))
+        return replace(result, past_ttl=result.past_ttl + len(rows))
     events = [event_of(row, result.hour) for row in rows]
     items = ports.recent_events.get_items([event.id for event in events])
     present = sum(event.id in items and items[event.id].source == event.record.source for event in events)

@@ -17,7 +17,7 @@ from analytics_defs.core.hours import statistics
 from analytics_defs.core.hours.revision import end_of_hour
 from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
-from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, hour_path
+from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, require_hour
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState, Superseded
 from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
@@ -90,7 +90,7 @@ def compute_hourly_stats(hour: str, ports: Ports, engine_factory: StatisticsEngi
     Raises InconsistentState, with nothing written, if files, batch records and live counters differ.
     Raises DataExpired if retention has removed rows: the stored statistics stay.
     """
-    hour_path(hour)
+    require_hour(hour)
     return retry_on_compaction(hour, ports, lambda files: _hourly(files, ports, engine_factory))
 
 
@@ -120,7 +120,7 @@ def _may_replace(current: bytes | None, stats: HourStats, files: HourFiles, port
     """Return False if the current statistics may be newer. Statistics that equal the ledger's present state always win."""
     try:
         versions = [(row.batches, row.duplicates, row.revision) for row in statistics.from_parquet(HourStats, current)] if current else []
-    except (ValueError, TypeError, OSError):
+    except (ValueError, TypeError, OSError, OverflowError):
         return True
     new_version = (stats.batches, stats.duplicates, stats.revision)
     if all(old <= new for version in versions for old, new in zip(version, new_version, strict=True)):
@@ -247,7 +247,7 @@ def _parse_stats(hour: str, data: bytes, ports: Ports) -> list[HourStats]:
     """Decode the statistics of an hour. Raise InconsistentState if the file is damaged."""
     try:
         return statistics.from_parquet(HourStats, data)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, OverflowError) as error:
         action = f"materialize hourly_event_stats for {hour} (`analytics stats {hour}`), and the day again"
         if hour_files(hour, ports).expired.expired_batches:
             action = "restore it from the bucket's versions: retention has removed the rows it was counted from"

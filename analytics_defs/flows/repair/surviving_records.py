@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -16,14 +15,13 @@ from analytics_defs.core.hours.manifest import manifest_bytes
 from analytics_defs.core.hours.revision import ArchiveRevision, merge_summaries
 from analytics_defs.core.ingest.batch_builder import single_offset_range, uncovered_ranges
 from analytics_defs.core.ledger import BatchKind, BatchRecord
-from analytics_defs.core.offsets import Range, Record, Source
+from analytics_defs.core.offsets import NO_TIMESTAMP, Range, Record, Source
 from analytics_defs.core.repair import ComparisonResult
 from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import dead_letter_files, event_parquet
 from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.dead_letter_files import Duplicate
 from analytics_defs.core.storage.object_keys import event_json_dir, event_key, manifest_key, metadata_record_timestamp, reused_id_event_key
-from analytics_defs.core.storage.staging_file import microseconds
 from analytics_defs.errors import InconsistentState, ResourceNotReady, Superseded, TopicRecreated
 from analytics_defs.flows.hours.manifest import is_manifest_of
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
@@ -103,8 +101,9 @@ def read_part_rows(data: bytes, record: BatchRecord, hour: str) -> dict[Source, 
     return _events_of_batch(events, record, hour)
 
 
-def _classify_row(source: Source, payload: bytes, time: datetime | None, record: BatchRecord) -> ClassifiedRecord:
-    return classify(Record(source, -1 if time is None else microseconds(time) // 1000, None, payload), ACCEPT_ALL_RULES, record.batch.time)
+def _classify_row(source: Source, payload: bytes, timestamp_ms: int | None, record: BatchRecord) -> ClassifiedRecord:
+    timestamp_ms = NO_TIMESTAMP if timestamp_ms is None else timestamp_ms
+    return classify(Record(source, timestamp_ms, None, payload), ACCEPT_ALL_RULES, record.batch.time)
 
 
 def _events_of_batch(records: Iterable[ClassifiedRecord], record: BatchRecord, hour: str) -> dict[Source, Event]:

@@ -83,7 +83,10 @@ def _is_current_incarnation(topic_partition: TopicPartition, snapshot: LedgerSna
 
 
 def _is_after(end: datetime, partition: tuple[TopicPartition, int, Watermarks], ports: Ports) -> bool:
-    """Return whether the next record's own timestamp is after the hour. False if an open transaction hides the next record."""
+    """Return whether the next record's own timestamp is after the hour.
+
+    False if an open transaction hides the next record, or if its timestamp is no date: it then shows nothing.
+    """
     topic_partition, next_offset, watermarks = partition
     if next_offset >= watermarks.last_stable_offset:
         return False
@@ -94,7 +97,8 @@ def _is_after(end: datetime, partition: tuple[TopicPartition, int, Watermarks], 
         return False
 
     ports.event_log.read([Range(topic_partition, next_offset, watermarks.last_stable_offset)], admit)
-    return bool(records) and records[0].timestamp_ms >= end.timestamp() * 1000
+    timestamp_ms = records[0].valid_timestamp_ms if records else None
+    return timestamp_ms is not None and timestamp_ms >= end.timestamp() * 1000
 
 
 def _lost_pending_records(partition: tuple[TopicPartition, int, Watermarks], snapshot: LedgerSnapshot) -> bool:

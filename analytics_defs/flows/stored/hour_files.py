@@ -130,10 +130,10 @@ def download_verified(files: HourFiles, workspace: ParquetWorkspace, ports: Port
 
 @contextmanager
 def report_damage(files: HourFiles, paths: Sequence[str], workspace: ParquetWorkspace) -> Iterator[None]:
-    """If reading fails in the block, check the files and raise InconsistentState for a damaged one: a retry would not help."""
+    """If reading fails in the block, check the files and raise an InconsistentState that names the damaged ones."""
     try:
         yield
-    except Unavailable as error:
+    except (Unavailable, InconsistentState) as error:
         require_undamaged(files, paths, workspace)
         raise error from None
 

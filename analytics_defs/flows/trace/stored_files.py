@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analytics_defs.core.ledger import BatchKind, BatchRecord
-from analytics_defs.core.offsets import Source
+from analytics_defs.core.offsets import Record, Source
 from analytics_defs.core.storage import dead_letter_files, event_parquet
-from analytics_defs.core.storage.object_keys import event_key, hour_of_key, reused_id_event_key
+from analytics_defs.core.storage.object_keys import event_key, hour_of_key, metadata_record_timestamp, reused_id_event_key
 from analytics_defs.errors import InconsistentState
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.flows.trace.expired_files import expired_data_of, expired_outcomes, outcome_by_counts
 from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
-from analytics_defs.ports import Ports
+from analytics_defs.ports import Ports, StoredObject
 
 
 def dead_letter_outcome(source: Source, record: BatchRecord, ports: Ports) -> Trace | None:
@@ -90,12 +90,25 @@ def _stored_trace(source: Source, record: BatchRecord, event_id: str, part: str,
         is_expired = item.ttl <= ports.clock.now().timestamp()
         item_state = "expired" if is_expired else "held" if item.source == source else f"held by {item.source}"
     keys = (reused_id_event_key(hour, event_id, source), event_key(hour, event_id))
-    event_json = next((key for key in keys if ports.object_store.get(key) is not None), None)
+    object_ = next(filter(None, map(ports.object_store.get_object, keys)), None)
+    event_json = object_.key if object_ else None
     detail = f"{'redriven into' if record.batch.kind is BatchKind.REDRIVE else 'stored in'} hour {hour}"
+    detail += _invalid_timestamp_note(source, record, object_)
     expired = expired_data_of(hour, ports)
     if event_json is None and expired.event_json_expired_at and expired.has_expired_event_json_of(record.batch.time):
         detail += f"; its JSON object was removed by retention on {expired.event_json_expired_at:%Y-%m-%dT%H:%MZ}"
     return Trace(source, RecordOutcome.STORED, record.batch.id, event_id, detail=detail, part=part, event_json=event_json, item=item_state)
+
+
+def _invalid_timestamp_note(source: Source, record: BatchRecord, object_: StoredObject | None) -> str:
+    """Return the record timestamp if it is no date. Without the event's own JSON object only the number of such events is known."""
+    if object_ is None or object_.metadata.get("source") != str(source):
+        count = record.invalid_record_timestamps
+        return f"; {count} events of its batch have a record timestamp that is no date" if count else ""
+    timestamp_ms = metadata_record_timestamp(object_.metadata)
+    if not Record(source, timestamp_ms, None, None).has_invalid_timestamp:
+        return ""
+    return f"; its record timestamp {timestamp_ms} is no date: it is null in Parquet, and in the metadata of its JSON object"
 
 
 def unknown_outcome(source: Source, record: BatchRecord, ports: Ports) -> Trace:

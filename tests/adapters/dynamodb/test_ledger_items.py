@@ -92,6 +92,7 @@ RECORD: dict[str, st.SearchStrategy[Any]] = {
     "duration_ms": counts,
     "bytes": counts,
     "record_to_close_ms": counts,
+    "invalid_record_timestamps": counts,
     "code_version": names | st.just(""),
 }
 
@@ -110,6 +111,13 @@ def test_a_batch_record_survives_its_item(record: BatchRecord) -> None:
 @given(batches)
 def test_a_pending_batch_survives_its_item(batch: Batch) -> None:
     assert items.decode_items(items.parse_pending_batch, items.pending_item(batch)) == batch
+
+
+def test_an_entry_with_a_duration_beyond_the_calendar_raises_with_its_key() -> None:
+    entry = items.pending_item(Batch("batch", BatchKind.INGEST, 0, datetime(2024, 1, 15, tzinfo=UTC), (Range(ONE, 0, 1),), "run"))
+    rules = {"M": {"max_event_bytes": {"N": "7"}, "max_future_skew_us": {"N": str(2**90)}}}
+    with pytest.raises(InconsistentState, match="sk=pending#batch cannot be read"):
+        items.decode_items(items.parse_pending_batch, {**entry, "rules": rules})
 
 
 def test_a_pending_entry_without_rules_is_read_with_none() -> None:
@@ -177,7 +185,7 @@ def make_record(**more: Any) -> BatchRecord:
 def test_empty_fields_are_left_out_of_the_item() -> None:
     assert items.batch_record_item(make_record()).keys() == {
         *("pk", "sk", "kind", "lane", "time", "run", "ranges", "closed_at", "range_outcome_counts"),
-        *("write_event_json", "duration_ms", "bytes", "record_to_close_ms"),
+        *("write_event_json", "duration_ms", "bytes", "record_to_close_ms", "invalid_record_timestamps"),
     }
 
 

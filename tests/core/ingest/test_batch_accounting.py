@@ -134,7 +134,7 @@ def test_a_redriven_record_moves_from_dead_letters_to_its_new_outcome() -> None:
     }
 
 
-def test_latency_is_summed_over_stored_events_with_a_record_timestamp() -> None:
+def test_latency_and_invalid_timestamps_are_summed_over_stored_events() -> None:
     closed_at = NOW + timedelta(seconds=10)
     now_ms = int(NOW.timestamp() * 1000)
     value = event(0).record.value
@@ -143,9 +143,14 @@ def test_latency_is_summed_over_stored_events_with_a_record_timestamp() -> None:
         classified(1, value, timestamp_ms=-1),
         classified(2, value, timestamp_ms=now_ms + 60_000),
         classified(3, value, timestamp_ms=now_ms),
+        classified(4, value, timestamp_ms=-(2**63)),
+        classified(5, value, timestamp_ms=2**63 - 1),
+        classified(6, value, timestamp_ms=2**63 - 1),
     ]
-    record = batch_record(batch(Range(AT, 0, 4)), StagedBatch(tuple(records)), {source(3): source(0)}, closed_at)
-    assert record.record_to_close_ms == 10_000
+    duplicates = {source(offset): source(0) for offset in (3, 6)}
+    record = batch_record(batch(Range(AT, 0, 7)), StagedBatch(tuple(records)), duplicates, closed_at)
+    assert (record.record_to_close_ms, record.invalid_record_timestamps) == (10_000, 2)
+    assert counter_increments(record)["invalid_record_timestamps"] == 2
 
 
 def test_counters_of_several_lanes_are_added_by_name() -> None:

@@ -22,12 +22,12 @@ from analytics_defs.core.storage.dead_letter_files import (
 )
 from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import reproducibly
-from tests.core.ingest.batches import AT, BROKEN, event, rejection, source
+from tests.core.ingest.batches import AT, BROKEN, TIMESTAMP_MS, event, rejection, source
 
 records = st.builds(
     Record,
     st.just(source(7)),
-    st.integers(-1, 2**62),
+    st.integers(-(2**63), 2**63 - 1),
     st.none() | st.binary(),
     st.none() | st.binary(),
     st.lists(st.tuples(st.text(), st.none() | st.binary())).map(tuple),
@@ -75,6 +75,13 @@ def test_an_altered_line_raises_with_its_file_and_line_number(line: bytes) -> No
         parse_dead_letters(encode_dead_letters([rejection(6)]) + line + b"\n", "letters.ndjson")
     with pytest.raises(InconsistentState, match=r"duplicates\.ndjson is not a duplicates file"):
         parse_duplicates(line, "duplicates.ndjson")
+
+
+@pytest.mark.parametrize("number", ["1.5", "null", "true", str(2**63), "1e400", "NaN"])
+def test_a_timestamp_that_is_no_64_bit_integer_is_an_altered_line(number: str) -> None:
+    line = encode_dead_letters([rejection(7)]).replace(f'"timestampMs":{TIMESTAMP_MS}'.encode(), f'"timestampMs":{number}'.encode())
+    with pytest.raises(InconsistentState, match="timestampMs: expected a 64-bit integer"):
+        parse_dead_letters(line, "letters.ndjson")
 
 
 def test_an_empty_file_has_no_dead_letters_or_duplicates() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from analytics_defs.core.events.event import Event
-from analytics_defs.core.offsets import TopicPartition
+from analytics_defs.core.offsets import MAX_TIMESTAMP_MS, TopicPartition
 from analytics_defs.core.storage.event_parquet import EVENT_COLUMNS, encode_part, event_schema, read_rows
 from analytics_defs.errors import InconsistentState
 from tests.core.events.made_events import CREATED, LOW_STOCK, NOW, text
@@ -62,6 +64,18 @@ def test_a_row_holds_the_values_of_event_record_and_batch() -> None:
     assert (second["topic"], second["partition"]) == ("ProductDeleted@2", 1)
     assert third["record_timestamp"] is None
     assert [row["event_id"] for row in (third, fourth)] == ["c", "l"]
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ms", "expected"),
+    [(-1, None), (-5, None), (0, 0), (MAX_TIMESTAMP_MS, MAX_TIMESTAMP_MS), (MAX_TIMESTAMP_MS + 1, None), (2**63 - 1, None)],
+)
+def test_only_a_record_timestamp_that_is_a_date_is_in_the_column(timestamp_ms: int, expected: int | None) -> None:
+    record = replace(event(0).record, timestamp_ms=timestamp_ms)
+    part = encode_part("batch", BATCH_TIME, [replace(event(0), record=record)])
+    assert read_rows(part, ("record_timestamp",), "part") == [{"record_timestamp": expected}]
+    times = (read(part)["record_timestamp"].to_pandas(), duckdb.from_arrow(read(part)).df()["record_timestamp"])
+    assert [None if column.isna()[0] else column[0].timestamp() for column in times] == [expected and expected / 1000] * 2
 
 
 def test_a_part_is_deterministic() -> None:

@@ -145,7 +145,9 @@ def test_candidate_keys_are_derived_from_metadata(event_id: str) -> None:
     assert object_keys.candidate_event_keys(HOUR, metadata | {"source": "nothing"}) == object_keys.candidate_event_keys(HOUR, {}) == ()
 
 
-@pytest.mark.parametrize(("text", "expected"), [("1705314600123", 1705314600123), ("soon", -1), ("-5", -1), (None, -1)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1705314600123", 1705314600123), ("soon", -1), ("-5", -5), (str(2**63), -1), ("²", -1), (None, -1)]
+)
 def test_a_missing_or_invalid_record_timestamp_is_minus_1(text: str | None, expected: int) -> None:
     assert object_keys.metadata_record_timestamp({} if text is None else {"recordtimestamp": text}) == expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +43,12 @@ def test_a_decoded_staging_file_equals_the_staged_batch(staged: StagedBatch) -> 
 
 
 @reproducibly
-@given(st.binary() | st.none(), st.binary() | st.none(), st.lists(st.tuples(st.text(), st.binary() | st.none())), st.integers(-1, 2**62))
+@given(
+    st.binary() | st.none(),
+    st.binary() | st.none(),
+    st.lists(st.tuples(st.text(), st.binary() | st.none())),
+    st.integers(-(2**63), 2**63 - 1),
+)
 def test_any_record_is_decoded_byte_for_byte(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], time: int
 ) -> None:
@@ -84,6 +90,16 @@ def test_a_damaged_staging_file_raises_with_its_key(damage: object) -> None:
     assert callable(damage)
     with pytest.raises(InconsistentState, match="staging/b is damaged or from another version"):
         decode(damage(encode(EVERYTHING)), "staging/b")
+
+
+def test_a_staged_time_outside_the_calendar_raises_with_its_key() -> None:
+    table = pa.ipc.open_stream(encode(StagedBatch((event(0),)))).read_all()
+    altered = table.set_column(table.schema.get_field_index("time_us"), "time_us", pa.array([2**63 - 1]))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, altered.schema) as writer:
+        writer.write_table(altered)
+    with pytest.raises(InconsistentState, match="staging/b is damaged or from another version"):
+        decode(bytes(sink.getvalue()), "staging/b")
 
 
 def test_a_millisecond_is_1000_microseconds() -> None:

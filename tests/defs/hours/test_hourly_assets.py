@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,28 @@ def test_a_run_of_several_hours_reports_each_hour_separately(instance: dg.Dagste
     assert (daily["events"], daily["hours with events"], daily["stale hours"]) == (14, 2, [])
     activity = metadata_by_partition(materialize(platform, instance, product_activity, "2024-01-15"))["2024-01-15"]
     assert (activity["products"], activity["busiest"].records[0].data["events"]) == (1, 14)
+
+
+def test_nothing_in_dagsters_storage_is_infinite_or_nan(instance: dg.DagsterInstance) -> None:
+    platform = MemoryPlatform()
+    for number, stock in enumerate(("1e400", "-1.7e308", "1.7e308")):
+        product = f'{{"id": "p", "name": "n", "price": 1e999, "stock": {stock}, "sellerId": "s"}}'
+        event = f'{{"id": "{number}", "timestamp": "{HOUR}:0{number}:00Z", "type": "ProductCreated", "product": {product}}}'
+        platform.log.append("ProductDeleted", 0, event.encode(), timestamp_ms=2**63 - 1)
+    platform.run(instance)
+    for asset, partition in zip(ASSETS, [HOUR, HOUR, HOUR, HOUR[:10], HOUR[:10]], strict=True):
+        assert materialize(platform, instance, asset, partition).success
+    events = [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+    materialized = {
+        entry.dagster_event.asset_key for entry in events if entry.dagster_event and entry.dagster_event.is_step_materialization
+    }
+    assert materialized >= {asset.key for asset in ASSETS}
+    for entry in events:
+        json.loads(dg.serialize_value(entry), parse_constant=refuse_constant)
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
 
 
 def test_a_second_run_writes_the_same_bytes(instance: dg.DagsterInstance) -> None:

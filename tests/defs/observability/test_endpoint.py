@@ -135,7 +135,7 @@ def test_a_port_in_use_fails_the_run_and_is_named(instance: dg.DagsterInstance) 
         port = listener.getsockname()[1]
         with run(ServingPlatform(health_port=port), instance) as results:
             pass
-    failure = results[0].failure_data_for_node(endpoint.serve_health_endpoint.name)
+    failure = results[0].failure_data_for_node(endpoint.serve_observability.name)
     assert failure is not None
     assert failure.error is not None
     assert f"cannot listen on port {port} of {LOOPBACK}" in str(failure.error.cause or failure.error)

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -99,6 +100,7 @@ class Plain:
             "last_stock": stocks[-1] if stocks else None,
             "stock_outs": sum(two <= 0 < one for one, two in pairwise([1.0, *stocks])),
             "net_stock_change": stocks[-1] - stocks[0] if stocks else None,
+            "out_of_range_numbers": 0,
         }
 
 
@@ -187,6 +189,50 @@ def test_statistics_do_not_depend_on_whether_the_hour_is_compacted() -> None:
     result = stats_of(world)
     assert result.stats.revision == 1
     assert table(world, "hourly_products", HOUR) == products
+
+
+def huge(product: str, second: float, **numbers: str) -> bytes:
+    """Encode a ProductCreated with these JSON numbers, which Python's own encoder cannot write."""
+    value = shop("ProductCreated", product, second, **{name: f"<{name}>" for name in numbers}).decode()
+    for name, number in numbers.items():
+        value = value.replace(f'"<{name}>"', number)
+    return value.encode()
+
+
+NUMBERS = ("first_price", "last_price", "first_stock", "last_stock", "net_stock_change", "stock_outs", "out_of_range_numbers")
+
+
+def test_numbers_beyond_float64_are_null_and_counted() -> None:
+    at = 10 * 3600
+    world = a_world(
+        *(huge("beyond", at, stock="1e400", price="-1e999"), huge("beyond", at + 1, stock="5"), huge("beyond", at + 2, stock="1e400")),
+        *(huge("opposite", at, stock="-1.7e308"), huge("opposite", at + 1, stock="1.7e308")),
+    )
+    stats_of(world)
+    compute_product_activity(DAY, world.ports, ENGINE_FACTORY)
+    for name, period in (("hourly_products", HOUR), ("product_activity", DAY)):
+        beyond, opposite = ([row[number] for number in NUMBERS] for row in table(world, name, period))
+        assert beyond == [1, 1, 5, 5, 0, 0, 3]
+        assert opposite == [1, 1, -1.7e308, 1.7e308, None, 1, 0]
+
+
+@pytest.mark.parametrize("recomputed", [(), (HOUR,)], ids=["all files of older versions", "one of this version"])
+def test_a_day_reads_hours_of_older_versions_that_hold_infinity(recomputed: tuple[str, ...]) -> None:
+    other = "2024-01-15T11"
+    world = a_world(*(shop("ProductCreated", "p", hour * 3600, stock=hour) for hour in (10, 11)))
+    for hour in (HOUR, other):
+        stats_of(world, hour)
+        key = aggregate_key("hourly_products", hour)
+        rows = pq.read_table(io.BytesIO(world.object_store.objects[key].body)).drop_columns(["out_of_range_numbers"])
+        if hour == other:
+            rows = rows.set_column(rows.schema.get_field_index("last_stock"), "last_stock", pa.array([float("inf")]))
+        if hour not in recomputed:
+            sink = io.BytesIO()
+            pq.write_table(rows, sink)
+            world.object_store.objects[key] = replace(world.object_store.objects[key], body=sink.getvalue())
+    compute_product_activity(DAY, world.ports, ENGINE_FACTORY)
+    (row,) = table(world, "product_activity", DAY)
+    assert [row[name] for name in ("events", "first_stock", "last_stock", "net_stock_change", "out_of_range_numbers")] == [2, 10, 10, 0, 0]
 
 
 def test_an_empty_hour_and_an_empty_day_have_zero_counts() -> None:
