@@ -26,7 +26,7 @@ class ClosedOffsets:
         self.length += len(closed.range)
 
     def differs_from(self, checkpoint: Checkpoint | None) -> bool:
-        """Return whether the checkpoint is another one, or the records leave a hole or hold an offset twice."""
+        """Return whether the checkpoint is another one, or the records miss an offset or hold it twice."""
         if checkpoint is None or self.length != self.next - self.first:
             return True
         return (checkpoint.first_offset, checkpoint.next_offset, checkpoint.totals) != (self.first, self.next, self.totals)
