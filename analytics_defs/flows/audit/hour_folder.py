@@ -61,8 +61,11 @@ def _foreign_parquet(files: HourFiles, ports: Ports) -> list[str]:
 
 
 def _foreign_ndjson(hour: str, ports: Ports) -> list[str]:
+    """Return the files that no record names. One query reads the records; only the other files cost a look-up."""
+    records = ports.ledger.batches_of_day(hour[:10])
+    named = {key for record in records for key in (record.dead_letters_key, record.duplicates_key)}
     keys = [key for folder in (dead_letters_dir(hour), duplicates_dir(hour)) for key in ports.object_store.list_keys(folder)]
-    return [key for key in keys if not _is_named(key, ports)]
+    return [key for key in keys if key not in named and not _is_named(key, ports)]
 
 
 def _is_named(key: str, ports: Ports) -> bool:
