@@ -53,7 +53,7 @@ from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.setup.preflight import run_preflight
 from analytics_defs.flows.setup.provision import provision
 from analytics_defs.flows.trace.trace import trace_record
-from analytics_defs.ports import Ports
+from analytics_defs.ports import Ports, StoredObject
 from tests.contracts.ledger_fixtures import remove_entries
 from tests.contracts.object_store_fixtures import s3_client
 from tests.defs.memory_platform import MemoryPlatform
@@ -355,7 +355,12 @@ def operator(scene: Scene) -> None:
     compare_bytes(HOUR, ports, BENCH)
     audit_offsets(ports)
     assert not audit_chain(ports).findings
-    audit_hour(HOUR, ports)
+    with scene.cloud.unrecorded():
+        foreign = part_key(HOUR, "20240115T120000000Z-000000000000")
+        world.object_store.put([StoredObject(foreign, b"", "application/octet-stream", {})])
+    assert any(foreign in finding for finding in audit_hour(HOUR, ports).findings)
+    with scene.cloud.unrecorded():
+        world.object_store.delete([foreign])
     for _ in range(2):
         with scene.cloud.unrecorded():
             corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]

@@ -57,6 +57,7 @@ COVERED_MODULES = {
         "audit/balance",
         "audit/ledger_chain",
         "audit/hour",
+        "audit/hour_folder",
         "audit/hour_bytes",
     ),
 }
