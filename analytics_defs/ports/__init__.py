@@ -16,6 +16,7 @@ from analytics_defs.ports.parquet import HourCounts, MergedFile, ParquetWorkspac
 from analytics_defs.ports.provisioning import Checkable, NamedCheck, Provisioner
 from analytics_defs.ports.recent_events import (
     DEDUPLICATION_WINDOW,
+    NO_TTL,
     RECENT_EVENTS_TTL,
     ClaimResult,
     RecentEvents,
@@ -27,6 +28,7 @@ from analytics_defs.ports.runtime import Clock, TaskPool
 __all__ = [
     "DEDUPLICATION_WINDOW",
     "MAX_TRANSACT_READS",
+    "NO_TTL",
     "RECENT_EVENTS_TTL",
     "BatchHistory",
     "Checkable",

@@ -187,6 +187,17 @@ def test_an_audit_shows_the_sum_over_all_partitions(world: World) -> None:
     assert unaccounted == "unaccounted: 0"
 
 
+def test_a_missing_entry_of_the_ledger_is_a_finding_of_an_audit(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.ports.ledger._hours.clear()  # type: ignore[attr-defined]
+    result = world.run("audit")
+    assert result.exit_code == exit_codes.FINDING
+    assert "is missing or altered. `analytics repair --from" in result.stdout
+    (finding,) = world.answer("audit", exit_code=exit_codes.FINDING)["ledger"]
+    assert finding in result.stdout
+
+
 def test_altered_bytes_are_a_finding_of_an_audit_with_the_option_bytes(world: World) -> None:
     world.produce("a", "b")
     world.run("ingest")

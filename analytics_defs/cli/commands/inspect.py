@@ -19,6 +19,7 @@ from analytics_defs.errors import NotFound
 from analytics_defs.flows.audit.balance import BalanceAudit, audit_offsets
 from analytics_defs.flows.audit.hour import HourAudit, audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
+from analytics_defs.flows.audit.ledger_chain import audit_chain
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
 from analytics_defs.flows.trace.trace import trace_record
@@ -72,7 +73,7 @@ def _show_lag(planning: PlanningResult) -> None:
 @click.option("--bytes", "check_bytes", is_flag=True, help="Also read every JSON object of the hours and compare its bytes with Parquet.")
 @json_option
 def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) -> None:
-    """Check that every closed offset is accounted for. Also compares the event counters.
+    """Check that every closed offset is accounted for. Also compares the event counters and the ledger's own items.
 
     \b
     closed offsets = stored + duplicates + dead letters + tombstones + explained gaps + lost
@@ -88,6 +89,8 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
     settings = load_settings()
     ports = wiring.build_ports(settings)
     audit, hour_audits = audit_offsets(ports), list[HourAudit]()
+    with progress_bar("ledgers compared", 1) as bar:
+        chain = audit_chain(ports, progress_callback(bar))
     if hours:
         with progress_bar("hours compared", len(hours)) as bar:
             progress = progress_callback(bar)
@@ -103,6 +106,7 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
             {
                 "unaccounted": audit.unaccounted,
                 "differences": audit.differences,
+                "ledger": chain.findings,
                 "abandoned": audit.abandoned_batches,
                 "unreadable": audit.unreadable,
                 "pending": audit.pending,
@@ -113,10 +117,13 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
         )
     else:
         _show_audit(audit)
+        for line in chain.findings:
+            click.echo(line)
         for hour_audit in hour_audits:
             _show_hour(hour_audit)
         click.echo(f"unaccounted: {audit.unaccounted}")
-    sys.exit(0 if audit.balanced and all(hour_audit.agrees for hour_audit in hour_audits) else FINDING)
+    agrees = audit.balanced and not chain.findings and all(hour_audit.agrees for hour_audit in hour_audits)
+    sys.exit(0 if agrees else FINDING)
 
 
 def _show_audit(audit: BalanceAudit) -> None:

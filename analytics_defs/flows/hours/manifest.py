@@ -39,3 +39,13 @@ def _stored_state(hour: str, ports: Ports) -> ManifestState | None:
     key = manifest_key(hour)
     current = ports.object_store.get(key)
     return parse_manifest(current, key) if current is not None else None
+
+
+def is_manifest_of(data: bytes | None, revision: ArchiveRevision | None) -> bool:
+    """Return whether these bytes are the manifest of the revision. None for both: there is neither."""
+    if data is None or revision is None:
+        return data is None and revision is None
+    try:
+        return data == manifest_bytes(revision, parse_manifest(data, manifest_key(revision.hour)).complete)
+    except InconsistentState:
+        return False

@@ -17,7 +17,7 @@ from analytics_defs.flows.stored.hour_files import HourFiles
 from analytics_defs.ports import Ports
 
 COMPACTION_TIME = timedelta(minutes=10)
-"""A compaction deletes its inputs within this time after its revision. Parts that exist later are a finding."""
+"""A compaction writes its manifest and deletes its inputs within this time after its revision. An audit reports what is left later."""
 
 
 def compacted_parts(revision: ArchiveRevision, ports: Ports) -> list[str]:
