@@ -26,7 +26,7 @@ from analytics_defs.cli.app import analytics
 from analytics_defs.config import setting_names
 from analytics_defs.core.ledger import Batch, BatchKind
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.core.storage.object_keys import batch_id, event_key
+from analytics_defs.core.storage.object_keys import batch_id, event_key, staging_key
 from analytics_defs.errors import (
     AccessDenied,
     AnalyticsError,
@@ -39,7 +39,7 @@ from analytics_defs.errors import (
     TopicRecreated,
     Unavailable,
 )
-from analytics_defs.ports import Ports
+from analytics_defs.ports import Ports, StoredObject
 from tests.flows.setup.unconditional_store import UnconditionalObjectStore
 from tests.proof.interceptors import Call, intercept
 
@@ -650,3 +650,54 @@ def test_commands_that_need_expired_data_are_refused_with_a_clear_error(
         assert "retention removed" in capsys.readouterr().err
     assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_rows"] == 1
     assert world.answer("reconcile-counters", "--dry-run")["expired"] == [HOUR]
+
+
+@pytest.mark.parametrize("hour", ["9999-12-31T23", "0001-01-01T00"])
+@pytest.mark.parametrize("command", [("compact",), ("stats",), ("restore",), ("audit", "--hour"), ("dead-letters", "--batch-hour")])
+def test_the_first_and_the_last_hour_of_the_calendar_are_hours(world: World, command: tuple[str, ...], hour: str) -> None:
+    world.produce("a")
+    world.run("ingest")
+    result = world.run(*command, hour)
+    assert result.exit_code in (0, exit_codes.FINDING), result.output
+
+
+def test_a_repair_of_all_time_reads_the_ledger_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.produce("a")
+    world.run("ingest")
+    calls: list[str] = []
+
+    def counting(call: Call, perform: Callable[[], Any]) -> Any:
+        calls.append(call.method)
+        return perform()
+
+    ports = intercept(world.ports, counting)
+    monkeypatch.setattr(wiring, "build_ports", lambda _: ports)
+    answer = world.answer("repair", "--from", "1970-01-01T00", "--to", "2100-01-01T00", "--dry-run")
+    assert answer["batches"] == 1
+    assert len(calls) < 50
+
+
+@pytest.mark.parametrize("command", [("ingest",), ("redrive", "--all")])
+def test_a_staging_file_left_behind_a_close_is_deleted_by_the_next_command(world: World, command: tuple[str, ...]) -> None:
+    world.produce("a")
+    world.run("ingest")
+    [record] = world.ledger.last_batches(1)
+    world.object_store.put([StoredObject(staging_key(record.batch.id), b"", "", {})])
+    assert world.run(*command).exit_code == 0
+    assert list(world.object_store.list_keys("staging/")) == []
+
+
+def test_an_id_that_reads_like_a_source_is_traced_with_the_option_id(world: World) -> None:
+    looks_like_source = f"{TOPIC}/0/0"
+    world.produce("a")
+    world.produce(looks_like_source)
+    world.run("ingest")
+    owner = world.recent.items[looks_like_source].source
+    assert world.answer("trace", looks_like_source, "--id")["source"] == str(owner)
+
+
+@pytest.mark.parametrize("target", ["", "x" * 2049])
+def test_a_trace_target_that_no_record_can_have_is_wrong_usage(world: World, target: str) -> None:
+    result = world.run("trace", target)
+    assert result.exit_code == 2
+    assert "an event id of 1 to 2048 bytes" in result.output

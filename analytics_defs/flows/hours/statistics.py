@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from analytics_defs.core.hours import statistics
-from analytics_defs.core.hours.revision import end_of_hour
+from analytics_defs.core.hours.revision import start_of_hour
 from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, require_hour
@@ -184,7 +183,7 @@ def _duplicates_in(hour: str, ports: Ports) -> int:
 
     The count comes from the batch records, because retention may have removed the files of duplicates.
     """
-    first = batch_id(end_of_hour(hour) - timedelta(hours=1), ()).partition("-")[0]
+    first = batch_id(start_of_hour(hour), ()).partition("-")[0]
     records = takewhile(lambda record: hour_of(record.batch.time) == hour, ports.ledger.batch_records_from(first))
     return sum(record.outcome_counts.duplicates for record in records)
 
