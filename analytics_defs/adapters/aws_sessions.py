@@ -41,10 +41,14 @@ def isolated_session() -> boto3.Session:
 @contextmanager
 def sdk_configuration(client: str) -> Iterator[None]:
     """Raise an error of the SDK's own configuration as SettingsError. Surrounds the creation of a client, which sends no request."""
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, NoRegionError
 
     try:
         yield
+    except NoRegionError as error:
+        raise SettingsError(
+            f"AWS region of {client}: not set, expected for example AWS_DEFAULT_REGION=eu-central-1 if no endpoint is set"
+        ) from error
     except (BotoCoreError, ValueError) as error:
         message = " ".join(str(error).split()).rstrip(".")
         raise SettingsError(

@@ -157,7 +157,14 @@ def platform_id_item(platform_id: PlatformId) -> Item:
 
 
 def parse_platform_id(fields: Fields) -> PlatformId:
-    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("bucket_id"), tuple(fields.get("proven_buckets", ())))
+    tables, proven_buckets = (_strings(fields, name) for name in ("tables", "proven_buckets"))
+    return PlatformId(fields["id"], tables, fields.get("bucket_id"), proven_buckets)
+
+
+def _strings(fields: Fields, name: str) -> tuple[str, ...]:
+    """Return a list attribute. The characters of a text would make a list, too."""
+    require_type(values := fields.get(name, []), list, name)
+    return tuple(values)
 
 
 def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:
