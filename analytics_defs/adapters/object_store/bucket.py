@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from analytics_defs.adapters.aws_sessions import isolated_session, sdk_configuration, user_session
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
-from analytics_defs.errors import AccessDenied, Unavailable
+from analytics_defs.adapters.object_store.errors import OTHER_REGION_CODES
+from analytics_defs.errors import AccessDenied, SettingsError, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -75,6 +76,11 @@ def _s3(config: ObjectStoreConfig, action: str) -> Iterator[S3Client]:
         yield client
     except ClientError as error:
         code, detail = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        if code in OTHER_REGION_CODES:
+            region = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", "another region")
+            raise SettingsError(
+                f"{prefix}: the bucket is in {region}, expected AWS_DEFAULT_REGION={region}. Nothing was changed."
+            ) from error
         if code in _DENIED_CODES:
             raise AccessDenied(f"{prefix}: {code} {detail}. Correct the credentials, their permissions, or ARCHIVE_BUCKET_NAME.") from error
         raise Unavailable(f"{prefix}: the store answered {code} {detail}. It is safe to try again.") from error

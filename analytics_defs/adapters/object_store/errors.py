@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, SettingsError, Unavailable
 
 _EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _DENIED_CODES = {
@@ -21,6 +21,9 @@ _DENIED_CODES = {
 }
 """S3 codes of requests that stay forbidden, so that a retry does not help. Some come with status 400."""
 
+_OTHER_REGION = "Received redirect without LOCATION"
+"""The client's message for a 301 of S3. The region is in a header that it does not show."""
+OTHER_REGION_CODES = frozenset({"301", "PermanentRedirect", "IllegalLocationConstraintException", "IncorrectEndpoint"})
 _DEBUG = "\n\nDebug source:"
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9_.]+)</Code>")
@@ -91,6 +94,11 @@ def _to_analytics_error(prefix: str, error: Exception) -> AnalyticsError:
     if code in _DENIED_CODES or status in {"401", "403"} or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return AccessDenied(
             f"{prefix}: {answer}. Correct the credentials, their permissions on this bucket, or the region. Nothing was dropped."
+        )
+    if _OTHER_REGION in text or code in OTHER_REGION_CODES:
+        return SettingsError(
+            f"{prefix}: the bucket is in another region than the requests are signed for. Set AWS_DEFAULT_REGION to its region; "
+            "`analytics check` names it. Nothing was changed."
         )
     if key := _first_group(_UNLISTABLE_KEY, text):
         return InconsistentState(

@@ -22,6 +22,7 @@ class Request:
 class Answer:
     status: int = 200
     body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def error(cls, status: int, code: str) -> Answer:
@@ -56,6 +57,8 @@ def scripted_s3(answer: Callable[[Request], Answer | None]) -> Iterator[Scripted
                 return
             self.send_response(answer.status)
             self.send_header("ETag", '"0"')
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
             self.send_header("Last-Modified", "Mon, 15 Jan 2024 10:30:00 GMT")
             if answer.status != 304:
                 self.send_header("Content-Length", str(len(answer.body)))

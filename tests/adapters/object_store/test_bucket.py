@@ -9,7 +9,7 @@ import pytest
 
 from analytics_defs.adapters.object_store.bucket import bucket_exists, create_bucket
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
-from analytics_defs.errors import AccessDenied, AnalyticsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, SettingsError, Unavailable
 from tests.adapters.object_store.scripted_s3 import Answer, scripted_s3
 from tests.contracts.object_store_fixtures import moto_endpoint, s3_client
 
@@ -47,3 +47,11 @@ def test_a_store_that_is_down_is_unavailable_and_named() -> None:
     config = ObjectStoreConfig("test-bucket", "http://127.0.0.1:1", keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)
     with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1, bucket test-bucket: looking up the bucket failed"):
         bucket_exists(config)
+
+
+def test_a_bucket_in_another_region_is_a_wrong_setting_and_the_region_is_named() -> None:
+    with scripted_s3(lambda _: Answer(301, headers={"x-amz-bucket-region": "eu-west-1"})) as s3:
+        config = ObjectStoreConfig("test-bucket", s3.endpoint, keys=ObjectStoreKeys("user", "s3cr3t"), max_retries=0)
+        with pytest.raises(SettingsError, match="the bucket is in eu-west-1, expected AWS_DEFAULT_REGION=eu-west-1") as raised:
+            bucket_exists(config)
+    assert not raised.value.retryable

@@ -14,7 +14,7 @@ import pytest
 
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.adapters.object_store.store import S3ObjectStore
-from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, SettingsError, Unavailable
 from analytics_defs.ports import StoredObject
 from tests.adapters.object_store.scripted_s3 import Answer, ConcurrencyCounter, Request, ScriptedS3, scripted_s3
 
@@ -122,6 +122,15 @@ def test_refused_credentials_are_denied_at_once_and_never_shown(call: Callable[[
         assert len(s3.requests) == 1
         assert not raised.value.retryable
         assert "s3cr3t" not in f"{raised.value}{raised.value.__cause__}{store.config}"
+
+
+@every_call
+def test_a_bucket_in_another_region_is_a_wrong_setting(call: Callable[[S3ObjectStore], object]) -> None:
+    """Amazon S3 answers 301 without a location."""
+    with store_on(lambda _: Answer(301, headers={"x-amz-bucket-region": "eu-west-1"})) as (store, _):
+        with pytest.raises(SettingsError, match="Set AWS_DEFAULT_REGION to its region") as raised:
+            call(store)
+        assert not raised.value.retryable
 
 
 @every_call
