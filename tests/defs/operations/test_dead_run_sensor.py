@@ -44,10 +44,13 @@ def platform() -> MemoryPlatform:
 
 
 def started(
-    instance: dg.DagsterInstance, job: str = "__ASSET_JOB", location: InProcessCodeLocationOrigin | None = HERE, **tags: str
+    instance: dg.DagsterInstance,
+    job: str = "__ASSET_JOB",
+    location: InProcessCodeLocationOrigin | None = HERE,
+    tags: dict[str, str] | None = None,
 ) -> dg.DagsterRun:
     """Create a started run of a code location, or of a command if `location` is None. No process executes it."""
-    origin = location and RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), job)
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), job) if location else None
     run = instance.create_run_for_job(
         defs.resolve_job_def(job), run_config=CONFIG.get(job), tags=tags, remote_job_origin=origin, job_code_origin=None
     )
@@ -116,7 +119,7 @@ def test_only_started_runs_of_this_platform_outside_lanes_are_watched(platform: 
     foreign, of_command, of_lane = (
         started(instance, location=ELSEWHERE),
         started(instance, location=None),
-        started(instance, **{LANE_TAG: "0"}),
+        started(instance, tags={LANE_TAG: "0"}),
     )
     leased_command = started(instance, location=None)
     platform.ports().ledger.renew_lease(Lease(leased_command.run_id, None, platform.clock.now()))
@@ -211,4 +214,5 @@ def test_every_step_of_the_definitions_uses_the_resource_that_holds_the_lease() 
     for job in repository.get_all_jobs():
         assert job.resource_defs["platform"] is repository.get_top_level_resources()["platform"] is leased_platform
         for node in job.all_node_defs:
+            assert isinstance(node, dg.OpDefinition)
             assert "platform" in node.required_resource_keys, f"{node.name} of {job.name} would run without a lease"
