@@ -46,16 +46,17 @@ def build_ports(settings: Settings) -> Ports:
     from analytics_defs.adapters.object_store.store import S3ObjectStore
     from analytics_defs.adapters.runtime.system import SystemClock, ThreadTaskPool
 
-    clock, dynamo = SystemClock(), DynamoClient(dynamo_config(settings))
+    clock, dynamo, bucket = SystemClock(), DynamoClient(dynamo_config(settings)), object_store_config(settings)
     tables = LedgerTables(settings.ledger_table_name, settings.aggregates_table_name)
     return Ports(
         event_log=KafkaEventLog(kafka_config(settings)),
         recent_events=DynamoRecentEvents(dynamo, settings.recent_events_table_name),
-        object_store=S3ObjectStore(object_store_config(settings)),
+        object_store=S3ObjectStore(bucket),
         ledger=DynamoLedger(dynamo, tables),
         clock=clock,
         task_pool=ThreadTaskPool(settings.write_threads),
         table_names=(settings.recent_events_table_name, settings.aggregates_table_name),
+        bucket=bucket.address,
     )
 
 

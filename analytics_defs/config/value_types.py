@@ -14,6 +14,8 @@ from pydantic_settings import NoDecode
 
 from analytics_defs.core.hours.retention import MIN_RETENTION
 
+MAX_DURATION = timedelta(days=36_500)
+"""Longer durations lead to dates that Python does not have."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|m|h|d)?")
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -26,7 +28,15 @@ def _duration(value: object) -> object:
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if isinstance(value, str) and match is None:
         raise ValueError("a duration such as 500ms, 30s, 5m, 24h or 7d")
-    return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])}) if match else value
+    if match is None:
+        return value
+    try:
+        duration = timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+    except OverflowError:
+        duration = timedelta.max
+    if duration > MAX_DURATION:
+        raise ValueError(f"a duration of at most {MAX_DURATION.days}d")
+    return duration
 
 
 def _retention(value: object) -> object:
@@ -42,6 +52,10 @@ def _topics(value: object) -> object:
     names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
     if isinstance(names, tuple) and not (all(map(_TOPIC.fullmatch, names)) and len(set(names)) == len(names) > 0):
         raise ValueError("different topic names, comma-separated, of letters, digits, `.`, `_` and `-`")
+    if isinstance(names, tuple) and (reserved := {".", ".."}.intersection(names)):
+        raise ValueError(f"topic names that Kafka accepts: `{min(reserved)}` is reserved")
+    if isinstance(names, tuple) and len({name.replace(".", "_") for name in names}) < len(names):
+        raise ValueError("topic names that differ in more than `.` and `_`: Kafka refuses the second of such names")
     return names
 
 
@@ -59,9 +73,11 @@ def _file(value: object) -> object:
 
 def _hour(value: object) -> object:
     try:
-        datetime.strptime(str(value), "%Y-%m-%dT%H")  # noqa: DTZ007 - the hour is UTC by definition
+        hour = datetime.strptime(str(value), "%Y-%m-%dT%H")  # noqa: DTZ007 - the hour is UTC by definition
     except ValueError:
         raise ValueError("a UTC hour such as 2024-01-01T00") from None
+    if not 1970 <= hour.year <= 2200:
+        raise ValueError("a UTC hour such as 2024-01-01T00, in the years 1970 to 2200")
     return value
 
 
@@ -93,7 +109,13 @@ class AllowedValues:
     words: str
 
 
-Bucket = Annotated[str, _matching(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 lower-case letters, digits, `.` and `-`")]
+Bucket = Annotated[
+    str,
+    _matching(
+        r"(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+        "3 to 63 lower-case letters, digits, `.` and `-`, without `..`, and not an IP address",
+    ),
+]
 Brokers = Annotated[str, BeforeValidator(_brokers), AllowedValues("host:port, comma-separated")]
 Endpoint = Annotated[AnyHttpUrl, BeforeValidator(_endpoint)]
 PageUrl = Annotated[AnyHttpUrl, BeforeValidator(_page)]

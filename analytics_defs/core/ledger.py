@@ -158,6 +158,8 @@ class PlatformId:
     """Names of the other tables: recent events and counters."""
     bucket_id: str | None = None
     """Content of the bucket's object `object_keys.PLATFORM_ID_KEY`. Set when the object is first read, then never changed."""
+    proven_buckets: tuple[str, ...] = ()
+    """Addresses of the bucket whose store was proven to honor conditional writes. A moved archive has another address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,25 @@ class ClosedRange:
     range: Range
     batch_id: str
     outcome_counts: OutcomeCounts
+
+
+def pending_batches_of(topic_partition: TopicPartition, pending: Mapping[str, Batch]) -> list[str]:
+    """Return a description of each pending batch that has a range of the partition."""
+    return [
+        f"pending batch {batch.id}"
+        for batch in pending.values()
+        if any(range_.topic_partition == topic_partition for range_ in batch.ranges)
+    ]
+
+
+def contradicted_checkpoint_message(topic_partition: TopicPartition, next_offset: int | None, evidence: str) -> str:
+    """Return the message for a checkpoint that is missing (None), or stands before offsets that a batch holds."""
+    found = "none" if next_offset is None else f"one whose next offset is {next_offset}"
+    return (
+        f"{topic_partition}: expected a checkpoint that accounts for {evidence}, found {found}. It was deleted, changed, or restored "
+        f"from an older backup. The partition waits, because its records would be counted twice. `analytics audit` shows what the item "
+        f"`checkpoint#{topic_partition}` has to hold; restore it."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +288,13 @@ class BatchRecord:
     @property
     def outcome_counts(self) -> OutcomeCounts:
         return sum(self.range_outcome_counts, OutcomeCounts())
+
+    @property
+    def closed_ranges(self) -> tuple[ClosedRange, ...]:
+        return tuple(
+            ClosedRange(range_, self.batch.id, outcome_counts)
+            for range_, outcome_counts in zip(self.batch.ranges, self.range_outcome_counts, strict=True)
+        )
 
     @property
     def ends(self) -> dict[TopicPartition, int]:

@@ -25,6 +25,8 @@ class StoredKind(StrEnum):
     ARCHIVE = "archive"
     DEAD_LETTERS = "dead_letters"
     DUPLICATES = "duplicates"
+    LEDGER_ENTRY = "ledger_entry"
+    """An entry of the ledger that leads to the record of the batch."""
 
 
 class ComparisonResult(StrEnum):

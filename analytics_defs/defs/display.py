@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from analytics_defs.core.hours import statistics
-from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
+from analytics_defs.core.hours.statistics import HourStats, Minute, PeriodStats, ProductStats
 from analytics_defs.core.storage import event_parquet
 
 Metadata = dict[str, Any]
@@ -36,7 +36,7 @@ def links(bucket: str, keys: Sequence[str]) -> Metadata:
     }
 
 
-def int_metadata(stats: HourStats | DayStats) -> Metadata:
+def int_metadata(stats: PeriodStats) -> Metadata:
     return {
         "events": stats.events,
         "created": stats.created,
@@ -72,7 +72,7 @@ def low_stock_chart(hour: str, minutes: Sequence[Minute]) -> dg.MarkdownMetadata
 def events_per_hour_chart(day: str, hours: Sequence[HourStats]) -> dg.MarkdownMetadataValue:
     from analytics_defs.adapters.charts import stacked
 
-    by_hour = {stats.hour[-2:]: stats for stats in hours}
+    by_hour = {stats.period[-2:]: stats for stats in hours}
     labels = [f"{hour:02d}" for hour in range(24)]
     series = {
         kind: [getattr(by_hour[label], name) if label in by_hour else 0 for label in labels] for kind, name in statistics.STATUSES.items()

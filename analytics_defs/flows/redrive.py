@@ -18,7 +18,7 @@ from analytics_defs.core.offsets import Range, Source
 from analytics_defs.core.storage.dead_letter_files import DeadLetter, read_dead_letters
 from analytics_defs.core.storage.object_keys import batch_id, dead_letters_dir, dead_letters_key
 from analytics_defs.core.timestamps import whole_milliseconds
-from analytics_defs.errors import DataExpired, Superseded
+from analytics_defs.errors import DataExpired, InconsistentState, Superseded
 from analytics_defs.flows.ingest.execute_plan import finish_batch
 from analytics_defs.flows.ingest.options import IngestOptions
 from analytics_defs.flows.ingest.reread_batch import batch_of_dead_letter_file
@@ -151,6 +151,7 @@ def _redrive_chunk(
             result.still_rejected.append((source, str(getattr(classified, "reason", "tombstone"))))
     if not accepted:
         return None
+    _require_unclaimed([event for event, _ in accepted], offset, ports)
     accepted.sort(key=lambda pair: pair[0].record.source)
     ranges = (Range(REDRIVE_CHECKPOINT, offset, offset + 1),)
     batch = Batch(
@@ -172,3 +173,22 @@ def _redrive_chunk(
         )
     staged = StagedBatch(tuple(event for event, _ in accepted), write_event_json=options.write_event_json)
     return finish_batch(batch, staged, ports, options)
+
+
+def _require_unclaimed(events: Sequence[Event], offset: int, ports: Ports) -> None:
+    """Raise InconsistentState if one of the events owns its id: it was redriven before, and its redriven entry is missing.
+
+    Raise Superseded if another redrive claimed it meanwhile. It began first, which moved the checkpoint.
+    """
+    items = ports.recent_events.get_items([event.id for event in events])
+    claimed = [event for event in events if event.id in items and items[event.id].source == event.record.source]
+    if not claimed:
+        return
+    checkpoint = ports.ledger.snapshot().checkpoint(REDRIVE_CHECKPOINT)
+    if (checkpoint.next_offset, checkpoint.pending_batch_id) != (offset, None):
+        raise Superseded(f"another redrive began first (number {offset} on its checkpoint). Nothing was changed by this one.")
+    raise InconsistentState(
+        f"dead letter {claimed[0].record.source}: expected an id that it does not own, because the ledger has no redrive of it, found its "
+        f"item {claimed[0].id!r} in RecentEvents. Nothing was changed. `analytics audit` names the redrive and the command that writes "
+        "its entry again."
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analytics_defs.ports.conditional_writes import prove_conditional_writes
 from analytics_defs.ports.event_log import EventLog, PartitionWatermarks, ReadResult, TopicDescription, Watermarks
 from analytics_defs.ports.ledger import MAX_TRANSACT_READS, BatchHistory, Checkpoints, Counters, HourRevisions, Ledger
 from analytics_defs.ports.object_store import ObjectInfo, ObjectStore, StoredObject
@@ -15,6 +16,7 @@ from analytics_defs.ports.parquet import HourCounts, MergedFile, ParquetWorkspac
 from analytics_defs.ports.provisioning import Checkable, NamedCheck, Provisioner
 from analytics_defs.ports.recent_events import (
     DEDUPLICATION_WINDOW,
+    NO_TTL,
     RECENT_EVENTS_TTL,
     ClaimResult,
     RecentEvents,
@@ -26,6 +28,7 @@ from analytics_defs.ports.runtime import Clock, TaskPool
 __all__ = [
     "DEDUPLICATION_WINDOW",
     "MAX_TRANSACT_READS",
+    "NO_TTL",
     "RECENT_EVENTS_TTL",
     "BatchHistory",
     "Checkable",
@@ -55,6 +58,7 @@ __all__ = [
     "TopicDescription",
     "Watermarks",
     "may_have_been_reused",
+    "prove_conditional_writes",
 ]
 
 
@@ -70,3 +74,5 @@ class Ports:
     task_pool: TaskPool
     table_names: tuple[str, ...] = ()
     """Names of the tables beside the ledger's own: recent events, counters."""
+    bucket: str = ""
+    """Address of the object store and name of the bucket."""

@@ -27,7 +27,7 @@ class Checkpoints(Protocol):
         ...
 
     def register_platform_id(self, platform_id: PlatformId) -> PlatformId:
-        """Put the platform id if there is none, or its bucket id if that is missing. Return the stored one."""
+        """Put the platform id if it is absent, or over the same id with the same bucket id or none. Return the stored one."""
         ...
 
     def open_topic(self, topic: TopicState) -> TopicState:
@@ -38,9 +38,10 @@ class Checkpoints(Protocol):
         ...
 
     def begin_batch(self, batch: Batch) -> bool:
-        """Move the checkpoint of every range from idle at `start` (or absent) to pending, and put the batch's entry.
+        """Move the checkpoint of every range from idle at `start` to pending, and put the batch's entry. A new partition has no checkpoint.
 
-        Return True also if an earlier attempt of this run began the batch and only the answer was lost.
+        Return True also if an earlier attempt of this run began the batch and only the answer was lost. Raise InconsistentState if a
+        partition has no checkpoint, and a closed range or a pending batch.
         """
         ...
 
@@ -62,7 +63,7 @@ class Checkpoints(Protocol):
     def close_batch(self, record: BatchRecord) -> bool:
         """Move the checkpoints from pending to idle at `end`; put the batch record, its counters, and an entry for each changed hour.
 
-        Raise InconsistentState if a record was redriven before, or is named twice in this redrive.
+        Raise InconsistentState if a range of these offsets is closed, or a record was redriven before or is named twice in this redrive.
         """
         ...
 
@@ -104,6 +105,14 @@ class BatchHistory(Protocol):
 
     def redriven_by(self, sources: Sequence[Source]) -> Mapping[Source, str]:
         """Return the batch that redrove each source. Sources that were not redriven are left out."""
+        ...
+
+    def differing_entries(self, record: BatchRecord) -> Sequence[str]:
+        """Return the names of the record's entries that are missing or altered: of its ranges, hours and redriven records."""
+        ...
+
+    def restore_entries(self, record: BatchRecord) -> None:
+        """Write those entries again, as the close of the batch put them. Idempotent."""
         ...
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from analytics_defs.core.events.decimal_json import parse_decimal_json
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
+from analytics_defs.core.timestamps import iso_milliseconds
 
 RECENT_EVENTS_TTL = timedelta(days=30)
 """The lifetime of an item, counted from the time of its batch."""
@@ -19,6 +21,10 @@ DEDUPLICATION_WINDOW = RECENT_EVENTS_TTL - timedelta(days=1)
 It is one day shorter than the TTL. Several executors may work on a batch, and they must not see different outcomes because DynamoDB
 deleted the item in between.
 """
+
+
+NO_TTL = 2**63 - 1
+"""The `ttl` of an item without one: DynamoDB never deletes it."""
 
 
 def may_have_been_reused(hour: str, batch_time: datetime) -> bool:
@@ -42,7 +48,7 @@ class ClaimResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An item of the table, as a reader sees it."""
+    """An item of the table, as a reader sees it. An attribute that is missing or of another type has a value that no claim writes."""
 
     id: str
     type: str
@@ -52,7 +58,20 @@ class StoredEvent:
     ttl: int
     """Epoch seconds. DynamoDB deletes late: readers treat an item past its TTL as deleted."""
     data: object
-    """JSON values with Decimal numbers. None if the item points to the event's JSON object."""
+    """JSON values with Decimal numbers. None if the item points to the event's JSON object. Not a dict: the item was altered."""
+
+    def differs_from(self, event: Event, batch_time: datetime) -> str:
+        """Return the first attribute that a claim of this event writes with another value. Empty: none."""
+        ttl = int((batch_time + RECENT_EVENTS_TTL).timestamp())
+        attributes = (
+            ("source", self.source == event.record.source),
+            ("eventType", self.type == event.type),
+            ("timestamp", self.timestamp == event.timestamp),
+            ("createdAt", self.created_at == iso_milliseconds(batch_time)),
+            ("ttl", self.ttl == ttl),
+            ("data", self.data is None or self.data == parse_decimal_json(event.data)),
+        )
+        return next((name for name, is_same in attributes if not is_same), "")
 
     def is_outside_deduplication_window(self, batch_time: datetime) -> bool:
         """Return whether a batch of this time may claim the id although the item exists."""

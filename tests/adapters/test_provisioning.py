@@ -18,7 +18,7 @@ from analytics_defs.adapters.memory import MemoryEventLog
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, ObjectStoreKeys
 from analytics_defs.adapters.object_store.provisioning import BucketProvisioner
 from analytics_defs.core.offsets import TopicPartition
-from analytics_defs.errors import AccessDenied, InconsistentState, ResourceNotReady, Unavailable
+from analytics_defs.errors import AccessDenied, ResourceNotReady, Unavailable
 from analytics_defs.flows.setup.preflight import CheckResult, run_preflight
 from analytics_defs.ports import Checkable
 from tests.adapters.kafka.scripted_kafka import broker_that_is_down
@@ -73,9 +73,10 @@ def test_a_created_bucket_passes_the_checks_and_contains_no_object() -> None:
 
 @dataclass
 class UnconditionalStore:
-    """Scripted store that ignores `If-None-Match` and denies some methods."""
+    """Scripted store that ignores `If-Match`, and `If-None-Match` by default, and denies some methods."""
 
     denied: frozenset[str] = frozenset()
+    honors_if_none_match: bool = False
     objects: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, request: Request) -> Answer:
@@ -83,6 +84,8 @@ class UnconditionalStore:
         if request.method in self.denied:
             return Answer.error(403, "AccessDenied")
         if request.method == "PUT":
+            if self.honors_if_none_match and "if-none-match" in request.headers and key in self.objects:
+                return Answer.error(412, "PreconditionFailed")
             self.objects[key] = request.body
         elif request.method == "POST":
             deleted = "".join(f"<Deleted><Key>{deleted_key}</Key></Deleted>" for deleted_key in self.objects)
@@ -112,12 +115,14 @@ def bucket_on(store: UnconditionalStore) -> Iterator[BucketProvisioner]:
             provisioner.close()
 
 
-def test_a_store_that_ignores_conditions_fails_the_check() -> None:
-    store = UnconditionalStore()
+@pytest.mark.parametrize(("honors_if_none_match", "ignored"), [(False, "`If-None-Match: *`"), (True, "`If-Match`")])
+def test_a_store_that_ignores_a_condition_fails_the_check(honors_if_none_match: bool, ignored: str) -> None:
+    store = UnconditionalStore(honors_if_none_match=honors_if_none_match)
     with bucket_on(store) as provisioner:
         [(check, result)] = failed_checks(provisioner).items()
     assert check == "conditional writes"
-    assert isinstance(result.error, InconsistentState)
+    assert isinstance(result.error, ResourceNotReady)
+    assert f"bucket test-bucket: the store overwrites an object although {ignored} forbids it" in str(result.error)
     assert store.objects == {}
 
 

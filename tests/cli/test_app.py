@@ -26,7 +26,7 @@ from analytics_defs.cli.app import analytics
 from analytics_defs.config import setting_names
 from analytics_defs.core.ledger import Batch, BatchKind
 from analytics_defs.core.offsets import Range, TopicPartition
-from analytics_defs.core.storage.object_keys import batch_id, event_key
+from analytics_defs.core.storage.object_keys import batch_id, event_key, staging_key
 from analytics_defs.errors import (
     AccessDenied,
     AnalyticsError,
@@ -39,7 +39,8 @@ from analytics_defs.errors import (
     TopicRecreated,
     Unavailable,
 )
-from analytics_defs.ports import Ports
+from analytics_defs.ports import Ports, StoredObject
+from tests.flows.setup.unconditional_store import UnconditionalObjectStore
 from tests.proof.interceptors import Call, intercept
 
 TOPIC, HOUR = "ProductDeleted", "2024-01-15T10"
@@ -88,7 +89,7 @@ def main_exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 WRITERS = [
-    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR)),
+    *(("ingest",), ("redrive", "--all"), ("compact", HOUR), ("stats", HOUR), ("restore", HOUR), ("reconcile-counters",)),
     *(("repair", "--from", f"{TOPIC}/0/0", "--to", f"{TOPIC}/0/1"), ("expire",)),
 ]
 
@@ -105,6 +106,21 @@ def test_a_command_that_writes_is_rejected_if_the_stores_have_different_platform
     assert main_exit_code(monkeypatch, *command) == exit_codes.FINDING
     assert world.ports.ledger.snapshot() == before
     assert bucket.objects == {}
+
+
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: command[0])
+def test_a_command_that_writes_is_rejected_if_the_store_ignores_conditions(
+    world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    world.produce("a", "b")
+    assert world.run("ingest").exit_code == 0
+    world.produce("c")
+    before, bucket = world.ports.ledger.snapshot(), UnconditionalObjectStore("If-Match")
+    bucket.objects |= world.object_store.objects
+    world.ports = replace(world.ports, object_store=bucket, bucket="another server")
+    assert main_exit_code(monkeypatch, *command) == exit_codes.REFUSED
+    assert world.ports.ledger.snapshot() == before
+    assert bucket.objects == world.object_store.objects
 
 
 def test_lag_shows_the_lag_of_each_partition(world: World) -> None:
@@ -169,6 +185,17 @@ def test_an_audit_shows_the_sum_over_all_partitions(world: World) -> None:
     *_, last, _, unaccounted = world.run("audit").stdout.splitlines()
     assert [cell.strip() for cell in last.split("│")[1:-1]] == ["all 2: 4 offsets", "", "", "2", "1", "1", "0", "0", "0", "0"]
     assert unaccounted == "unaccounted: 0"
+
+
+def test_a_missing_entry_of_the_ledger_is_a_finding_of_an_audit(world: World) -> None:
+    world.produce("a")
+    world.run("ingest")
+    world.ports.ledger._hours.clear()  # type: ignore[attr-defined]
+    result = world.run("audit")
+    assert result.exit_code == exit_codes.FINDING
+    assert "is missing or altered. `analytics repair --from" in result.stdout
+    (finding,) = world.answer("audit", exit_code=exit_codes.FINDING)["ledger"]
+    assert finding in result.stdout
 
 
 def test_altered_bytes_are_a_finding_of_an_audit_with_the_option_bytes(world: World) -> None:
@@ -368,7 +395,7 @@ def test_hours_are_compacted_counted_and_restored_by_command(world: World) -> No
     (archived,) = world.answer("compact", HOUR)
     assert (archived["created"], archived["revision"]["number"], archived["revision"]["rows"]) == (True, 1, 3)
     (counted,) = world.answer("stats", HOUR)
-    assert (counted["hour"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
+    assert (counted["period"], counted["events"], counted["deleted"], counted["products"]) == (HOUR, 3, 3, 1)
     del world.recent.items["b"]
     (restored,) = world.answer("restore", HOUR)
     assert (restored["restored"], restored["already_present"]) == (1, 2)
@@ -623,3 +650,54 @@ def test_commands_that_need_expired_data_are_refused_with_a_clear_error(
         assert "retention removed" in capsys.readouterr().err
     assert world.answer("audit", "--hour", HOUR)["hours"][0]["expired_rows"] == 1
     assert world.answer("reconcile-counters", "--dry-run")["expired"] == [HOUR]
+
+
+@pytest.mark.parametrize("hour", ["9999-12-31T23", "0001-01-01T00"])
+@pytest.mark.parametrize("command", [("compact",), ("stats",), ("restore",), ("audit", "--hour"), ("dead-letters", "--batch-hour")])
+def test_the_first_and_the_last_hour_of_the_calendar_are_hours(world: World, command: tuple[str, ...], hour: str) -> None:
+    world.produce("a")
+    world.run("ingest")
+    result = world.run(*command, hour)
+    assert result.exit_code in (0, exit_codes.FINDING), result.output
+
+
+def test_a_repair_of_all_time_reads_the_ledger_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.produce("a")
+    world.run("ingest")
+    calls: list[str] = []
+
+    def counting(call: Call, perform: Callable[[], Any]) -> Any:
+        calls.append(call.method)
+        return perform()
+
+    ports = intercept(world.ports, counting)
+    monkeypatch.setattr(wiring, "build_ports", lambda _: ports)
+    answer = world.answer("repair", "--from", "1970-01-01T00", "--to", "2100-01-01T00", "--dry-run")
+    assert answer["batches"] == 1
+    assert len(calls) < 50
+
+
+@pytest.mark.parametrize("command", [("ingest",), ("redrive", "--all")])
+def test_a_staging_file_left_behind_a_close_is_deleted_by_the_next_command(world: World, command: tuple[str, ...]) -> None:
+    world.produce("a")
+    world.run("ingest")
+    [record] = world.ledger.last_batches(1)
+    world.object_store.put([StoredObject(staging_key(record.batch.id), b"", "", {})])
+    assert world.run(*command).exit_code == 0
+    assert list(world.object_store.list_keys("staging/")) == []
+
+
+def test_an_id_that_reads_like_a_source_is_traced_with_the_option_id(world: World) -> None:
+    looks_like_source = f"{TOPIC}/0/0"
+    world.produce("a")
+    world.produce(looks_like_source)
+    world.run("ingest")
+    owner = world.recent.items[looks_like_source].source
+    assert world.answer("trace", looks_like_source, "--id")["source"] == str(owner)
+
+
+@pytest.mark.parametrize("target", ["", "x" * 2049])
+def test_a_trace_target_that_no_record_can_have_is_wrong_usage(world: World, target: str) -> None:
+    result = world.run("trace", target)
+    assert result.exit_code == 2
+    assert "an event id of 1 to 2048 bytes" in result.output

@@ -303,3 +303,31 @@ def test_a_retention_is_unset_or_long_enough(monkeypatch: pytest.MonkeyPatch, na
         monkeypatch.setenv(name, value)
         with pytest.raises(SettingsError, match=f"{name}={value}: {message}"):
             load_settings()
+
+
+DURATIONS = [name for name, field in Settings.model_fields.items() if "timedelta" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_a_duration_beyond_all_dates_is_reported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for value in ("99999999999d", f"{10**400}s", "36501d"):
+        [problem] = problems(monkeypatch, **{name.upper(): value})
+        assert "at most 36500d" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ARCHIVE_BUCKET_NAME", "a..b", "without `..`"),
+        ("ARCHIVE_BUCKET_NAME", "192.168.5.4", "not an IP address"),
+        ("KAFKA_TOPICS", ".", "`.` is reserved"),
+        ("KAFKA_TOPICS", "a,..", "`..` is reserved"),
+        ("KAFKA_TOPICS", "a.b,a_b", "differ in more than `.` and `_`"),
+        ("PARTITIONS_START", "9999-12-31T23", "in the years 1970 to 2200"),
+        ("PARTITIONS_START", "0001-01-01T00", "in the years 1970 to 2200"),
+    ],
+)
+def test_a_value_that_a_service_would_refuse_is_reported(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
+    [problem] = problems(monkeypatch, **{name: value})
+    assert problem.startswith(f"{name}={value}: expected")
+    assert expected in problem

@@ -28,7 +28,21 @@ from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import whole_milliseconds
 from analytics_defs.errors import InconsistentState
 from analytics_defs.ports import Ledger
-from tests.contracts.ledger_fixtures import HOUR, LEDGERS, ONE, TIME, TWO, all_stored, batch, close, redrive, redriven_record
+from tests.contracts.ledger_fixtures import (
+    HOUR,
+    LEDGERS,
+    ONE,
+    TIME,
+    TWO,
+    all_stored,
+    batch,
+    close,
+    delete_checkpoint,
+    redrive,
+    redriven_record,
+    remove_entries,
+    set_checkpoint_back,
+)
 
 PARALLEL = ["memory", pytest.param("real", marks=pytest.mark.real)]
 
@@ -65,6 +79,16 @@ def test_the_first_platform_id_and_the_first_bucket_id_win(ledger: Ledger) -> No
         == with_bucket
     )
     assert ledger.snapshot() == LedgerSnapshot(platform_id=with_bucket)
+
+
+def test_proven_buckets_are_added_to_the_platform_id_of_the_same_bucket_only(ledger: Ledger) -> None:
+    registered = PlatformId("first", ("RecentEvents",), "bucket one")
+    proven = replace(registered, proven_buckets=("http://a, bucket one", "http://b, bucket one"))
+    assert ledger.register_platform_id(registered) == registered
+    assert ledger.register_platform_id(proven) == proven
+    assert ledger.register_platform_id(replace(proven, bucket_id="bucket two", proven_buckets=())) == proven
+    assert ledger.register_platform_id(replace(proven, bucket_id=None, proven_buckets=())) == proven
+    assert ledger.snapshot() == LedgerSnapshot(platform_id=proven)
 
 
 # Topics.
@@ -134,6 +158,39 @@ def test_a_begin_may_be_retried_by_its_own_run_only(ledger: Ledger) -> None:
     assert ledger.begin_batch(begun)
     assert not ledger.begin_batch(replace(begun, run_id="run-2"))
     assert ledger.pending_batch(begun.id) == begun
+
+
+def test_a_begin_is_refused_if_its_checkpoint_is_missing_beside_closed_ranges(ledger: Ledger) -> None:
+    close(ledger, batch(Range(ONE, 0, 10)))
+    delete_checkpoint(ledger, ONE)
+    before = (ledger.snapshot(), ledger.counters())
+    for range_ in (Range(ONE, 0, 12), Range(ONE, 10, 12)):
+        with pytest.raises(InconsistentState, match=r"ProductDeleted/1: .* accounts for ProductDeleted/1\[0,10\), found none"):
+            ledger.begin_batch(batch(Range(TWO, 0, 1), range_, minute=1))
+    assert (ledger.snapshot(), ledger.counters()) == before
+    assert ledger.begin_batch(batch(Range(TWO, 0, 1), minute=1))
+
+
+def test_a_begin_is_refused_if_its_checkpoint_is_missing_beside_a_pending_batch(ledger: Ledger) -> None:
+    pending = batch(Range(ONE, 0, 10))
+    ledger.begin_batch(pending)
+    delete_checkpoint(ledger, ONE)
+    with pytest.raises(InconsistentState, match=f"pending batch {pending.id}"):
+        ledger.begin_batch(batch(Range(ONE, 0, 10), minute=1))
+    with pytest.raises(InconsistentState, match="is pending"):
+        ledger.close_batch(all_stored(pending))
+    assert (ledger.counters(), ledger.batch_record(pending.id)) == ({}, None)
+
+
+def test_a_close_is_refused_if_a_range_of_its_offsets_is_closed(ledger: Ledger) -> None:
+    first, again = batch(Range(ONE, 0, 10)), batch(Range(ONE, 0, 10), minute=1)
+    close(ledger, first)
+    set_checkpoint_back(ledger, ONE)
+    assert ledger.begin_batch(again)
+    with pytest.raises(InconsistentState, match="closed before"):
+        ledger.close_batch(all_stored(again))
+    assert ledger.counters()["events"] == 10
+    assert ledger.closed_ranges_after(ONE, 0, 9) == [ClosedRange(Range(ONE, 0, 10), first.id, OutcomeCounts(stored=10))]
 
 
 def test_a_closed_batch_cannot_be_begun_again(ledger: Ledger) -> None:
@@ -296,6 +353,29 @@ def test_the_batches_of_an_hour_are_sorted_by_id(ledger: Ledger) -> None:
     for closed_batch in closed_batches:
         close(ledger, closed_batch)
     assert ledger.batches_of_hour(HOUR) == sorted(closed_batch.id for closed_batch in closed_batches)
+
+
+def test_removed_entries_of_a_record_are_named_and_written_again(ledger: Ledger) -> None:
+    close_batch_with_dead_letters(ledger)
+    begun = redrive(0, Source(ONE, 3), minute=1)
+    record = redriven_record(begun)
+    ledger.begin_batch(begun)
+    ledger.close_batch(record)
+    assert ledger.differing_entries(record) == []
+    remove_entries(ledger, record)
+    assert list(ledger.differing_entries(record)) == [
+        "range#~redrive/0 00000000000000000001",
+        f"hour#{HOUR} {begun.id}",
+        "redriven#ProductDeleted/1 00000000000000000003",
+    ]
+    before = (ledger.snapshot(), ledger.counters(), ledger.batch_record(begun.id))
+    for _ in range(2):
+        ledger.restore_entries(record)
+        assert ledger.differing_entries(record) == []
+        assert ledger.closed_range_at(Source(REDRIVE_CHECKPOINT, 0)) == record.closed_ranges[0]
+        assert begun.id in ledger.batches_of_hour(HOUR)
+        assert ledger.redriven_by([Source(ONE, 3)]) == {Source(ONE, 3): begun.id}
+    assert (ledger.snapshot(), ledger.counters(), ledger.batch_record(begun.id)) == before
 
 
 # Counters.

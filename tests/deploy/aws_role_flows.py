@@ -40,6 +40,7 @@ from analytics_defs.flows.audit.balance import audit_offsets
 from analytics_defs.flows.audit.counters import apply_adjustments, compare_counters
 from analytics_defs.flows.audit.hour import audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
+from analytics_defs.flows.audit.ledger_chain import audit_chain
 from analytics_defs.flows.audit.recent_hours import compare_stores
 from analytics_defs.flows.health_probes import HealthClients, probe_dynamodb, probe_object_store, read_ledger_statistics
 from analytics_defs.flows.hours.compaction import compact_hour
@@ -52,7 +53,8 @@ from analytics_defs.flows.setup.platform_identity import verify_stores
 from analytics_defs.flows.setup.preflight import run_preflight
 from analytics_defs.flows.setup.provision import provision
 from analytics_defs.flows.trace.trace import trace_record
-from analytics_defs.ports import Ports
+from analytics_defs.ports import Ports, StoredObject
+from tests.contracts.ledger_fixtures import remove_entries
 from tests.contracts.object_store_fixtures import s3_client
 from tests.defs.memory_platform import MemoryPlatform
 from tests.deploy.aws import BUCKET, Cloud
@@ -242,7 +244,14 @@ def _repair(scene: Scene) -> None:
     for folder in ("events/", "parquet/", "dead-letters/", "duplicates/"):
         _delete_folder(scene, folder)
         assert repair_range(ALL, context).changed
+    with scene.cloud.unrecorded():
+        remove_entries(world.ledger._store, next(iter(world.ledger.batches_of_day(HOUR[:10]))))  # type: ignore[attr-defined]
+        item = scene.dynamo.get("RecentEvents", {"id": {"S": "c"}}) or {}
+        scene.dynamo.put("RecentEvents", item | {"source": {"S": str(world.source(0))}})
     repair_range(ALL, replace(context, dry_run=True))
+    assert repair_range(ALL, context).lost
+    with scene.cloud.unrecorded():
+        scene.dynamo.put("RecentEvents", item)
     assert repair_range(Range(world.partition(), 0, 5), context).batches
     world.event_log.retain_from(TOPIC, 0, 5)
     for folder in ("parquet/", "duplicates/"):
@@ -345,7 +354,13 @@ def operator(scene: Scene) -> None:
         compact_hour(HOUR, ports, memory_workspace)
     compare_bytes(HOUR, ports, BENCH)
     audit_offsets(ports)
-    audit_hour(HOUR, ports)
+    assert not audit_chain(ports).findings
+    with scene.cloud.unrecorded():
+        foreign = part_key(HOUR, "20240115T120000000Z-000000000000")
+        world.object_store.put([StoredObject(foreign, b"", "application/octet-stream", {})])
+    assert any(foreign in finding for finding in audit_hour(HOUR, ports).findings)
+    with scene.cloud.unrecorded():
+        world.object_store.delete([foreign])
     for _ in range(2):
         with scene.cloud.unrecorded():
             corrupt(world.ledger, CounterItem(0), 3)  # type: ignore[arg-type]

@@ -50,6 +50,15 @@ COVERED_MODULES = {
     "retention": ("retention", "hours/compaction", "stored/rows_from_json", "stored/hour_files", "stored/hour_completeness"),
     "code": ("ingest/planning", "hours/changed_hours"),
     "health": ("health_probes", "trace"),
-    "operator": ("redrive", "audit/counters", "ingest/accept_topic", "audit/balance", "audit/hour", "audit/hour_bytes"),
+    "operator": (
+        "redrive",
+        "audit/counters",
+        "ingest/accept_topic",
+        "audit/balance",
+        "audit/ledger_chain",
+        "audit/hour",
+        "audit/hour_folder",
+        "audit/hour_bytes",
+    ),
 }
 """Modules and packages of `flows`. The functions of the policy must make each of their calls to a store."""

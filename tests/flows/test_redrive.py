@@ -230,6 +230,19 @@ def test_an_altered_dead_letter_file_is_refused_with_instructions(fields: dict[s
     assert problems(world) == []
 
 
+def test_a_dead_letter_whose_redriven_entry_is_missing_is_not_redriven_twice() -> None:
+    world = World()
+    world.create()
+    world.produce(event("large", padding="." * 400))
+    world.settle(ingest_options(validation_rules=ValidationRules(max_event_bytes=300)))
+    assert redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("first")).stored == 1
+    counters = dict(world.ledger.counters())
+    world.ledger._redriven.clear()
+    with pytest.raises(InconsistentState, match="the ledger has no redrive of it, found its item 'large' in RecentEvents"):
+        redrive_dead_letters(DeadLetterFilter(), world.ports, ingest_options("second"))
+    assert world.ledger.counters() == counters
+
+
 def test_a_file_altered_after_begin_stops_the_batch_that_reads_it() -> None:
     world = a_world()
     kept = file_of(world)

@@ -12,6 +12,7 @@ from analytics_defs.core.events.event import Event
 from analytics_defs.core.ingest.batch_accounting import build_batch_record
 from analytics_defs.core.ingest.batch_builder import StagedBatch
 from analytics_defs.core.ledger import Batch, BatchRecord, Checkpoint
+from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.flows.ingest.close_batch import require_closed
 from analytics_defs.flows.ingest.options import IngestOptions
@@ -19,10 +20,14 @@ from analytics_defs.flows.ingest.stage_batch import stage_batch
 from analytics_defs.flows.ingest.timings import Stopwatch
 from analytics_defs.flows.ingest.write_batch import claim_and_write
 from analytics_defs.ports import ClaimResult, Ports, StoredObject
+from tests.proof.damaged_ledger import DamagedLedger
 
 
 class CheckpointsWithoutCondition(MemoryLedger):
-    """Begin and close move checkpoints without checking their state."""
+    """Begin and close move checkpoints without checking their state, or that the ranges are not closed."""
+
+    def _is_closed(self, range_: Range) -> bool:  # noqa: ARG002 - the signature of the double
+        return False
 
     def begin_batch(self, batch: Batch) -> bool:
         for range_ in batch.ranges:
@@ -37,6 +42,20 @@ class CheckpointsWithoutCondition(MemoryLedger):
             checkpoint = self._checkpoints[range_.topic_partition]
             self._checkpoints[range_.topic_partition] = replace(checkpoint, pending_batch_id=batch.id)
         return super().close_batch(record)
+
+
+class AbsentCheckpointIsNew(DamagedLedger):
+    """Begin takes every absent checkpoint for that of a new partition."""
+
+    def _require_first_starts(self, partitions: Sequence[TopicPartition]) -> None:
+        pass
+
+
+class ClosedRangeOverwritten(DamagedLedger):
+    """Close does not check that its ranges are not closed."""
+
+    def _is_closed(self, range_: Range) -> bool:  # noqa: ARG002 - the signature of the double
+        return False
 
 
 class StagedDigestIgnored(MemoryLedger):

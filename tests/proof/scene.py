@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import combinations
 from typing import Any, cast
 
 from analytics_defs.adapters.memory import InlineTaskPool, ManualClock, MemoryLedger, MemoryObjectStore, MemoryRecentEvents
@@ -13,10 +14,11 @@ from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.hours.retention import MIN_RETENTION, RetentionPolicy
 from analytics_defs.core.hours.revision import ExpiredData
 from analytics_defs.core.ingest.planning import Plan, PlanningPolicy, lane_of
+from analytics_defs.core.ledger import OutcomeCounts
 from analytics_defs.core.offsets import TopicPartition
 from analytics_defs.core.repair import HourRange
 from analytics_defs.core.storage.object_keys import parquet_dir
-from analytics_defs.errors import Superseded
+from analytics_defs.errors import InconsistentState, Superseded
 from analytics_defs.flows.hours.compaction import compact_hour
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
@@ -32,6 +34,7 @@ from analytics_defs.flows.trace.trace import trace_record
 from analytics_defs.ports import Ports
 from tests.proof.agreement import Stores, faults, faults_at_rest
 from tests.proof.archived import caching_workspace, faults_of_hour, rows_by_ledger, rows_by_manifest
+from tests.proof.damaged_ledger import DamagedLedger
 from tests.proof.interceptors import Call, Interceptor, intercept
 from tests.proof.schedules import Scene
 from tests.proof.world import HOUR, NOW, RULES, World, event
@@ -49,7 +52,7 @@ class Doubles:
 
     recent_events: Callable[[], MemoryRecentEvents] = MemoryRecentEvents
     object_store: Callable[[], MemoryObjectStore] = MemoryObjectStore
-    ledger: Callable[[], MemoryLedger] = MemoryLedger
+    ledger: Callable[[], MemoryLedger] = DamagedLedger
 
 
 UNCHANGED = Doubles()
@@ -73,6 +76,22 @@ def two_lanes(doubles: Doubles = UNCHANGED) -> Scene:
             "b2": builder.lane(1, "b2"),
         }
     )
+
+
+def deleted_checkpoint(doubles: Doubles = UNCHANGED) -> Scene:
+    """Return a scene in which an operator deletes a checkpoint beside its closed range, while two executors read the next record."""
+    builder = SceneBuilder(doubles)
+    builder.close_one_batch()
+    builder.world.produce(event("late"), topic=builder.topics[0])
+    return builder.damaged_scene("delete_checkpoint")
+
+
+def restored_checkpoint(doubles: Doubles = UNCHANGED) -> Scene:
+    """Return a scene in which an operator restores a checkpoint from before its last batch, whose offsets were not committed."""
+    builder = SceneBuilder(doubles)
+    partition = builder.close_one_batch()
+    builder.world.event_log.commit({partition: 0})
+    return builder.damaged_scene("set_checkpoint_back")
 
 
 def redrives(doubles: Doubles = UNCHANGED) -> Scene:
@@ -211,6 +230,37 @@ class SceneBuilder:
             )
 
         return run
+
+    def close_one_batch(self) -> TopicPartition:
+        topic = self.topics[0]
+        self.world.produce(event("closed"), topic=topic)
+        self.world.settle(IngestOptions("before", RULES))
+        return TopicPartition(topic, 0, 0)
+
+    def damaged_scene(self, damage: str) -> Scene:
+        """Return a scene with two executors of a lane and an operator. No record may be counted twice.
+
+        No checkpoint may account for less than the closed ranges, unless the operator set it back.
+        """
+
+        def operator(interceptor: Interceptor) -> None:
+            ledger: Any = intercept(self._ports("d1"), interceptor).ledger
+            getattr(ledger, damage)(TopicPartition(self.topics[0], 0, 0))
+
+        executors = {"a1": self.lane(0, "a1"), "a2": self.lane(0, "a2"), "d1": operator}
+        return Scene(self._stores, executors, self._doubled_counts, lambda _: iter(()), (Superseded, InconsistentState))
+
+    def _doubled_counts(self, stores: dict[str, Any]) -> Iterator[str]:
+        """Yield sources that are in two closed batches, and checkpoints that account for less than their closed ranges."""
+        contents, snapshot = self._contents(stores), stores["ledger"].snapshot()
+        closed = [range_ for record in contents.records.values() for range_ in record.batch.ranges]
+        doubled = [str(range_) for range_, other in combinations(closed, 2) if range_.end > other.start and other.end > range_.start]
+        if doubled:
+            yield f"closed twice: {doubled}"
+        for partition, checkpoint in snapshot.checkpoints.items():
+            is_set_back = checkpoint.totals == OutcomeCounts()
+            if not is_set_back and checkpoint.totals.total != sum(len(range_) for range_ in closed if range_.topic_partition == partition):
+                yield f"{checkpoint} does not account for {closed}"
 
     def redrive(self, name: str) -> Callable[[Interceptor], None]:
         def run(interceptor: Interceptor) -> None:

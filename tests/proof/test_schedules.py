@@ -15,8 +15,9 @@ import pytest
 
 from analytics_defs.flows.ingest import execute_plan, reread_batch, write_batch
 from tests.proof import mutants
+from tests.proof.damaged_ledger import DamagedLedger
 from tests.proof.run_schedule import run_schedule
-from tests.proof.scene import Doubles, two_lanes
+from tests.proof.scene import Doubles, deleted_checkpoint, restored_checkpoint, two_lanes
 from tests.proof.schedules import Finding, Move, Scene, Search
 from tests.proof.states import hashable
 
@@ -33,6 +34,12 @@ def test_no_schedule_of_two_lanes_with_two_executors_each_breaks_an_invariant() 
     print(  # noqa: T201 - shown by `pytest -rP`
         f"{result.schedules} schedules over {result.states} states and {result.store_states} contents of the stores: all invariants hold"
     )
+
+
+@pytest.mark.parametrize("scene", [deleted_checkpoint, restored_checkpoint])
+def test_no_schedule_counts_a_record_twice_after_its_checkpoint_was_damaged(scene: Callable[[], Scene]) -> None:
+    result = Search(scene(), PREEMPTIONS, CRASHES).run()
+    assert result.finding is None, f"{result.finding.fault} in {result.finding.schedule!r}"
 
 
 @pytest.mark.skipif("SCHEDULE" not in os.environ, reason="SCHEDULE in the environment names the schedule to run")
@@ -83,6 +90,19 @@ def test_a_planted_fault_is_found_and_its_schedule_reproduces_it(
     finding = _first_finding(lambda: two_lanes(doubles))
     assert finding is not None
     assert run_schedule(two_lanes(doubles), finding.schedule) == finding.fault
+
+
+@pytest.mark.parametrize(
+    ("scene", "mutant"),
+    [(deleted_checkpoint, mutants.AbsentCheckpointIsNew), (restored_checkpoint, mutants.ClosedRangeOverwritten)],
+)
+def test_a_search_with_a_damaged_checkpoint_finds_a_dropped_condition(
+    scene: Callable[[Doubles], Scene], mutant: type[DamagedLedger]
+) -> None:
+    doubles = Doubles(ledger=mutant)
+    finding = _first_finding(lambda: scene(doubles))
+    assert finding is not None
+    assert run_schedule(scene(doubles), finding.schedule) == finding.fault
 
 
 def _first_finding(scene: Callable[[], Scene]) -> Finding | None:

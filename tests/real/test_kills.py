@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from analytics_defs.core.storage.object_keys import TAR_PROBE
+from analytics_defs.flows.setup.platform_identity import register_stores
 from tests.real import killable_run, raw_clients
 from tests.real.killable_run import Boundary, RunSpec
 from tests.real.proxy import Exchange, http_proxy, pass_through
@@ -175,9 +176,11 @@ def test_a_run_killed_during_an_upload_leaves_no_trace_after_recovery(
     scene: Scene, tree: str, number: int, executed: bool, tmp_path: Path
 ) -> None:
     with scene.provisioned() as settings, http_proxy(settings.minio_endpoint) as proxy:
+        through = settings.model_copy(update={"minio_endpoint": proxy.url, "minio_snowball": "off"})
+        with scene.opened(through) as platform:
+            register_stores("setup", platform.ports)
         rule = KillDuringRequest(f"PUT /{settings.archive_bucket_name}/{tree}/".encode(), number, executed=executed)
         proxy.rule = rule
-        through = settings.model_copy(update={"minio_endpoint": proxy.url, "minio_snowball": "off"})
         run_until_killed_by(rule, RunSpec(through, scene.plan, scene.now, tmp_path))
         recover(scene, RunSpec(settings, scene.plan, scene.now, tmp_path))
 

@@ -142,14 +142,17 @@ def opened(settings: Settings, clock: Clock | None = None, timeouts: ClientTimeo
     """Yield ports as production wires them, and close them after the block."""
     timeouts = timeouts or ClientTimeouts()
     dynamo = DynamoClient(replace(wiring.dynamo_config(settings), **timeouts.dynamo))
-    object_store = S3ObjectStore(replace(wiring.object_store_config(settings), **timeouts.object_store))
+    bucket = replace(wiring.object_store_config(settings), **timeouts.object_store)
+    object_store = S3ObjectStore(bucket)
     event_log = KafkaEventLog(replace(wiring.kafka_config(settings), **timeouts.kafka))
     task_pool = ThreadTaskPool(settings.write_threads)
     recent_events = DynamoRecentEvents(dynamo, settings.recent_events_table_name)
     ledger = DynamoLedger(dynamo, _ledger_tables(settings))
     try:
         tables = (settings.recent_events_table_name, settings.aggregates_table_name)
-        yield World(settings, Ports(event_log, recent_events, object_store, ledger, clock or SystemClock(), task_pool, tables))
+        yield World(
+            settings, Ports(event_log, recent_events, object_store, ledger, clock or SystemClock(), task_pool, tables, bucket.address)
+        )
     finally:
         task_pool.close()
         event_log.close()

@@ -87,7 +87,7 @@ def pointer_value(event: Event) -> AttributeValue:
 def pointer_key(data: AttributeValue) -> str | None:
     """Return the key of the JSON object that `data` points to. None if `data` is the document itself."""
     fields: Mapping[str, AttributeValue] = data["M"]
-    return fields[_POINTER]["S"] if fields.keys() == {_POINTER} else None
+    return fields[_POINTER].get("S") if fields.keys() == {_POINTER} else None
 
 
 def document_value(document: bytes) -> AttributeValue:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from analytics_defs.adapters.aws_sessions import isolated_session, sdk_configuration, user_session
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -47,7 +49,6 @@ class DynamoConfig:
 
 def connect_dynamodb(config: DynamoConfig) -> DynamoDBClient:
     """Return a client that has sent no request yet. Thread-safe."""
-    import boto3
     from botocore.config import Config
 
     botocore_config = Config(
@@ -58,18 +59,18 @@ def connect_dynamodb(config: DynamoConfig) -> DynamoDBClient:
         retries={"mode": "standard", "total_max_attempts": config.attempts},
         tcp_keepalive=True,
     )
-    session = boto3.session.Session()
-    if config.endpoint is None:
-        client = session.client("dynamodb", region_name=config.region, config=botocore_config)
-    else:
-        client = session.client(
-            "dynamodb",
-            endpoint_url=config.endpoint,
-            region_name=config.region or FALLBACK_REGION,
-            aws_access_key_id=config.access_key,
-            aws_secret_access_key=config.secret_key,
-            config=botocore_config,
-        )
+    with sdk_configuration("DynamoDB"):
+        if config.endpoint is None:
+            client = user_session().client("dynamodb", region_name=config.region, config=botocore_config)
+        else:
+            client = isolated_session().client(
+                "dynamodb",
+                endpoint_url=config.endpoint,
+                region_name=config.region or FALLBACK_REGION,
+                aws_access_key_id=config.access_key,
+                aws_secret_access_key=config.secret_key,
+                config=botocore_config,
+            )
     client.meta.events.register("before-parameter-build.dynamodb.TransactWriteItems", _encode_body)
     client.meta.events.register("before-call.dynamodb.TransactWriteItems", _send_encoded_body)
     return client

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, SettingsError, Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, ResourceNotReady, Unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -93,8 +93,6 @@ def translate_dynamodb_error(error: Exception, request: RequestContext) -> Analy
         return AccessDenied(
             f"{request}: no usable AWS credentials ({type(error).__name__}). Set them, or give the machine a role that has them."
         )
-    if isinstance(error, aws.NoRegionError):
-        return SettingsError("AWS region: not set, expected for example AWS_DEFAULT_REGION=eu-central-1 if DYNAMO_ENDPOINT is not set")
     return Unavailable(f"{request}: no answer, or none that is DynamoDB's ({type(error).__name__}: {_first_line(str(error))})")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import chain
 
@@ -17,7 +17,17 @@ from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, Adjustment,
 from analytics_defs.core.hours.retention import DeadLetterExpiry
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ingest.batch_accounting import sum_counters
-from analytics_defs.core.ledger import Batch, BatchRecord, ClosedRange, Lease, LedgerSnapshot, PlatformId, TopicState
+from analytics_defs.core.ledger import (
+    Batch,
+    BatchRecord,
+    ClosedRange,
+    Lease,
+    LedgerSnapshot,
+    PlatformId,
+    TopicState,
+    contradicted_checkpoint_message,
+    pending_batches_of,
+)
 from analytics_defs.core.offsets import Source, TopicPartition
 from analytics_defs.errors import InconsistentState
 
@@ -58,10 +68,28 @@ class DynamoLedger:
         The entry proves that the checkpoints moved: one transaction puts the entry and moves them, and both stay until the batch is
         closed. Batch and run together identify one attempt, so a begin of another executor is never mistaken for this one.
         """
-        if not self._dynamo.transact(writes.begin_batch_actions(batch, self._tables)):
+        new = set[TopicPartition]()
+        while refused := self._dynamo.transact(writes.begin_batch_actions(batch, self._tables, new)):
+            absent = {range_.topic_partition for position, range_ in enumerate(batch.ranges) if refused.get(position) == {}} - new
+            if not absent:
+                break
+            self._require_first_starts(absent)
+            new |= absent
+        if not refused:
             return True
         entry = self.pending_batch(batch.id)
         return entry is not None and entry.run_id == batch.run_id
+
+    def _require_first_starts(self, partitions: Collection[TopicPartition]) -> None:
+        """Raise InconsistentState if a partition without checkpoint has a closed range or a pending batch.
+
+        The checkpoint is read last: another executor may have begun the partition since it was absent.
+        """
+        for topic_partition in sorted(partitions):
+            closed = [str(closed_range.range) for closed_range in self.closed_ranges_after(topic_partition, 0, 1)]
+            evidence = closed or pending_batches_of(topic_partition, self.snapshot().pending)
+            if evidence and self._dynamo.get(self._tables.ledger, keys.checkpoint_key(topic_partition)) is None:
+                raise InconsistentState(contradicted_checkpoint_message(topic_partition, None, evidence[0]))
 
     def pending_batch(self, batch_id: str) -> Batch | None:
         item = self._dynamo.get(self._tables.ledger, keys.pending_key(batch_id))
@@ -92,9 +120,9 @@ class DynamoLedger:
         if self.pending_batch(record.batch.id) is None:
             return False
         raise InconsistentState(
-            f"{record.batch.kind} batch {record.batch.id} is pending and cannot be closed: a checkpoint is not where the batch left it, or "
-            f"one of its {len(record.redriven)} redriven records was redriven before. Nothing was changed. `analytics trace` shows its "
-            "offsets."
+            f"{record.batch.kind} batch {record.batch.id} is pending and cannot be closed: a checkpoint is not where the batch left it, "
+            f"one of its ranges was closed before, or one of its {len(record.redriven)} redriven records was redriven before. Nothing was "
+            "changed. `analytics audit` names what is missing, `analytics trace` shows its offsets."
         )
 
     def renew_lease(self, lease: Lease) -> None:
@@ -163,6 +191,18 @@ class DynamoLedger:
         wanted = [keys.redriven_key(source) for source in dict.fromkeys(sources)]
         return dict(items.decode_items(items.parse_redriven, item) for item in self._dynamo.get_many(self._tables.ledger, wanted))
 
+    def differing_entries(self, record: BatchRecord) -> Sequence[str]:
+        return [" ".join(key["S"] for key in _key(item).values()) for item in self._differing_entries(record)]
+
+    def restore_entries(self, record: BatchRecord) -> None:
+        for item in self._differing_entries(record):
+            self._dynamo.put(self._tables.ledger, item)
+
+    def _differing_entries(self, record: BatchRecord) -> list[Item]:
+        expected = writes.entry_items(record)
+        stored = self._dynamo.get_many(self._tables.ledger, [_key(item) for item in expected])
+        return [item for item in expected if item not in stored]
+
     # Counters.
 
     def counters(self) -> Mapping[str, int]:
@@ -218,3 +258,7 @@ class DynamoLedger:
 
     def _query_aggregates(self, condition: str, values: Mapping[str, str]) -> Iterator[Item]:
         return self._dynamo.query(self._tables.aggregates, condition, values)
+
+
+def _key(item: Item) -> Item:
+    return {name: item[name] for name in ("pk", "sk")}

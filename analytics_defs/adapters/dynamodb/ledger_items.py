@@ -9,7 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypeVar
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb.attribute_values import AttributeValue, Item
@@ -39,6 +40,7 @@ from analytics_defs.core.ledger import (
 )
 from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
+from analytics_defs.core.type_checks import require_type
 from analytics_defs.errors import InconsistentState
 
 LEASE_TTL = timedelta(days=1)
@@ -96,13 +98,20 @@ def _value(attribute: AttributeValue) -> Any:
 def decode_items(decode: Callable[[Fields], _V], item: Item) -> _V:
     """Return the decoded item. Raise InconsistentState, naming the item, if it is damaged or from another version."""
     try:
-        return decode(from_item(item))
-    except (KeyError, ValueError, TypeError, IndexError, OverflowError, zlib.error) as error:
+        value = decode(from_item(item))
+        require_type(value, _result_hint(decode), "item")
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, zlib.error) as error:
         item_key = " ".join(f"{name}={item.get(name, {}).get('S')}" for name in ("pk", "sk"))
         raise InconsistentState(
             f"ledger item {item_key} cannot be read ({type(error).__name__}: {error}). A newer version wrote it, or it was "
             "changed by hand: run that version, or restore the item from a backup of the table."
         ) from error
+    return value
+
+
+@lru_cache
+def _result_hint(decode: Callable[[Fields], object]) -> Any:
+    return get_type_hints(decode)["return"]
 
 
 # Progress.
@@ -143,11 +152,19 @@ def parse_lease(fields: Fields) -> Lease:
 
 
 def platform_id_item(platform_id: PlatformId) -> Item:
-    return to_item(keys.platform_id_key(), {"id": platform_id.id, "tables": platform_id.tables, "bucket_id": platform_id.bucket_id})
+    fields = {name: getattr(platform_id, name) for name in ("id", "tables", "bucket_id", "proven_buckets")}
+    return to_item(keys.platform_id_key(), fields)
 
 
 def parse_platform_id(fields: Fields) -> PlatformId:
-    return PlatformId(fields["id"], tuple(fields.get("tables", ())), fields.get("bucket_id"))
+    tables, proven_buckets = (_strings(fields, name) for name in ("tables", "proven_buckets"))
+    return PlatformId(fields["id"], tables, fields.get("bucket_id"), proven_buckets)
+
+
+def _strings(fields: Fields, name: str) -> tuple[str, ...]:
+    """Return a list attribute. The characters of a text would make a list, too."""
+    require_type(values := fields.get(name, []), list, name)
+    return tuple(values)
 
 
 def parse_snapshot(items: Iterable[Item]) -> LedgerSnapshot:
@@ -195,6 +212,10 @@ def range_item(closed_range: ClosedRange) -> Item:
     )
 
 
+def range_items(record: BatchRecord) -> list[Item]:
+    return [range_item(closed_range) for closed_range in record.closed_ranges]
+
+
 def parse_closed_range(fields: Fields) -> ClosedRange:
     topic_partition = TopicPartition.parse(fields["pk"].removeprefix(keys.RANGE_PREFIX))
     return ClosedRange(Range(topic_partition, fields["start"], int(fields["sk"])), fields["batch"], _outcome_counts(fields))
@@ -229,6 +250,10 @@ def parse_batch_record(fields: Fields) -> BatchRecord:
         redriven=tuple(RedrivenRecord(Source.parse(source), *rest) for source, *rest in decompress(fields.get("redriven"))),
         **{"types": {}, "hours": {}, "reasons": {}} | {name: fields[name] for name in _UNCHANGED_FIELDS if name in fields},
     )
+
+
+def redriven_items(record: BatchRecord) -> list[Item]:
+    return [to_item(keys.redriven_key(redriven.source), {"batch": record.batch.id}) for redriven in record.redriven]
 
 
 def parse_redriven(fields: Fields) -> tuple[Source, str]:

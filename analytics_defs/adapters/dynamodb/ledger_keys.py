@@ -10,7 +10,7 @@ IngestLedger:
 | `progress`                | `checkpoint#<topic-part…>` | first, next, pending batch, outcomes |                                    |
 | `progress`                | `pending#<batch id>`       | the batch as begun, staged or not    | also: work left in a batch         |
 | `progress`                | `lease#<run id>`           | lane if any, time of last renewal    |                                    |
-| `progress`                | `platform-id#~`            | platform id, its tables and bucket   | whether stores belong together     |
+| `progress`                | `platform-id#~`            | platform id, its tables and buckets  | whether stores belong together     |
 | `batches`                 | `<batch id>`               | the batch record, never changed      | one batch, a day's, the newest     |
 | `range#<topic-partition>` | `<end, 20 digits>`         | batch, start, outcomes               | the batch of an offset             |
 | `hour#<YYYY-MM-DDTHH>`    | `<batch id>`               | nothing, its existence counts        | the batches that changed an hour   |

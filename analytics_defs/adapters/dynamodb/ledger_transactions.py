@@ -5,7 +5,7 @@ An action is one entry of `TransactWriteItems`. `adapters.dynamodb.ledger_keys` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,15 +18,15 @@ from analytics_defs.adapters.dynamodb.ledger_items import (
     batch_record_item,
     pending_item,
     platform_id_item,
-    range_item,
-    to_item,
+    range_items,
+    redriven_items,
     topic_item,
 )
 from analytics_defs.core.counter_adjustments import Adjustment
 from analytics_defs.core.hours.retention import DeadLetterExpiry
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ingest.batch_accounting import checkpoint_changes, counter_increments, hourly_increments, require_distinct_redrives
-from analytics_defs.core.ledger import Batch, BatchRecord, ClosedRange, OutcomeCounts, PlatformId, TopicState
+from analytics_defs.core.ledger import Batch, BatchRecord, OutcomeCounts, PlatformId, TopicState
 from analytics_defs.core.offsets import Range, TopicPartition
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.errors import AnalyticsError
@@ -45,31 +45,27 @@ class LedgerTables:
     aggregates: str
 
 
-def begin_batch_actions(batch: Batch, tables: LedgerTables) -> list[Action]:
-    """Return the actions that begin a batch: checkpoints from idle at `start` (or absent) to pending, and the batch's entry.
+def begin_batch_actions(batch: Batch, tables: LedgerTables, new: Collection[TopicPartition] = ()) -> list[Action]:
+    """Return the actions that begin a batch: checkpoints from idle at `start` to pending, and the batch's entry.
 
-    Raise AnalyticsError if the transaction is too large.
+    Those of `new` partitions must be absent. A refusal returns the checkpoints. Raise AnalyticsError if the transaction is too large.
     """
-    checkpoints = [_begin(range_, batch.id, tables.ledger) for range_ in batch.ranges]
+    checkpoints = [_begin(range_, batch.id, tables.ledger, is_new=range_.topic_partition in new) for range_ in batch.ranges]
     return _require_fitting(batch, [*checkpoints, _put(tables.ledger, pending_item(batch), _ABSENT)])
 
 
 def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Action]:
-    """Return the actions that close a batch: checkpoints, batch record, counters, hour entries, redriven entries.
+    """Return the actions that close a batch: checkpoints, batch record, counters, and the batch's entries, which must not exist.
 
     Checkpoints move from pending to idle at `end`. They come first, and the redriven entries come last. Raise AnalyticsError if the
     transaction is too large, and InconsistentState if a redrive names a record twice.
     """
     require_distinct_redrives(record)
     batch, ledger, moves = record.batch, tables.ledger, checkpoint_changes(record)
-    ranges = [
-        ClosedRange(range_, batch.id, outcome_counts)
-        for range_, outcome_counts in zip(batch.ranges, record.range_outcome_counts, strict=True)
-    ]
     actions = [
         *(_close(range_, batch.id, moves.pop(range_.topic_partition, OutcomeCounts()), ledger) for range_ in batch.ranges),
         *(_add_totals(topic_partition, move, ledger) for topic_partition, move in moves.items()),
-        *(_put(ledger, range_item(closed_range)) for closed_range in ranges),
+        *(_put(ledger, item, _ABSENT) for item in range_items(record)),
         _put(ledger, batch_record_item(record), _ABSENT),
         {"Delete": {"TableName": ledger, "Key": keys.pending_key(batch.id), "ConditionExpression": _PRESENT}},
         _add(tables.aggregates, keys.totals_key(batch.lane), counter_increments(record)),
@@ -77,8 +73,14 @@ def close_batch_actions(record: BatchRecord, tables: LedgerTables) -> list[Actio
     for hour, counts in hourly_increments(record).items():
         actions.append(_add(tables.aggregates, keys.hourly_key(hour, batch.lane), counts))
         actions.append(_put(ledger, keys.hour_key(hour, batch.id)))
-    actions += [_put(ledger, to_item(keys.redriven_key(redriven.source), {"batch": batch.id}), _ABSENT) for redriven in record.redriven]
+    actions += [_put(ledger, item, _ABSENT) for item in redriven_items(record)]
     return _require_fitting(batch, actions)
+
+
+def entry_items(record: BatchRecord) -> list[Item]:
+    """Return the entries that lead to the record of a closed batch: of its ranges, its hours and its redriven records."""
+    hours = [keys.hour_key(hour, record.batch.id) for hour in hourly_increments(record)]
+    return [*range_items(record), *hours, *redriven_items(record)]
 
 
 def max_close_actions(batch: Batch, hours: int) -> int:
@@ -104,11 +106,12 @@ def open_topic_action(topic: TopicState, table: str) -> Action:
 
 
 def platform_id_action(platform_id: PlatformId, table: str) -> Action:
-    """Put the platform id if it is absent, or its bucket id if that is missing. A refusal returns the stored one."""
-    put = _put(table, platform_id_item(platform_id), f"{_ABSENT} OR (#id = :id AND attribute_not_exists(#bucket_id))")["Put"]
+    """Put the platform id if it is absent, or over the same id with the same bucket id or none. A refusal returns the stored one."""
+    same = "#id = :id AND (attribute_not_exists(#bucket_id) OR #bucket_id = :bucket_id)"
+    put = _put(table, platform_id_item(platform_id), f"{_ABSENT} OR ({same})")["Put"]
     terms = {
         "ExpressionAttributeNames": {"#id": "id", "#bucket_id": "bucket_id"},
-        "ExpressionAttributeValues": {":id": attribute(platform_id.id)},
+        "ExpressionAttributeValues": {":id": attribute(platform_id.id), ":bucket_id": attribute(platform_id.bucket_id or "")},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
     return {"Put": put | terms}
@@ -157,14 +160,15 @@ def adjustment_action(adjustment: Adjustment, table: str) -> Action:
     return {"Put": _put(table, adjustment_item(adjustment), _ABSENT)["Put"] | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
-def _begin(range_: Range, batch_id: str, table: str) -> Action:
-    return _update(
+def _begin(range_: Range, batch_id: str, table: str, *, is_new: bool) -> Action:
+    update = _update(
         table,
         keys.checkpoint_key(range_.topic_partition),
         "SET #first = if_not_exists(#first, :start), #next = :start, #batch = :batch",
         {"#first": "first", "#next": "next", "#batch": "batch", ":start": range_.start, ":batch": batch_id},
-        f"{_ABSENT} OR (#next = :start AND attribute_not_exists(#batch))",
-    )
+        _ABSENT if is_new else "#next = :start AND attribute_not_exists(#batch)",
+    )["Update"]
+    return {"Update": update | {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}}
 
 
 def _close(range_: Range, batch_id: str, move: OutcomeCounts, table: str) -> Action:

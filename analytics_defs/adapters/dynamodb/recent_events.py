@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from analytics_defs.adapters.dynamodb.attribute_values import (
     MAX_TRANSACT_ACTIONS,
     MAX_TRANSACT_BYTES,
+    AttributeValue,
     Item,
     from_attribute_value,
     item_size,
@@ -22,7 +24,7 @@ from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.core.events.event import Event
 from analytics_defs.core.offsets import Source
 from analytics_defs.errors import InconsistentState
-from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, ClaimResult, StoredEvent
+from analytics_defs.ports import DEDUPLICATION_WINDOW, NO_TTL, RECENT_EVENTS_TTL, ClaimResult, StoredEvent
 
 _CLAIMABLE = "attribute_not_exists(#source) OR #source = :source OR #ttl <= :claimable_until"
 """The condition of a claim: one of three facts.
@@ -98,15 +100,17 @@ class DynamoRecentEvents:
         }
 
     def _stored(self, item: Item) -> StoredEvent:
-        data = item["data"]
+        """Return the item. A missing attribute, or one of another type, gets a value that no claim writes."""
+        kind, timestamp, created_at = (item.get(name, {}).get("S", "") for name in ("eventType", "timestamp", "createdAt"))
+        ttl = item.get("ttl", {}).get("N")
         return StoredEvent(
             id=item["id"]["S"],
-            type=item["eventType"]["S"],
-            timestamp=item["timestamp"]["S"],
+            type=kind,
+            timestamp=timestamp,
             source=self._owner(item),
-            created_at=item["createdAt"]["S"],
-            ttl=int(item["ttl"]["N"]),
-            data=None if pointer_key(data) else from_attribute_value(data),
+            created_at=created_at,
+            ttl=NO_TTL if ttl is None else int(Decimal(ttl)),
+            data=_document(item.get("data", {})) if item.get("eventId") == item["id"] else "",
         )
 
     def _owner(self, item: Item) -> Source:
@@ -118,6 +122,16 @@ class DynamoRecentEvents:
                 "topic/partition/offset as this service writes it. Find out which other program writes to the table. Then remove the item "
                 "or its source. Until then the batch stays pending."
             ) from error
+
+
+def _document(data: AttributeValue) -> object:
+    """Return the document, None if `data` is a pointer, and an empty text if it is neither."""
+    if "M" not in data:
+        return ""
+    try:
+        return None if pointer_key(data) else from_attribute_value(data)
+    except ValueError:
+        return ""
 
 
 def _transactions(puts: Sequence[_Put]) -> Iterator[list[_Put]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from analytics_defs.adapters.dynamodb import ledger_keys as keys
 from analytics_defs.adapters.dynamodb import ledger_transactions
 from analytics_defs.adapters.memory.locking import LockedStore, atomic
 from analytics_defs.core.counter_adjustments import ADJUSTMENT_LANE, Adjustment, CounterItem
@@ -18,8 +19,19 @@ from analytics_defs.core.ingest.batch_accounting import (
     require_distinct_redrives,
     sum_counters,
 )
-from analytics_defs.core.ledger import Batch, BatchRecord, Checkpoint, ClosedRange, Lease, LedgerSnapshot, PlatformId, TopicState
-from analytics_defs.core.offsets import Source, TopicPartition
+from analytics_defs.core.ledger import (
+    Batch,
+    BatchRecord,
+    Checkpoint,
+    ClosedRange,
+    Lease,
+    LedgerSnapshot,
+    PlatformId,
+    TopicState,
+    contradicted_checkpoint_message,
+    pending_batches_of,
+)
+from analytics_defs.core.offsets import Range, Source, TopicPartition
 from analytics_defs.errors import InconsistentState
 
 
@@ -51,9 +63,10 @@ class MemoryLedger(LockedStore):
 
     @atomic
     def register_platform_id(self, platform_id: PlatformId) -> PlatformId:
-        if self._platform_id is None or (self._platform_id.id == platform_id.id and self._platform_id.bucket_id is None):
-            self._platform_id = platform_id
-        return self._platform_id
+        stored = self._platform_id
+        if stored is None or (stored.id == platform_id.id and stored.bucket_id in (None, platform_id.bucket_id)):
+            self._platform_id = stored = platform_id
+        return stored
 
     @atomic
     def open_topic(self, topic: TopicState) -> TopicState:
@@ -71,6 +84,7 @@ class MemoryLedger(LockedStore):
             range_: self._checkpoints.get(range_.topic_partition, Checkpoint(range_.topic_partition, range_.start, range_.start))
             for range_ in batch.ranges
         }
+        self._require_first_starts([range_.topic_partition for range_ in batch.ranges if range_.topic_partition not in self._checkpoints])
         if batch.id in self._records or any(
             checkpoint.pending_batch_id is not None or checkpoint.next_offset != range_.start for range_, checkpoint in checkpoints.items()
         ):
@@ -80,6 +94,12 @@ class MemoryLedger(LockedStore):
         }
         self._pending[batch.id] = batch
         return True
+
+    def _require_first_starts(self, partitions: Sequence[TopicPartition]) -> None:
+        for topic_partition in partitions:
+            closed = [str(closed_range.range) for _, closed_range in self._ranges.get(topic_partition, ())]
+            if evidence := closed or pending_batches_of(topic_partition, self._pending):
+                raise InconsistentState(contradicted_checkpoint_message(topic_partition, None, evidence[0]))
 
     @atomic
     def pending_batch(self, batch_id: str) -> Batch | None:
@@ -102,8 +122,13 @@ class MemoryLedger(LockedStore):
     def close_batch(self, record: BatchRecord) -> bool:
         batch = record.batch
         require_distinct_redrives(record)
-        if any(self._checkpoints[range_.topic_partition].pending_batch_id != batch.id for range_ in batch.ranges):
-            return False
+        checkpoints = [self._checkpoints.get(range_.topic_partition) for range_ in batch.ranges]
+        if any(checkpoint is None or checkpoint.pending_batch_id != batch.id for checkpoint in checkpoints):
+            if batch.id not in self._pending:
+                return False
+            raise InconsistentState(f"batch {batch.id} is pending, and a checkpoint is not where it left it. Nothing was changed.")
+        if closed_before := [range_ for range_ in batch.ranges if self._is_closed(range_)]:
+            raise InconsistentState(f"batch {batch.id}: {', '.join(map(str, closed_before))} were closed before. Nothing was changed.")
         if redriven_before := [str(redriven.source) for redriven in record.redriven if redriven.source in self._redriven]:
             raise InconsistentState(f"batch {batch.id}: {', '.join(redriven_before)} were redriven before. Nothing was changed.")
         for range_ in batch.ranges:
@@ -113,17 +138,41 @@ class MemoryLedger(LockedStore):
         for topic_partition, move in checkpoint_changes(record).items():
             checkpoint = self._checkpoints[topic_partition]
             self._checkpoints[topic_partition] = replace(checkpoint, totals=checkpoint.totals + move)
-        for range_, outcome_counts in zip(batch.ranges, record.range_outcome_counts, strict=True):
-            ranges = self._ranges.setdefault(range_.topic_partition, [])
-            insort(ranges, (range_.end, ClosedRange(range_, batch.id, outcome_counts)), key=lambda item: item[0])
+        self.restore_entries(record)
         self._records[batch.id] = record
         del self._pending[batch.id]
         self._totals[batch.lane] = sum_counters([self._totals.get(batch.lane, {}), counter_increments(record)])
         for hour, counts in hourly_increments(record).items():
             self._hourly[hour, batch.lane] = sum_counters([self._hourly.get((hour, batch.lane), {}), counts])
-            insort(self._hours.setdefault(hour, []), batch.id)
-        self._redriven |= {redriven.source: batch.id for redriven in record.redriven}
         return True
+
+    @atomic
+    def differing_entries(self, record: BatchRecord) -> Sequence[str]:
+        ranges = [closed for closed in record.closed_ranges if closed not in self._ranges_of(closed.range.topic_partition)]
+        hours = [hour for hour in record.hours if record.batch.id not in self._hours.get(hour, [])]
+        redriven = [redriven.source for redriven in record.redriven if self._redriven.get(redriven.source) != record.batch.id]
+        return [
+            *(f"{keys.range_pk(closed.range.topic_partition)} {keys.padded(closed.range.end)}" for closed in ranges),
+            *(f"{keys.hour_pk(hour)} {record.batch.id}" for hour in hours),
+            *(" ".join(key["S"] for key in keys.redriven_key(source).values()) for source in redriven),
+        ]
+
+    @atomic
+    def restore_entries(self, record: BatchRecord) -> None:
+        for closed in record.closed_ranges:
+            topic_partition, end = closed.range.topic_partition, closed.range.end
+            others = [other for other in self._ranges_of(topic_partition) if other.range.end != end]
+            self._ranges[topic_partition] = sorted([(other.range.end, other) for other in (*others, closed)], key=lambda pair: pair[0])
+        for hour in record.hours:
+            self._hours[hour] = sorted({*self._hours.get(hour, []), record.batch.id})
+        self._redriven |= {redriven.source: record.batch.id for redriven in record.redriven}
+
+    def _ranges_of(self, topic_partition: TopicPartition) -> list[ClosedRange]:
+        return [closed for _, closed in self._ranges.get(topic_partition, [])]
+
+    def _is_closed(self, range_: Range) -> bool:
+        """Return whether a closed range has this end: its item in DynamoDB has the same key."""
+        return any(closed.range.end == range_.end for closed in self.closed_ranges_after(range_.topic_partition, range_.end - 1, 1))
 
     @atomic
     def batch_record(self, batch_id: str) -> BatchRecord | None:

@@ -108,10 +108,14 @@ class MemoryObjectStore(LockedStore):
 
     @atomic
     def put_if(self, obj: StoredObject, may_replace: Callable[[bytes | None], bool]) -> bool:
-        if not may_replace(self.get(obj.key)):
-            return False
-        self.objects[obj.key] = obj
-        return True
+        """Write only if the predicate did not change the object: it may write the same key, as another writer would."""
+        current = self.objects.get(obj.key)
+        while may_replace(current.body if current else None):
+            if self.objects.get(obj.key) is current:
+                self.objects[obj.key] = obj
+                return True
+            current = self.objects.get(obj.key)
+        return False
 
     @atomic
     def delete(self, keys: Sequence[str]) -> None:

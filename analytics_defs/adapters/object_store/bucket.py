@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
+from analytics_defs.adapters.aws_sessions import isolated_session, sdk_configuration, user_session
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig
 from analytics_defs.errors import AccessDenied, Unavailable
 
@@ -51,25 +52,25 @@ def create_bucket(config: ObjectStoreConfig) -> bool:
 @contextmanager
 def _s3(config: ObjectStoreConfig, action: str) -> Iterator[S3Client]:
     """Yield a client. Raise its errors in the block as AnalyticsError."""
-    import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     keys = config.keys
     prefix = f"{config.endpoint or 'Amazon S3'}, bucket {config.bucket}: {action} failed"
-    client = boto3.client(
-        "s3",
-        endpoint_url=config.endpoint,
-        region_name=config.region or ("us-east-1" if config.endpoint else None),
-        aws_access_key_id=keys.access_key_id if keys else None,
-        aws_secret_access_key=keys.secret_access_key if keys else None,
-        config=Config(
-            connect_timeout=config.connect_timeout.total_seconds(),
-            read_timeout=config.request_timeout.total_seconds(),
-            retries={"mode": "standard", "total_max_attempts": config.max_retries + 1},
-            s3={"addressing_style": "path"} if config.endpoint else {},
-        ),
-    )
+    with sdk_configuration("S3"):
+        client = (isolated_session() if keys else user_session()).client(
+            "s3",
+            endpoint_url=config.endpoint,
+            region_name=config.region or ("us-east-1" if config.endpoint else None),
+            aws_access_key_id=keys.access_key_id if keys else None,
+            aws_secret_access_key=keys.secret_access_key if keys else None,
+            config=Config(
+                connect_timeout=config.connect_timeout.total_seconds(),
+                read_timeout=config.request_timeout.total_seconds(),
+                retries={"mode": "standard", "total_max_attempts": config.max_retries + 1},
+                s3={"addressing_style": "path"} if config.endpoint else {},
+            ),
+        )
     try:
         yield client
     except ClientError as error:

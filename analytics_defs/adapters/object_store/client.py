@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from analytics_defs.adapters.aws_sessions import sdk_configuration, user_session
 from analytics_defs.errors import AccessDenied
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3CredentialProvider, S3Store
+
+
+CREDENTIAL_TTL = timedelta(minutes=10)
+"""Promised lifetime of the credentials that boto3 returns: it renews them at the latest 10 minutes before their end. The client asks
+again 5 minutes before this time is over, so a key is held for 5 minutes. obstore's default of 30 minutes outlives the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,11 @@ class ObjectStoreConfig:
     snowball: bool = False
     """Probe whether the store unpacks tars. If so, write many small objects in tars."""
 
+    @property
+    def address(self) -> str:
+        """Return the address of the store and the name of the bucket."""
+        return f"{self.endpoint or 'Amazon S3'}, bucket {self.bucket}"
+
 
 def connect_object_store(config: ObjectStoreConfig) -> S3Store:
     """Return a client. No request is sent yet."""
@@ -61,12 +72,19 @@ def connect_object_store(config: ObjectStoreConfig) -> S3Store:
 def _s3(config: ObjectStoreConfig) -> S3Config:
     """Return the S3 settings. With an endpoint, the AWS variables of the environment are overridden; without one, they apply."""
     if config.endpoint is None:
-        return {"region": config.region} if config.region else {}
+        return {"conditional_put": "etag", "region": config.region} if config.region else {"conditional_put": "etag"}
     return {
         "endpoint": config.endpoint,
         "aws_endpoint_url_s3": config.endpoint,
         "region": config.region or "us-east-1",
         "virtual_hosted_style_request": False,
+        "conditional_put": "etag",
+        "copy_if_not_exists": "multipart",
+        "disable_tagging": False,
+        "request_payer": False,
+        "s3_express": False,
+        "skip_signature": False,
+        "unsigned_payload": False,
     }
 
 
@@ -86,16 +104,17 @@ def _credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
 
 def _sdk_credentials(config: ObjectStoreConfig) -> S3CredentialProvider:
     """Return boto3's credential chain: environment, profiles, SSO, web identity, containers, instances."""
-    import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    session = boto3.Session(region_name=config.region)
-    if session.get_credentials() is None:
+    with sdk_configuration("S3"):
+        session = user_session(config.region)
+        credentials = session.get_credentials()
+    if credentials is None:
         raise AccessDenied(
             f"Amazon S3, bucket {config.bucket}: the SDK found no credentials in the environment, in profiles or from a role. "
             "Configure them, or set MINIO_ENDPOINT to use another store."
         )
-    return Boto3CredentialProvider(session)
+    return Boto3CredentialProvider(session, ttl=CREDENTIAL_TTL)
 
 
 def _client(config: ObjectStoreConfig) -> ClientConfig:

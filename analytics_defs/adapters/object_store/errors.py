@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from analytics_defs.errors import AccessDenied, AnalyticsError, InconsistentState, ResourceNotReady, Unavailable
 
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _DENIED_CODES = {
     "AccessDenied",
     "AuthorizationHeaderMalformed",
-    "ExpiredToken",
+    *_EXPIRED_CODES,
     "InvalidAccessKeyId",
     "InvalidToken",
     "RequestTimeTooSkewed",
@@ -68,6 +69,12 @@ def is_rejected(error: AnalyticsError) -> bool:
     return (_first_group(_STATUS, str(error.__cause__)) or "").startswith("4") or isinstance(error, AccessDenied)
 
 
+def is_expired_token(error: AnalyticsError) -> bool:
+    """Return whether the store refused credentials because their time is over, or may have: the answer to a HEAD has no code."""
+    code, status = (_first_group(pattern, str(error.__cause__)) for pattern in (_CODE, _STATUS))
+    return code in _EXPIRED_CODES or (code is None and status == "400")
+
+
 def is_truncated_upload(error: AnalyticsError) -> bool:
     """Return whether the store did not receive the whole body. An overloaded MinIO reports that as 400, which obstore does not retry."""
     return _first_group(_CODE, str(error.__cause__)) == "IncompleteBody"
@@ -78,7 +85,7 @@ def _to_analytics_error(prefix: str, error: Exception) -> AnalyticsError:
 
     text = str(error)
     status, code = _first_group(_STATUS, text), _first_group(_CODE, text)
-    answer = " ".join(filter(None, (status, code, _first_group(_MESSAGE, text)))) or _first_sentence(text)
+    answer = " ".join(filter(None, (status, code, _first_group(_MESSAGE, text)))) or first_sentence(text)
     if code == "NoSuchBucket":
         return ResourceNotReady(f"{prefix}: the bucket does not exist. Create it (`analytics setup`), or correct ARCHIVE_BUCKET_NAME.")
     if code in _DENIED_CODES or status in {"401", "403"} or isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
@@ -107,12 +114,12 @@ def _no_answer_reason(text: str) -> str:
         return "no answer in time"
     if kind == "Connect":
         return f"no connection ({_first_group(_CONNECTION_ERROR, text) or 'timed out'})"
-    return _first_sentence(text)
+    return first_sentence(text)
 
 
-def _first_sentence(text: str) -> str:
+def first_sentence(error: Exception | str) -> str:
     """Return the message without obstore's debug output, which follows it."""
-    return " ".join(text.partition(_DEBUG)[0].split())
+    return " ".join(str(error).partition(_DEBUG)[0].split())
 
 
 def _first_group(pattern: re.Pattern[str], text: str) -> str | None:

@@ -12,7 +12,7 @@ from analytics_defs.adapters.object_store.client import ObjectStoreConfig
 from analytics_defs.adapters.object_store.store import S3ObjectStore
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import InconsistentState, ResourceNotReady
-from analytics_defs.ports import NamedCheck, StoredObject
+from analytics_defs.ports import NamedCheck, StoredObject, prove_conditional_writes
 
 
 class BucketProvisioner:
@@ -62,15 +62,5 @@ class BucketProvisioner:
         return f"{self._probe.key} was written, read, listed and deleted"
 
     def _check_conditional_writes(self) -> str:
-        """Check that `If-None-Match: *` prevents an overwrite. The staging file of a batch depends on it."""
-        first, second = self._probe, StoredObject(self._probe.key, b"another", "text/plain", {})
-        stored = self._store.put_if_absent(first)
-        try:
-            if (stored, self._store.put_if_absent(second)) != (first.body, first.body):
-                raise InconsistentState(
-                    f"{self._config.endpoint or 'Amazon S3'}, bucket {self._config.bucket}: the store overwrites an object although "
-                    "`If-None-Match: *` forbids it. Use a newer version of the store, or another one."
-                )
-        finally:
-            self._store.delete([first.key])
-        return "`If-None-Match` prevents an overwrite"
+        prove_conditional_writes(self._store, self._config.address)
+        return "`If-None-Match` and `If-Match` prevent an overwrite"

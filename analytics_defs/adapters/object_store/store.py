@@ -7,23 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from analytics_defs.adapters.object_store.client import ObjectStoreConfig, connect_object_store
-from analytics_defs.adapters.object_store.errors import BucketLocation, is_truncated_upload, translate_object_store_error
+from analytics_defs.adapters.object_store.errors import (
+    BucketLocation,
+    first_sentence,
+    is_expired_token,
+    is_truncated_upload,
+    translate_object_store_error,
+)
+from analytics_defs.adapters.object_store.requests import download_file, get_with_etag, put_object, upload_file
 from analytics_defs.adapters.object_store.snowball import SnowballUpload
 from analytics_defs.adapters.runtime.system import ThreadTaskPool
-from analytics_defs.errors import Unavailable
+from analytics_defs.errors import AccessDenied, AnalyticsError, SettingsError, Unavailable
 from analytics_defs.ports import ObjectInfo, StoredObject
 
 if TYPE_CHECKING:
-    from obstore import Attributes, PutMode
+    from obstore import PutMode
     from obstore.store import S3Store
 
+_T = TypeVar("_T")
 _LIST_PAGE_KEYS = 1_000
 """Keys in one page of a list request (the limit of S3)."""
-_CHUNK_BYTES = 8 * 2**20
-"""Bytes of a file in memory at once, during an upload or a download."""
 _MAX_CONFLICTS = 5
 """Conflicts with other writers after which a conditional write gives up."""
 
@@ -54,14 +60,9 @@ class S3ObjectStore:
         self._task_pool.run_all([partial(self._put, object_) for object_ in objects])
 
     def _put(self, object_: StoredObject) -> None:
-        import obstore
-
         for is_last_attempt in (False, False, True):
             try:
-                with translate_object_store_error(self._location, "write", object_.key):
-                    obstore.put(
-                        self._client(), object_.key, object_.body, attributes=_attributes(object_), mode="overwrite", use_multipart=False
-                    )
+                self._request("write", (object_.key,), lambda client: put_object(client, object_, "overwrite"))
             except Unavailable as error:
                 if is_last_attempt or not is_truncated_upload(error):
                     raise
@@ -81,15 +82,13 @@ class S3ObjectStore:
 
     def _put_new(self, object_: StoredObject) -> StoredObject | None:
         """Write the object unless its key exists. Return the existing object, None if it was written."""
-        import obstore
         from obstore.exceptions import AlreadyExistsError
 
         for _ in range(_MAX_CONFLICTS):
             try:
-                with translate_object_store_error(self._location, "write if absent", object_.key, passed=(AlreadyExistsError,)):
-                    obstore.put(
-                        self._client(), object_.key, object_.body, attributes=_attributes(object_), mode="create", use_multipart=False
-                    )
+                self._request(
+                    "write if absent", (object_.key,), lambda client: put_object(client, object_, "create"), passed=(AlreadyExistsError,)
+                )
             except AlreadyExistsError:
                 if (existing := self.get_object(object_.key)) is not None:
                     return existing
@@ -104,8 +103,7 @@ class S3ObjectStore:
         import obstore
 
         try:
-            with translate_object_store_error(self._location, "read", key, passed=(FileNotFoundError,)):
-                return obstore.get(self._client(), key).bytes().to_bytes()
+            return self._request("read", (key,), lambda client: obstore.get(client, key).bytes().to_bytes(), passed=(FileNotFoundError,))
         except FileNotFoundError:
             return None
 
@@ -117,8 +115,9 @@ class S3ObjectStore:
         import obstore
 
         try:
-            with translate_object_store_error(self._location, "head", key, passed=(FileNotFoundError,)):
-                answer = obstore.get(self._client(), key, options={"head": True})
+            answer = self._request(
+                "head", (key,), lambda client: obstore.get(client, key, options={"head": True}), passed=(FileNotFoundError,)
+            )
         except FileNotFoundError:
             return None
         metadata = {name.lower(): value for name, value in answer.attributes.items()}
@@ -127,43 +126,29 @@ class S3ObjectStore:
 
     def download(self, key: str, path: str) -> bool:
         """Download in one request per chunk, so that the request timeout applies to a chunk. A file at `path` is always complete."""
-        import obstore
-
         partial_path = Path(f"{path}.partial")
         try:
-            with translate_object_store_error(self._location, "read", key, passed=(FileNotFoundError,)):
-                size = obstore.head(self._client(), key)["size"]
-                with partial_path.open("wb") as file:
-                    for start in range(0, size, _CHUNK_BYTES):
-                        file.write(obstore.get_range(self._client(), key, start=start, end=min(size, start + _CHUNK_BYTES)))
+            self._request("read", (key,), lambda client: download_file(client, key, partial_path), passed=(FileNotFoundError,))
         except FileNotFoundError:
             return False
         partial_path.replace(path)
         return True
 
     def upload(self, key: str, path: str, content_type: str) -> None:
-        import obstore
-
-        with translate_object_store_error(self._location, "write", key):
-            obstore.put(
-                self._client(), key, Path(path), attributes={"Content-Type": content_type}, chunk_size=_CHUNK_BYTES, max_concurrency=2
-            )
+        self._request("write", (key,), lambda client: upload_file(client, key, Path(path), content_type))
 
     def put_if(self, object_: StoredObject, over: Callable[[bytes | None], bool]) -> bool:
-        import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+        refusals = (AlreadyExistsError, PreconditionError, FileNotFoundError)
         for _ in range(_MAX_CONFLICTS):
             existing = self._get_with_etag(object_.key)
             if not over(existing[0].body if existing else None):
                 return False
             mode: PutMode = {"e_tag": existing[1]} if existing else "create"
             try:
-                with translate_object_store_error(
-                    self._location, "conditional write", object_.key, passed=(AlreadyExistsError, PreconditionError, FileNotFoundError)
-                ):
-                    obstore.put(self._client(), object_.key, object_.body, attributes=_attributes(object_), mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                self._request("conditional write", (object_.key,), partial(put_object, object_=object_, mode=mode), passed=refusals)
+            except refusals:
                 continue
             return True
         raise Unavailable(
@@ -173,14 +158,8 @@ class S3ObjectStore:
 
     def _get_with_etag(self, key: str) -> tuple[StoredObject, str | None] | None:
         """Return the object and its ETag, None if it does not exist."""
-        import obstore
-
         try:
-            with translate_object_store_error(self._location, "read", key, passed=(FileNotFoundError,)):
-                answer = obstore.get(self._client(), key)
-                attributes = {name.lower(): value for name, value in answer.attributes.items()}
-                content_type = attributes.pop("content-type", "")
-                return StoredObject(key, answer.bytes().to_bytes(), content_type, attributes), answer.meta["e_tag"]
+            return self._request("read", (key,), partial(get_with_etag, key=key), passed=(FileNotFoundError,))
         except FileNotFoundError:
             return None
 
@@ -188,8 +167,7 @@ class S3ObjectStore:
         import obstore
 
         if keys:
-            with translate_object_store_error(self._location, "delete", *keys):
-                obstore.delete(self._client(), list(keys))
+            self._request("delete", keys, lambda client: obstore.delete(client, list(keys)))
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys. `prefix` must be empty or end with a slash, because obstore lists folders."""
@@ -197,12 +175,43 @@ class S3ObjectStore:
 
         if prefix and not prefix.endswith("/"):
             raise ValueError(f"{prefix!r}: expected an empty prefix or a folder that ends with a slash")
-        with translate_object_store_error(self._location, "list", prefix):
-            for page in obstore.list(self._client(), prefix, chunk_size=_LIST_PAGE_KEYS):
-                yield from (meta["path"] for meta in page)
+        client, last = self._client(), ""
+        for is_last_attempt in (False, True):
+            try:
+                with translate_object_store_error(self._location, "list", prefix):
+                    for page in obstore.list(client, prefix, offset=last or None, chunk_size=_LIST_PAGE_KEYS):
+                        for meta in page:
+                            last = meta["path"]
+                            yield last
+            except AccessDenied as error:
+                if is_last_attempt or self.config.keys or not is_expired_token(error):
+                    raise
+                client = self._renewed_client(client)
+            else:
+                return
+
+    def _request(self, action: str, keys: Sequence[str], request: Callable[[S3Store], _T], passed: tuple[type[Exception], ...] = ()) -> _T:
+        """Send one idempotent request. If its credentials have expired, send it once more with credentials that are fetched again."""
+        client = self._client()
+        try:
+            with translate_object_store_error(self._location, action, *keys, passed=passed):
+                return request(client)
+        except AnalyticsError as error:
+            if self.config.keys or not is_expired_token(error):
+                raise
+        client = self._renewed_client(client)
+        with translate_object_store_error(self._location, action, *keys, passed=passed):
+            return request(client)
 
     def _client(self) -> S3Store:
         with self._lock:
+            return self._retrying_store
+
+    def _renewed_client(self, expired: S3Store) -> S3Store:
+        """Return a client other than `expired`. Threads whose requests expired together share the new one."""
+        with self._lock:
+            if self._retrying_store is expired:
+                del self._retrying_store
             return self._retrying_store
 
     def _client_without_retries(self) -> S3Store:
@@ -218,9 +227,12 @@ class S3ObjectStore:
         return self._connect(replace(self.config, max_retries=0))
 
     def _connect(self, config: ObjectStoreConfig) -> S3Store:
-        with translate_object_store_error(self._location, "use"):
+        from obstore.exceptions import BaseError
+
+        try:
             return connect_object_store(config)
-
-
-def _attributes(object_: StoredObject) -> Attributes:
-    return {"Content-Type": object_.content_type, **object_.metadata}
+        except BaseError as error:
+            raise SettingsError(
+                f"{self._location.describe()}: the client cannot be created: {first_sentence(error)}. "
+                "It reads the AWS_* variables of the environment: correct the one with this value, or remove it."
+            ) from error

@@ -35,7 +35,7 @@ def reconcile_counters_command(dry_run: bool, json_output: bool) -> None:
       analytics reconcile-counters --dry-run
     """
     settings = load_settings()
-    ports, engine_factory = wiring.build_ports(settings), wiring.statistics_engine_factory(settings)
+    ports, engine_factory = wiring.verified_ports(settings), wiring.statistics_engine_factory(settings)
     with progress_bar("hours compared", None) as bar:
         task = bar.task_ids[0]
         comparison = compare_counters(ports, engine_factory, lambda done, total: bar.update(task, completed=done, total=total))

@@ -14,6 +14,7 @@ from analytics_defs.cli.output import print_json, print_table, progress_bar
 from analytics_defs.config import load_settings
 from analytics_defs.core.ledger import REDRIVE_LANE
 from analytics_defs.core.storage.dead_letter_files import dead_letter_fields
+from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
 from analytics_defs.flows.redrive import DeadLetterFilter, StoredDeadLetter, list_dead_letters, redrive_dead_letters
 from analytics_defs.flows.setup.platform_identity import register_stores
 
@@ -75,6 +76,7 @@ def redrive_command(reason: str | None, batch_hour: str | None, batch_id: str | 
     settings, run_id = load_settings(), f"redrive-{uuid.uuid4()}"
     ports = wiring.build_ports(settings)
     register_stores(run_id, ports)
+    delete_stale_staging_files(ports)
     with LeaseHeartbeat(ports.ledger, run_id, REDRIVE_LANE, ports.clock), progress_bar("redriven", None) as bar:
         result = redrive_dead_letters(
             DeadLetterFilter(reason, batch_hour, batch_id),

@@ -81,7 +81,7 @@ def stats_command(hours: tuple[str, ...], json_output: bool) -> None:
         print_json([result.stats for result in results])
         return
     names = ("events", "created", "updated", "deleted", "low_stock", "products", "sellers", "duplicates")
-    rows = [(*(getattr(result.stats, name) for name in names), result.stats.hour) for result in results]
+    rows = [(*(getattr(result.stats, name) for name in names), result.stats.period) for result in results]
     print_table("Statistics", (*(name.replace("_", " ") for name in names), "hour"), rows)
 
 

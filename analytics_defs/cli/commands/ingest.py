@@ -15,6 +15,7 @@ from analytics_defs.config import load_settings
 from analytics_defs.core.ingest.planning import PlanningResult
 from analytics_defs.core.ledger import BatchRecord, OutcomeCounts
 from analytics_defs.flows.ingest.accept_topic import accept_recreated_topic
+from analytics_defs.flows.ingest.close_batch import delete_stale_staging_files
 from analytics_defs.flows.ingest.drain import DrainOptions, drain
 from analytics_defs.flows.setup.platform_identity import register_stores
 
@@ -39,6 +40,7 @@ def ingest_command(until_idle: bool, json_output: bool) -> None:
     ports = wiring.build_ports(settings)
     register_stores(run_id, ports)
     options = DrainOptions(settings.kafka_topics, settings.planning_policy(), wiring.ingest_options(settings, run_id), until_idle)
+    delete_stale_staging_files(ports)
     with progress_bar("offsets closed", 0) as bar:
         [task] = bar.task_ids
 

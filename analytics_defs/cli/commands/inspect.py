@@ -12,6 +12,7 @@ from analytics_defs.cli.exit_codes import FINDING
 from analytics_defs.cli.options import hours_option, json_option
 from analytics_defs.cli.output import print_json, print_table, progress_bar, progress_callback
 from analytics_defs.config import load_settings
+from analytics_defs.core.events.event import MAX_ID_BYTES
 from analytics_defs.core.ingest.planning import PlanningResult
 from analytics_defs.core.json_values import to_json_value
 from analytics_defs.core.ledger import OUTCOMES
@@ -19,9 +20,10 @@ from analytics_defs.errors import NotFound
 from analytics_defs.flows.audit.balance import BalanceAudit, audit_offsets
 from analytics_defs.flows.audit.hour import HourAudit, audit_hour
 from analytics_defs.flows.audit.hour_bytes import compare_bytes
+from analytics_defs.flows.audit.ledger_chain import audit_chain
 from analytics_defs.flows.ingest.planning import plan_lanes
 from analytics_defs.flows.trace.outcome import RecordOutcome, Trace
-from analytics_defs.flows.trace.trace import trace_record
+from analytics_defs.flows.trace.trace import trace_event, trace_record
 
 
 @click.command()
@@ -72,7 +74,7 @@ def _show_lag(planning: PlanningResult) -> None:
 @click.option("--bytes", "check_bytes", is_flag=True, help="Also read every JSON object of the hours and compare its bytes with Parquet.")
 @json_option
 def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) -> None:
-    """Check that every closed offset is accounted for. Also compares the event counters.
+    """Check that every closed offset is accounted for. Also compares the event counters and the ledger's own items.
 
     \b
     closed offsets = stored + duplicates + dead letters + tombstones + explained gaps + lost
@@ -88,6 +90,8 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
     settings = load_settings()
     ports = wiring.build_ports(settings)
     audit, hour_audits = audit_offsets(ports), list[HourAudit]()
+    with progress_bar("ledgers compared", 1) as bar:
+        chain = audit_chain(ports, progress_callback(bar))
     if hours:
         with progress_bar("hours compared", len(hours)) as bar:
             progress = progress_callback(bar)
@@ -103,6 +107,7 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
             {
                 "unaccounted": audit.unaccounted,
                 "differences": audit.differences,
+                "ledger": chain.findings,
                 "abandoned": audit.abandoned_batches,
                 "unreadable": audit.unreadable,
                 "pending": audit.pending,
@@ -113,10 +118,13 @@ def audit_command(hours: tuple[str, ...], check_bytes: bool, json_output: bool) 
         )
     else:
         _show_audit(audit)
+        for line in chain.findings:
+            click.echo(line)
         for hour_audit in hour_audits:
             _show_hour(hour_audit)
         click.echo(f"unaccounted: {audit.unaccounted}")
-    sys.exit(0 if audit.balanced and all(hour_audit.agrees for hour_audit in hour_audits) else FINDING)
+    agrees = audit.balanced and not chain.findings and all(hour_audit.agrees for hour_audit in hour_audits)
+    sys.exit(0 if agrees else FINDING)
 
 
 def _show_audit(audit: BalanceAudit) -> None:
@@ -146,10 +154,17 @@ def _show_hour(audit: HourAudit) -> None:
         click.echo(line)
 
 
+def _validated_target(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not 1 <= len(value.encode(errors="surrogatepass")) <= MAX_ID_BYTES:
+        raise click.BadParameter(f"expected topic/partition/offset or an event id of 1 to {MAX_ID_BYTES} bytes")
+    return value
+
+
 @click.command()
-@click.argument("target", metavar="SOURCE|ID")
+@click.argument("target", metavar="SOURCE|ID", callback=_validated_target)
+@click.option("--id", "is_id", is_flag=True, help="Read the argument as an event id, although it looks like a source.")
 @json_option
-def trace_command(target: str, json_output: bool) -> None:
+def trace_command(target: str, is_id: bool, json_output: bool) -> None:
     """Show what happened to a record or event.
 
     A record is named by its source (topic/partition/offset), an event of the last 30 days by its id. Prints
@@ -164,7 +179,8 @@ def trace_command(target: str, json_output: bool) -> None:
     """
     settings = load_settings()
     try:
-        trace = trace_record(target, wiring.build_ports(settings))
+        ports = wiring.build_ports(settings)
+        trace = trace_event(target, ports) if is_id else trace_record(target, ports)
     except NotFound as error:
         if target.rpartition("/")[0] in settings.kafka_topics and target.rpartition("/")[2].isdecimal():
             error.add_note(f"{target} looks like a partition. A record has an offset too: topic/partition/offset, for example {target}/0.")

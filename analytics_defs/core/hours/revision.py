@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from analytics_defs.core.storage.object_keys import require_hour
 
@@ -220,7 +220,13 @@ def same_content(left: ArchiveRevision, right: ArchiveRevision) -> bool:
     return replace(left, time=right.time) == right
 
 
-def end_of_hour(hour: str) -> datetime:
-    """Return the start of the next hour. Raises ValueError if the text is not an hour."""
+def start_of_hour(hour: str) -> datetime:
+    """Return the first instant of the hour. Raises ValueError if the text is not an hour."""
     require_hour(hour)
-    return datetime.fromisoformat(f"{hour}:00+00:00") + timedelta(hours=1)
+    return datetime.fromisoformat(f"{hour}:00+00:00")
+
+
+def end_of_hour(hour: str) -> datetime:
+    """Return the start of the next hour, at most the end of year 9999. Raises ValueError if the text is not an hour."""
+    start = start_of_hour(hour)
+    return start + min(timedelta(hours=1), datetime.max.replace(tzinfo=UTC) - start)

@@ -15,10 +15,10 @@ STATUSES = {"ProductCreated": "created", "ProductUpdated": "updated", "ProductDe
 
 
 @dataclass(frozen=True, slots=True)
-class HourStats:
-    """Statistics of one hour over all closed batches: a row of `aggregates/hourly`."""
+class PeriodStats:
+    """Columns of the statistics of an hour and of a day. No column may have the name of a partition folder, such as `hour`."""
 
-    hour: Annotated[str, "UTC hour of the events' own timestamps"]
+    period: Annotated[str, "UTC hour or day of the events' own timestamps"]
     events: Annotated[int, "distinct stored events"]
     created: Annotated[int, "ProductCreated"]
     updated: Annotated[int, "ProductUpdated"]
@@ -26,11 +26,24 @@ class HourStats:
     low_stock: Annotated[int, "LowStockWarning"]
     products: Annotated[int, "distinct product ids"]
     sellers: Annotated[int, "distinct seller ids"]
-    duplicates: Annotated[int, "duplicates in batches of this hour's batch time"]
+    duplicates: Annotated[int, "duplicates in batches of this period's batch time"]
     first_event: Annotated[datetime | None, "earliest timestamp, null without events"]
     last_event: Annotated[datetime | None, "latest timestamp, null without events"]
+
+
+@dataclass(frozen=True, slots=True)
+class HourStats(PeriodStats):
+    """Statistics of one hour over all closed batches: a row of `aggregates/hourly`."""
+
     revision: Annotated[int, "revision of the hour archive, 0 if there is none yet"]
     batches: Annotated[int, "closed batches with events of the hour"]
+
+
+@dataclass(frozen=True, slots=True)
+class DayStats(PeriodStats):
+    """Statistics of one day, computed from its hours: a row of `aggregates/daily`."""
+
+    hours: Annotated[int, "hours with events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +74,6 @@ class ProductStats:
     stock_outs: Annotated[int, "times the stock became 0 or below, including a first value of 0 or below"]
     net_stock_change: Annotated[float | None, "last stock minus first stock, null without a stock or beyond float64"]
     out_of_range_numbers: Annotated[int, "prices and stocks beyond float64: they count as missing"]
-
-
-@dataclass(frozen=True, slots=True)
-class DayStats:
-    """Statistics of one day, computed from its hours: a row of `aggregates/daily`."""
-
-    day: Annotated[str, "UTC day"]
-    events: Annotated[int, "distinct stored events"]
-    created: Annotated[int, "ProductCreated"]
-    updated: Annotated[int, "ProductUpdated"]
-    deleted: Annotated[int, "ProductDeleted"]
-    low_stock: Annotated[int, "LowStockWarning"]
-    products: Annotated[int, "distinct product ids"]
-    sellers: Annotated[int, "distinct seller ids"]
-    duplicates: Annotated[int, "duplicates in batches of this day's batch time"]
-    first_event: Annotated[datetime | None, "earliest timestamp, null without events"]
-    last_event: Annotated[datetime | None, "latest timestamp, null without events"]
-    hours: Annotated[int, "hours with events"]
 
 
 _KINDS: dict[Any, str] = {
@@ -161,7 +156,7 @@ def day_stats(day: str, hours: Sequence[HourStats], products: int, sellers: int)
 
     times = [time for hour in hours for time in (hour.first_event, hour.last_event) if time]
     return DayStats(
-        day=day,
+        period=day,
         events=total("events"),
         created=total("created"),
         updated=total("updated"),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pydantic import AwareDatetime
+
 from analytics_defs.core.ingest.planning import LEASE_DURATION, Plan
 from analytics_defs.core.ledger import Lease
 
@@ -69,9 +71,9 @@ class HoldLane:
 class LeaseObservation:
     """How long a sensor has seen the lease of a run unchanged."""
 
-    renewed_at: datetime | None
+    renewed_at: AwareDatetime | None
     """Renewal time in the lease, by the clock of the run's worker. None if the run had no lease."""
-    observed_at: datetime
+    observed_at: AwareDatetime
     """Time of the last observation, by the sensor's clock."""
     unchanged_for: timedelta = timedelta(0)
     """Sum of the times between the observations of this lease, each at most MAX_OBSERVED_GAP."""

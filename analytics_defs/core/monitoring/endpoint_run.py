@@ -30,9 +30,12 @@ class StartAttempt:
 
     @classmethod
     def parse(cls, text: str | None) -> StartAttempt:
+        """Return the attempt in the text. Raises ValueError, TypeError or AttributeError for a text that `str` did not write."""
         stored = json.loads(text) if text else {}
-        requested_at = stored.get("requested_at")
-        return cls(datetime.fromisoformat(requested_at) if requested_at else None, stored.get("attempts", 0))
+        requested_at = datetime.fromisoformat(stored["requested_at"]) if stored.get("requested_at") else None
+        if requested_at is not None and requested_at.tzinfo is None:
+            raise ValueError(f"{requested_at} has no offset from UTC")
+        return cls(requested_at, int(stored.get("attempts", 0)))
 
     def __str__(self) -> str:
         return json.dumps({"requested_at": self.requested_at and self.requested_at.isoformat(), "attempts": self.attempts})

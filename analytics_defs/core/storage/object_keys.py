@@ -220,6 +220,11 @@ def duplicates_key(batch_id: str) -> str:
     return f"{DUPLICATES}{_hour_of_batch(batch_id)}/{batch_id}{_NDJSON}"
 
 
+def duplicates_dir(hour: str) -> str:
+    """Return the prefix of the duplicates files of batches of this hour."""
+    return f"{DUPLICATES}{hour_path(hour)}/"
+
+
 def staging_key(batch_id: str) -> str:
     return f"{STAGING}{batch_id}"
 

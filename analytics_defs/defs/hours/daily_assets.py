@@ -59,7 +59,7 @@ def _compute_daily_stats(day: str, platform: Platform) -> display.Metadata:
         "hours with events": result.stats.hours,
         "stale hours": dg.MetadataValue.json(list(result.stale_hours)),
         "expired hours with late events": dg.MetadataValue.json(list(result.expired_hours)),
-        "events per hour": display.events_per_hour_chart(result.stats.day, result.hours),
+        "events per hour": display.events_per_hour_chart(result.stats.period, result.hours),
         **display.links(platform.settings().archive_bucket_name, result.keys),
     }
 

@@ -165,9 +165,9 @@ def _stats_metadata(result: HourlyResult, bucket: str) -> display.Metadata:
         "first event": stats.first_event.isoformat() if stats.first_event else "none",
         "last event": stats.last_event.isoformat() if stats.last_event else "none",
         "archive revision": stats.revision,
-        "events per minute": display.events_per_minute_chart(stats.hour, result.minutes),
-        "low-stock warnings": display.low_stock_chart(stats.hour, result.minutes),
-        "busiest products": display.top_products_chart(f"{stats.hour} UTC", result.top_products),
+        "events per minute": display.events_per_minute_chart(stats.period, result.minutes),
+        "low-stock warnings": display.low_stock_chart(stats.period, result.minutes),
+        "busiest products": display.top_products_chart(f"{stats.period} UTC", result.top_products),
         **display.links(bucket, result.keys),
     }
 

@@ -24,6 +24,7 @@ from analytics_defs.core.ingest.run_dispatch import (
 from analytics_defs.core.ledger import LedgerSnapshot
 from analytics_defs.defs.asset_specs import HOURLY_PARTITIONS, event_parts, lag_observations
 from analytics_defs.defs.checks.ingest_health import CHECK_INTERVAL, evaluate_all_checks
+from analytics_defs.defs.cursors import parse_cursor
 from analytics_defs.defs.ingest.job import LANE_TAG, MICRO_BATCH_JOB, PLAN_TAG, micro_batch_job, run_config
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.errors import AnalyticsError
@@ -54,10 +55,11 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str | None) -> "Cursor":
+        """Return the state in the text. Raises ValueError, TypeError or AttributeError for a text that `str` did not write."""
         state = json.loads(text) if text else {}
         return cls(
-            state.get("reported", {}),
-            state.get("unreadable_batches", []),
+            {partition: int(offset) for partition, offset in state.get("reported", {}).items()},
+            list(map(str, state.get("unreadable_batches", []))),
             _time(state.get("observed_at")),
             _times(state.get("recommitted_at", {})),
             _times(state.get("small_since", {})),
@@ -78,11 +80,18 @@ class Cursor:
 
 
 def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+    return _aware(text) if text else None
 
 
 def _times(texts: Mapping[str, str]) -> dict[str, datetime]:
-    return {name: datetime.fromisoformat(text) for name, text in texts.items()}
+    return {str(int(lane)): _aware(text) for lane, text in texts.items()}
+
+
+def _aware(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset from UTC")
+    return time
 
 
 UNFINISHED_STATUSES = [
@@ -103,7 +112,7 @@ UNFINISHED_STATUSES = [
     "hours, and every 5 minutes lag and checks.",
 )
 def kafka_micro_batches(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
-    cursor = Cursor.parse(context.cursor)
+    cursor = parse_cursor(context, Cursor.parse)
     try:
         settings, ports = platform.settings(), platform.ports()
         now = ports.clock.now()

@@ -12,6 +12,7 @@ from analytics_defs.adapters.runtime.liveness_client import running_instance, ur
 from analytics_defs.config import run_health_in_dagster_at_load
 from analytics_defs.core.monitoring.endpoint_run import StartAttempt, SupervisionStatus, stop_reason, with_heartbeat
 from analytics_defs.core.monitoring.health import SchedulerStatus
+from analytics_defs.defs.cursors import parse_cursor
 from analytics_defs.defs.observability.instance_probe import DagsterInstanceProbe
 from analytics_defs.defs.resources.platform import Platform, as_dagster_failures
 from analytics_defs.errors import AnalyticsError
@@ -85,7 +86,7 @@ def observability_endpoint_sensor(context: dg.SensorEvaluationContext, platform:
         settings = platform.settings()
     except AnalyticsError as error:
         raise dg.Failure(description=str(error)) from error
-    url, attempt, now = url_of(settings.health_host, settings.health_port), StartAttempt.parse(context.cursor), datetime.now(UTC)
+    url, attempt, now = url_of(settings.health_host, settings.health_port), parse_cursor(context, StartAttempt.parse), datetime.now(UTC)
     if instance := running_instance(url):
         return dg.SensorResult(skip_reason=f"{instance} answers on {url}", cursor=str(StartAttempt()))
     ends_at = attempt.ends_at()

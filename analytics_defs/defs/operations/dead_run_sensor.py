@@ -8,9 +8,9 @@ launcher and any storage.
 # No postponed annotations here: Dagster reads the types of `context` and resources.
 
 import dagster as dg
-from pydantic import ValidationError
 
 from analytics_defs.core.ingest.run_dispatch import LeaseObservation, observe_leases
+from analytics_defs.defs.cursors import parse_cursor
 from analytics_defs.defs.ingest.job import LANE_TAG
 from analytics_defs.defs.ingest.sensor import LEASE_OBSERVATIONS
 from analytics_defs.defs.resources.platform import Platform
@@ -41,7 +41,7 @@ def dead_run_sensor(context: dg.SensorEvaluationContext, platform: dg.ResourcePa
             return dg.SensorResult(skip_reason=str(error))
         raise dg.Failure(description=str(error)) from error
     watched = [run_id for run_id, run in runs.items() if run_id in leases or _is_of_this_location(run, context)]
-    observations = observe_leases(watched, leases, _parse(context), ports.clock.now())
+    observations = observe_leases(watched, leases, parse_cursor(context, _parse), ports.clock.now())
     dead = [run_id for run_id, observation in observations.items() if observation.is_expired]
     for run_id in dead:
         context.instance.report_run_failed(runs[run_id], NO_HEARTBEAT)
@@ -55,10 +55,5 @@ def _is_of_this_location(run: dg.DagsterRun, context: dg.SensorEvaluationContext
     return origin is not None and here is not None and origin.repository_origin.code_location_origin.location_name == here.location_name
 
 
-def _parse(context: dg.SensorEvaluationContext) -> dict[str, LeaseObservation]:
-    """Return the observations of the previous tick. Empty if the cursor is not what this sensor wrote: observation begins again."""
-    try:
-        return LEASE_OBSERVATIONS.validate_json(context.cursor or "{}")
-    except ValidationError as error:
-        context.log.warning("the cursor is not from this sensor and is replaced: %s", error)
-        return {}
+def _parse(text: str | None) -> dict[str, LeaseObservation]:
+    return LEASE_OBSERVATIONS.validate_json(text or "{}")

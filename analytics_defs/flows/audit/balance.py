@@ -73,7 +73,8 @@ def audit_offsets(ports: Ports, readings: int = MAX_AUDIT_READS) -> BalanceAudit
 def _audit(snapshot: LedgerSnapshot, counters: dict[str, int], now: datetime) -> BalanceAudit:
     checkpoints = tuple(checkpoint for partition, checkpoint in sorted(snapshot.checkpoints.items()) if partition != REDRIVE_CHECKPOINT)
     differences = tuple(
-        f"{name}: {counters.get(name, 0)} in the counters, {count} over the checkpoints"
+        f"{name}: {counters.get(name, 0)} in the counters, {count} over the checkpoints. "
+        "`analytics reconcile-counters --dry-run` shows the corrections"
         for name, count in _expected_counters(checkpoints).items()
         if counters.get(name, 0) != count
     )

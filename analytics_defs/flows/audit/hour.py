@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice, pairwise
 
@@ -13,8 +13,10 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.object_keys import batch_time, event_id_of_key, event_json_dir, event_key, part_key, reused_id_event_key
-from analytics_defs.core.timestamps import hour_of
+from analytics_defs.core.timestamps import hour_of, iso_milliseconds
+from analytics_defs.flows.audit.hour_folder import compare_folder
 from analytics_defs.flows.progress import ProgressCallback, no_progress
+from analytics_defs.flows.stored.compacted_parts import compacted_part_findings
 from analytics_defs.flows.stored.expired_data import expired_dead_letters_of
 from analytics_defs.flows.stored.hour_files import (
     HourFiles,
@@ -24,7 +26,7 @@ from analytics_defs.flows.stored.hour_files import (
     require_unchanged,
     retry_on_compaction,
 )
-from analytics_defs.ports import DEDUPLICATION_WINDOW, Ports, may_have_been_reused
+from analytics_defs.ports import DEDUPLICATION_WINDOW, RECENT_EVENTS_TTL, Ports, StoredEvent, may_have_been_reused
 
 MAX_EXAMPLES_PER_FINDING = 5
 READ_CHUNK_IDS = 1000
@@ -79,12 +81,16 @@ def _audit_hour(files: HourFiles, ports: Ports, progress: ProgressCallback) -> H
     if counted != recorded and tuple(ports.ledger.batches_of_hour(hour)) == batches:
         findings.append(f"{counted} events in the counters, {recorded} in the records of {len(batches)} batches")
     findings += _compare_ndjson_files(hour, records, ports)
+    findings += compacted_part_findings(files, ports)
     ids = {row.event_id for row in rows}
     findings += _finding(f"stored twice within {DEDUPLICATION_WINDOW.days} days", _ids_stored_twice(rows))
     expected = {row.event_id: row.source for row in rows if row.batch_time + DEDUPLICATION_WINDOW > ports.clock.now()}
     held = _held_items(expected, ports, progress)
     findings += _finding("not held by RecentEvents under their source", sorted(expected.keys() - held.keys()))
-    objects, object_findings = _compare_event_json(files, records, rows, held, ports)
+    findings += _finding("held with other attributes than their claim wrote", _altered_items(rows, held))
+    findings += compare_folder(files, ports)
+    pointers = {event_id: item.data is None for event_id, item in held.items()}
+    objects, object_findings = _compare_event_json(files, records, rows, pointers, ports)
     return HourAudit(
         hour,
         batches,
@@ -104,6 +110,7 @@ def _audit_hour(files: HourFiles, ports: Ports, progress: ProgressCallback) -> H
 @dataclass(frozen=True, slots=True)
 class _Row:
     event_id: str
+    event_type: str
     source: Source
     batch_id: str
 
@@ -122,8 +129,8 @@ def _read_rows(files: HourFiles, ports: Ports, progress: ProgressCallback) -> li
             require_unchanged(files, ports)
             continue
         rows += [
-            _Row(row["event_id"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["batch_id"])
-            for row in event_parquet.read_rows(data, ("event_id", "topic", "partition", "offset", "batch_id"), key)
+            _Row(row["event_id"], row["event_type"], Source.parse(f"{row['topic']}/{row['partition']}/{row['offset']}"), row["batch_id"])
+            for row in event_parquet.read_rows(data, ("event_id", "event_type", "topic", "partition", "offset", "batch_id"), key)
         ]
     return rows
 
@@ -225,16 +232,32 @@ def _ids_stored_twice(rows: Sequence[_Row]) -> list[str]:
     ]
 
 
-def _held_items(sources: Mapping[str, Source], ports: Ports, progress: ProgressCallback) -> dict[str, bool]:
-    """Return the ids that RecentEvents holds under their source, each with whether its item points to the JSON object."""
-    held: dict[str, bool] = {}
+def _held_items(sources: Mapping[str, Source], ports: Ports, progress: ProgressCallback) -> dict[str, StoredEvent]:
+    """Return the items of the ids that RecentEvents holds under their source. Their documents are left out: they may be large."""
+    held: dict[str, StoredEvent] = {}
     ids, done = iter(sources), 0
     while chunk := list(islice(ids, READ_CHUNK_IDS)):
         progress("ids read", done, len(sources))
         done += len(chunk)
         items = ports.recent_events.get_items(chunk)
-        held |= {event_id: item.data is None for event_id, item in items.items() if item.source == sources[event_id]}
+        held |= {
+            event_id: replace(item, data={} if isinstance(item.data, dict) else item.data)
+            for event_id, item in items.items()
+            if item.source == sources[event_id]
+        }
     return held
+
+
+def _altered_items(rows: Sequence[_Row], held: Mapping[str, StoredEvent]) -> list[str]:
+    """Return the ids whose item has another type, creation time or lifetime, or no document."""
+    return sorted(
+        row.event_id
+        for row in rows
+        if (item := held.get(row.event_id))
+        and item.source == row.source
+        and (item.type, item.created_at, item.ttl, item.data in (None, {}))
+        != (row.event_type, iso_milliseconds(row.batch_time), int((row.batch_time + RECENT_EVENTS_TTL).timestamp()), True)
+    )
 
 
 def _finding(what: str, ids: Sequence[str]) -> list[str]:

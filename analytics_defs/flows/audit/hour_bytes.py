@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from analytics_defs.core.hours.revision import merge_summaries
-from analytics_defs.core.storage.object_keys import batch_time
+from analytics_defs.core.storage.object_keys import batch_time, event_metadata
 from analytics_defs.flows.hours.restore import event_of
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.progress import ProgressCallback, no_progress
-from analytics_defs.flows.stored.event_json import event_json_object
+from analytics_defs.flows.stored.event_json import event_json_object, has_same_metadata
 from analytics_defs.flows.stored.hour_files import HourFiles, download_verified, retry_on_compaction
-from analytics_defs.ports import Ports, StoredRow
+from analytics_defs.ports import DEDUPLICATION_WINDOW, Ports, StoredRow
 
 COMPARE_CHUNK_ROWS = 100
 """Objects in memory at once."""
@@ -28,17 +28,20 @@ class BytesAudit:
     compared: int = 0
     other_bytes: list[str] = field(default_factory=list)
     """Ids whose object differs from the payload in Parquet."""
-    other_origin: list[str] = field(default_factory=list)
-    """Ids whose object has the payload, and metadata of another source or batch."""
+    other_metadata: list[str] = field(default_factory=list)
+    """Ids whose object has the payload, and other metadata than its batch wrote."""
+
+    other_items: list[str] = field(default_factory=list)
+    """Ids whose item in RecentEvents has other attributes than their claim wrote, with the first of them."""
 
     @property
     def findings(self) -> tuple[str, ...]:
-        differences = (("other bytes than Parquet", self.other_bytes), ("another source or batch in its metadata", self.other_origin))
-        return tuple(
-            f"{len(ids)} JSON objects with {what}, for example {', '.join(ids[:MAX_EXAMPLES_PER_DIFFERENCE])}"
-            for what, ids in differences
-            if ids
+        differences = (
+            ("JSON objects with other bytes than Parquet", self.other_bytes),
+            ("JSON objects with other metadata than their batch wrote", self.other_metadata),
+            ("items with other attributes than Parquet", self.other_items),
         )
+        return tuple(f"{len(ids)} {what}, for example {', '.join(ids[:MAX_EXAMPLES_PER_DIFFERENCE])}" for what, ids in differences if ids)
 
 
 def compare_bytes(hour: str, ports: Ports, engine_factory: StatisticsEngineFactory, progress: ProgressCallback = no_progress) -> BytesAudit:
@@ -62,6 +65,13 @@ def _compare(files: HourFiles, ports: Ports, engine_factory: StatisticsEngineFac
 
 def _compare_chunk(rows: Sequence[StoredRow], audit: BytesAudit, ports: Ports) -> None:
     events = [event_of(row, audit.hour) for row in rows]
+    recent = [(event, batch_time(row.batch_id)) for event, row in zip(events, rows, strict=True)]
+    recent = [(event, time) for event, time in recent if time + DEDUPLICATION_WINDOW > ports.clock.now()]
+    items = ports.recent_events.get_items([event.id for event, _ in recent])
+    for event, time in recent:
+        item = items.get(event.id)
+        if item and item.source == event.record.source and (attribute := item.differs_from(event, time)):
+            audit.other_items.append(f"{event.id} ({attribute})")
     reads = [partial(event_json_object, event, batch_time(row.batch_id), ports) for event, row in zip(events, rows, strict=True)]
     for event, row, (_, object_) in zip(events, rows, ports.task_pool.run_all(reads), strict=True):
         if object_ is None:
@@ -69,5 +79,5 @@ def _compare_chunk(rows: Sequence[StoredRow], audit: BytesAudit, ports: Ports) -
         audit.compared += 1
         if object_.body != row.payload:
             audit.other_bytes.append(event.id)
-        elif (object_.metadata.get("source"), object_.metadata.get("batch")) != (str(row.source), row.batch_id):
-            audit.other_origin.append(event.id)
+        elif not has_same_metadata(object_.metadata, event_metadata(event, row.batch_id)):
+            audit.other_metadata.append(event.id)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from analytics_defs.core.ingest.batch_accounting import recent_hours
 from analytics_defs.flows.audit.hour import audit_hour
+from analytics_defs.flows.stored.compacted_parts import compacted_part_findings
 from analytics_defs.flows.stored.hour_files import HourFiles, batch_records, expected_rows, hour_files, live_counters
 from analytics_defs.ports import Ports
 
@@ -62,7 +63,7 @@ def _recent_event_counts(ports: Ports) -> list[tuple[str, int]]:
 
 
 def _compare_counts(files: HourFiles, ports: Ports) -> list[str]:
-    """Compare batch records, the archive's revision and the live counter. A batch that closes meanwhile is no difference."""
+    """Compare batch records, revision, live counter and leftover parts. A batch that closes meanwhile is no difference."""
     recorded = expected_rows(files.hour, batch_records(files.batches, ports))
     total, findings = sum(recorded.values()), list[str]()
     counter = live_counters(files.hour, ports, lambda counts: counts.get("events", 0) == total).get("events", 0)
@@ -71,4 +72,4 @@ def _compare_counts(files: HourFiles, ports: Ports) -> list[str]:
         findings.append(f"{revision.rows} rows in revision {revision.number}, {archived} in the records of its batches")
     if counter != total and len(ports.ledger.batches_of_hour(files.hour)) == len(files.batches):
         findings.append(f"{counter} events in the counters, {total} in the records of {len(files.batches)} batches")
-    return findings
+    return [*findings, *compacted_part_findings(files, ports)]

@@ -12,7 +12,8 @@ A process may crash between any two steps, or continue an hour later:
 | delete inputs  | All readers use the new revision. The inputs still exist; the next compaction deletes them.             |
 
 A zombie compaction is refused: its revision number exists, and the manifest is newer than its own. The files that it deletes belong to
-no current revision. A zombie ingest run can re-create the part of a compacted batch; the next compaction deletes that part.
+no current revision. A zombie ingest run can re-create the part of a compacted batch.
+It deletes the part when its close is refused. If it dies before, the next compaction or statistics of the hour delete the part.
 """
 
 from __future__ import annotations

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from analytics_defs.core.hours import statistics
-from analytics_defs.core.hours.revision import end_of_hour
+from analytics_defs.core.hours.revision import start_of_hour
 from analytics_defs.core.hours.statistics import DayStats, HourStats, Minute, ProductStats
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
 from analytics_defs.core.storage.object_keys import aggregate_key, batch_id, require_hour
 from analytics_defs.core.timestamps import hour_of
 from analytics_defs.errors import InconsistentState, Superseded
 from analytics_defs.flows.conflict_retry import Conflict, retry_on_conflict
+from analytics_defs.flows.stored.compacted_parts import delete_compacted_parts
 from analytics_defs.flows.stored.hour_files import (
     MAX_HOUR_READS,
     ConcurrentCompaction,
@@ -86,7 +86,7 @@ class ActivityResult:
 def compute_hourly_stats(hour: str, ports: Ports, engine_factory: StatisticsEngineFactory) -> HourlyResult:
     """Count the rows of the hour and write its statistics. The same rows give the same bytes.
 
-    A zombie executor cannot leave older statistics over newer ones.
+    A zombie executor cannot leave older statistics over newer ones. Compacted parts that a zombie left are deleted.
     Raises InconsistentState, with nothing written, if files, batch records and live counters differ.
     Raises DataExpired if retention has removed rows: the stored statistics stay.
     """
@@ -113,6 +113,8 @@ def _hourly(files: HourFiles, ports: Ports, engine_factory: StatisticsEngineFact
         ports.object_store.upload(keys[2], products, PARQUET_CONTENT_TYPE)
         if ports.object_store.get(hourly.key) != hourly.body:
             raise ConcurrentCompaction(f"hour {hour}: another executor wrote statistics at the same time, and files of both may be mixed")
+        if files.revision:
+            delete_compacted_parts(files.revision, ports)
         return HourlyResult(stats, tuple(minutes), tuple(engine.top_products(products, TOP_PRODUCTS_LIMIT)), keys)
 
 
@@ -163,7 +165,7 @@ def _by_type(counts: HourCounts) -> dict[str, int]:
 def _hour_stats(files: HourFiles, counts: HourCounts, duplicates: int) -> HourStats:
     by_type = _by_type(counts)
     return HourStats(
-        hour=files.hour,
+        period=files.hour,
         events=sum(by_type.values()),
         **{name: by_type.get(kind, 0) for kind, name in statistics.STATUSES.items()},
         products=counts.products,
@@ -181,7 +183,7 @@ def _duplicates_in(hour: str, ports: Ports) -> int:
 
     The count comes from the batch records, because retention may have removed the files of duplicates.
     """
-    first = batch_id(end_of_hour(hour) - timedelta(hours=1), ()).partition("-")[0]
+    first = batch_id(start_of_hour(hour), ()).partition("-")[0]
     records = takewhile(lambda record: hour_of(record.batch.time) == hour, ports.ledger.batch_records_from(first))
     return sum(record.outcome_counts.duplicates for record in records)
 
@@ -261,7 +263,7 @@ def _product_files(day: str, engine: StatisticsEngine, ports: Ports) -> Sequence
 
 def _outdated_hours(day: str, hours: Sequence[HourStats], ports: Ports) -> list[str]:
     """Return the hours of the day that have more closed batches than their statistics contain."""
-    known_batches: Mapping[str, int] = {stats.hour: stats.batches for stats in hours}
+    known_batches: Mapping[str, int] = {stats.period: stats.batches for stats in hours}
     return [hour for hour in statistics.hours_of_day(day) if len(ports.ledger.batches_of_hour(hour)) != known_batches.get(hour, 0)]
 
 

@@ -9,12 +9,17 @@ from analytics_defs.core.ledger import Batch, BatchKind, BatchRecord
 from analytics_defs.core.storage.object_keys import staging_key
 from analytics_defs.errors import AnalyticsError, InconsistentState, Superseded
 from analytics_defs.flows.deferred_errors import DeferredErrors
+from analytics_defs.flows.stored.compacted_parts import delete_own_compacted_parts
 from analytics_defs.ports import Ports
 
 
 def close_batch(record: BatchRecord, ports: Ports) -> BatchRecord | None:
-    """Close the batch and delete its staging file. Return None if the ledger refused: another executor was first."""
+    """Close the batch and delete its staging file. Return None if the ledger refused: another executor was first.
+
+    After a refusal, parts that are already in an archive are deleted: this executor may have written them again.
+    """
     if not ports.ledger.close_batch(record):
+        delete_own_compacted_parts(record, ports)
         return None
     ports.object_store.delete([staging_key(record.batch.id)])
     return record

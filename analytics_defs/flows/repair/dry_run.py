@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any, cast
 
 from analytics_defs.core.events.event import Event
+from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.storage.object_keys import DEAD_LETTERS
 from analytics_defs.core.timestamps import iso_milliseconds
-from analytics_defs.ports import RECENT_EVENTS_TTL, ClaimResult, ObjectInfo, ObjectStore, Ports, RecentEvents, StoredEvent, StoredObject
+from analytics_defs.ports import (
+    RECENT_EVENTS_TTL,
+    ClaimResult,
+    Ledger,
+    ObjectInfo,
+    ObjectStore,
+    Ports,
+    RecentEvents,
+    StoredEvent,
+    StoredObject,
+)
 
 MAX_OVERLAY_ITEMS = 200_000
 MAX_OVERLAY_BYTES = 64 * 2**20
@@ -18,7 +30,25 @@ MAX_OVERLAY_BYTES = 64 * 2**20
 
 def dry_run_overlay(ports: Ports) -> Ports:
     """Return ports that read from the stores and keep writes in memory."""
-    return replace(ports, recent_events=_RecentEventsOverlay(ports.recent_events), object_store=_ObjectStoreOverlay(ports.object_store))
+    return replace(
+        ports,
+        recent_events=_RecentEventsOverlay(ports.recent_events),
+        object_store=_ObjectStoreOverlay(ports.object_store),
+        ledger=cast(Ledger, _LedgerOverlay(ports.ledger)),
+    )
+
+
+class _LedgerOverlay:
+    """The ledger without the entries that the dry run would restore. No other method of a repair writes to the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._ledger, method)
+
+    def restore_entries(self, record: BatchRecord) -> None:
+        pass
 
 
 class _RecentEventsOverlay:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from analytics_defs.core.events.decimal_json import parse_decimal_json
 from analytics_defs.core.events.event import Event, Rejection, ValidationRules
 from analytics_defs.core.hours.revision import ArchiveRevision
 from analytics_defs.core.ledger import BatchRecord
@@ -15,7 +14,7 @@ from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, EventOutcomes, IdOwner, StoredKind, missing_by_hour, resolve_outcomes
 from analytics_defs.core.storage import event_parquet
 from analytics_defs.core.storage.content_types import PARQUET_CONTENT_TYPE
-from analytics_defs.core.storage.object_keys import part_key
+from analytics_defs.core.storage.object_keys import batch_time, part_key
 from analytics_defs.core.timestamps import iso_milliseconds
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
 from analytics_defs.flows.progress import ProgressCallback, no_progress
@@ -51,6 +50,8 @@ class BatchRepair:
         self.is_undecided = False
         """True if nothing proves the outcome of an event. An item that the repair of another batch restores may prove it."""
         self._event_json, self._files = EventJsonRepair(record, ports, self.findings), FileRepair(record, ports, self.findings)
+        self._entries: list[str] = []
+        """Names of the ledger's entries that are not as the batch put them."""
         self._items: list[Event] = []
         self._leftovers: list[str] = []
 
@@ -61,6 +62,9 @@ class BatchRepair:
         one of its hours.
         """
         record, ports = self.record, self._ports
+        self._entries = [*ports.ledger.differing_entries(record)]
+        for name in self._entries:
+            self.findings.note(StoredKind.LEDGER_ENTRY, ComparisonResult.DIFFERENT, name)
         kafka = reread_from_kafka(record, ports, self._rules)
         parts = {hour: ports.object_store.get(key) for hour, key in record.parts.items()}
         rows = {source: event for hour, data in parts.items() if data for source, event in read_part_rows(data, record, hour).items()}
@@ -127,18 +131,30 @@ class BatchRepair:
         for event in stored:
             item = items.get(event.id)
             if item is not None and item.source != event.record.source and not item.is_outside_deduplication_window(time):
+                self._compare_owner(item)
                 continue
-            ttl = int((time + RECENT_EVENTS_TTL).timestamp())
             if item is None:
                 result = ComparisonResult.MISSING
-            elif (item.type, item.timestamp, item.created_at, item.ttl) == (event.type, event.timestamp, iso_milliseconds(time), ttl) and (
-                item.data is None or item.data == parse_decimal_json(event.data)
-            ):
-                result = ComparisonResult.IDENTICAL
             else:
-                result = ComparisonResult.DIFFERENT
+                result = ComparisonResult.DIFFERENT if item.differs_from(event, time) else ComparisonResult.IDENTICAL
             self.findings.note(StoredKind.ITEM, result, event.id)
             self._items += [] if result is ComparisonResult.IDENTICAL else [event]
+
+    def _compare_owner(self, item: StoredEvent) -> None:
+        """Report an item whose source no other batch of the item's creation time holds.
+
+        This batch cannot: it stored the event itself, and a batch stores an id once.
+        """
+        ledger, source = self._ports.ledger, item.source
+        closed = ledger.closed_range_at(source)
+        batches = {*([closed.batch_id] if closed else []), *ledger.redriven_by([source]).values(), *ledger.snapshot().pending}
+        if item.created_at not in {iso_milliseconds(batch_time(batch_id)) for batch_id in batches - {self.record.batch.id}}:
+            self.findings.note(StoredKind.ITEM, ComparisonResult.DIFFERENT, item.id)
+            self.findings.lost.append(
+                f"batch {self.record.batch.id}: the item of id {item.id!r} in RecentEvents names source {source}, expected one whose batch "
+                f"has the item's createdAt, {item.created_at or 'none'}. It was altered, and was left alone. Remove the item, then repair "
+                "this range again."
+            )
 
     def _compare_part(self, hour: str, data: bytes | None, events: Sequence[Event], is_short: bool) -> None:
         """Compare the part of an hour. A leftover part of a damaged archive stays: it may be the last copy of its rows."""
@@ -156,13 +172,15 @@ class BatchRepair:
             )
 
     def repair(self) -> None:
-        """Write back what differs: first the items, then the JSON objects, then the files.
+        """Write back what differs: first the ledger's entries, then the items, the JSON objects and the files.
 
         A JSON object is written only if its key still holds what `compare` read. Another batch may have claimed the id since.
         A part that is in the archive by now is deleted again, like a leftover: only after the manifest names the archive, because
         readers of an older manifest would look for the part.
         """
         ports, time = self._ports, self.record.batch.time
+        if self._entries:
+            ports.ledger.restore_entries(self.record)
         chunks = [self._items[start : start + CLAIM_CHUNK_EVENTS] for start in range(0, len(self._items), CLAIM_CHUNK_EVENTS)]
         claims = ports.task_pool.run_all([partial(ports.recent_events.claim, chunk, time) for chunk in chunks])
         pointers = [source for claim in claims for source in claim.pointers if source in self._event_json.only_if_pointed]

@@ -10,11 +10,11 @@ from analytics_defs.core.ledger import BatchRecord
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.repair import ComparisonResult, StoredKind
 from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
-from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, event_metadata
+from analytics_defs.core.storage.object_keys import event_metadata
 from analytics_defs.flows.ingest.write_batch import CLAIM_CHUNK_EVENTS
 from analytics_defs.flows.progress import ProgressCallback
 from analytics_defs.flows.repair.findings import Findings
-from analytics_defs.flows.stored.event_json import event_json_object
+from analytics_defs.flows.stored.event_json import event_json_object, has_same_metadata
 from analytics_defs.ports import Ports, StoredEvent, StoredObject
 
 
@@ -72,7 +72,7 @@ class EventJsonRepair:
                 self.only_if_pointed[source] = object_
                 continue
             existing = self._objects.get(key)
-            is_same = existing and existing.body == object_.body and _same_metadata(existing.metadata, object_.metadata)
+            is_same = existing and existing.body == object_.body and has_same_metadata(existing.metadata, object_.metadata)
             self._findings.note(
                 StoredKind.OBJECT,
                 ComparisonResult.IDENTICAL if is_same else ComparisonResult.DIFFERENT if existing else ComparisonResult.MISSING,
@@ -84,13 +84,3 @@ class EventJsonRepair:
         if item is not None and item.source == event.record.source and item.data is None:
             return True
         return self._ports.recent_events.needs_pointer(event, self.record.batch.time)
-
-
-def _same_metadata(existing: Mapping[str, str], expected: Mapping[str, str]) -> bool:
-    """Compare metadata, ignoring a record timestamp that only one side has.
-
-    Objects of older versions do not carry it. If Kafka has lost the record, the timestamp cannot be found elsewhere.
-    """
-    held, wanted = dict(existing), {name.lower(): value for name, value in expected.items()}
-    timestamps = {held.pop(RECORD_TIMESTAMP.lower(), None), wanted.pop(RECORD_TIMESTAMP.lower(), None)}
-    return held == wanted and len(timestamps - {None}) <= 1

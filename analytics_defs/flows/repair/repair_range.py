@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from itertools import takewhile
 
 from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.hours.revision import ArchiveRevision
@@ -194,11 +194,8 @@ def _redrives_of(batch_id: str, ports: Ports) -> set[str]:
 def _batches_of_hours(wanted: HourRange, ports: Ports) -> Iterator[str]:
     counters = ports.ledger.hourly_counters(wanted.first, wanted.end)
     batch_ids = {batch_id for hour in counters if hour < wanted.end for batch_id in ports.ledger.batches_of_hour(hour)}
-    day, today = date.fromisoformat(wanted.first[:10]), ports.clock.now().date()
-    while day <= min(today, date.fromisoformat(wanted.end[:10])):
-        records = ports.ledger.batches_of_day(day.isoformat())
-        batch_ids |= {record.batch.id for record in records if wanted.first <= hour_of(record.batch.time) < wanted.end}
-        day += timedelta(days=1)
+    records = ports.ledger.batch_records_from(wanted.first.replace("-", ""))  # the beginning of the ids of that hour
+    batch_ids |= {record.batch.id for record in takewhile(lambda record: hour_of(record.batch.time) < wanted.end, records)}
     yield from sorted(batch_ids)
 
 

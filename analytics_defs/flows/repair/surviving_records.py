@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 
 from analytics_defs.core.events.event import ClassifiedRecord, Event, ValidationRules, classify
-from analytics_defs.core.hours.manifest import manifest_bytes, parse_manifest
+from analytics_defs.core.hours.manifest import manifest_bytes
 from analytics_defs.core.hours.revision import ArchiveRevision, merge_summaries
 from analytics_defs.core.ingest.batch_builder import single_offset_range, uncovered_ranges
 from analytics_defs.core.ledger import BatchKind, BatchRecord
@@ -23,6 +23,7 @@ from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
 from analytics_defs.core.storage.dead_letter_files import Duplicate
 from analytics_defs.core.storage.object_keys import event_json_dir, event_key, manifest_key, metadata_record_timestamp, reused_id_event_key
 from analytics_defs.errors import InconsistentState, ResourceNotReady, Superseded, TopicRecreated
+from analytics_defs.flows.hours.manifest import is_manifest_of
 from analytics_defs.flows.hours.statistics import StatisticsEngineFactory
 from analytics_defs.flows.ingest.read_batch import require_same_topics
 from analytics_defs.flows.ingest.reread_batch import read_batch_dead_letters
@@ -188,7 +189,7 @@ def _require_latest(revision: ArchiveRevision, ports: Ports) -> None:
 def compare_manifest(revision: ArchiveRevision, ports: Ports) -> ComparisonResult:
     """Compare the manifest of the hour with the revision. Raises ConcurrentCompaction if the revision is not the latest any more."""
     held = ports.object_store.get(manifest_key(revision.hour))
-    if not _is_outdated(held, revision):
+    if is_manifest_of(held, revision):
         return ComparisonResult.IDENTICAL
     _require_latest(revision, ports)
     return ComparisonResult.MISSING if held is None else ComparisonResult.DIFFERENT
@@ -203,20 +204,12 @@ def repair_manifest(hour: str, ports: Ports) -> None:
     key = manifest_key(hour)
     for _ in range(MAX_HOUR_READS):
         held, revision = ports.object_store.get(key), ports.ledger.latest_revision(hour)
-        if revision is None or not _is_outdated(held, revision):
+        if revision is None or is_manifest_of(held, revision):
             return
         object_ = StoredObject(key, manifest_bytes(revision, is_complete(hour, ports)), JSON_CONTENT_TYPE, {})
         if ports.object_store.put_if(object_, partial(operator.eq, held)):
             return
     raise Superseded(f"{key} was written {MAX_HOUR_READS} times while it was compared. Try again.")
-
-
-def _is_outdated(held: bytes | None, revision: ArchiveRevision) -> bool:
-    """Return whether these bytes are not the manifest of the revision. None: there is no manifest."""
-    try:
-        return held is None or held != manifest_bytes(revision, parse_manifest(held, manifest_key(revision.hour)).complete)
-    except InconsistentState:
-        return True
 
 
 def read_event_json_rows(record: BatchRecord, hour: str, ports: Ports) -> dict[Source, Event]:

@@ -11,7 +11,7 @@ from analytics_defs.core.hours.revision import ExpiredData
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.offsets import Source
 from analytics_defs.core.storage.content_types import JSON_CONTENT_TYPE
-from analytics_defs.core.storage.object_keys import batch_time, event_key, event_metadata, reused_id_event_key
+from analytics_defs.core.storage.object_keys import RECORD_TIMESTAMP, batch_time, event_key, event_metadata, reused_id_event_key
 from analytics_defs.ports import Ports, StoredObject, may_have_been_reused
 
 
@@ -38,6 +38,16 @@ def event_json_object(event: Event, batch_time: datetime, ports: Ports) -> tuple
     reused_id_key = reused_id_event_key(event.hour, event.id, event.record.source)
     own = ports.object_store.get_object(reused_id_key)
     return (reused_id_key, own) if own or plain else (key, None)
+
+
+def has_same_metadata(existing: Mapping[str, str], expected: Mapping[str, str]) -> bool:
+    """Compare metadata, ignoring a record timestamp that only one side has.
+
+    Objects of older versions do not carry it. If Kafka has lost the record, the timestamp cannot be found elsewhere.
+    """
+    held, wanted = dict(existing), {name.lower(): value for name, value in expected.items()}
+    timestamps = {held.pop(RECORD_TIMESTAMP.lower(), None), wanted.pop(RECORD_TIMESTAMP.lower(), None)}
+    return held == wanted and len(timestamps - {None}) <= 1
 
 
 def _put_reused_ids(events: Sequence[Event], batch: Batch, ports: Ports) -> None:

@@ -36,7 +36,8 @@ def item(document: object) -> Item:
 
 
 def test_the_item_schema_lists_exactly_the_attributes_of_an_item() -> None:
-    assert {name for name, _, _ in ITEM_SCHEMA} == item(CREATED).keys()
+    kinds = {"S": "string", "N": "number", "M": "map"}
+    assert {name: kind for name, kind, _ in ITEM_SCHEMA} == {name: kinds[next(iter(value))] for name, value in item(CREATED).items()}
 
 
 def test_an_event_becomes_the_documented_item() -> None:

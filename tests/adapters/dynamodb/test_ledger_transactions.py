@@ -89,13 +89,15 @@ def conditions(actions: list[Action]) -> list[tuple[str, str | None]]:
 def test_every_action_that_must_happen_once_has_a_condition() -> None:
     record = redrive_record([Source(partition(0), 7)])
     assert conditions(begin_batch_actions(record.batch, TABLES)) == [
-        ("Update progress", "attribute_not_exists(pk) OR (#next = :start AND attribute_not_exists(#batch))"),
+        ("Update progress", "#next = :start AND attribute_not_exists(#batch)"),
         ("Put progress", "attribute_not_exists(pk)"),
     ]
+    new = [range_.topic_partition for range_ in record.batch.ranges]
+    assert conditions(begin_batch_actions(record.batch, TABLES, new))[0] == ("Update progress", "attribute_not_exists(pk)")
     assert conditions(close_batch_actions(record, TABLES)) == [
         ("Update progress", "#batch = :batch"),
         ("Update progress", "attribute_exists(pk)"),
-        ("Put range", None),
+        ("Put range", "attribute_not_exists(pk)"),
         ("Put batches", "attribute_not_exists(pk)"),
         ("Delete progress", "attribute_exists(pk)"),
         ("Update totals", None),

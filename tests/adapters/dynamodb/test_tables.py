@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from moto import mock_aws
@@ -10,11 +15,14 @@ from moto import mock_aws
 from analytics_defs.adapters.dynamodb.client import DynamoConfig
 from analytics_defs.adapters.dynamodb.errors import RequestRejected
 from analytics_defs.adapters.dynamodb.ledger_transactions import LedgerTables
+from analytics_defs.adapters.dynamodb.recent_events import DynamoRecentEvents
 from analytics_defs.adapters.dynamodb.requests import DynamoClient
 from analytics_defs.adapters.dynamodb.tables import MAX_POLLS, TableSchema, create_tables, expected_tables, table_mismatches
+from analytics_defs.core.events.event import MAX_ID_BYTES
 from analytics_defs.errors import ResourceNotReady, Unavailable
 from tests.adapters.dynamodb.scripted_dynamodb import DONE, Answer, scripted
-from tests.contracts.dynamodb_fixtures import real_dynamo
+from tests.contracts.dynamodb_fixtures import DYNAMOS, DynamoUnderTest, real_dynamo
+from tests.core.events.made_events import DELETED, event
 
 TABLES = expected_tables("recent", LedgerTables("ledger", "aggregates"))
 RECENT = TABLES[0]
@@ -96,6 +104,93 @@ def test_a_table_with_another_ttl_is_named_and_not_changed(dynamo: DynamoClient,
     assert "items expire by `ttl_description`, expected" in mismatch
     with pytest.raises(ResourceNotReady, match="items expire by `ttl_description`"):
         create_tables(dynamo, [table])
+
+
+# Indexes.
+
+
+def key_schema(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"AttributeName": name, "KeyType": kind} for name, kind in zip(names, ("HASH", "RANGE"), strict=False)]
+
+
+@contextmanager
+def indexed(fixture: DynamoUnderTest, number: int, *index: tuple[str, str]) -> Iterator[TableSchema]:
+    """Create one of the tables under a new name, with an index of these attributes and types."""
+    table = replace(fixture.tables[number], name=f"indexed-{uuid.uuid4().hex[:12]}")
+    types = dict.fromkeys(table.keys, "S") | dict(index)
+    fixture.dynamo.call(
+        "create_table",
+        [table.name],
+        TableName=table.name,
+        KeySchema=key_schema(table.keys),
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": kind} for name, kind in types.items()],
+        GlobalSecondaryIndexes=[{"IndexName": "by-hand", "KeySchema": key_schema(dict(index)), "Projection": {"ProjectionType": "ALL"}}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    try:
+        yield table
+    finally:
+        fixture.dynamo.call("delete_table", [table.name], TableName=table.name)
+
+
+RECENT_EVENTS, LEDGER, AGGREGATES = range(3)
+
+
+@pytest.fixture(params=["moto", pytest.param("real", marks=pytest.mark.real)])
+def fixture(request: pytest.FixtureRequest) -> Iterator[DynamoUnderTest]:
+    with DYNAMOS[request.param]() as under_test:
+        yield under_test
+
+
+@pytest.mark.parametrize(
+    ("number", "index", "found"),
+    [
+        (RECENT_EVENTS, [("timestamp", "N")], r"timestamp \(N\) as key, but items are written with timestamp \(S\)"),
+        (RECENT_EVENTS, [("eventType", "S"), ("ttl", "S")], r"ttl \(S\) as key, but items are written with ttl \(N\)"),
+        (RECENT_EVENTS, [("eventType", "S"), ("data", "S")], r"data \(S\) as key, but items are written with data \(M\)"),
+        (RECENT_EVENTS, [("eventType", "S"), ("eventId", "S")], "eventId as sort key, which holds 1024 bytes"),
+        (LEDGER, [("pk", "S"), ("time", "N")], r"time \(N\) as key, but items are written with time \(S\)"),
+        (LEDGER, [("first", "N")], r"first \(N\) as key, but items are written with first \(S, N\)"),
+        (AGGREGATES, [("pk", "S"), ("events", "S")], r"events \(S\) as key, but items are written with events \(N\)"),
+        (
+            AGGREGATES,
+            [("type.ProductCreated", "B")],
+            r"type.ProductCreated \(B\) as key, but items are written with type.ProductCreated \(N\)",
+        ),
+    ],
+)
+def test_an_index_that_rejects_our_items_is_named_and_not_changed(
+    fixture: DynamoUnderTest, number: int, index: list[tuple[str, str]], found: str
+) -> None:
+    with indexed(fixture, number, *index) as table:
+        (mismatch,) = table_mismatches(fixture.dynamo, [table])
+        assert re.search(f"table {table.name}: its index by-hand has {found}.*every batch fails", mismatch)
+        with pytest.raises(ResourceNotReady, match="its index by-hand"):
+            create_tables(fixture.dynamo, [table])
+
+
+@pytest.mark.parametrize(
+    ("number", "index"),
+    [
+        (RECENT_EVENTS, [("eventType", "S"), ("timestamp", "S")]),
+        (RECENT_EVENTS, [("eventId", "S"), ("ttl", "N")]),
+        (RECENT_EVENTS, [("written by no program", "N")]),
+        (LEDGER, [("run", "S"), ("lane", "N")]),
+        (AGGREGATES, [("sk", "S"), ("events", "N")]),
+    ],
+)
+def test_an_index_that_accepts_our_items_passes(fixture: DynamoUnderTest, number: int, index: list[tuple[str, str]]) -> None:
+    with indexed(fixture, number, *index) as table:
+        create_tables(fixture.dynamo, [table])
+        assert table_mismatches(fixture.dynamo, [table]) == []
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("index", [[("timestamp", "N")], [("eventType", "S"), ("eventId", "S")]])
+def test_a_real_dynamodb_rejects_every_event_if_an_index_does_not_fit(index: list[tuple[str, str]]) -> None:
+    longest = event(DELETED | {"id": "x" * MAX_ID_BYTES})
+    with real_dynamo() as real, indexed(real, RECENT_EVENTS, *index) as table, pytest.raises(RequestRejected):
+        DynamoRecentEvents(real.dynamo, table.name).claim([longest], datetime(2024, 1, 15, 12, tzinfo=UTC))
 
 
 # Only AWS does this.

@@ -239,7 +239,7 @@ def test_statistics_load_as_a_data_frame(instance: dg.DagsterInstance) -> None:
     assert type(loaded).__name__ == "DataFrame"
     frame: Any = loaded
     assert frame["events"].to_list() == [10]
-    assert frame["hour"].to_list() == ["2024-01-15T10"]
+    assert frame["period"].to_list() == ["2024-01-15T10"]
 
 
 def test_every_hourly_asset_has_a_description_owners_kinds_and_columns() -> None:

@@ -449,3 +449,28 @@ def test_the_cursor_is_small_json_without_events(platform: MemoryPlatform, insta
     first = platform.tick(instance)
     platform.run(instance, requests(first)[0])
     assert json.loads(platform.tick(instance, first.cursor).cursor or "")["reported"] == {f"{TOPIC}/0": 5, f"{TOPIC}/1": 5}
+
+
+FOREIGN_CURSORS = [
+    "reset me",
+    "5",
+    "[]",
+    '"text"',
+    '{"reported": 5}',
+    '{"reported": {"ProductDeleted/0": "x"}}',
+    '{"observed_at": "yesterday"}',
+    '{"observed_at": "2024-01-15"}',
+    '{"recommitted_at": {"x": "2024-01-15T10:00:00+00:00"}}',
+    '{"small_since": {"0": 5}}',
+    '{"leases": {"run": 5}}',
+    '{"leases": {"run": {"renewed_at": null, "observed_at": "2024-01-15T10:00:00"}}}',
+]
+
+
+@pytest.mark.parametrize("cursor", FOREIGN_CURSORS)
+def test_a_cursor_that_the_sensor_did_not_write_counts_as_lost(platform: MemoryPlatform, instance: dg.DagsterInstance, cursor: str) -> None:
+    platform.produce(10)
+    expected = platform.tick(instance)
+    result = platform.tick(instance, cursor)
+    assert [request.run_config for request in requests(result)] == [request.run_config for request in requests(expected)]
+    assert result.cursor == expected.cursor

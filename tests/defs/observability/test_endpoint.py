@@ -162,3 +162,8 @@ def test_the_run_uses_a_slot_of_its_own_and_has_no_time_limit() -> None:
 )
 def test_the_url_of_a_server_follows_its_listening_address(host: str, url: str) -> None:
     assert url_of(host, 1) == url
+
+
+@pytest.mark.parametrize("cursor", ["reset me", "5", "[]", '{"requested_at": "2024-01-15"}', '{"attempts": "many"}'])
+def test_a_cursor_of_another_origin_counts_as_lost(platform: ServingPlatform, instance: dg.DagsterInstance, cursor: str) -> None:
+    assert len(tick(platform, instance, cursor).run_requests or []) == len(tick(platform, instance).run_requests or []) == 1

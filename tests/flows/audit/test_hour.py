@@ -267,7 +267,9 @@ def test_counters_that_do_not_equal_the_checkpoints_are_a_difference() -> None:
     world.produce(event("a"))
     world.settle()
     audited = audit_offsets(world.ports)
-    assert audited.differences == ("duplicates: 7 in the counters, 0 over the checkpoints",)
+    assert audited.differences == (
+        "duplicates: 7 in the counters, 0 over the checkpoints. `analytics reconcile-counters --dry-run` shows the corrections",
+    )
     assert not audited.balanced
 
 
