@@ -15,9 +15,11 @@ from analytics_defs.defs.hours.hourly_assets import event_archive, hourly_automa
 from analytics_defs.defs.ingest.job import ingest_events, micro_batch_job
 from analytics_defs.defs.ingest.sensor import kafka_micro_batches
 from analytics_defs.defs.observability.endpoint import observability_endpoint, observability_endpoint_sensor
+from analytics_defs.defs.operations.dead_run_sensor import dead_run_sensor
 from analytics_defs.defs.operations.purge_runs import purge_old_runs_hourly, purge_old_runs_job
 from analytics_defs.defs.operations.repair_job import repair_job
 from analytics_defs.defs.operations.retention_job import apply_retention_job, retention_schedule
+from analytics_defs.defs.resources.leased_platform import leased_platform
 from analytics_defs.defs.resources.platform import Platform
 from analytics_defs.defs.resources.statistics_io_manager import STATISTICS_IO_MANAGER, StatisticsIOManager
 
@@ -35,7 +37,7 @@ defs = dg.Definitions(
     asset_checks=[all_offsets_accounted_for, ingest_health, stores_consistent],
     jobs=[micro_batch_job, stores_consistency_check_job, repair_job, observability_endpoint, purge_old_runs_job, apply_retention_job],
     schedules=[stores_consistency_check_hourly, purge_old_runs_hourly, retention_schedule],
-    sensors=[kafka_micro_batches, hourly_automation, observability_endpoint_sensor],
-    resources={"platform": Platform(), STATISTICS_IO_MANAGER: StatisticsIOManager(Platform())},
+    sensors=[kafka_micro_batches, hourly_automation, observability_endpoint_sensor, dead_run_sensor],
+    resources={"platform": leased_platform, STATISTICS_IO_MANAGER: StatisticsIOManager(Platform())},
     executor=dg.in_process_executor,
 )

@@ -144,7 +144,8 @@ class Lease:
     """The heartbeat of a run. The sensor uses it to find dead runs; safety never depends on it."""
 
     run_id: str
-    lane: int
+    lane: int | None
+    """None for a run that belongs to no lane."""
     renewed_at: datetime
 
 

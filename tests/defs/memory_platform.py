@@ -49,7 +49,7 @@ class MemoryPlatform(Platform):
         return partial(duckdb_statistics, 128, 1)
 
     @contextmanager
-    def lease_heartbeat(self, run_id: str, lane: int) -> Iterator[Ports]:
+    def lease_heartbeat(self, run_id: str, lane: int | None) -> Iterator[Ports]:
         self._ports.ledger.renew_lease(Lease(run_id, lane, self.clock.now()))
         yield self._ports
         self._ports.ledger.release_lease(run_id)

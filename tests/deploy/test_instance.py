@@ -48,11 +48,16 @@ def test_the_run_queue_is_polled_every_second(instance: InstanceRef) -> None:
     assert coordinator.dequeue_interval_seconds == 1
 
 
-def test_crashed_runs_are_retried_except_micro_batches_and_failed_steps() -> None:
-    assert PRODUCTION["run_monitoring"]["enabled"]
-    assert PRODUCTION["run_monitoring"]["max_runtime_seconds"] > 0
-    assert PRODUCTION["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
+@pytest.mark.parametrize("file", [DEPLOY / "dagster.yaml", ROOT / "dagster.yaml"], ids=["production", "development"])
+def test_crashed_runs_are_retried_except_micro_batches_and_failed_steps(file: Path) -> None:
+    instance = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert instance["run_monitoring"]["enabled"]
+    assert instance["run_retries"] == {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False}
     assert (micro_batch_job.tags or {})["dagster/max_retries"] == "0"
+
+
+def test_a_run_that_hangs_in_production_is_ended_by_its_age() -> None:
+    assert PRODUCTION["run_monitoring"]["max_runtime_seconds"] > 0
 
 
 def test_compute_logs_are_written_to_the_archive_bucket(instance: InstanceRef) -> None:

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from analytics_defs.config import Settings
 from analytics_defs.devstack.tcp_ports import LOOPBACK, free_port, http_status
@@ -27,6 +29,18 @@ REPOSITORY = {"repositoryLocationName": "analytics", "repositoryName": "__reposi
 @dataclass(frozen=True, slots=True)
 class UserInterface:
     url: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill webserver, daemon, code server and the processes of all runs at once, as when the machine loses power."""
+        tree = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in tree:
+            process.suspend()  # so that no parent records the end of its child
+        for process in tree:
+            process.kill()
+        self.process.wait(10)
+        _, alive = psutil.wait_procs(tree[1:], timeout=10)
+        assert not alive
 
     def query(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -40,6 +54,14 @@ class UserInterface:
         selector = REPOSITORY | {"sensorName": name}
         result = self.query("query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }", s=selector)
         self.query("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=result["sensorOrError"]["id"])
+
+    def launch_job(self, name: str, config: Mapping[str, Any]) -> str:
+        params = {"selector": REPOSITORY | {"jobName": name}, "runConfigData": json.dumps(config)}
+        query = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+            __typename ... on LaunchRunSuccess { run { id } } ... on PythonError { message } } }"""
+        result = self.query(query, p=params)["launchRun"]
+        assert result["__typename"] == "LaunchRunSuccess", result
+        return str(result["run"]["id"])
 
     def launch_backfill(self, asset: str, partitions: list[str]) -> str:
         params = {"assetSelection": [{"path": [asset]}], "partitionNames": partitions}
@@ -67,19 +89,25 @@ class UserInterface:
 
 
 @contextmanager
-def dagster_dev(settings: Settings, folder: Path) -> Iterator[UserInterface]:
-    """Start `dagster dev` and wait until it serves. End it with all its processes after the block. Its output is in `folder`."""
+def dagster_dev(
+    settings: Settings, folder: Path, workspace: Sequence[str] = ("-w", "workspace.yaml"), **changes: str
+) -> Iterator[UserInterface]:
+    """Start `dagster dev` and wait until it serves. End it with all its processes after the block. Its output is in `folder`.
+
+    Its instance is `folder / "home"`. It is created if it does not exist. `changes` are environment variables.
+    """
     home, port = folder / "home", free_port()
-    home.mkdir()
-    shutil.copy(ROOT / "dagster.yaml", home)
-    command = [sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(port), "-w", "workspace.yaml"]
-    environment = dict(os.environ) | dict(_environment(settings)) | {"DAGSTER_HOME": str(home)}
-    with (folder / "dagster.log").open("wb") as log:
+    if not home.exists():
+        home.mkdir()
+        shutil.copy(ROOT / "dagster.yaml", home)
+    command = [sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(port), *workspace]
+    environment = dict(os.environ) | dict(_environment(settings)) | {"DAGSTER_HOME": str(home)} | changes
+    with (folder / "dagster.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
             url = f"http://{LOOPBACK}:{port}"
             until(lambda: _answers(f"{url}/server_info"), seconds=120)
-            yield UserInterface(url)
+            yield UserInterface(url, process)
         finally:
             _end(process)
 
@@ -97,7 +125,8 @@ def _environment(settings: Settings) -> Mapping[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGINT)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
     with suppress(ProcessLookupError):

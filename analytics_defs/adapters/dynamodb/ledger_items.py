@@ -148,7 +148,7 @@ def lease_item(lease: Lease) -> Item:
 
 
 def parse_lease(fields: Fields) -> Lease:
-    return Lease(fields["sk"].removeprefix(keys.LEASE), fields["lane"], datetime.fromisoformat(fields["renewed_at"]))
+    return Lease(fields["sk"].removeprefix(keys.LEASE), fields.get("lane"), datetime.fromisoformat(fields["renewed_at"]))
 
 
 def platform_id_item(platform_id: PlatformId) -> Item:

@@ -9,7 +9,7 @@ IngestLedger:
 | `progress`                | `topic#<name>`             | newest incarnation: id, starts       | the snapshot, with the next four   |
 | `progress`                | `checkpoint#<topic-part…>` | first, next, pending batch, outcomes |                                    |
 | `progress`                | `pending#<batch id>`       | the batch as begun, staged or not    | also: work left in a batch         |
-| `progress`                | `lease#<run id>`           | lane, time of the last renewal       |                                    |
+| `progress`                | `lease#<run id>`           | lane if any, time of last renewal    |                                    |
 | `progress`                | `platform-id#~`            | platform id, its tables and buckets  | whether stores belong together     |
 | `batches`                 | `<batch id>`               | the batch record, never changed      | one batch, a day's, the newest     |
 | `range#<topic-partition>` | `<end, 20 digits>`         | batch, start, outcomes               | the batch of an offset             |

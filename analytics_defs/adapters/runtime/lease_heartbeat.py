@@ -1,4 +1,4 @@
-"""The heartbeat of a run in the ledger. The sensor uses it to detect dead runs. No safety property depends on it."""
+"""The heartbeat of a run in the ledger. Two sensors use it to detect dead runs. No safety property depends on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LeaseHeartbeat:
     An unavailable ledger never ends the work. It is logged once, and again only after a renewal succeeded in between.
     """
 
-    def __init__(self, ledger: Ledger, run_id: str, lane: int, clock: Clock, *, every: timedelta = timedelta(seconds=5)) -> None:
+    def __init__(self, ledger: Ledger, run_id: str, lane: int | None, clock: Clock, *, every: timedelta = timedelta(seconds=5)) -> None:
         self._ledger = ledger
         self._run_id = run_id
         self._lane = lane

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime
 
 from analytics_defs.core.ingest.planning import LEASE_DURATION, Plan
 from analytics_defs.core.ledger import Lease
 
 MIN_BACKOFF = timedelta(seconds=5)
 MAX_BACKOFF = timedelta(minutes=5)
+MAX_OBSERVED_GAP = timedelta(seconds=15)
+"""Limit of the time that counts between two observations of a lease. If the ledger did not answer for an hour, or the machine was
+suspended, the runs have the rest of `LEASE_DURATION` to renew their leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +69,37 @@ class HoldLane:
 
 @dataclass(frozen=True, slots=True)
 class LeaseObservation:
-    """Time since when the lease of a run is unchanged."""
+    """How long a sensor has seen the lease of a run unchanged."""
 
-    since: datetime
-    """Time of the first observation of this lease, by the sensor's clock."""
-    renewed_at: datetime | None
+    renewed_at: AwareDatetime | None
     """Renewal time in the lease, by the clock of the run's worker. None if the run had no lease."""
+    observed_at: AwareDatetime
+    """Time of the last observation, by the sensor's clock."""
+    unchanged_for: timedelta = timedelta(0)
+    """Sum of the times between the observations of this lease, each at most MAX_OBSERVED_GAP."""
+
+    @property
+    def is_expired(self) -> bool:
+        return self.unchanged_for > LEASE_DURATION
 
 
 def observe_leases(
-    runs: Sequence[LaneRun], leases: Mapping[str, Lease], known: Mapping[str, LeaseObservation], now: datetime
+    run_ids: Iterable[str], leases: Mapping[str, Lease], known: Mapping[str, LeaseObservation], now: datetime
 ) -> dict[str, LeaseObservation]:
-    """Return an observation for each run that began. `known`: the result of the previous tick.
+    """Return an observation for each run. The runs have begun. `known`: the result of the previous tick.
 
     Lease age is measured with the sensor's clock, because the clocks of workers differ. A finishing run releases
     its lease before Dagster shows it as finished, so a missing lease must also persist for a while.
     """
-    begun = [run.run_id for run in runs if run.began_at]
-    current = {run_id: LeaseObservation(now, leases[run_id].renewed_at if run_id in leases else None) for run_id in begun}
-    unchanged = {run_id for run_id in begun if run_id in known and known[run_id].renewed_at == current[run_id].renewed_at}
-    return {run_id: known[run_id] if run_id in unchanged else observation for run_id, observation in current.items()}
+    return {run_id: _observe(leases.get(run_id), known.get(run_id), now) for run_id in run_ids}
+
+
+def _observe(lease: Lease | None, known: LeaseObservation | None, now: datetime) -> LeaseObservation:
+    renewed_at = lease.renewed_at if lease else None
+    if known is None or known.renewed_at != renewed_at:
+        return LeaseObservation(renewed_at, now)
+    gap = min(max(now - known.observed_at, timedelta(0)), MAX_OBSERVED_GAP)
+    return LeaseObservation(renewed_at, now, known.unchanged_for + gap)
 
 
 def dead_runs(
@@ -95,7 +111,7 @@ def dead_runs(
     within `start_timeout`. Its status in Dagster is ignored.
     """
     unbegun = [run.run_id for run in runs if run.began_at is None and run.launched_at and now - run.launched_at > start_timeout]
-    without_heartbeat = [run_id for run_id, observation in observations.items() if now - observation.since > LEASE_DURATION]
+    without_heartbeat = [run_id for run_id, observation in observations.items() if observation.is_expired]
     seconds = f"{start_timeout.total_seconds():g} s (RUN_START_TIMEOUT)"
     return dict.fromkeys(unbegun, _NOT_BEGUN.format(seconds=seconds)) | dict.fromkeys(without_heartbeat, _NO_HEARTBEAT)
 

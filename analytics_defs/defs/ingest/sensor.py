@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from pydantic import TypeAdapter
 
 from analytics_defs.config import Settings
 from analytics_defs.core.ingest.planning import LEASE_DURATION, Plan, PlanningResult
@@ -30,6 +31,8 @@ from analytics_defs.errors import AnalyticsError
 from analytics_defs.flows.hours.changed_hours import Changes, changed_hours
 from analytics_defs.flows.ingest.planning import plan_lanes
 
+LEASE_OBSERVATIONS = TypeAdapter(dict[str, LeaseObservation])
+"""The part of a sensor's cursor that holds the observed leases, by run id."""
 RECOMMIT_INTERVAL = timedelta(days=1)
 """Offsets of a group without members expire (7 days by default), so the offsets of quiet topics are committed again."""
 
@@ -60,10 +63,7 @@ class Cursor:
             _time(state.get("observed_at")),
             _times(state.get("recommitted_at", {})),
             _times(state.get("small_since", {})),
-            {
-                run_id: LeaseObservation(_aware(since), _time(renewed_at))
-                for run_id, (since, renewed_at) in state.get("lease_observations", {}).items()
-            },
+            LEASE_OBSERVATIONS.validate_python(state.get("leases", {})),
         )
 
     def __str__(self) -> str:
@@ -74,10 +74,7 @@ class Cursor:
                 "observed_at": self.observed_at and self.observed_at.isoformat(),
                 "recommitted_at": {lane: at.isoformat() for lane, at in self.recommitted_at.items()},
                 "small_since": {lane: since.isoformat() for lane, since in self.small_since.items()},
-                "lease_observations": {
-                    run_id: (observation.since.isoformat(), observation.renewed_at and observation.renewed_at.isoformat())
-                    for run_id, observation in self.lease_observations.items()
-                },
+                "leases": LEASE_OBSERVATIONS.dump_python(self.lease_observations, mode="json"),
             }
         )
 
@@ -179,7 +176,9 @@ def _lanes_in_use(
             launched = None if is_queued else record.update_timestamp.replace(tzinfo=UTC)
             began = None if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)
             runs[run.run_id] = LaneRun(run.run_id, int(run.tags[LANE_TAG]), launched, began)
-    cursor.lease_observations = observe_leases(list(runs.values()), snapshot.leases, cursor.lease_observations, now)
+    cursor.lease_observations = observe_leases(
+        [run.run_id for run in runs.values() if run.began_at], snapshot.leases, cursor.lease_observations, now
+    )
     dead = dead_runs(list(runs.values()), cursor.lease_observations, start_timeout, now)
     for record in records:
         if record.dagster_run.run_id in dead:

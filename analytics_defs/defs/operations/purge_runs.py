@@ -143,7 +143,6 @@ def purge_runs_op(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
 @dg.job(
     name=PURGE_JOB,
     executor_def=dg.in_process_executor,
-    tags={"dagster/max_retries": "0"},
     description="Deletes runs that ended DAGSTER_RUN_RETENTION ago or earlier, with their logs, and old events that belong to no run. "
     "Keeps the newest event of each asset and check, and all runs of hours and days. Started by its schedule once an hour.",
 )

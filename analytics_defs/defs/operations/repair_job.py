@@ -73,7 +73,6 @@ def repair_range_op(context: dg.OpExecutionContext, config: RepairConfig, platfo
 @dg.job(
     name="repair",
     executor_def=dg.in_process_executor,
-    tags={"dagster/max_retries": "0"},
     description="Brings a past range back to what its batches recorded. Config: from, to (exclusive), dry_run. Claims no new ids and "
     "changes no checkpoint and no counter.",
 )

@@ -50,7 +50,6 @@ def apply_retention_op(context: dg.OpExecutionContext, platform: dg.ResourcePara
 @dg.job(
     name=RETENTION_JOB,
     executor_def=dg.in_process_executor,
-    tags={"dagster/max_retries": "0"},
     description="Deletes objects older than EVENT_JSON_RETENTION, PARQUET_RETENTION and DEAD_LETTER_RETENTION from the archive bucket. "
     "Records the expiry in the ledger first. Deletes nothing if none of the three is set.",
 )

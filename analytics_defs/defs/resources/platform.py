@@ -55,7 +55,7 @@ class Platform:
         return statistics_engine_factory(self.settings())
 
     @contextmanager
-    def lease_heartbeat(self, run_id: str, lane: int) -> Iterator[Ports]:
+    def lease_heartbeat(self, run_id: str, lane: int | None) -> Iterator[Ports]:
         """Yield the ports and renew the lease of the run in the background."""
         from analytics_defs.adapters.runtime.lease_heartbeat import LeaseHeartbeat
 
