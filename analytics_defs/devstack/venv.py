@@ -162,7 +162,7 @@ def failure_message(lines: Iterable[str]) -> str:
     return "\n".join([*texts[-LAST_LINES:], f"error: the packages were not installed. {advice} Nothing outside .venv was changed."])
 
 
-def main(arguments: list[str]) -> None:
+def _main(arguments: list[str]) -> None:
     if len(arguments) != 1 or arguments[0] not in EXTRAS:
         raise SystemExit(f"usage: venv.py {'|'.join(EXTRAS)}")
     try:
@@ -172,4 +172,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    _main(sys.argv[1:])
