@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analytics_defs.core.ingest.batch_builder import StagedBatch, foreign_sources
 from analytics_defs.core.ledger import Batch
 from analytics_defs.core.sha256 import sha256_hex
@@ -27,7 +29,7 @@ def stage_batch(batch: Batch, fresh: StagedBatch | None, ports: Ports, options: 
         data = None if fresh else ports.object_store.get(key)
         if data is None and fresh is None:
             pending = ports.ledger.pending_batch(batch.id)
-            data = _registered_file(pending, ports) if pending else None
+            data = _registered_file(pending, ports, options) if pending else None
             if pending is None or (pending.staged and data is None):
                 return None
         if data is None:
@@ -53,21 +55,38 @@ def _require_own_records(batch: Batch, staged: StagedBatch, key: str) -> StagedB
     return staged
 
 
-def _registered_file(pending: Batch, ports: Ports) -> bytes | None:
+def _registered_file(pending: Batch, ports: Ports, options: IngestOptions) -> bytes | None:
     """Read the staging file again if its digest is registered: another executor may have staged the batch meanwhile.
 
-    None: no digest is registered, or the batch was closed meanwhile.
+    Write a file that is gone again, from Kafka. None: no digest is registered, or the batch was closed meanwhile.
     """
     if pending.staged is None:
         return None
     data = ports.object_store.get(staging_key(pending.id))
     if data is None and ports.ledger.pending_batch(pending.id) is not None:
-        raise InconsistentState(
-            f"batch {pending.id} of {', '.join(map(str, pending.ranges))}: its staging file {staging_key(pending.id)} "
-            f"(SHA-256 {pending.staged}) is gone, and events of it may have been claimed. "
-            "Restore the object from the bucket's backup or versions; the partitions wait."
-        )
+        return _write_again(pending, ports, options)
     return data
+
+
+def _write_again(pending: Batch, ports: Ports, options: IngestOptions) -> bytes:
+    """Write the registered file again. Its digest proves that the records and their classification are the ones that were staged.
+
+    Raises InconsistentState if the ranges do not give these bytes any more: claims of the batch may exist that nothing else names.
+    """
+    gone = (
+        f"batch {pending.id} of {', '.join(map(str, pending.ranges))}: its staging file {staging_key(pending.id)} "
+        f"(SHA-256 {pending.staged}) is gone, and events of it may have been claimed."
+    )
+    remedy = "Restore the object from the bucket's backup or versions; the partitions wait."
+    try:
+        staged = reread_batch(pending, ports, options)
+    except PartitionHalted as error:
+        raise InconsistentState(f"{gone} Its records cannot be read again: {error} {remedy}") from error
+    for candidate in (staged, replace(staged, write_event_json=not staged.write_event_json)):  # the setting may have changed
+        encoded = staging_file.encode(candidate)
+        if sha256_hex(encoded) == pending.staged:
+            return ports.object_store.put_if_absent(StoredObject(staging_key(pending.id), encoded, ARROW_STREAM_CONTENT_TYPE, {}))
+    raise InconsistentState(f"{gone} Its ranges, read again, give other bytes: Kafka has removed records, or the version differs. {remedy}")
 
 
 def _require_closable(batch: Batch, staged: StagedBatch, ports: Ports) -> None:

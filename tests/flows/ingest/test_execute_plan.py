@@ -11,7 +11,8 @@ import pytest
 from analytics_defs.core.events.event import ValidationRules
 from analytics_defs.core.ingest.batch_builder import BatchLimits
 from analytics_defs.core.ingest.planning import Plan, PlanningPolicy
-from analytics_defs.core.ledger import OUTCOMES, BatchRecord, OutcomeCounts
+from analytics_defs.core.ledger import OUTCOMES, Batch, BatchRecord, OutcomeCounts
+from analytics_defs.core.sha256 import sha256_hex
 from analytics_defs.core.storage.object_keys import event_key, staging_key
 from analytics_defs.errors import (
     AccessDenied,
@@ -312,20 +313,47 @@ def failing_at(method: str) -> Callable[[Call, Callable[[], Any]], Any]:
     return interceptor
 
 
-def test_a_registered_staging_file_that_is_missing_halts_only_its_partitions() -> None:
+def world_without_staging_file(setting: bool = True) -> tuple[World, Batch]:
+    """Return a world whose run died after its first claim, and whose staging file was then deleted."""
     world = World(policy=PlanningPolicy(lanes=1))
     world.create(partitions=2)
+    world.produce(event("a"), event("late"), b"broken")
+    world.event_log.append(TOPIC, 0, None)
+    world.event_log.append_marker(TOPIC, 0)
     world.produce(event("a"))
+    ports, options = intercept(world.ports, failing_at("claim")), ingest_options(write_event_json=setting)
     with pytest.raises(Crashed):
-        world.run(ports=intercept(world.ports, failing_at("claim")))
+        execute_plan(plan_of(world), ports, options)
     (pending,) = world.ledger.snapshot().pending.values()
     world.object_store.delete([staging_key(pending.id)])
+    return world, pending
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_a_staging_file_that_is_gone_is_written_again_with_the_same_bytes(setting: bool) -> None:
+    world, pending = world_without_staging_file(setting)
+    written: list[bytes] = []
+
+    def watching(call: Call, perform: Callable[[], Any]) -> Any:
+        if call.method == "put_if_absent" and call.args[0].key == staging_key(pending.id):
+            written.append(call.args[0].body)
+        return perform()
+
+    (record,) = world.run(ports=intercept(world.ports, watching)).closed
+    assert [sha256_hex(body) for body in written] == [pending.staged]
+    assert (record.batch.id, record.write_event_json) == (pending.id, setting)
+    assert problems(world) == []
+
+
+def test_a_staging_file_that_kafka_does_not_give_again_halts_only_its_partitions() -> None:
+    world, pending = world_without_staging_file()
+    world.event_log.retain_from(TOPIC, 0, 1)
     world.produce(event("b"), partition=1)
     closed: list[BatchRecord] = []
-    with pytest.raises(InconsistentState, match=rf"{pending.id} of ProductDeleted/0\[0,1\): its staging file .* is gone"):
+    with pytest.raises(InconsistentState, match=rf"{pending.id} of ProductDeleted/0\[0,\d\): its staging file .* is gone.* other bytes"):
         execute_plan(plan_of(world), world.ports, ingest_options(), closed.append)
     assert [record.batch.ranges[0].topic_partition for record in closed] == [world.partition(1)]
-    assert set(world.ids(["a", "b"])) == {"a", "b"}
+    assert world.ledger.pending_batch(pending.id) is not None
 
 
 def test_a_staging_file_that_appears_after_the_first_read_is_used() -> None:
