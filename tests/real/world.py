@@ -95,13 +95,17 @@ class World:
                 closed += self.run(plan, run_id).closed
         raise AssertionError(f"not settled after 20 rounds: {plans}")
 
-    def assert_consistent(self) -> None:
-        """Fail if an offset is unaccounted, a batch is pending or staged, or counters, checkpoints and stores differ."""
+    def assert_consistent(self, foreign: str | None = None) -> None:
+        """Fail if an offset is unaccounted, a batch is pending or staged, or counters, checkpoints and stores differ.
+
+        `foreign`: key of an object that a test added. The audit must name it, and nothing else.
+        """
         audit = audit_offsets(self.ports)
         assert (audit.unaccounted, audit.differences, audit.pending) == (0, (), ())
         assert raw_clients.keys(self.bucket, "staging/") == []
-        for hour in self.ports.ledger.hourly_counters("0000", "9999"):
-            assert audit_hour(hour, self.ports).findings == ()
+        hours = self.ports.ledger.hourly_counters("0000", "9999")
+        findings = [finding for hour in hours for finding in audit_hour(hour, self.ports).findings]
+        assert [finding.partition(":")[0] for finding in findings] == ([foreign] if foreign else []), findings
 
     def lag(self) -> int:
         return sum(lag.offsets for lag in self.plan().lags)
